@@ -1,0 +1,53 @@
+# Everything runs from a local virtual environment that is built on first use. Needs Python 3.11+ and make.
+
+PYTHON ?= python3
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+.venv/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "choreo needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V). Try: make PYTHON=python3.12"; exit 1; }
+	@echo "Creating a virtual environment in .venv ..."
+	@$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.demo: .venv/.created pyproject.toml
+	@echo "Installing choreo and what the demo needs (once) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo]'
+	@touch $@
+
+.venv/.dev: .venv/.created pyproject.toml
+	@echo "Installing choreo with its development tools (once) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch .venv/.demo $@
+
+demo: .venv/.demo  ## Run the food-delivery story: seven services, real workers, an embedded server
+	@$(BIN)/python -m handlers.demo
+
+test: .venv/.dev  ## Run every test that this machine can run
+	@$(BIN)/python -m pytest
+
+chaos: .venv/.dev  ## Hunt for lost events, the long way (CHAOS_ORDERS=2000; CHAOS_SEED=... repeats a run)
+	@CHAOS_ORDERS=$${CHAOS_ORDERS:-2000} $(BIN)/python -m pytest tests/chaos -s --durations=10
+
+bench: .venv/.dev  ## Measure choreo beside stock Celery (12 minutes at most)
+	@$(BIN)/python -m bench
+
+bench-peers: .venv/.dev  ## ... and beside FastStream, Nameko, dramatiq, celery-pubsub (builds .bench-envs/)
+	@$(BIN)/python -m bench --peers
+
+lint: .venv/.dev  ## Check style (ruff) and types (mypy strict)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/.dev  ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Remove the virtual environment and everything built
+	rm -rf .venv .bench-envs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.PHONY: help demo test chaos bench bench-peers lint format clean

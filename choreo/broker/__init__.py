@@ -1,0 +1,1 @@
+"""How events travel: the Redis transport, and what RabbitMQ needs to promise the same."""

@@ -1,0 +1,72 @@
+"""How a service reaches its broker: Celery's AMQP toolbox, with choreo's queues and a safe connection."""
+
+from importlib import import_module
+from typing import Any
+
+from celery.app.amqp import AMQP, Queues
+from celery.utils.text import indent as textindent
+from kombu import Connection, Queue
+
+from choreo.broker.queue import HandlerQueue
+
+#: For these schemes choreo brings its own transport; see choreo/broker/redis.py for the reasons.
+_TRANSPORTS = {
+    "redis": "choreo.broker.redis:Transport",
+    "rediss": "choreo.broker.redis:Transport",
+    "valkey": "choreo.broker.redis:Transport",
+    "valkeys": "choreo.broker.redis:Transport",
+    "sentinel": "choreo.broker.redis:SentinelTransport",
+}
+#: Without confirms RabbitMQ loses what is published while a connection breaks, and nobody is told.
+_AMQP_OPTIONS = {"confirm_publish": True}
+
+
+class BrokerConnection(Connection):
+    """A kombu connection that uses choreo's transport on Redis, and publisher confirms on RabbitMQ."""
+
+    def __init__(self, hostname: str = "localhost", *args: Any, **options: Any) -> None:
+        scheme, _, rest = str(hostname).partition("://")
+        if scheme == "redis+socket":
+            # For a URL with a plus kombu goes by the URL alone; the transport has an alias for that.
+            import_module("choreo.broker.redis")
+            hostname = f"choreo+socket://{rest}"
+        if scheme in _TRANSPORTS and not options.get("transport"):
+            options["transport"] = _TRANSPORTS[scheme]
+        if scheme in ("amqp", "amqps", "pyamqp"):
+            options["transport_options"] = _AMQP_OPTIONS | (options.get("transport_options") or {})
+        super().__init__(hostname, *args, **options)
+
+    def as_uri(self, *args: Any, **options: Any) -> str:
+        """The URL by the scheme that everybody knows (Flower, the worker's banner), not by the transport's path."""
+        uri = str(super().as_uri(*args, **options))
+        for scheme in ("sentinel", "rediss" if self.ssl else "redis"):
+            uri = uri.replace(f"{_TRANSPORTS[scheme]}://", f"{scheme}://")
+        return uri
+
+
+class ServiceQueues(Queues):
+    """The queues of a service, as the worker's banner shows them."""
+
+    def format(self, indent: int = 0, indent_first: bool = True) -> str:
+        """Where each queue gets its messages from."""
+        lines = [_line(queue) for _, queue in sorted(self.consume_from.items())]
+        if indent_first or not lines:
+            return str(textindent("\n".join(lines), indent))
+        return "\n".join([lines[0], textindent("\n".join(lines[1:]), indent)])
+
+
+class ServiceAMQP(AMQP):
+    """Celery asks this for connections and queues."""
+
+    Connection = BrokerConnection
+    queues_cls = ServiceQueues
+
+    def Queues(self, queues: Any, *args: Any, **options: Any) -> Queues:  # noqa: N802 - Celery's name
+        return super().Queues([*self.app.topology.queues(), *(queues or ())], *args, **options)
+
+
+def _line(queue: Queue) -> str:
+    if not isinstance(queue, HandlerQueue) or not queue.bindings:
+        return f".> {queue.name:<16} (addressed by name)"
+    exchange, patterns = queue.source()
+    return f".> {queue.name:<16} exchange={exchange['name']}({exchange['type']}) key={', '.join(patterns)}"

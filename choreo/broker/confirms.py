@@ -1,0 +1,157 @@
+"""Publishing on RabbitMQ: many messages, one wait for all the answers.
+
+A channel in confirm mode numbers what is published on it, and the broker answers with ``ack`` (it holds the message
+for every queue) or ``nack`` (it does not), for one number or for all up to it. Waiting for each answer before the
+next message costs a round trip and a disk write per message; here everything is sent first.
+
+Every message is ``mandatory``: the broker returns what no queue gets, before it acknowledges it. For a message to one
+queue that is an error, for an event it only means that nobody listens.
+
+Everything that waits here does so on a socket with a timeout, so that a silent broker costs `TIMEOUT` seconds.
+"""
+
+from collections.abc import Sequence
+from time import monotonic
+from typing import Any
+
+import amqp
+from kombu import Connection, Exchange
+
+from choreo.broker.lines import TIMEOUT, Post, ensure_connected
+
+
+class SilenceError(TimeoutError):
+    """The broker neither confirms nor refuses."""
+
+
+class RabbitLine:
+    """A connection to RabbitMQ with one channel in confirm mode. See `choreo.broker.lines.Line`."""
+
+    def __init__(self, connection: Connection, exchange: Exchange) -> None:
+        # py-amqp's own way to confirm waits for every single message.
+        connection.transport_options |= {
+            "confirm_publish": False,
+            "on_blocked": self._block,
+            "on_unblocked": self._unblock,
+        }
+        self._connection = connection
+        self._exchange = exchange
+        self._channel: Any = None
+        self._declared = False
+        self._blocked = False
+        self._number = 0
+        self._unanswered: dict[int, Post] = {}
+
+    def send(self, posts: Sequence[Post]) -> None:
+        channel = self._open()
+        if not self._declared and not all(post.to_one_queue for post in posts):
+            self._exchange(channel).declare()
+            self._declared = True
+        for post in posts:
+            self._publish(channel, post)
+        self._collect()
+
+    def _open(self) -> Any:
+        if self._channel is None:
+            ensure_connected(self._connection)
+            # Opening and closing channels would otherwise wait for ever.
+            self._connection.connection.transport.sock.settimeout(TIMEOUT)
+            channel = self._connection.channel()
+            channel.confirm_select()
+            channel.events["basic_ack"].add(self._on_ack)
+            channel.events["basic_nack"].add(self._on_nack)
+            channel.events["basic_return"].add(self._on_return)
+            self._channel = channel
+        return self._channel
+
+    def _publish(self, channel: Any, post: Post) -> None:
+        message = post.message
+        # The number is taken first: the answer may come in while the next message is being written.
+        self._number += 1
+        self._unanswered[self._number] = post
+        post.heard = True
+        channel.basic_publish(
+            channel.prepare_message(
+                message.body,
+                content_type=message.content_type,
+                content_encoding=message.content_encoding,
+                headers=message.headers,
+                properties={"delivery_mode": 2},
+            ),
+            exchange="" if post.to_one_queue else self._exchange.name,
+            routing_key=message.routing_key,
+            mandatory=True,
+        )
+
+    def _collect(self) -> None:
+        """Wait until everything is answered. Each answer starts the clock again."""
+        left, deadline = len(self._unanswered), monotonic() + TIMEOUT
+        while self._unanswered:
+            if len(self._unanswered) < left:
+                left, deadline = len(self._unanswered), monotonic() + TIMEOUT
+            remaining = deadline - monotonic()
+            if remaining <= 0:
+                raise SilenceError
+            try:
+                self._connection.drain_events(timeout=remaining)
+            except TimeoutError:
+                raise SilenceError from None
+
+    def _on_ack(self, number: int, multiple: bool) -> None:
+        for post in self._answered(number, multiple):
+            # A returned message is acknowledged all the same: the broker has done what it could.
+            post.confirmed = not post.refused
+
+    def _on_nack(self, number: int, multiple: bool) -> None:
+        for post in self._answered(number, multiple):
+            post.refused = "the broker could not store it (basic.nack); its log says more"
+
+    def _on_return(self, error: Exception, exchange: str, routing_key: str, returned: Any) -> None:  # noqa: ARG002
+        event_id = (returned.properties.get("application_headers") or {}).get("id")
+        for post in self._unanswered.values():
+            message = post.message
+            if post.heard and (message.exchange, message.routing_key) == (exchange, routing_key):
+                if message.headers.get("id") != event_id:
+                    continue
+                post.heard = False
+                if post.to_one_queue:
+                    post.refused = f"there is no queue {routing_key!r}"
+                return
+
+    def _answered(self, number: int, multiple: bool) -> list[Post]:
+        if not multiple:
+            return [self._unanswered.pop(number)]
+        # Numbers only grow, so the dictionary is in their order.
+        numbers = [waiting for waiting in self._unanswered if waiting <= number]
+        return [self._unanswered.pop(waiting) for waiting in numbers]
+
+    def _block(self, reason: str) -> None:  # noqa: ARG002 - py-amqp does not pass the broker's own
+        self._blocked = True
+
+    def _unblock(self) -> None:
+        self._blocked = False
+
+    def is_passing(self, error: Exception) -> bool:
+        # NotFound: somebody deleted the exchange. A new line declares it again.
+        recoverable = (amqp.NotFound, *self._connection.recoverable_connection_errors)
+        return isinstance(error, recoverable) and not isinstance(error, TimeoutError)
+
+    def concerns_one(self, error: Exception) -> bool:
+        # A message that is too large closes the channel, which leaves all others unanswered.
+        return isinstance(error, amqp.PreconditionFailed) and len(self._unanswered) > 1
+
+    def why(self, error: Exception) -> str:
+        if self._blocked:
+            return (
+                f"the broker accepts nothing (connection.blocked) since it is short of memory or disk; waited "
+                f"{TIMEOUT:g} s"
+            )
+        if isinstance(error, SilenceError):
+            return f"the broker did not confirm it within {TIMEOUT:g} s"
+        if isinstance(error, TimeoutError):
+            return f"the broker did not answer within {TIMEOUT:g} s"
+        return getattr(error, "reply_text", None) or str(error) or repr(error)
+
+    def drop(self) -> None:
+        self._channel = None
+        self._connection.collect()

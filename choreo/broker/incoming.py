@@ -1,0 +1,108 @@
+"""What a broker hands over, read with suspicion.
+
+Anybody can put anything into a queue. What Celery makes of a message that it does not expect ranges from silence to
+the end of the worker, so nothing of the sender's is passed on as it came: the event is read here, and Celery gets a
+message that is made here.
+"""
+
+import json
+from typing import Any
+
+import amqp
+from kombu.compression import decompress
+
+from choreo.envelope import Envelope
+from choreo.errors import EnvelopeError
+from choreo.message import EVENT_TASK, JSON, Message
+
+Headers = dict[str, Any]
+
+#: More attempts than anybody makes; what is above was not written by choreo.
+MOST_RETRIES = 1_000_000
+
+
+class Incoming:
+    """A delivery of RabbitMQ's client, or of one of kombu's virtual transports."""
+
+    def __init__(self, message: Any) -> None:
+        self.message = message
+        # RabbitMQ's client keeps in the properties what kombu's messages have as attributes.
+        self._is_amqp = isinstance(message, amqp.Message)
+
+    @property
+    def headers(self) -> Headers:
+        """The headers. Raises `EnvelopeError` when there is no table of them."""
+        headers = self._headers()
+        if not isinstance(headers, dict):
+            raise EnvelopeError(f"the headers are {type(headers).__name__}, not a table")
+        return headers
+
+    @property
+    def content_type(self) -> Any:
+        return self._property("content_type")
+
+    def event(self, *tasks: str) -> tuple[Envelope, int]:
+        """The event, and how often it was tried before. Raises `EnvelopeError` when there is none."""
+        headers = self.headers
+        if headers.get("task") not in (EVENT_TASK, *tasks):
+            raise EnvelopeError(f"the task is {headers.get('task')!r}, and this queue takes events ({EVENT_TASK!r})")
+        retries = headers.get("retries") or 0
+        if type(retries) is not int or not 0 <= retries <= MOST_RETRIES:
+            raise EnvelopeError(f"retries is {retries!r}, not a number of attempts")
+        match self.body():
+            case [[wire], dict(kwargs), dict(embed)] if not kwargs and not any(embed.values()):
+                return Envelope.from_wire(json.loads(wire) if isinstance(wire, str) else wire), retries
+        raise EnvelopeError("the body is not a task message whose one argument is an event")
+
+    def body(self) -> Any:
+        """The decoded body. Raises `EnvelopeError` when it is not JSON."""
+        content_type = self.content_type
+        if content_type != JSON:
+            raise EnvelopeError(f"the content type is {content_type!r}, not {JSON!r}")
+        if getattr(self.message, "errors", None):
+            raise EnvelopeError(f"the body cannot be decompressed: {self.message.errors[0][1]}")
+        try:
+            body = self.message.body
+            if self._is_amqp and self.headers.get("compression"):
+                body = decompress(body, self.headers["compression"])
+            return json.loads(body)
+        except Exception as error:  # whatever a decoder may raise on bytes that somebody else made
+            raise EnvelopeError(f"the body is not JSON: {_short(error)}") from error
+
+    def become(self, headers: Headers, arguments: list[Any], delivery_info: dict[str, Any]) -> None:
+        """Make this delivery another message, as plain as can be. Raises `EnvelopeError` when it cannot be written."""
+        try:
+            self.message.body = json.dumps(arguments, ensure_ascii=False).encode()
+        except ValueError as error:
+            raise EnvelopeError(f"it cannot be written again: {error}") from error
+        self.message.delivery_info = {**self.message.delivery_info, **delivery_info}
+        if self._is_amqp:
+            self.message.properties.update(application_headers=headers, content_type=JSON, content_encoding="utf-8")
+        else:
+            self.message.headers = headers
+            self.message.content_type, self.message.content_encoding = JSON, "utf-8"
+            # Celery looks at the arguments; it need not parse what was written a moment ago.
+            self.message._decoded_cache = arguments
+
+    def raw(self, queue: str) -> Message:
+        """What came, byte for byte, addressed so that a replay brings it to this queue again."""
+        headers, body = self._headers(), self.message.body
+        return Message(
+            exchange="",
+            routing_key=queue,
+            body=body if isinstance(body, bytes) else str(body).encode(errors="surrogatepass"),
+            headers=headers if isinstance(headers, dict) else {},
+            content_type=str(self._property("content_type")),
+            content_encoding=str(self._property("content_encoding")),
+        )
+
+    def _headers(self) -> Any:
+        return self.message.properties.get("application_headers") if self._is_amqp else self.message.headers
+
+    def _property(self, name: str) -> Any:
+        return self.message.properties.get(name) if self._is_amqp else getattr(self.message, name, None)
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:200]}..."

@@ -1,0 +1,11 @@
+#!lua flags=allow-oom
+-- Ack messages without taking any.
+--
+-- KEYS[1] in flight   hash, lives as long as it holds messages: tag -> queue key \0 token key \0 message
+-- ARGV[1..] tags      A tag that is not in flight (any more) changes nothing.
+-- Returns: the number of messages acked.
+local acked = 0
+for i = 1, #ARGV, 500 do
+  acked = acked + redis.call('HDEL', KEYS[1], unpack(ARGV, i, math.min(i + 499, #ARGV)))
+end
+return acked

@@ -1,0 +1,54 @@
+#!lua flags=allow-oom
+-- A consumer says that it lives, and hears who died.
+--
+-- KEYS[1] consumers   sorted set, permanent: owner -> the ms at which it counts as dead; 0 = it is leaving
+-- KEYS[2] in flight   hash, lives as long as it holds messages: tag -> queue key \0 token key \0 message
+-- ARGV[1] owner: its name ends with '-' and ARGV[2], so that others know how patient to be with it
+-- ARGV[2] for how many ms it counts as living from now on
+-- ARGV[3] '1' to register a new owner, '0' to prolong a registered one
+-- Returns: {1 if registered, 0 if not (any more); owners whose time has passed ...}.
+local now = redis.call('TIME')
+local ms = tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000)
+local consumers, timeout = KEYS[1], tonumber(ARGV[2])
+local new_deadline = string.format('%.0f', ms + timeout)
+if ARGV[3] == '1' then
+  redis.call('ZADD', consumers, new_deadline, ARGV[1])
+  return {1}
+end
+
+local deadline = tonumber(redis.call('ZSCORE', consumers, ARGV[1]) or '-1')
+if deadline == 0 then return {0} end
+if deadline < 0 then
+  -- Who was buried has nothing in flight. Something in flight, but no entry: the server lost the entry.
+  if redis.call('EXISTS', KEYS[2]) == 0 then return {0} end
+  redis.call('ZADD', consumers, new_deadline, ARGV[1])
+  return {1}
+end
+
+redis.call('ZADD', consumers, new_deadline, ARGV[1])
+local function timeout_of(owner) return tonumber(string.match(owner, '%-(%d+)$')) or timeout end
+local function silence_of(owner, deadline_of) return ms - (tonumber(deadline_of) - timeout_of(owner)) end
+local my_silence = ms - (deadline - timeout)
+
+-- How long ago any consumer was heard of before this one.
+local function latest_sign_of_life()
+  local least, all = my_silence, redis.call('ZRANGEBYSCORE', consumers, '(0', '+inf', 'WITHSCORES')
+  for i = 1, #all, 2 do
+    if all[i] ~= ARGV[1] then least = math.min(least, silence_of(all[i], all[i + 1])) end
+  end
+  return least
+end
+
+local out, latest = {1}, nil
+for _, owner in ipairs(redis.call('ZRANGEBYSCORE', consumers, '-inf', string.format('%.0f', ms), 'LIMIT', 0, 100)) do
+  local grace = timeout_of(owner) / 2
+  if my_silence > grace and not latest then latest = latest_sign_of_life() end
+  if my_silence <= grace then
+    out[#out + 1] = owner
+  elseif tonumber(redis.call('ZSCORE', consumers, owner)) > 0 and latest > grace then
+    -- Nobody was heard of: the server was away, and nobody died of that. The time of this owner starts anew.
+    redis.call('ZADD', consumers, string.format('%.0f', ms + timeout_of(owner)), owner)
+  end
+  -- Else this consumer alone was cut off, and is not the one to judge.
+end
+return out

@@ -1,0 +1,30 @@
+-- Remember bindings; when asked to repair, only those that the server has lost.
+--
+-- KEYS[1] bound       hash, permanent: exchange -> how many bindings it should have; '' -> epoch, changed by each repair
+-- KEYS[2] exchanges   hash, permanent: exchange -> its type
+-- (KEYS are followed, per binding, by the exchange's bindings and routes: see route.lua)
+-- ARGV[1] '0' to bind, '1' to repair if something was lost
+-- ARGV[2] the epoch this consumer knows   ARGV[3] a new epoch, should one be needed
+-- ARGV[4..] exchange, type, member of the set, ...: one triple per pair of KEYS
+-- Returns: {the epoch that is valid now, the number of bindings that were missing and are back}.
+local epoch, added = redis.call('HGET', KEYS[1], ''), 0
+local lost = ARGV[1] == '1' and epoch ~= ARGV[2]
+if ARGV[1] == '1' then
+  for i = 4, #ARGV, 3 do
+    local expected = redis.call('HGET', KEYS[1], ARGV[i])
+    if not expected or redis.call('SCARD', KEYS[3 + (i - 4) / 3 * 2]) < tonumber(expected) then
+      -- Every other consumer learns from the new epoch that it has to repair its bindings too.
+      lost, epoch = true, ARGV[3]
+    end
+  end
+  if not lost then return {epoch, 0} end
+end
+if not epoch then epoch = ARGV[3] end
+for i = 4, #ARGV, 3 do
+  local bindings, routes = KEYS[3 + (i - 4) / 3 * 2], KEYS[4 + (i - 4) / 3 * 2]
+  added = added + redis.call('SADD', bindings, ARGV[i + 2])
+  redis.call('DEL', routes)
+  redis.call('HSET', KEYS[1], ARGV[i], redis.call('SCARD', bindings), '', epoch)
+  redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1])
+end
+return {epoch, added}

@@ -1,0 +1,36 @@
+-- Shared function, put in front of a script by `--!include claim`, after inbox: taking a copy is beginning its unit.
+--
+-- claim_copy(base, retention, inflight, tag, text, ms) looks at one copy of an event that was just taken.
+-- KEYS/ARGV: none of their own; the caller hands over the start of the names of the handler's keys.
+-- Returns: 'done' if the handler has done this: the copy can go. '<attempt> <event id>' if the unit is claimed for
+--     this copy now. '' if somebody has to ask the store: the copy was delivered before, the unit was begun before, is
+--     claimed for another copy, or the text is not as choreo writes it.
+--
+-- base .. 'unit:' .. id   hash, for the retention: see the store's lease.lua
+-- base .. 'done:' ..      hashes of what is done: see inbox.lua
+local CLAIM_HEAD = '"headers": {"lang": "py", "task": "choreo.event", "id": "'
+local CLAIM_BODY = '{"body": "[[{\\"specversion\\":\\"1.0\\",\\"id\\":\\"'
+
+local function claim_copy(base, retention, inflight, tag, text, ms)
+  -- Within a JSON string every quote has a backslash in front: what is found here is no part of an event's data.
+  local from = string.find(text, CLAIM_HEAD, 1, true)
+  if not from then return '' end
+  local unit, retries = string.match(text, '^([^"\\]+)", [^{}]-"retries": (%d+), ', from + #CLAIM_HEAD)
+  if not unit then return '' end
+  -- The event itself must say the same: what nobody can read is no copy of anything, and becomes a dead letter.
+  local body = CLAIM_BODY .. unit .. '\\",'
+  if string.sub(text, 1, #body) ~= body then return '' end
+  if inbox_has(base .. 'done:', inbox_place(unit), retention, ms) then return 'done' end
+
+  local key, attempt = base .. 'unit:' .. unit, tonumber(retries) + 1
+  local state = redis.call('HMGET', key, 'settled', 'token', 'until', 'deliveries', 'inflight', 'done')
+  if state[6] or tonumber(state[1] or 0) >= attempt then return 'done' end
+  if state[3] or state[4] then return '' end
+  if state[2] and redis.call('HEXISTS', state[5], state[2]) == 1 then return '' end
+  if string.find(text, '"redelivered": true', from, true) or string.find(text, '"x-delivery-count"', from, true) then
+    return ''
+  end
+  redis.call('HSET', key, 'token', tag, 'inflight', inflight)
+  redis.call('PEXPIRE', key, retention)
+  return string.format('%d %s', attempt, unit)
+end

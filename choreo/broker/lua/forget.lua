@@ -1,0 +1,25 @@
+-- Remove every binding of a queue that is deleted, whoever made it, so that no event fills a list nobody reads.
+--
+-- KEYS[1] bound       hash, permanent: see bind.lua      KEYS[2] exchanges   hash, permanent: exchange -> its type
+-- KEYS[3] token       list, an hour: see wake.lua
+-- (Each exchange's bindings, permanent bindings and routes are named by prefix .. exchange.)
+-- ARGV[1] queue       ARGV[2] separator
+-- ARGV[3..5] key prefixes of bindings, permanent bindings and routes
+-- Returns: the number of bindings removed.
+local removed, ending = 0, ARGV[2] .. ARGV[1]
+redis.call('DEL', KEYS[3])
+for _, exchange in ipairs(redis.call('HKEYS', KEYS[2])) do
+  local bindings, gone = ARGV[3] .. exchange, {}
+  for _, member in ipairs(redis.call('SMEMBERS', bindings)) do
+    if string.sub(member, -#ending) == ending then gone[#gone + 1] = member end
+  end
+  for _, member in ipairs(gone) do
+    removed = removed + redis.call('SREM', bindings, member)
+    redis.call('SREM', ARGV[4] .. exchange, member)
+  end
+  if #gone > 0 then
+    redis.call('DEL', ARGV[5] .. exchange)
+    redis.call('HSET', KEYS[1], exchange, redis.call('SCARD', bindings))
+  end
+end
+return removed

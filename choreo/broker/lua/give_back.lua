@@ -1,0 +1,40 @@
+#!lua flags=allow-oom
+-- Move messages from in flight back to the front of their own queues, where they are taken next.
+--
+-- KEYS[1] consumers   sorted set, permanent: owner -> the ms at which it counts as dead; 0 = it is leaving
+-- KEYS[2] in flight   hash, lives as long as it holds messages: tag -> queue key \0 token key \0 message
+-- KEYS[3] oldest      string, a day: the oldest tag that a dead owner had in flight, hence what it was busy with
+-- (The queues and their tokens are named by the records: lists, permanent; lists, an hour.)
+-- ARGV[1] owner
+-- ARGV[2] '1' if the owner must be dead by the server's clock, else nothing is done; '0' if the owner itself asks
+-- ARGV[3..] tag, message, tag, message, ...: the newest first; the message as it shall be in the queue, '' as it was
+-- Returns: the number of messages given back; -1 if the owner proved to be alive.
+--
+-- A message acked in the meantime has no record any more and is skipped.
+-- An owner that is dead or leaving and holds nothing more is forgotten.
+--!include wake
+local deadline = redis.call('ZSCORE', KEYS[1], ARGV[1])
+local now = redis.call('TIME')
+local ms = tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000)
+local dead = not deadline or tonumber(deadline) <= ms
+if ARGV[2] == '1' and not dead then return -1 end
+local given, tokens, oldest = 0, {}, nil
+for i = 3, #ARGV, 2 do
+  local record = redis.call('HGET', KEYS[2], ARGV[i])
+  if record then
+    local first = string.find(record, '\0', 1, true)
+    local second = string.find(record, '\0', first + 1, true)
+    local message = ARGV[i + 1] ~= '' and ARGV[i + 1] or string.sub(record, second + 1)
+    redis.call('RPUSH', string.sub(record, 1, first - 1), message)
+    redis.call('HDEL', KEYS[2], ARGV[i])
+    tokens[string.sub(record, first + 1, second - 1)] = true
+    given, oldest = given + 1, ARGV[i]
+  end
+end
+-- The newest come first, also from call to call.
+if oldest and ARGV[2] == '1' then redis.call('SET', KEYS[3], oldest, 'PX', 86400000) end
+for token in pairs(tokens) do wake(token) end
+if deadline and (tonumber(deadline) == 0 or (ARGV[2] == '1' and dead)) and redis.call('EXISTS', KEYS[2]) == 0 then
+  redis.call('ZREM', KEYS[1], ARGV[1])
+end
+return given

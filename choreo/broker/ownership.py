@@ -1,0 +1,373 @@
+"""
+Who owns the messages that are in flight.
+
+Each channel that consumes with acks has one `Ownership`. It registers a unique owner in Redis, and a thread of its
+own says every few seconds that the owner lives; the event loop may be busy with a task of an hour meanwhile.
+An owner that was silent for `timeout` seconds by the *server's* clock is dead, and whoever notices first gives its
+messages back. So a message is never given to a second consumer while its owner lives, however long its handler runs,
+and comes back within seconds of its owner's death. When the server itself was away, nobody is taken for dead.
+A stopped process (SIGSTOP) is silent, hence dead: when it continues, its acks name records that no longer exist,
+which changes nothing, and it carries on under a new name.
+
+In gevent and eventlet workers the thread is a greenlet: there a handler that computes for longer than `timeout`
+without yielding counts as dead.
+
+An ownership can outlive its channel. When a Celery worker loses its connection, it closes the channel while handlers
+still run, and acks their messages later. `retire()` keeps the owner alive for them, gives back what no handler can
+ack any more, and ends when nothing is left.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import socket
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
+from time import monotonic
+from typing import Any
+from uuid import uuid4
+
+from redis import exceptions
+from redis.exceptions import RedisError
+
+from choreo.broker import scripts
+from choreo.broker.keys import Keys
+from choreo.broker.packing import redelivered
+from choreo.broker.wire import Wire
+
+logger = logging.getLogger("choreo.broker")
+
+#: Seconds of silence after which a consumer counts as dead, if the transport option `consumer_timeout` says nothing.
+CONSUMER_TIMEOUT = 15.0
+
+#: How many messages are given back by one script call.
+PAGE = 200
+
+#: After a failed beat the next one comes sooner, so that a short outage does not make a living owner look dead.
+RETRY_SECONDS = 1.0
+
+#: A retired owner looks for messages that nobody can ack any more this often.
+RETIRED_SECONDS = 1.0
+
+_living: weakref.WeakSet[Ownership] = weakref.WeakSet()
+
+
+class Tag(str):
+    """A delivery tag that can be watched: once nobody holds it, nobody can ack the message any more."""
+
+    __slots__ = ("__weakref__",)
+
+
+def new_owner(timeout: float) -> str:
+    """A name that no other consumer ever has, that tells people where to look, and others how patient to be."""
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:12]}-{int(timeout * 1000)}"
+
+
+class Ownership:
+    """One consumer's claim on the messages it has taken."""
+
+    def __init__(self, wire: Wire, keys: Keys, timeout: float = CONSUMER_TIMEOUT) -> None:
+        self.keys = keys
+        self.timeout = timeout
+        self.owner = new_owner(self.timeout)
+        #: (exchange, type, member of its binding set) of each queue consumed, for the day Redis loses its memory.
+        self.bindings: tuple[tuple[str, str, str], ...] = ()
+        self.epoch = ""
+        self._wire = wire
+        self._acks: deque[str] = deque()
+        self._held: list[weakref.ref[Tag]] = []
+        #: What goes back as soon as Redis lets us: (tags, whether that counts, how often to look for them).
+        self._returns: deque[tuple[list[str], bool, int]] = deque()
+        self._retired = False
+        self._foreign = False
+        self._failing = False
+        self._forced_collections = 3
+        self._last_beat = float("-inf")
+        self._beating = threading.Lock()
+        self._wake = threading.Event()
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    def start(self, on_start: Callable[[Wire], None] | None = None) -> None:
+        """Register the owner, then keep saying that it lives."""
+        self._register()
+        self._on_start = on_start
+        self._thread = threading.Thread(target=self._run, name=f"choreo-heart-{self.owner}", daemon=True)
+        _living.add(self)
+        self._thread.start()
+
+    def _register(self) -> None:
+        started = monotonic()
+        self._wire.call(
+            scripts.BEAT,
+            [self.keys.consumers, self.keys.inflight(self.owner)],
+            [self.owner, int(self.timeout * 1000), "1"],
+        )
+        self._last_beat = started
+
+    def _run(self) -> None:
+        wait = self.timeout / 3
+        self._guarded(self._first_look)
+        while True:
+            self._wake.wait(wait)
+            self._wake.clear()
+            if self._stopped.is_set() or self._foreign:
+                break
+            wait = self._turn()
+
+    def _turn(self) -> float:
+        """One turn of the thread. Returns the seconds until the next one."""
+        if not self._guarded(self.beat):
+            return min(RETRY_SECONDS, self.timeout / 3)
+        if not self._retired:
+            self._guarded(self._catch_up)
+            self._guarded(self.repair_bindings)
+            return min(RETRY_SECONDS, self.timeout / 3) if self._returns else self.timeout / 3
+        self._guarded(self._wind_up)
+        return min(RETIRED_SECONDS, self.timeout / 3)
+
+    def _first_look(self) -> None:
+        if self._on_start is not None:
+            self._on_start(self._wire)
+
+    def _guarded(self, step: Callable[[], Any]) -> bool:
+        """Do a step; say once, not at each turn, that Redis does not let us."""
+        try:
+            step()
+        except (RedisError, OSError) as exc:
+            if not self._failing:
+                logger.warning("consumer %s cannot reach Redis (%s); it keeps trying", self.owner, exc)
+            self._failing = True
+            return False
+        if self._failing:
+            logger.info("consumer %s reaches Redis again", self.owner)
+        self._failing = False
+        return True
+
+    def beat(self) -> None:
+        """Say that the owner lives, and give back the messages of owners that do not."""
+        with self._beating:
+            started = monotonic()
+            known, *dead = self._wire.call(
+                scripts.BEAT,
+                [self.keys.consumers, self.keys.inflight(self.owner)],
+                [self.owner, int(self.timeout * 1000), "0"],
+            )
+            if known:
+                self._last_beat = started
+            elif not self._retired:
+                self.renew()
+        for owner in dead:
+            self.bury(owner.decode())
+
+    def is_fresh(self) -> bool:
+        """Whether nobody can have taken this owner for dead: its last beat is younger than the timeout."""
+        return monotonic() - self._last_beat < self.timeout
+
+    def renew(self) -> None:
+        """Carry on under a new name: this owner was taken for dead, or Redis has lost its memory."""
+        logger.warning(
+            "consumer %s is not registered any more (it was silent for more than %g s, or Redis lost its memory); "
+            "what it had in flight is no longer its own, and it carries on under a new name",
+            self.owner,
+            self.timeout,
+        )
+        self.owner = new_owner(self.timeout)
+        self._register()
+
+    # -- acks ------------------------------------------------------------------------------------------------------
+
+    def ack(self, tag: str) -> None:
+        """Note an ack; it travels with the next take, or with `flush`."""
+        self._acks.append(tag)
+        if self._retired:
+            self._wake.set()
+
+    @property
+    def has_acks(self) -> bool:
+        return bool(self._acks)
+
+    def take_acks(self) -> list[str]:
+        """The noted acks, for the caller to send. Acks of an earlier name are dropped: their records are gone."""
+        acks, mine = [], f"{self.owner}:"
+        while self._acks:
+            tag = self._acks.popleft()
+            if tag.startswith(mine):
+                acks.append(tag)
+        return acks
+
+    def put_back_acks(self, acks: Iterable[str]) -> None:
+        """Keep acks that could not be sent; sending one twice is harmless."""
+        self._acks.extend(acks)
+
+    def flush(self, wire: Wire | None = None) -> None:
+        """Send the noted acks now."""
+        acks = self.take_acks()
+        if acks and not self._foreign:
+            call = partial((wire or self._wire).call, scripts.ACK, [self.keys.inflight(self.owner)], acks)
+            try:
+                try:
+                    call()
+                except exceptions.ConnectionError:
+                    # The server may just have been restarted. Acks may be repeated, so nobody need hear of it.
+                    call()
+            except BaseException:
+                self.put_back_acks(acks)
+                raise
+
+    # -- giving back -----------------------------------------------------------------------------------------------
+
+    def give_back(self, tags: Collection[str], *, counted: bool, untouched: Collection[str] = ()) -> int:
+        """Return some messages to the front of their own queues, in their original order."""
+        return self._return(self.owner, tags, exclude=False, counted=counted, untouched=untouched, must_be_dead=False)
+
+    def bury(self, owner: str) -> None:
+        """Return everything that a dead owner had in flight."""
+        count = self._return(owner, (), exclude=True, counted=True, untouched=(), must_be_dead=True)
+        if count:
+            logger.warning("consumer %s is dead: %d message(s) went back to their queues", owner, count)
+
+    def leave(self, untouched: Collection[str] = ()) -> None:
+        """Send the last acks, return everything else and end. `untouched` are tags that were never delivered."""
+        if self._foreign or self._stopped.is_set():
+            return
+        acks, inflight = self.take_acks(), self.keys.inflight(self.owner)
+        try:
+            if self._wire.call(scripts.LEAVE, [self.keys.consumers, inflight], [self.owner, *acks]):
+                self._return(self.owner, (), exclude=True, counted=False, untouched=untouched, must_be_dead=False)
+        except BaseException:
+            self.put_back_acks(acks)
+            raise
+        self._stopped.set()
+        self._wake.set()
+        self._wire.close()
+
+    def return_soon(self, tags: list[str], *, counted: bool = False, times: int = 1) -> None:
+        """Return messages from the thread, as soon as Redis lets it."""
+        self._returns.append((tags, counted, times))
+        self._wake.set()
+
+    def return_lost(self, tags: list[str]) -> None:
+        """Return what a take may have moved although its answer never came."""
+        # The server may carry out a command after we gave up on it, so it is looked for more than once.
+        self.return_soon(tags, times=3)
+
+    def _catch_up(self) -> None:
+        # Acks that could not be sent when they were made, by a caller that does not read any more.
+        self.flush()
+        for _ in range(len(self._returns)):
+            tags, counted, times = self._returns[0]
+            self.give_back(tags, counted=counted, untouched=() if counted else tags)
+            self._returns.popleft()
+            if times > 1:
+                self._returns.append((tags, counted, times - 1))
+
+    def _return(
+        self,
+        owner: str,
+        tags: Collection[str],
+        *,
+        exclude: bool,
+        counted: bool,
+        untouched: Collection[str],
+        must_be_dead: bool,
+    ) -> int:
+        """
+        Return messages page by page, the newest first, so that the oldest ends up at the very front.
+
+        A message is read, marked here, and moved by a script that puts the marked text in place of its record.
+        Its record stays until then, so a crash in between loses nothing.
+        """
+        inflight, total = self.keys.inflight(owner), 0
+        names = [self.keys.consumers, inflight, self.keys.oldest(owner)]
+        while True:
+            found: list[bytes] = self._wire.call(scripts.PEEK, [inflight], [PAGE, "1" if exclude else "0", *tags])
+            moves: list[str] = []
+            for tag, text in zip(found[::2], found[1::2], strict=True):
+                name = tag.decode()
+                moves += (name, "" if name in untouched else redelivered(text, counted=counted))
+            given: int = self._wire.call(scripts.GIVE_BACK, names, [owner, "1" if must_be_dead else "0", *moves])
+            total += max(given, 0)
+            if given < 0 or len(moves) < 2 * PAGE:
+                return total
+
+    # -- after the channel -----------------------------------------------------------------------------------------
+
+    def retire(self, held: Iterable[Tag]) -> None:
+        """Live on for the messages whose handlers still run; everything else goes back."""
+        self._held = [weakref.ref(tag) for tag in held]
+        self._retired = True
+        self._wake.set()
+
+    def _wind_up(self) -> None:
+        self.flush()
+        held = self._still_held()
+        if held and self._forced_collections:
+            # A dropped request may wait in a reference cycle; its message should not wait as well.
+            self._forced_collections -= 1
+            gc.collect()
+            held = self._still_held()
+        self.flush()
+        if not held or self._wire.command("HLEN", self.keys.inflight(self.owner)) == 0:
+            # A tag may live on in some traceback; what counts is whether a message hangs on it.
+            self.leave()
+        else:
+            self._return(self.owner, held, exclude=True, counted=False, untouched=(), must_be_dead=False)
+
+    def _still_held(self) -> list[str]:
+        self._held = [ref for ref in self._held if ref() is not None]
+        return [str(tag) for ref in self._held if (tag := ref()) is not None]
+
+    # -- memory ----------------------------------------------------------------------------------------------------
+
+    def repair_bindings(self) -> None:
+        """Re-assert the bindings of this consumer's queues if Redis has lost any."""
+        bindings = self.bindings
+        if not bindings:
+            return
+        epoch, restored = bind(self._wire, self.keys, bindings, repair=True, epoch=self.epoch)
+        self.epoch = epoch
+        if restored:
+            logger.warning(
+                "Redis has lost its memory (a restart without persistence, FLUSHALL, or eviction): "
+                "%d binding(s) were missing and are declared again. Events published meanwhile were not kept. "
+                "Set `appendonly yes` and `maxmemory-policy noeviction`",
+                restored,
+            )
+
+    # -- fork ------------------------------------------------------------------------------------------------------
+
+    def forsake(self) -> None:
+        """In a forked child: the claim, its thread and its sockets belong to the parent."""
+        self._foreign = True
+        self._acks = deque()
+        self._beating = threading.Lock()
+        self._wake, self._stopped = threading.Event(), threading.Event()
+
+
+def bind(
+    wire: Wire, keys: Keys, bindings: Collection[tuple[str, str, str]], *, repair: bool = False, epoch: str = ""
+) -> tuple[str, int]:
+    """Write bindings, each (exchange, type, member). Returns the epoch and how many were missing."""
+    names: list[str] = [keys.bound, keys.exchanges]
+    args: list[str] = ["1" if repair else "0", epoch, uuid4().hex]
+    for exchange, kind, member in bindings:
+        names += (f"{keys.prefix}_kombu.binding.{exchange}", keys.routes(exchange))
+        args += (exchange, kind, member)
+    current, added = wire.call(scripts.BIND, names, args)
+    return current.decode(), added
+
+
+def _after_fork_in_child() -> None:
+    for ownership in list(_living):
+        ownership.forsake()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,43 @@
+"""The loop that waits for the channels of one connection: kombu's, with deliveries that wait for their turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from kombu.transport.redis import MultiChannelPoller
+
+
+class Poller(MultiChannelPoller):
+    """
+    Kombu's poller for channels that take several messages at once.
+
+    With an event loop, a channel delivers what it took at once.
+    Without one (`drain_events`), each call delivers one message, as callers expect.
+    """
+
+    #: The event loop, when there is one.
+    hub: Any = None
+
+    def on_poll_start(self) -> None:
+        for channel in list(self._channels):
+            channel.before_poll()
+        super().on_poll_start()
+
+    def get(self, callback: Callable[..., Any], timeout: float | None = None) -> None:
+        try:
+            for channel in list(self._channels):
+                if channel.deliver_one():
+                    return
+            super().get(callback, timeout=timeout)
+        finally:
+            self._after_get()
+
+    def _after_get(self) -> None:
+        # The caller may not come back for long: acks made during the delivery do not wait for its next call.
+        for channel in list(self._channels):
+            if not channel.has_arrived:
+                channel.flush_acks()
+
+    def maybe_restore_messages(self) -> None:
+        """Nothing: a consumer's own thread looks after dead consumers."""

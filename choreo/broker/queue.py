@@ -1,0 +1,200 @@
+"""A queue that knows whose it is.
+
+The broker puts a copy of each event into the queue of every handler that listens. The message names no handler (the
+publisher would have to know them); the queue does, so it writes its handler's name into the copy on the way to Celery.
+It also gives the copy a task id of its own, since otherwise all services' runs of one event would be one row in
+Flower, and addresses it to this queue, so that whatever Celery re-sends comes back here and nowhere else.
+
+What is not a readable event never reaches Celery, which would drop it or die of it: it is parked as a dead letter.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from choreo.broker.declaring import SteadyQueue
+from choreo.broker.incoming import Headers, Incoming
+from choreo.broker.keys import INBOX
+from choreo.envelope import Envelope
+from choreo.errors import EnvelopeError, StoreError, UnansweredError
+from choreo.message import Message
+from choreo.names import named_id
+
+logger = logging.getLogger(__name__)
+
+#: Seconds to wait when the store does not answer.
+STORE_PAUSE = 1.0
+#: Keeps what cannot be read: handler, message, what is wrong with it.
+Park = Callable[[str, Message, Exception], None]
+
+#: Where a handler remembers what it has done, for `choreo.broker.keys.INBOX`.
+Inbox = Callable[[str], str]
+
+
+class GuardedQueue(SteadyQueue):
+    """
+    A queue that looks at each delivery before Celery does. ``handler`` is whose deliveries they are.
+
+    ``inbox`` tells, when consuming begins, where a broker that can look there finds what the handler has done; "" where
+    it cannot, or the handler is no plain one.
+    """
+
+    attrs = (*SteadyQueue.attrs, ("handler", None), ("park", None), ("inbox", None))
+    handler: str
+    park: Park
+    inbox: Inbox | None
+
+    def consume(
+        self,
+        consumer_tag: str = "",
+        callback: Any = None,
+        no_ack: bool | None = None,
+        nowait: bool = False,
+        on_cancel: Any = None,
+    ) -> str:
+        def on_delivery(message: Any) -> Any:
+            try:
+                self.prepare(message)
+            except EnvelopeError as error:
+                return self._set_aside(message, error)
+            return callback(message)
+
+        inbox = self.inbox(self.handler) if self.inbox else ""
+        self.consumer_arguments = {INBOX: inbox} if inbox else None
+        return str(super().consume(consumer_tag, on_delivery, no_ack, nowait, on_cancel))
+
+    def prepare(self, message: Any) -> None:
+        """Make the delivery one that Celery can run. Raises `EnvelopeError` when it cannot be."""
+        raise NotImplementedError
+
+    def origin(self, message: Any) -> tuple[str, str]:  # noqa: ARG002 - the dead-letter queue asks the message
+        """The handler that a delivery which is set aside was meant for, and that handler's queue."""
+        return self.handler, self.name
+
+    def as_dict(self, recurse: bool = False) -> dict[str, Any]:
+        """The declaration. ``recurse`` is what `celery inspect active_queues` asks for: plain values, for people."""
+        facts: dict[str, Any] = super().as_dict(recurse=False)
+        if recurse:
+            exchange, patterns = self.source()
+            facts["exchange"], facts["routing_key"] = exchange, ", ".join(patterns)
+            facts["bindings"] = [{"exchange": exchange["name"], "routing_key": pattern} for pattern in patterns]
+            facts["consumer_arguments"] = None
+            return {name: fact for name, fact in facts.items() if not callable(fact)}
+        return facts
+
+    def source(self) -> tuple[dict[str, Any], list[str]]:
+        """
+        Where the queue gets its messages from: the exchange as plain values, and the patterns.
+
+        Celery gives every queue an exchange to reach that one queue by, which is not where its events come from.
+        Were `Queue.exchange` the one of the events, ``send_task(queue=...)`` would broadcast.
+        """
+        if not self.bindings:
+            return {"name": "", "type": "direct"}, [self.name]
+        exchange = next(iter(self.bindings)).exchange
+        plain: dict[str, Any] = exchange.as_dict(recurse=True)
+        return plain, sorted(binding.routing_key for binding in self.bindings)
+
+    def _set_aside(self, message: Any, error: EnvelopeError) -> None:
+        logger.error("%s sets a delivery aside as a dead letter: %s", self.name, error)
+        handler, queue = self.origin(message)
+        try:
+            self.park(handler, Incoming(message).raw(queue), error)
+        except StoreError as trouble:
+            # It may be the only copy: keep it in the queue until the store is back, and do not ask all the time.
+            logger.error("%s could not keep a dead letter, it stays in the queue: %s", self.name, trouble)
+            time.sleep(STORE_PAUSE)
+            message.channel.basic_reject(message.delivery_tag, requeue=True)
+        else:
+            message.channel.basic_ack(message.delivery_tag)
+
+
+class HandlerQueue(GuardedQueue):
+    """A durable queue whose deliveries are runs of ``handler``."""
+
+    def declare(self, nowait: bool = False, channel: Any = None) -> str:
+        """Declare the queue and its bindings. Celery gives every queue an exchange; this one has only bindings."""
+        self.queue_declare(nowait=nowait, channel=channel)
+        self._create_bindings(nowait=nowait, channel=channel)
+        return str(self.name)
+
+    def prepare(self, message: Any) -> None:
+        incoming = Incoming(message)
+        # A virtual transport that gives a delivery back to its queue may do so as what it has become below.
+        envelope, retries = incoming.event(self.handler)
+        address = {"exchange": "", "routing_key": self.name}
+        incoming.become(run_headers(self.handler, envelope, retries), run_arguments(envelope), address)
+
+
+class DeadLetterQueue(HandlerQueue):
+    """
+    Where a service is told of its dead letters.
+
+    RabbitMQ also puts here what it delivered too often without an answer. ``prefix`` is the namespace's.
+    """
+
+    attrs = (*HandlerQueue.attrs, ("prefix", None))
+    prefix: str
+
+    def prepare(self, message: Any) -> None:
+        incoming = Incoming(message)
+        if incoming.headers.get("task") != self.handler:
+            envelope, _ = incoming.event()
+            run_arguments(envelope)  # raises for what could not be written again
+            raise UnansweredError("the broker delivered it too often without an answer", envelope)
+        # Only choreo writes here; whatever else Celery might read in the headers is none of ours.
+        strange = (
+            not isinstance(incoming.headers.get("id"), str) or {"eta", "expires", "timelimit"} & incoming.headers.keys()
+        )
+        match incoming.body():
+            case [[str()], {}, {}] if not strange:
+                return
+        raise EnvelopeError("it is not a notice of a dead letter")
+
+    def origin(self, message: Any) -> tuple[str, str]:
+        try:
+            queue = str(Incoming(message).headers.get("x-first-death-queue") or self.name)
+        except EnvelopeError:
+            queue = self.name
+        return queue.removeprefix(self.prefix or ""), queue
+
+
+def run_headers(handler: str, envelope: Envelope, retries: int) -> Headers:
+    """The headers under which Celery runs ``handler`` on this event."""
+    return {
+        "lang": "py",
+        "task": handler,
+        "id": task_id(envelope.id, handler),
+        "root_id": envelope.correlation_id,
+        "parent_id": envelope.id,
+        "group": None,
+        "eta": None,
+        "expires": None,
+        "retries": retries,
+        "timelimit": [None, None],
+        "argsrepr": str(envelope),
+        "kwargsrepr": "",
+        "origin": envelope.source,
+        "ignore_result": True,
+    }
+
+
+def run_arguments(envelope: Envelope) -> list[Any]:
+    """
+    What the task message carries, with the event as one text.
+
+    As an object it would go through Celery's decoder, which makes dates and the like of what looks like its own types.
+    """
+    try:
+        text = json.dumps(envelope.to_wire(), ensure_ascii=False)
+        text.encode()  # half a surrogate pair is no UTF-8
+        return [[text], {}, {}]
+    except (ValueError, RecursionError) as error:
+        raise EnvelopeError(f"it cannot be written again: {error}") from error
+
+
+def task_id(event_id: str, handler: str) -> str:
+    """The Celery task id of one handler's run of one event, through all its retries."""
+    return named_id(f"{event_id}/{handler}")

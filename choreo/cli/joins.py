@@ -1,0 +1,200 @@
+"""`choreo joins`: what waits, for what, and until when; and what to do about what waits in vain."""
+
+import shlex
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import click
+
+from choreo.cli.app import command_line_service, connecting
+from choreo.errors import JoinError
+from choreo.joins import PAGE, Joins, PendingJoin
+
+_ROW = "{:<20}  {:<30}  {:<11}  {}"
+_of_handler = click.option("--handler", metavar="NAME", help="Whose join, where several handlers wait for KEY.")
+
+
+@dataclass
+class _Where:
+    """What the group's options said."""
+
+    joins: Joins
+
+
+@click.group("joins")
+@connecting
+@click.pass_context
+def joins(context: click.Context, broker: str | None, store: str | None) -> None:
+    """See what pending joins wait for, and settle one by hand."""
+    context.obj = _Where(command_line_service(broker, store).joins)
+
+
+@joins.command("list")
+@click.argument("owners", nargs=-1, metavar="[SERVICE|HANDLER]...")
+@click.option("--limit", default=50, show_default=True, help="At most so many of each handler; 0: all of them.")
+@click.option("--after", metavar="PLACE", help="Go on where an earlier list of one HANDLER ended.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.pass_obj
+def list_(where: _Where, owners: tuple[str, ...], limit: int, after: str | None, as_json: bool) -> None:
+    """List pending joins, those first whose time is up first: of all handlers, or of these."""
+    handlers = _chosen(where.joins, owners)
+    if after and len(handlers) != 1:
+        raise click.UsageError("--after goes on with one HANDLER: name it.")
+    for number, handler in enumerate(handlers):
+        if not as_json:
+            click.echo(("\n" if number else "") + _headline(where.joins, handler))
+        rows = _rows(where.joins, handler, limit, after or "")
+        for count, (join, place) in enumerate(rows, start=1):
+            if not as_json and count == 1:
+                click.echo(_ROW.format("KEY", "WAITS FOR", "SINCE (UTC)", "UNTIL (UTC)"))
+            click.echo(join.to_json() if as_json else _row(join))
+            if place:
+                more = f"choreo joins list {handler} --limit {limit} --after {shlex.quote(place)}"
+                click.echo(f"More: {more}", err=as_json)
+
+
+@joins.command()
+@click.argument("key", metavar="KEY")
+@_of_handler
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.pass_obj
+def show(where: _Where, key: str, handler: str | None, as_json: bool) -> None:
+    """Explain what waits for KEY: what has arrived, what is missing, since when and until when."""
+    found = where.joins.find(key, handler)
+    if not found:
+        with _told():
+            where.joins.get(key, handler)
+    for number, join in enumerate(found):
+        click.echo(join.to_json() if as_json else ("\n" if number else "") + _explained(join))
+
+
+@joins.command()
+@click.argument("key", metavar="KEY")
+@_of_handler
+@click.option("--reason", prompt="Why", help="It is written into the log.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def cancel(where: _Where, key: str, handler: str | None, reason: str, yes: bool) -> None:
+    """Settle the join of KEY without running its handler. `show --json` keeps a copy of what had arrived."""
+    with _told():
+        join = where.joins.get(key, handler)
+        if not yes:
+            click.echo(_wrapped(f"{join.handler} {key} has {_arrived(join)}."))
+        if yes or click.confirm("Forget that for good?"):
+            where.joins.cancel(key, reason, join.handler)
+            click.echo(_wrapped(f"{join.handler} {key}: cancelled. Parts that come later are ignored."))
+
+
+@joins.command()
+@click.argument("key", metavar="KEY")
+@_of_handler
+@click.option("--as-timeout", is_flag=True, help="Run its on_timeout, as if its time were up.")
+@click.pass_obj
+def fire(where: _Where, key: str, handler: str | None, as_timeout: bool) -> None:
+    """Run the handler that waits for KEY with what has arrived: None stands for a missing part."""
+    with _told():
+        join = where.joins.fire(key, handler, as_timeout=as_timeout)
+    what = "on_timeout runs" if as_timeout else "runs"
+    click.echo(_wrapped(f"{join.handler} {key}: {what} with {_arrived(join)}, as soon as its service runs."))
+
+
+class _told:  # noqa: N801 - reads as a word
+    """An error of choreo's is one line."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, JoinError):
+            raise click.ClickException(str(error)) from error
+
+
+def _chosen(joins: Joins, owners: tuple[str, ...]) -> list[str]:
+    known = joins.handlers
+    unknown = [owner for owner in owners if not any(owner in (name, name.partition(".")[0]) for name in known)]
+    if unknown:
+        raise click.ClickException(
+            f"No join of {', '.join(unknown)} is known. Known are: {', '.join(known) or 'none'}. A service makes its "
+            f"joins known when its worker starts."
+        )
+    if not known:
+        click.echo("No joins are known. A service makes its joins known when its worker starts.", err=True)
+    return [name for name in known if not owners or name in owners or name.partition(".")[0] in owners]
+
+
+def _rows(joins: Joins, handler: str, limit: int, after: str) -> Iterator[tuple[PendingJoin, str]]:
+    """Pending joins, the last of them with the place where the list can go on."""
+    left = limit
+    while True:
+        page = joins.page(handler, min(left, PAGE) if limit else PAGE, after)
+        after, left = page.after, left - len(page.joins)
+        ended = not after or (limit and left <= 0)
+        for number, join in enumerate(page.joins, start=1):
+            yield join, after if ended and number == len(page.joins) else ""
+        if ended:
+            return
+
+
+def _headline(joins: Joins, handler: str) -> str:
+    counts = ", ".join(f"{count} {name}" for name, count in joins.tally(handler).items() if count)
+    return handler + (f"\n  events that did not count: {counts}" if counts else "")
+
+
+def _row(join: PendingJoin) -> str:
+    since = join.since.strftime("%m-%d %H:%M") if join.since else ""
+    until = "overdue" if join.overdue else join.until.strftime("%m-%d %H:%M")
+    return _ROW.format(_short(join.key, 20), _short(_waits_for(join), 30), since, until)
+
+
+def _explained(join: PendingJoin) -> str:
+    lines = [f"{join.handler} {join.key}"]
+    facts = [("waits for", _waits_for(join))]
+    if join.since:
+        facts.append(("since", _when(join.since)))
+    facts.append(("until", _when(join.until) + (", and its handler was told" if join.overdue else "")))
+    if join.attempts:
+        facts.append(("attempts", f"{join.attempts} failed"))
+    if join.lease:
+        facts.append(("worker", f"one is at it, for {join.lease:.0f} s more at least"))
+    lines += [_wrapped(f"  {name + ':':<11}{fact}", indent=13) for name, fact in facts]
+    lines.append("  has:" if join.arrived else "  has nothing yet")
+    for part in join.arrived:
+        event = part.envelope
+        lines.append(f"    {part.at:%m-%d %H:%M:%S}  {event}")
+        lines.append(f"                    id {event.id}, from {event.source}")
+    return "\n".join(lines)
+
+
+def _waits_for(join: PendingJoin) -> str:
+    if join.complete:
+        return "nothing: it is complete" if not join.attempts else "its next attempt"
+    missing = ", ".join(map(str, join.missing)) or "what, no worker has told yet"
+    return f"{join.needed} of: {missing}" if join.needed < len(join.missing) else missing
+
+
+def _arrived(join: PendingJoin) -> str:
+    return ", ".join(part.envelope.type for part in join.arrived) or "nothing"
+
+
+def _when(moment: datetime) -> str:
+    away = moment - datetime.now(UTC)
+    spoken = f"{_spoken(-away)} ago" if away < timedelta(0) else f"in {_spoken(away)}"
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC ({spoken})"
+
+
+def _spoken(span: timedelta) -> str:
+    seconds = round(span.total_seconds())
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length} {unit}"
+    return f"{seconds} s"
+
+
+def _wrapped(text: str, indent: int = 2) -> str:
+    return textwrap.fill(text, 80, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
+
+
+def _short(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 3]}..."

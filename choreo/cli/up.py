@@ -1,0 +1,277 @@
+"""`choreo up`: all services of a package on this machine, until Ctrl-C."""
+
+import json
+import os
+import re
+import signal
+import textwrap
+import time
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import click
+from kombu.utils.url import maybe_sanitize_url
+
+from choreo.errors import ChoreoError
+from choreo.event import Event, known_events
+from choreo.local.discovery import DiscoveryError
+from choreo.local.platform import BrokerUnreachableError, Platform, PlatformError, WorkerDiedError, describe_exit
+from choreo.local.server import NoServerError
+
+#: What the terminal is assumed to show.
+WIDTH = 80
+#: The pause before a worker that ended by itself is started again: it doubles each time, up to the second number.
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
+#: A worker that was up for so long begins again with the first pause.
+STEADY_SECONDS = 60.0
+#: One worker process of a service handles so many events at once; the machine has to carry all services.
+CONCURRENCY = 2
+
+COLOURS = ("cyan", "yellow", "green", "magenta", "blue", "bright_cyan", "bright_yellow", "bright_green")
+#: How a line of Celery's log begins. Time and level are enough beside the service's name.
+LOG_LINE = re.compile(r"^\[\d{4}-\d\d-\d\d (?P<time>\d\d:\d\d:\d\d),\d+: (?P<level>\w+)/[^\]]*\] ")
+
+
+class Refusal(click.ClickException):
+    """The command line asks for something that cannot be; nothing was left running."""
+
+    exit_code = 2
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("package", default="handlers")
+@click.option(
+    "--broker",
+    metavar="URL",
+    envvar="CHOREO_BROKER_URL",
+    show_envvar=True,
+    help="A broker that runs already; by default an embedded server, gone at the end.",
+)
+@click.option(
+    "--store",
+    metavar="URL",
+    envvar="CHOREO_STORE_URL",
+    show_envvar=True,
+    help="A Redis for the store; by default the broker.",
+)
+@click.option(
+    "--only", metavar="NAMES", multiple=True, help="Start these services only: payment,driver, or the option repeated."
+)
+@click.option(
+    "--pool", metavar="POOL", help="The workers' pool, as for `celery worker`: prefork, threads, solo, gevent ..."
+)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(min=1),
+    default=CONCURRENCY,
+    help="How many events each service handles at once.",
+)
+@click.option("--flower/--no-flower", default=False, help="Start Flower on a free port of this machine.")
+@click.option("--quiet", is_flag=True, help="Do not show the workers' logs.")
+@click.option(
+    "--logs",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Keep the logs here, as SERVICE.log; by default they are removed at the end.",
+)
+def up(
+    package: str,
+    broker: str | None,
+    store: str | None,
+    only: tuple[str, ...],
+    pool: str | None,
+    concurrency: int,
+    flower: bool,
+    quiet: bool,
+    logs: Path | None,
+) -> None:
+    """
+    Run every service of PACKAGE on this machine, until Ctrl-C.
+
+    Each service gets a `celery worker` process of its own. PACKAGE is searched from the current directory; it works
+    for any package whose modules define services.
+
+    A worker that ends by itself is reported with the end of its log and started again, after 1 s at first and up to
+    30 s when it keeps ending. The other services stay up meanwhile.
+
+    Ctrl-C and SIGTERM let the workers finish what they have begun, for 10 s at most; a second Ctrl-C does not wait.
+    Nothing is left running, not even after `kill -9` of this command.
+
+    The exit code is 0 after Ctrl-C, 1 if the services could not be started or the embedded server ended, and 2 if the
+    command line asks for what cannot be.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    names = [name.strip() for names in only for name in names.split(",") if name.strip()]
+    options = ["--concurrency", str(concurrency), *(["--pool", pool] if pool else [])]
+    try:
+        platform = Platform(package, broker_url=broker, store_url=store, directory=logs, worker_options=options)
+        _run(platform, names, flower, quiet)
+    except WorkerDiedError as error:
+        raise click.ClickException(f"{error}\nEverything is stopped.") from error
+    except (DiscoveryError, BrokerUnreachableError, NoServerError, PlatformError) as error:
+        raise Refusal(str(error)) from error
+    except ChoreoError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _run(platform: Platform, names: list[str], flower: bool, quiet: bool) -> None:
+    began_at = time.monotonic()
+    try:
+        platform.open()
+        platform.start(*names)
+        _say(f"Starting {_listed(platform)} ...")
+        platform.wait_ready()
+        flower_url = platform.start_flower() if flower else None
+        _say(f"Ready after {time.monotonic() - began_at:.1f} s.\n")
+        _introduce(platform, flower_url)
+        Supervisor(platform, quiet=quiet).watch()
+    except KeyboardInterrupt:
+        _say("\nStopping; what the workers have begun may finish. Ctrl-C again does not wait.")
+        _close(platform)
+        _say("Everything is stopped.")
+    finally:
+        _close(platform)
+
+
+def _close(platform: Platform) -> None:
+    try:
+        platform.close()
+    except KeyboardInterrupt:
+        platform.close(force=True)
+
+
+def _introduce(platform: Platform, flower_url: str | None) -> None:
+    """Say where everything is, and what to do with it."""
+    embedded = platform.server is not None
+    note = "  (embedded: its data ends with it)" if embedded else ""
+    _say(f"  broker  {maybe_sanitize_url(platform.broker_url)}{note}")
+    if flower_url is not None:
+        _say(f"  Flower  {flower_url}")
+    _say("\nAnnounce an event from a second terminal, in this directory:")
+    if embedded:
+        # The password protects a server that ends with this command; without it nobody else could join in.
+        _say(f"  export CHOREO_BROKER_URL={platform.broker_url}")
+    elif os.environ.get("CHOREO_BROKER_URL") != platform.broker_url:
+        _say(f"  export CHOREO_BROKER_URL={maybe_sanitize_url(platform.broker_url)}")
+    _say(f"  choreo publish {_example(platform.package)}")
+    _say("\nCtrl-C stops everything.\n")
+
+
+def _example(package: str) -> str:
+    """Return arguments for `choreo publish` that announce the first event of the package's vocabulary."""
+    root = package.partition(".")[0]
+    for name, event in known_events().items():
+        if event.__module__.partition(".")[0] == root:
+            subject = f"{name.partition('.')[0]}-1".upper()
+            where = "" if package == "handlers" else f" --package {package}"
+            return f"{name}{where} --subject {subject} --data '{{\n{_example_data(event)}}}'"
+    return "order.placed --subject ORD-1 --data '{...}'"
+
+
+def _example_data(event: type[Event]) -> str:
+    samples = {"string": "...", "integer": 100, "number": 1.5, "boolean": True, "array": [], "object": {}}
+    schema = event.model_json_schema()
+    fields = {name: schema["properties"][name].get("type") for name in schema.get("required", [])}
+    pairs = (f"{json.dumps(name)}: {json.dumps(samples.get(kind, '...'))}" for name, kind in fields.items())
+    return textwrap.fill(", ".join(pairs), WIDTH - 6, initial_indent="    ", subsequent_indent="    ")
+
+
+class Supervisor:
+    """Shows the workers' logs, and starts again what ended by itself."""
+
+    def __init__(self, platform: Platform, *, quiet: bool) -> None:
+        self._platform = platform
+        self._quiet = quiet
+        services = platform.started
+        self._width = max(map(len, services), default=0)
+        self._tails = {name: LogTail(platform.log(name), platform.ready_at(name)) for name in services}
+        self._colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(services)}
+        self._pauses = dict.fromkeys(services, FIRST_PAUSE)
+        self._ready_since: dict[str, float] = dict.fromkeys(services, time.monotonic())
+        self._start_at: dict[str, float] = {}
+
+    def watch(self) -> NoReturn:
+        """Go on until Ctrl-C, or until the embedded server has ended."""
+        while True:
+            self._show_logs()
+            self._notice_the_dead()
+            self._start_what_is_due()
+            self._notice_the_ready()
+            server = self._platform.server
+            if server is not None and not server.running:
+                raise ChoreoError(f"The embedded server ended by itself, and the workers with it:\n{server.log()}")
+            time.sleep(0.1)
+
+    def _show_logs(self) -> None:
+        for name in self._ready_since:
+            for line in self._tails[name].new_lines():
+                if not self._quiet:
+                    _say(f"{click.style(name.ljust(self._width), fg=self._colours[name])}  {short_line(line)}")
+
+    def _notice_the_dead(self) -> None:
+        for name, code in self._platform.exited.items():
+            if name in self._start_at:
+                continue
+            up_for = time.monotonic() - self._ready_since.pop(name, time.monotonic())
+            pause = FIRST_PAUSE if up_for >= STEADY_SECONDS else self._pauses[name]
+            self._pauses[name] = min(pause * 2, LONGEST_PAUSE)
+            self._start_at[name] = time.monotonic() + pause
+            self._alert(f"{name} {describe_exit(code)}. The end of its log:")
+            _say("\n".join(f"  {line}" for line in self._platform.last_lines(name)) or "  (nothing)")
+            self._alert(f"{name} is started again in {pause:g} s; the others stay up.")
+
+    def _start_what_is_due(self) -> None:
+        for name, when in list(self._start_at.items()):
+            if time.monotonic() >= when:
+                self._platform.start(name)
+                del self._start_at[name]
+
+    def _notice_the_ready(self) -> None:
+        for name in self._pauses.keys() - self._ready_since.keys():
+            if self._platform.is_ready(name):
+                self._tails[name].position = self._platform.ready_at(name)
+                self._ready_since[name] = time.monotonic()
+                self._alert(f"{name} is ready again.")
+
+    def _alert(self, text: str) -> None:
+        _say(click.style(text, bold=True))
+
+
+class LogTail:
+    """The lines that were added to a log file."""
+
+    def __init__(self, path: Path, position: int) -> None:
+        self.path = path
+        self.position = position
+
+    def new_lines(self) -> list[str]:
+        """Return the lines that were completed since the last call."""
+        with self.path.open("rb") as file:
+            file.seek(self.position)
+            complete, end, _ = file.read().rpartition(b"\n")
+        self.position += len(complete) + len(end)
+        return complete.decode(errors="replace").splitlines()
+
+
+def short_line(line: str) -> str:
+    """Return a log line without what a terminal has no room for."""
+
+    def time_and_level(found: re.Match[str]) -> str:
+        return f"{found['time']} " if found["level"] == "INFO" else f"{found['time']} {found['level']} "
+
+    return LOG_LINE.sub(time_and_level, line)
+
+
+def _listed(platform: Platform) -> str:
+    names = platform.started
+    services = "1 service" if len(names) == 1 else f"{len(names)} services"
+    return textwrap.fill(f"{services} of {platform.package}: {', '.join(names)}", WIDTH - 14)
+
+
+def _say(text: str) -> None:
+    click.echo(text)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,103 @@
+"""An event as it travels: a CloudEvents 1.0 envelope.
+
+The attributes are those of the specification (https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md):
+``id source type subject time datacontenttype data``; ``correlationid``, ``causationid`` and ``dataversion`` are
+extension attributes. Attributes that this version does not know are kept and passed on.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from choreo.errors import EnvelopeError
+
+_KNOWN = frozenset(
+    "specversion id source type subject time datacontenttype data correlationid causationid dataversion".split()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """
+    One announced event with its metadata.
+
+    ``subject`` is what the event is about ("ORD-1"), ``correlation_id`` names the whole story, ``causation_id`` the
+    event that directly led to this one (None for the first of a story).
+    """
+
+    id: str
+    type: str
+    source: str
+    subject: str
+    time: datetime
+    correlation_id: str
+    causation_id: str | None = None
+    version: int = 1
+    data: dict[str, Any] = field(default_factory=dict)
+    extensions: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.type} {self.subject}".rstrip()
+
+    def to_wire(self) -> dict[str, Any]:
+        """The envelope as CloudEvents JSON; ``from_wire`` reads it back."""
+        wire: dict[str, Any] = {
+            "specversion": "1.0",
+            "id": self.id,
+            "source": self.source,
+            "type": self.type,
+            "subject": self.subject,
+            "time": self.time.isoformat(),
+            "datacontenttype": "application/json",
+            "correlationid": self.correlation_id,
+            "dataversion": self.version,
+            "data": self.data,
+        }
+        if self.causation_id is not None:
+            wire["causationid"] = self.causation_id
+        return {**self.extensions, **wire} if self.extensions else wire
+
+    @classmethod
+    def from_wire(cls, wire: object) -> "Envelope":
+        """Read an envelope. Raises `EnvelopeError`, naming the attribute, when it is not one."""
+        if not isinstance(wire, Mapping):
+            raise EnvelopeError(f"an envelope is a JSON object, not {type(wire).__name__}")
+        event_id = _text(wire, "id")
+        causation = wire.get("causationid")
+        if causation is not None and not isinstance(causation, str):
+            raise EnvelopeError(f"causationid is {causation!r}, not a text")
+        version = wire.get("dataversion", 1)
+        if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+            raise EnvelopeError(f"dataversion is {version!r}, not a number from 1")
+        data = wire.get("data", {})
+        if not isinstance(data, dict):
+            raise EnvelopeError(f"data is {type(data).__name__}, not a JSON object")
+        return cls(
+            id=event_id,
+            type=_text(wire, "type"),
+            source=_text(wire, "source"),
+            subject=_text(wire, "subject", ""),
+            time=_time(wire),
+            correlation_id=_text(wire, "correlationid", event_id),
+            causation_id=causation,
+            version=version,
+            data=data,
+            extensions={key: value for key, value in wire.items() if key not in _KNOWN},
+        )
+
+
+def _text(wire: Mapping[str, Any], name: str, default: str | None = None) -> str:
+    value = wire.get(name, default)
+    if not isinstance(value, str) or (default is None and not value):
+        raise EnvelopeError(f"{name} is {value!r}, not a text")
+    return value
+
+
+def _time(wire: Mapping[str, Any]) -> datetime:
+    value = wire.get("time")
+    try:
+        time = datetime.fromisoformat(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise EnvelopeError(f"time is {value!r}, not a timestamp") from None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)

@@ -1,0 +1,400 @@
+"""
+All services of a package on one machine: one real `celery worker` process per service.
+
+This is for a developer, a demo and tests. In production each service is deployed by itself; nobody needs a Platform.
+"""
+
+import importlib.util
+import os
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from kombu.connection import Connection
+from kombu.utils.url import maybe_sanitize_url
+
+from choreo.errors import ChoreoError
+from choreo.local.discovery import FoundService, find_services
+from choreo.local.guard import GRACE_SECONDS, Guard
+from choreo.local.ready import READY_FILE
+from choreo.local.server import EmbeddedServer, free_port
+
+#: How long a broker that was given may take to answer.
+BROKER_SECONDS = 3.0
+#: How long all workers together may take to start.
+READY_SECONDS = 60.0
+#: How long Flower may take to answer.
+FLOWER_SECONDS = 30.0
+#: How much of a log an error message shows.
+LOG_LINES = 20
+#: INFO is the level on which Celery says what it received and what became of it. Mingle and gossip cost each worker a
+#: second and more at the start, to learn what other workers of the same service know; here, each service has one.
+WORKER_OPTIONS = ("--loglevel", "INFO", "--without-mingle", "--without-gossip")
+
+
+class PlatformError(ChoreoError):
+    """The platform cannot do what it was asked for."""
+
+
+class BrokerUnreachableError(PlatformError):
+    """Nobody answers at the URL that was given. The message does not show its password."""
+
+    def __init__(self, url: str, reason: object) -> None:
+        self.url = maybe_sanitize_url(url)
+        # A KeyError comes in quotes, other reasons with a full stop.
+        said = str(reason).strip("'.")
+        super().__init__(
+            f"The broker at {self.url} cannot be used: {said}. "
+            "Start it, or correct --broker / CHOREO_BROKER_URL, or leave both out for an embedded server."
+        )
+
+
+class WorkerDiedError(PlatformError):
+    """A process of the platform ended by itself. The message ends with the last lines of its log."""
+
+    def __init__(self, name: str, exit_code: int, lines: Sequence[str]) -> None:
+        self.name = name
+        self.exit_code = exit_code
+        self.lines = list(lines)
+        super().__init__(f"{name} {describe_exit(exit_code)}. {_last_words(name, lines)}")
+
+
+class NotReadyError(PlatformError):
+    """Processes of the platform run, but did not become ready in time. The message shows what their logs say last."""
+
+    def __init__(self, logs: Mapping[str, Sequence[str]], seconds: float) -> None:
+        self.names = list(logs)
+        said = "\n".join(_last_words(name, lines) for name, lines in logs.items())
+        super().__init__(f"Not ready after {seconds:g} s: {', '.join(self.names)}.\n{said}")
+
+
+@dataclass
+class _Worker:
+    guard: Guard
+    ready_file: Path
+
+
+class Platform:
+    """
+    The services of a package, each run by a worker process of its own, and what they need.
+
+    Nothing runs before start(), and nothing is left after close(), which a `with` block calls; nor after Ctrl-C, nor
+    after `kill -9` of the process that holds the platform (then within the grace that running handlers are given).
+
+    Without `broker_url` the platform has a server of its own, which ends with it, data and all.
+    The workers find the broker in CHOREO_BROKER_URL and the store in CHOREO_STORE_URL.
+    `environment` is added to what they inherit, `worker_options` to `celery worker`.
+    Logs are in `directory`; without one they are in a temporary directory that close() removes.
+
+        >>> with Platform("handlers") as platform:
+        ...     platform.start()
+        ...     platform.wait_ready()
+    """
+
+    def __init__(
+        self,
+        package: str,
+        *,
+        broker_url: str | None = None,
+        store_url: str | None = None,
+        directory: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        worker_options: Sequence[str] = (),
+        grace: float = GRACE_SECONDS,
+    ) -> None:
+        self.package = package
+        self.worker_options = tuple(worker_options)
+        self.server: EmbeddedServer | None = None if broker_url else EmbeddedServer(persistent=True)
+        self._grace = grace
+        self._broker_url = broker_url
+        self._store_url = store_url
+        self._extra_environment = dict(environment or {})
+        self._keep_directory = directory is not None
+        self._directory = directory
+        self._found = find_services(package)
+        self._workers: dict[str, _Worker] = {}
+        self._flower: Guard | None = None
+        self._janitor: Guard | None = None
+        self._open = False
+
+    @property
+    def services(self) -> dict[str, str]:
+        """Every service of the package with its module, started or not."""
+        return {name: service.module for name, service in self._found.items()}
+
+    @property
+    def started(self) -> list[str]:
+        """The services that were started and not stopped, in the order of their start, whatever became of them."""
+        return list(self._workers)
+
+    @property
+    def running(self) -> list[str]:
+        """The services whose worker process runs, ready or not."""
+        return [name for name, worker in self._workers.items() if worker.guard.poll() is None]
+
+    @property
+    def exited(self) -> dict[str, int]:
+        """The services whose worker ended without being asked to, with its exit code, until they are started again."""
+        codes = {name: worker.guard.poll() for name, worker in self._workers.items()}
+        return {name: code for name, code in codes.items() if code is not None}
+
+    @property
+    def broker_url(self) -> str:
+        """Where the broker is, password included."""
+        if self.server is not None:
+            return self.server.url
+        assert self._broker_url is not None
+        return self._broker_url
+
+    @property
+    def store_url(self) -> str | None:
+        """Where the store is, or None for choreo's own default, which is the broker."""
+        return self._store_url or (self.server.url if self.server is not None else None)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process needs in its environment to take part: the URLs, the package's place, and what was given."""
+        urls = {"CHOREO_BROKER_URL": self.broker_url} | ({"CHOREO_STORE_URL": self.store_url} if self.store_url else {})
+        return urls | {"PYTHONPATH": self._python_path()} | self._extra_environment
+
+    def open(self) -> None:
+        """Start the server, or see that the given broker answers. start() does this by itself."""
+        if self._open:
+            return
+        if self.server is not None:
+            self.server.start()
+        else:
+            check_broker(self.broker_url)
+        if self._directory is None:
+            self._directory = Path(tempfile.mkdtemp(prefix="choreo-logs-"))
+            self._janitor = Guard(rmtree=self._directory)
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._open = True
+
+    def start(self, *names: str) -> None:
+        """
+        Start the workers of these services, by default of all, side by side.
+
+        Returns at once: wait_ready() tells when they can work.
+        One that runs already is left alone; one that ended starts anew, and its log goes on.
+        """
+        chosen = self._chosen(names)
+        self.open()
+        for name in chosen:
+            if name not in self.running:
+                self._workers[name] = self._start_worker(self._found[name])
+
+    def stop(self, *names: str) -> None:
+        """
+        Stop the workers of these services, by default of all, side by side, and wait until they are gone.
+
+        A worker finishes the handlers that it has begun. One that takes longer than the grace is killed.
+        """
+        stopping = [self._workers.pop(name).guard for name in self._chosen(names) if name in self._workers]
+        _stop_together(stopping)
+
+    def kill(self, name: str) -> None:
+        """Kill a service's worker with SIGKILL, its pool included, as a crash would. start(name) brings it back."""
+        self._chosen([name])
+        if name in self._workers:
+            self._workers.pop(name).guard.kill()
+
+    def signal(self, name: str, number: int) -> None:
+        """Send a signal to all processes of a service's worker, such as SIGSTOP and SIGCONT."""
+        self._chosen([name])
+        if name in self._workers:
+            self._workers[name].guard.send(number)
+
+    def wait_ready(self, timeout: float = READY_SECONDS) -> None:
+        """
+        Wait until every started worker consumes its queues; they are declared and bound then.
+
+        Raises WorkerDiedError as soon as one has ended, and NotReadyError when the time is over.
+        """
+        give_up_at = time.monotonic() + timeout
+        while waiting := [name for name in self._workers if not self.is_ready(name)]:
+            for name, code in self.exited.items():
+                raise WorkerDiedError(name, code, self.last_lines(name))
+            if time.monotonic() > give_up_at:
+                raise NotReadyError({name: self.last_lines(name) for name in waiting}, timeout)
+            time.sleep(0.02)
+
+    def is_ready(self, name: str) -> bool:
+        """True if the service's worker has begun to consume, and runs."""
+        worker = self._workers.get(name)
+        return worker is not None and worker.ready_file.exists() and worker.guard.poll() is None
+
+    def pid(self, name: str) -> int:
+        """Return the process id of a ready worker's main process."""
+        return self._ready_facts(name)[0]
+
+    def ready_at(self, name: str) -> int:
+        """Return how many bytes the log had when the worker became ready. What follows is about its work."""
+        return self._ready_facts(name)[1]
+
+    def start_flower(self, timeout: float = FLOWER_SECONDS) -> str:
+        """
+        Start Flower on a free port of 127.0.0.1, wait until it answers, and return its URL.
+
+        Anybody on this machine can open it: it has no password here.
+        Its API answers only with FLOWER_UNAUTHENTICATED_API=true in `environment`.
+        """
+        if importlib.util.find_spec("flower") is None:
+            raise PlatformError("Flower is not installed here: pip install 'choreo[flower]'.")
+        self.open()
+        port = free_port()
+        # Flower asks the workers through one service's app, and shows those of all.
+        target = self._found[next(iter(self.started), next(iter(self._found)))].target
+        options = ["flower", "--address=127.0.0.1", f"--port={port}"]
+        self._flower = self._run("flower", ["-A", target, *options], {})
+        give_up_at = time.monotonic() + timeout
+        while not _is_healthy(f"http://127.0.0.1:{port}/healthcheck"):
+            if (code := self._flower.poll()) is not None:
+                raise WorkerDiedError("flower", code, self.last_lines("flower"))
+            if time.monotonic() > give_up_at:
+                raise NotReadyError({"flower": self.last_lines("flower")}, timeout)
+            time.sleep(0.05)
+        return f"http://127.0.0.1:{port}"
+
+    def log(self, name: str) -> Path:
+        """Return the log file of a service, or of "flower". It grows through restarts, and may not exist yet."""
+        if name != "flower":
+            self._chosen([name])
+        return self._logs() / f"{name}.log"
+
+    def last_lines(self, name: str, count: int = LOG_LINES) -> list[str]:
+        """Return the last lines of a log."""
+        path = self.log(name)
+        return path.read_text(errors="replace").splitlines()[-count:] if path.exists() else []
+
+    def close(self, *, force: bool = False) -> None:
+        """
+        Stop everything: the workers first, then Flower, the server last. Does nothing the second time.
+
+        With `force` the workers are killed, and what they were doing is cut off.
+        """
+        if force:
+            for worker in self._workers.values():
+                worker.guard.send(9)
+        self.stop()
+        _stop_together([self._flower] if self._flower is not None else [])
+        if self.server is not None:
+            self.server.stop()
+        if self._janitor is not None:
+            self._janitor.stop()
+        self._flower = self._janitor = None
+        self._directory = self._directory if self._keep_directory else None
+        self._open = False
+
+    def __enter__(self) -> Self:
+        try:
+            self.open()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _chosen(self, names: Iterable[str]) -> list[str]:
+        unknown = [name for name in names if name not in self._found]
+        if unknown:
+            raise PlatformError(
+                f"{self.package} has no service {' and no service '.join(map(repr, unknown))}; "
+                f"it has {', '.join(self._found)}."
+            )
+        return list(dict.fromkeys(names)) or list(self._found)
+
+    def _ready_facts(self, name: str) -> list[int]:
+        worker = self._workers.get(name)
+        if worker is None or not worker.ready_file.exists():
+            raise PlatformError(f"{name} is not ready.")
+        return [int(number) for number in worker.ready_file.read_text().split()]
+
+    def _start_worker(self, service: FoundService) -> _Worker:
+        ready_file = self._logs() / f"{service.name}.ready"
+        ready_file.unlink(missing_ok=True)
+        # Quiet leaves out the banner only.
+        arguments = ["--quiet", "-A", service.target, "worker", "--include", "choreo.local.ready"]
+        options = [*WORKER_OPTIONS, *self.worker_options]
+        return _Worker(self._run(service.name, arguments + options, {READY_FILE: str(ready_file)}), ready_file)
+
+    def _run(self, name: str, celery_arguments: list[str], environment: Mapping[str, str]) -> Guard:
+        return Guard(
+            [sys.executable, "-m", "celery", *celery_arguments],
+            grace=self._grace,
+            log=self.log(name),
+            env={**os.environ, **self._surroundings(), **self.environment, **environment},
+            before=[*(self.server.guards if self.server else ()), *([self._janitor] if self._janitor else ())],
+        )
+
+    def _surroundings(self) -> dict[str, str]:
+        # Celery prefers variables of its own to any configuration, so they must name the same broker.
+        broker = {f"CELERY_BROKER{kind}_URL": self.broker_url for kind in ("", "_READ", "_WRITE")}
+        surroundings = broker | {"PYTHONUNBUFFERED": "1"}
+        if not self._keep_directory:
+            # A pool that is killed leaves its temporary files; here they go with everything else.
+            temporary = self._logs() / "tmp"
+            temporary.mkdir(exist_ok=True)
+            surroundings["TMPDIR"] = str(temporary)
+        return surroundings
+
+    def _logs(self) -> Path:
+        if self._directory is None:
+            raise PlatformError("The platform has no logs before start() and after close().")
+        return self._directory.absolute()
+
+    def _python_path(self) -> str:
+        # The workers must find the package where this process found it, whatever its own sys.path is made of.
+        module = sys.modules[self.package.partition(".")[0]]
+        places = [*getattr(module, "__path__", ()), getattr(module, "__file__", None) or ""]
+        return os.pathsep.join(filter(None, [str(Path(places[0]).absolute().parent), os.environ.get("PYTHONPATH")]))
+
+
+def check_broker(url: str) -> None:
+    """Connect to a broker, once and with a time limit; BrokerUnreachableError if that fails."""
+    # The connect timeout does not cover a Redis that accepts the connection and then says nothing.
+    patience = {"socket_timeout": BROKER_SECONDS}
+    try:
+        with Connection(url, connect_timeout=BROKER_SECONDS, transport_options=patience) as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=BROKER_SECONDS)
+    except Exception as error:
+        raise BrokerUnreachableError(url, error) from error
+
+
+def describe_exit(code: int) -> str:
+    """Say in words how a guarded process ended."""
+    # The guard reports a signal like a shell does; the guard itself may also have been killed.
+    number = code - 128 if code > 128 else -code
+    return f"was ended by signal {number}" if number > 0 else f"ended with exit code {code}"
+
+
+def _stop_together(guards: Iterable[Guard]) -> None:
+    guards = list(guards)
+    for guard in guards:
+        guard.end()
+    for guard in guards:
+        guard.stop()
+
+
+def _is_healthy(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=1.0) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _last_words(name: str, lines: Sequence[str]) -> str:
+    said = "\n".join(f"  {line}" for line in lines) or "  (nothing)"
+    return f"The end of {name}'s log:\n{said}"

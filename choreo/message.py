@@ -1,0 +1,70 @@
+"""A broker message, ready to be sent: what the schedule keeps and the publisher sends."""
+
+import json
+from base64 import b64decode, b64encode
+from dataclasses import dataclass, field
+from typing import Any
+
+from choreo.envelope import Envelope
+
+#: The task name of every announced event. Which handler it is for, the queue that holds the copy knows.
+EVENT_TASK = "choreo.event"
+JSON = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Where to (``exchange`` '' addresses the queue named by ``routing_key``), headers and body."""
+
+    exchange: str
+    routing_key: str
+    body: bytes
+    headers: dict[str, Any] = field(default_factory=dict)
+    content_type: str = JSON
+    content_encoding: str = "utf-8"
+
+    @classmethod
+    def carrying(cls, envelope: Envelope, *, exchange: str, routing_key: str, retries: int = 0) -> "Message":
+        """An ordinary Celery task message (protocol 2) with this envelope as its only argument."""
+        # https://docs.celeryq.dev/en/stable/internals/protocol.html
+        headers = {
+            "lang": "py",
+            "task": EVENT_TASK,
+            "id": envelope.id,
+            "root_id": envelope.correlation_id,
+            "parent_id": envelope.causation_id,
+            "group": None,
+            "eta": None,
+            "expires": None,
+            "retries": retries,
+            "timelimit": [None, None],
+            "argsrepr": str(envelope),
+            "kwargsrepr": "",
+            "origin": envelope.source,
+            "ignore_result": True,
+        }
+        body = json.dumps([[envelope.to_wire()], {}, {}], separators=(",", ":"), ensure_ascii=False).encode()
+        return cls(exchange, routing_key, body, headers)
+
+    def to_json(self) -> str:
+        try:
+            body, encoded = self.body.decode(), False
+        except UnicodeDecodeError:
+            body, encoded = b64encode(self.body).decode(), True
+        record = {
+            "exchange": self.exchange,
+            "routing_key": self.routing_key,
+            "headers": self.headers,
+            "content_type": self.content_type,
+            "content_encoding": self.content_encoding,
+            "base64": encoded,
+            "body": body,
+        }
+        # A header of a foreign message can hold what JSON cannot (a timestamp in an AMQP table).
+        return json.dumps(record, separators=(",", ":"), default=str)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Message":
+        record = json.loads(text)
+        encoded, body = record.pop("base64"), record.pop("body")
+        return cls(body=b64decode(body) if encoded else body.encode(), **record)

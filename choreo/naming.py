@@ -1,0 +1,117 @@
+"""From a class name to an event type, and how to tell a fact from a command.
+
+``OrderConfirmedByRestaurant`` travels as ``order.confirmed_by_restaurant``: the first word is what it happened to,
+the rest says what happened. A name whose rest holds no past participle, or which starts with a word that can only be
+an order ("send"), is a command in disguise.
+"""
+
+import re
+
+from choreo.errors import DeclarationError, EventNameError
+
+_WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z0-9]+|[A-Z0-9]+")
+_TYPE = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+")
+_PATTERN = re.compile(r"([a-z][a-z0-9_]*|\*|#)(\.([a-z][a-z0-9_]*|\*|#))*")
+
+#: Irregular verbs that events are made of: the order → the fact.
+_IRREGULAR = {
+    "become": "became", "begin": "begun", "bind": "bound", "break": "broken", "bring": "brought", "build": "built",
+    "buy": "bought", "catch": "caught", "choose": "chosen", "come": "came", "cut": "cut", "do": "done",
+    "draw": "drawn", "drive": "driven", "fall": "fallen", "feed": "fed", "find": "found", "forget": "forgotten",
+    "freeze": "frozen", "get": "got", "give": "given", "go": "gone", "grow": "grown", "hide": "hidden", "hit": "hit",
+    "hold": "held", "keep": "kept", "know": "known", "leave": "left", "lend": "lent", "lose": "lost", "make": "made",
+    "meet": "met", "overcome": "overcame", "pay": "paid", "put": "put", "read": "read", "rise": "risen", "run": "run",
+    "see": "seen", "sell": "sold", "send": "sent", "set": "set", "shut": "shut", "sign": "signed", "speak": "spoken",
+    "spend": "spent", "split": "split", "steal": "stolen", "take": "taken", "tell": "told", "throw": "thrown",
+    "undo": "undone", "win": "won", "withdraw": "withdrawn", "write": "written",
+}  # fmt: skip
+_PARTICIPLES = frozenset(_IRREGULAR.values()) | frozenset(
+    "arisen awoken beaten bent bet bitten blown bred broadcast burnt burst cast clung crept dealt done drawn dreamt "
+    "drunk dug eaten fled flown forbidden foregone foreseen forgiven fought gotten ground heard hung hurt input knelt "
+    "laid lain lain leapt learnt led lent let lit meant mistaken misread offset outbid outdone overdrawn overridden "
+    "overrun overtaken overthrown paid quit rebuilt redone remade repaid resent reset resold rewritten ridden rung "
+    "sat sawn seen sewn shaken shone shot shown shrunk slept slid slung sold sought spelt spent spilt spoilt sprung "
+    "spun stood struck stuck stung sung sunk swept swollen sworn swum swung taught thought thrust torn typeset unpaid "
+    "unsent unset understood undertaken upheld upset withheld withstood woken worn wound woven".split()
+)
+#: Words in -ed that do not say that something has happened.
+_NO_PARTICIPLES = frozenset(
+    "bed bleed breed creed deed embed exceed feed greed heed need proceed red reed seed shed sled speed steed "
+    "succeed wed weed".split()
+)
+#: Words that can only be an order, never the thing that something happened to.
+_ORDERS = frozenset(
+    "send create assign notify confirm reject delete remove add validate calculate generate execute "
+    "register deliver allocate reserve authorize approve decline".split()
+)
+#: Words that are an order when they come first, though some of them are nouns elsewhere.
+_VERBS = _ORDERS | frozenset(
+    "accept activate award book cancel charge check close complete deactivate dispatch expire finish handle "
+    "issue mark open order pack place prepare print process publish receive record refund release request "
+    "return save schedule ship start stop submit track transfer update".split()
+) | frozenset(_IRREGULAR)  # fmt: skip
+_DOUBLED = frozenset("ship stop drop plan submit refer transfer pack_up swap tag tip trim".split())
+
+
+def words_of(class_name: str) -> list[str]:
+    """``OrderPlaced`` → ``["order", "placed"]``."""
+    return [word.lower() for word in _WORD.findall(class_name)]
+
+
+def type_of(class_name: str) -> str:
+    """``OrderConfirmedByRestaurant`` → ``order.confirmed_by_restaurant``."""
+    first, *rest = words_of(class_name) or [""]
+    if not rest:
+        raise DeclarationError(
+            f"{class_name} does not say what it happened to. Name it like OrderPlaced, "
+            f'or give its type: class {class_name}(Event, type="order.placed").'
+        )
+    return f"{first}.{'_'.join(rest)}"
+
+
+def check_type(event_type: str) -> None:
+    """Raise `DeclarationError` unless this is a type that the broker can route."""
+    if not isinstance(event_type, str) or not _TYPE.fullmatch(event_type):
+        raise DeclarationError(
+            f'{event_type!r} is not an event type. Write lower-case words with dots between them, like "order.placed".'
+        )
+
+
+def check_pattern(pattern: str) -> None:
+    """Raise `DeclarationError` unless this is an event type, or a pattern with ``*`` (one word) or ``#`` (any)."""
+    if not _PATTERN.fullmatch(pattern):
+        raise DeclarationError(
+            f'{pattern!r} is not an event type or pattern. Write "order.placed", "order.*" (one word) or "order.#".'
+        )
+
+
+def check_fact(class_name: str, words: list[str]) -> None:
+    """Raise `EventNameError` when the words give an order instead of stating a fact."""
+    if words[0] not in _ORDERS and any(_is_past(word) for word in words[1:]):
+        return
+    raise EventNameError(class_name, _fact(words))
+
+
+def _is_past(word: str) -> bool:
+    return word in _PARTICIPLES or (word.endswith("ed") and word not in _NO_PARTICIPLES)
+
+
+def _fact(words: list[str]) -> str:
+    first, *rest = words
+    # "OrderPlace" misses two letters, while "CancelOrder" is an order.
+    if first in _VERBS and rest and not (first == "order" and rest[-1] in _VERBS):
+        noun = [word for word in rest if not _is_past(word)] or rest
+        return "".join(word.title() for word in [*noun, _participle(first)])
+    return "".join(word.title() for word in [*words[:-1], _participle(words[-1])])
+
+
+def _participle(verb: str) -> str:
+    if verb in _IRREGULAR:
+        return _IRREGULAR[verb]
+    if verb in _DOUBLED:
+        return f"{verb}{verb[-1]}ed"
+    if verb.endswith("e"):
+        return f"{verb}d"
+    if verb.endswith("y") and verb[-2:-1] not in "aeiou":
+        return f"{verb[:-1]}ied"
+    return f"{verb}ed"

@@ -1,0 +1,89 @@
+"""The store where the broker is the same Redis: taking is beginning, committing is acking.
+
+There, recording what a handler announces and sending it are one step: the commit puts the copies into the queues. No
+outbox is written, nothing is left for a relay, and two round trips are saved. The commit also removes the copy that was
+handled from its worker's hands, so that it is acked if, and only if, its outcome is recorded.
+
+For a plain handler, `begin` needs no round trip either. The script that takes a message from the handler's queue looks
+into the inbox in the same step (the broker's claim.lua). What was done before is dropped there, and counted. The rest
+is *claimed*: the unit says which delivery it belongs to. A join is claimed by its parts, as everywhere.
+
+*How long a claim holds.* As long as the message is in flight, which is as long as its consumer lives: however long its
+handler runs, and not a moment longer than it takes the broker to find that the consumer died, stopped, or gave the
+message back. Handlers that run for longer also renew a lease, from their own process: should the worker's main process
+be killed alone, a pool child that still runs keeps others out.
+
+*Two copies of one event.* The first that is taken is claimed, wherever the second is taken. The second asks the store
+when it is about to run, finds the unit busy, and waits in the schedule; or done.
+
+*Who may begin without asking.* A claim was true when the message was taken. Taking is also a sign of life: for the
+consumer timeout from then on nobody can have taken the consumer for dead. Until most of that time has passed, by a
+clock that all processes of a machine share, a handler begins at once. After that (a long backlog in the worker, a
+process that was stopped) it asks the store, as it does while its worker is stopping.
+
+*Counting crashes.* To be taken is not to be begun: most of what a worker dies with was waiting in it. With the solo
+pool, a worker is busy with the oldest of what it has in flight, since each commit takes its own copy away: whoever
+finds the worker dead notes that one, and it counts as begun once. (Acks that no commit carries may be under way just
+then. The oldest is a handled copy in that case, and what killed the worker counts from its next beginning.) With the
+other pools, a handler that begins without asking sends a mark (start.lua), and does not wait for the answer: the kernel
+delivers it even if the next thing that happens is `kill -9`. What was delivered before is never claimed by taking: it
+asks the store, which counts from there. So what kills its workers is parked after `Terms.max_deliveries`, and what
+waited beside it is not.
+
+*Fencing.* The token of a claim is the name of the delivery, which is never used twice. Whoever lost his claim to
+another delivery cannot commit. Who lost it to nobody still may: the copy that went back is dropped when it is taken.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import uuid4
+
+from choreo.broker.keys import Keys
+from choreo.broker.packing import head_of_copies
+from choreo.broker.redis import Channel
+from choreo.message import Message
+from choreo.store import Claim, Committed, Outcome, Settlement, Terms
+from choreo.store.redis import RedisStore
+
+
+class StoreBesideBroker(RedisStore):
+    """See `choreo.store.Store`. ``exchange`` is the one on which events are announced."""
+
+    def __init__(self, url: str, terms: Terms, prefix: str, exchange: str, broker_prefix: str = "") -> None:
+        super().__init__(url, terms, prefix)
+        self._keys = Keys(broker_prefix)
+        self._routing = [broker_prefix + Channel.keyprefix_queue % exchange, self._keys.routes(exchange)]
+
+    def commit(self, claim: Claim, settlement: Settlement) -> Committed:
+        inflight, tag = claim.receipt or ("", "")
+        keys = [*self._settlement_keys(claim), *self._routing, *filter(None, [inflight])]
+        args = self._settlement_args(claim, settlement, settlement.scheduled)
+        args += [Channel.sep, self._keys.prefix, self._keys.token(""), tag, *_placed(list(settlement.sent.values()))]
+        outcome, *reached = self._run("commit_beside", keys, args)
+        unheard = [message for message, count in zip(settlement.sent.values(), reached, strict=False) if not count]
+        return Committed(Outcome(outcome.decode()), unheard=unheard)
+
+    def inbox(self, handler: str) -> str:
+        """What the broker needs to know to look into the handler's inbox, and to claim for it: see its claim.lua."""
+        return f"{self._retention} {self._key(handler, '')}"
+
+    def _in_flight(self, claim: Claim) -> str:
+        return claim.receipt[0] if claim.receipt else ""
+
+
+def _placed(messages: Sequence[Message]) -> list[Any]:
+    args: list[Any] = []
+    for message in messages:
+        address = {"exchange": message.exchange, "routing_key": message.routing_key}
+        properties = {"delivery_mode": 2, "priority": 0, "body_encoding": "utf-8", "delivery_info": address}
+        head = head_of_copies(
+            {
+                "body": message.body.decode(),
+                "content-encoding": message.content_encoding,
+                "content-type": message.content_type,
+                "headers": message.headers,
+                "properties": {**properties, "delivery_tag": ""},
+            }
+        )
+        args += ["1" if message.exchange == "" else "0", message.routing_key, uuid4().hex, head]
+    return args

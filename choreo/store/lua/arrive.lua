@@ -1,0 +1,74 @@
+-- Record one part of a join; claim the join when what it needs is there.
+--
+-- KEYS 1 unit           HASH, see lease.lua
+--      2 parts          HASH, until the join is settled:
+--                       part's name -> ms of its arrival, a space, its text
+--                       '#type' -> how many there are of a type of which several are needed
+--                       '?type' -> how many of it are needed, where another part tells
+--      3 due            ZSET schedule id -> time in ms, see due.lua
+--      4 tally          HASH, permanent: 'late' | 'duplicate' | 'surplus' -> how many did not count
+-- ARGV 1 attempt        2 token   3 lease in ms   4 most deliveries   5 retention in ms
+--      6 part's type    7 part's name   8 its text
+--      9 ms until the deadline   10 schedule id of the deadline   11 how many types make the join complete
+--      12 how many counts this part tells (t), then t times: type, count
+--      then the types that are needed: type, '' for one or how many (0: as many as another part tells)
+-- Returns               {'wait', parts so far}, or see lease.lua
+
+local unit, parts, due, tally = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local own, name, text = ARGV[6], ARGV[7], ARGV[8]
+local first_need = 13 + 2 * ARGV[12]
+
+if redis.call('HEXISTS', unit, 'done') == 1 then
+  redis.call('HINCRBY', unit, 'late', 1)
+  redis.call('HINCRBY', tally, 'late', 1)
+  return {'done'}
+end
+
+-- How many events are here, how many types have all they need, and whether this one's type has.
+local function count()
+  local here, full, own_is_full = 0, 0, false
+  for i = first_need, #ARGV, 2 do
+    local part, need, have = ARGV[i], 1, 0
+    if ARGV[i + 1] == '' then
+      have = redis.call('HEXISTS', parts, part)
+    else
+      have = tonumber(redis.call('HGET', parts, '#' .. part) or 0)
+      need = tonumber(ARGV[i + 1])
+      if need == 0 then need = tonumber(redis.call('HGET', parts, '?' .. part) or math.huge) end
+    end
+    here = here + have
+    if have >= need then
+      full = full + 1
+      own_is_full = own_is_full or part == own
+    end
+  end
+  return here, full >= tonumber(ARGV[11]), own_is_full
+end
+
+local known = redis.call('HGET', parts, name)
+local here, complete, own_is_full = count()
+
+-- A part that is here already is no reason to stop: the worker that claimed the join may have died.
+-- A new one comes too late for a complete join, whose attempts shall all see the same.
+if not known and complete then
+  redis.call('HINCRBY', tally, 'late', 1)
+  return {'done'}
+end
+
+local now = now_ms()
+redis.call('ZADD', due, 'NX', now + ARGV[9], ARGV[10])
+
+if not known and own_is_full then
+  redis.call('HINCRBY', tally, 'surplus', 1)
+elseif not known then
+  redis.call('HSET', parts, name, string.format('%.0f ', now) .. text)
+  if name ~= own then redis.call('HINCRBY', parts, '#' .. own, 1) end
+  for i = 13, first_need - 1, 2 do redis.call('HSETNX', parts, '?' .. ARGV[i], ARGV[i + 1]) end
+  here, complete = count()
+elseif not complete and tonumber(ARGV[1]) <= 1 then
+  local same = string.match(known, '^%d+ (.*)$') == text
+  redis.call('HINCRBY', tally, same and 'duplicate' or 'surplus', 1)
+end
+
+if not complete then return {'wait', here} end
+return claim(unit, parts, tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]))

@@ -1,0 +1,51 @@
+-- Shared by begin.lua and arrive.lua, which it is put in front of.
+--
+-- claim(unit, parts, attempt, token, lease_ms, max_deliveries, retention_ms, inflight) answers
+--   {'done'} | {'busy', ms left} | {'poison' or 'run', deliveries, part, envelope, part, envelope, ...}
+--
+-- The unit is a HASH:
+--   done        1 once a join, or what is a dead letter, is finished for good; any other unit's end is in inbox.lua
+--   settled     the highest attempt whose outcome is recorded
+--   token       whose claim it is
+--   until       until when it holds (ms, this server's clock)
+--   inflight    the HASH of the messages that its consumer has in its hands: the claim holds as long as the token,
+--               the tag of the message, is a field there, which ends with the consumer (see the broker's take.lua)
+--   deliveries  how often the current attempt was begun
+-- A claim holds as long as `until` or `inflight` says so. `inflight` is '' where the copy was not taken from this server.
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- What the last owner of a unit had begun without saying so: it was claimed when it was taken, and the owner was busy
+-- with the oldest of what it had taken when it died.
+local function begun_silently(token, inflight)
+  return redis.call('GET', (string.gsub(inflight, '_choreo%.inflight%.', '_choreo.oldest.', 1))) == token and 1 or 0
+end
+
+local function claim(unit, parts, attempt, token, lease_ms, max_deliveries, retention_ms, inflight)
+  local state = redis.call('HMGET', unit, 'done', 'settled', 'token', 'until', 'deliveries', 'inflight')
+  if state[1] then return {'done'} end
+  if attempt > 0 and tonumber(state[2] or 0) >= attempt then return {'done'} end
+  local now = now_ms()
+  local left = tonumber(state[4] or 0) - now
+  if left <= 0 and state[6] and redis.call('HEXISTS', state[6], state[3]) == 1 then left = lease_ms end
+  if left > 0 and state[3] ~= token then return {'busy', left} end
+  local before = state[5] or (state[6] and state[3] ~= token and begun_silently(state[3], state[6])) or 0
+  local deliveries = tonumber(before) + 1
+  redis.call('HSET', unit, 'token', token, 'deliveries', deliveries)
+  -- A copy that went back to its queue while its worker slept does not keep anybody out.
+  if inflight and inflight ~= '' and redis.call('HEXISTS', inflight, token) == 1 then
+    redis.call('HSET', unit, 'inflight', inflight)
+    redis.call('HDEL', unit, 'until')
+  else
+    redis.call('HSET', unit, 'until', now + lease_ms)
+    redis.call('HDEL', unit, 'inflight')
+  end
+  redis.call('PEXPIRE', unit, retention_ms)
+  local answer = {deliveries > max_deliveries and 'poison' or 'run', deliveries}
+  for _, text in ipairs(redis.call('HGETALL', parts)) do answer[#answer + 1] = text end
+  return answer
+end
+

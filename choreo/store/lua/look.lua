@@ -1,0 +1,19 @@
+-- What is known of one pending join.
+--
+-- KEYS 1 unit           HASH, see lease.lua        2 parts   HASH, see arrive.lua
+--      3 due            ZSET, see due.lua
+-- ARGV 1 schedule id of its deadline                2 lease in ms
+-- Returns               {} when it is not pending, else {the deadline in ms, 1 if it was reminded of it,
+--                       attempts that failed, ms left of a worker's lease, name, part, name, part, ...}
+
+local score = tonumber(redis.call('ZSCORE', KEYS[3], ARGV[1]))
+if not score then return {} end
+local state = redis.call('HMGET', KEYS[1], 'settled', 'until', 'token', 'inflight')
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local left = state[3] and math.max(tonumber(state[2] or 0) - now, 0) or 0
+if left == 0 and state[4] and redis.call('HEXISTS', state[4], state[3]) == 1 then left = tonumber(ARGV[2]) end
+local deadline = string.format('%.0f', math.floor(math.abs(score)))
+local answer = {deadline, score < 0 and 1 or 0, tonumber(state[1] or 0), left}
+for _, text in ipairs(redis.call('HGETALL', KEYS[2])) do answer[#answer + 1] = text end
+return answer

@@ -1,0 +1,29 @@
+-- Take a dead letter back and schedule its message again, for the handler that failed and nobody else.
+--
+-- KEYS 1 unit           HASH, see lease.lua; forgotten        2 parts  HASH, see arrive.lua
+--      3 due            ZSET schedule id -> time in ms        4 post   HASH schedule id -> message
+--      5 letters        HASH dead letter id -> JSON           6 index  ZSET dead letter id -> time in ms
+--      7 done           start of the names of the HASHes of what is done: see the broker's inbox.lua
+-- ARGV 1 dead letter id 2 schedule id   3 delay in ms   4 message   5 retention in ms
+--      6 the unit, as it is remembered in `done`; '' for a join
+--      then a part's name and its text, or '?type' and how many of it are needed; repeated
+-- Returns               1 when replayed, 0 when there is no such letter
+
+if redis.call('HDEL', KEYS[5], ARGV[1]) == 0 then return 0 end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('ZREM', KEYS[6], ARGV[1])
+redis.call('DEL', KEYS[1])
+if ARGV[6] ~= '' then inbox_remove(KEYS[7], inbox_place(ARGV[6]), tonumber(ARGV[5]), now) end
+for i = 7, #ARGV, 2 do
+  local name, text = ARGV[i], ARGV[i + 1]
+  if string.sub(name, 1, 1) == '?' then
+    redis.call('HSET', KEYS[2], name, text)
+  elseif redis.call('HSETNX', KEYS[2], name, string.format('%.0f ', now) .. text) == 1 then
+    local several = string.match(name, '^([^/]+)/')
+    if several then redis.call('HINCRBY', KEYS[2], '#' .. several, 1) end
+  end
+end
+redis.call('ZADD', KEYS[3], now + ARGV[3], ARGV[2])
+redis.call('HSET', KEYS[4], ARGV[2], ARGV[4])
+return 1

@@ -1,0 +1,17 @@
+-- Forget what the broker has.
+--
+-- KEYS 1 due            ZSET, see due.lua          2 post   HASH schedule id -> message
+-- ARGV ..               schedule ids
+-- Returns               nothing
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+for _, id in ipairs(ARGV) do
+  if string.sub(id, 1, 9) == 'deadline:' then
+    -- The join is pending until it is settled, and can be found here until then.
+    redis.call('ZADD', KEYS[1], 'XX', -now, id)
+  else
+    redis.call('ZREM', KEYS[1], id)
+    redis.call('HDEL', KEYS[2], id)
+  end
+end

@@ -1,0 +1,366 @@
+"""The store in memory, for unit tests and trying things out: the same promises, for one process, until it ends."""
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import wraps
+from threading import RLock
+from typing import Any, TypeVar, cast
+
+from choreo.message import Message
+from choreo.store import (
+    DEADLINE_PREFIX,
+    OUTBOX_GRACE,
+    Arrival,
+    Begun,
+    Binding,
+    Claim,
+    Committed,
+    Declared,
+    Outcome,
+    Scheduled,
+    Settlement,
+    Terms,
+    Verdict,
+    Waiting,
+    deadline_id,
+)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass
+class _Unit:
+    done: bool = False
+    settled: int = 0
+    token: str = ""
+    until: float = 0.0
+    deliveries: int = 0
+    forgotten_at: float = 0.0
+
+
+@dataclass
+class _Register:
+    """Who binds what in one service."""
+
+    workers: dict[str, tuple[float, frozenset[Binding]]] = field(default_factory=dict)
+    bindings: set[Binding] = field(default_factory=set)
+    queues: set[str] = field(default_factory=set)
+
+
+@dataclass
+class _Gathering:
+    """What has arrived for a join: name → when, and the text."""
+
+    parts: dict[str, tuple[float, str]] = field(default_factory=dict)
+    told: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def texts(self) -> dict[str, str]:
+        return {name: text for name, (_, text) in self.parts.items()}
+
+    def status(self, arrival: Arrival) -> tuple[int, bool, bool]:
+        """How many events are here, whether that is complete, and whether there are enough of this one's type."""
+        here, full = 0, set()
+        for part, need in arrival.needs.items():
+            if need is None:
+                have, wanted = int(part in self.parts), 1.0
+            else:
+                have = sum(name.startswith(f"{part}/") for name in self.parts)
+                wanted = need or self.told.get(part, float("inf"))
+            here += have
+            if have >= wanted:
+                full.add(part)
+        return here, len(full) >= arrival.at_least, arrival.part in full
+
+
+@dataclass
+class _Entry:
+    """A message in the schedule; None for a join's deadline."""
+
+    due: float
+    message: str | None
+    #: Somebody may be sending it.
+    handed_out: bool = False
+    #: A deadline that was sent.
+    reminded: bool = False
+
+
+@dataclass
+class _Drawer:
+    """What is kept for one handler."""
+
+    units: dict[str, _Unit] = field(default_factory=dict)
+    parts: dict[str, _Gathering] = field(default_factory=lambda: defaultdict(_Gathering))
+    calendar: dict[str, _Entry] = field(default_factory=dict)
+    letters: dict[str, str] = field(default_factory=dict)
+    tally: Counter[str] = field(default_factory=Counter)
+
+
+def _locked(method: F) -> F:
+    @wraps(method)
+    def call(self: "MemoryStore", *args: Any, **kwargs: Any) -> Any:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return cast(F, call)
+
+
+class MemoryStore:
+    """
+    See `choreo.store.Store` for what each method promises.
+
+    ``clock`` gives seconds since 1970; a test hands in its own to move time.
+    """
+
+    def __init__(self, terms: Terms = Terms(), clock: Callable[[], float] = time.time) -> None:  # noqa: B008
+        self.terms = terms
+        self._clock = clock
+        self._lock = RLock()
+        self._drawers: dict[str, _Drawer] = defaultdict(_Drawer)
+        self._handlers: set[str] = set()
+        self._registers: dict[str, _Register] = defaultdict(_Register)
+        self._joins: dict[str, str] = {}
+        self._tended: dict[str, float] = {}
+
+    @_locked
+    def begin(self, claim: Claim) -> Begun:
+        unit = self._unit(claim)
+        now = self._clock()
+        if unit.done or 0 < claim.attempt <= unit.settled:
+            return Begun(Verdict.DONE)
+        if unit.until > now and unit.token != claim.token:
+            return Begun(Verdict.BUSY, busy_seconds=unit.until - now)
+        unit.token, unit.until = claim.token, now + self.terms.lease.total_seconds()
+        unit.deliveries += 1
+        poisonous = unit.deliveries > self.terms.max_deliveries
+        gathering = self._drawers[claim.handler].parts.get(claim.unit)
+        parts = gathering.texts if gathering else {}
+        return Begun(Verdict.POISON if poisonous else Verdict.RUN, unit.deliveries, parts=parts)
+
+    @_locked
+    def arrive(self, claim: Claim, arrival: Arrival) -> Begun:
+        drawer = self._drawers[claim.handler]
+        if self._unit(claim).done:
+            drawer.tally["late"] += 1
+            return Begun(Verdict.DONE)
+        gathering = drawer.parts[claim.unit]
+        known = gathering.parts.get(arrival.name)
+        here, complete, own_is_full = gathering.status(arrival)
+        if known is None and complete:
+            drawer.tally["late"] += 1
+            return Begun(Verdict.DONE)
+        drawer.calendar.setdefault(deadline_id(claim.unit), _Entry(self._clock() + arrival.within, None))
+        if known is None and own_is_full:
+            drawer.tally["surplus"] += 1
+        elif known is None:
+            gathering.parts[arrival.name] = self._clock(), arrival.text
+            gathering.told = {**arrival.told, **gathering.told}
+            here, complete, _ = gathering.status(arrival)
+        elif not complete and claim.attempt <= 1:
+            drawer.tally["duplicate" if known[1] == arrival.text else "surplus"] += 1
+        return self.begin(claim) if complete else Begun(Verdict.WAIT, here)
+
+    @_locked
+    def waiting(self, handler: str, limit: int, after: str = "") -> tuple[list[str], str]:
+        pending = sorted(
+            (-entry.due if entry.reminded else entry.due, key)
+            for key, entry in self._drawers[handler].calendar.items()
+            if key.startswith(DEADLINE_PREFIX)
+        )
+        score, _, last = after.partition(" ")
+        left = [entry for entry in pending if not after or entry > (float(score), last)]
+        page = left[:limit]
+        cursor = f"{page[-1][0]!r} {page[-1][1]}" if len(left) > limit else ""
+        return [key.removeprefix(DEADLINE_PREFIX) for _, key in page], cursor
+
+    @_locked
+    def look(self, handler: str, unit: str) -> Waiting | None:
+        drawer = self._drawers[handler]
+        entry = drawer.calendar.get(deadline_id(unit))
+        if entry is None:
+            return None
+        gathering, state = drawer.parts[unit], self._unit(Claim(handler, unit, ""))
+        arrived = {name: when for name, (when, _) in gathering.parts.items()}
+        lease = max(state.until - self._clock(), 0.0) if state.token else 0.0
+        parts, told = gathering.texts, dict(gathering.told)
+        return Waiting(unit, entry.due, entry.reminded, parts, arrived, told, state.settled, lease)
+
+    @_locked
+    def tally(self, handler: str) -> dict[str, int]:
+        return dict(self._drawers[handler].tally)
+
+    @_locked
+    def describe_joins(self, descriptions: Mapping[str, str]) -> None:
+        self._joins.update(descriptions)
+
+    @_locked
+    def joins(self) -> dict[str, str]:
+        return dict(sorted(self._joins.items()))
+
+    @_locked
+    def start(self, claim: Claim) -> None:
+        unit = self._unit(claim)
+        if unit.token == claim.token:
+            unit.deliveries += 1
+
+    @_locked
+    def renew(self, claim: Claim) -> bool:
+        unit = self._unit(claim)
+        if unit.token != claim.token:
+            return False
+        unit.until = self._clock() + self.terms.lease.total_seconds()
+        return True
+
+    @_locked
+    def commit(self, claim: Claim, settlement: Settlement) -> Committed:
+        unit, drawer = self._unit(claim), self._drawers[claim.handler]
+        if unit.done:
+            return Committed(Outcome.ALREADY)
+        if unit.token != claim.token:
+            return Committed(Outcome.STALE)
+        unit.done = settlement.done
+        unit.settled = max(unit.settled, claim.attempt)
+        unit.token, unit.until, unit.deliveries = "", 0.0, 0
+        unit.forgotten_at = self._clock() + max(self.terms.retention.total_seconds(), settlement.remember)
+        if settlement.done:
+            drawer.parts.pop(claim.unit, None)
+        if settlement.letter:
+            drawer.letters[settlement.letter[0]] = settlement.letter[1]
+        for unwanted in settlement.unscheduled:
+            drawer.calendar.pop(unwanted, None)
+        for scheduled in settlement.scheduled:
+            self.schedule(claim.handler, scheduled)
+        for key, message in settlement.sent.items():
+            self.schedule(claim.handler, Scheduled(key, message, OUTBOX_GRACE))
+        return Committed(Outcome.OK, settlement.sent)
+
+    @_locked
+    def schedule(self, owner: str, scheduled: Scheduled) -> None:
+        entry = _Entry(self._clock() + scheduled.delay, scheduled.message.to_json())
+        self._drawers[owner].calendar.setdefault(scheduled.id, entry)
+
+    @_locked
+    def unschedule(self, owner: str, schedule_id: str) -> bool:
+        calendar = self._drawers[owner].calendar
+        if schedule_id not in calendar or calendar[schedule_id].handed_out:
+            return False
+        del calendar[schedule_id]
+        return True
+
+    def now(self) -> float:
+        return self._clock()
+
+    @_locked
+    def tend(self, owner: str, seconds: float) -> None:
+        self._tended[owner] = self._clock() + seconds
+
+    @_locked
+    def tended(self, owner: str) -> bool:
+        return self._tended.get(owner, 0.0) > self._clock()
+
+    @_locked
+    def due(self, owner: str, limit: int, hold: float) -> list[tuple[str, Message | None]]:
+        calendar, now = self._drawers[owner].calendar, self._clock()
+        ready = sorted((entry.due, key) for key, entry in calendar.items() if entry.due <= now and not entry.reminded)
+        handed_out: list[tuple[str, Message | None]] = []
+        for _, key in ready[:limit]:
+            entry = calendar[key]
+            entry.due, entry.handed_out = now + hold, True
+            handed_out.append((key, None if entry.message is None else Message.from_json(entry.message)))
+        return handed_out
+
+    @_locked
+    def sent(self, owner: str, ids: Sequence[str]) -> None:
+        calendar = self._drawers[owner].calendar
+        for key in ids:
+            if key not in calendar:
+                continue
+            if key.startswith(DEADLINE_PREFIX):
+                calendar[key].due, calendar[key].reminded = self._clock(), True
+            else:
+                del calendar[key]
+
+    @_locked
+    def scheduled(self, owner: str) -> int:
+        return len(self._drawers[owner].calendar)
+
+    @_locked
+    def bury(self, handler: str, letter_id: str, letter: str, scheduled: Sequence[Scheduled] = ()) -> None:
+        self._drawers[handler].letters[letter_id] = letter
+        for entry in scheduled:
+            self.schedule(handler, entry)
+
+    @_locked
+    def letters(self, handler: str) -> list[str]:
+        return list(self._drawers[handler].letters.values())
+
+    @_locked
+    def letter(self, handler: str, letter_id: str) -> str | None:
+        return self._drawers[handler].letters.get(letter_id)
+
+    @_locked
+    def discard(self, handler: str, letter_id: str) -> bool:
+        return self._drawers[handler].letters.pop(letter_id, None) is not None
+
+    @_locked
+    def replay(
+        self, handler: str, letter_id: str, unit: str | None, parts: Mapping[str, str], scheduled: Scheduled
+    ) -> bool:
+        drawer = self._drawers[handler]
+        if drawer.letters.pop(letter_id, None) is None:
+            return False
+        if unit is not None:
+            drawer.units.pop(unit, None)
+            gathering, now = drawer.parts[unit], self._clock()
+            for name, text in parts.items():
+                if name.startswith("?"):
+                    gathering.told[name[1:]] = int(text)
+                else:
+                    gathering.parts.setdefault(name, (now, text))
+        self.schedule(handler, scheduled)
+        return True
+
+    @_locked
+    def register(self, handlers: Sequence[str]) -> None:
+        self._handlers.update(handlers)
+
+    @_locked
+    def handlers(self) -> list[str]:
+        return sorted(self._handlers)
+
+    @_locked
+    def declare(
+        self, service: str, worker: str, bindings: Sequence[Binding], ttl: float, removed: Sequence[Binding] = ()
+    ) -> Declared:
+        register, now = self._registers[service], self._clock()
+        workers = {name: entry for name, entry in register.workers.items() if entry[0] > now}
+        known = workers.pop(worker, None) is not None
+        if ttl > 0:
+            workers[worker] = now + ttl, frozenset(bindings)
+            register.bindings.update(bindings)
+            register.queues.update(queue for queue, _ in bindings)
+        register.workers = workers
+        live = frozenset[Binding]().union(*(declared for _, declared in workers.values()))
+        register.bindings.difference_update(set(removed) - live)
+        return Declared(
+            known=known,
+            stale=sorted(register.bindings - live),
+            again=sorted(set(removed) & live),
+            orphans=sorted(register.queues - {queue for queue, _ in live}),
+        )
+
+    @_locked
+    def forget_queue(self, service: str, queue: str) -> None:
+        self._registers[service].queues.discard(queue)
+
+    def ping(self) -> None:
+        """It is always there."""
+
+    def _unit(self, claim: Claim) -> _Unit:
+        units = self._drawers[claim.handler].units
+        unit = units.get(claim.unit)
+        if unit is None or (unit.forgotten_at and unit.forgotten_at <= self._clock()):
+            unit = units[claim.unit] = _Unit()
+        return unit

@@ -1,0 +1,407 @@
+"""The store in Redis: one Lua script per decision.
+
+All keys of one handler carry the same hash tag (``choreo:{payment.charge_customer}:due``), so that a Redis Cluster
+keeps them in one slot. Every script opens with its keys, arguments and answers.
+"""
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from importlib.resources import files
+from typing import Any
+
+import redis
+
+from choreo.broker import scripts
+from choreo.broker.scripts import Script
+from choreo.broker.wire import Wire
+from choreo.errors import DeclarationError, StoreError
+from choreo.message import Message
+from choreo.store import (
+    OUTBOX_GRACE,
+    Arrival,
+    Begun,
+    Binding,
+    Claim,
+    Committed,
+    Declared,
+    Outcome,
+    Scheduled,
+    Settlement,
+    Terms,
+    Verdict,
+    Waiting,
+    deadline_id,
+)
+
+#: Scripts, and the files of shared functions that are put in front of them: the broker's, and the store's.
+_SCRIPTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "begin": (("inbox",), ("lease",)),
+    "arrive": ((), ("lease",)),
+    "look": ((), ()),
+    "waiting": ((), ()),
+    "start": ((), ()),
+    "renew": ((), ()),
+    "commit": (("inbox",), ("settle",)),
+    "commit_beside": (("inbox", "route", "wake"), ("settle",)),
+    "schedule": ((), ()),
+    "unschedule": ((), ()),
+    "due": ((), ()),
+    "sent": ((), ()),
+    "replay": (("inbox",), ()),
+    "declare": ((), ()),
+}
+#: Pauses in seconds before a call is tried again, when the connection broke. Every script may be repeated.
+_PAUSES = (0.05, 0.2, 0.5)
+
+
+def source_of(name: str) -> str:
+    """The text of a script of the store, with the functions that it shares with others."""
+    brokers, own = _SCRIPTS[name]
+    lua = files("choreo.store") / "lua"
+    shared = [scripts.source_of(part) for part in brokers]
+    return "".join([*shared, *((lua / f"{part}.lua").read_text(encoding="utf-8") for part in (*own, name))])
+
+
+class RedisStore:
+    """
+    See `choreo.store.Store` for what each method promises.
+
+    Safe in threads, and after a fork. Needs Redis 7 (or Valkey) with ``maxmemory-policy noeviction``.
+    """
+
+    def __init__(self, url: str, terms: Terms = Terms(), prefix: str = "choreo") -> None:  # noqa: B008 - immutable
+        self.url = url
+        self.terms = terms
+        self.prefix = prefix
+        # Calls are short and each holds a wire to itself, so there are as many as calls at a time.
+        self._wires: deque[Wire] = deque()
+        self._pid = os.getpid()
+        self._inherited: list[Any] = []
+        self._known: dict[str, Script] = {}
+        self._fixed_keys: dict[str, list[str]] = {}
+
+    @property
+    def _client(self) -> Any:
+        """For rare commands. redis-py's own way costs several times as much as a wire."""
+        self._start_afresh_in_a_fork()
+        return self._made_client
+
+    @cached_property
+    def _made_client(self) -> Any:
+        options: dict[str, Any] = {"socket_timeout": 10, "socket_connect_timeout": 5, "health_check_interval": 25}
+        if not self.url.startswith("unix"):
+            options["socket_keepalive"] = True
+        try:
+            return redis.Redis.from_url(self.url, **options)
+        except ValueError as error:
+            raise DeclarationError(f"choreo_store_url is no URL that Redis has: {error}") from error
+
+    def _start_afresh_in_a_fork(self) -> None:
+        if self._pid == os.getpid():
+            return
+        # The parent may have been forked while a thread of it (the clock) held the lock of the client's pool. Nobody
+        # would ever open it here, so the child has nothing to do with that client, and does not even collect it.
+        self._inherited += [self.__dict__.pop("_made_client", None), self._wires]
+        self._wires, self._pid = deque(), os.getpid()
+
+    def _script(self, name: str) -> Script:
+        if name not in self._known:
+            self._known[name] = Script(f"store.{name}", source_of(name))
+        return self._known[name]
+
+    def _run(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        script = self._script(name)
+        return self._on_a_wire(lambda wire: wire.call(script, keys, args))
+
+    def _tell(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> None:
+        """Run a script whose answer nobody needs. On return it is on its way, and reaches Redis even if we die."""
+        script = self._script(name)
+        self._on_a_wire(lambda wire: wire.post(script, keys, args))
+
+    def _on_a_wire(self, call: Callable[[Wire], Any]) -> Any:
+        self._start_afresh_in_a_fork()
+        for pause in (*_PAUSES, None):
+            try:
+                wire = self._wires.pop()
+            except IndexError:
+                wire = Wire(lambda: self._client.connection_pool)
+            try:
+                answer = call(wire)
+            except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+                wire.close()
+                if pause is None:
+                    raise _failed(self.url, error) from error
+                time.sleep(pause)
+            except (redis.RedisError, UnicodeEncodeError) as error:
+                wire.close()
+                raise _failed(self.url, error) from error
+            else:
+                self._wires.append(wire)
+                return answer
+        raise AssertionError("unreachable")
+
+    def _key(self, owner: str, *parts: str) -> str:
+        return ":".join((self.prefix, f"{{{owner}}}", *parts))
+
+    def _unit(self, handler: str, unit: str) -> tuple[str, str]:
+        start = f"{self.prefix}:{{{handler}}}:"
+        return f"{start}unit:{unit}", f"{start}parts:{unit}"
+
+    def _done(self, handler: str) -> str:
+        """How the names begin of what remembers the handler's finished units."""
+        return self._key(handler, "done", "")
+
+    def _calendar(self, owner: str) -> tuple[str, str]:
+        return self._key(owner, "due"), self._key(owner, "post")
+
+    def _cabinet(self, handler: str) -> tuple[str, str]:
+        return self._key(handler, "letters"), self._key(handler, "letters", "index")
+
+    def _lease_args(self, claim: Claim) -> list[Any]:
+        terms = self.terms
+        return [claim.attempt, claim.token, _ms(terms.lease.total_seconds()), terms.max_deliveries, self._retention]
+
+    @property
+    def _retention(self) -> int:
+        return _ms(self.terms.retention.total_seconds())
+
+    def begin(self, claim: Claim) -> Begun:
+        keys = [*self._unit(claim.handler, claim.unit), self._done(claim.handler)]
+        args = [*self._lease_args(claim), _remembered(claim.unit), self._in_flight(claim)]
+        return _begun(self._run("begin", keys, args))
+
+    def _in_flight(self, claim: Claim) -> str:  # noqa: ARG002 - nothing is in flight in a Redis that is no broker
+        """Where this server keeps the copy that the claim is made for."""
+        return ""
+
+    def start(self, claim: Claim) -> None:
+        self._tell("start", self._unit(claim.handler, claim.unit)[:1], [claim.token])
+
+    def arrive(self, claim: Claim, arrival: Arrival) -> Begun:
+        due, _ = self._calendar(claim.handler)
+        keys = [*self._unit(claim.handler, claim.unit), due, self._key(claim.handler, "tally")]
+        args: list[Any] = [*self._lease_args(claim), arrival.part, arrival.name, arrival.text]
+        args += [_ms(arrival.within), deadline_id(claim.unit), arrival.at_least, len(arrival.told)]
+        for part, count in arrival.told.items():
+            args += [part, count]
+        for part, need in arrival.needs.items():
+            args += [part, "" if need is None else need]
+        return _begun(self._run("arrive", keys, args))
+
+    def waiting(self, handler: str, limit: int, after: str = "") -> tuple[list[str], str]:
+        score, _, last = after.partition(" ")
+        due, _ = self._calendar(handler)
+        units, cursor = self._run("waiting", [due], [limit, score, last])
+        return [unit.decode() for unit in units], cursor.decode()
+
+    def look(self, handler: str, unit: str) -> Waiting | None:
+        keys = [*self._unit(handler, unit), self._calendar(handler)[0]]
+        answer = self._run("look", keys, [deadline_id(unit), _ms(self.terms.lease.total_seconds())])
+        if not answer:
+            return None
+        deadline, reminded, attempts, lease, *fields = answer
+        entries = {fields[i].decode(): fields[i + 1].decode() for i in range(0, len(fields), 2)}
+        stamped = {name: text.partition(" ") for name, text in entries.items() if name[0] not in "#?"}
+        in_order = sorted(stamped, key=lambda name: int(stamped[name][0]))
+        return Waiting(
+            unit,
+            float(deadline) / 1000,
+            bool(reminded),
+            parts={name: stamped[name][2] for name in in_order},
+            arrived={name: int(stamped[name][0]) / 1000 for name in in_order},
+            told={name[1:]: int(text) for name, text in entries.items() if name.startswith("?")},
+            attempts=attempts,
+            lease=lease / 1000,
+        )
+
+    def tally(self, handler: str) -> dict[str, int]:
+        with _translated(self.url):
+            counts = self._client.hgetall(self._key(handler, "tally"))
+        return {name.decode(): int(count) for name, count in counts.items()}
+
+    def describe_joins(self, descriptions: Mapping[str, str]) -> None:
+        if descriptions:
+            with _translated(self.url):
+                self._client.hset(f"{self.prefix}:joins", mapping=dict(descriptions))
+
+    def joins(self) -> dict[str, str]:
+        with _translated(self.url):
+            found = self._client.hgetall(f"{self.prefix}:joins")
+        return {handler.decode(): text.decode() for handler, text in sorted(found.items())}
+
+    def renew(self, claim: Claim) -> bool:
+        unit, _ = self._unit(claim.handler, claim.unit)
+        args = [claim.token, _ms(self.terms.lease.total_seconds()), self._retention]
+        return bool(self._run("renew", [unit], args))
+
+    def commit(self, claim: Claim, settlement: Settlement) -> Committed:
+        outbox = [Scheduled(key, message, OUTBOX_GRACE) for key, message in settlement.sent.items()]
+        args = self._settlement_args(claim, settlement, [*settlement.scheduled, *outbox])
+        (outcome,) = self._run("commit", self._settlement_keys(claim), args)
+        committed = Outcome(outcome.decode())
+        return Committed(committed, settlement.sent if committed is Outcome.OK else {})
+
+    def _settlement_keys(self, claim: Claim) -> list[str]:
+        handler = claim.handler
+        if handler not in self._fixed_keys:
+            self._fixed_keys[handler] = [*self._calendar(handler), *self._cabinet(handler), self._done(handler)]
+        return [*self._unit(handler, claim.unit), *self._fixed_keys[handler]]
+
+    def _settlement_args(self, claim: Claim, settlement: Settlement, scheduled: Sequence[Scheduled]) -> list[Any]:
+        letter_id, letter = settlement.letter or ("", "")
+        retention = max(self._retention, _ms(settlement.remember))
+        args: list[Any] = [claim.token, claim.attempt, int(settlement.done), retention]
+        args += [_remembered(claim.unit), letter_id, letter]
+        args += [len(settlement.unscheduled), len(scheduled), *settlement.unscheduled]
+        for entry in scheduled:
+            args += _arguments(entry)
+        return args
+
+    def schedule(self, owner: str, scheduled: Scheduled) -> None:
+        self._run("schedule", self._calendar(owner), _arguments(scheduled))
+
+    def unschedule(self, owner: str, schedule_id: str) -> bool:
+        return bool(self._run("unschedule", self._calendar(owner), [schedule_id]))
+
+    def now(self) -> float:
+        with _translated(self.url):
+            seconds, microseconds = self._client.time()
+        return float(seconds + microseconds / 1_000_000)
+
+    def tend(self, owner: str, seconds: float) -> None:
+        with _translated(self.url):
+            self._client.set(self._key(owner, "tended"), 1, px=_ms(seconds))
+
+    def tended(self, owner: str) -> bool:
+        with _translated(self.url):
+            return bool(self._client.exists(self._key(owner, "tended")))
+
+    def due(self, owner: str, limit: int, hold: float) -> list[tuple[str, Message | None]]:
+        answer = self._run("due", self._calendar(owner), [limit, _ms(hold)])
+        pairs = ((answer[i].decode(), answer[i + 1]) for i in range(0, len(answer), 2))
+        return [(key, Message.from_json(text) if text else None) for key, text in pairs]
+
+    def sent(self, owner: str, ids: Sequence[str]) -> None:
+        if ids:
+            self._run("sent", self._calendar(owner), ids)
+
+    def scheduled(self, owner: str) -> int:
+        with _translated(self.url):
+            return int(self._client.zcard(self._calendar(owner)[0]))
+
+    def bury(self, handler: str, letter_id: str, letter: str, scheduled: Sequence[Scheduled] = ()) -> None:
+        # A delivery that cannot be read has no unit of its own: it is settled under a claim that nobody else makes.
+        claim = Claim(handler, f"letter:{letter_id}", letter_id)
+        self.begin(claim)
+        self.commit(claim, Settlement(letter=(letter_id, letter), scheduled=scheduled))
+
+    def letters(self, handler: str) -> list[str]:
+        letters, index = self._cabinet(handler)
+        with _translated(self.url):
+            ids = self._client.zrange(index, 0, -1)
+            found = self._client.hmget(letters, ids) if ids else []
+        return [letter.decode() for letter in found if letter is not None]
+
+    def letter(self, handler: str, letter_id: str) -> str | None:
+        with _translated(self.url):
+            letter = self._client.hget(self._cabinet(handler)[0], letter_id)
+        return None if letter is None else letter.decode()
+
+    def discard(self, handler: str, letter_id: str) -> bool:
+        letters, index = self._cabinet(handler)
+        with _translated(self.url), self._client.pipeline(transaction=True) as pipeline:
+            pipeline.hdel(letters, letter_id)
+            pipeline.zrem(index, letter_id)
+            return bool(pipeline.execute()[0])
+
+    def replay(
+        self, handler: str, letter_id: str, unit: str | None, parts: Mapping[str, str], scheduled: Scheduled
+    ) -> bool:
+        keys = [
+            *self._unit(handler, unit or f"letter:{letter_id}"),
+            *self._calendar(handler),
+            *self._cabinet(handler),
+            self._done(handler),
+        ]
+        args: list[Any] = [letter_id, *_arguments(scheduled), self._retention, _remembered(unit or "")]
+        for part, envelope in parts.items():
+            args += [part, envelope]
+        return bool(self._run("replay", keys, args))
+
+    def register(self, handlers: Sequence[str]) -> None:
+        if handlers:
+            with _translated(self.url):
+                self._client.sadd(f"{self.prefix}:handlers", *handlers)
+
+    def handlers(self) -> list[str]:
+        with _translated(self.url):
+            return sorted(name.decode() for name in self._client.smembers(f"{self.prefix}:handlers"))
+
+    def declare(
+        self, service: str, worker: str, bindings: Sequence[Binding], ttl: float, removed: Sequence[Binding] = ()
+    ) -> Declared:
+        keys = [self._key(service, name) for name in ("workers", "bindings", "queues")]
+        pairs = [" ".join(pair) for pair in (*bindings, *removed)]
+        known, *lists = self._run("declare", keys, [worker, _ms(ttl), len(bindings), *pairs])
+        stale, again, orphans = (sorted(text.decode() for text in texts) for texts in lists)
+        return Declared(bool(known), [_pair(text) for text in stale], [_pair(text) for text in again], orphans)
+
+    def forget_queue(self, service: str, queue: str) -> None:
+        with _translated(self.url):
+            self._client.srem(self._key(service, "queues"), queue)
+
+    def ping(self) -> None:
+        with _translated(self.url):
+            self._client.ping()
+
+
+@contextmanager
+def _translated(url: str) -> Iterator[None]:
+    try:
+        yield
+    except redis.RedisError as error:
+        raise _failed(url, error) from error
+
+
+def _failed(url: str, error: Exception) -> StoreError:
+    # What a URL carries behind the question mark may be a password as well.
+    address = (url.rpartition("@")[2] or url).partition("?")[0]
+    return StoreError(f"the store at {address} did not do it: {error}")
+
+
+def _begun(answer: list[Any]) -> Begun:
+    verdict = Verdict(answer[0].decode())
+    if verdict is Verdict.BUSY:
+        return Begun(verdict, busy_seconds=answer[1] / 1000)
+    if verdict is Verdict.DONE:
+        return Begun(verdict)
+    fields = [text.decode() for text in answer[2:]]
+    # What is no part but a number is kept beside the parts; each part has its time of arrival in front.
+    parts = {
+        name: text.partition(" ")[2]
+        for name, text in zip(fields[::2], fields[1::2], strict=True)
+        if name[0] not in "#?"
+    }
+    return Begun(verdict, deliveries=answer[1], parts=parts)
+
+
+def _arguments(scheduled: Scheduled) -> list[Any]:
+    return [scheduled.id, _ms(scheduled.delay), scheduled.message.to_json()]
+
+
+def _remembered(unit: str) -> str:
+    """What of a finished unit is remembered apart from it. A join's own HASH stays: it counts parts that come late."""
+    return "" if unit.startswith("join:") else unit
+
+
+def _pair(text: str) -> Binding:
+    queue, _, pattern = text.partition(" ")
+    return queue, pattern
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)

@@ -1,0 +1,76 @@
+"""What a service's worker does differently from Celery's when it talks to its broker."""
+
+import logging
+from typing import Any
+
+import amqp
+from celery.worker import state
+from celery.worker.consumer import Consumer
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that RabbitMQ has for any answer. Waiting for messages is not waiting for an answer.
+ANSWER_TIMEOUT = 10.0
+
+
+class ServiceConsumer(Consumer):
+    """
+    Celery's consumer, with these differences:
+
+    - No native delayed delivery. Celery sets it up wherever it sees a quorum queue: 28 queues and a permanent binding
+      ``#.<queue>``, which would also catch events. choreo's delays are in the store.
+    - Worker events and replies to remote control do not wait for publisher confirms: nobody would send them again,
+      and the event loop would stand still meanwhile.
+    - `celery control add_consumer` knows the service's own queues only: any other would be bound to nothing.
+    - A broker that does not answer is left and connected to again. Celery waits for ever for the answer to
+      "consume", and RabbitMQ gives none while a quorum queue has no leader.
+    - A stopping worker returns at once what it has not started.
+    """
+
+    class Blueprint(Consumer.Blueprint):
+        default_steps = tuple(
+            step for step in Consumer.Blueprint.default_steps if not step.endswith(":DelayedDelivery")
+        )
+
+    def connect(self) -> Any:
+        connection = super().connect()
+        if isinstance(connection.connection, amqp.Connection):
+            connection.connection.transport.sock.settimeout(ANSWER_TIMEOUT)
+        return connection
+
+    def connection_for_read(self, heartbeat: Any = None) -> Any:
+        return self.ensure_connected(self.app.connection_for_read(heartbeat=heartbeat, transport_options=_UNCONFIRMED))
+
+    def connection_for_write(self, url: Any = None, heartbeat: Any = None) -> Any:
+        connection = self.app.connection_for_write(url=url, heartbeat=heartbeat, transport_options=_UNCONFIRMED)
+        return self.ensure_connected(connection)
+
+    def add_task_queue(self, queue: str, *args: Any, **options: Any) -> None:
+        if queue not in self.app.amqp.queues:
+            logger.error(
+                "add_consumer %s: %s has no such queue, so that nothing is consumed from it. It has %s.",
+                queue,
+                self.app.service_name,
+                ", ".join(sorted(self.app.amqp.queues)),
+            )
+            return
+        super().add_task_queue(queue, *args, **options)
+
+    def stop(self) -> None:
+        reserved = set(state.reserved_requests)
+        super().stop()
+        # What was delivered while the consumer was being cancelled is in the second.
+        self._return_unstarted(reserved | set(state.reserved_requests))
+
+    def _return_unstarted(self, reserved: set[Any]) -> None:
+        """Give RabbitMQ back what no pool worker has begun; it would otherwise wait for what runs to end."""
+        for request in reserved - set(state.active_requests):
+            # The Redis transport returns it by itself, without counting it as a failed delivery.
+            if not request.acknowledged and isinstance(request.message.channel, amqp.Channel):
+                # Should the pool begin it after all, it must not be acknowledged: the inbox sorts out the rest.
+                request.acknowledged = True
+                request.message.reject_log_error(logger, self.connection_errors, requeue=True)
+
+
+#: See the second difference above. Other transports take no notice.
+_UNCONFIRMED = {"confirm_publish": False}

@@ -1,0 +1,51 @@
+"""What a handler raised, as something that can be told, kept and raised again without harm."""
+
+import traceback
+from types import TracebackType
+
+from celery.exceptions import WorkerShutdown, WorkerTerminate
+
+from choreo.errors import HandlerCrashed
+
+#: Celery's signals to stop the worker, which a handler did not raise.
+STOPS = (WorkerShutdown, WorkerTerminate)
+
+
+def is_stop(error: BaseException) -> bool:
+    """Whether the worker itself is being stopped, rather than the handler failing."""
+    # gevent kills a greenlet with an error of its own; gevent need not be installed.
+    return isinstance(error, STOPS) or type(error).__name__ == "GreenletExit"
+
+
+def harmless(error: BaseException) -> Exception:
+    """
+    The error, if it is an ordinary one, else a `HandlerCrashed` that tells of it.
+
+    SystemExit, MemoryError and their like would end the worker, or leak its slot for ever.
+    """
+    if isinstance(error, Exception) and not isinstance(error, (MemoryError, RecursionError)):
+        return error
+    crashed = HandlerCrashed(line_of(error))
+    crashed.__cause__ = error
+    return crashed
+
+
+def line_of(error: BaseException) -> str:
+    """``ValueError: no such card``; whatever the error's own text does."""
+    try:
+        text = str(error)
+    except Exception as fault:
+        text = f"<its text raised {type(fault).__name__}>"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def trace_of(error: BaseException) -> str:
+    """The traceback from where the user's code begins."""
+    return "".join(traceback.format_exception(type(error), error, _own_frames(error)))
+
+
+def _own_frames(error: BaseException) -> TracebackType | None:
+    frame = error.__traceback__
+    while frame and frame.tb_next and frame.tb_frame.f_globals.get("__name__", "").startswith("choreo."):
+        frame = frame.tb_next
+    return frame

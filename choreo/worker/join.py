@@ -1,0 +1,135 @@
+"""What a delivery does differently when its handler is a join.
+
+Four kinds of event reach a join: its parts, what cancels it, its own deadline, and the wish of somebody who wants it
+fired as it is. All settle the same unit, the join's key; only a part is an attempt to run it.
+"""
+
+from collections.abc import Sequence
+from uuid import uuid4
+
+from choreo.context import Context
+from choreo.envelope import Envelope
+from choreo.errors import JoinExpiredError
+from choreo.join import Join, age
+from choreo.parts import by_type, name_of, packed, unit_of, unpacked
+from choreo.signals import DEADLINE, FIRED, SIGNALS
+from choreo.store import Arrival, Begun, Claim, Scheduled, Settlement, Verdict, deadline_id
+from choreo.worker.delivery import Delivery, Parts
+
+
+class JoinDelivery(Delivery):
+    """One copy of an event that a join waits for, is cancelled by, or is reminded by."""
+
+    subscription: Join
+
+    def make_claim(self) -> Claim:
+        join, event = self.subscription, self.envelope
+        # Its own signals speak of the key itself.
+        key = event.subject if self._is_signal else join.key_of(event)
+        # What cannot be read must be found out here, where it becomes a dead letter.
+        self._told = join.told_by(event)
+        return Claim(join.name, unit_of(key), uuid4().hex, attempt=self.attempt if self._is_part else 0)
+
+    def begin(self) -> Begun:
+        if self._is_part:
+            return self.store.arrive(self.claim, self._arrival)
+        if not self._is_signal and not self.subscription.cancels(self.envelope):
+            # A binding that an earlier version of the service left behind still brings such events.
+            return Begun(Verdict.DONE)
+        begun = self.store.begin(self.claim)
+        if begun.verdict is Verdict.RUN and self._is_moot(begun):
+            self.store.commit(self.claim, Settlement(done=False, scheduled=self._reminder(begun)))
+            return Begun(Verdict.DONE)
+        return begun
+
+    def parts_of(self, begun: Begun) -> Parts:
+        # By name, and not by type: of some there are several. In the order of the join, however the store keeps them.
+        found = zip(begun.parts, unpacked(begun.parts), strict=True)
+        return dict(sorted(found, key=lambda part: (self.subscription.place_of(part[1]), age(part[1]))))
+
+    def react(self, parts: Parts, context: Context) -> list[Envelope]:
+        join = self.subscription
+        if join.cancels(self.envelope):
+            return []
+        taken = join.in_order(by_type(parts.values()))
+        if self.envelope.type != DEADLINE:
+            return join.reaction(taken, context)
+        if join.on_timeout is None:
+            arrived = ", ".join(sorted(parts)) or "nothing"
+            raise JoinExpiredError(f"incomplete after {join.within}: only {arrived} had arrived")
+        return join.on_timeout(taken, context)
+
+    def context(self, parts: Parts) -> Context:
+        """
+        What follows from a join follows from the part that was announced last, and is about what the first is about.
+
+        Both are the same in whatever order the parts arrived, and whichever of them came again after a crash.
+        """
+        return self._context(self._cause(parts), self._about(parts))
+
+    def outdated(self) -> list[str]:
+        return [deadline_id(self.claim.unit)]
+
+    @property
+    def remember(self) -> float:
+        # What cancels a join may come long before its parts.
+        return self.subscription.within.total_seconds()
+
+    @property
+    def idempotency_key(self) -> str:
+        return super().idempotency_key + ("/expired" if self.envelope.type == DEADLINE else "")
+
+    @property
+    def _is_part(self) -> bool:
+        return self.envelope.type in self.subscription.parts
+
+    @property
+    def _is_signal(self) -> bool:
+        return self.envelope.type in SIGNALS
+
+    def _is_moot(self, begun: Begun) -> bool:
+        """Whether a signal has nothing to say to this join any more."""
+        if self.envelope.type == FIRED:
+            return not begun.parts
+        # It was complete in time, and only waits for its next attempt.
+        return self.envelope.type == DEADLINE and self._complete(begun)
+
+    def _reminder(self, begun: Begun) -> list[Scheduled]:
+        """
+        One of the parts of a complete join once more, in case that nobody has begun it.
+
+        What was incomplete when its last part came can be complete since: its service needs less now. Where an attempt
+        was made, the copy is done before.
+        """
+        if not begun.parts:
+            return []
+        part, *_ = self.parts_of(begun).values()
+        return [Scheduled(f"again:{self.claim.token}", self.own_message(part))]
+
+    def _complete(self, begun: Begun) -> bool:
+        return self.subscription.is_complete(by_type(unpacked(begun.parts)))
+
+    def _cause(self, parts: Parts) -> Envelope:
+        return max(parts.values(), key=age, default=self.envelope)
+
+    def _about(self, parts: Parts) -> str | None:
+        first: list[Envelope] | Envelope | None = None
+        for first in self.subscription.in_order(by_type(parts.values())):
+            if first:
+                break
+        if isinstance(first, Sequence):
+            first = first[0] if first else None
+        return first.subject if first else None
+
+    @property
+    def _arrival(self) -> Arrival:
+        join, event = self.subscription, self.envelope
+        return Arrival(
+            part=event.type,
+            name=name_of(event, join.several),
+            text=packed(event),
+            needs=dict.fromkeys(join.parts) | {part: need or 0 for part, need in join.needs().items()},
+            at_least=join.quorum,
+            within=join.within.total_seconds(),
+            told=self._told,
+        )

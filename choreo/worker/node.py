@@ -1,0 +1,29 @@
+"""The worker program: `celery -A handlers.payment worker` is node ``payment@host`` without being told."""
+
+from socket import gethostname
+from typing import Any
+
+from billiard import pool
+from celery.apps.worker import Worker
+from celery.concurrency.solo import TaskPool as SoloPool
+
+from choreo.worker.control import node_name
+
+#: Tenths of a second that a pool child waits at its end until its parent has read its results.
+RESULTS_READ = 10
+
+
+class ServiceWorker(Worker):
+    """
+    Celery's worker, named after its service.
+
+    ``-n fast@%h`` is node ``payment.fast@host``: its service must be told from its name, see `ServiceControl`.
+    """
+
+    def __init__(self, app: Any = None, hostname: str | None = None, **options: Any) -> None:
+        # A parent whose connection broke just before the stop reads no more results, and each child would wait for
+        # half a minute. A result that is not read is an ack that is not sent: the delivery comes again, as done.
+        pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = RESULTS_READ
+        service = (app or self.app).service_name
+        super().__init__(app=app, hostname=node_name(service, hostname or f"celery@{gethostname()}"), **options)
+        self.app.one_at_a_time = issubclass(self.pool_cls, SoloPool)

@@ -1,0 +1,75 @@
+"""The notification service: texts the customer what has become of the order."""
+
+from pathlib import Path
+
+from choreo import Context, DeadLetter, Retry, Service
+from handlers.events import DriverAssigned, OrderDelayed, OrderRejectedByRestaurant, PaymentFailed
+from handlers.ledger import Ledger, data_directory
+
+
+class SmsGatewayDown(Exception):
+    """The provider of text messages does not answer."""
+
+
+# Short, so that nobody has to wait to see a dead letter. A real gateway deserves Retry(times=8, cap=300).
+app = Service("notification", retry=Retry(times=2, first=0.4, only=(SmsGatewayDown,)))
+
+ledger = Ledger(
+    "notification",
+    """
+    CREATE TABLE IF NOT EXISTS messages (
+        idempotency_key TEXT PRIMARY KEY, order_id TEXT NOT NULL, customer_id TEXT, text TEXT
+    );
+    CREATE TABLE IF NOT EXISTS alarms (letter_id TEXT PRIMARY KEY, order_id TEXT, error TEXT);
+    """,
+)
+
+
+@app.on(DriverAssigned)
+def text_arrival(assigned: DriverAssigned, context: Context) -> None:
+    """The driver is on the way."""
+    minutes = assigned.estimated_minutes
+    _text(assigned.customer_id, f"Your driver {assigned.driver_id} is on the way: {minutes} minutes.", context)
+
+
+@app.on(OrderRejectedByRestaurant)
+def text_rejection(rejected: OrderRejectedByRestaurant, context: Context) -> None:
+    """Sorry, no food tonight."""
+    text = f"Sorry, {rejected.restaurant_id} cannot take your order: {rejected.reason}. You do not pay."
+    _text(rejected.customer_id, text, context)
+
+
+@app.on(PaymentFailed)
+def text_refusal(failed: PaymentFailed, context: Context) -> None:
+    """The card was refused."""
+    _text(failed.customer_id, f"We could not take your payment: {failed.reason}.", context)
+
+
+@app.on(OrderDelayed)
+def text_delay(delayed: OrderDelayed, context: Context) -> None:
+    """It takes longer than it should."""
+    _text(delayed.customer_id, f"Your order is late, we still wait for {delayed.missing}.", context)
+
+
+@app.dead_letter
+def alarm_operator(letter: DeadLetter) -> None:
+    """Somebody has to look at it: the customer was not told."""
+    ledger.write("INSERT OR IGNORE INTO alarms VALUES (?, ?, ?)", letter.id, letter.subject, letter.error)
+
+
+def gateway_outage() -> Path:
+    """While this file exists, the SMS gateway is down."""
+    return data_directory() / "sms-gateway-is-down"
+
+
+def _text(customer_id: str, text: str, context: Context) -> None:
+    """Stands in for the SMS gateway: it sends one message for each idempotency key."""
+    if gateway_outage().exists():
+        raise SmsGatewayDown("no route to sms.example.com")
+    ledger.write(
+        "INSERT OR IGNORE INTO messages VALUES (?, ?, ?, ?)",
+        context.idempotency_key,
+        context.subject,
+        customer_id,
+        text,
+    )

@@ -1,0 +1,82 @@
+"""The payment service: charges a customer's card, and gives the money back when there is nothing to eat."""
+
+from datetime import timedelta
+
+from choreo import Context, PermanentFailure, Retry, Service
+from handlers.events import (
+    OrderConfirmedByRestaurant,
+    OrderPlaced,
+    OrderRejectedByRestaurant,
+    PaymentCharged,
+    PaymentFailed,
+    PaymentRefunded,
+)
+from handlers.ledger import Ledger
+
+#: The cards on file that are not simply good: they behave as their names say, like a payment provider's test cards.
+CARDS = {"carol": "flaky", "olga": "expired", "victor": "frozen"}
+
+
+class CardRefused(Exception):
+    """The bank says no, and will say no again."""
+
+
+class GatewayTimeout(Exception):
+    """The payment provider did not answer. It may do so in a moment."""
+
+
+app = Service("payment")
+
+ledger = Ledger(
+    "payment",
+    """
+    CREATE TABLE IF NOT EXISTS charges (idempotency_key TEXT PRIMARY KEY, order_id TEXT NOT NULL, amount_cents INTEGER);
+    CREATE TABLE IF NOT EXISTS refunds (idempotency_key TEXT PRIMARY KEY, order_id TEXT NOT NULL, amount_cents INTEGER);
+    """,
+)
+
+
+@app.on(OrderPlaced, retry=Retry(times=5, first=0.5, cap=30.0, only=(GatewayTimeout,)))
+def charge_customer(order: OrderPlaced, context: Context) -> PaymentCharged | PaymentFailed:
+    """Charge the card on file. A refused card is an ordinary outcome, not an error."""
+    try:
+        _charge(CARDS.get(order.customer_id, "good"), order.total_cents, context)
+    except CardRefused as refusal:
+        return PaymentFailed(customer_id=order.customer_id, reason=str(refusal))
+    return PaymentCharged(
+        customer_id=order.customer_id,
+        amount_cents=order.total_cents,
+        payment_id=context.subject.replace("ORD", "PAY"),
+    )
+
+
+# Charging and cooking begin at the same time, so a rejection may come before the charge or after it.
+# The join does not care. One of the other two events comes for every order that needs no refund.
+@app.join(
+    PaymentCharged,
+    OrderRejectedByRestaurant,
+    unless=(OrderConfirmedByRestaurant, PaymentFailed),
+    # Long enough for somebody to look at a charge that became a dead letter, and replay it.
+    within=timedelta(days=7),
+)
+def refund_customer(charged: PaymentCharged, rejected: OrderRejectedByRestaurant, context: Context) -> PaymentRefunded:
+    """Give the money back for an order that was charged and rejected."""
+    ledger.write(
+        "INSERT OR IGNORE INTO refunds VALUES (?, ?, ?)", context.idempotency_key, context.subject, charged.amount_cents
+    )
+    return PaymentRefunded(
+        customer_id=rejected.customer_id, amount_cents=charged.amount_cents, payment_id=charged.payment_id
+    )
+
+
+def _charge(card: str, amount_cents: int, context: Context) -> None:
+    """Stands in for the payment provider: it takes the money once for each idempotency key."""
+    if card == "expired":
+        raise CardRefused("the card has expired")
+    if card == "flaky" and context.attempt <= 2:
+        raise GatewayTimeout("no answer after 2 s")
+    if card == "frozen":
+        raise PermanentFailure("the provider has frozen this account: somebody has to call them")
+    ledger.write(
+        "INSERT OR IGNORE INTO charges VALUES (?, ?, ?)", context.idempotency_key, context.subject, amount_cents
+    )

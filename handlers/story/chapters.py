@@ -1,0 +1,140 @@
+"""The five chapters. Each is told while it happens, and stops the story if it does not come out as told."""
+
+from kombu import Connection
+
+from handlers import loyalty, notification, payment
+from handlers.story.stage import Order, Stage
+
+#: Customers and restaurants whose names decide what happens to them: see CARDS and CLOSED in the services.
+PIZZA, CLOSED = "pizza-palace", "night-owl"
+#: Analytics hears everything, and would double every line.
+QUIET = ("count_event",)
+#: Payment is ready to refund every order. Where that comes to nothing, it only distracts.
+NO_REFUND = (*QUIET, "refund_customer")
+
+
+def happy(stage: Stage) -> None:
+    stage.chapter(
+        "1. Everybody does their part",
+        "alice orders for 25.00. The restaurant and the payment begin at once; the driver waits for both.",
+        leave_out=NO_REFUND,
+    )
+    alice = stage.place("alice", PIZZA, ["margherita", "tiramisu"], 2500)
+    stage.until("alice knows her driver and has 25 points", lambda: told(alice) and loyalty.balance("alice") == 25)
+    stage.paper.quote("alice", message(alice))
+
+
+def rejected(stage: Stage) -> None:
+    stage.chapter(
+        "2. The restaurant says no",
+        "bob orders from a kitchen that is closed, and is charged at the same moment. Nobody tells payment to refund "
+        "him: it waits for both events, and does not mind which one comes first.",
+        leave_out=QUIET,
+    )
+    bob = stage.place("bob", CLOSED, ["ramen"], 1450)
+    stage.until("bob has his money back", lambda: told(bob) and refunds(bob) == 1)
+    stage.until("bob's points are withdrawn", lambda: withdrawn(bob))
+    stage.paper.quote("bob", message(bob))
+
+
+def flaky(stage: Stage) -> None:
+    stage.chapter(
+        "3. The payment provider does not answer",
+        "carol's payment times out twice. Payment tries again, a little later each time; the kitchen cooks meanwhile.",
+        leave_out=NO_REFUND,
+    )
+    carol = stage.place("carol", PIZZA, ["calzone"], 1190)
+    stage.until("carol is charged at the third attempt", lambda: charges(carol) == 1 and stage.failures(carol) == 2)
+    stage.until("carol knows her driver", lambda: told(carol))
+    stage.until("carol has her points", lambda: loyalty.balance("carol") == 11)
+    stage.paper.quote("carol", message(carol))
+
+
+def dead_letter(stage: Stage) -> None:
+    stage.chapter(
+        "4. A dead letter, and a second chance",
+        "The SMS gateway is down, for longer than notification wants to try. Nothing else has to wait for it.",
+        leave_out=NO_REFUND,
+    )
+    notification.gateway_outage().touch()
+    dave = stage.place("dave", PIZZA, ["quattro formaggi"], 1650)
+    letters = notification.app.dead_letters
+    stage.until("dave's message has failed three times", lambda: stage.failures(dave) == 3)
+    stage.until("it is a dead letter", lambda: bool(letters.find("notification")) and alarmed(dave))
+    (letter,) = letters.find("notification")
+    stage.paper.prose()
+    stage.paper.verbatim(
+        [
+            "$ choreo dead-letters show " + letter.id,
+            f"handler:     {letter.handler}",
+            f"reason:      {letter.reason}, after {letter.attempts} attempts",
+            f"error:       {letter.error}",
+        ]
+    )
+    stage.paper.prose()
+    stage.paper.prose("The gateway works again. The event goes to the handler that failed, and to nobody else:")
+    stage.paper.prose()
+    stage.paper.verbatim([f"$ choreo dead-letters replay {letter.id}"])
+    stage.paper.prose()
+    notification.gateway_outage().unlink()
+    letters.replay(letter.id)
+    stage.until("dave is told at last", lambda: told(dave) and not letters.find("notification"))
+    stage.paper.quote("dave", message(dave))
+
+
+def loyalty_is_down(stage: Stage) -> None:
+    stage.chapter(
+        "5. A service is stopped, and nobody notices",
+        "loyalty is taken down for maintenance. eve and frank order all the same.",
+        leave_out=NO_REFUND,
+    )
+    stage.platform.stop("loyalty")
+    eve = stage.place("eve", PIZZA, ["lasagne", "insalata"], 2280)
+    frank = stage.place("frank", PIZZA, ["diavola"], 1320)
+    stage.until("eve and frank know their drivers", lambda: told(eve) and told(frank))
+    stage.paper.prose()
+    stage.paper.prose(
+        f"Both are served. {backlog()} events wait in the queue loyalty.award_points. loyalty is started again:"
+    )
+    stage.start("loyalty")
+    stage.paper.words(end=True)
+    stage.until("loyalty has caught up", lambda: loyalty.balance("eve") == 22 and loyalty.balance("frank") == 13)
+    stage.paper.prose()
+    stage.paper.prose("eve has her 22 points and frank his 13: loyalty has missed nothing.")
+
+
+CHAPTERS = (happy, rejected, flaky, dead_letter, loyalty_is_down)
+
+
+def told(order: Order) -> bool:
+    """The customer was sent a message."""
+    return bool(notification.ledger.rows("SELECT 1 FROM messages WHERE order_id = ?", order.id))
+
+
+def message(order: Order) -> str:
+    (row,) = notification.ledger.rows("SELECT text FROM messages WHERE order_id = ?", order.id)
+    return str(row["text"])
+
+
+def alarmed(order: Order) -> bool:
+    return bool(notification.ledger.rows("SELECT 1 FROM alarms WHERE order_id = ?", order.id))
+
+
+def charges(order: Order) -> int:
+    return len(payment.ledger.rows("SELECT 1 FROM charges WHERE order_id = ?", order.id))
+
+
+def refunds(order: Order) -> int:
+    return len(payment.ledger.rows("SELECT 1 FROM refunds WHERE order_id = ?", order.id))
+
+
+def withdrawn(order: Order) -> bool:
+    return len(loyalty.ledger.rows("SELECT 1 FROM points WHERE order_id = ?", order.id)) == 2
+
+
+def backlog() -> int:
+    """How many events wait for loyalty at the broker."""
+    connection: Connection
+    with loyalty.app.connection_for_read() as connection:
+        queue = loyalty.app.amqp.queues[loyalty.app.topology.name_of("loyalty.award_points")]
+        return int(queue.bind(connection.default_channel).queue_declare(passive=True).message_count)

@@ -1,0 +1,172 @@
+"""
+A listener that takes no part: it sees the events pass, and what the workers say of each run.
+
+The events come from a queue of its own on the exchange, bound to everything, which is gone when the story is over. The
+runs come from Celery's own worker events, which Flower reads as well.
+"""
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from queue import Empty, PriorityQueue
+from typing import Any
+from uuid import uuid4
+
+from kombu import Consumer, Queue
+from kombu.mixins import ConsumerMixin
+
+from choreo import Envelope, Service
+from choreo.join import Join
+from choreo.subscription import Subscription
+
+#: Events and worker events travel on different paths. Each is held back for so long, and they are told in the order in
+#: which they happened.
+HOLD_SECONDS = 0.15
+
+
+@dataclass(frozen=True, order=True)
+class Happening:
+    """Something that a reader wants to know."""
+
+    at: float
+    service: str
+    subject: str
+    text: str
+    #: The handler that ran, where it is not an event that passed.
+    handler: str = ""
+    trouble: bool = False
+
+
+class Observer(ConsumerMixin):
+    """Listens in a thread of its own between start() and stop()."""
+
+    def __init__(self, app: Service, services: list[Service]) -> None:
+        self._app = app
+        self._subscriptions: dict[str, Subscription] = {
+            subscription.name: subscription for service in services for subscription in service.subscriptions
+        }
+        self._happenings: PriorityQueue[Happening] = PriorityQueue()
+        self._runs: dict[str, Run] = {}
+        #: Every event that passed, by its id.
+        self.events: dict[str, Envelope] = {}
+        self._listening = threading.Event()
+        self._thread = threading.Thread(target=self.run, kwargs={"safety_interval": 0.2}, daemon=True)
+
+    def start(self) -> None:
+        """Begin to listen. Nothing that is announced after this is missed."""
+        self.connection = self._app.connection_for_read()
+        self._thread.start()
+        if not self._listening.wait(10):
+            raise TimeoutError("the observer could not listen to the broker within 10 s")
+
+    def stop(self) -> None:
+        self.should_stop = True
+        if self._thread.ident is not None:
+            self._thread.join(5)
+
+    def next(self) -> Happening | None:
+        """What happened next, or None while it is not sure that nothing earlier is still on its way."""
+        try:
+            happening = self._happenings.get_nowait()
+        except Empty:
+            return None
+        if time.time() - happening.at < HOLD_SECONDS:
+            self._happenings.put(happening)
+            return None
+        return happening
+
+    # -- what kombu asks for -------------------------------------------------------------------------------------
+
+    def get_consumers(self, make: Any, channel: Any) -> list[Consumer]:
+        everything = Queue(
+            self._app.topology.name_of(f"audience.{uuid4().hex[:8]}"),
+            self._app.topology.exchange,
+            routing_key="#",
+            durable=False,
+            exclusive=True,
+            auto_delete=True,
+        )
+        receiver = self._app.events.Receiver(channel, handlers={"*": self._on_worker_event})
+        return [
+            make(queues=[everything], callbacks=[self._on_event], no_ack=True, accept=["json"]),
+            *receiver.get_consumers(make, channel),
+        ]
+
+    def on_consume_ready(self, *_: Any, **__: Any) -> None:
+        self._listening.set()
+
+    # -- what is heard -------------------------------------------------------------------------------------------
+
+    def _on_event(self, body: Any, _: Any) -> None:
+        envelope = Envelope.from_wire(body[0][0])
+        self.events[envelope.id] = envelope
+        cause = self.events.get(envelope.causation_id or "")
+        heard = cause.type if cause is not None else "a customer"
+        text = f"{heard} -> {envelope.type}"
+        self._happenings.put(Happening(envelope.time.timestamp(), envelope.source, envelope.subject, text))
+
+    def _on_worker_event(self, event: Mapping[str, Any]) -> None:
+        if event["type"] == "task-received":
+            self._runs[event["uuid"]] = Run.of(event, self._subscriptions)
+        run = self._runs.get(event.get("uuid", ""))
+        if run is None:
+            return
+        text = run.outcome(event)
+        if text is not None:
+            trouble = event["type"] in ("task-retried", "task-failed")
+            self._happenings.put(Happening(event["timestamp"], run.service, run.subject, text, run.handler, trouble))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One attempt of one handler, as its worker tells it."""
+
+    service: str
+    handler: str
+    heard: str
+    subject: str
+    attempt: int
+    subscription: Subscription | None
+
+    @classmethod
+    def of(cls, received: Mapping[str, Any], subscriptions: Mapping[str, Subscription]) -> "Run":
+        service, _, handler = received["name"].rpartition(".")
+        heard, _, subject = received["args"].rpartition(" ")
+        attempt = int(received.get("retries") or 0) + 1
+        return cls(service, handler, heard, subject, attempt, subscriptions.get(received["name"]))
+
+    def outcome(self, event: Mapping[str, Any]) -> str | None:
+        """What became of it, in words; None where the events that it announced say it already."""
+        if self.subscription is None:
+            return self._notice(event)
+        error = str(event.get("exception", "")).partition("(")[0]
+        match event["type"]:
+            case "task-retried":
+                return f"{self.heard} -> attempt {self.attempt} of {self._attempts} failed: {error}"
+            case "task-failed":
+                return f"{self.heard} -> attempt {self.attempt} of {self._attempts} failed: dead letter"
+            case "task-succeeded":
+                return self._success(str(event["result"]).strip("'\""))
+        return None
+
+    def _success(self, answer: str) -> str | None:
+        if answer.startswith("announced"):
+            return None
+        if answer.startswith("waiting"):
+            return f"{self.heard} -> {self.handler} waits"
+        if isinstance(self.subscription, Join):
+            # What comes after the join has fired or was cancelled changes nothing.
+            cancels = answer == "done" and self.heard in self.subscription.unless
+            return f"{self.heard} -> {self.handler} cancelled" if cancels else None
+        return f"{self.heard} -> {self.handler} {answer}"
+
+    def _notice(self, event: Mapping[str, Any]) -> str | None:
+        if self.handler == "dead_letters" and event["type"] == "task-succeeded":
+            return "dead letter -> its operator is alarmed"
+        return None
+
+    @property
+    def _attempts(self) -> int:
+        assert self.subscription is not None
+        return self.subscription.retry.attempts

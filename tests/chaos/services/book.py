@@ -1,0 +1,64 @@
+"""
+What each service writes down about itself, for the ledger to read.
+
+A line is one `write` to a file that was opened for appending: it is there whole or not at all, whoever is killed, and
+many processes may write to one file.
+
+    run       a handler began            effect   it came to its end
+    delivery  a worker received a copy
+"""
+
+import faulthandler
+import json
+import os
+import signal
+import sys
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from celery.signals import task_received, worker_process_init
+
+from choreo import Context, Envelope
+
+
+@cache
+def _descriptor(name: str, pid: int) -> int:
+    return os.open(Path(os.environ["CHAOS_BOOKS"], f"{name}.jsonl"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+
+def write(name: str, kind: str, **facts: Any) -> None:
+    """Append a line to the book of a service."""
+    line = {"kind": kind, "at": time.time(), "pid": os.getpid(), **facts}
+    os.write(_descriptor(name, os.getpid()), json.dumps(line).encode() + b"\n")
+
+
+def work(context: Context, *envelopes: Envelope, seconds: float = 0.0) -> None:
+    """What every handler does: write down that it runs and with what, work for a while, write down the effect."""
+    about = {
+        "handler": context.handler,
+        "subject": context.subject,
+        "key": context.idempotency_key,
+        "events": [[envelope.id, envelope.type, json.dumps(envelope.data, sort_keys=True)] for envelope in envelopes],
+    }
+    write(context.service, "run", attempt=context.attempt, **about)
+    time.sleep(seconds * float(os.environ.get("CHAOS_SLOWNESS", "1")))
+    write(context.service, "effect", **about)
+
+
+@task_received.connect(weak=False)
+def note_delivery(request: Any, **_: Any) -> None:
+    if request.name.endswith(".dead_letters"):
+        return
+    (argument,), *_ = json.loads(request.message.body)
+    wire = json.loads(argument) if isinstance(argument, str) else argument
+    service = request.name.partition(".")[0]
+    event = [wire["id"], wire["type"], json.dumps(wire["data"], sort_keys=True)]
+    write(service, "delivery", handler=request.name, subject=wire["subject"], events=[event], key="")
+
+
+@worker_process_init.connect(weak=False)
+def show_stacks_when_asked(**_: Any) -> None:
+    """SIGUSR2 makes a process of a pool write its stacks into the log; Celery does that on SIGUSR1, outside pools."""
+    faulthandler.register(signal.SIGUSR2, file=sys.__stderr__, all_threads=True)

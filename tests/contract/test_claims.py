@@ -1,0 +1,486 @@
+"""Taking is beginning: what a worker takes from a handler's queue is claimed in the same step, where Redis is both."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from choreo import Envelope, Event, Service, Terms
+from choreo.broker.keys import INBOX, Lease
+from choreo.broker.redis import Channel
+from choreo.message import Message
+from choreo.store import Begun, Claim, Outcome, Scheduled, Settlement, Verdict
+from choreo.store.beside import StoreBesideBroker
+from tests.contract.redis_broker import TIMEOUT, Corner
+from tests.unit.events import OrderPlaced, envelope
+
+HANDLER = "payment.charge"
+RUN = Begun(Verdict.RUN, deliveries=1)
+
+
+class Worker:
+    """A consumer of the handler's queue, and what `Delivery` does with a copy, step by step."""
+
+    def __init__(self, place: "Place", prefetch: int = 64, inbox: str | None = None, **options: Any) -> None:
+        self.place = place
+        self.connection = place.corner.connect(**options)
+        self.channel: Channel = self.connection.channel()
+        self.channel.basic_qos(0, prefetch, False)
+        self.messages: list[Any] = []
+        arguments = {INBOX: place.store.inbox(HANDLER) if inbox is None else inbox}
+        self.channel.basic_consume(HANDLER, False, self.messages.append, "tag", arguments=arguments)
+
+    def take(self, count: int = 1) -> list[Any]:
+        while len(self.messages) < count:
+            self.connection.drain_events(timeout=5)
+        return self.messages
+
+    def takes_nothing(self, seconds: float = 0.3) -> bool:
+        with pytest.raises(TimeoutError):
+            self.connection.drain_events(timeout=seconds)
+        return not self.messages
+
+    def lease(self, number: int = 0) -> Lease:
+        lease = Lease.of(self.messages[number].properties)
+        assert lease is not None
+        return lease
+
+    def claim(self, unit: str, number: int = 0, attempt: int = 1) -> Claim:
+        lease = self.lease(number)
+        return Claim(HANDLER, unit, lease.tag, attempt, (lease.inflight, lease.tag))
+
+    def holds(self, unit: str, number: int = 0, attempt: int = 1) -> bool:
+        return self.lease(number).holds(unit, attempt)
+
+    def die(self) -> None:
+        """Stop like a killed process: nothing is acked, returned or said any more."""
+        own = self.channel._ownership
+        assert own is not None
+        own._stopped.set()
+        own._wake.set()
+        self.place.corner.redis.zadd(f"{self.place.corner.prefix}_choreo.consumers", {own.owner: 1})
+
+    def go(self) -> None:
+        """Stop cleanly."""
+        self.channel.close()
+
+
+class Place:
+    """A corner of a server with the queue and the store of one handler."""
+
+    def __init__(self, url: str, namespace: str) -> None:
+        self.corner = Corner(url, f"{namespace}:")
+        self.namespace = namespace
+        terms = Terms(lease=timedelta(seconds=30), retention=timedelta(hours=1), max_deliveries=3)
+        self.store = StoreBesideBroker(url, terms, f"{namespace}:choreo", "choreo.events", self.corner.prefix)
+
+    def send(self, unit: str, retries: int = 0, **about: Any) -> None:
+        message = Message.carrying(
+            envelope(OrderPlaced(customer_id="alice", total_cents=1), id=unit, **about),
+            exchange="",
+            routing_key=HANDLER,
+            retries=retries,
+        )
+        self.corner.producer.publish(
+            message.body,
+            exchange="",
+            routing_key=HANDLER,
+            headers=message.headers,
+            content_type=message.content_type,
+            content_encoding=message.content_encoding,
+        )
+
+    def unit(self, unit: str) -> dict[str, str]:
+        raw = self.corner.redis.hgetall(f"{self.namespace}:choreo:{{{HANDLER}}}:unit:{unit}")
+        return {field.decode(): value.decode() for field, value in raw.items()}
+
+    def repeated(self) -> int:
+        return int(self.corner.redis.hget(f"{self.namespace}:choreo:{{{HANDLER}}}:counts", "repeated") or 0)
+
+    def ask(self, unit: str, token: str = "somebody", attempt: int = 1) -> Begun:
+        return self.store.begin(Claim(HANDLER, unit, token, attempt))
+
+
+@pytest.fixture
+def place(redis_url: str, namespace: str) -> Iterator[Place]:
+    place = Place(redis_url, namespace)
+    yield place
+    place.corner.close()
+
+
+@pytest.fixture
+def worker(place: Place) -> Worker:
+    return Worker(place)
+
+
+def test_what_is_taken_is_claimed_by_the_taker(place: Place, worker: Worker):
+    place.send("e-1")
+
+    worker.take()
+
+    assert worker.holds("e-1")
+    assert not worker.holds("e-2")
+    assert not worker.holds("e-1", attempt=2)
+    assert place.ask("e-1") == Begun(Verdict.BUSY, busy_seconds=30)
+
+
+def test_the_commit_of_what_was_taken_acks_it(place: Place, worker: Worker):
+    place.send("e-1")
+    worker.take()
+    place.store.start(worker.claim("e-1"))
+
+    assert place.store.commit(worker.claim("e-1"), Settlement()).outcome is Outcome.OK
+
+    assert place.corner.in_flight() == {}
+    assert place.unit("e-1") == {}
+    # Celery's own ack comes later, and does no harm.
+    worker.messages[0].ack()
+    worker.go()
+    assert place.corner.waiting(HANDLER) == []
+
+
+@pytest.mark.parametrize("settlement", [Settlement(done=False), Settlement(letter=("l-1", "{}"))])
+def test_a_failed_attempt_and_a_dead_letter_ack_as_well(place: Place, worker: Worker, settlement: Settlement):
+    place.send("e-1")
+    worker.take()
+
+    assert place.store.commit(worker.claim("e-1"), settlement).outcome is Outcome.OK
+
+    assert place.corner.in_flight() == {}
+
+
+def test_what_was_done_before_is_dropped_and_counted(place: Place, worker: Worker):
+    place.store.begin(Claim(HANDLER, "e-1", "A"))
+    place.store.commit(Claim(HANDLER, "e-1", "A"), Settlement())
+
+    place.send("e-1")
+    place.send("e-2")
+
+    assert json.loads(worker.take()[0].body)[0][0]["id"] == "e-2"
+    assert len(worker.messages) == 1
+    assert place.repeated() == 1
+    assert sum(place.corner.in_flight().values()) == 1
+    assert place.corner.waiting(HANDLER) == []
+
+
+def test_what_is_a_dead_letter_is_dropped_as_well_until_it_is_replayed(place: Place, worker: Worker):
+    place.store.begin(Claim(HANDLER, "e-1", "A"))
+    place.store.commit(Claim(HANDLER, "e-1", "A"), Settlement(letter=("l-1", "{}")))
+    again = Scheduled("replay:l-1", Message("", HANDLER, b"", {}))
+
+    place.send("e-1")
+    assert worker.takes_nothing()
+    assert place.repeated() == 1
+
+    assert place.store.replay(HANDLER, "l-1", "e-1", {}, again)
+    place.send("e-1")
+    worker.take()
+    assert worker.holds("e-1")
+
+
+def test_of_two_copies_taken_together_one_is_claimed(place: Place, worker: Worker):
+    place.send("e-1")
+    place.send("e-1")
+
+    worker.take(2)
+
+    assert (worker.holds("e-1", 0), worker.holds("e-1", 1)) == (True, False)
+    assert place.store.begin(worker.claim("e-1", 1)).verdict is Verdict.BUSY
+
+
+def test_of_two_copies_taken_by_two_workers_one_is_claimed(place: Place, worker: Worker):
+    place.send("e-1")
+    worker.take()
+    place.send("e-1")
+    other = Worker(place)
+    other.take()
+
+    assert worker.holds("e-1")
+    assert not other.holds("e-1")
+    assert place.store.begin(other.claim("e-1")).verdict is Verdict.BUSY
+
+    place.store.commit(worker.claim("e-1"), Settlement())
+    assert place.store.begin(other.claim("e-1")).verdict is Verdict.DONE
+
+
+def test_a_retry_is_claimed_as_the_next_attempt_and_no_attempt_is_made_twice(place: Place, worker: Worker):
+    place.send("e-1")
+    worker.take()
+    place.store.commit(worker.claim("e-1"), Settlement(done=False))
+
+    place.send("e-1", retries=0)
+    place.send("e-1", retries=1)
+    worker.take(2)
+
+    assert place.repeated() == 1
+    assert worker.holds("e-1", 1, attempt=2)
+
+
+def test_what_is_claimed_for_another_copy_under_a_lease_is_left_to_the_store(place: Place, worker: Worker):
+    place.ask("e-1", "a worker of another kind")
+
+    place.send("e-1")
+    worker.take()
+
+    assert worker.lease().claim == ""
+
+
+def test_a_claim_ends_with_its_worker_and_is_counted_only_if_it_was_begun(place: Place, worker: Worker):
+    place.send("begun")
+    place.send("prefetched")
+    worker.take(2)
+    place.store.start(worker.claim("begun"))
+    place.store.ping()  # another wire; the mark is on its way nevertheless
+    worker.die()
+
+    other = Worker(place)
+    other.take(2)
+
+    assert [other.lease(n).claim for n in (0, 1)] == ["", ""]
+    assert place.store.begin(other.claim("begun", 0)) == Begun(Verdict.RUN, deliveries=2)
+    assert place.store.begin(other.claim("prefetched", 1)) == RUN
+
+
+def test_without_a_mark_the_oldest_of_what_a_dead_worker_had_taken_counts_as_begun(place: Place, worker: Worker):
+    for unit in ("handled", "busy with this", "prefetched", "prefetched too"):
+        place.send(unit)
+    worker.take(4)
+    place.store.commit(worker.claim("handled", 0), Settlement())
+    worker.die()
+
+    other = Worker(place)
+    other.take(3)
+
+    assert place.store.begin(other.claim("busy with this", 0)) == Begun(Verdict.RUN, deliveries=2)
+    assert place.store.begin(other.claim("prefetched", 1)) == RUN
+    assert place.store.begin(other.claim("prefetched too", 2)) == RUN
+
+
+def test_what_a_clean_stop_returns_does_not_count_although_it_is_the_oldest(place: Place, worker: Worker):
+    place.send("e-1")
+    worker.take()
+    worker.go()
+
+    assert place.ask("e-1") == RUN
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_what_kills_its_workers_is_parked_after_as_many_beginnings_as_allowed(place: Place, marked: bool):
+    place.send("poison")
+    place.send("innocent")
+    verdicts = []
+    for life in range(4):
+        worker = Worker(place)
+        worker.take(2)
+        if worker.holds("poison"):
+            if marked:
+                place.store.start(worker.claim("poison"))
+            verdicts.append(RUN)
+        else:
+            verdicts.append(place.store.begin(worker.claim("poison")))
+        if life < 3:
+            worker.die()
+
+    assert [begun.verdict for begun in verdicts] == [Verdict.RUN] * 3 + [Verdict.POISON]
+    assert place.store.begin(worker.claim("innocent", 1)) == RUN
+
+
+def test_what_a_clean_stop_returns_can_be_run_at_once_and_was_no_attempt(place: Place, worker: Worker):
+    place.send("e-1")
+    worker.take()
+
+    worker.go()
+
+    other = Worker(place)
+    other.take()
+    assert other.holds("e-1") or place.store.begin(other.claim("e-1")) == RUN
+
+
+def test_what_was_taken_and_never_delivered_is_claimed_by_the_next_worker_as_if_new(place: Place, worker: Worker):
+    place.send("e-1")
+    place.send("e-2")
+    worker.take(1)
+    assert worker.channel.has_arrived
+    worker.go()
+
+    other = Worker(place)
+    other.take(2)
+
+    assert other.holds("e-2", 1)
+
+
+def test_a_claim_is_not_certain_for_longer_than_its_owner_counts_as_alive(place: Place, worker: Worker):
+    place.send("e-1")
+    worker.take()
+    assert worker.holds("e-1")
+
+    time.sleep(TIMEOUT)
+
+    assert not worker.holds("e-1")
+    # Asking settles it: the owner lived on.
+    assert place.store.begin(worker.claim("e-1")) == RUN
+
+
+def test_taking_is_a_sign_of_life(place: Place, worker: Worker):
+    worker.channel._own()
+    consumers, (owner,) = f"{place.corner.prefix}_choreo.consumers", place.corner.owners()
+    place.corner.redis.zadd(consumers, {owner: int(time.time() * 1000) + 200})
+    place.send("e-1")
+
+    worker.take()
+
+    assert place.corner.redis.zscore(consumers, owner) > (time.time() + TIMEOUT * 0.8) * 1000
+
+
+def test_a_zombie_can_neither_begin_nor_commit_what_somebody_else_has(place: Place, worker: Worker):
+    place.send("e-1")
+    worker.take()
+    place.store.start(worker.claim("e-1"))
+    worker.die()
+    other = Worker(place)
+    other.take()
+    place.store.begin(other.claim("e-1"))
+
+    assert place.store.begin(worker.claim("e-1")).verdict is Verdict.BUSY
+    assert place.store.commit(worker.claim("e-1"), Settlement(letter=("l-1", "{}"))).outcome is Outcome.STALE
+
+    assert place.store.letters(HANDLER) == []
+    assert place.store.commit(other.claim("e-1"), Settlement()).outcome is Outcome.OK
+
+
+def test_a_zombie_that_begins_what_nobody_else_has_yet_keeps_others_out(place: Place, worker: Worker):
+    place.send("e-1")
+    worker.take()
+    worker.die()
+    own = worker.channel._ownership
+    Worker(place).channel._own().bury(own.owner)
+    assert len(place.corner.waiting(HANDLER)) == 1
+
+    assert place.store.begin(worker.claim("e-1")).verdict is Verdict.RUN
+
+    assert place.ask("e-1").verdict is Verdict.BUSY
+
+
+def test_a_handler_that_outlives_its_worker_keeps_others_out_as_long_as_it_renews(place: Place, worker: Worker):
+    place.send("e-1")
+    worker.take()
+    assert place.store.renew(worker.claim("e-1"))
+    worker.die()
+    other = Worker(place)
+    other.take()
+
+    begun = place.store.begin(other.claim("e-1"))
+
+    assert begun.verdict is Verdict.BUSY
+    assert begun.busy_seconds == pytest.approx(30, abs=5)
+    assert place.store.commit(worker.claim("e-1"), Settlement()).outcome is Outcome.OK
+
+
+def test_a_start_that_comes_after_the_commit_leaves_nothing_behind(place: Place, worker: Worker):
+    place.send("e-1")
+    worker.take()
+    claim = worker.claim("e-1")
+    place.store.commit(claim, Settlement())
+
+    place.store.start(claim)
+    place.store.ping()
+
+    assert place.unit("e-1") == {}
+
+
+def test_the_claim_itself_has_a_lifetime(place: Place, worker: Worker):
+    place.send("e-1")
+    worker.take()
+
+    left = place.corner.redis.pttl(f"{place.namespace}:choreo:{{{HANDLER}}}:unit:e-1")
+    assert 3_500_000 < left <= 3_600_000
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: text.replace('"headers": {"lang": "py", "task"', '"headers": {"task"'),
+        lambda text: text.replace('"id": "e-1"', '"id": "e\\u002d1"'),
+        lambda text: text.replace('"retries": 0', '"retries": "0"'),
+        lambda text: text.replace('"retries": 0, ', ""),
+        lambda text: text.replace(": ", ":"),
+        lambda text: text.replace('"delivery_info": {', '"delivery_info": {"redelivered": true, '),
+        lambda text: text.replace('"retries": 0', '"x-delivery-count": 1, "retries": 0'),
+        lambda text: "{" + text,
+        lambda text: text.replace('\\"id\\":\\"e-1', '\\"id\\":\\"e-2'),
+        lambda text: text.replace('{"body": "', '{"body": "?'),
+    ],
+)
+def test_what_is_not_as_choreo_writes_it_or_was_delivered_before_is_left_to_the_store(
+    place: Place, worker: Worker, spoil: Callable[[str], str]
+):
+    place.send("e-1")
+    text = place.corner.redis.rpop(place.corner.prefix + HANDLER).decode()
+    assert spoil(text) != text
+    place.corner.redis.lpush(place.corner.prefix + HANDLER, spoil(text))
+
+    worker.take()
+
+    assert worker.lease().claim == ""
+    assert place.unit("e-1") == {}
+
+
+def test_data_that_looks_like_headers_claims_nothing(place: Place, worker: Worker):
+    trap = '"headers": {"lang": "py", "task": "choreo.event", "id": "e-9", "retries": 0, '
+    place.send("e-1", data={"customer_id": trap, "total_cents": 1, "\\" + trap: trap})
+
+    worker.take()
+
+    assert worker.holds("e-1")
+    assert place.unit("e-9") == {}
+
+
+def test_a_key_of_somebody_else_stops_no_queue(place: Place, worker: Worker):
+    place.corner.redis.set(f"{place.namespace}:choreo:{{{HANDLER}}}:unit:e-1", "not a hash")
+    place.send("e-1")
+    place.send("e-2")
+
+    worker.take(2)
+
+    assert worker.lease().claim == ""
+    assert worker.holds("e-2", 1)
+
+
+def test_a_queue_without_an_inbox_is_taken_as_ever(place: Place):
+    worker = Worker(place, inbox="")
+    place.send("e-1")
+
+    worker.take()
+
+    assert worker.lease().claim == ""
+    assert place.store.begin(worker.claim("e-1")) == RUN
+
+
+class Placed(Event, type="order.placed"):
+    number: int
+
+
+def test_a_service_says_where_its_plain_handlers_remember_and_leaves_joins_and_other_stores_alone(redis_url: str):
+    class Paid(Event, type="order.paid"):
+        number: int
+
+    def queues(store: str) -> dict[str, str]:
+        app = Service("payment", config=None, broker=redis_url, set_as_current=False)
+        app.conf.choreo_store_url = store
+        app.on(Placed, name="charge")(plain)
+        app.join(Placed, Paid, name="both")(joined)
+        handlers = [queue for queue in app.amqp.queues.values() if getattr(queue, "inbox", None)]
+        return {queue.handler: queue.inbox(queue.handler) for queue in handlers}
+
+    def plain(event: Envelope) -> None: ...
+    def joined(placed: Placed, paid: Paid) -> None: ...
+
+    assert queues(redis_url) == {
+        "payment.charge": "86400000 choreo:{payment.charge}:",
+        "payment.both": "",
+    }
+    assert queues("memory:") == {"payment.charge": "", "payment.both": ""}
+    assert queues("redis://127.0.0.1:1/5") == {"payment.charge": "", "payment.both": ""}

@@ -1,0 +1,86 @@
+"""What the stores answer about bindings: who is alive decides what is stale."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from choreo.store import Store, Terms
+from choreo.store.memory import MemoryStore
+from choreo.store.redis import RedisStore
+from tests.waiting import eventually
+
+OLD = [("payment.charge", "order.placed"), ("payment.charge", "order.*"), ("payment.refund", "order.cancelled")]
+NEW = [("payment.charge", "order.placed"), ("payment.report", "order.placed")]
+LONG = 60.0
+
+
+@pytest.fixture(params=["memory", "redis"])
+def store(request: pytest.FixtureRequest, namespace: str) -> Iterator[Store]:
+    if request.param == "memory":
+        yield MemoryStore(Terms(), clock=time.monotonic)
+    else:
+        yield RedisStore(request.getfixturevalue("redis_url"), Terms(), prefix=namespace)
+
+
+def test_nothing_is_stale_at_the_first_start(store: Store) -> None:
+    answer = store.declare("payment", "one", OLD, LONG)
+
+    assert (answer.known, list(answer.stale), list(answer.orphans)) == (False, [], [])
+    assert store.declare("payment", "one", OLD, LONG).known
+
+
+def test_what_the_next_version_does_not_declare_is_stale(store: Store) -> None:
+    store.declare("payment", "old", OLD, LONG)
+    store.declare("payment", "old", (), 0)
+
+    answer = store.declare("payment", "new", NEW, LONG)
+
+    assert list(answer.stale) == [("payment.charge", "order.*"), ("payment.refund", "order.cancelled")]
+    assert list(answer.orphans) == ["payment.refund"]
+
+
+def test_nothing_of_a_live_worker_is_stale_whichever_version_it_is(store: Store) -> None:
+    store.declare("payment", "old", OLD, LONG)
+    new = store.declare("payment", "new", NEW, LONG)
+    old = store.declare("payment", "old", OLD, LONG)
+
+    assert [list(answer.stale) for answer in (new, old)] == [[], []]
+    assert [list(answer.orphans) for answer in (new, old)] == [[], []]
+
+
+def test_a_worker_that_fell_silent_counts_no_more(store: Store) -> None:
+    store.declare("payment", "old", OLD, 0.2)
+
+    assert eventually(lambda: len(store.declare("payment", "new", NEW, LONG).stale)) == 2
+    assert not store.declare("payment", "old", OLD, LONG).known
+
+
+def test_what_was_removed_is_forgotten_unless_somebody_declared_it_meanwhile(store: Store) -> None:
+    store.declare("payment", "old", OLD, LONG)
+    store.declare("payment", "old", (), 0)
+    stale = store.declare("payment", "new", NEW, LONG).stale
+
+    store.declare("payment", "third", [("payment.charge", "order.*")], LONG)
+    answer = store.declare("payment", "new", NEW, LONG, removed=stale)
+
+    assert list(answer.again) == [("payment.charge", "order.*")]
+    assert list(answer.stale) == []
+    store.declare("payment", "third", (), 0)
+    assert list(store.declare("payment", "new", NEW, LONG).stale) == [("payment.charge", "order.*")]
+
+
+def test_an_orphan_is_one_until_its_queue_is_forgotten_or_declared(store: Store) -> None:
+    store.declare("payment", "old", OLD, LONG)
+    store.declare("payment", "old", (), 0)
+
+    assert list(store.declare("payment", "new", NEW, LONG).orphans) == ["payment.refund"]
+    store.forget_queue("payment", "payment.refund")
+    assert list(store.declare("payment", "new", NEW, LONG).orphans) == []
+
+
+def test_services_do_not_see_each_other(store: Store) -> None:
+    store.declare("payment", "one", OLD, LONG)
+    store.declare("payment", "one", (), 0)
+
+    assert list(store.declare("loyalty", "one", [("loyalty.award", "payment.charged")], LONG).stale) == []

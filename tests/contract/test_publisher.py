@@ -1,0 +1,446 @@
+"""What publishing promises on both brokers: what is confirmed is there, and what is not is said, in bounded time."""
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from kombu import Queue
+
+from choreo import Event, PublishError, Service
+from choreo.broker import confirms, lines
+from choreo.errors import DeclarationError, EventTooLargeError
+from choreo.message import Message
+from tests.chaos.proxy import Proxy
+from tests.servers import rabbitmq_vhost, require_rabbitmq
+from tests.waiting import eventually
+
+BROKERS = ("rabbitmq", "redis")
+#: Instead of the real one, so that the tests of silence are quick.
+SILENCE = 1.0
+
+
+class OrderPlaced(Event):
+    number: int = 0
+
+
+class OrderForgotten(Event):
+    """Nobody listens to it."""
+
+
+class Ear:
+    """A queue that hears what it is bound to, as a handler's queue does."""
+
+    def __init__(self, app: Service, pattern: str = "order.placed", arguments: Any = None) -> None:
+        self._connection = app.connection_for_read()
+        self._channel = self._connection.channel()
+        self.name = app.topology.name_of("ear")
+        queue = Queue(self.name, app.topology.exchange, pattern, queue_arguments=arguments)
+        self._queue = queue(self._channel)
+        self._queue.declare()
+
+    def heard(self) -> list[dict[str, Any]]:
+        """The envelopes that arrived since the last call."""
+        found = []
+        while message := self._queue.get(no_ack=True):
+            found.append(message.payload[0][0])
+        return found
+
+    def numbers(self) -> list[int]:
+        return sorted(envelope["data"]["number"] for envelope in self.heard())
+
+    def close(self) -> None:
+        self._connection.release()
+
+
+@pytest.fixture(scope="module")
+def rabbitmq() -> Iterator[str]:
+    with rabbitmq_vhost(require_rabbitmq()) as url:
+        yield url
+
+
+@pytest.fixture
+def broker_url(request: pytest.FixtureRequest) -> str:
+    """Of the broker named by ``both`` or ``rabbitmq_only`` below."""
+    return str(request.getfixturevalue("rabbitmq" if request.param == "rabbitmq" else "redis_url"))
+
+
+both = pytest.mark.parametrize("broker_url", BROKERS, indirect=True)
+rabbitmq_only = pytest.mark.parametrize("broker_url", ["rabbitmq"], indirect=True)
+
+AppMaker = Callable[..., Service]
+
+
+@pytest.fixture
+def make_app(namespace: str) -> Iterator[AppMaker]:
+    made: list[Service] = []
+
+    def make(url: str, **settings: Any) -> Service:
+        config = {"choreo_namespace": namespace, "choreo_store_url": "memory://", **settings}
+        made.append(Service("web", broker=url, config=config))
+        return made[-1]
+
+    yield make
+    for app in made:
+        if "publisher" in vars(app):
+            app.publisher.close()
+
+
+@pytest.fixture
+def app(make_app: AppMaker, broker_url: str) -> Service:
+    return make_app(broker_url)
+
+
+@pytest.fixture
+def ear(app: Service) -> Iterator[Ear]:
+    ear = Ear(app)
+    yield ear
+    ear.close()
+
+
+@pytest.fixture
+def proxy(broker_url: str) -> Iterator[Proxy]:
+    url = urlsplit(broker_url)
+    with Proxy(url.hostname or "127.0.0.1", url.port or 5672) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def far_app(make_app: AppMaker, broker_url: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> Service:
+    """Publishes through the proxy, and waits less."""
+    monkeypatch.setattr(lines, "TIMEOUT", SILENCE)
+    monkeypatch.setattr(confirms, "TIMEOUT", SILENCE)
+    url = urlsplit(broker_url)
+    user = f"{url.username or ''}:{url.password or ''}@"
+    far = f"{url.scheme}://{user}127.0.0.1:{proxy.port}{url.path}"
+    return make_app(far, broker_connection_timeout=SILENCE)
+
+
+def seconds_to_fail(call: Callable[[], Any]) -> tuple[float, PublishError]:
+    began_at = time.monotonic()
+    with pytest.raises(PublishError) as caught:
+        call()
+    return time.monotonic() - began_at, caught.value
+
+
+# -- batches ----------------------------------------------------------------------------------------------------------
+
+
+@both
+def test_every_event_of_a_batch_is_there_when_the_call_returns(app: Service, ear: Ear) -> None:
+    count = app.publish_many(OrderPlaced(number=number).about(f"ORD-{number}") for number in range(1200))
+
+    assert count == 1200
+    heard = ear.heard()
+    assert sorted(envelope["data"]["number"] for envelope in heard) == list(range(1200))
+    assert {envelope["subject"] for envelope in heard} == {f"ORD-{number}" for number in range(1200)}
+
+
+@rabbitmq_only
+def test_a_batch_waits_once_for_all_its_confirms(app: Service, broker_url: str, ear: Ear) -> None:
+    app.publish(OrderPlaced())
+    envelopes = [app.publish(OrderPlaced()) for _ in range(3)]
+    line = app.publisher._lines._idle[0]
+    waits = []
+    collect = line._collect
+    line._collect = lambda: waits.append(len(line._unanswered)) or collect()
+
+    app.publisher.announce(envelopes * 40)
+
+    assert len(waits) == 1
+
+
+@both
+def test_a_generator_is_read_no_further_than_the_batch_that_is_sent(
+    app: Service, ear: Ear, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, ahead = 0, []
+    announce = app.publisher.announce
+
+    def announce_and_note(envelopes: Any) -> None:
+        ahead.append(made)
+        announce(envelopes)
+
+    def orders() -> Iterator[OrderPlaced]:
+        nonlocal made
+        for made in range(1, 1101):
+            yield OrderPlaced(number=made)
+
+    monkeypatch.setattr(app.publisher, "announce", announce_and_note)
+    assert app.publish_many(orders()) == 1100
+
+    assert ahead == [500, 1000, 1100]
+
+
+@both
+def test_a_failure_in_the_middle_says_how_far_it_came(app: Service, ear: Ear) -> None:
+    class OrderPlacedWithEverything(OrderPlaced, type="order.placed"):
+        blob: str = ""
+
+    orders = [OrderPlaced(number=number) for number in range(700)]
+    orders[600] = OrderPlacedWithEverything(blob="x" * 300_000)
+
+    with pytest.raises(EventTooLargeError, match=r"300,\d+ bytes") as caught:
+        app.publish_many(orders)
+
+    assert caught.value.before == 500
+    # Of the batch with the large one nothing was sent.
+    assert ear.numbers() == list(range(500))
+
+
+# -- refusals ---------------------------------------------------------------------------------------------------------
+
+
+@rabbitmq_only
+def test_a_message_to_a_queue_that_is_not_there_is_an_error_and_its_neighbours_arrive(app: Service, ear: Ear) -> None:
+    good = [Message.carrying(app.publish(OrderPlaced()), exchange="", routing_key=ear.name) for _ in range(3)]
+    lost = Message("", "web.nobody", b"[[], {}, {}]", {"id": "1", "argsrepr": "order.placed ORD-9"})
+    ear.heard()
+
+    with pytest.raises(
+        PublishError, match=r"1 of 4 messages, such as 'order.placed ORD-9': .*no queue 'web.nobody'"
+    ) as e:
+        app.publisher.send([*good[:2], lost, good[2]])
+
+    assert e.value.confirmed == tuple(good)
+    assert e.value.unconfirmed == (lost,)
+    assert len(ear.heard()) == 3
+
+
+@rabbitmq_only
+def test_what_the_broker_cannot_store_is_an_error_and_sending_it_again_keeps_its_id(app: Service) -> None:
+    ear = Ear(app, arguments={"x-queue-type": "classic", "x-max-length": 2, "x-overflow": "reject-publish"})
+    taken = [app.publish(OrderPlaced(number=number)) for number in range(2)]
+
+    with pytest.raises(PublishError, match=r"'order\.placed ORD-1'.*nack") as caught:
+        app.publish(OrderPlaced(number=3), subject="ORD-1")
+
+    assert [envelope["id"] for envelope in ear.heard()] == [envelope.id for envelope in taken]
+    (unconfirmed,) = caught.value.unconfirmed
+    app.publisher.announce([unconfirmed])
+    assert [envelope["id"] for envelope in ear.heard()] == [unconfirmed.id]
+    ear.close()
+
+
+@rabbitmq_only
+def test_an_exchange_that_was_deleted_under_a_publisher_is_made_again(app: Service, ear: Ear) -> None:
+    app.publish(OrderPlaced())
+    with app.connection_for_write() as connection:
+        app.topology.exchange(connection.channel()).delete()
+
+    app.publish(OrderPlaced())
+
+    # Its bindings went with it; a worker makes them again when it starts.
+    assert app.publisher.unheard == {"order.placed": 1}
+    again = Ear(app)
+    app.publish(OrderPlaced(number=7))
+    assert 7 in again.numbers()
+    again.close()
+
+
+@rabbitmq_only
+def test_an_exchange_of_another_kind_is_said_in_words(app: Service) -> None:
+    with app.connection_for_write() as connection:
+        connection.channel().exchange_declare(app.topology.exchange.name, "fanout", durable=True, auto_delete=False)
+
+    with pytest.raises(PublishError, match="inequivalent arg 'type' for exchange"):
+        app.publish(OrderPlaced())
+
+
+# -- the network ------------------------------------------------------------------------------------------------------
+
+
+@both
+def test_a_silent_broker_is_an_error_within_bounded_time_and_the_next_publish_succeeds(
+    far_app: Service, proxy: Proxy, app: Service, ear: Ear
+) -> None:
+    far_app.publish(OrderPlaced(number=1))
+
+    proxy.mode = "stall"
+    seconds, error = seconds_to_fail(lambda: far_app.publish(OrderPlaced(number=2), subject="ORD-2"))
+    first_seconds, _ = seconds_to_fail(lambda: far_app.publish(OrderPlaced(number=3)))
+    proxy.mode = "ok"
+    far_app.publish(OrderPlaced(number=4))
+
+    assert "order.placed ORD-2" in str(error)
+    assert seconds < 4 * SILENCE
+    assert first_seconds < 4 * SILENCE
+    assert {1, 4} <= set(ear.numbers())
+
+
+@both
+def test_a_lost_confirm_is_an_error_and_sending_again_is_one_event_with_one_id(
+    far_app: Service, proxy: Proxy, app: Service, ear: Ear
+) -> None:
+    far_app.publish(OrderPlaced())
+    ear.heard()
+
+    proxy.mode = "drop down"
+    _, error = seconds_to_fail(lambda: far_app.publish(OrderPlaced(number=2)))
+    proxy.mode = "ok"
+    far_app.publisher.announce(error.unconfirmed)
+
+    heard = ear.heard()
+    assert len(heard) == 2
+    assert {envelope["id"] for envelope in heard} == {error.unconfirmed[0].id}
+
+
+@both
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_a_connection_that_breaks_in_the_middle_is_replaced(
+    direction: Any, far_app: Service, proxy: Proxy, app: Service, ear: Ear
+) -> None:
+    far_app.publish(OrderPlaced())
+    ear.heard()
+
+    assert proxy.cut_midway(direction)
+    envelopes = [far_app.publish(OrderPlaced(number=number)) for number in range(20)]
+
+    assert {envelope["id"] for envelope in ear.heard()} == {envelope.id for envelope in envelopes}
+
+
+@both
+def test_a_broker_that_is_away_is_an_error_within_bounded_time(far_app: Service, proxy: Proxy) -> None:
+    proxy.stop()
+
+    seconds, error = seconds_to_fail(lambda: far_app.publish_many(OrderPlaced(number=number) for number in range(3)))
+
+    assert seconds < 10 * SILENCE
+    assert "3 of 3 messages" in str(error)
+    assert len(error.unconfirmed) == 3
+
+
+# -- an event that nobody hears ---------------------------------------------------------------------------------------
+
+
+@both
+def test_an_event_that_nobody_hears_is_counted_and_said_once(
+    app: Service, ear: Ear, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "choreo.broker.publisher"):
+        app.publish_many([OrderForgotten(), OrderPlaced(), OrderForgotten()])
+        app.publish(OrderForgotten())
+
+    assert app.publisher.unheard == {"order.forgotten": 3}
+    assert [record.getMessage() for record in caplog.records] == [
+        "nobody listens to order.forgotten yet; this is said once (choreo_unheard)"
+    ]
+    assert len(ear.heard()) == 1
+
+
+@both
+def test_an_event_that_nobody_hears_can_be_an_error(
+    make_app: AppMaker, broker_url: str, app: Service, ear: Ear
+) -> None:
+    strict = make_app(broker_url, choreo_unheard="error")
+    heard = strict.publish(OrderPlaced())
+
+    with pytest.raises(PublishError, match=r"nobody listens to order\.forgotten\. Start a service") as caught:
+        strict.publish_many([OrderPlaced(), OrderForgotten()])
+
+    assert [envelope.type for envelope in caught.value.confirmed] == [heard.type]
+    assert [envelope.type for envelope in caught.value.unconfirmed] == ["order.forgotten"]
+    # What a handler announces is committed by then: it is sent.
+    strict.publisher.send([strict.publisher.broadcast(caught.value.unconfirmed[0])])
+
+
+@both
+def test_an_event_that_nobody_hears_can_be_nothing_to_speak_of(
+    make_app: AppMaker, broker_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_app(broker_url, choreo_unheard="ignore")
+    with caplog.at_level(logging.INFO, "choreo.broker.publisher"):
+        app.publish(OrderForgotten())
+
+    assert not caplog.records
+    assert app.publisher.unheard == {"order.forgotten": 1}
+
+
+def test_a_mistyped_policy_is_refused(make_app: AppMaker) -> None:
+    with pytest.raises(DeclarationError, match="choreo_unheard = 'errors': it takes one of 'ignore', 'log', 'error'"):
+        make_app("memory://", choreo_unheard="errors").publish(OrderForgotten())
+
+
+# -- threads, forks, async --------------------------------------------------------------------------------------------
+
+
+@both
+def test_eight_threads_lose_nothing(app: Service, ear: Ear) -> None:
+    failures: list[Exception] = []
+
+    def publish(first: int) -> None:
+        try:
+            for number in range(first, first + 200):
+                app.publish(OrderPlaced(number=number))
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=publish, args=[first]) for first in range(0, 1600, 200)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert not failures
+    assert ear.numbers() == list(range(1600))
+
+
+@both
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_child_publishes_on_a_connection_of_its_own(
+    far_app: Service, proxy: Proxy, app: Service, ear: Ear
+) -> None:
+    far_app.publish(OrderPlaced(number=1))
+    own = proxy.connections
+
+    children = []
+    for number in (2, 3):
+        child = os.fork()
+        if child == 0:
+            try:
+                far_app.publish(OrderPlaced(number=number))
+                far_app.publisher.close()
+            except BaseException:
+                os._exit(1)
+            os._exit(0)
+        children.append(child)
+    statuses = [os.waitpid(child, 0)[1] for child in children]
+    far_app.publish(OrderPlaced(number=4))
+
+    assert statuses == [0, 0]
+    assert ear.numbers() == [1, 2, 3, 4]
+    # As many per child; had a child disturbed its parent's, the parent would have made another.
+    assert proxy.connections == 3 * own
+
+
+@both
+def test_a_web_application_publishes_from_async_code_through_threads(app: Service, ear: Ear) -> None:
+    async def handle_requests() -> None:
+        await asyncio.gather(*(asyncio.to_thread(app.publish, OrderPlaced(number=number)) for number in range(50)))
+
+    asyncio.run(handle_requests())
+
+    assert ear.numbers() == list(range(50))
+
+
+@rabbitmq_only
+def test_more_threads_than_connections_take_turns(app: Service, ear: Ear) -> None:
+    barrier = threading.Barrier(30)
+
+    def publish(number: int) -> None:
+        barrier.wait()
+        app.publish(OrderPlaced(number=number))
+
+    threads = [threading.Thread(target=publish, args=[number]) for number in range(30)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert eventually(ear.numbers) == list(range(30))
+    assert len(app.publisher._lines._idle) <= lines.LINES

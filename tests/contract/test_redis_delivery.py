@@ -1,0 +1,623 @@
+"""Consuming on Redis: what is taken is owned, and what is owned is handled or comes back. Nothing is lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import pytest
+from kombu import Queue
+from kombu.asynchronous import Hub
+
+from choreo.broker import scripts
+from choreo.broker.keys import Lease
+from choreo.broker.packing import UNREADABLE
+from choreo.local.server import EmbeddedServer
+from tests.contract.redis_broker import EVENTS, TIMEOUT, TRANSPORT, Corner, Reader, proxy_to
+from tests.waiting import eventually
+
+
+def fill(corner: Corner, queue: str, *bodies) -> None:
+    for body in bodies:
+        corner.put(queue, body)
+
+
+# -- taking and acking -------------------------------------------------------------------------------------------------
+
+
+def test_what_is_taken_is_in_flight_before_it_is_delivered_and_gone_once_acked(corner: Corner):
+    fill(corner, "q", 1)
+    reader = corner.reader("q")
+    seen = []
+    reader.on_message = lambda _: seen.append(corner.in_flight())
+
+    [message] = reader.drain(1)
+
+    assert list(seen[0].values()) == [1]
+    assert corner.waiting("q") == []
+    message.ack()
+    assert corner.in_flight() == {}
+
+
+def test_acks_made_during_a_delivery_do_not_wait_for_the_next_message(corner: Corner):
+    fill(corner, "q", 1)
+    reader = corner.reader("q")
+    reader.on_message = lambda message: message.ack()
+
+    reader.drain(1)
+
+    assert corner.in_flight() == {}
+
+
+def test_an_ack_from_another_thread_does_not_wait_for_the_next_message(corner: Corner):
+    fill(corner, "q", 1)
+    reader = corner.reader("q")
+    [message] = reader.drain(1)
+    waiting = threading.Thread(target=reader.nothing, args=(1.0,))
+    waiting.start()
+
+    message.ack()
+
+    assert corner.in_flight() == {}
+    waiting.join()
+
+
+def test_a_consumer_takes_as_many_as_its_prefetch_allows_and_more_once_it_acks(corner: Corner):
+    fill(corner, "q", *range(10))
+    reader = corner.reader("q", prefetch=3)
+    reader.drain(3)
+
+    assert reader.nothing()
+    assert len(corner.waiting("q")) == 7
+
+    for message in reader.messages:
+        message.ack()
+    reader.drain(6)
+    assert reader.bodies == list(range(6))
+
+
+def test_one_drain_events_delivers_one_message(corner: Corner):
+    fill(corner, "q", *range(5))
+    reader = corner.reader("q", prefetch=5)
+
+    reader.connection.drain_events(timeout=5)
+
+    assert reader.bodies == [0]
+
+
+def test_queues_take_turns_even_if_one_of_them_is_never_empty(corner: Corner):
+    fill(corner, "busy", *range(20))
+    fill(corner, "calm", 101, 102)
+    reader = corner.reader("busy", "calm", prefetch=4)
+    reader.on_message = lambda message: message.ack()
+
+    reader.drain(4)
+
+    assert {101, 102} <= set(reader.bodies[:4])
+
+
+def test_urgent_messages_come_first(corner: Corner):
+    fill(corner, "q", 1)
+    for priority in (9, 6, 3, 0):
+        corner.put("q", priority * 10, priority=priority)
+    reader = corner.reader("q")
+
+    reader.drain(5)
+
+    assert reader.bodies == [1, 0, 30, 60, 90]
+
+
+def test_a_message_without_acks_is_never_in_flight(corner: Corner):
+    fill(corner, "q", 1, 2)
+    reader = corner.reader("q")
+    reader.consumer.cancel()
+    reader.consumer.consume(no_ack=True)
+
+    reader.drain(2)
+
+    assert reader.bodies == [1, 2]
+    assert corner.in_flight() == {}
+    assert corner.owners() == []
+
+
+def test_basic_get_takes_one_message_which_then_is_owned(corner: Corner):
+    fill(corner, "q", 1, 2)
+    channel = corner.connect().channel()
+
+    message = channel.basic_get("q")
+
+    assert message.payload == 1
+    assert list(corner.in_flight().values()) == [1]
+    message.ack()
+    assert corner.in_flight() == {}
+    assert channel.basic_get("q", no_ack=True).payload == 2
+    assert channel.basic_get("q") is None
+
+
+def test_a_lost_token_costs_a_second_and_not_a_message(corner: Corner):
+    reader = corner.reader("q")
+    assert reader.nothing(0.2)
+    # As a producer does that knows nothing of tokens: stock kombu.
+    corner.connect(transport="redis").Producer().publish(7, exchange="", routing_key="q")
+
+    started = time.monotonic()
+    reader.drain(1)
+
+    assert reader.bodies == [7]
+    assert time.monotonic() - started < 2.5
+
+
+def test_a_token_wakes_a_waiting_consumer_at_once(corner: Corner):
+    reader = corner.reader("q")
+    timings = []
+    for n in range(5):
+        assert reader.nothing(0.05)
+        threading.Timer(0.05, fill, [corner, "q", time.monotonic()]).start()
+        reader.drain(n + 1)
+        timings.append(time.monotonic() - reader.bodies[-1])
+
+    assert sorted(timings)[2] < 0.5
+
+
+def test_messages_of_stock_kombu_are_consumed_although_two_of_them_share_a_tag(corner: Corner):
+    stock = corner.connect(transport="redis")
+    channel = stock.channel()
+    for name in ("a", "b"):
+        Queue(name, EVENTS, routing_key="order.*", channel=channel).declare()
+    stock.Producer().publish({"n": 1}, exchange=EVENTS, routing_key="order.placed", declare=[EVENTS])
+    tags = {corner.waiting(name)[0]["properties"]["delivery_tag"] for name in "ab"}
+    assert len(tags) == 1
+    reader = corner.reader("a", "b", prefetch=2)
+
+    first, second = reader.drain(2)
+
+    assert first.delivery_tag != second.delivery_tag
+    first.ack()
+    assert list(corner.in_flight().values()) == [1]
+    assert second.payload == {"n": 1}
+
+
+@pytest.mark.parametrize("acking", [True, False], ids=["acking", "holding"])
+def test_with_an_event_loop_slow_callbacks_neither_stall_nor_starve_the_loop(corner: Corner, acking: bool):
+    fill(corner, "q", *range(40))
+    reader = corner.reader("q", prefetch=40)
+    hub = Hub()
+    longest, last = 0.0, time.monotonic()
+
+    def work(message) -> None:
+        time.sleep(0.004)
+        if acking:
+            hub.call_soon(message.ack)
+
+    def tick() -> None:
+        nonlocal longest, last
+        longest, last = max(longest, time.monotonic() - last), time.monotonic()
+
+    reader.on_message = work
+    reader.connection.transport.register_with_event_loop(reader.connection.connection, hub)
+    hub.on_tick.add(tick)
+    started = time.monotonic()
+    while len(reader.messages) < 40 or (acking and corner.in_flight()):
+        hub.run_once()
+        assert time.monotonic() - started < 10
+
+    assert reader.bodies == list(range(40))
+    assert longest < 0.7, "a lost turn of the loop would be a second"
+    hub.close()
+
+
+def test_a_message_without_a_tag_is_consumed(corner: Corner):
+    corner.redis.lpush(corner.prefix + "q", json.dumps({"body": "1", "content-type": "application/json",
+        "content-encoding": "utf-8", "headers": {}, "properties": {}}))  # fmt: skip
+    reader = corner.reader("q")
+
+    [message] = reader.drain(1)
+    message.ack()
+
+    assert message.payload == 1
+    assert corner.in_flight() == {}
+
+
+@pytest.mark.parametrize("text", [b"not json", b"{}", b"null", b"\xff", b'{"properties": {}, "headers": 5}'])
+def test_a_text_that_is_no_message_is_delivered_as_bytes_and_kills_nobody(corner: Corner, text: bytes):
+    corner.redis.lpush(corner.prefix + "q", text)
+    fill(corner, "q", 2)
+    reader = corner.reader("q")
+
+    garbage, good = reader.drain(2)
+
+    assert (garbage.content_type, garbage.body) == (UNREADABLE, text)
+    assert good.payload == 2
+    garbage.reject(requeue=True)
+    assert corner.redis.lrange(corner.prefix + "q", 0, -1) == [text]
+
+
+def test_the_scripts_are_loaded_again_when_the_server_forgot_them(corner: Corner):
+    reader = corner.reader("q")
+    for n in range(3):
+        corner.redis.script_flush()
+        fill(corner, "q", n)
+        reader.drain(n + 1)
+        corner.redis.script_flush()
+        reader.messages[-1].ack()
+
+    assert reader.bodies == [0, 1, 2]
+    assert corner.in_flight() == {}
+
+
+# -- the lease ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_delivery_knows_its_owner_so_that_a_script_can_ack_it(corner: Corner):
+    fill(corner, "q", 1)
+    reader = corner.reader("q")
+    [message] = reader.drain(1)
+
+    lease = Lease.of(message.properties)
+
+    assert lease is not None
+    assert [lease.owner] == corner.owners()
+    assert corner.redis.hdel(lease.inflight, lease.tag) == 1
+    assert corner.redis.hdel(lease.inflight, lease.tag) == 0
+    message.ack()  # once more, by the worker: no harm
+    reader.close()
+    assert corner.waiting("q") == []
+
+
+# -- returning ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_requeued_message_is_next_in_its_own_queue_and_is_counted(corner: Corner):
+    channel = corner.connect().channel()
+    for name in ("a", "b"):
+        Queue(name, EVENTS, routing_key="order.*", channel=channel).declare()
+    for n in (1, 2):
+        corner.publish("order.placed", n)
+    reader = corner.reader("a", prefetch=1)
+    [message] = reader.drain(1)
+
+    message.requeue()
+
+    assert corner.bodies("a") == [1, 2]
+    assert corner.bodies("b") == [1, 2]
+    again = reader.drain(2)[-1]
+    assert (again.payload, again.delivery_info["redelivered"], again.headers["x-delivery-count"]) == (1, True, 1)
+    assert "redelivered" not in message.delivery_info
+    again.requeue()
+    assert reader.drain(3)[-1].headers["x-delivery-count"] == 2
+
+
+def test_a_rejected_message_is_gone(corner: Corner):
+    fill(corner, "q", 1)
+    reader = corner.reader("q")
+    [message] = reader.drain(1)
+
+    message.reject()
+    reader.close()
+
+    assert corner.in_flight() == {}
+    assert corner.waiting("q") == []
+
+
+def test_a_consumer_that_closes_returns_what_it_did_not_ack_in_the_original_order(corner: Corner):
+    fill(corner, "q", *range(6))
+    corner.put("q", 90, priority=9)
+    reader = corner.reader("q", prefetch=5)
+    for message in reader.drain(3)[:2]:
+        message.ack()
+
+    reader.close()
+
+    assert corner.bodies("q") == [2, 3, 4, 5]
+    assert corner.bodies("q\x06\x169") == [90]
+    assert corner.in_flight() == {}
+    assert corner.owners() == []
+    delivered, prefetched = corner.waiting("q")[:2]
+    assert delivered["properties"]["delivery_info"]["redelivered"] is True
+    assert "redelivered" not in prefetched["properties"]["delivery_info"]
+    assert "x-delivery-count" not in delivered["headers"], "a clean stop is no failed attempt"
+
+
+def test_a_large_number_of_messages_returns_in_order_too(corner: Corner):
+    fill(corner, "q", *range(450))
+    reader = corner.reader("q", prefetch=450)
+    reader.drain(450)
+
+    reader.close()
+
+    assert corner.bodies("q") == list(range(450))
+
+
+def test_cancelling_returns_what_was_not_delivered_yet(corner: Corner):
+    fill(corner, "q", *range(5))
+    reader = corner.reader("q", prefetch=4)
+    reader.drain(1)
+
+    reader.consumer.cancel()
+
+    assert corner.bodies("q") == [1, 2, 3, 4]
+    reader.messages[0].ack()
+    assert corner.in_flight() == {}
+
+
+def test_recover_returns_everything_in_order(corner: Corner):
+    fill(corner, "q", 1, 2, 3)
+    reader = corner.reader("q", prefetch=3)
+    reader.drain(3)
+
+    reader.consumer.recover(requeue=True)
+
+    assert corner.bodies("q") == [1, 2, 3]
+
+
+def test_acks_are_sent_before_the_channel_ends(corner: Corner):
+    fill(corner, "q", 1, 2)
+    reader = corner.reader("q", prefetch=2)
+    reader.on_message = lambda message: message.ack()
+    reader.drain(2)
+
+    reader.close()
+
+    assert corner.waiting("q") == []
+    assert corner.in_flight() == {}
+
+
+# -- dying -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_messages_of_a_dead_consumer_come_back_and_are_counted(corner: Corner):
+    fill(corner, "q", 1, 2)
+    dead = corner.reader("q", prefetch=2)
+    dead.drain(2)
+    dead.die()
+    survivor = corner.reader("q")
+
+    survivor.drain(2, timeout=TIMEOUT * 4)
+
+    assert survivor.bodies == [1, 2]
+    assert [message.headers["x-delivery-count"] for message in survivor.messages] == [1, 1]
+    eventually(lambda: len(corner.owners()) == 1)
+
+
+def test_one_service_acking_does_not_take_the_crash_protection_from_another(corner: Corner):
+    channel = corner.connect().channel()
+    for name in ("a", "b"):
+        Queue(name, EVENTS, routing_key="order.*", channel=channel).declare()
+    corner.publish("order.placed", 1)
+    dies, acks = corner.reader("a"), corner.reader("b")
+    dies.drain(1)
+    acks.drain(1)[0].ack()
+
+    dies.die()
+
+    again = corner.reader("a")
+    again.drain(1, timeout=TIMEOUT * 4)
+    assert again.bodies == [1]
+    assert acks.nothing(), "what came back to one queue is nobody else's business"
+
+
+def test_a_message_is_its_owners_as_long_as_the_owner_lives(corner: Corner):
+    fill(corner, "q", 1)
+    busy, idle = corner.reader("q"), corner.reader("q")
+    busy.drain(1)
+
+    assert idle.nothing(TIMEOUT * 3)
+
+    busy.messages[0].ack()
+    assert corner.in_flight() == {}
+
+
+def test_a_stopped_process_loses_its_messages_and_its_late_acks_do_no_harm(corner: Corner):
+    fill(corner, "q", 1)
+    zombie = corner.reader("q")
+    [message] = zombie.drain(1)
+    own = zombie.channel._ownership
+    before = own.owner
+    # As SIGSTOP would: no beats for longer than the timeout.
+    own._beating.acquire()
+    other = corner.reader("q")
+    [again] = other.drain(1, timeout=TIMEOUT * 4)
+    own._beating.release()
+
+    message.ack()
+
+    assert list(corner.in_flight().values()) == [1], "the second delivery is still the other's"
+    eventually(lambda: own.owner != before, reason="the zombie carries on under a new name")
+    again.ack()
+    fill(corner, "q", 2)
+    other.close()
+    assert zombie.drain(2)[-1].payload == 2
+
+
+def test_what_a_zombie_prefetched_is_not_delivered_twice(corner: Corner):
+    fill(corner, "q", 1, 2)
+    zombie = corner.reader("q", prefetch=2)
+    zombie.drain(1)
+    zombie.channel._ownership._beating.acquire()
+    other = corner.reader("q", prefetch=2)
+    other.drain(2, timeout=TIMEOUT * 4)
+    zombie.channel._ownership._beating.release()
+
+    assert zombie.nothing(1.0)
+    assert sorted(other.bodies) == [1, 2]
+
+
+@contextmanager
+def answer_lost(corner: Corner, port: int, **options) -> Iterator[Reader]:
+    """A consumer whose take was carried out, while the answer to it never arrives (trap T3): the worst instant."""
+    with proxy_to(port) as proxy:
+        url = corner.url.replace(f":{port}/", f":{proxy.port}/")
+        reader = corner.reader("q", url=url, socket_timeout=1, **options)
+        reader.channel._own()
+        fill(corner, "q", 1)
+        proxy.set("drop_down")
+        with suppress(TimeoutError):
+            reader.connection.drain_events(timeout=0.5)
+        assert list(corner.in_flight().values()) == [1]
+        assert reader.bodies == []
+        yield reader
+        proxy.set("ok")
+        proxy.cut()
+
+
+def test_a_lost_answer_loses_no_message(corner: Corner, redis_server: EmbeddedServer):
+    with answer_lost(corner, redis_server.port) as reader:
+        reader.die()
+
+        again = corner.reader("q")
+        again.drain(1, timeout=TIMEOUT * 4)
+
+    assert again.bodies == [1]
+
+
+def test_a_lost_answer_comes_back_although_its_consumer_lives_on(corner: Corner, redis_server: EmbeddedServer):
+    with answer_lost(corner, redis_server.port, consumer_timeout=60) as reader:
+        pass
+
+    with pytest.raises(reader.connection.recoverable_connection_errors):
+        reader.connection.drain_events(timeout=5)
+
+    other = corner.reader("q")
+    other.drain(1, timeout=5)
+    assert other.bodies == [1]
+
+
+# -- what the scripts decide and no consumer shows by itself -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("deadline", [None, 0], ids=["buried", "leaving"])
+def test_nothing_is_taken_for_an_owner_that_would_not_get_it_back(corner: Corner, deadline: int | None):
+    fill(corner, "q", 1)
+    if deadline is not None:
+        corner.redis.zadd(f"{corner.prefix}_choreo.consumers", {"owner": deadline})
+
+    assert take(corner, 1) == [-1]
+
+    assert corner.bodies("q") == [1]
+    assert corner.in_flight() == {}
+
+
+def test_who_leaves_messages_behind_wakes_the_next_consumer(corner: Corner):
+    fill(corner, "q", 1, 2)
+    corner.redis.zadd(f"{corner.prefix}_choreo.consumers", {"owner": 9e15})
+    token = f"{corner.prefix}_choreo.wake.q"
+    corner.redis.delete(token)
+
+    assert take(corner, 1)[0] == 1
+    assert corner.redis.llen(token) == 1
+    assert take(corner, 1)[0] == 0
+    assert corner.redis.llen(token) == 0
+
+
+def take(corner: Corner, limit: int) -> list:
+    channel = corner.connect().channel()
+    prefix = corner.prefix
+    keys = [prefix + "_choreo.consumers", prefix + "_choreo.inflight.owner", prefix + "_choreo.wake.q", prefix + "q"]
+    return channel.wire.call(scripts.TAKE, keys, ["owner", limit, limit, 0, 1, "0", ""])
+
+
+CONSUMER = """
+import os, sys, time
+from kombu import Connection, Consumer, Exchange, Queue
+url, prefix, transport, timeout = sys.argv[1:]
+options = {"global_keyprefix": prefix, "consumer_timeout": float(timeout)}
+connection = Connection(url, transport=transport, transport_options=options)
+def got(body, message):
+    print("got", body, flush=True)
+queue = Queue("q", exchange=Exchange(""))
+with Consumer(connection.channel(), [queue], callbacks=[got], accept=["json"], prefetch_count=3, auto_declare=False):
+    while True:
+        try:
+            connection.drain_events(timeout=1)
+        except TimeoutError:
+            pass
+"""
+
+
+@pytest.fixture
+def process(corner: Corner):
+    """A consumer in a process of its own, which takes and never acks."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", CONSUMER, corner.url, corner.prefix, TRANSPORT, str(TIMEOUT)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    yield child
+    with suppress(ProcessLookupError):
+        os.kill(child.pid, signal.SIGCONT)
+    child.kill()
+    child.wait()
+    child.stdout.close()
+
+
+def test_kill_9_loses_nothing(corner: Corner, process: subprocess.Popen):
+    fill(corner, "q", *range(5))
+    assert process.stdout.readline() == "got 0\n"
+    process.kill()
+
+    survivor = corner.reader("q", prefetch=10)
+    survivor.drain(5, timeout=TIMEOUT * 4)
+
+    assert sorted(survivor.bodies) == list(range(5))
+
+
+def test_sigstop_is_silence_and_sigcont_finds_its_messages_gone(corner: Corner, process: subprocess.Popen):
+    fill(corner, "q", 1)
+    assert process.stdout.readline() == "got 1\n"
+    [before] = corner.owners()
+    process.send_signal(signal.SIGSTOP)
+    survivor = corner.reader("q")
+    survivor.drain(1, timeout=TIMEOUT * 4)
+
+    process.send_signal(signal.SIGCONT)
+
+    survivor.messages[0].ack()
+    survivor.close()
+    eventually(lambda: [owner for owner in corner.owners() if owner != before], reason="it registers again")
+    fill(corner, "q", 2)
+    assert process.stdout.readline() == "got 2\n"
+    assert before not in corner.owners()
+
+
+def test_a_forked_child_leaves_its_parents_claim_alone(corner: Corner):
+    fill(corner, "q", 1, 2)
+    reader = corner.reader("q", prefetch=2)
+    [message] = reader.drain(1)
+
+    child = os.fork()
+    if child == 0:
+        try:
+            message.ack()
+            reader.connection.close()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+
+    assert list(corner.in_flight().values()) == [2]
+    assert corner.waiting("q") == []
+    message.ack()
+    assert reader.drain(2)[-1].payload == 2
+    reader.messages[-1].ack()
+    assert corner.in_flight() == {}
+
+
+def test_several_consumers_that_find_the_same_dead_one_return_its_messages_once(corner: Corner):
+    fill(corner, "q", *range(20))
+    dead = corner.reader("q", prefetch=20)
+    dead.drain(20)
+    dead.die()
+    readers = [corner.reader("q", prefetch=20) for _ in range(3)]
+
+    def returned() -> list[int]:
+        for reader in readers:
+            with suppress(TimeoutError):
+                reader.connection.drain_events(timeout=0.05)
+        return sorted(body for reader in readers for body in reader.bodies)
+
+    eventually(lambda: len(returned()) >= 20, timeout=TIMEOUT * 6)
+    assert returned() == list(range(20))

@@ -1,0 +1,557 @@
+"""The promises of the store to joins and to delayed messages, kept by the one in memory and by the one in Redis."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from choreo.local.server import EmbeddedServer
+from choreo.message import Message
+from choreo.store import Arrival, Begun, Outcome, Scheduled, Settlement, Store, Verdict, deadline_id
+from tests.contract.test_stores import HANDLER, LEASE, WITHIN, MemoryRig, RedisRig, Rig, at, at_once, claim, due
+
+UNIT = "join:ORD-1"
+DONE = Settlement(unscheduled=[deadline_id(UNIT)])
+AGAIN = Settlement(done=False)
+
+
+@pytest.fixture
+def redis_rig(redis_url: str, namespace: str) -> Iterator[RedisRig]:
+    rig = RedisRig(redis_url, f"{namespace}:choreo")
+    yield rig
+    rig.close()
+
+
+@pytest.fixture(params=["memory", "redis"])
+def rig(request: pytest.FixtureRequest) -> Rig:
+    return MemoryRig() if request.param == "memory" else request.getfixturevalue("redis_rig")
+
+
+@pytest.fixture
+def store(rig: Rig) -> Store:
+    return rig.store
+
+
+def arrival(name: str, *, needs=None, at_least=2, text="", within=WITHIN, told=None) -> Arrival:
+    """``a`` is one part; ``b/1`` and ``b/2`` are two of several."""
+    needs = {"a": None, "b": 2} if needs is None else needs
+    return Arrival(name.partition("/")[0], name, text or f"<{name}>", needs, at_least, within, told or {})
+
+
+def arrive(store: Store, name: str, token: str = "A", attempt: int = 1, unit: str = UNIT, **more: Any) -> Begun:
+    return store.arrive(claim(token, unit, attempt), arrival(name, **more))
+
+
+# -- several of a type ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", [("a", "b/1", "b/2"), ("b/1", "a", "b/2"), ("b/2", "b/1", "a")])
+def test_several_of_a_type_are_all_waited_for_and_all_handed_out(store, order):
+    first, second, last = order
+
+    assert arrive(store, first) == Begun(Verdict.WAIT, 1)
+    assert arrive(store, second) == Begun(Verdict.WAIT, 2)
+
+    begun = arrive(store, last)
+    assert (begun.verdict, begun.parts) == (Verdict.RUN, {"a": "<a>", "b/1": "<b/1>", "b/2": "<b/2>"})
+
+
+def test_the_same_one_of_several_counts_once(store):
+    arrive(store, "a")
+
+    assert [arrive(store, "b/1") for _ in range(3)] == [Begun(Verdict.WAIT, 2)] * 3
+    assert store.tally(HANDLER) == {"duplicate": 2}
+    assert arrive(store, "b/2").verdict is Verdict.RUN
+
+
+def test_more_than_are_needed_are_not_kept(store):
+    for name in ("b/1", "b/2", "b/3"):
+        arrive(store, name)
+
+    assert arrive(store, "a").parts.keys() == {"a", "b/1", "b/2"}
+    assert store.tally(HANDLER) == {"surplus": 1}
+
+
+def test_another_event_in_the_place_of_one_that_is_here_is_more_than_is_needed(store):
+    arrive(store, "a")
+    arrive(store, "a", text="<another>")
+    arrive(store, "a")
+
+    assert store.tally(HANDLER) == {"surplus": 1, "duplicate": 1}
+
+
+@pytest.mark.parametrize("order", [("a", "b/1", "b/2"), ("b/1", "b/2", "a"), ("b/1", "a", "b/2")])
+def test_how_many_there_are_can_be_told_by_another_part(store, order):
+    needs = {"a": None, "b": 0}
+
+    *first, last = [arrive(store, n, needs=needs, told={"b": 2} if n == "a" else None) for n in order]
+
+    assert {begun.verdict for begun in first} == {Verdict.WAIT}
+    assert last.parts == {"a": "<a>", "b/1": "<b/1>", "b/2": "<b/2>"}
+
+
+def test_what_was_told_first_holds_and_none_is_a_number_too(store):
+    needs = {"a": None, "b": 0}
+
+    assert arrive(store, "a", needs=needs, told={"b": 0}).verdict is Verdict.RUN
+    assert store.look(HANDLER, UNIT).told == {"b": 0}
+
+
+# -- a quorum ---------------------------------------------------------------------------------------------------
+
+THREE = {"a": None, "b": None, "c": None}
+
+
+def test_a_quorum_is_enough_and_nothing_is_added_to_it(store):
+    arrive(store, "a", needs=THREE)
+    assert arrive(store, "b", needs=THREE).verdict is Verdict.RUN
+
+    assert arrive(store, "c", "C", needs=THREE).verdict is Verdict.DONE
+    store.commit(claim(unit=UNIT), AGAIN)
+
+    assert arrive(store, "b", "B", attempt=2, needs=THREE).parts == {"a": "<a>", "b": "<b>"}
+    assert store.tally(HANDLER) == {"late": 1}
+
+
+def test_what_comes_after_the_commit_is_late(store):
+    arrive(store, "a", needs=THREE)
+    arrive(store, "b", needs=THREE)
+    store.commit(claim(unit=UNIT), DONE)
+
+    assert [arrive(store, name, needs=THREE).verdict for name in "abc"] == [Verdict.DONE] * 3
+    assert store.tally(HANDLER) == {"late": 3}
+
+
+def test_tallies_are_kept_by_handler(store):
+    for _ in range(2):
+        arrive(store, "a")
+
+    assert store.tally("driver.other") == {}
+
+
+# -- what is pending --------------------------------------------------------------------------------------------
+
+
+def test_a_pending_join_tells_what_it_has_and_until_when(rig):
+    start = rig.store.now()
+    arrive(rig.store, "b/1")
+    rig.pass_time(30)
+    arrive(rig.store, "a", told={"b": 5})
+
+    seen = rig.store.look(HANDLER, UNIT)
+
+    assert (seen.unit, seen.reminded, seen.attempts, seen.lease) == (UNIT, False, 0, 0)
+    assert list(seen.parts.items()) == [("b/1", "<b/1>"), ("a", "<a>")]
+    assert seen.told == {"b": 5}
+    # The rig of Redis cannot move its clock, and moves what is kept instead.
+    now = rig.store.now()
+    assert now - seen.arrived["b/1"] == pytest.approx(30, abs=3)
+    assert now - seen.arrived["a"] == pytest.approx(0, abs=3)
+    assert seen.deadline - now == pytest.approx(WITHIN - 30, abs=3)
+    assert now - start == pytest.approx(0, abs=35)
+
+
+def test_a_pending_join_tells_of_its_attempts_and_of_a_worker_that_holds_it(rig):
+    for name in ("a", "b/1"):
+        arrive(rig.store, name)
+    arrive(rig.store, "b/2")
+    rig.store.commit(claim(unit=UNIT), AGAIN)
+    arrive(rig.store, "b/2", "B", attempt=2)
+    rig.pass_time(10)
+
+    seen = rig.store.look(HANDLER, UNIT)
+
+    assert seen.attempts == 1
+    assert seen.lease == pytest.approx(LEASE - 10, abs=3)
+    rig.pass_time(LEASE)
+    assert rig.store.look(HANDLER, UNIT).lease == 0
+
+
+@pytest.mark.parametrize("settle", ["commit", "cancel", "letter"])
+def test_a_settled_join_is_no_longer_pending_and_leaves_nothing_but_its_mark(store, settle):
+    arrive(store, "a")
+    arrive(store, "b/1")
+    if settle == "commit":
+        arrive(store, "b/2")
+    else:
+        store.begin(claim(unit=UNIT, attempt=0))
+    settlement = Settlement(unscheduled=DONE.unscheduled, letter=("l-1", "{}")) if settle == "letter" else DONE
+
+    assert store.commit(claim(unit=UNIT), settlement).outcome is Outcome.OK
+
+    assert store.look(HANDLER, UNIT) is None
+    assert store.waiting(HANDLER, 10) == ([], "")
+    assert store.scheduled(HANDLER) == 0
+
+
+def test_a_join_that_waits_for_its_next_attempt_is_pending(store):
+    for name in ("a", "b/1", "b/2"):
+        arrive(store, name)
+    store.commit(claim(unit=UNIT), AGAIN)
+
+    assert store.waiting(HANDLER, 10)[0] == [UNIT]
+
+
+def test_what_was_never_begun_is_not_pending(store):
+    assert store.look(HANDLER, UNIT) is None
+    assert store.waiting(HANDLER, 10) == ([], "")
+
+
+def test_a_deadline_comes_without_a_message_and_the_join_stays_pending(rig):
+    arrive(rig.store, "a")
+    rig.pass_time(100)
+
+    assert rig.store.due(HANDLER, 10, 25) == [(deadline_id(UNIT), None)]
+    rig.store.sent(HANDLER, [deadline_id(UNIT)])
+
+    rig.pass_time(1000)
+    assert due(rig.store) == []
+    assert rig.store.look(HANDLER, UNIT).reminded
+    assert rig.store.waiting(HANDLER, 10)[0] == [UNIT]
+
+
+def test_a_deadline_that_was_handed_out_and_not_sent_comes_again(rig):
+    arrive(rig.store, "a")
+    rig.pass_time(100)
+    due(rig.store)
+    assert due(rig.store) == []
+
+    rig.pass_time(30)
+
+    assert due(rig.store) == [deadline_id(UNIT)]
+
+
+def test_a_deadline_that_was_sent_for_a_join_that_is_settled_brings_nothing_back(rig):
+    arrive(rig.store, "a")
+    rig.pass_time(100)
+    due(rig.store)
+    rig.store.begin(claim(unit=UNIT, attempt=0))
+    rig.store.commit(claim(unit=UNIT), DONE)
+
+    rig.store.sent(HANDLER, [deadline_id(UNIT)])
+
+    assert rig.store.waiting(HANDLER, 10) == ([], "")
+
+
+def every(store: Store, limit: int) -> list[str]:
+    found, after = [], ""
+    while True:
+        units, after = store.waiting(HANDLER, limit, after)
+        assert len(units) <= limit
+        found += units
+        if not after:
+            return found
+
+
+@pytest.mark.parametrize("limit", [1, 3, 5, 100])
+def test_pending_joins_come_in_pages_soonest_deadline_first_and_each_once(rig, limit):
+    # Some of one and the same deadline, overdue ones first, and messages in between that are no joins.
+    for number, within in enumerate([50, 50, 20, 50, 70, 50, 50, 50, 5, 60]):
+        arrive(rig.store, "a", unit=f"join:{number}", within=within)
+        rig.store.schedule(HANDLER, at(f"retry:{number}", within))
+    rig.pass_time(10)
+    rig.store.sent(HANDLER, due(rig.store))
+
+    found = every(rig.store, limit)
+
+    assert found[:2] == ["join:8", "join:2"]
+    assert found[-2:] == ["join:9", "join:4"]
+    assert sorted(found) == [f"join:{number}" for number in range(10)]
+
+
+def test_a_page_begins_where_the_last_one_ended_even_if_that_join_is_settled_meanwhile(rig):
+    for number in range(6):
+        arrive(rig.store, "a", unit=f"join:{number}", within=50)
+    first, after = rig.store.waiting(HANDLER, 3)
+    for unit in first:
+        rig.store.begin(claim(unit=unit, attempt=0))
+        rig.store.commit(claim(unit=unit, attempt=0), Settlement(unscheduled=[deadline_id(unit)]))
+
+    rest, _ = rig.store.waiting(HANDLER, 10, after)
+
+    assert sorted(first + rest) == [f"join:{number}" for number in range(6)]
+
+
+def test_a_long_schedule_of_other_things_is_read_over_several_pages(redis_rig):
+    calendar = f"{redis_rig.prefix}:{{{HANDLER}}}:due"
+    redis_rig.client.zadd(calendar, {f"retry:{number}": 5.0 for number in range(6000)})
+    redis_rig.client.zadd(calendar, {f"deadline:join:{number}": 5.0 for number in range(1200)})
+
+    assert len(set(every(redis_rig.store, 100))) == 1200
+
+    redis_rig.client.zremrangebylex(calendar, "[deadline", "[deadlinez")
+    units, after = redis_rig.store.waiting(HANDLER, 10)
+    assert units == []
+    assert after
+
+
+# -- what joins wait for ----------------------------------------------------------------------------------------
+
+
+def test_what_joins_wait_for_is_remembered_and_renewed(store):
+    assert store.joins() == {}
+
+    store.describe_joins({"b.b": '{"é": 1}', "a.a": "{}"})
+    store.describe_joins({"a.a": '{"new": 1}'})
+    store.describe_joins({})
+
+    assert store.joins() == {"a.a": '{"new": 1}', "b.b": '{"é": 1}'}
+    assert list(store.joins()) == ["a.a", "b.b"]
+
+
+def test_a_replay_restores_several_of_a_type_and_what_was_told_of_them(store):
+    needs = {"a": None, "b": 0}
+    store.begin(claim(unit=UNIT))
+    store.commit(claim(unit=UNIT), Settlement(letter=("l-1", "{}")))
+    parts = {"a": "<a>", "b/1": "<b/1>", "?b": "2"}
+
+    assert store.replay(HANDLER, "l-1", UNIT, parts, at("replay:l-1"))
+
+    assert arrive(store, "b/1", needs=needs) == Begun(Verdict.WAIT, 2)
+    assert arrive(store, "b/2", needs=needs).parts == {"a": "<a>", "b/1": "<b/1>", "b/2": "<b/2>"}
+
+
+def test_a_settlement_can_be_remembered_for_longer_than_others(rig):
+    day = 86_400
+    for unit, remember in ((UNIT, 7.0 * day), ("join:ORD-2", 0.0)):
+        rig.store.begin(claim(unit=unit, attempt=0))
+        rig.store.commit(claim(unit=unit, attempt=0), Settlement(remember=remember))
+    rig.pass_time(2 * day)
+
+    assert arrive(rig.store, "a").verdict is Verdict.DONE
+    assert arrive(rig.store, "a", unit="join:ORD-2").verdict is Verdict.WAIT
+
+
+# -- calling off ------------------------------------------------------------------------------------------------
+
+
+def test_a_message_that_was_called_off_is_not_handed_out(rig):
+    rig.store.schedule(HANDLER, at("m", 15))
+
+    assert rig.store.unschedule(HANDLER, "m")
+
+    assert not rig.store.unschedule(HANDLER, "m")
+    rig.pass_time(20)
+    assert due(rig.store) == []
+    assert rig.store.scheduled(HANDLER) == 0
+
+
+def test_what_is_due_and_was_handed_to_nobody_can_be_called_off(rig):
+    rig.store.schedule(HANDLER, at("m", 15))
+    rig.pass_time(20)
+
+    assert rig.store.unschedule(HANDLER, "m")
+
+
+def test_what_was_handed_out_cannot_be_called_off_any_more(rig):
+    rig.store.schedule(HANDLER, at("m"))
+    assert due(rig.store) == ["m"]
+
+    assert not rig.store.unschedule(HANDLER, "m")
+
+    # Whoever has it may have died before sending it; it comes again, and may have been sent all the same.
+    rig.pass_time(30)
+    assert not rig.store.unschedule(HANDLER, "m")
+    assert due(rig.store) == ["m"]
+    rig.store.sent(HANDLER, ["m"])
+    assert not rig.store.unschedule(HANDLER, "m")
+
+
+def test_what_was_called_off_can_be_scheduled_again(rig):
+    rig.store.schedule(HANDLER, Scheduled("m", Message("", HANDLER, b"first"), 0))
+    rig.store.unschedule(HANDLER, "m")
+    rig.store.schedule(HANDLER, Scheduled("m", Message("", HANDLER, b"second"), 0))
+
+    assert [message.body for _, message in rig.store.due(HANDLER, 10, 25)] == [b"second"]
+
+
+def test_a_message_is_either_handed_out_or_called_off(store):
+    for number in range(30):
+        store.schedule(HANDLER, at(f"m{number}"))
+
+    def race(worker: int) -> list[str]:
+        if worker % 2:
+            return due(store, limit=10)
+        return [f"m{number}" for number in range(30) if store.unschedule(HANDLER, f"m{number}")]
+
+    taken = [key for keys in at_once(6, race) for key in keys]
+
+    assert len(taken) == len(set(taken)) == 30
+
+
+def test_whether_somebody_looks_into_a_schedule_is_known(rig):
+    assert not rig.store.tended("delayed")
+
+    rig.store.tend("delayed", 35)
+    rig.pass_time(20)
+    assert rig.store.tended("delayed")
+    assert not rig.store.tended("another")
+
+    rig.pass_time(20)
+    assert not rig.store.tended("delayed")
+
+
+# -- whatever happens to a join ---------------------------------------------------------------------------------
+
+
+@dataclass
+class Model:
+    """A join in plain words: one a and two of b, of which it needs what ``at_least`` says."""
+
+    at_least: int
+    parts: list[str] = field(default_factory=list)
+    done: bool = False
+    owner: str | None = None
+    settled: int = 0
+    tally: dict[str, int] = field(default_factory=lambda: {"late": 0, "duplicate": 0, "surplus": 0})
+    firings: int = 0
+
+    def full(self, kind: str) -> bool:
+        return sum(name.startswith(kind) for name in self.parts) >= {"a": 1, "b": 2}[kind]
+
+    @property
+    def complete(self) -> bool:
+        return self.full("a") + self.full("b") >= self.at_least
+
+    def arrive(self, name: str, attempt: int) -> str:
+        if self.done or (self.complete and name not in self.parts):
+            self.tally["late"] += 1
+            return "done"
+        if name in self.parts and not self.complete and attempt <= 1:
+            self.tally["duplicate"] += 1
+        elif name not in self.parts and self.full(name[0]):
+            self.tally["surplus"] += 1
+        elif name not in self.parts:
+            self.parts.append(name)
+        return self.begin(attempt) if self.complete else "wait"
+
+    def begin(self, attempt: int) -> str:
+        if self.done or 0 < attempt <= self.settled:
+            return "done"
+        return "busy" if self.owner else "run"
+
+
+class JoinMachine(RuleBasedStateMachine):
+    """Parts, cancellations, deadlines, crashes, failures and replays in any order, against the model."""
+
+    make_rig: Callable[[], Any]
+    at_least = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rig = self.make_rig()
+        self.store: Store = self.rig.store
+        self.model = Model(self.at_least)
+        self.letters: list[tuple[str, list[str], int]] = []
+        self.count = 0
+
+    def teardown(self) -> None:
+        if isinstance(self.rig, RedisRig):
+            self.rig.close()
+
+    def token(self) -> str:
+        self.count += 1
+        return f"T{self.count}"
+
+    def claimed(self, begun: Begun, expected: str, token: str) -> None:
+        verdict = "run" if begun.verdict is Verdict.POISON else begun.verdict.value
+        assert verdict == expected, (begun, self.model)
+        if expected == "run":
+            assert sorted(begun.parts) == sorted(self.model.parts)
+            self.model.owner = token
+
+    @rule(name=st.sampled_from(["a", "b/1", "b/2", "b/3"]), attempt=st.sampled_from([1, 1, 1, 2, 3]))
+    def arrive(self, name, attempt):
+        token = self.token()
+        expected = self.model.arrive(name, attempt)
+        self.claimed(arrive(self.store, name, token, attempt, at_least=self.at_least), expected, token)
+
+    @rule()
+    def a_signal(self):
+        """A cancellation, a deadline, or somebody's wish to fire: each begins the unit as it is."""
+        token = self.token()
+        self.claimed(self.store.begin(claim(token, UNIT, 0)), self.model.begin(0), token)
+
+    @rule(attempt=st.sampled_from([0, 1, 2, 3]))
+    def succeed(self, attempt):
+        if owner := self.model.owner:
+            assert self.store.commit(claim(owner, UNIT, attempt), DONE).outcome is Outcome.OK
+            self.model.firings += 1
+            self.model.done, self.model.owner, self.model.parts = True, None, []
+
+    @rule(attempt=st.sampled_from([0, 1, 2]))
+    def fail(self, attempt):
+        if owner := self.model.owner:
+            assert self.store.commit(claim(owner, UNIT, attempt), AGAIN).outcome is Outcome.OK
+            self.model.owner = None
+            self.model.settled = max(self.model.settled, attempt)
+
+    @rule()
+    def bury(self):
+        if owner := self.model.owner:
+            letter = self.token()
+            settlement = Settlement(unscheduled=DONE.unscheduled, letter=(letter, letter))
+            assert self.store.commit(claim(owner, UNIT), settlement).outcome is Outcome.OK
+            self.letters.append((letter, self.model.parts))
+            self.model.done, self.model.owner, self.model.parts = True, None, []
+
+    @rule()
+    def replay(self):
+        if self.letters and self.model.done:
+            letter, parts = self.letters.pop()
+            texts = {name: f"<{name}>" for name in parts}
+            assert self.store.replay(HANDLER, letter, UNIT, texts, at(f"replay:{letter}"))
+            self.model.done, self.model.settled, self.model.parts = False, 0, list(parts)
+
+    @rule()
+    def the_worker_dies(self):
+        self.rig.pass_time(40)
+        self.model.owner = None
+
+    @rule()
+    def a_zombie_commits(self):
+        outcome = self.store.commit(claim("zombie", UNIT), DONE).outcome
+        assert outcome is (Outcome.ALREADY if self.model.done else Outcome.STALE)
+
+    @rule(send=st.booleans())
+    def deadlines_fall_due(self, send):
+        keys = due(self.store)
+        if send:
+            self.store.sent(HANDLER, keys)
+
+    @invariant()
+    def what_is_pending_is_found(self):
+        seen = self.store.look(HANDLER, UNIT)
+        assert self.store.waiting(HANDLER, 10)[0] == ([UNIT] if seen else [])
+        if seen:
+            assert not self.model.done
+            assert sorted(seen.parts) == sorted(self.model.parts)
+            assert bool(seen.lease) == bool(self.model.owner)
+
+    @invariant()
+    def what_did_not_count_is_counted(self):
+        assert {"late": 0, "duplicate": 0, "surplus": 0} | self.store.tally(HANDLER) == self.model.tally
+
+
+@pytest.mark.parametrize("at_least", [1, 2])
+@pytest.mark.parametrize("kind", ["memory", "redis"])
+def test_a_join_does_as_the_model_says_whatever_happens_to_it(redis_server: EmbeddedServer, kind, at_least):
+    def make() -> Any:
+        return MemoryRig() if kind == "memory" else RedisRig(redis_server.url, f"j{uuid4().hex[:8]}")
+
+    machine = type("Machine", (JoinMachine,), {"make_rig": staticmethod(make), "at_least": at_least})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=150 if kind == "memory" else 50,
+            stateful_step_count=40,
+            deadline=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -1,0 +1,44 @@
+"""The service that the tests of claims run: its handler notes what it does, sleeps, or kills its process."""
+
+import json
+import os
+import time
+from datetime import timedelta
+
+import redis
+
+from choreo import Event, Service, Terms
+
+SETTINGS = json.loads(os.environ.get("CHOREO_TEST_SETTINGS", "{}"))
+BROKER = os.environ.get("CHOREO_TEST_BROKER", "")
+LEASE = float(os.environ.get("CHOREO_TEST_LEASE", "3"))
+
+app = Service(
+    "payment",
+    broker=BROKER or None,
+    config=SETTINGS,
+    terms=Terms(lease=timedelta(seconds=LEASE), max_deliveries=3),
+)
+
+
+class OrderPlaced(Event):
+    number: int = 0
+    #: How long its handler takes.
+    seconds: float = 0
+    #: Whether its handler kills the process that runs it.
+    kills: bool = False
+
+
+def note(what: str, number: int) -> None:
+    client = redis.Redis.from_url(BROKER, decode_responses=True)
+    client.rpush(f"{app.topology.namespace}:notes", json.dumps([what, number]))
+    client.close()
+
+
+@app.on(OrderPlaced)
+def charge(order: OrderPlaced) -> None:
+    note("begun", order.number)
+    if order.kills:
+        os.kill(os.getpid(), 9)
+    time.sleep(order.seconds)
+    note("done", order.number)

@@ -1,0 +1,145 @@
+"""Real workers on real brokers. They are started once, and each test tells its own events apart by their subject."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import redis
+
+from choreo import DeadLetter, Envelope, Event, Service
+from choreo.local.platform import Platform
+from choreo.local.server import EmbeddedServer
+from choreo.store.redis import RedisStore
+from tests.integration.services.making import JOURNAL, NAMESPACE
+from tests.servers import rabbitmq_vhost, require_rabbitmq
+from tests.waiting import eventually
+
+PACKAGE = "tests.integration.services"
+#: As many pool processes as this machine has cores.
+OPTIONS = ("--concurrency", "2")
+
+
+@dataclass
+class World:
+    """A broker, the services on it, and what they wrote down."""
+
+    broker: str
+    broker_url: str
+    store_url: str
+    namespace: str
+    journal: Path
+    platform: Platform
+    app: Service
+
+    def publish(self, event: Event, subject: str) -> Envelope:
+        return self.app.publish(event, subject=subject)
+
+    def notes(self, what: str | None = None, subject: str | None = None) -> list[dict[str, Any]]:
+        """What was written down, by whichever service, in the order of writing."""
+        lines = self.journal.read_text().splitlines() if self.journal.exists() else []
+        notes = [json.loads(line) for line in lines]
+        return [note for note in notes if what in (None, note["what"]) and subject in (None, note["subject"])]
+
+    def done(self, what: str, subject: str, times: int = 1, timeout: float = 20.0) -> list[dict[str, Any]]:
+        """Wait until this was done so often, and return the notes of it. Fails if it is done more often."""
+        self._until(lambda: len(self.notes(what, subject)) >= times, f"{what} of {subject} {times}x", timeout)
+        notes = self.notes(what, subject)
+        assert len(notes) == times, notes
+        return notes
+
+    def letters(self, subject: str) -> list[DeadLetter]:
+        return [letter for letter in self.app.dead_letters if letter.subject == subject]
+
+    def letter(self, subject: str) -> DeadLetter:
+        """Wait for the one dead letter about this subject."""
+        self._until(lambda: self.letters(subject), f"a dead letter about {subject}", 20.0)
+        (letter,) = self.letters(subject)
+        return letter
+
+    def settled(self) -> None:
+        """Wait until no service has anything left to do soon: all queues are empty, and stay so for three looks."""
+        quiet = 0
+
+        def is_quiet() -> bool:
+            nonlocal quiet
+            time.sleep(0.1)
+            quiet = 0 if self.backlog() else quiet + 1
+            return quiet == 3
+
+        self._until(is_quiet, "everything to be done", 20.0)
+
+    def backlog(self) -> dict[str, int]:
+        """Messages that wait in queues, or in schedules for less than a minute."""
+        store = self.app.store
+        assert isinstance(store, RedisStore)
+        handlers = store.handlers()
+        with redis.Redis.from_url(self.store_url) as client, self.app.connection_for_write() as connection:
+            soon = time.time() * 1000 + 60_000
+            later = {name: client.zcount(f"{store.prefix}:{{{name}}}:due", "-inf", soon) for name in handlers}
+            ready = {}
+            for name in handlers:
+                queue = self.app.topology.name_of(name)
+                # An empty list is no key in Redis, so that there is no such queue to be declared.
+                declared = (
+                    None if self.broker == "redis" else connection.default_channel.queue_declare(queue, passive=True)
+                )
+                ready[name] = declared.message_count if declared else client.llen(queue)
+        return {name: later[name] + ready[name] for name in handlers if later[name] + ready[name]}
+
+    def _until(self, probe: Callable[[], Any], reason: str, timeout: float) -> None:
+        try:
+            eventually(probe, timeout, reason)
+        except AssertionError as error:
+            logs = {name: self.platform.last_lines(name, 15) for name in self.platform.started}
+            raise AssertionError(f"{error}\n{json.dumps(logs, indent=1)}") from None
+
+
+MakeWorld = Callable[..., World]
+
+
+@pytest.fixture(scope="session")
+def make_world(redis_server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeWorld]:
+    """Makes a world with these services running: ``make_world("redis", "payment", "loyalty")``."""
+    with ExitStack() as stack:
+
+        def make(broker: str, *services: str, options: tuple[str, ...] = OPTIONS) -> World:
+            namespace, store_url = f"t{uuid4().hex[:8]}", redis_server.url
+            broker_url = store_url if broker == "redis" else stack.enter_context(rabbitmq_vhost(require_rabbitmq()))
+            directory = tmp_path_factory.mktemp(broker)
+            journal = directory / "journal"
+            journal.touch()
+            platform = Platform(
+                PACKAGE,
+                broker_url=broker_url,
+                store_url=store_url,
+                directory=directory,
+                environment={JOURNAL: str(journal), NAMESPACE: namespace},
+                worker_options=options,
+            )
+            app = Service("tests", config=None, broker=broker_url, set_as_current=False)
+            app.conf.choreo_store_url = store_url
+            app.conf.choreo_namespace = namespace
+            stack.enter_context(platform)
+            platform.start(*services)
+            platform.wait_ready()
+            return World(broker, broker_url, store_url, namespace, journal, platform, app)
+
+        yield make
+
+
+@pytest.fixture(scope="session", params=["redis", "rabbitmq"])
+def world(request: pytest.FixtureRequest, make_world: MakeWorld) -> World:
+    """All services, each run by a worker with the usual pool."""
+    return make_world(request.param, "payment", "loyalty", "analytics", "driver")
+
+
+@pytest.fixture
+def subject() -> str:
+    """What the events of one test are about."""
+    return f"ORD-{uuid4().hex[:8]}"

@@ -1,0 +1,1 @@
+"""Tiny services that do what the event tells them to, and note what they did."""

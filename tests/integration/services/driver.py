@@ -1,0 +1,72 @@
+"""Joins."""
+
+import os
+from datetime import timedelta
+
+from choreo import Context, DeadLetter, Envelope, PermanentFailure, Retry, Several, Terms
+from tests.integration.services.making import made, note, noted
+from tests.integration.services.words import (
+    BasketFilled,
+    DriverAssigned,
+    GuestArrived,
+    ItemPacked,
+    MealCooked,
+    OrderConfirmed,
+    OrderRejected,
+    PaymentCharged,
+    ReminderSent,
+    TableSet,
+    WineOpened,
+)
+
+#: A duplicate that meets a running join waits for the rest of the lease, so that is short here.
+TERMS = Terms(lease=timedelta(seconds=1.5))
+
+app = made("driver", retry=Retry(times=1, first=0.02, cap=0.02), terms=TERMS)
+
+
+@app.join(OrderConfirmed, PaymentCharged, unless=OrderRejected, within=timedelta(hours=1))
+def assign(confirmed: OrderConfirmed, charged: PaymentCharged) -> DriverAssigned:
+    note("assign", confirmed.meta.subject, parts=[confirmed.meta.type, charged.meta.type])
+    return DriverAssigned()
+
+
+def give_up(cooked: MealCooked | None, laid: TableSet | None) -> DriverAssigned:
+    arrived = cooked or laid
+    assert arrived is not None
+    note("give_up", arrived.meta.subject, cooked=cooked is not None, laid=laid is not None)
+    return DriverAssigned(driver_id="none")
+
+
+@app.join(MealCooked, TableSet, within=timedelta(seconds=1), on_timeout=give_up)
+def serve(cooked: MealCooked, laid: TableSet) -> None:
+    note("serve", cooked.meta.subject)
+
+
+@app.join(GuestArrived, WineOpened, within=timedelta(seconds=0.5))
+def pour(guest: Envelope, wine: Envelope) -> None:
+    note("pour", guest.subject)
+
+
+@app.join(
+    BasketFilled,
+    Several(ItemPacked, per="items", of=BasketFilled),
+    by={BasketFilled: None, ItemPacked: "basket"},
+    within=timedelta(hours=1),
+)
+def collect(basket: BasketFilled, items: list[ItemPacked], context: Context) -> None:
+    note("collect", context.subject, items=sorted(item.meta.subject for item in items))
+    if any(item.behave == "kill" for item in items) and noted("collect", context.subject) == 1:
+        os._exit(1)
+    if any(item.behave == "refuse" for item in items) and noted("collect", context.subject) == 1:
+        raise PermanentFailure("the van is full")
+
+
+@app.on(ReminderSent)
+def remind(reminder: ReminderSent) -> None:
+    note("remind", reminder.meta.subject, due=reminder.meta.time.timestamp())
+
+
+@app.dead_letter
+def tell(letter: DeadLetter) -> None:
+    note("told", letter.subject, letter=letter.id, reason=letter.reason)

@@ -1,0 +1,59 @@
+"""The events of these tests."""
+
+from choreo import Event
+
+
+class OrderPlaced(Event):
+    #: What the payment service shall do with it.
+    behave: str = ""
+
+
+class PaymentCharged(Event):
+    attempt: int = 1
+
+
+class OrderConfirmed(Event):
+    pass
+
+
+class OrderRejected(Event):
+    pass
+
+
+class DriverAssigned(Event):
+    driver_id: str = "D-1"
+
+
+class MealCooked(Event):
+    pass
+
+
+class TableSet(Event):
+    pass
+
+
+class GuestArrived(Event):
+    pass
+
+
+class WineOpened(Event):
+    pass
+
+
+class BasketFilled(Event):
+    items: list[str] = []
+
+
+class ItemPacked(Event):
+    #: Keyed by this, whatever the event is about.
+    basket: str = ""
+    #: What shall become of the first firing.
+    behave: str = ""
+
+
+class ReminderSent(Event):
+    pass
+
+
+class NobodyInformed(Event):
+    """No service listens to it."""

@@ -1,0 +1,145 @@
+"""Bindings belong to declarations, on both brokers."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kombu import Queue
+
+from choreo import Event
+from choreo.store import Binding
+from choreo.worker import bindings
+from choreo.worker.bindings import BindingKeeper
+from tests.integration.orders import OrderCancelled, OrderPlaced
+from tests.integration.workers import Payment
+from tests.servers import rabbitmq_vhost, require_rabbitmq
+from tests.waiting import eventually
+
+
+class MenuChanged(Event):
+    pass
+
+
+class RefundPaid(Event):
+    pass
+
+
+@pytest.fixture(scope="module")
+def rabbitmq() -> Iterator[str]:
+    with rabbitmq_vhost(require_rabbitmq()) as url:
+        yield url
+
+
+@pytest.fixture(params=["rabbitmq", "redis"])
+def payment(request: pytest.FixtureRequest, redis_url: str, namespace: str, tmp_path: Path) -> Iterator[Payment]:
+    broker = request.getfixturevalue("rabbitmq") if request.param == "rabbitmq" else redis_url
+    payment = Payment(broker, redis_url, namespace, tmp_path)
+    yield payment
+    payment.close()
+
+
+def waiting(payment: Payment, handler: str) -> int:
+    """How many messages wait in a handler's queue."""
+    with payment.app.connection_for_read() as connection:
+        queue = Queue(f"{payment.namespace}.payment.{handler}")(connection.channel())
+        try:
+            return int(queue.queue_declare(passive=True).message_count)
+        except connection.channel_errors:
+            return 0  # On Redis an empty queue is none.
+
+
+def replica(payment: Payment, name: str, *declared: Binding) -> BindingKeeper:
+    """What a worker that declares these does at its start, as far as bindings are concerned."""
+    keeper = BindingKeeper(payment.app, name)
+    keeper._declared = [(payment.app.topology.name_of(queue), pattern) for queue, pattern in declared]
+    keeper.look()
+    with payment.app.connection_for_write() as connection:
+        for queue, pattern in keeper._declared:
+            Queue(queue, payment.app.topology.exchange, pattern)(connection.channel()).declare()
+    return keeper
+
+
+def heard(payment: Payment, event: Event) -> bool:
+    """Whether anybody is bound to an event that is published now."""
+    before = payment.app.publisher.unheard.total()
+    payment.app.publish(event)
+    return payment.app.publisher.unheard.total() == before
+
+
+def test_a_new_version_unbinds_what_it_does_not_declare_and_reports_whose_handler_is_gone(payment: Payment) -> None:
+    payment.worker(patterns="order.*+menu.*,refund.*", name="old").stop()
+    payment.app.publish_many([MenuChanged(), RefundPaid(), RefundPaid()])
+    assert eventually(lambda: waiting(payment, "watch_refund")) == 2
+
+    new = payment.worker(patterns="order.*", name="new")
+
+    # What waited for a handler that is still there is handled, and the rest of its patterns lead there.
+    assert eventually(lambda: payment.noted("watched")) == [0]
+    assert heard(payment, OrderCancelled())
+    assert eventually(lambda: len(payment.noted("watched")) == 2)
+    # The others are unbound, and what waits is kept.
+    assert not heard(payment, MenuChanged())
+    assert not heard(payment, RefundPaid())
+    assert waiting(payment, "watch_refund") == 2
+    log, queues = new.log(), f"{payment.namespace}.payment"
+    assert f"unbound {queues}.watch_order from menu.*, since no worker declares it any more" in log
+    assert f"unbound {queues}.watch_refund from refund.*, since no worker declares it any more" in log
+    assert f"no worker declares the handler of queue {queues}.watch_refund any more" in log
+    assert "the 2 message(s) in it" in log
+    assert "Traceback" not in log
+
+
+def test_old_and_new_workers_side_by_side_take_nothing_from_each_other(payment: Payment) -> None:
+    old = replica(payment, "old", ("payment.watch", "order.cancelled"), ("payment.watch", "order.placed"))
+    new = replica(payment, "new", ("payment.watch", "order.placed"), ("payment.watch", "menu.*"))
+    old.look()
+    assert all([heard(payment, OrderCancelled()), heard(payment, OrderPlaced()), heard(payment, MenuChanged())])
+
+    old.retire()
+    new.look()
+
+    assert not heard(payment, OrderCancelled())
+    assert all([heard(payment, OrderPlaced()), heard(payment, MenuChanged())])
+
+
+def test_an_old_worker_that_comes_back_while_its_binding_is_removed_gets_it_again(
+    payment: Payment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica(payment, "old", ("payment.watch", "order.cancelled")).retire()
+    new = BindingKeeper(payment.app, "new")
+    remove = new._bindings.remove
+
+    def remove_just_after_the_old_one_has_bound(stale: list[Binding]) -> None:
+        replica(payment, "old again", ("payment.watch", "order.cancelled"))
+        remove(stale)
+
+    monkeypatch.setattr(new._bindings, "remove", remove_just_after_the_old_one_has_bound)
+    new.look()
+
+    assert heard(payment, OrderCancelled())
+
+
+def test_a_worker_that_was_silent_for_too_long_binds_again(payment: Payment, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bindings, "TTL", 0.05)
+    sleeper = replica(payment, "sleeper", ("payment.watch", "order.cancelled"))
+    monkeypatch.setattr(bindings, "TTL", 60)
+    eventually(lambda: payment.app.store.declare("payment", "somebody", (), 0).stale)
+    BindingKeeper(payment.app, "new").look()
+    assert not heard(payment, OrderCancelled())
+
+    sleeper.look()
+
+    assert heard(payment, OrderCancelled())
+
+
+def test_a_queue_that_somebody_deleted_is_no_longer_reported(
+    payment: Payment, caplog: pytest.LogCaptureFixture
+) -> None:
+    replica(payment, "old", ("payment.watch", "order.cancelled")).retire()
+    with payment.app.connection_for_write() as connection:
+        Queue(payment.app.topology.name_of("payment.watch"))(connection.channel()).delete()
+
+    BindingKeeper(payment.app, "new").look()
+
+    assert "no worker declares the handler" not in caplog.text
+    assert not payment.app.store.declare("payment", "somebody", (), 0).orphans

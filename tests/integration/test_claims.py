@@ -1,0 +1,248 @@
+"""What a worker takes is claimed for it: with real workers that are killed, stopped and frozen, on every pool."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import redis
+
+from choreo import Envelope, Reason, Service
+from tests.integration.claims_app import OrderPlaced
+from tests.waiting import eventually
+
+ROOT = Path(__file__).parents[2]
+POOLS = [("prefork", 2), ("threads", 2), ("solo", 1)]
+ALONE = [("prefork", 1), ("threads", 1), ("solo", 1)]
+#: Seconds until a silent worker counts as dead.
+TIMEOUT = 2.0
+
+
+class Payment:
+    """The service, its queue and its workers, seen from outside."""
+
+    def __init__(self, url: str, namespace: str, directory: Path) -> None:
+        self.url, self.namespace, self.directory = url, namespace, directory
+        self.redis: Any = redis.Redis.from_url(url, decode_responses=True)
+        self.app = Service("payment", broker=url, config={"choreo_namespace": namespace}, set_as_current=False)
+        self.app.on(OrderPlaced, name="charge")(_unused)
+        self.workers: list[subprocess.Popen[bytes]] = []
+        with self.app.connection_for_write() as connection:
+            for queue in self.app.amqp.queues.values():
+                queue(connection.default_channel).declare()
+
+    def start(self, pool: str, concurrency: int = 1, timeout: float = TIMEOUT, lease: float = 3) -> Any:
+        number = len(self.workers)
+        settings = {
+            "choreo_namespace": self.namespace,
+            "worker_prefetch_multiplier": 64,
+            "broker_transport_options": {"consumer_timeout": timeout},
+        }
+        command = [sys.executable, "-m", "celery", "-A", "tests.integration.claims_app", "worker", "-l", "INFO"]
+        command += ["-P", pool, "-c", str(concurrency), "-n", f"w{number}@%h", "--without-mingle", "--without-gossip"]
+        environment = {
+            "CHOREO_TEST_SETTINGS": json.dumps(settings),
+            "CHOREO_TEST_BROKER": self.url,
+            "CHOREO_TEST_LEASE": str(lease),
+            "PYTHONWARNINGS": "ignore",
+        }
+        with self._log(number).open("wb") as log:
+            worker = subprocess.Popen(
+                command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=os.environ | environment
+            )
+        self.workers.append(worker)
+        return worker
+
+    def ready(self, *workers: Any) -> None:
+        for worker in workers:
+            number = self.workers.index(worker)
+            eventually(lambda n=number: "ready." in self.log(n), 30, f"worker {number} is ready")
+
+    def _log(self, number: int) -> Path:
+        return self.directory / f"worker{number}.log"
+
+    def log(self, number: int) -> str:
+        return self._log(number).read_text()
+
+    def place(self, *orders: OrderPlaced, copies: int = 1) -> None:
+        for order in orders:
+            envelope = Envelope(
+                id=f"{self.namespace}-{order.number}",
+                type="order.placed",
+                source="tests",
+                subject=f"ORD-{order.number}",
+                time=datetime.now(UTC),
+                correlation_id="story",
+                data=order.model_dump(),
+            )
+            self.app.publisher.announce([envelope] * copies)
+
+    def noted(self, what: str) -> list[int]:
+        notes = map(json.loads, self.redis.lrange(f"{self.namespace}:notes", 0, -1))
+        return [number for kind, number in notes if kind == what]
+
+    def settled(self, timeout: float = 20) -> None:
+        """Wait until nothing is queued, in flight or scheduled any more."""
+        eventually(lambda: not self.left(), timeout, "nothing is left")
+
+    def left(self) -> dict[str, int]:
+        queue, handler = f"{self.namespace}.payment.charge", "payment.charge"
+        left = {
+            "queued": self.redis.llen(queue),
+            "scheduled": self.app.store.scheduled(handler),
+            # What became a dead letter is remembered as done.
+            "claimed": sum(1 for unit in self._units(handler) if not self.redis.hexists(unit, "done")),
+        }
+        return {what: count for what, count in left.items() if count}
+
+    def _units(self, handler: str) -> list[str]:
+        return list(self.redis.scan_iter(f"choreo:{self.namespace}:{{{handler}}}:unit:*"))
+
+    def close(self) -> None:
+        for worker in self.workers:
+            kill(worker)
+        self.app.publisher.close()
+        self.redis.close()
+
+
+def _unused(order: OrderPlaced) -> None: ...
+
+
+def family(worker: Any) -> list[psutil.Process]:
+    with suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(worker.pid)
+        return [parent, *parent.children(recursive=True)]
+    return []
+
+
+def kill(worker: Any) -> None:
+    for process in family(worker):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    worker.wait(10)
+
+
+@pytest.fixture
+def payment(redis_url: str, namespace: str, tmp_path: Path) -> Iterator[Payment]:
+    payment = Payment(redis_url, namespace, tmp_path)
+    yield payment
+    payment.close()
+
+
+@pytest.mark.parametrize(("pool", "concurrency"), POOLS)
+def test_copies_side_by_side_are_handled_once(payment: Payment, pool: str, concurrency: int):
+    payment.place(OrderPlaced(number=1, seconds=1.0), copies=3)
+
+    # A second worker takes what the first leaves.
+    payment.ready(payment.start(pool, concurrency), payment.start(pool, concurrency))
+    eventually(lambda: payment.noted("done"))
+    payment.place(OrderPlaced(number=1))
+    payment.place(OrderPlaced(number=2))
+    eventually(lambda: 2 in payment.noted("done"))
+    payment.settled()
+
+    assert payment.noted("begun") == [1, 2]
+
+
+@pytest.mark.parametrize(("pool", "concurrency"), POOLS)
+def test_what_a_killed_worker_had_begun_is_run_again_and_what_it_had_taken_is_run_once(
+    payment: Payment, pool: str, concurrency: int
+):
+    payment.place(*[OrderPlaced(number=number, seconds=1.0) for number in range(6)])
+    killed = payment.start(pool, concurrency)
+    eventually(lambda: len(payment.noted("begun")) >= concurrency, 30)
+    kill(killed)
+    begun, done = payment.noted("begun"), payment.noted("done")
+
+    payment.start(pool, concurrency)
+    eventually(lambda: set(payment.noted("done")) == set(range(6)), 40)
+    payment.settled()
+
+    twice = set(begun) - set(done)
+    assert sorted(payment.noted("begun")) == sorted([*range(6), *twice])
+
+
+@pytest.mark.parametrize(("pool", "concurrency"), ALONE)
+def test_what_kills_its_workers_is_parked_and_what_waits_beside_it_is_not(
+    payment: Payment, pool: str, concurrency: int
+):
+    innocent = range(1, 9)
+    payment.place(OrderPlaced(number=0, kills=True), *[OrderPlaced(number=number) for number in innocent])
+
+    worker = payment.start(pool, concurrency)
+    deadline = time.monotonic() + 30
+    while set(payment.noted("done")) != set(innocent) or not list(payment.app.dead_letters):
+        assert time.monotonic() < deadline, (payment.noted("begun"), payment.left())
+        if worker.poll() is not None:
+            worker = payment.start(pool, concurrency)
+        time.sleep(0.05)
+    payment.settled()
+
+    (letter,) = payment.app.dead_letters
+    assert (letter.reason, letter.subject) == (Reason.POISON, "ORD-0")
+    assert payment.noted("begun").count(0) == 3
+    assert sorted(payment.noted("begun"))[3:] == list(innocent)
+
+
+@pytest.mark.parametrize(("pool", "concurrency"), POOLS)
+def test_what_a_stopping_worker_returns_runs_elsewhere_at_once(payment: Payment, pool: str, concurrency: int):
+    payment.place(*[OrderPlaced(number=number, seconds=1.5 if number < 2 else 0) for number in range(20)])
+    # Nothing here may depend on a lease or a silence: each would take a minute.
+    stopped = payment.start(pool, concurrency, timeout=60, lease=60)
+    eventually(lambda: payment.noted("begun"), 30)
+    other = payment.start(pool, concurrency, timeout=60, lease=60)
+    payment.ready(other)
+    payment.place(OrderPlaced(number=20, seconds=3))
+    stopped.send_signal(signal.SIGTERM)
+
+    eventually(lambda: set(payment.noted("done")) == set(range(21)), 20)
+    assert stopped.wait(20) == 0
+    payment.settled()
+    assert sorted(payment.noted("begun")) == list(range(21))
+
+
+@pytest.mark.parametrize(("pool", "concurrency"), ALONE)
+def test_a_worker_that_was_frozen_begins_nothing_that_it_lost_and_commits_nothing(
+    payment: Payment, pool: str, concurrency: int
+):
+    payment.place(*[OrderPlaced(number=number, seconds=0.5) for number in range(4)])
+    frozen = payment.start(pool, concurrency)
+    eventually(lambda: payment.noted("begun"), 30)
+    for process in family(frozen):
+        process.suspend()
+    begun = payment.noted("begun")
+
+    payment.start(pool, concurrency)
+    eventually(lambda: set(payment.noted("done")) == {0, 1, 2, 3}, 40)
+    payment.settled()
+    for process in reversed(family(frozen)):
+        process.resume()
+
+    eventually(lambda: "another worker has taken over" in payment.log(0), 20)
+    payment.place(OrderPlaced(number=4))
+    eventually(lambda: 4 in payment.noted("done"))
+    payment.settled()
+    # Only what it was in the middle of ran twice.
+    assert sorted(payment.noted("begun")) == sorted([0, 1, 2, 3, 4, begun[-1]])
+
+
+@pytest.mark.parametrize(("pool", "concurrency"), POOLS)
+def test_a_long_handler_keeps_its_claim_while_its_worker_lives(payment: Payment, pool: str, concurrency: int):
+    payment.place(OrderPlaced(number=1, seconds=5.0))
+    first = payment.start(pool, concurrency, timeout=1.0, lease=1.5)
+    eventually(lambda: payment.noted("begun"), 30)
+    payment.ready(first, payment.start(pool, concurrency, timeout=1.0, lease=1.5))
+    payment.place(OrderPlaced(number=1, seconds=5.0))
+
+    eventually(lambda: payment.noted("done"))
+    payment.settled()
+    assert payment.noted("begun") == [1]

@@ -1,0 +1,208 @@
+"""What a person sees in Flower, asked through its HTTP API: each handler's work, under its own name."""
+
+import base64
+import json
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from choreo import Envelope, Service
+from choreo.local import Platform
+from handlers.events import OrderPlaced
+from tests.waiting import eventually
+
+pytest.importorskip("flower")
+
+ROOT = Path(__file__).parents[2]
+LOGIN = "me:secret"
+COURIER = """
+    from choreo import Context, Envelope, PermanentFailure, Retry, RetryLater, Service
+
+    app = Service("courier")
+
+    @app.on("order.placed")
+    def deliver(order: Envelope) -> None:
+        raise RetryLater(600)
+
+    @app.on("order.placed", retry=Retry(times=5, first=0.1))
+    def ring_bell(order: Envelope, context: Context) -> None:
+        if context.attempt < 3:
+            raise OSError("nobody opens")
+
+    @app.on("order.placed")
+    def collect_tip(order: Envelope) -> None:
+        raise PermanentFailure("never heard of it")
+"""
+
+
+class Flower:
+    """A running Flower, and the platform that it watches."""
+
+    def __init__(self, url: str, broker_url: str) -> None:
+        self.url = url
+        self._guest = Service("guest", config=None)
+        self._guest.conf.broker_url = broker_url
+
+    def place_order(self, subject: str) -> Envelope:
+        order = OrderPlaced(customer_id="alice", restaurant_id="pizza-place", items=["soup"], total_cents=2500)
+        return self._guest.publish(order, subject)
+
+    def get(self, path: str, login: str | None = LOGIN) -> tuple[int, str]:
+        request = urllib.request.Request(self.url + path)
+        if login is not None:
+            request.add_header("Authorization", f"Basic {base64.b64encode(login.encode()).decode()}")
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    def json(self, path: str) -> Any:
+        status, body = self.get(path)
+        assert status == 200, body
+        return json.loads(body)
+
+    def row(self, handler: str, about: str, state: str) -> dict[str, Any]:
+        """The one row of this handler about this, once it is in this state."""
+
+        def rows() -> list[dict[str, Any]]:
+            tasks = self.json(f"/api/tasks?limit=1000&taskname={handler}").values()
+            return [task for task in tasks if task["args"] == about]
+
+        eventually(lambda: [task["state"] for task in rows()] == [state], reason=f"{handler}({about}) is {state}")
+        (row,) = rows()
+        return row
+
+    def count(self, handler: str, event: str) -> float:
+        """How many worker events of a kind there were about a handler, in the metrics for Prometheus."""
+        wanted = (f'task="{handler}"', f'type="{event}"')
+        lines = [line for line in self.get("/metrics")[1].splitlines() if line.startswith("flower_events_total{")]
+        return sum(float(line.rpartition(" ")[2]) for line in lines if all(label in line for label in wanted))
+
+    def workers(self) -> dict[str, Any]:
+        """What the list of workers shows, by node name."""
+        return {worker["hostname"]: worker for worker in self.json("/workers?json=1")["data"]}
+
+
+@pytest.fixture(scope="module")
+def flower(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flower]:
+    """Flower beside workers of two reference services, and of one that the package it was started with has not."""
+    data = tmp_path_factory.mktemp("data")
+    package = f"couriers_{uuid4().hex[:8]}"
+    (data / f"{package}.py").write_text(dedent(COURIER))
+    environment = {"CHOREO_DATA": str(data), "FLOWER_BASIC_AUTH": LOGIN}
+    with pytest.MonkeyPatch.context() as patch, Platform("handlers", environment=environment) as platform:
+        # Flower reads flowerconfig.py in the directory where it starts.
+        patch.chdir(ROOT)
+        patch.syspath_prepend(data)
+        platform.start("payment", "loyalty")
+        with Platform(package, broker_url=platform.broker_url) as stranger:
+            stranger.start()
+            platform.wait_ready()
+            stranger.wait_ready()
+            flower = Flower(platform.start_flower(), platform.broker_url)
+            # Flower listens to worker events when it has heard a heartbeat of each; what came before, it has missed.
+            eventually(lambda: len(flower.workers()) == 3, reason="Flower has heard of all workers")
+            yield flower
+
+
+def test_each_handler_of_an_event_has_a_row_of_its_own(flower: Flower) -> None:
+    event = flower.place_order("ORD-1")
+
+    charge = flower.row("payment.charge_customer", "order.placed ORD-1", "SUCCESS")
+    award = flower.row("loyalty.award_points", "payment.charged ORD-1", "SUCCESS")
+
+    assert charge["worker"].startswith("payment@")
+    assert award["worker"].startswith("loyalty@")
+    assert charge["parent_id"] == event.id
+    assert charge["root_id"] == award["root_id"] == event.correlation_id
+    assert charge["result"] == "'announced payment.charged ORD-1'"
+    assert charge["retries"] == 0
+
+
+def test_two_services_that_hear_the_same_event_have_two_rows(flower: Flower) -> None:
+    flower.place_order("ORD-2")
+
+    charge = flower.row("payment.charge_customer", "order.placed ORD-2", "SUCCESS")
+    deliver = flower.row("courier.deliver", "order.placed ORD-2", "RETRY")
+
+    assert charge["uuid"] != deliver["uuid"]
+    assert charge["parent_id"] == deliver["parent_id"]
+    assert deliver["worker"].startswith("courier@")
+
+
+def test_a_handler_that_will_be_tried_again_is_shown_as_a_retry(flower: Flower) -> None:
+    flower.place_order("ORD-3")
+
+    deliver = flower.row("courier.deliver", "order.placed ORD-3", "RETRY")
+
+    assert deliver["retried"] is not None
+    assert "asked to be called again in 600 s" in deliver["exception"]
+
+
+def test_a_success_after_retries_says_how_many_there_were(flower: Flower) -> None:
+    flower.place_order("ORD-4")
+
+    ring = flower.row("courier.ring_bell", "order.placed ORD-4", "SUCCESS")
+
+    assert ring["retries"] == 2
+    assert ring["retried"] is not None
+    assert flower.count("courier.ring_bell", "task-retried") >= 2
+
+
+def test_a_failure_is_shown_as_one_and_the_dead_letter_has_a_row_too(flower: Flower) -> None:
+    flower.place_order("ORD-6")
+
+    failure = flower.row("courier.collect_tip", "order.placed ORD-6", "FAILURE")
+    letter = flower.row("courier.dead_letters", "courier.collect_tip: order.placed ORD-6", "SUCCESS")
+
+    assert failure["exception"] == "PermanentFailure('never heard of it')"
+    assert "in collect_tip" in failure["traceback"]
+    assert letter["worker"] == failure["worker"]
+
+
+def test_the_workers_of_all_services_are_listed(flower: Flower) -> None:
+    workers = flower.workers()
+
+    assert {name.partition("@")[0] for name in workers} == {"payment", "loyalty", "courier"}
+    assert all(worker["status"] for worker in workers.values())
+
+
+def test_the_list_of_tasks_shows_what_each_is_about(flower: Flower) -> None:
+    _, page = flower.get("/tasks")
+
+    columns = re.findall(r'<th data-column="(\w+)"', page)
+    assert columns[:4] == ["name", "args", "state", "uuid"], "a window of 1280 pixels shows no more than these"
+
+
+def test_the_page_of_each_worker_opens(flower: Flower) -> None:
+    for name in flower.workers():
+        status, page = flower.get(f"/worker/{name}")
+        assert status == 200, page
+        assert name in page
+
+
+def test_the_page_of_the_broker_lists_the_queues(flower: Flower) -> None:
+    status, page = flower.get("/broker")
+
+    assert status == 200, page
+    assert "payment.charge_customer" in page
+
+
+@pytest.mark.parametrize("path", ["/", "/tasks", "/workers", "/broker", "/api/tasks", "/api/workers"])
+def test_nobody_gets_in_without_the_password(flower: Flower, path: str) -> None:
+    assert flower.get(path, login=None)[0] == 401
+    assert flower.get(path, login="me:guess")[0] == 401
+
+
+def test_whoever_knows_the_password_gets_in(flower: Flower) -> None:
+    for path in ("/", "/tasks", "/workers", "/api/tasks", "/api/workers"):
+        assert flower.get(path)[0] == 200

@@ -1,0 +1,97 @@
+"""A worker process of `worker_app`, and what it did."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import redis
+
+from choreo import Service
+from choreo.store import Terms
+from tests.waiting import eventually
+
+ROOT = Path(__file__).parents[2]
+
+
+class Payment:
+    """The service ``payment`` on a broker, seen from outside its workers."""
+
+    def __init__(self, broker: str, store: str, namespace: str, directory: Path) -> None:
+        self.broker, self.namespace, self.directory = broker, namespace, directory
+        self.settings: dict[str, Any] = {"choreo_store_url": store, "choreo_namespace": namespace}
+        self.app = Service("payment", broker=broker, config=self.settings, terms=Terms())
+        self.queue = f"{namespace}.payment.charge_customer"
+        self._notebook = redis.Redis.from_url(store, decode_responses=True)
+        self._workers: list[Worker] = []
+
+    def worker(self, *options: str, patterns: str = "", name: str = "one", **settings: Any) -> "Worker":
+        """Start a worker and wait until it is ready."""
+        worker = Worker(self, name, options, patterns, self.settings | settings)
+        self._workers.append(worker)
+        return worker
+
+    def noted(self, what: str) -> list[int]:
+        return sorted(int(number) for number in self._notebook.lrange(f"{self.namespace}:{what}", 0, -1))
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.kill()
+        self.app.publisher.close()
+
+
+class Worker:
+    """A process of `celery worker`."""
+
+    def __init__(
+        self, payment: Payment, name: str, options: tuple[str, ...], patterns: str, settings: dict[str, Any]
+    ) -> None:
+        self._log = payment.directory / f"{name}.log"
+        command = [sys.executable, "-m", "celery", "-A", "tests.integration.worker_app", "worker", "-l", "INFO"]
+        command += ["-n", f"{name}@%h", "--without-mingle", "--without-gossip", "-c", "2", *options]
+        with self._log.open("w") as log:
+            self.process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ
+                | {
+                    "CHOREO_TEST_SETTINGS": json.dumps(settings),
+                    "CHOREO_TEST_BROKER": payment.broker,
+                    "CHOREO_TEST_PATTERNS": patterns,
+                    "PYTHONWARNINGS": "ignore",
+                },
+            )
+        self.wait_for("ready.", 30)
+
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def wait_for(self, text: str, timeout: float = 15) -> str:
+        """Wait until the log says so, or the process has ended."""
+        eventually(lambda: text in self.log() or self.process.poll() is not None, timeout, f"{text!r} in the log")
+        assert text in self.log(), self.log()
+        return self.log()
+
+    def stop(self, timeout: float = 20) -> int:
+        """SIGTERM. Returns the exit code."""
+        self.process.terminate()
+        return self.process.wait(timeout)
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            # The children of the pool end by themselves when their parent is gone.
+            self.process.kill()
+            self.process.wait(10)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.kill()

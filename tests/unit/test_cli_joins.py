@@ -1,0 +1,191 @@
+"""`choreo joins`: readable at 80 columns, and as JSON."""
+
+import json
+import shlex
+import sys
+from datetime import timedelta
+
+import pytest
+from click.testing import CliRunner, Result
+
+from choreo import Event, Retry, RetryLater, Service, Several
+from choreo.cli import choreo, joins
+from tests.unit.events import OrderConfirmed, OrderPlaced, OrderRejected, PaymentCharged, envelope
+from tests.unit.stage import Stage, service
+
+
+class ItemPacked(Event):
+    pass
+
+
+def make_service(name: str, on_timeout: bool) -> Service:
+    app = service(name)
+
+    def give_up(confirmed: OrderConfirmed | None, charged: PaymentCharged | None) -> None: ...
+
+    @app.join(
+        OrderConfirmed,
+        PaymentCharged,
+        unless=OrderRejected,
+        within=timedelta(minutes=30),
+        on_timeout=give_up if on_timeout else None,
+        retry=Retry(times=3),
+    )
+    def assign_the_nearest_driver(confirmed: OrderConfirmed, charged: PaymentCharged) -> None:
+        raise RetryLater(1000)
+
+    @app.join(OrderPlaced, Several(ItemPacked, 12), within=timedelta(days=3))
+    def ship(placed: OrderPlaced, items: list[ItemPacked]) -> None: ...
+
+    return app
+
+
+@pytest.fixture
+def stage(monkeypatch) -> Stage:
+    stage = Stage(make_service("driver", on_timeout=True))
+    stage.now = 1_767_268_800.0  # 2026-01-01 12:00 UTC
+    # The module is behind the command of the same name.
+    monkeypatch.setattr(sys.modules["choreo.cli.joins"], "command_line_service", lambda *_: stage.app)
+    return stage
+
+
+def run(*arguments: str, code: int = 0, **options) -> Result:
+    result = CliRunner().invoke(joins, arguments, **options)
+    assert result.exit_code == code, result.output
+    assert all(len(line) <= 80 for line in result.stdout.splitlines() if not line.startswith("{")), result.stdout
+    return result
+
+
+ASSIGN, SHIP = "driver.assign_the_nearest_driver", "driver.ship"
+
+
+def test_nothing_pending_is_said(stage):
+    assert run("list").stdout == f"{ASSIGN}\n\n{SHIP}\n"
+
+
+def test_pending_joins_are_listed_with_what_they_wait_for(stage):
+    stage.deliver(envelope(OrderConfirmed(), subject="ORD-1"), ASSIGN)
+    stage.deliver(envelope(OrderConfirmed(), subject="ORD-1"), ASSIGN)
+    stage.now += 600
+    stage.deliver(envelope(ItemPacked(), subject="an order with quite a long name"), SHIP)
+
+    assert run("list").stdout == (
+        "driver.assign_the_nearest_driver\n"
+        "  events that did not count: 1 duplicate\n"
+        "KEY                   WAITS FOR                       SINCE (UTC)  UNTIL (UTC)\n"
+        "ORD-1                 payment.charged                 01-01 12:00  01-01 12:30\n"
+        "\n"
+        "driver.ship\n"
+        "KEY                   WAITS FOR                       SINCE (UTC)  UNTIL (UTC)\n"
+        "an order with qui...  order.placed, 11 x item.packed  01-01 12:10  01-04 12:10\n"
+    )
+
+
+def test_a_list_can_be_of_some_handlers_only(stage):
+    assert run("list", "driver.ship").stdout == "driver.ship\n"
+    assert run("list", "driver").stdout == f"{ASSIGN}\n\n{SHIP}\n"
+
+    said = run("list", "diver", code=1).output
+    assert "No join of diver is known. Known are: driver.assign_the_nearest_driver, driver.ship." in said
+
+
+def test_a_long_list_goes_on_where_it_ended(stage):
+    for number in range(5):
+        stage.deliver(envelope(OrderConfirmed(), subject=f"ORD-{number}"), ASSIGN)
+        stage.now += 60
+
+    *first, more = _lines("--limit", "2")
+    assert [line.split()[0] for line in first[2:]] == ["ORD-0", "ORD-1"]
+
+    arguments = more.split("choreo joins list ")[1]
+    second = CliRunner().invoke(joins, ["list", *shlex.split(arguments)]).stdout
+    assert "ORD-2" in second
+    assert "ORD-0" not in second
+    assert "--after goes on with one HANDLER" in run("list", "--after", "x", code=2).output
+
+
+def _lines(*options: str) -> list[str]:
+    return CliRunner().invoke(joins, ["list", ASSIGN, *options]).stdout.splitlines()
+
+
+def test_a_list_as_json_is_one_object_a_line_and_can_be_whole(stage):
+    for number in range(250):
+        stage.deliver(envelope(OrderConfirmed(), subject=f"ORD-{number}"), ASSIGN)
+        stage.now += 1
+
+    result = run("list", ASSIGN, "--json", "--limit", "0")
+
+    records = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [record["key"] for record in records] == [f"ORD-{number}" for number in range(250)]
+    assert records[0]["missing"] == [{"type": "payment.charged", "count": 1}]
+    assert records[0]["until"] == "2026-01-01T12:30:00+00:00"
+    assert result.stderr == ""
+    assert "--after" in run("list", ASSIGN, "--json", "--limit", "3").stderr
+
+
+def test_a_join_is_explained(stage):
+    stage.deliver(envelope(OrderConfirmed(), subject="ORD-1"), ASSIGN)
+    stage.deliver(envelope(PaymentCharged(), subject="ORD-1", id="p-1"), ASSIGN)
+    stage.deliver(envelope(ItemPacked(), subject="ORD-1", id="i-1"), SHIP)
+
+    said = run("show", "ORD-1").stdout
+
+    assert "driver.assign_the_nearest_driver ORD-1\n  waits for: its next attempt\n" in said
+    assert "  attempts:  1 failed\n" in said
+    assert "    01-01 12:00:00  payment.charged ORD-1\n                    id p-1, from order\n" in said
+    assert (
+        "driver.ship ORD-1\n  waits for: order.placed, 11 x item.packed\n  since:     2026-01-01 12:00:00 UTC (" in said
+    )
+    record = json.loads(run("show", "ORD-1", "--handler", SHIP, "--json").stdout)
+    assert record["arrived"][0]["event"]["id"] == "i-1"
+
+
+def test_a_join_that_is_overdue_is_listed_first_and_as_such(stage):
+    stage.deliver(envelope(OrderConfirmed(), subject="ORD-1"), ASSIGN)
+    stage.deliver(envelope(OrderConfirmed(), subject="ORD-2"), ASSIGN)
+    stage.now += 1801
+    stage.store.sent(ASSIGN, [key for key, _ in stage.store.due(ASSIGN, 1, 10)])
+
+    *_, first, second = run("list", ASSIGN).stdout.splitlines()
+
+    assert (first.split()[0], first.split()[-1]) == ("ORD-1", "overdue")
+    assert (second.split()[0], second.split()[-1]) == ("ORD-2", "12:30")
+    assert "and its handler was told" in run("show", "ORD-1").stdout
+
+
+def test_what_is_not_pending_is_one_line(stage):
+    for arguments in (["show", "ORD-1"], ["cancel", "ORD-1", "--reason", "x"], ["fire", "ORD-1"]):
+        said = CliRunner().invoke(joins, arguments)
+        assert said.exit_code == 1
+        assert "Error: No join waits for 'ORD-1'" in said.output
+
+
+def test_a_join_is_cancelled_after_a_question(stage):
+    stage.deliver(envelope(OrderConfirmed(), subject="ORD-1"), ASSIGN)
+
+    assert (
+        "ORD-1 has order.confirmed.\nForget that for good?"
+        in run("cancel", "ORD-1", "--reason", "called", input="n\n").stdout
+    )
+    assert len(list(stage.app.joins)) == 1
+
+    said = run("cancel", "ORD-1", "--reason", "called", "--yes").stdout
+    assert "ORD-1: cancelled. Parts that come later are ignored." in " ".join(said.split())
+    assert list(stage.app.joins) == []
+
+
+def test_a_join_is_fired_or_refused_with_the_way_out(stage):
+    stage.deliver(envelope(OrderConfirmed(), subject="ORD-1"), ASSIGN)
+
+    said = CliRunner().invoke(joins, ["fire", "ORD-1"])
+    assert said.exit_code == 1
+    assert "cannot do without payment.charged. Make the parameter `| None`, or fire it as on timeout" in said.output
+
+    said = CliRunner().invoke(joins, ["fire", "ORD-1", "--as-timeout"]).stdout
+    assert "on_timeout runs with order.confirmed, as soon as its service runs." in " ".join(said.split())
+    stage.pass_time(0)
+    assert list(stage.app.joins) == []
+
+
+def test_the_command_is_there():
+    assert "joins" in choreo.commands

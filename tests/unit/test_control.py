@@ -1,0 +1,70 @@
+"""Whose workers a remote control command reaches."""
+
+import re
+
+import pytest
+from celery.app.control import Control
+
+from choreo.worker.control import node_name, nodes_of
+from tests.unit.stage import service
+
+
+@pytest.mark.parametrize(
+    ("given", "node"),
+    [
+        ("celery@host", "payment@host"),
+        ("payment@host", "payment@host"),
+        ("payment.fast@host", "payment.fast@host"),
+        ("w1@host", "payment.w1@host"),
+        ("payments@host", "payment.payments@host"),
+    ],
+)
+def test_a_worker_is_named_so_that_its_service_is_told_from_it(given: str, node: str) -> None:
+    assert node_name("payment", given) == node
+    assert re.match(nodes_of("payment"), node)
+
+
+@pytest.mark.parametrize("node", ["payments@host", "loyalty@host", "pay@host", "xpayment@host", "payment_eu@host"])
+def test_another_services_workers_do_not_match(node: str) -> None:
+    assert not re.match(nodes_of("payment"), node)
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
+    sent: list[dict[str, object]] = []
+
+    def broadcast(self: Control, command: str, arguments: object = None, destination: object = None, **options: object):
+        sent.append({"command": command, "destination": destination, **options})
+
+    monkeypatch.setattr(Control, "broadcast", broadcast)
+    return sent
+
+
+def test_a_command_reaches_its_own_service_unless_told_otherwise(sent) -> None:
+    service("payment").control.broadcast("shutdown")
+
+    assert sent == [
+        {"command": "shutdown", "destination": None, "pattern": nodes_of("payment"), "matcher": "pcre"},
+    ]
+
+
+def test_a_worker_of_another_service_can_be_named(sent) -> None:
+    service("payment").control.broadcast("ping", destination=["loyalty@host"])
+
+    assert sent == [{"command": "ping", "destination": ["loyalty@host"]}]
+
+
+def test_inspect_and_shutdown_stay_in_the_service_too(sent) -> None:
+    control = service("payment").control
+    control.inspect().active()
+    control.shutdown()
+
+    assert [options["pattern"] for options in sent] == [nodes_of("payment")] * 2
+
+
+def test_the_pool_still_has_the_limit_that_is_lowered() -> None:
+    from billiard import pool
+
+    assert hasattr(pool, "GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT"), (
+        "billiard has renamed how long a child waits for its results to be read: see choreo/worker/node.py"
+    )

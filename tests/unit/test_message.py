@@ -1,0 +1,49 @@
+"""A message keeps through the schedule what it is on the wire."""
+
+import json
+from datetime import UTC, datetime
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from choreo.message import EVENT_TASK, Message
+from tests.unit.events import OrderPlaced, envelope
+
+ORDER = envelope(OrderPlaced(customer_id="Zoë"), subject="ORD-1", id="e-1", causation_id="e-0")
+
+
+def test_an_event_travels_as_an_ordinary_celery_task_message():
+    message = Message.carrying(ORDER, exchange="choreo.events", routing_key="order.placed")
+
+    args, kwargs, embed = json.loads(message.body)
+    assert (args, kwargs, embed) == ([ORDER.to_wire()], {}, {})
+    assert message.headers["task"] == EVENT_TASK
+    assert message.headers["id"] == "e-1"
+    assert message.headers["root_id"] == "story-1"
+    assert message.headers["parent_id"] == "e-0"
+    assert message.headers["argsrepr"] == "order.placed ORD-1"
+    assert message.headers["retries"] == 0
+    assert message.content_type == "application/json"
+
+
+def test_an_attempt_says_how_many_came_before():
+    assert Message.carrying(ORDER, exchange="", routing_key="payment.charge", retries=3).headers["retries"] == 3
+
+
+@given(
+    body=st.binary() | st.text().map(str.encode),
+    headers=st.dictionaries(st.text(), st.none() | st.integers() | st.text() | st.lists(st.none()), max_size=4),
+    content_type=st.text(),
+    content_encoding=st.text(),
+)
+def test_every_message_comes_back_byte_for_byte(body, headers, content_type, content_encoding):
+    message = Message("", "payment.charge", body, headers, content_type, content_encoding)
+
+    assert Message.from_json(message.to_json()) == message
+    assert Message.from_json(message.to_json().encode()) == message
+
+
+def test_a_header_that_json_cannot_hold_is_kept_as_text():
+    message = Message("", "payment.charge", b"", {"x-death": [{"time": datetime(2026, 1, 1, tzinfo=UTC)}]})
+
+    assert Message.from_json(message.to_json()).headers == {"x-death": [{"time": "2026-01-01 00:00:00+00:00"}]}

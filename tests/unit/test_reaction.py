@@ -1,0 +1,332 @@
+"""What a handler reads and announces follows from its annotations, and a bad one fails when it is declared."""
+
+import functools
+from collections.abc import Generator, Iterator
+from typing import Annotated, Optional
+
+import pytest
+from pydantic import BaseModel
+
+from choreo import Context, Envelope, Event, UndeclaredEventWarning
+from choreo.errors import DeclarationError, EnvelopeError
+from choreo.reaction import Reaction, inspect_function
+from tests.unit.events import DriverAssigned, OrderConfirmed, OrderPlaced, PaymentCharged, PaymentFailed, envelope
+
+ORDER = OrderPlaced(customer_id="alice", total_cents=500)
+
+
+class Total(BaseModel):
+    """A view: the one field that a reader needs."""
+
+    total_cents: int
+
+
+def context(**changes) -> Context:
+    known = {"service": "payment", "handler": "payment.charge", "attempt": 1, "attempts": 6, "idempotency_key": "k"}
+    return Context(**{"envelope": envelope(ORDER)} | known | changes)
+
+
+def react(function, *envelopes: Envelope | None) -> list[Envelope]:
+    return inspect_function(function)(envelopes or [envelope(ORDER)], context())
+
+
+def announced(function) -> list[str]:
+    return [found.type for found in react(function)]
+
+
+# -- what it reads ----------------------------------------------------------------------------------------------
+
+
+def test_a_handler_reads_the_event_with_its_metadata():
+    read = []
+
+    def charge(order: OrderPlaced) -> None:
+        read.append((order, order.meta.subject))
+
+    react(charge)
+
+    assert read == [(ORDER, "ORD-1")]
+
+
+def test_a_plain_model_is_a_view_of_the_fields_that_the_handler_needs():
+    read = []
+
+    def charge(order: Total) -> None:
+        read.append(order)
+
+    react(charge)
+
+    assert read == [Total(total_cents=500)]
+
+
+def test_a_handler_can_ask_for_the_envelope_and_the_context():
+    read = []
+
+    def watch(received: Envelope, context: Context) -> None:
+        read.append((received.type, context.attempt))
+
+    react(watch)
+
+    assert read == [("order.placed", 1)]
+
+
+def test_a_handler_of_two_events_gets_each_in_its_own_class():
+    read = []
+
+    def watch(event: OrderPlaced | PaymentCharged) -> None:
+        read.append(event)
+
+    react(watch, envelope(PaymentCharged(amount_cents=5)))
+    react(watch, envelope(ORDER))
+
+    assert read == [PaymentCharged(amount_cents=5), ORDER]
+
+
+def test_a_join_gets_none_for_a_part_that_has_not_arrived():
+    read = []
+
+    def give_up(confirmed: OrderConfirmed | None, charged: PaymentCharged | None) -> None:
+        read.append((confirmed, charged))
+
+    react(give_up, None, envelope(PaymentCharged()))
+
+    assert read == [(None, PaymentCharged())]
+
+
+def test_data_that_does_not_fit_is_said_with_the_event_and_the_model():
+    def charge(order: OrderPlaced) -> None:
+        raise AssertionError("must not be called")
+
+    with pytest.raises(EnvelopeError, match=r"(?s)order.placed ORD-1 does not fit OrderPlaced: .*customer_id"):
+        react(charge, envelope(ORDER, data={}))
+
+
+# -- what it announces ------------------------------------------------------------------------------------------
+
+
+def returns_one(order: OrderPlaced) -> PaymentCharged:
+    return PaymentCharged()
+
+
+def returns_nothing(order: OrderPlaced) -> PaymentCharged | None:
+    return None
+
+
+def returns_a_list(order: OrderPlaced) -> list[PaymentCharged | DriverAssigned]:
+    return [PaymentCharged(), DriverAssigned()]
+
+
+def returns_a_tuple(order: OrderPlaced) -> tuple[PaymentCharged, DriverAssigned]:
+    return PaymentCharged(), DriverAssigned()
+
+
+def is_a_generator(order: OrderPlaced) -> Iterator[PaymentCharged]:
+    yield PaymentCharged()
+    yield PaymentCharged(amount_cents=1)
+
+
+def says_nothing(order: OrderPlaced):
+    return PaymentCharged()
+
+
+@pytest.mark.parametrize(
+    ("function", "types"),
+    [
+        (returns_one, ["payment.charged"]),
+        (returns_nothing, []),
+        (returns_a_list, ["payment.charged", "driver.assigned"]),
+        (returns_a_tuple, ["payment.charged", "driver.assigned"]),
+        (is_a_generator, ["payment.charged", "payment.charged"]),
+        (says_nothing, ["payment.charged"]),
+    ],
+)
+def test_what_is_returned_is_announced(function, types):
+    assert announced(function) == types
+
+
+def generates(order: OrderPlaced) -> Generator[PaymentCharged | PaymentFailed, None, None]:
+    yield PaymentCharged()
+
+
+def maybe(order: OrderPlaced) -> Optional[PaymentCharged]:  # noqa: UP045 - old spelling, still in use
+    return None
+
+
+def remarks(order: OrderPlaced) -> Annotated[PaymentCharged, "a remark"]:
+    return PaymentCharged()
+
+
+@pytest.mark.parametrize(
+    ("function", "events"),
+    [
+        (returns_one, (PaymentCharged,)),
+        (returns_nothing, (PaymentCharged,)),
+        (returns_a_list, (PaymentCharged, DriverAssigned)),
+        (returns_a_tuple, (PaymentCharged, DriverAssigned)),
+        (is_a_generator, (PaymentCharged,)),
+        (generates, (PaymentCharged, PaymentFailed)),
+        (maybe, (PaymentCharged,)),
+        (remarks, (PaymentCharged,)),
+        (says_nothing, None),
+    ],
+)
+def test_the_return_annotation_says_what_may_be_announced(function, events):
+    assert inspect_function(function).announces == events
+
+
+def test_an_event_that_is_not_declared_is_announced_with_a_warning():
+    def charge(order: OrderPlaced) -> PaymentCharged:
+        return PaymentFailed()
+
+    with pytest.warns(UndeclaredEventWarning, match=r"charge announced payment.failed, which its return annotation"):
+        assert announced(charge) == ["payment.failed"]
+
+
+@pytest.mark.parametrize(
+    "wrong", ["done", 5, {"type": "x"}, [PaymentCharged(), "x"], {PaymentCharged()}, PaymentCharged]
+)
+def test_returning_what_is_no_event_is_an_error(wrong):
+    def charge(order: OrderPlaced):
+        return wrong
+
+    with pytest.raises(TypeError, match=r"charge returned .* an event, a list or generator of events, or None"):
+        react(charge)
+
+
+def test_nothing_is_announced_when_a_generator_fails_halfway():
+    given = context()
+
+    def charge(order: OrderPlaced) -> Iterator[PaymentCharged]:
+        yield PaymentCharged()
+        raise RuntimeError("gateway down")
+
+    with pytest.raises(RuntimeError, match="gateway down"):
+        inspect_function(charge)([envelope(ORDER)], given)
+    assert given.announced == []
+
+
+# -- what is refused --------------------------------------------------------------------------------------------
+
+
+def refused(function) -> str:
+    with pytest.raises(DeclarationError) as caught:
+        inspect_function(function)
+    return str(caught.value)
+
+
+def test_a_parameter_without_annotation_is_refused_with_what_could_be_there():
+    def charge(order):
+        pass
+
+    assert "charge, parameter 'order' has no annotation. Say what it reads: order: OrderPlaced" in refused(charge)
+
+
+@pytest.mark.parametrize(
+    "annotation", [int, str, dict, list[int], list[Context], list[OrderPlaced] | None, OrderPlaced | int, None, 5]
+)
+def test_an_annotation_that_cannot_read_an_event_is_refused(annotation):
+    def charge(order):
+        pass
+
+    charge.__annotations__["order"] = annotation
+
+    assert "parameter 'order'" in refused(charge)
+    assert "Use an event class, a pydantic model with the fields you need, Envelope, or Context." in refused(charge)
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    ["Missing", "events.Missing", "OrderPlaced | Missing", "OrderPlaced |", "OrderPlaced[int]"],
+)
+def test_an_annotation_that_cannot_be_resolved_is_refused(annotation):
+    def charge(order):
+        pass
+
+    charge.__annotations__["order"] = annotation
+    charge.__globals__["events"] = pytest
+
+    assert "charge: an annotation cannot be resolved" in refused(charge)
+    assert "at module level" in refused(charge)
+
+
+def test_async_handlers_are_refused_with_what_to_do():
+    async def charge(order: OrderPlaced) -> None:
+        pass
+
+    async def charge_all(order: OrderPlaced):
+        yield PaymentCharged()
+
+    for function in (charge, charge_all):
+        assert "is async. Celery runs handlers in processes or threads: write `def`" in refused(function)
+
+
+def test_star_arguments_are_refused():
+    def stars(*orders: OrderPlaced) -> None:
+        pass
+
+    def keywords(**orders: OrderPlaced) -> None:
+        pass
+
+    def positional(order: OrderPlaced, /) -> None:
+        pass
+
+    for function in (stars, keywords, positional):
+        assert "a handler takes named parameters, not *args, **kwargs or positional-only" in refused(function)
+
+
+@pytest.mark.parametrize("annotation", [str, list[str], dict[str, OrderPlaced], PaymentCharged | bool, list, Envelope])
+def test_a_return_annotation_that_is_no_event_is_refused(annotation):
+    def charge(order: OrderPlaced):
+        pass
+
+    charge.__annotations__["return"] = annotation
+
+    assert "which is not an event. A handler returns an event, a list or generator of events, or None." in refused(
+        charge
+    )
+
+
+@pytest.mark.parametrize("annotation", [set[PaymentCharged], frozenset[PaymentCharged], dict[PaymentCharged, int]])
+def test_a_return_annotation_that_would_fail_at_every_call_is_refused(annotation):
+    def charge(order: OrderPlaced):
+        pass
+
+    charge.__annotations__["return"] = annotation
+
+    assert "charge returns" in refused(charge)
+
+
+class AboutPayment(Event, abstract=True):
+    pass
+
+
+class PaymentDelayed(AboutPayment):
+    pass
+
+
+@pytest.mark.parametrize("base", [Event, AboutPayment])
+def test_a_return_annotation_that_names_no_event_in_particular_is_refused(base):
+    def charge(order: OrderPlaced):
+        return PaymentDelayed()
+
+    charge.__annotations__["return"] = base
+
+    assert f"charge returns {base!r}, which" in refused(charge)
+
+
+@pytest.mark.parametrize("thing", [functools.partial(returns_one), OrderPlaced, 5, "charge"], ids=repr)
+def test_what_is_no_function_is_refused(thing):
+    with pytest.raises(DeclarationError, match="function"):
+        inspect_function(thing)
+
+
+def test_a_decorated_handler_is_read_through_its_decorator():
+    @functools.wraps(returns_one)
+    def wrapped(*args, **kwargs):
+        return returns_one(*args, **kwargs)
+
+    reaction = inspect_function(wrapped)
+
+    assert isinstance(reaction, Reaction)
+    assert reaction.announces == (PaymentCharged,)
+    assert announced(wrapped) == ["payment.charged"]

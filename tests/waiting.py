@@ -1,0 +1,19 @@
+"""Waiting for a reaction, with a deadline."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def eventually(probe: Callable[[], T], timeout: float = 15.0, reason: str = "") -> T:
+    """Call ``probe`` until it answers something true, and return that. Fails with its last answer."""
+    deadline = time.monotonic() + timeout
+    while True:
+        answer = probe()
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout:g} s: {reason or probe.__name__}; last answer: {answer!r}")
+        time.sleep(0.02)
