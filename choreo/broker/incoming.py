@@ -17,8 +17,33 @@ from choreo.message import EVENT_TASK, JSON, Message
 
 Headers = dict[str, Any]
 
+_dumps = json.JSONEncoder(ensure_ascii=False).encode
+#: How choreo writes the arguments of a task message around an event.
+_BEFORE, _AFTER = "[[{", "}],{},{}]"
+
 #: More attempts than anybody makes; what is above was not written by choreo.
 MOST_RETRIES = 1_000_000
+
+
+class EventText(str):
+    """An event as JSON, with what was read from it on the way: `envelope`, until another process gets it."""
+
+    __slots__ = ("envelope",)
+    envelope: Envelope
+
+    @classmethod
+    def of(cls, envelope: Envelope, text: str | None = None) -> "EventText":
+        """Raises `EnvelopeError` when it cannot be written."""
+        try:
+            made = cls(_dumps(envelope.to_wire()) if text is None else text)
+            made.encode()  # half a surrogate pair is no UTF-8
+        except (ValueError, RecursionError) as error:
+            raise EnvelopeError(f"it cannot be written again: {error}") from error
+        made.envelope = envelope
+        return made
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        return str, (str(self),)
 
 
 class Incoming:
@@ -41,7 +66,7 @@ class Incoming:
     def content_type(self) -> Any:
         return self._property("content_type")
 
-    def event(self, *tasks: str) -> tuple[Envelope, int]:
+    def event(self, *tasks: str) -> tuple[EventText, int]:
         """The event, and how often it was tried before. Raises `EnvelopeError` when there is none."""
         headers = self.headers
         if headers.get("task") not in (EVENT_TASK, *tasks):
@@ -51,8 +76,19 @@ class Incoming:
             raise EnvelopeError(f"retries is {retries!r}, not a number of attempts")
         match self.body():
             case [[wire], dict(kwargs), dict(embed)] if not kwargs and not any(embed.values()):
-                return Envelope.from_wire(json.loads(wire) if isinstance(wire, str) else wire), retries
+                envelope = Envelope.from_wire(json.loads(wire) if isinstance(wire, str) else wire)
+                return EventText.of(envelope, self._text_of_event()), retries
         raise EnvelopeError("the body is not a task message whose one argument is an event")
+
+    def _text_of_event(self) -> str | None:
+        """The event's own text, where it is as choreo writes it; None where it has to be written anew."""
+        body = self.message.body
+        if isinstance(body, bytes):
+            body = body.decode(errors="replace")
+        # An escape may stand for what cannot be written.
+        if body.startswith(_BEFORE) and body.endswith(_AFTER) and "\\u" not in body:
+            return str(body[len(_BEFORE) - 1 : 1 - len(_AFTER)])
+        return None
 
     def body(self) -> Any:
         """The decoded body. Raises `EnvelopeError` when it is not JSON."""
@@ -72,7 +108,7 @@ class Incoming:
     def become(self, headers: Headers, arguments: list[Any], delivery_info: dict[str, Any]) -> None:
         """Make this delivery another message, as plain as can be. Raises `EnvelopeError` when it cannot be written."""
         try:
-            self.message.body = json.dumps(arguments, ensure_ascii=False).encode()
+            self.message.body = _dumps(arguments).encode()
         except ValueError as error:
             raise EnvelopeError(f"it cannot be written again: {error}") from error
         self.message.delivery_info = {**self.message.delivery_info, **delivery_info}

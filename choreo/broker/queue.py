@@ -8,7 +8,6 @@ Flower, and addresses it to this queue, so that whatever Celery re-sends comes b
 What is not a readable event never reaches Celery, which would drop it or die of it: it is parked as a dead letter.
 """
 
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -123,9 +122,10 @@ class HandlerQueue(GuardedQueue):
     def prepare(self, message: Any) -> None:
         incoming = Incoming(message)
         # A virtual transport that gives a delivery back to its queue may do so as what it has become below.
-        envelope, retries = incoming.event(self.handler)
+        event, retries = incoming.event(self.handler)
         address = {"exchange": "", "routing_key": self.name}
-        incoming.become(run_headers(self.handler, envelope, retries), run_arguments(envelope), address)
+        # As an object the event would go through Celery's decoder, which makes dates of what looks like its own types.
+        incoming.become(run_headers(self.handler, event.envelope, retries), [[event], {}, {}], address)
 
 
 class DeadLetterQueue(HandlerQueue):
@@ -141,9 +141,8 @@ class DeadLetterQueue(HandlerQueue):
     def prepare(self, message: Any) -> None:
         incoming = Incoming(message)
         if incoming.headers.get("task") != self.handler:
-            envelope, _ = incoming.event()
-            run_arguments(envelope)  # raises for what could not be written again
-            raise UnansweredError("the broker delivered it too often without an answer", envelope)
+            event, _ = incoming.event()
+            raise UnansweredError("the broker delivered it too often without an answer", event.envelope)
         # Only choreo writes here; whatever else Celery might read in the headers is none of ours.
         strange = (
             not isinstance(incoming.headers.get("id"), str) or {"eta", "expires", "timelimit"} & incoming.headers.keys()
@@ -179,20 +178,6 @@ def run_headers(handler: str, envelope: Envelope, retries: int) -> Headers:
         "origin": envelope.source,
         "ignore_result": True,
     }
-
-
-def run_arguments(envelope: Envelope) -> list[Any]:
-    """
-    What the task message carries, with the event as one text.
-
-    As an object it would go through Celery's decoder, which makes dates and the like of what looks like its own types.
-    """
-    try:
-        text = json.dumps(envelope.to_wire(), ensure_ascii=False)
-        text.encode()  # half a surrogate pair is no UTF-8
-        return [[text], {}, {}]
-    except (ValueError, RecursionError) as error:
-        raise EnvelopeError(f"it cannot be written again: {error}") from error
 
 
 def task_id(event_id: str, handler: str) -> str:

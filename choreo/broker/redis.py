@@ -13,7 +13,8 @@ delivery tag and is addressed to its one queue (exchange `''`, routing key = que
 later happens in that queue only. `Channel.queues_reached` says how many there were.
 
 *Queue.* A plain list under the queue's own name (with kombu's suffix per priority); the right end is next. Beside
-each queue there is a token to wake up a waiting consumer. Losing a token costs a second, not a message.
+each queue there is a token to wake up a waiting consumer, which sends "wait for a token" and "take" in one go.
+Losing a token costs a second, not a message.
 
 *In flight.* One script moves up to the free prefetch from the queues into the consumer's own hash
 `_choreo.inflight.<owner>` (tag -> queue, token, message), and acks earlier ones on the way. At no moment is a
@@ -162,8 +163,10 @@ class Channel(kombu_redis.Channel):
         self._ownership: Ownership | None = None
         #: Taken, but not delivered yet: (queue, tag, text, what was claimed for it).
         self._arrived: deque[tuple[str, str, bytes, dict[str, Any]]] = deque()
-        #: The take that is under way: its acks, its queues, the tags it may give, and the time; None when BRPOP is.
+        #: The take that is under way: its acks, its queues, the tags it may give, and the time.
         self._taking: tuple[list[str], list[str], list[str], float] | None = None
+        #: Whether it waits for a token first.
+        self._waiting = False
         #: Whether the next poll takes at once instead of waiting for a token.
         self._expecting = True
         self._sequence = 0
@@ -431,18 +434,19 @@ class Channel(kombu_redis.Channel):
         return self._ownership
 
     def _brpop_start(self, timeout: float | None = None) -> None:
-        """Ask for messages: at once if some may be there or acks wait to be sent, else when a token comes."""
+        """Take messages: at once if some may be there or acks wait to be sent, else when a token comes, or its time."""
         queues = self._queue_cycle.consume(len(self.active_queues))
         if not queues:
             return
         connection = self.client.connection
-        if self._expecting or self._arrived or (self._ownership is not None and self._ownership.has_acks):
-            limit = self._room()
-            packed, acks, tags = self._pack_take(queues, limit, None)
-            self._taking = acks, queues, tags, machine_time()
-        else:
+        at_once = self._expecting or self._arrived or (self._ownership is not None and self._ownership.has_acks)
+        packed, acks, tags = self._pack_take(queues, self._room(), None)
+        self._taking = acks, queues, tags, machine_time()
+        if not at_once:
+            # Both in one go: Redis carries out the second as soon as the first ends, and we need not wake up between.
             tokens = [self.keys.token(queue) for queue in queues]
-            packed = pack(["BRPOP", *tokens, str(timeout or self.brpop_timeout or 0)])
+            packed = pack(["BRPOP", *tokens, str(timeout or self.brpop_timeout or 0)]) + packed
+        self._waiting = not at_once
         self._in_poll = connection
         self._brpop_sent_at = monotonic()
         try:
@@ -488,6 +492,9 @@ class Channel(kombu_redis.Channel):
     def _brpop_read(self, **_: Any) -> bool:
         connection = self.client.connection
         try:
+            if self._waiting:
+                self._read_answer(connection)
+                self._waiting = False
             answer = self._read_answer(connection)
         except BaseException:
             self._forget_taking()
@@ -497,7 +504,7 @@ class Channel(kombu_redis.Channel):
             self._flush_brpop_reauth()
         taking, self._taking = self._taking, None
         if taking is None:
-            return self._on_token(answer)
+            raise Empty()
         return self._on_taken(answer, taking[1], taking[3])
 
     def _read_answer(self, connection: Any) -> Any:
@@ -513,18 +520,9 @@ class Channel(kombu_redis.Channel):
             connection.disconnect()
             raise
 
-    def _on_token(self, answer: Any) -> bool:
-        """BRPOP ended, by a token or by time: look either way, in case a token was lost."""
-        self._expecting = True
-        if answer and answer[0].decode()[len(self.keys.token("")) :] not in self._active_queues:
-            # The consumer of that queue was cancelled meanwhile: the token is for somebody else.
-            self.wire.command("LPUSH", answer[0], answer[1])
-        if self.active_queues and self.qos.can_consume():
-            self._brpop_start()
-        raise Empty()
-
     def _on_taken(self, answer: list[Any], queues: list[str], asked_at: float) -> bool:
         if answer[0] == -1:
+            self._expecting = True
             with _serving():
                 self._own().beat()
             raise Empty()
@@ -546,7 +544,7 @@ class Channel(kombu_redis.Channel):
     def _forget_taking(self) -> None:
         """The take under way failed: its acks are sent again, and what it took although its answer is lost returns."""
         taking, self._taking = self._taking, None
-        self._expecting = True
+        self._expecting, self._waiting = True, False
         if taking is not None:
             self._take_failed(taking[0], taking[2])
 
@@ -644,9 +642,9 @@ class Channel(kombu_redis.Channel):
             own.return_soon([str(tag) for tag in tags], counted=counted)
 
     def before_poll(self) -> None:
-        """Send acks that no take will carry: BRPOP is under way, or nothing more can be consumed."""
+        """Send acks that no take will carry soon: one that waits is under way, or nothing more can be consumed."""
         own = self._ownership
-        if own is None or not own.has_acks or self._taking is not None or self._settled:
+        if own is None or not own.has_acks or self._settled or (self._taking is not None and not self._waiting):
             return
         if self._in_poll or not self.qos.can_consume() or not self.active_queues:
             self.flush_acks()
@@ -742,7 +740,7 @@ class Channel(kombu_redis.Channel):
         self._pid = os.getpid()
         self._arrived.clear()
         self._taking = self._ownership = None
-        self._expecting = True
+        self._expecting, self._waiting = True, False
         self.__dict__.pop("wire", None)
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from celery import Task
 from celery.exceptions import Reject
 
+from choreo.broker.incoming import EventText
 from choreo.broker.keys import Lease
 from choreo.broker.queue import STORE_PAUSE
 from choreo.envelope import Envelope
@@ -29,11 +30,12 @@ class HandlerTask(Task):
     reject_on_worker_lost = True
     ignore_result = True
     serializer = "json"
+    Request = "choreo.worker.request:HandlerRequest"
     subscription: ClassVar[Subscription]
 
     def run(self, event: str | dict[str, Any]) -> str:
         """Handle one delivery, the event as JSON. The answer is for people who read logs and Flower."""
-        envelope = Envelope.from_wire(json.loads(event) if isinstance(event, str) else event)
+        envelope = _read(event)
         kind = JoinDelivery if isinstance(self.subscription, Join) else Delivery
         try:
             lease = Lease.of(self.request.properties)
@@ -48,3 +50,9 @@ class HandlerTask(Task):
             logger.error("%s: %s; it stays in its queue", delivery, error)
             time.sleep(STORE_PAUSE)
             raise Reject(error, requeue=True) from error
+
+
+def _read(event: str | dict[str, Any]) -> Envelope:
+    if isinstance(event, EventText):
+        return event.envelope
+    return Envelope.from_wire(json.loads(event) if isinstance(event, str) else event)

@@ -5,6 +5,7 @@ from typing import Any
 
 from billiard import pool
 from celery.apps.worker import Worker
+from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.concurrency.solo import TaskPool as SoloPool
 
 from choreo.worker.control import node_name
@@ -27,3 +28,4 @@ class ServiceWorker(Worker):
         service = (app or self.app).service_name
         super().__init__(app=app, hostname=node_name(service, hostname or f"celery@{gethostname()}"), **options)
         self.app.one_at_a_time = issubclass(self.pool_cls, SoloPool)
+        self.app.in_process = not issubclass(self.pool_cls, PreforkPool)

@@ -1,0 +1,18 @@
+"""A delivery as Celery's worker sees it."""
+
+from typing import Any
+
+from celery.worker.request import Request
+
+
+class HandlerRequest(Request):
+    """
+    Celery's request, which hands over what it has decoded where the pool runs in its own process.
+
+    Celery decodes a message to look at it, and hands the text to the pool, which decodes it once more.
+    """
+
+    def __init__(self, message: Any, *, app: Any, body: Any = None, decoded: bool = False, **options: Any) -> None:
+        if app.in_process and not decoded:
+            body, decoded = message.payload, True
+        super().__init__(message, app=app, body=body, decoded=decoded, **options)
