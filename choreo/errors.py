@@ -21,6 +21,7 @@
     UndeclaredEventWarning           a handler announced what its annotation does not say
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -85,7 +86,7 @@ class PublishError(ChoreoError):
 
 
 class EventTooLargeError(PublishError):
-    """An event is larger than ``max_event_bytes``. Keep the blob elsewhere and announce where it is."""
+    """An event is larger, or nested deeper, than everybody could carry. Keep the blob elsewhere and say where it is."""
 
 
 class StoreError(ChoreoError):
@@ -116,8 +117,8 @@ class RetryLater(ChoreoError):
     """Raise this in a handler to be called again after ``seconds``. It uses up one attempt."""
 
     def __init__(self, seconds: float, reason: str = "") -> None:
-        if seconds < 0:
-            raise ValueError(f"RetryLater({seconds!r}): seconds cannot be negative.")
+        if not (math.isfinite(seconds) and seconds >= 0):
+            raise ValueError(f"RetryLater({seconds!r}): a number of seconds, from 0.")
         self.seconds = seconds
         super().__init__(reason or f"asked to be called again in {seconds:g} s")
 

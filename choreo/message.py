@@ -9,7 +9,26 @@ from choreo.envelope import Envelope
 
 #: The task name of every announced event. Which handler it is for, the queue that holds the copy knows.
 EVENT_TASK = "choreo.event"
+#: How deeply the data of an event may be nested. Python reads and writes JSON recursively, and how deep it can go
+#: depends on where it is: what one place can still read, another one could not write again.
+MOST_NESTED = 100
 JSON = "application/json"
+
+
+def is_too_deep(value: Any, most: int = MOST_NESTED) -> bool:
+    """Whether lists and objects are nested in each other more than ``most`` times."""
+    level = [value]
+    for _ in range(most + 1):
+        inner: list[Any] = []
+        for one in level:
+            if isinstance(one, dict):
+                inner += one.values()
+            elif isinstance(one, list):
+                inner += one
+        if not inner:
+            return False
+        level = inner
+    return any(isinstance(one, (dict, list)) for one in level)
 
 
 @dataclass(frozen=True, slots=True)

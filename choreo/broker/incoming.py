@@ -13,7 +13,7 @@ from kombu.compression import decompress
 
 from choreo.envelope import Envelope
 from choreo.errors import EnvelopeError
-from choreo.message import EVENT_TASK, JSON, Message
+from choreo.message import EVENT_TASK, JSON, MOST_NESTED, Message, is_too_deep
 
 Headers = dict[str, Any]
 
@@ -76,9 +76,17 @@ class Incoming:
             raise EnvelopeError(f"retries is {retries!r}, not a number of attempts")
         match self.body():
             case [[wire], dict(kwargs), dict(embed)] if not kwargs and not any(embed.values()):
-                envelope = Envelope.from_wire(json.loads(wire) if isinstance(wire, str) else wire)
+                wire = json.loads(wire) if isinstance(wire, str) else wire
+                if self._may_be_deep() and is_too_deep(wire):
+                    raise EnvelopeError(f"its data is nested more than {MOST_NESTED} times")
+                envelope = Envelope.from_wire(wire)
                 return EventText.of(envelope, self._text_of_event()), retries
         raise EnvelopeError("the body is not a task message whose one argument is an event")
+
+    def _may_be_deep(self) -> bool:
+        """Whether there are so many brackets that looking closer is worth the time."""
+        body, mark = self.message.body, (b"[{" if isinstance(self.message.body, bytes) else "[{")
+        return bool(sum(body.count(mark[i : i + 1]) for i in range(2)) > MOST_NESTED)
 
     def _text_of_event(self) -> str | None:
         """The event's own text, where it is as choreo writes it; None where it has to be written anew."""

@@ -14,7 +14,7 @@ from choreo.broker.confirms import RabbitLine
 from choreo.broker.lines import Line, Lines, Post, VirtualLine
 from choreo.envelope import Envelope
 from choreo.errors import DeclarationError, EventTooLargeError, PublishError
-from choreo.message import Message
+from choreo.message import MOST_NESTED, Message, is_too_deep
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,19 @@ class Publisher:
 
     def broadcast(self, envelope: Envelope) -> Message:
         """The message that announces an event. Raises `EventTooLargeError`."""
-        message = Message.carrying(envelope, exchange=self._exchange.name, routing_key=envelope.type)
+        try:
+            message = Message.carrying(envelope, exchange=self._exchange.name, routing_key=envelope.type)
+        except RecursionError:
+            message = None
+        # Most events do not have so many brackets at all.
+        if message is None or (
+            message.body.count(b"[") + message.body.count(b"{") > MOST_NESTED and is_too_deep(envelope.to_wire())
+        ):
+            raise EventTooLargeError(
+                f"the data of {envelope} is nested more than {MOST_NESTED} times: not everybody could read that. "
+                f"Announce it as a text, or flatter.",
+                unconfirmed=[envelope],
+            )
         if len(message.body) > MAX_EVENT_BYTES:
             raise EventTooLargeError(
                 f"{envelope} is {len(message.body):,} bytes, more than {MAX_EVENT_BYTES:,}. Keep the blob elsewhere "

@@ -48,6 +48,8 @@ class Outcome(StrEnum):
     ALREADY = "already"
     #: The lease went to somebody else: nothing was changed.
     STALE = "stale"
+    #: The store has forgotten the claim, and nobody else has it: nothing was changed, and nothing is done.
+    LOST = "lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +59,12 @@ class Claim:
     handler: str
     unit: str
     token: str
-    #: From 1; 0 for what is no attempt of its own (a join's deadline or cancellation).
+    #: From 1; 0 for what is no attempt at all (somebody cancels a join by hand).
     attempt: int = 1
     #: Where the copy in the worker's hands is kept on a broker that is the store's own Redis: in flight key and tag.
     receipt: tuple[str, str] | None = None
+    #: The id of the event whose attempts these are, where that is no part of a join but a signal to it.
+    signal: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +223,9 @@ class Store(Protocol):
         Once the join is complete nothing is added to it, so that each attempt sees the same parts. What is not kept
         is counted: see `tally`.
         """
+
+    def forgive(self, claim: Claim) -> None:
+        """The unit's handler was ended by a stop of its worker: that it was begun counts once less."""
 
     def start(self, claim: Claim) -> None:
         """Count that a unit is begun whose claim came with its message. Somebody else's is left alone."""

@@ -33,7 +33,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 @dataclass
 class _Unit:
     done: bool = False
-    settled: int = 0
+    #: The highest attempt whose outcome is recorded, by the signal that it is of; "" for the unit's own.
+    settled: Counter[str] = field(default_factory=Counter)
     token: str = ""
     until: float = 0.0
     deliveries: int = 0
@@ -128,12 +129,12 @@ class MemoryStore:
     def begin(self, claim: Claim) -> Begun:
         unit = self._unit(claim)
         now = self._clock()
-        if unit.done or 0 < claim.attempt <= unit.settled:
+        if unit.done or 0 < claim.attempt <= unit.settled[claim.signal]:
             return Begun(Verdict.DONE)
         if unit.until > now and unit.token != claim.token:
             return Begun(Verdict.BUSY, busy_seconds=unit.until - now)
+        unit.deliveries += unit.token != claim.token or not unit.deliveries
         unit.token, unit.until = claim.token, now + self.terms.lease.total_seconds()
-        unit.deliveries += 1
         poisonous = unit.deliveries > self.terms.max_deliveries
         gathering = self._drawers[claim.handler].parts.get(claim.unit)
         parts = gathering.texts if gathering else {}
@@ -185,7 +186,7 @@ class MemoryStore:
         arrived = {name: when for name, (when, _) in gathering.parts.items()}
         lease = max(state.until - self._clock(), 0.0) if state.token else 0.0
         parts, told = gathering.texts, dict(gathering.told)
-        return Waiting(unit, entry.due, entry.reminded, parts, arrived, told, state.settled, lease)
+        return Waiting(unit, entry.due, entry.reminded, parts, arrived, told, state.settled[""], lease)
 
     @_locked
     def tally(self, handler: str) -> dict[str, int]:
@@ -206,6 +207,11 @@ class MemoryStore:
             unit.deliveries += 1
 
     @_locked
+    def forgive(self, claim: Claim) -> None:
+        unit = self._unit(claim)
+        unit.deliveries = max(unit.deliveries - 1, 0)
+
+    @_locked
     def renew(self, claim: Claim) -> bool:
         unit = self._unit(claim)
         if unit.token != claim.token:
@@ -219,9 +225,10 @@ class MemoryStore:
         if unit.done:
             return Committed(Outcome.ALREADY)
         if unit.token != claim.token:
-            return Committed(Outcome.STALE)
+            taken = unit.token or 0 < claim.attempt <= unit.settled[claim.signal]
+            return Committed(Outcome.STALE if taken else Outcome.LOST)
         unit.done = settlement.done
-        unit.settled = max(unit.settled, claim.attempt)
+        unit.settled[claim.signal] = max(unit.settled[claim.signal], claim.attempt)
         unit.token, unit.until, unit.deliveries = "", 0.0, 0
         unit.forgotten_at = self._clock() + max(self.terms.retention.total_seconds(), settlement.remember)
         if settlement.done:

@@ -4,6 +4,7 @@ All keys of one handler carry the same hash tag (``choreo:{payment.charge_custom
 keeps them in one slot. Every script opens with its keys, arguments and answers.
 """
 
+import logging
 import os
 import time
 from collections import deque
@@ -37,6 +38,8 @@ from choreo.store import (
     deadline_id,
 )
 
+logger = logging.getLogger(__name__)
+
 #: Scripts, and the files of shared functions that are put in front of them: the broker's, and the store's.
 _SCRIPTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "begin": (("inbox",), ("lease",)),
@@ -44,6 +47,7 @@ _SCRIPTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "look": ((), ()),
     "waiting": ((), ()),
     "start": ((), ()),
+    "forgive": ((), ()),
     "renew": ((), ()),
     "commit": (("inbox",), ("settle",)),
     "commit_beside": (("inbox", "route", "wake"), ("settle",)),
@@ -163,7 +167,7 @@ class RedisStore:
 
     def _lease_args(self, claim: Claim) -> list[Any]:
         terms = self.terms
-        return [claim.attempt, claim.token, _ms(terms.lease.total_seconds()), terms.max_deliveries, self._retention]
+        return [_attempt(claim), claim.token, _ms(terms.lease.total_seconds()), terms.max_deliveries, self._retention]
 
     @property
     def _retention(self) -> int:
@@ -180,6 +184,9 @@ class RedisStore:
 
     def start(self, claim: Claim) -> None:
         self._tell("start", self._unit(claim.handler, claim.unit)[:1], [claim.token])
+
+    def forgive(self, claim: Claim) -> None:
+        self._run("forgive", self._unit(claim.handler, claim.unit)[:1], [])
 
     def arrive(self, claim: Claim, arrival: Arrival) -> Begun:
         due, _ = self._calendar(claim.handler)
@@ -254,7 +261,7 @@ class RedisStore:
     def _settlement_args(self, claim: Claim, settlement: Settlement, scheduled: Sequence[Scheduled]) -> list[Any]:
         letter_id, letter = settlement.letter or ("", "")
         retention = max(self._retention, _ms(settlement.remember))
-        args: list[Any] = [claim.token, claim.attempt, int(settlement.done), retention]
+        args: list[Any] = [claim.token, _attempt(claim), int(settlement.done), retention]
         args += [_remembered(claim.unit), letter_id, letter]
         args += [len(settlement.unscheduled), len(scheduled), *settlement.unscheduled]
         for entry in scheduled:
@@ -282,8 +289,14 @@ class RedisStore:
 
     def due(self, owner: str, limit: int, hold: float) -> list[tuple[str, Message | None]]:
         answer = self._run("due", self._calendar(owner), [limit, _ms(hold)])
-        pairs = ((answer[i].decode(), answer[i + 1]) for i in range(0, len(answer), 2))
-        return [(key, Message.from_json(text) if text else None) for key, text in pairs]
+        found: list[tuple[str, Message | None]] = []
+        for key, text in zip(answer[::2], answer[1::2], strict=True):
+            try:
+                found.append((key.decode(), Message.from_json(text) if text else None))
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                # It stays where it is, and comes up again; whatever it is, the others need not wait for it.
+                logger.error("%s in the schedule of %s cannot be read: %s", key, owner, error)
+        return found
 
     def sent(self, owner: str, ids: Sequence[str]) -> None:
         if ids:
@@ -396,6 +409,10 @@ def _arguments(scheduled: Scheduled) -> list[Any]:
 def _remembered(unit: str) -> str:
     """What of a finished unit is remembered apart from it. A join's own HASH stays: it counts parts that come late."""
     return "" if unit.startswith("join:") else unit
+
+
+def _attempt(claim: Claim) -> str:
+    return f"{claim.attempt}:{claim.signal}" if claim.signal else str(claim.attempt)
 
 
 def _pair(text: str) -> Binding:

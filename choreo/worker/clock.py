@@ -44,6 +44,7 @@ class Clock(threading.Thread):
         self._app = app
         self._stopped = threading.Event()
         self._tell_at = 0.0
+        self._owners: list[str] = []
 
     def run(self) -> None:
         troubled = False
@@ -68,9 +69,10 @@ class Clock(threading.Thread):
         if time.monotonic() >= self._tell_at:
             self._tell_at = time.monotonic() + TENDED / 3
             self._app.store.tend(DELAYED, TENDED)
+            self._owners = self.owners()
         count, trouble = 0, None
         # One batch of each at a time: ten thousand retries of one handler do not delay another's deadlines.
-        owners = self._app.calendars
+        owners = self._owners
         while owners and not self._stopped.is_set():
             busy = []
             for owner in owners:
@@ -84,6 +86,16 @@ class Clock(threading.Thread):
         if trouble is not None:
             raise trouble
         return count
+
+    def owners(self) -> list[str]:
+        """
+        Whose schedules are looked into: what this service declares, and what it declared once.
+
+        What a handler had announced for later, or not sent when it crashed, must leave though its code is gone.
+        """
+        name = self._app.service_name
+        once = [owner for owner in self._app.store.handlers() if owner.partition(".")[0] == name]
+        return list(dict.fromkeys([*self._app.calendars, *once]))
 
     def reminder(self, handler: str, schedule_id: str) -> Message:
         """Tells a join that its time is up. It is made here, so that a million pending joins need not keep it."""

@@ -52,6 +52,8 @@ class Delivery:
         self.envelope = envelope
         self.attempt = attempt
         self.lease = lease
+        #: Whether what became of it is recorded: whatever happens now, it need not come again.
+        self.settled = False
         self.claim = self.make_claim()
         if lease is not None and self.claim.token != lease.tag:
             self.claim = replace(self.claim, token=lease.tag, receipt=(lease.inflight, lease.tag))
@@ -148,7 +150,8 @@ class Delivery:
             raise harmless(error)
         retry = self.own_message(self.envelope, retries=self.attempt)
         scheduled = Scheduled(f"retry:{self.claim.token}", retry, wait)
-        if not self._commit(Settlement(done=False, scheduled=[scheduled])):
+        # For as long as its next attempt is away, this one must not be forgotten.
+        if not self._commit(Settlement(done=False, scheduled=[scheduled], remember=self._remember_retry(wait))):
             return TOO_LATE
         attempts = f"attempt {self.attempt} of {self.subscription.retry.attempts}"
         reason = f"{attempts} failed, the next is in {wait:.1f} s: {line_of(error)}"
@@ -179,6 +182,9 @@ class Delivery:
     def _commit(self, settlement: Settlement) -> bool:
         """Settle the claim and send what leaves with it. False if another worker was faster, or has taken over."""
         committed = self.store.commit(self.claim, settlement)
+        if committed.outcome is Outcome.LOST:
+            raise StoreError("it has forgotten that this was begun: it was restarted without its data, or lost some")
+        self.settled = True
         # What the other worker committed may differ from what this one has in its hands: nothing of this leaves.
         if committed.outcome is not Outcome.OK:
             return False
@@ -191,6 +197,7 @@ class Delivery:
         # This copy may be the last one there is, if the other worker dies: it waits, it is not thrown away.
         again = self.own_message(self.envelope, retries=self.attempt - 1)
         self.store.schedule(self.claim.handler, Scheduled(f"busy:{self.claim.token}", again, seconds))
+        self.settled = True
         return f"another worker is at it; looking again in {seconds:.1f} s"
 
     def _send_now(self, messages: Mapping[str, Message]) -> None:
@@ -208,7 +215,7 @@ class Delivery:
         queue = self.app.topology.name_of(self.subscription.name)
         return Message.carrying(envelope, exchange="", routing_key=queue, retries=retries)
 
-    def _context(self, cause: Envelope, about: str | None = None) -> Context:
+    def _context(self, cause: Envelope, about: str | None = None, key: str | None = None) -> Context:
         return Context(
             service=self.app.service_name,
             handler=self.subscription.name,
@@ -216,7 +223,7 @@ class Delivery:
             about=about,
             attempt=self.attempt,
             attempts=self.subscription.retry.attempts,
-            idempotency_key=self.idempotency_key,
+            idempotency_key=self.idempotency_key if key is None else key,
         )
 
     def _wait(self, error: BaseException) -> float | None:
@@ -224,6 +231,9 @@ class Delivery:
         if isinstance(error, (EnvelopeError, JoinExpiredError)):
             return None
         return self.subscription.retry.wait(self.attempt, error)
+
+    def _remember_retry(self, wait: float) -> float:
+        return max(self.remember, wait + self.app.terms.retention.total_seconds())
 
     def _reason(self, error: BaseException) -> Reason:
         if isinstance(error, JoinExpiredError):

@@ -3,7 +3,7 @@
 On SIGTERM a worker finishes what it has begun and returns the rest. Celery waits for that without a limit, until
 whoever sent the signal loses patience and kills everything. This step is a little earlier: it gives back to the broker
 what still runs, and ends the worker as ``kill -9`` would, which everything here is built to survive. Nothing counts
-as a failed attempt.
+as a failed attempt, nor as a beginning without an end, of which there may not be many.
 
 Celery's own soft and cold shutdown do not do: the former always waits for its full time, the latter raises
 `SystemExit` in handlers, and can hang when a warm shutdown is under way.
@@ -21,6 +21,8 @@ from celery import bootsteps
 from celery.platforms import EX_FAILURE
 from celery.signals import worker_shutting_down
 from celery.worker import state
+
+from choreo.worker.handler import HandlerTask, read
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +62,17 @@ class GraceStep(bootsteps.StartStopStep):
         os._exit(EX_FAILURE)
 
     def _close(self) -> None:
-        """Whatever is not acknowledged returns to its queue."""
+        """Whatever is not acknowledged returns to its queue, and was not begun in vain too often."""
+        for request in tuple(state.active_requests):
+            # What cannot be forgiven counts: it then is parked a little sooner than it deserves.
+            with suppress(Exception):
+                self._forgive(request)
         connection = getattr(self._worker.consumer, "connection", None)
         if connection is not None:
             connection.close()
+
+    def _forgive(self, request: Any) -> None:
+        app = self._worker.app
+        task = app.tasks[request.name]
+        if isinstance(task, HandlerTask):
+            app.store.forgive(task.delivery(read(request.args[0])).claim)

@@ -3,9 +3,9 @@
 import json
 import logging
 import time
+from contextlib import suppress
 from typing import Any, ClassVar
 
-from celery import Task
 from celery.exceptions import Reject
 
 from choreo.broker.incoming import EventText
@@ -17,42 +17,68 @@ from choreo.join import Join
 from choreo.message import Message
 from choreo.subscription import Subscription
 from choreo.worker.delivery import Delivery
+from choreo.worker.failure import is_stop
 from choreo.worker.join import JoinDelivery
+from choreo.worker.task import SafeTask
 
 logger = logging.getLogger(__name__)
 
 
-class HandlerTask(Task):
+class HandlerTask(SafeTask):
     """One subclass per handler is made when the service is finalized."""
 
     abstract = True
-    acks_late = True
-    reject_on_worker_lost = True
-    ignore_result = True
-    serializer = "json"
     Request = "choreo.worker.request:HandlerRequest"
     subscription: ClassVar[Subscription]
 
     def run(self, event: str | dict[str, Any]) -> str:
         """Handle one delivery, the event as JSON. The answer is for people who read logs and Flower."""
-        envelope = _read(event)
-        kind = JoinDelivery if isinstance(self.subscription, Join) else Delivery
+        envelope, delivery, parked = None, None, False
         try:
-            lease = Lease.of(self.request.properties)
-            delivery = kind(self.app, self.subscription, envelope, self.request.retries + 1, lease)
-        except EnvelopeError as error:
-            message = Message.carrying(envelope, exchange="", routing_key=self.app.topology.name_of(self.name))
-            self.app.park(self.name, message, error, (envelope,))
-            raise
-        try:
+            try:
+                envelope = read(event)
+                delivery = self.delivery(envelope)
+            except EnvelopeError as error:
+                self._park(event, envelope, error)
+                parked = True
+                raise
             return delivery.live()
-        except StoreError as error:
-            logger.error("%s: %s; it stays in its queue", delivery, error)
-            time.sleep(STORE_PAUSE)
+        except BaseException as error:
+            if parked or (delivery is not None and delivery.settled) or is_stop(error):
+                raise
+            # Nothing is recorded yet, so whatever this is (the store is away, a time limit struck between two lines),
+            # acknowledging would lose the event.
+            what = delivery or self.name
+            if isinstance(error, StoreError):
+                logger.error("%s: %s; it stays in its queue", what, error)
+            else:
+                logger.exception("%s could not be settled; it stays in its queue", what)
+            with suppress(BaseException):
+                time.sleep(STORE_PAUSE)
             raise Reject(error, requeue=True) from error
 
+    def delivery(self, envelope: Envelope) -> Delivery:
+        """The delivery in hand. Raises `EnvelopeError` when this handler can do nothing with such an event."""
+        kind = JoinDelivery if isinstance(self.subscription, Join) else Delivery
+        lease = Lease.of(self.request.properties)
+        return kind(self.app, self.subscription, envelope, self.request.retries + 1, lease)
 
-def _read(event: str | dict[str, Any]) -> Envelope:
+    def _park(self, event: str | dict[str, Any], envelope: Envelope | None, error: EnvelopeError) -> None:
+        queue = self.app.topology.name_of(self.name)
+        if envelope is not None:
+            self.app.park(self.name, Message.carrying(envelope, exchange="", routing_key=queue), error, (envelope,))
+            return
+        body = json.dumps([[event], {}, {}], ensure_ascii=False).encode(errors="surrogatepass")
+        self.app.park(self.name, Message("", queue, body, {"task": self.name}), error)
+
+
+def read(event: str | dict[str, Any]) -> Envelope:
     if isinstance(event, EventText):
         return event.envelope
-    return Envelope.from_wire(json.loads(event) if isinstance(event, str) else event)
+    """The event that a task message carries. Raises `EnvelopeError` when it is none."""
+    try:
+        return Envelope.from_wire(json.loads(event) if isinstance(event, str) else event)
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, EnvelopeError):
+            raise
+        raise EnvelopeError(f"the event cannot be read: {error}") from error

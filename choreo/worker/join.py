@@ -5,12 +5,14 @@ fired as it is. All settle the same unit, the join's key; only a part is an atte
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from uuid import uuid4
 
 from choreo.context import Context
 from choreo.envelope import Envelope
 from choreo.errors import JoinExpiredError
 from choreo.join import Join, age
+from choreo.names import named_id
 from choreo.parts import by_type, name_of, packed, unit_of, unpacked
 from choreo.signals import DEADLINE, FIRED, SIGNALS
 from choreo.store import Arrival, Begun, Claim, Scheduled, Settlement, Verdict, deadline_id
@@ -28,7 +30,7 @@ class JoinDelivery(Delivery):
         key = event.subject if self._is_signal else join.key_of(event)
         # What cannot be read must be found out here, where it becomes a dead letter.
         self._told = join.told_by(event)
-        return Claim(join.name, unit_of(key), uuid4().hex, attempt=self.attempt if self._is_part else 0)
+        return Claim(join.name, unit_of(key), uuid4().hex, self.attempt, signal="" if self._is_part else event.id)
 
     def begin(self) -> Begun:
         if self._is_part:
@@ -38,7 +40,9 @@ class JoinDelivery(Delivery):
             return Begun(Verdict.DONE)
         begun = self.store.begin(self.claim)
         if begun.verdict is Verdict.RUN and self._is_moot(begun):
-            self.store.commit(self.claim, Settlement(done=False, scheduled=self._reminder(begun)))
+            # It was no attempt, and the same signal may mean something later.
+            claim = replace(self.claim, attempt=0)
+            self.store.commit(claim, Settlement(done=False, scheduled=self._reminder(begun)))
             return Begun(Verdict.DONE)
         return begun
 
@@ -65,7 +69,7 @@ class JoinDelivery(Delivery):
 
         Both are the same in whatever order the parts arrived, and whichever of them came again after a crash.
         """
-        return self._context(self._cause(parts), self._about(parts))
+        return self._context(self._cause(parts), self._about(parts), self._key_of(parts))
 
     def outdated(self) -> list[str]:
         return [deadline_id(self.claim.unit)]
@@ -74,10 +78,6 @@ class JoinDelivery(Delivery):
     def remember(self) -> float:
         # What cancels a join may come long before its parts.
         return self.subscription.within.total_seconds()
-
-    @property
-    def idempotency_key(self) -> str:
-        return super().idempotency_key + ("/expired" if self.envelope.type == DEADLINE else "")
 
     @property
     def _is_part(self) -> bool:
@@ -108,6 +108,15 @@ class JoinDelivery(Delivery):
 
     def _complete(self, begun: Begun) -> bool:
         return self.subscription.is_complete(by_type(unpacked(begun.parts)))
+
+    def _key_of(self, parts: Parts) -> str:
+        """
+        The idempotency key. It follows from the join's key and from what has arrived, which no attempt sees otherwise.
+
+        The same key may be joined again once the first time is forgotten: what follows from that is another fact.
+        """
+        what = named_id("/".join(sorted(envelope.id for envelope in parts.values())))
+        return f"{self.idempotency_key}/{what}{'/expired' if self.envelope.type == DEADLINE else ''}"
 
     def _cause(self, parts: Parts) -> Envelope:
         return max(parts.values(), key=age, default=self.envelope)

@@ -7,6 +7,7 @@ from billiard import pool
 from celery.apps.worker import Worker
 from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.concurrency.solo import TaskPool as SoloPool
+from celery.exceptions import ImproperlyConfigured
 
 from choreo.worker.control import node_name
 
@@ -29,3 +30,14 @@ class ServiceWorker(Worker):
         super().__init__(app=app, hostname=node_name(service, hostname or f"celery@{gethostname()}"), **options)
         self.app.one_at_a_time = issubclass(self.pool_cls, SoloPool)
         self.app.in_process = not issubclass(self.pool_cls, PreforkPool)
+        limits = {"task_time_limit": self.time_limit, "task_soft_time_limit": self.soft_time_limit}
+        for setting, seconds in limits.items():
+            if seconds and self.app.in_process:
+                raise ImproperlyConfigured(
+                    f"{setting} = {seconds}: the {_name_of(self.pool_cls)} pool cannot end a handler, so it would do "
+                    f"nothing. Run this service with --pool prefork, or without the limit."
+                )
+
+
+def _name_of(pool: type) -> str:
+    return pool.__module__.rpartition(".")[2].replace("thread", "threads")

@@ -212,7 +212,7 @@ def test_a_worker_whose_lease_ran_out_but_went_to_nobody_still_owns_it(rig):
 
 
 def test_what_was_never_begun_cannot_be_settled(store):
-    assert settle(store, claim(), DONE) is Outcome.STALE
+    assert settle(store, claim(), DONE) is Outcome.LOST
     assert store.begin(claim()).verdict is Verdict.RUN
 
 

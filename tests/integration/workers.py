@@ -1,4 +1,4 @@
-"""A worker process of `worker_app`, and what it did."""
+"""A worker process of `worker_app`, or of another such module, and what it did."""
 
 import json
 import os
@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[2]
 class Payment:
     """The service ``payment`` on a broker, seen from outside its workers."""
 
-    def __init__(self, broker: str, store: str, namespace: str, directory: Path) -> None:
+    def __init__(self, broker: str, store: str, namespace: str, directory: Path, *, app: str = "worker_app") -> None:
+        self.module = f"tests.integration.{app}"
         self.broker, self.namespace, self.directory = broker, namespace, directory
         self.settings: dict[str, Any] = {"choreo_store_url": store, "choreo_namespace": namespace}
         self.app = Service("payment", broker=broker, config=self.settings, terms=Terms())
@@ -50,7 +51,7 @@ class Worker:
         self, payment: Payment, name: str, options: tuple[str, ...], patterns: str, settings: dict[str, Any]
     ) -> None:
         self._log = payment.directory / f"{name}.log"
-        command = [sys.executable, "-m", "celery", "-A", "tests.integration.worker_app", "worker", "-l", "INFO"]
+        command = [sys.executable, "-m", "celery", "-A", payment.module, "worker", "-l", "INFO"]
         command += ["-n", f"{name}@%h", "--without-mingle", "--without-gossip", "-c", "2", *options]
         with self._log.open("w") as log:
             self.process = subprocess.Popen(

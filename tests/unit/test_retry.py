@@ -117,8 +117,12 @@ def test_retry_later_names_its_own_wait_and_uses_up_an_attempt():
 def test_retry_later_says_why():
     assert str(RetryLater(2.5)) == "asked to be called again in 2.5 s"
     assert str(RetryLater(1, "kitchen busy")) == "kitchen busy"
-    with pytest.raises(ValueError, match=r"RetryLater\(-1\): seconds cannot be negative"):
-        RetryLater(-1)
+
+
+@pytest.mark.parametrize("seconds", [-1, float("inf"), float("nan")])
+def test_retry_later_takes_a_time_that_comes(seconds):
+    with pytest.raises(ValueError, match=rf"RetryLater\({seconds}\): a number of seconds, from 0"):
+        RetryLater(seconds)
 
 
 @pytest.mark.parametrize(

@@ -71,4 +71,4 @@ elseif not complete and tonumber(ARGV[1]) <= 1 then
 end
 
 if not complete then return {'wait', here} end
-return claim(unit, parts, tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]))
+return claim(unit, parts, ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]))

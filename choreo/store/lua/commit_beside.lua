@@ -10,7 +10,7 @@
 --      own + 3          the tag of this copy in KEYS[10]: it is acked here, for good
 --      own + 4..        per message: '1' if the routing key is a queue's name, routing key, delivery tag,
 --                       the message's JSON up to the value of "routing_key"
--- Returns               {'ok', how many queues each message reached ...} | {'already'} | {'stale'}
+-- Returns               {'ok', how many queues each message reached ...} | {'already'} | {'stale'} | {'lost'}
 
 local separator, prefix, tokens = ARGV[own], ARGV[own + 1], ARGV[own + 2]
 

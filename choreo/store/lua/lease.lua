@@ -5,7 +5,8 @@
 --
 -- The unit is a HASH:
 --   done        1 once a join, or what is a dead letter, is finished for good; any other unit's end is in inbox.lua
---   settled     the highest attempt whose outcome is recorded
+--   settled     the highest attempt whose outcome is recorded; settled:<event id> is that of a signal, such as a
+--               join's deadline: its attempts are counted apart. An attempt is a number, or '<number>:<event id>'
 --   token       whose claim it is
 --   until       until when it holds (ms, this server's clock)
 --   inflight    the HASH of the messages that its consumer has in its hands: the claim holds as long as the token,
@@ -25,15 +26,19 @@ local function begun_silently(token, inflight)
 end
 
 local function claim(unit, parts, attempt, token, lease_ms, max_deliveries, retention_ms, inflight)
-  local state = redis.call('HMGET', unit, 'done', 'settled', 'token', 'until', 'deliveries', 'inflight')
+  local number, signal = string.match(attempt, '^(%d+)(.*)$')
+  number = tonumber(number)
+  local state = redis.call('HMGET', unit, 'done', 'settled' .. signal, 'token', 'until', 'deliveries', 'inflight')
   if state[1] then return {'done'} end
-  if attempt > 0 and tonumber(state[2] or 0) >= attempt then return {'done'} end
+  if number > 0 and tonumber(state[2] or 0) >= number then return {'done'} end
   local now = now_ms()
   local left = tonumber(state[4] or 0) - now
   if left <= 0 and state[6] and redis.call('HEXISTS', state[6], state[3]) == 1 then left = lease_ms end
   if left > 0 and state[3] ~= token then return {'busy', left} end
   local before = state[5] or (state[6] and state[3] ~= token and begun_silently(state[3], state[6])) or 0
-  local deliveries = tonumber(before) + 1
+  -- Whoever asks again because the answer got lost begins once.
+  local again = state[3] == token and state[5]
+  local deliveries = tonumber(before) + (again and 0 or 1)
   redis.call('HSET', unit, 'token', token, 'deliveries', deliveries)
   -- A copy that went back to its queue while its worker slept does not keep anybody out.
   if inflight and inflight ~= '' and redis.call('HEXISTS', inflight, token) == 1 then
