@@ -65,6 +65,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from choreo.broker import ownership as owning
 from choreo.broker import scripts, settings
+from choreo.broker.commits import Commits
 from choreo.broker.keys import CERTAIN_UNTIL, CLAIM, INBOX, INFLIGHT, OWNER, TAG, Keys, Lease, machine_time
 from choreo.broker.ownership import Ownership, Tag
 from choreo.broker.packing import dumps, encode_body, head_of_copies, unpack
@@ -187,6 +188,26 @@ class Channel(kombu_redis.Channel):
         """The held connection for everything but waiting."""
         return Wire(lambda: self.pool)
 
+    @property
+    def line(self) -> Commits | None:
+        """
+        Where commits can be sent ahead: with an event loop, which fetches the answers when nothing is left to do.
+
+        For a worker that runs its handlers in the loop's own thread, as the solo pool does.
+        """
+        return self._commits if self.connection.cycle.hub is not None else None
+
+    @cached_property
+    def _commits(self) -> Commits:
+        commits = Commits(Wire(lambda: self.pool), self._own)
+        self._own().watch(commits.settle_old)
+        return commits
+
+    def _settle_commits(self) -> None:
+        commits: Commits | None = self.__dict__.get("_commits")
+        if commits is not None:
+            commits.settle()
+
     @contextmanager
     def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
         """Kombu builds a client for each command; one per channel does."""
@@ -197,10 +218,11 @@ class Channel(kombu_redis.Channel):
         return self._create_client()
 
     def _disconnect_pools(self) -> None:
-        # Both were made from the pools that go now.
-        wire = self.__dict__.pop("wire", None)
-        if wire is not None:
-            wire.close()
+        # They were made from the pools that go now.
+        for part in ("_commits", "wire"):
+            made = self.__dict__.pop(part, None)
+            if made is not None:
+                made.close()
         self.__dict__.pop("_shared_client", None)
         super()._disconnect_pools()
 
@@ -588,6 +610,7 @@ class Channel(kombu_redis.Channel):
         until = monotonic() + SLICE_SECONDS
         while not self.closed and self.deliver_one() and monotonic() < until:
             pass
+        self._settle_commits()
 
     def _still_own(self, tag: str) -> bool:
         """False if this process slept so long that its messages went back."""
@@ -617,8 +640,8 @@ class Channel(kombu_redis.Channel):
         With an event loop, what does not travel is sent in the loop's next turn.
         Without one it is sent at once, unless it comes from within a delivery, when it is sent after that.
         """
-        own = self._ownership
-        if own is None:
+        own, commits = self._ownership, self.__dict__.get("_commits")
+        if own is None or (commits is not None and commits.holds(tag)):
             return
         own.ack(tag)
         if self._pid != os.getpid() or self._settled or self.closed:
@@ -687,6 +710,7 @@ class Channel(kombu_redis.Channel):
         if self._settled or own is None or self._pid != os.getpid():
             return
         self._settled = True
+        self._settle_commits()
         untouched = [tag for _, tag, *_ in self._arrived if tag]
         self._arrived.clear()
         unacked = self.qos.unacked()
@@ -742,6 +766,7 @@ class Channel(kombu_redis.Channel):
         self._taking = self._ownership = None
         self._expecting, self._waiting = True, False
         self.__dict__.pop("wire", None)
+        self.__dict__.pop("_commits", None)
 
 
 @contextmanager

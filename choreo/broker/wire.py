@@ -53,6 +53,8 @@ class Wire:
         #: How many answers are still to be read, and the scripts that the server at the other end is known to know.
         self._unread = 0
         self._posted: set[str] = set()
+        #: How many pushed commands are not answered yet.
+        self._owed = 0
 
     def post(self, script: Script, keys: Sequence[Part], args: Sequence[Part]) -> None:
         """
@@ -112,6 +114,33 @@ class Wire:
             self._last_used = monotonic()
             return answer
 
+    def push(self, packed: bytes) -> None:
+        """Send a command, and leave its answer to `pull`. Nothing else may use this wire until all are pulled."""
+        if self._pid != os.getpid():
+            self._start_afresh()
+        with self._lock:
+            # A connection with answers to read looks like one that was closed.
+            connection = self._connection if self._owed else self._ready()
+            connection.send_packed_command((packed,), check_health=False)
+            self._owed += 1
+            self._last_used = monotonic()
+
+    def pull(self) -> Any:
+        """The answer to the oldest pushed command."""
+        with self._lock:
+            if self._connection is None:
+                raise ConnectionError("the connection was closed")
+            self._owed -= 1
+            answer = self._connection.read_response()
+            self._last_used = monotonic()
+            return answer
+
+    def drop(self) -> None:
+        """Forget the connection, and whatever was to be read from it."""
+        self._owed = 0
+        if self._connection is not None:
+            self._connection.disconnect()
+
     def close(self) -> None:
         """Close the connection. A later call opens a new one."""
         connection, self._connection = self._connection, None
@@ -162,3 +191,4 @@ class Wire:
     def _start_afresh(self) -> None:
         # The sockets belong to the parent process: they are dropped, not closed, and so is a lock it may have held.
         self._connection, self._lock, self._pid = None, threading.Lock(), os.getpid()
+        self._owed = 0

@@ -13,14 +13,17 @@ recorded in the **schedule**. A message in the schedule is sent when it falls du
 comes first, and removed only after the broker has it: what a crash left unsent is sent by somebody else.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from choreo.errors import DeclarationError
+from choreo.errors import DeclarationError, StoreError
 from choreo.message import Message
+
+if TYPE_CHECKING:
+    from choreo.broker.commits import Commits
 
 #: Whose schedule holds the delayed events that no handler announced. Every worker looks into it.
 DELAYED = "delayed"
@@ -28,6 +31,9 @@ DELAYED = "delayed"
 DEADLINE_PREFIX = "deadline:"
 #: What the worker that committed sends at once, others send after this many seconds: it must have died.
 OUTBOX_GRACE = 2.0
+
+#: Why a commit that answers `Outcome.LOST` has failed.
+FORGOTTEN = "it has forgotten that this was begun: it was restarted without its data, or lost some"
 
 
 class Verdict(StrEnum):
@@ -50,6 +56,8 @@ class Outcome(StrEnum):
     STALE = "stale"
     #: The store has forgotten the claim, and nobody else has it: nothing was changed, and nothing is done.
     LOST = "lost"
+    #: It is on its way, in the order in which commits were made: `Settlement.hear` is told what became of it.
+    SENT = "sent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +159,9 @@ class Settlement:
     letter: tuple[str, str] | None = None
     #: For so many seconds it is remembered that the unit is done, if that is longer than `Terms.retention`.
     remember: float = 0.0
+    #: Where the commit may be sent ahead, without waiting for its answer, and who is told of that.
+    line: "Commits | None" = None
+    hear: "Callable[[Committed | StoreError], None] | None" = None
 
 
 @dataclass(frozen=True, slots=True)

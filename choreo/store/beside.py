@@ -35,15 +35,18 @@ another delivery cannot commit. Who lost it to nobody still may: the copy that w
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
+from choreo.broker.commits import Commit, Fate
 from choreo.broker.keys import Keys
 from choreo.broker.packing import head_of_copies
 from choreo.broker.redis import Channel
+from choreo.errors import StoreError
 from choreo.message import Message
-from choreo.store import Claim, Committed, Outcome, Settlement, Terms
-from choreo.store.redis import RedisStore
+from choreo.store import FORGOTTEN, Claim, Committed, Outcome, Settlement, Terms
+from choreo.store.redis import RedisStore, failed
 
 
 class StoreBesideBroker(RedisStore):
@@ -59,9 +62,24 @@ class StoreBesideBroker(RedisStore):
         keys = [*self._settlement_keys(claim), *self._routing, *filter(None, [inflight])]
         args = self._settlement_args(claim, settlement, settlement.scheduled)
         args += [Channel.sep, self._keys.prefix, self._keys.token(""), tag, *_placed(list(settlement.sent.values()))]
-        outcome, *reached = self._run("commit_beside", keys, args)
-        unheard = [message for message, count in zip(settlement.sent.values(), reached, strict=False) if not count]
-        return Committed(Outcome(outcome.decode()), unheard=unheard)
+        if settlement.line is not None and tag:
+            told = partial(self._tell_later, settlement)
+            if settlement.line.send(Commit(tag, self._script("commit_beside"), keys, args, told)):
+                return Committed(Outcome.SENT)
+        return _committed(self._run("commit_beside", keys, args), settlement)
+
+    def _tell_later(self, settlement: Settlement, answer: Any) -> Fate:
+        if isinstance(answer, Exception):
+            outcome: Committed | StoreError = failed(self.url, answer)
+        else:
+            outcome = _committed(answer, settlement)
+            if outcome.outcome is Outcome.LOST:
+                outcome = StoreError(FORGOTTEN)
+        if settlement.hear is not None:
+            settlement.hear(outcome)
+        if isinstance(outcome, StoreError):
+            return Fate.BACK
+        return Fate.GONE if outcome.outcome is Outcome.OK else Fate.ACK
 
     def inbox(self, handler: str) -> str:
         """What the broker needs to know to look into the handler's inbox, and to claim for it: see its claim.lua."""
@@ -69,6 +87,12 @@ class StoreBesideBroker(RedisStore):
 
     def _in_flight(self, claim: Claim) -> str:
         return claim.receipt[0] if claim.receipt else ""
+
+
+def _committed(answer: Any, settlement: Settlement) -> Committed:
+    outcome, *reached = answer
+    unheard = [message for message, count in zip(settlement.sent.values(), reached, strict=False) if not count]
+    return Committed(Outcome(outcome.decode()), unheard=unheard)
 
 
 def _placed(messages: Sequence[Message]) -> list[Any]:

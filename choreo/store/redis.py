@@ -138,11 +138,11 @@ class RedisStore:
             except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
                 wire.close()
                 if pause is None:
-                    raise _failed(self.url, error) from error
+                    raise failed(self.url, error) from error
                 time.sleep(pause)
             except (redis.RedisError, UnicodeEncodeError) as error:
                 wire.close()
-                raise _failed(self.url, error) from error
+                raise failed(self.url, error) from error
             else:
                 self._wires.append(wire)
                 return answer
@@ -377,10 +377,10 @@ def _translated(url: str) -> Iterator[None]:
     try:
         yield
     except redis.RedisError as error:
-        raise _failed(url, error) from error
+        raise failed(url, error) from error
 
 
-def _failed(url: str, error: Exception) -> StoreError:
+def failed(url: str, error: Exception) -> StoreError:
     # What a URL carries behind the question mark may be a password as well.
     address = (url.rpartition("@")[2] or url).partition("?")[0]
     return StoreError(f"the store at {address} did not do it: {error}")

@@ -26,7 +26,7 @@ from choreo.dead_letter import DeadLetter, Reason
 from choreo.envelope import Envelope
 from choreo.errors import EnvelopeError, JoinExpiredError, PublishError, StoreError
 from choreo.message import Message
-from choreo.store import Begun, Claim, Outcome, Scheduled, Settlement, Verdict
+from choreo.store import FORGOTTEN, Begun, Claim, Committed, Outcome, Scheduled, Settlement, Verdict
 from choreo.subscription import Subscription
 from choreo.worker.failure import harmless, is_stop, line_of, trace_of
 
@@ -44,7 +44,13 @@ class Delivery:
     """One copy of one event in the hands of one worker."""
 
     def __init__(
-        self, app: "Service", subscription: Any, envelope: Envelope, attempt: int, lease: Lease | None = None
+        self,
+        app: "Service",
+        subscription: Any,
+        envelope: Envelope,
+        attempt: int,
+        lease: Lease | None = None,
+        line: Any = None,
     ) -> None:
         self.app = app
         self.store = app.store
@@ -52,6 +58,8 @@ class Delivery:
         self.envelope = envelope
         self.attempt = attempt
         self.lease = lease
+        #: Where its commit can be sent ahead, if the handler has succeeded.
+        self.line = None if _is_stopping() else line
         #: Whether what became of it is recorded: whatever happens now, it need not come again.
         self.settled = False
         self.claim = self.make_claim()
@@ -139,7 +147,8 @@ class Delivery:
         return Settlement(sent=sent, scheduled=later)
 
     def _succeeded(self, announced: list[Envelope], leaving: Settlement) -> str:
-        if not self._commit(replace(leaving, unscheduled=self.outdated(), remember=self.remember)):
+        leaving = replace(leaving, unscheduled=self.outdated(), remember=self.remember, line=self.line, hear=self._hear)
+        if not self._commit(leaving):
             return TOO_LATE
         return f"announced {', '.join(map(str, announced))}" if announced else "done"
 
@@ -183,8 +192,10 @@ class Delivery:
         """Settle the claim and send what leaves with it. False if another worker was faster, or has taken over."""
         committed = self.store.commit(self.claim, settlement)
         if committed.outcome is Outcome.LOST:
-            raise StoreError("it has forgotten that this was begun: it was restarted without its data, or lost some")
+            raise StoreError(FORGOTTEN)
         self.settled = True
+        if committed.outcome is Outcome.SENT:
+            return True
         # What the other worker committed may differ from what this one has in its hands: nothing of this leaves.
         if committed.outcome is not Outcome.OK:
             return False
@@ -192,6 +203,15 @@ class Delivery:
         if committed.unsent:
             self._send_now(committed.unsent)
         return True
+
+    def _hear(self, committed: Committed | StoreError) -> None:
+        """Hear what became of a commit that was sent ahead."""
+        if isinstance(committed, StoreError):
+            logger.error("%s: %s; it goes back to its queue", self, committed)
+        elif committed.outcome is Outcome.OK:
+            self.app.publisher.note_unheard(committed.unheard)
+        else:
+            logger.info("%s: %s", self, TOO_LATE)
 
     def _postpone(self, seconds: float) -> str:
         # This copy may be the last one there is, if the other worker dies: it waits, it is not thrown away.

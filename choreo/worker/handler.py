@@ -60,8 +60,9 @@ class HandlerTask(SafeTask):
     def delivery(self, envelope: Envelope) -> Delivery:
         """The delivery in hand. Raises `EnvelopeError` when this handler can do nothing with such an event."""
         kind = JoinDelivery if isinstance(self.subscription, Join) else Delivery
-        lease = Lease.of(self.request.properties)
-        return kind(self.app, self.subscription, envelope, self.request.retries + 1, lease)
+        request = self.request
+        lease, line = Lease.of(request.properties), getattr(request, "choreo_line", None)
+        return kind(self.app, self.subscription, envelope, request.retries + 1, lease, line)
 
     def _park(self, event: str | dict[str, Any], envelope: Envelope | None, error: EnvelopeError) -> None:
         queue = self.app.topology.name_of(self.name)

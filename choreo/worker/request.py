@@ -7,12 +7,15 @@ from celery.worker.request import Request
 
 class HandlerRequest(Request):
     """
-    Celery's request, which hands over what it has decoded where the pool runs in its own process.
+    Celery's request, which hands over what it has where the pool runs in its own process.
 
-    Celery decodes a message to look at it, and hands the text to the pool, which decodes it once more.
+    Celery decodes a message to look at it, and hands the text to the pool, which decodes it once more. A pool that runs
+    one handler at a time is also told on which line its commits can be sent ahead: see `choreo.broker.commits`.
     """
 
     def __init__(self, message: Any, *, app: Any, body: Any = None, decoded: bool = False, **options: Any) -> None:
         if app.in_process and not decoded:
             body, decoded = message.payload, True
         super().__init__(message, app=app, body=body, decoded=decoded, **options)
+        if app.one_at_a_time:
+            self._request_dict["choreo_line"] = getattr(message.channel, "line", None)

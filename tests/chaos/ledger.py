@@ -235,7 +235,8 @@ def flow(number: int, subject: str, placed: str) -> Iterator[tuple[str, str, set
         points = announced("loyalty.award_points", payment)
         yield "analytics.count_result", points, {(points, "points.awarded")}
     if not refuses and not rejects:
-        join = f"join:{subject}"
+        # The work of a join is told by its parts as well: its key may be joined again one day.
+        join = f"join:{subject}/{uuid5(NAMESPACE_OID, '/'.join(sorted([answer, payment])))}"
         yield "driver.assign_driver", join, {answered, paid}
         trip = announced("driver.assign_driver", join)
         yield "notification.tell_customer", trip, {(trip, "driver.assigned")}

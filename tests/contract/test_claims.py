@@ -2,118 +2,15 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from datetime import timedelta
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
-from choreo import Envelope, Event, Service, Terms
-from choreo.broker.keys import INBOX, Lease
-from choreo.broker.redis import Channel
+from choreo import Envelope, Event, Service
 from choreo.message import Message
 from choreo.store import Begun, Claim, Outcome, Scheduled, Settlement, Verdict
-from choreo.store.beside import StoreBesideBroker
-from tests.contract.redis_broker import TIMEOUT, Corner
-from tests.unit.events import OrderPlaced, envelope
-
-HANDLER = "payment.charge"
-RUN = Begun(Verdict.RUN, deliveries=1)
-
-
-class Worker:
-    """A consumer of the handler's queue, and what `Delivery` does with a copy, step by step."""
-
-    def __init__(self, place: "Place", prefetch: int = 64, inbox: str | None = None, **options: Any) -> None:
-        self.place = place
-        self.connection = place.corner.connect(**options)
-        self.channel: Channel = self.connection.channel()
-        self.channel.basic_qos(0, prefetch, False)
-        self.messages: list[Any] = []
-        arguments = {INBOX: place.store.inbox(HANDLER) if inbox is None else inbox}
-        self.channel.basic_consume(HANDLER, False, self.messages.append, "tag", arguments=arguments)
-
-    def take(self, count: int = 1) -> list[Any]:
-        while len(self.messages) < count:
-            self.connection.drain_events(timeout=5)
-        return self.messages
-
-    def takes_nothing(self, seconds: float = 0.3) -> bool:
-        with pytest.raises(TimeoutError):
-            self.connection.drain_events(timeout=seconds)
-        return not self.messages
-
-    def lease(self, number: int = 0) -> Lease:
-        lease = Lease.of(self.messages[number].properties)
-        assert lease is not None
-        return lease
-
-    def claim(self, unit: str, number: int = 0, attempt: int = 1) -> Claim:
-        lease = self.lease(number)
-        return Claim(HANDLER, unit, lease.tag, attempt, (lease.inflight, lease.tag))
-
-    def holds(self, unit: str, number: int = 0, attempt: int = 1) -> bool:
-        return self.lease(number).holds(unit, attempt)
-
-    def die(self) -> None:
-        """Stop like a killed process: nothing is acked, returned or said any more."""
-        own = self.channel._ownership
-        assert own is not None
-        own._stopped.set()
-        own._wake.set()
-        self.place.corner.redis.zadd(f"{self.place.corner.prefix}_choreo.consumers", {own.owner: 1})
-
-    def go(self) -> None:
-        """Stop cleanly."""
-        self.channel.close()
-
-
-class Place:
-    """A corner of a server with the queue and the store of one handler."""
-
-    def __init__(self, url: str, namespace: str) -> None:
-        self.corner = Corner(url, f"{namespace}:")
-        self.namespace = namespace
-        terms = Terms(lease=timedelta(seconds=30), retention=timedelta(hours=1), max_deliveries=3)
-        self.store = StoreBesideBroker(url, terms, f"{namespace}:choreo", "choreo.events", self.corner.prefix)
-
-    def send(self, unit: str, retries: int = 0, **about: Any) -> None:
-        message = Message.carrying(
-            envelope(OrderPlaced(customer_id="alice", total_cents=1), id=unit, **about),
-            exchange="",
-            routing_key=HANDLER,
-            retries=retries,
-        )
-        self.corner.producer.publish(
-            message.body,
-            exchange="",
-            routing_key=HANDLER,
-            headers=message.headers,
-            content_type=message.content_type,
-            content_encoding=message.content_encoding,
-        )
-
-    def unit(self, unit: str) -> dict[str, str]:
-        raw = self.corner.redis.hgetall(f"{self.namespace}:choreo:{{{HANDLER}}}:unit:{unit}")
-        return {field.decode(): value.decode() for field, value in raw.items()}
-
-    def repeated(self) -> int:
-        return int(self.corner.redis.hget(f"{self.namespace}:choreo:{{{HANDLER}}}:counts", "repeated") or 0)
-
-    def ask(self, unit: str, token: str = "somebody", attempt: int = 1) -> Begun:
-        return self.store.begin(Claim(HANDLER, unit, token, attempt))
-
-
-@pytest.fixture
-def place(redis_url: str, namespace: str) -> Iterator[Place]:
-    place = Place(redis_url, namespace)
-    yield place
-    place.corner.close()
-
-
-@pytest.fixture
-def worker(place: Place) -> Worker:
-    return Worker(place)
+from tests.contract.place import HANDLER, RUN, Place, Worker
+from tests.contract.redis_broker import TIMEOUT
 
 
 def test_what_is_taken_is_claimed_by_the_taker(place: Place, worker: Worker):

@@ -1,0 +1,254 @@
+"""Commits that are sent ahead: a worker with an event loop does not wait for each answer, and loses nothing by it."""
+
+import time
+from typing import Any
+
+import pytest
+from redis.exceptions import ConnectionError as Away
+from redis.exceptions import ResponseError
+
+from choreo.broker import commits as under_way
+from choreo.broker.commits import MOST, Commit, Commits, Fate
+from choreo.message import Message
+from choreo.store import Committed, Outcome, Settlement
+from tests.contract.place import HANDLER, Place, Worker
+from tests.contract.redis_broker import proxy_to
+from tests.waiting import eventually
+
+
+class Line:
+    """A worker's line, and what was heard on it."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.heard: list[Any] = []
+        self.commits: Commits = worker.channel._commits
+
+    def commit(self, unit: str, number: int = 0, **settlement: Any) -> Committed:
+        """Commit what was taken, ahead."""
+        settled = Settlement(line=self.commits, hear=self.heard.append, **settlement)
+        return self.worker.place.store.commit(self.worker.claim(unit, number), settled)
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        return [committed.outcome for committed in self.heard]
+
+
+@pytest.fixture
+def line(worker: Worker) -> Line:
+    return Line(worker)
+
+
+def send(place: Place, count: int) -> list[str]:
+    units = [f"e-{number}" for number in range(count)]
+    for unit in units:
+        place.send(unit)
+    return units
+
+
+def test_a_commit_that_is_sent_ahead_is_heard_of_later_and_acks_its_copy(place: Place, worker: Worker, line: Line):
+    (unit,) = send(place, 1)
+    worker.take()
+
+    assert line.commit(unit).outcome is Outcome.SENT
+    assert line.heard == []
+    worker.messages[0].ack()
+    line.commits.settle()
+
+    assert line.outcomes == [Outcome.OK]
+    assert place.corner.in_flight() == {}
+    assert not worker.channel._ownership.has_acks, "the commit is the ack"
+    assert place.ask(unit).verdict == "done"
+
+
+def test_many_commits_are_answered_in_one_go_and_no_more_than_that_are_under_way(
+    place: Place,
+    worker: Worker,
+    line: Line,
+):
+    units = send(place, MOST + 3)
+    worker.take(len(units))
+
+    for number, unit in enumerate(units):
+        line.commit(unit, number)
+    assert len(line.heard) == MOST
+    line.commits.settle()
+
+    assert line.outcomes == [Outcome.OK] * len(units)
+    assert place.corner.in_flight() == {}
+
+
+def test_what_is_announced_ahead_arrives_at_once(place: Place, worker: Worker, line: Line):
+    (unit,) = send(place, 1)
+    worker.take()
+
+    line.commit(unit, sent={"event:1": Message("", "somewhere", b"{}", {})})
+
+    eventually(lambda: place.corner.waiting("somewhere"))
+    assert line.heard == [], "nobody has read the answer yet"
+
+
+def test_a_refused_commit_gives_its_copy_back_and_the_next_one_waits_for_its_answer(
+    place: Place,
+    worker: Worker,
+    line: Line,
+):
+    bad, good = send(place, 2)
+    worker.take(2)
+    place.corner.redis.set(f"{place.corner.prefix}somewhere", "not a queue")
+
+    line.commit(bad, sent={"event:1": Message("", "somewhere", b"{}", {})})
+    line.commit(good, 1)
+    worker.messages[0].ack()
+    line.commits.settle()
+
+    assert "WRONGTYPE" in str(line.heard[0])
+    assert line.heard[1].outcome is Outcome.OK
+    back = eventually(lambda: place.corner.waiting(HANDLER))
+    assert back[0]["headers"]["id"] == bad
+    assert back[0]["headers"]["x-delivery-count"] == 1
+    assert not line.commits.send(Commit("t", None, (), (), lambda _: Fate.GONE)), "nothing is sent ahead for a while"
+
+
+def test_a_claim_that_the_store_has_forgotten_gives_its_copy_back(place: Place, worker: Worker, line: Line):
+    (unit,) = send(place, 1)
+    worker.take()
+    place.corner.redis.delete(f"{place.namespace}:choreo:{{{HANDLER}}}:unit:{unit}")
+
+    line.commit(unit)
+    line.commits.settle()
+
+    assert "forgotten" in str(line.heard[0])
+    assert eventually(lambda: place.corner.waiting(HANDLER))[0]["headers"]["id"] == unit
+
+
+def test_a_copy_that_somebody_else_has_settled_is_acked(place: Place, worker: Worker, line: Line):
+    (unit,) = send(place, 1)
+    worker.take()
+    place.corner.redis.hset(f"{place.namespace}:choreo:{{{HANDLER}}}:unit:{unit}", "token", "somebody")
+
+    line.commit(unit)
+    worker.messages[0].ack()
+    line.commits.settle()
+    worker.channel.flush_acks()
+
+    assert line.outcomes == [Outcome.STALE]
+    assert place.corner.in_flight() == {}
+
+
+@pytest.mark.parametrize("when", ["before it was carried out", "after it was carried out"])
+def test_a_commit_whose_answer_is_lost_with_the_connection_is_sent_again(
+    place: Place,
+    when: str,
+    redis_url: str,
+):
+    with proxy_to(int(redis_url.rpartition(":")[2].partition("/")[0])) as proxy:
+        worker = Worker(place, url=proxied(redis_url, proxy.port), socket_timeout=1)
+        line = Line(worker)
+        units = send(place, 3)
+        worker.take(3)
+        line.commit(units[0])
+        line.commits.settle()
+
+        proxy.set("stall" if when.startswith("before") else "drop_down")
+        for number in (1, 2):
+            line.commit(units[number], number)
+        if when.startswith("after"):
+            eventually(lambda: not place.corner.in_flight())
+        proxy.cut()
+        proxy.set("ok")
+        line.commits.settle()
+
+        assert line.outcomes[0] is Outcome.OK
+        assert set(line.outcomes[1:]) <= {Outcome.OK, Outcome.ALREADY}
+        assert [place.ask(unit).verdict for unit in units] == ["done"] * 3
+        worker.channel.flush_acks()
+        assert place.corner.in_flight() == {}
+
+
+def test_what_cannot_be_committed_while_redis_is_away_goes_back_when_it_is_there_again(
+    place: Place,
+    redis_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(under_way, "PAUSES", (0.0, 0.1))
+    with proxy_to(int(redis_url.rpartition(":")[2].partition("/")[0])) as proxy:
+        worker = Worker(place, url=proxied(redis_url, proxy.port), socket_timeout=1)
+        line = Line(worker)
+        units = send(place, 2)
+        worker.take(2)
+        proxy.set("refuse")
+        proxy.cut()
+
+        for number, unit in enumerate(units):
+            line.commit(unit, number)
+        line.commits.settle()
+        assert len(line.heard) >= 1
+        proxy.set("ok")
+
+        eventually(lambda: [m["headers"]["id"] for m in place.corner.waiting(HANDLER)] == units[: len(line.heard)])
+        assert "x-delivery-count" not in place.corner.waiting(HANDLER)[0]["headers"]
+
+
+def test_the_heart_reads_the_answers_while_a_handler_runs_for_long(
+    place: Place,
+    worker: Worker,
+    line: Line,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(under_way, "OLD", 0.0)
+    (unit,) = send(place, 1)
+    worker.take()
+
+    line.commit(unit)
+
+    eventually(lambda: line.heard, timeout=10)
+    assert line.outcomes == [Outcome.OK]
+
+
+def test_a_pause_between_two_commits_does_not_make_their_answers_be_missed(place: Place, worker: Worker, line: Line):
+    first, second = send(place, 2)
+    worker.take(2)
+
+    line.commit(first)
+    time.sleep(0.2)  # longer than a connection is trusted without a look, shorter than an answer may wait
+    began = time.monotonic()
+    line.commit(second, 1)
+    line.commits.settle()
+
+    assert line.outcomes == [Outcome.OK] * 2
+    assert time.monotonic() - began < 5, "no answer was waited for in vain"
+
+
+def test_a_channel_that_closes_hears_of_its_commits_first(place: Place, worker: Worker, line: Line):
+    (unit,) = send(place, 1)
+    worker.take()
+    line.commit(unit)
+
+    worker.go()
+
+    assert line.outcomes == [Outcome.OK]
+    assert place.corner.waiting(HANDLER) == []
+
+
+def test_without_an_event_loop_nothing_is_sent_ahead(worker: Worker):
+    assert worker.channel.line is None
+
+
+@pytest.mark.parametrize(("error", "counted"), [(Away("gone"), False), (ResponseError("OOM"), True)])
+def test_what_a_failure_counts(error: Exception, counted: bool):
+    told: list[Any] = []
+
+    class Owner:
+        def return_soon(self, tags: list[str], *, counted: bool) -> None:
+            told.append((tags, counted))
+
+    commits = Commits(None, Owner)
+    commits._finish(Commit("t", None, (), (), lambda _: Fate.BACK), error)
+
+    assert told == [(["t"], counted)]
+
+
+def proxied(url: str, port: int) -> str:
+    head, _, tail = url.rpartition(":")
+    return f"{head}:{port}/{tail.partition('/')[2]}"
