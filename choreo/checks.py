@@ -1,8 +1,11 @@
 """What a service refuses when it is declared, and the words with the way out."""
 
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from inspect import iscoroutinefunction, isfunction, signature
-from typing import Any
+
+from celery import Celery
+from celery.app.defaults import SETTING_KEYS
 
 from choreo.errors import DeclarationError
 from choreo.event import Event
@@ -25,24 +28,41 @@ def checked_retry(retry: object, where: str) -> Retry:
     return retry
 
 
-def check_options(decorator: str, unknown: dict[str, Any], known: list[str]) -> None:
+def check_options(where: str, unknown: Iterable[str], known: Sequence[str]) -> None:
     """Raise `DeclarationError` if there are unknown options, with the known one that was meant."""
     for option in unknown:
         guess = get_close_matches(option, known, n=1)
-        hint = f"did you mean {guess[0]}?" if guess else f"it takes {', '.join(known)}."
-        raise DeclarationError(f"@app.{decorator}({option}=...): unknown option, {hint}")
+        hint = f"did you mean {guess[0]}?" if guess else f"it takes {', '.join(known) or 'none'}."
+        raise DeclarationError(f"{where}({option}=...): unknown option, {hint}")
+
+
+def check_service_options(options: Iterable[str], own: Sequence[str]) -> None:
+    """Raise `DeclarationError` for what is neither ``own``, a parameter of `celery.Celery`, nor a Celery setting."""
+    # The name and the configuration go to Celery under names of Service's own.
+    taken = [name for name in signature(Celery).parameters if name not in ("main", "config_source", "kwargs")]
+    unknown = [name for name in options if name not in taken and name not in SETTING_KEYS]
+    check_options("Service", unknown, [*own, *taken])
 
 
 def check_called(decorator: str, topics: tuple[object, ...]) -> None:
     """Raise `DeclarationError` if the decorator was written without its parentheses."""
-    if len(topics) == 1 and isfunction(topics[0]):
-        raise DeclarationError(
-            f"@app.{decorator} above {describe(topics[0])} names no event. Write @app.{decorator}(OrderPlaced)."
-        )
+    for topic in topics:
+        if isfunction(topic):
+            raise DeclarationError(
+                f"@app.{decorator} above {describe(topic)} names no event. Write @app.{decorator}(OrderPlaced)."
+            )
+        if callable(topic) and not (isinstance(topic, type) and issubclass(topic, Event)):
+            # Above a class the decorator would replace it with a function that nobody calls.
+            raise DeclarationError(
+                f"@app.{decorator}: {describe(topic)} is neither an event class nor a pattern. "
+                f"Write @app.{decorator}(OrderPlaced) above a function."
+            )
 
 
 def check_listener(function: object) -> None:
     """Raise `DeclarationError` unless this can be called with a dead letter."""
+    if function is None:
+        raise DeclarationError("The dead-letter handler is declared without parentheses. Write @app.dead_letter.")
     try:
         if iscoroutinefunction(function):
             raise TypeError("it is async")

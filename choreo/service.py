@@ -20,7 +20,15 @@ from choreo.broker.ownership import CONSUMER_TIMEOUT
 from choreo.broker.publisher import Publisher, Unheard
 from choreo.broker.queue import task_id
 from choreo.broker.topology import Topology
-from choreo.checks import check_called, check_listener, check_name, check_options, checked_event, checked_retry
+from choreo.checks import (
+    check_called,
+    check_listener,
+    check_name,
+    check_options,
+    check_service_options,
+    checked_event,
+    checked_retry,
+)
 from choreo.context import Context, current
 from choreo.dead_letter import DeadLetter, DeadLetters, Reason
 from choreo.envelope import Envelope
@@ -80,7 +88,7 @@ class Service(Celery):
     - ``choreo_shutdown_timeout``: a worker that is told to stop ends its handlers after so many seconds (25).
 
     ``retry`` holds for every handler that does not say otherwise. ``terms`` say how long the store waits and remembers.
-    Everything else goes to `celery.Celery`.
+    Everything else goes to `celery.Celery`; what that does not know either is refused.
     """
 
     amqp_cls = "choreo.broker.amqp:ServiceAMQP"
@@ -97,6 +105,7 @@ class Service(Celery):
         **options: Any,
     ) -> None:
         check_name("service", name)
+        check_service_options(options, ["retry", "terms", "config"])
         self.service_name = name
         self.retry = checked_retry(retry, f"Service({name!r})")
         self.terms = terms
@@ -125,7 +134,7 @@ class Service(Celery):
         Its task and its queue are called ``<service>.<function>``; ``name`` pins that when the function is renamed.
         Raises `DeclarationError` when the function cannot take these events.
         """
-        check_options("on", unknown, ["retry", "name"])
+        check_options("@app.on", unknown, ["retry", "name"])
         check_called("on", topics)
 
         def declare(function: F) -> F:
@@ -172,7 +181,7 @@ class Service(Celery):
         (None for the rest); without ``on_timeout``, what arrived becomes a dead letter.
         Raises `DeclarationError` when the functions cannot take these events.
         """
-        check_options("join", unknown, ["by", "at_least", "within", "on_timeout", "unless", "retry", "name"])
+        check_options("@app.join", unknown, ["by", "at_least", "within", "on_timeout", "unless", "retry", "name"])
         check_called("join", parts)
 
         def declare(function: F) -> F:
@@ -195,8 +204,9 @@ class Service(Celery):
 
         return declare
 
-    def dead_letter(self, function: F) -> F:
+    def dead_letter(self, function: F = None, **unknown: Any) -> F:  # type: ignore[assignment]
         """Declare what happens when an event of this service becomes a dead letter, in place of a line in the log."""
+        check_options("@app.dead_letter", unknown, [])
         check_listener(function)
         if self._listener is not log_dead_letter:
             raise DeclarationError(
