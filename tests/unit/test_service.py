@@ -236,13 +236,13 @@ def test_a_join_listens_to_its_parts_and_to_what_cancels_it(app):
 
 
 def test_a_join_of_one_event_is_refused(app):
-    assert "joins 1 event(s). To hear one event, write @app.on(order.placed)." in refused(
+    assert "joins 1 event. To hear one event, write @app.on(OrderPlaced)." in refused(
         lambda: app.join(OrderPlaced)(charge)
     )
 
 
 def test_a_join_of_no_event_is_refused(app):
-    assert "joins 0 event(s)" in refused(lambda: app.join()(charge))
+    assert "joins no event. Write @app.join(OrderConfirmed, PaymentCharged)." in refused(lambda: app.join()(charge))
 
 
 def test_a_join_of_the_same_event_twice_is_refused(app):
