@@ -114,7 +114,7 @@ def test_the_demo_tells_its_story_within_a_minute_and_leaves_nothing_behind(tmp_
         "payment": "6 charged, 1 refunded",
         "driver": "5 drivers sent",
         "notification": "6 messages sent, 1 alarm for the operator",
-        "loyalty": "87 points awarded, less what was withdrawn",
+        "loyalty": "87 points held",
         "analytics": "24 events heard, of 6 types",
     }
     seconds = re.search(r"nothing is left running \((\d+) s\)", said)

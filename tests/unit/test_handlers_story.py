@@ -217,7 +217,7 @@ def test_the_table_counts_what_the_services_did() -> None:
         "payment": "1 charged, 0 refunded",
         "driver": "1 driver sent",
         "notification": "1 message sent, 0 alarms for the operator",
-        "loyalty": "25 points awarded, less what was withdrawn",
+        "loyalty": "25 points held",
         "analytics": "1 event heard, of 1 type",
     }
 
