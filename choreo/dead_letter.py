@@ -96,6 +96,11 @@ class DeadLetters:
         self._store = store
         self._queue_of = queue_of
 
+    @property
+    def handlers(self) -> list[str]:
+        """Every handler that has run, or may still have dead letters; and each service, for its other queues."""
+        return self._store.handlers()
+
     def __iter__(self) -> Iterator[DeadLetter]:
         """All dead letters, oldest first."""
         return iter(self.find())

@@ -35,15 +35,21 @@ class DeclarationError(ChoreoError):
 
 
 class EventNameError(DeclarationError):
-    """An event is named like a command: it says what to do rather than what happened."""
+    """
+    An event's name does not say what happened; often it says what to do.
 
-    def __init__(self, name: str, suggestion: str) -> None:
+    ``suggestion`` is the name that was meant, or None where there is no telling.
+    """
+
+    def __init__(self, name: str, suggestion: str | None) -> None:
         self.name = name
         self.suggestion = suggestion
-        super().__init__(
-            f"{name} reads like a command. An event is a fact in the past tense: did you mean {suggestion}? "
-            f"If {name} does state a fact, say so: class {name}(Event, fact=True)."
+        fault = (
+            f"{name} reads like a command. An event is a fact in the past tense: did you mean {suggestion}?"
+            if suggestion
+            else f"{name} does not say in the past tense what has happened. Name it like OrderPlaced."
         )
+        super().__init__(f"{fault} If {name} does state a fact, say so: class {name}(Event, fact=True).")
 
 
 class EnvelopeError(ChoreoError, ValueError):

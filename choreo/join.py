@@ -249,9 +249,9 @@ def _check_parts(
     if not all(isinstance(event, type) for event in events):
         raise DeclarationError(f"{where} joins {', '.join(names)}. A join takes event classes, not patterns.")
     if len(events) < 2 and not several:
-        raise DeclarationError(
-            f"{where} joins {len(events)} event(s). To hear one event, write @app.on({names and names[0]})."
-        )
+        if not events:
+            raise DeclarationError(f"{where} joins no event. Write @app.join(OrderConfirmed, PaymentCharged).")
+        raise DeclarationError(f"{where} joins 1 event. To hear one event, write @app.on({events[0].__name__}).")
     for part in several.values():
         if part.of is None:
             continue

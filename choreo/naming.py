@@ -50,6 +50,11 @@ _VERBS = _ORDERS | frozenset(
     "issue mark open order pack place prepare print process publish receive record refund release request "
     "return save schedule ship start stop submit track transfer update".split()
 ) | frozenset(_IRREGULAR)  # fmt: skip
+#: Words that are no part of what an order is about: "ShipOrderNow", "SendEmailToCustomer".
+_NO_NOUNS = frozenset(
+    "again all and are as asap at be by can for from has have if immediately in is it later must next not now of off "
+    "on or out please quickly ready soon that the then this to today tomorrow up when with".split()
+)
 _DOUBLED = frozenset("ship stop drop plan submit refer transfer pack_up swap tag tip trim".split())
 
 
@@ -96,13 +101,20 @@ def _is_past(word: str) -> bool:
     return word in _PARTICIPLES or (word.endswith("ed") and word not in _NO_PARTICIPLES)
 
 
-def _fact(words: list[str]) -> str:
+def _fact(words: list[str]) -> str | None:
+    """The fact that was meant; None where guessing would make up words."""
     first, *rest = words
-    # "OrderPlace" misses two letters, while "CancelOrder" is an order.
-    if first in _VERBS and rest and not (first == "order" and rest[-1] in _VERBS):
+    if not rest or _NO_NOUNS & set(rest):
+        return None
+    # "OrderPlace" misses a letter, while "CancelOrder" is an order. What begins with "order" is about one.
+    if first in _VERBS and first != "order":
         noun = [word for word in rest if not _is_past(word)] or rest
-        return "".join(word.title() for word in [*noun, _participle(first)])
-    return "".join(word.title() for word in [*words[:-1], _participle(words[-1])])
+        return _camel([*noun, _participle(first)])
+    return _camel([*words[:-1], _participle(rest[-1])]) if rest[-1] in _VERBS else None
+
+
+def _camel(words: list[str]) -> str:
+    return "".join(word.title() for word in words)
 
 
 def _participle(verb: str) -> str:

@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from difflib import get_close_matches
 from functools import cached_property, partial
-from inspect import iscoroutinefunction, isfunction, signature
 from itertools import islice
 from typing import Any, TypeVar, overload
 from urllib.parse import parse_qs
@@ -22,6 +20,15 @@ from choreo.broker.ownership import CONSUMER_TIMEOUT
 from choreo.broker.publisher import Publisher, Unheard
 from choreo.broker.queue import task_id
 from choreo.broker.topology import Topology
+from choreo.checks import (
+    check_called,
+    check_listener,
+    check_name,
+    check_options,
+    check_service_options,
+    checked_event,
+    checked_retry,
+)
 from choreo.context import Context, current
 from choreo.dead_letter import DeadLetter, DeadLetters, Reason
 from choreo.envelope import Envelope
@@ -81,7 +88,7 @@ class Service(Celery):
     - ``choreo_shutdown_timeout``: a worker that is told to stop ends its handlers after so many seconds (25).
 
     ``retry`` holds for every handler that does not say otherwise. ``terms`` say how long the store waits and remembers.
-    Everything else goes to `celery.Celery`.
+    Everything else goes to `celery.Celery`; what that does not know either is refused.
     """
 
     amqp_cls = "choreo.broker.amqp:ServiceAMQP"
@@ -97,9 +104,10 @@ class Service(Celery):
         config: str | object | None = "celeryconfig",
         **options: Any,
     ) -> None:
-        _check_name("service", name)
+        check_name("service", name)
+        check_service_options(options, ["retry", "terms", "config"])
         self.service_name = name
-        self.retry = _checked_retry(retry, f"Service({name!r})")
+        self.retry = checked_retry(retry, f"Service({name!r})")
         self.terms = terms
         self.subscriptions: list[Subscription] = []
         self._listener: Listener = log_dead_letter
@@ -126,8 +134,8 @@ class Service(Celery):
         Its task and its queue are called ``<service>.<function>``; ``name`` pins that when the function is renamed.
         Raises `DeclarationError` when the function cannot take these events.
         """
-        _check_options("on", unknown, ["retry", "name"])
-        _check_called("on", topics)
+        check_options("@app.on", unknown, ["retry", "name"])
+        check_called("on", topics)
 
         def declare(function: F) -> F:
             where = describe(function)
@@ -142,7 +150,7 @@ class Service(Celery):
                     name=self._handler_name(function, name),
                     patterns=patterns,
                     reaction=reaction,
-                    retry=self.retry if retry is None else _checked_retry(retry, where),
+                    retry=self.retry if retry is None else checked_retry(retry, where),
                 )
             )
             return function
@@ -173,8 +181,8 @@ class Service(Celery):
         (None for the rest); without ``on_timeout``, what arrived becomes a dead letter.
         Raises `DeclarationError` when the functions cannot take these events.
         """
-        _check_options("join", unknown, ["by", "at_least", "within", "on_timeout", "unless", "retry", "name"])
-        _check_called("join", parts)
+        check_options("@app.join", unknown, ["by", "at_least", "within", "on_timeout", "unless", "retry", "name"])
+        check_called("join", parts)
 
         def declare(function: F) -> F:
             where = describe(function)
@@ -183,7 +191,7 @@ class Service(Celery):
                     *parts,
                     service=self.service_name,
                     name=self._handler_name(function, name),
-                    retry=self.retry if retry is None else _checked_retry(retry, where),
+                    retry=self.retry if retry is None else checked_retry(retry, where),
                     reaction=inspect_function(function),
                     within=within,
                     on_timeout=None if on_timeout is None else inspect_function(on_timeout),
@@ -196,9 +204,10 @@ class Service(Celery):
 
         return declare
 
-    def dead_letter(self, function: F) -> F:
+    def dead_letter(self, function: F = None, **unknown: Any) -> F:  # type: ignore[assignment]
         """Declare what happens when an event of this service becomes a dead letter, in place of a line in the log."""
-        _check_listener(function)
+        check_options("@app.dead_letter", unknown, [])
+        check_listener(function)
         if self._listener is not log_dead_letter:
             raise DeclarationError(
                 f"{self.service_name} has a dead-letter handler already: {describe(self._listener)}. "
@@ -244,7 +253,7 @@ class Service(Celery):
         """
         if delay is None and at is None:
             return self._announce([event], subject)[0]
-        return self._announce_later(_checked_event(event), subject, Delay(delay, at))
+        return self._announce_later(checked_event(event), subject, Delay(delay, at))
 
     def call_off(self, key: str) -> bool:
         """
@@ -278,7 +287,7 @@ class Service(Celery):
 
     def _announce(self, events: Sequence[Event], subject: str | None) -> list[Envelope]:
         context = current()
-        events = [_checked_event(event) for event in events]
+        events = [checked_event(event) for event in events]
         if context is not None and context.service == self.service_name:
             return [context.announce(event, subject) for event in events]
         envelopes = [
@@ -442,7 +451,7 @@ class Service(Celery):
 
     def _handler_name(self, function: Callable[..., Any], name: str | None) -> str:
         own = name if name is not None else function.__name__
-        _check_name("handler", own)
+        check_name("handler", own)
         if own == "dead_letters":
             raise DeclarationError(f"{describe(function)}: dead_letters is the name of the service's own queue.")
         return f"{self.service_name}.{own}"
@@ -498,50 +507,6 @@ class Service(Celery):
         # Celery ranks what `add_defaults` adds above the user's configuration. Its own defaults are the last of maps.
         given = set[str]().union(*self.conf.maps[:-1])
         return {key: value for key, value in defaults.items() if key not in given}
-
-
-def _check_name(kind: str, name: str) -> None:
-    if not isinstance(name, str) or not name.isidentifier():
-        raise DeclarationError(
-            f"{name!r} is no name for a {kind}: it becomes part of queue names. Write it like a_name."
-        )
-
-
-def _checked_retry(retry: object, where: str) -> Retry:
-    if not isinstance(retry, Retry):
-        raise DeclarationError(f"{where}: retry={retry!r} is not a Retry. Write retry=Retry(times=5).")
-    return retry
-
-
-def _check_options(decorator: str, unknown: dict[str, Any], known: list[str]) -> None:
-    for option in unknown:
-        guess = get_close_matches(option, known, n=1)
-        hint = f"did you mean {guess[0]}?" if guess else f"it takes {', '.join(known)}."
-        raise DeclarationError(f"@app.{decorator}({option}=...): unknown option, {hint}")
-
-
-def _check_called(decorator: str, topics: tuple[object, ...]) -> None:
-    if len(topics) == 1 and isfunction(topics[0]):
-        raise DeclarationError(
-            f"@app.{decorator} above {describe(topics[0])} names no event. Write @app.{decorator}(OrderPlaced)."
-        )
-
-
-def _check_listener(function: object) -> None:
-    try:
-        if iscoroutinefunction(function):
-            raise TypeError("it is async")
-        signature(function).bind("a dead letter")  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
-        raise DeclarationError(
-            f"{function!r} cannot be the dead-letter handler: {error}. Write def tell_operators(letter: DeadLetter)."
-        ) from error
-
-
-def _checked_event(event: object) -> Event:
-    if not isinstance(event, Event) or not hasattr(event, "event_type"):
-        raise DeclarationError(f"{event!r} cannot be announced: it is not an event. Write class OrderPlaced(Event).")
-    return event
 
 
 def _store_beside(broker_url: str) -> str:

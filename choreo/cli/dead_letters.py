@@ -2,23 +2,16 @@
 
 import json
 import textwrap
-from dataclasses import dataclass
+from difflib import get_close_matches
 
 import click
 
-from choreo.cli.app import command_line_service, connecting
+from choreo.cli.app import Where, connecting, speaking
 from choreo.dead_letter import DeadLetter, DeadLetters
-from choreo.errors import DeadLetterError
+from choreo.service import Service
 
 _ROW = "{:<10}  {:<11}  {:<10}  {}"
 _WIDTH = 43
-
-
-@dataclass
-class _Where:
-    """What the group's options said."""
-
-    letters: DeadLetters
 
 
 @click.group("dead-letters")
@@ -26,16 +19,17 @@ class _Where:
 @click.pass_context
 def dead_letters(context: click.Context, broker: str | None, store: str | None) -> None:
     """See and settle events whose handling failed for good."""
-    context.obj = _Where(command_line_service(broker, store).dead_letters)
+    context.obj = Where(broker, store)
 
 
 @dead_letters.command("list")
 @click.argument("owners", nargs=-1, metavar="[SERVICE|HANDLER]...")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@click.pass_obj
-def list_(where: _Where, owners: tuple[str, ...], as_json: bool) -> None:
+@speaking
+def list_(app: Service, owners: tuple[str, ...], as_json: bool) -> None:
     """List dead letters, oldest first: all, or those of these services or handlers."""
-    letters = where.letters.find(*owners)
+    _check_known(app.dead_letters, owners)
+    letters = app.dead_letters.find(*owners)
     if as_json:
         for letter in letters:
             click.echo(letter.to_json())
@@ -55,47 +49,37 @@ def list_(where: _Where, owners: tuple[str, ...], as_json: bool) -> None:
 @dead_letters.command()
 @click.argument("letter_id", metavar="ID")
 @click.option("--json", "as_json", is_flag=True, help="The letter as one JSON object.")
-@click.pass_obj
-def show(where: _Where, letter_id: str, as_json: bool) -> None:
+@speaking
+def show(app: Service, letter_id: str, as_json: bool) -> None:
     """Show one dead letter whole: the event, the error, the attempts."""
-    letter = _found(where, letter_id)
-    click.echo(letter.to_json() if as_json else _described(letter))
+    letter = app.dead_letters.get(letter_id)
+    click.echo(letter.to_json() if as_json else "\n".join([*headlines(letter), *_contents(letter)]))
 
 
 @dead_letters.command()
 @click.argument("letter_ids", nargs=-1, required=True, metavar="ID...")
-@click.pass_obj
-def replay(where: _Where, letter_ids: tuple[str, ...]) -> None:
+@speaking
+def replay(app: Service, letter_ids: tuple[str, ...]) -> None:
     """Hand events once more to the handlers that failed, and to nobody else."""
     for letter_id in letter_ids:
-        try:
-            letter = where.letters.replay(letter_id)
-        except DeadLetterError as error:
-            raise click.ClickException(str(error)) from error
-        click.echo(f"{letter.id}: {letter} goes to {letter.handler} again, as soon as its service runs.")
+        click.echo(replayed(app.dead_letters.replay(letter_id)))
 
 
 @dead_letters.command()
 @click.argument("letter_ids", nargs=-1, required=True, metavar="ID...")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.pass_obj
-def discard(where: _Where, letter_ids: tuple[str, ...], yes: bool) -> None:
+@speaking
+def discard(app: Service, letter_ids: tuple[str, ...], yes: bool) -> None:
     """Forget dead letters for good. `show --json` keeps a copy."""
     for letter_id in letter_ids:
-        letter = _found(where, letter_id)
+        letter = app.dead_letters.get(letter_id)
         if yes or click.confirm(f"Forget {letter.id} ({letter.handler}: {letter}) for good?"):
-            where.letters.discard(letter_id)
+            app.dead_letters.discard(letter_id)
             click.echo(f"{letter.id}: forgotten.")
 
 
-def _found(where: _Where, letter_id: str) -> DeadLetter:
-    try:
-        return where.letters.get(letter_id)
-    except DeadLetterError as error:
-        raise click.ClickException(str(error)) from error
-
-
-def _described(letter: DeadLetter) -> str:
+def headlines(letter: DeadLetter) -> list[str]:
+    """What failed, where, why and when: how `choreo dead-letters show` begins."""
     facts = {
         "dead letter": letter.id,
         "handler": letter.handler,
@@ -103,7 +87,16 @@ def _described(letter: DeadLetter) -> str:
         "error": letter.error,
         "failed at": letter.failed_at.isoformat(timespec="seconds"),
     }
-    lines = [f"{name + ':':<13}{value}" for name, value in facts.items()]
+    return [f"{name + ':':<13}{value}" for name, value in facts.items()]
+
+
+def replayed(letter: DeadLetter) -> str:
+    """What `choreo dead-letters replay` says."""
+    return f"{letter.id}: {letter} goes to {letter.handler} again, as soon as its service runs."
+
+
+def _contents(letter: DeadLetter) -> list[str]:
+    lines = []
     for envelope in letter.envelopes:
         lines += ["", f"{envelope}  (id {envelope.id}, from {envelope.source})"]
         lines += textwrap.indent(json.dumps(envelope.data, indent=2, ensure_ascii=False), "  ").splitlines()
@@ -111,4 +104,17 @@ def _described(letter: DeadLetter) -> str:
         lines += ["", "What came:", textwrap.indent(letter.message.body.decode(errors="backslashreplace"), "  ")]
     if letter.traceback:
         lines += ["", letter.traceback.rstrip()]
-    return "\n".join(lines)
+    return lines
+
+
+def _check_known(letters: DeadLetters, owners: tuple[str, ...]) -> None:
+    handlers = letters.handlers
+    known = {name.partition(".")[0] for name in handlers} | set(handlers)
+    for owner in owners:
+        if owner not in known:
+            guess = get_close_matches(owner, known, n=1)
+            hint = f"Did you mean {guess[0]}?" if guess else f"Known are: {', '.join(sorted(known)) or 'none'}."
+            raise click.ClickException(
+                f"No service or handler named {owner} is known. {hint} A service makes itself known when its worker "
+                f"starts."
+            )

@@ -3,24 +3,16 @@
 import shlex
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import click
 
-from choreo.cli.app import command_line_service, connecting
-from choreo.errors import JoinError
+from choreo.cli.app import Where, connecting, speaking
 from choreo.joins import PAGE, Joins, PendingJoin
+from choreo.service import Service
 
 _ROW = "{:<20}  {:<30}  {:<11}  {}"
 _of_handler = click.option("--handler", metavar="NAME", help="Whose join, where several handlers wait for KEY.")
-
-
-@dataclass
-class _Where:
-    """What the group's options said."""
-
-    joins: Joins
 
 
 @click.group("joins")
@@ -28,7 +20,7 @@ class _Where:
 @click.pass_context
 def joins(context: click.Context, broker: str | None, store: str | None) -> None:
     """See what pending joins wait for, and settle one by hand."""
-    context.obj = _Where(command_line_service(broker, store).joins)
+    context.obj = Where(broker, store)
 
 
 @joins.command("list")
@@ -36,36 +28,37 @@ def joins(context: click.Context, broker: str | None, store: str | None) -> None
 @click.option("--limit", default=50, show_default=True, help="At most so many of each handler; 0: all of them.")
 @click.option("--after", metavar="PLACE", help="Go on where an earlier list of one HANDLER ended.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@click.pass_obj
-def list_(where: _Where, owners: tuple[str, ...], limit: int, after: str | None, as_json: bool) -> None:
+@speaking
+def list_(app: Service, owners: tuple[str, ...], limit: int, after: str | None, as_json: bool) -> None:
     """List pending joins, those first whose time is up first: of all handlers, or of these."""
-    handlers = _chosen(where.joins, owners)
+    handlers = _chosen(app.joins, owners)
     if after and len(handlers) != 1:
         raise click.UsageError("--after goes on with one HANDLER: name it.")
     for number, handler in enumerate(handlers):
         if not as_json:
-            click.echo(("\n" if number else "") + _headline(where.joins, handler))
-        rows = _rows(where.joins, handler, limit, after or "")
-        for count, (join, place) in enumerate(rows, start=1):
+            click.echo(("\n" if number else "") + _headline(app.joins, handler))
+        count = 0
+        for count, (join, place) in enumerate(_rows(app.joins, handler, limit, after or ""), start=1):
             if not as_json and count == 1:
                 click.echo(_ROW.format("KEY", "WAITS FOR", "SINCE (UTC)", "UNTIL (UTC)"))
             click.echo(join.to_json() if as_json else _row(join))
             if place:
                 more = f"choreo joins list {handler} --limit {limit} --after {shlex.quote(place)}"
                 click.echo(f"More: {more}", err=as_json)
+        if not count and not as_json:
+            click.echo("  nothing pending" if not after else "  nothing more")
 
 
 @joins.command()
 @click.argument("key", metavar="KEY")
 @_of_handler
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@click.pass_obj
-def show(where: _Where, key: str, handler: str | None, as_json: bool) -> None:
+@speaking
+def show(app: Service, key: str, handler: str | None, as_json: bool) -> None:
     """Explain what waits for KEY: what has arrived, what is missing, since when and until when."""
-    found = where.joins.find(key, handler)
+    found = app.joins.find(key, handler)
     if not found:
-        with _told():
-            where.joins.get(key, handler)
+        app.joins.get(key, handler)
     for number, join in enumerate(found):
         click.echo(join.to_json() if as_json else ("\n" if number else "") + _explained(join))
 
@@ -75,40 +68,27 @@ def show(where: _Where, key: str, handler: str | None, as_json: bool) -> None:
 @_of_handler
 @click.option("--reason", prompt="Why", help="It is written into the log.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.pass_obj
-def cancel(where: _Where, key: str, handler: str | None, reason: str, yes: bool) -> None:
+@speaking
+def cancel(app: Service, key: str, handler: str | None, reason: str, yes: bool) -> None:
     """Settle the join of KEY without running its handler. `show --json` keeps a copy of what had arrived."""
-    with _told():
-        join = where.joins.get(key, handler)
-        if not yes:
-            click.echo(_wrapped(f"{join.handler} {key} has {_arrived(join)}."))
-        if yes or click.confirm("Forget that for good?"):
-            where.joins.cancel(key, reason, join.handler)
-            click.echo(_wrapped(f"{join.handler} {key}: cancelled. Parts that come later are ignored."))
+    join = app.joins.get(key, handler)
+    if not yes:
+        click.echo(_wrapped(f"{join.handler} {key} has {_arrived(join)}."))
+    if yes or click.confirm("Forget that for good?"):
+        app.joins.cancel(key, reason, join.handler)
+        click.echo(_wrapped(f"{join.handler} {key}: cancelled. Parts that come later are ignored."))
 
 
 @joins.command()
 @click.argument("key", metavar="KEY")
 @_of_handler
 @click.option("--as-timeout", is_flag=True, help="Run its on_timeout, as if its time were up.")
-@click.pass_obj
-def fire(where: _Where, key: str, handler: str | None, as_timeout: bool) -> None:
+@speaking
+def fire(app: Service, key: str, handler: str | None, as_timeout: bool) -> None:
     """Run the handler that waits for KEY with what has arrived: None stands for a missing part."""
-    with _told():
-        join = where.joins.fire(key, handler, as_timeout=as_timeout)
+    join = app.joins.fire(key, handler, as_timeout=as_timeout)
     what = "on_timeout runs" if as_timeout else "runs"
     click.echo(_wrapped(f"{join.handler} {key}: {what} with {_arrived(join)}, as soon as its service runs."))
-
-
-class _told:  # noqa: N801 - reads as a word
-    """An error of choreo's is one line."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, JoinError):
-            raise click.ClickException(str(error)) from error
 
 
 def _chosen(joins: Joins, owners: tuple[str, ...]) -> list[str]:

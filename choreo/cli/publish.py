@@ -5,11 +5,12 @@ from difflib import get_close_matches
 from typing import Any
 
 import click
-from pydantic import ValidationError
+from pydantic import AliasChoices, AliasPath, ValidationError
 
-from choreo.cli.app import command_line_service, connecting
+from choreo.cli.app import broker_of, speaking
 from choreo.event import Event, known_events
 from choreo.local.discovery import DiscoveryError, find_services
+from choreo.service import Service
 
 
 @click.command(context_settings={"show_default": True})
@@ -17,8 +18,8 @@ from choreo.local.discovery import DiscoveryError, find_services
 @click.option("--subject", default="", help="What the event is about, such as ORD-9.")
 @click.option("--data", default="{}", metavar="JSON", help="The event's fields.")
 @click.option("--package", default="handlers", metavar="NAME", help="The package of services that knows the event.")
-@connecting
-def publish(event_type: str, subject: str, data: str, package: str, broker: str | None, store: str | None) -> None:
+@speaking
+def publish(app: Service, event_type: str, subject: str, data: str, package: str) -> None:
     """
     Announce an event of TYPE, such as order.placed.
 
@@ -29,8 +30,22 @@ def publish(event_type: str, subject: str, data: str, package: str, broker: str 
         --data '{"customer_id": "alice", "total_cents": 2500, ...}'
     """
     event = _made(_event_class(event_type, package), data)
-    envelope = command_line_service(broker, store).publish(event, subject)
+    envelope = app.publish(event, subject)
     click.echo(f"{envelope} announced; its id is {envelope.id}")
+    if not subject:
+        _warn(
+            f"{event_type} has no subject. A join that goes by the subject cannot take it, and keeps it as a dead "
+            f"letter. Say what it is about: --subject ORD-1."
+        )
+    if app.publisher.unheard:
+        _warn(
+            f"nobody listens to {event_type} at {broker_of(app)}; is this the right broker? "
+            f"(--broker, CHOREO_BROKER_URL)"
+        )
+
+
+def _warn(text: str) -> None:
+    click.echo(f"Warning: {text}", err=True)
 
 
 def _event_class(event_type: str, package: str) -> type[Event]:
@@ -51,10 +66,46 @@ def _made(event: type[Event], data: str) -> Event:
         fields: Any = json.loads(data)
     except ValueError as error:
         raise click.BadParameter(f"not JSON: {error}", param_hint="--data") from error
+    faults = _strangers(event, fields)
     try:
-        return event.model_validate(fields)
+        made = event.model_validate(fields)
     except ValidationError as error:
-        faults = "\n".join(
-            f"  {'.'.join(map(str, fault['loc'])) or 'data'}: {fault['msg']}" for fault in error.errors()
-        )
-        raise click.BadParameter(f"{event.event_type} needs\n{faults}", param_hint="--data") from error
+        faults += [_worded(fault) for fault in error.errors()]
+    if faults:
+        listed = "\n".join(f"  {fault}" for fault in faults)
+        raise click.BadParameter(f"this makes no {event.event_type}:\n{listed}", param_hint="--data")
+    return made
+
+
+def _strangers(event: type[Event], fields: object) -> list[str]:
+    """What is neither a field nor an alias of one. A reader would ignore it; who types it has mistyped it."""
+    if not isinstance(fields, dict) or event.model_config.get("extra") == "allow":
+        return []
+    known = _names(event)
+    faults = []
+    for name in fields.keys() - known:
+        guess = get_close_matches(name, known, n=1)
+        hint = f"did you mean {guess[0]}?" if guess else f"there are {', '.join(sorted(known)) or 'none'}."
+        faults.append(f"{name}: no such field, {hint}")
+    return sorted(faults)
+
+
+def _names(event: type[Event]) -> set[str]:
+    names = set(event.model_fields)
+    for info in event.model_fields.values():
+        alias = info.validation_alias or info.alias
+        for choice in alias.choices if isinstance(alias, AliasChoices) else [alias]:
+            names.add(str(choice.path[0]) if isinstance(choice, AliasPath) else choice or "")
+    return names - {""}
+
+
+def _worded(fault: Any) -> str:
+    place = ".".join(map(str, fault["loc"])) or "data"
+    # What misses a field is the whole object, which the reader has just typed.
+    value = "" if fault["type"] == "missing" else f", not {_shortened(fault['input'])}"
+    return f"{place}: {fault['msg']}{value}"
+
+
+def _shortened(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -247,7 +247,7 @@ class Platform:
         Its API answers only with FLOWER_UNAUTHENTICATED_API=true in `environment`.
         """
         if importlib.util.find_spec("flower") is None:
-            raise PlatformError("Flower is not installed here: pip install 'choreo[flower]'.")
+            raise PlatformError("Flower is not installed here: pip install flower.")
         self.open()
         port = free_port()
         # Flower asks the workers through one service's app, and shows those of all.

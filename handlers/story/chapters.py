@@ -1,8 +1,12 @@
 """The five chapters. Each is told while it happens, and stops the story if it does not come out as told."""
 
+import textwrap
+
 from kombu import Connection
 
+from choreo.cli.dead_letters import headlines, replayed
 from handlers import loyalty, notification, payment
+from handlers.story.paper import WIDTH
 from handlers.story.stage import Order, Stage
 
 #: Customers and restaurants whose names decide what happens to them: see CARDS and CLOSED in the services.
@@ -63,21 +67,14 @@ def dead_letter(stage: Stage) -> None:
     stage.until("it is a dead letter", lambda: bool(letters.find("notification")) and alarmed(dave))
     (letter,) = letters.find("notification")
     stage.paper.prose()
-    stage.paper.verbatim(
-        [
-            "$ choreo dead-letters show " + letter.id,
-            f"handler:     {letter.handler}",
-            f"reason:      {letter.reason}, after {letter.attempts} attempts",
-            f"error:       {letter.error}",
-        ]
-    )
+    stage.paper.verbatim([f"$ choreo dead-letters show {letter.id}", *headlines(letter), "..."])
     stage.paper.prose()
     stage.paper.prose("The gateway works again. The event goes to the handler that failed, and to nobody else:")
     stage.paper.prose()
-    stage.paper.verbatim([f"$ choreo dead-letters replay {letter.id}"])
-    stage.paper.prose()
     notification.gateway_outage().unlink()
-    letters.replay(letter.id)
+    said = replayed(letters.replay(letter.id))
+    stage.paper.verbatim([f"$ choreo dead-letters replay {letter.id}", *textwrap.wrap(said, WIDTH - 4)])
+    stage.paper.prose()
     stage.until("dave is told at last", lambda: told(dave) and not letters.find("notification"))
     stage.paper.quote("dave", message(dave))
 

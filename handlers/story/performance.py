@@ -1,7 +1,10 @@
 """From the empty stage to the last line, and nothing left behind."""
 
 import os
+import shutil
+import sys
 import time
+from pathlib import Path
 
 from choreo import ChoreoError
 from choreo.local import Platform
@@ -33,7 +36,21 @@ def perform() -> int:
         _confess(paper, error)
         return 1
     paper.prose(f"The end. Everything is stopped, and nothing is left running ({time.monotonic() - began_at:.0f} s).")
+    paper.prose()
+    paper.prose("This keeps the platform up until Ctrl-C, for you to play with:")
+    # Not clipped like other lines: it is there to be copied.
+    paper.words(f"    {choreo_command()} up handlers --flower", end=True)
     return 0
+
+
+def choreo_command() -> str:
+    """How the `choreo` beside this Python is called from here: by its name, if that is what PATH finds."""
+    script = Path(sys.executable).with_name("choreo")
+    on_path = shutil.which("choreo")
+    if not script.exists() or (on_path is not None and Path(on_path).resolve() == script.resolve()):
+        return "choreo"
+    here = Path.cwd()
+    return str(script.relative_to(here) if script.is_relative_to(here) else script)
 
 
 def _close(platform: Platform) -> None:
@@ -82,7 +99,6 @@ def _point_here(platform: Platform) -> None:
 def _introduce(paper: Paper, flower: str) -> None:
     paper.prose()
     paper.prose(f"Flower shows the same while this runs: {flower}/tasks")
-    paper.prose("(`choreo up handlers --flower` keeps everything up until Ctrl-C.)")
     paper.prose()
     paper.prose(
         "Each line below is something that happens now: after how many seconds, in which service, and what it heard -> "

@@ -22,7 +22,7 @@ def rows() -> list[tuple[str, str]]:
         ("payment", f"{count(payment.ledger, 'charges')} charged, {count(payment.ledger, 'refunds')} refunded"),
         ("driver", f"{_some(count(driver.ledger, 'trips'), 'driver')} sent"),
         ("notification", f"{messages} sent, {alarms} for the operator"),
-        ("loyalty", f"{_some(points, 'point')} awarded, less what was withdrawn"),
+        ("loyalty", f"{_some(points, 'point')} held"),
         ("analytics", f"{_some(heard_by_analytics(), 'event')} heard, of {_some(len(facts), 'type')}"),
     ]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from handlers.story.performance import choreo_command
 from tests.waiting import eventually
 
 CHECKOUT = Path(__file__).parent.parent.parent
@@ -114,9 +115,14 @@ def test_the_demo_tells_its_story_within_a_minute_and_leaves_nothing_behind(tmp_
         "payment": "6 charged, 1 refunded",
         "driver": "5 drivers sent",
         "notification": "6 messages sent, 1 alarm for the operator",
-        "loyalty": "87 points awarded, less what was withdrawn",
+        "loyalty": "87 points held",
         "analytics": "24 events heard, of 6 types",
     }
+    # What the command line would have said, in its own words.
+    (letter,) = re.findall(r"^    \$ choreo dead-letters show (\w+)$", said, re.MULTILINE)
+    assert f"    dead letter: {letter}\n    handler:     notification.text_arrival\n    reason:      exhausted" in said
+    assert f"    $ choreo dead-letters replay {letter}\n    {letter}: driver.assigned ORD-" in said
+    assert said.endswith(f"\n    {choreo_command()} up handlers --flower\n")
     seconds = re.search(r"nothing is left running \((\d+) s\)", said)
     assert seconds is not None
     assert int(seconds[1]) < 60

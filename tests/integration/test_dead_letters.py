@@ -1,6 +1,10 @@
 """What fails for good is kept with all that is known, told to the service, and can go back to its handler."""
 
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -76,6 +80,39 @@ def test_a_replay_goes_to_the_handler_that_failed_and_to_nobody_else(world: Worl
     world.done("award", subject)
     world.done("count", subject, times=2)
     assert world.letters(subject) == []
+
+
+def test_the_command_shows_and_replays_what_the_worker_could_not_do(world: World, subject):
+    world.publish(OrderPlaced(behave="fail until replayed"), subject)
+    letter = world.letter(subject)
+
+    listed = choreo(world, "dead-letters", "list", "payment")
+    shown = choreo(world, "dead-letters", "show", letter.id)
+    replayed = choreo(world, "dead-letters", "replay", letter.id)
+
+    assert letter.id in listed
+    assert "error:       ValueError: no money\n" in shown
+    assert (
+        replayed == f"{letter.id}: order.placed {subject} goes to payment.charge again, as soon as its service runs.\n"
+    )
+    world.done("charged", subject)
+    world.done("charge", subject, times=4)
+    assert world.letters(subject) == []
+
+
+def choreo(world: World, *arguments: str) -> str:
+    """What the command says in a process of its own."""
+    urls = ["--broker", world.broker_url, "--store", world.store_url]
+    outcome = subprocess.run(
+        [str(Path(sys.executable).with_name("choreo")), *arguments, *urls],
+        env={**os.environ, "CHOREO_NAMESPACE": world.namespace},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert outcome.returncode == 0, outcome.stderr
+    return outcome.stdout
 
 
 def test_a_replay_that_fails_again_is_a_new_dead_letter(world: World, subject):

@@ -2,7 +2,6 @@
 
 import json
 import shlex
-import sys
 from datetime import timedelta
 
 import pytest
@@ -44,8 +43,7 @@ def make_service(name: str, on_timeout: bool) -> Service:
 def stage(monkeypatch) -> Stage:
     stage = Stage(make_service("driver", on_timeout=True))
     stage.now = 1_767_268_800.0  # 2026-01-01 12:00 UTC
-    # The module is behind the command of the same name.
-    monkeypatch.setattr(sys.modules["choreo.cli.joins"], "command_line_service", lambda *_: stage.app)
+    monkeypatch.setattr("choreo.cli.app.command_line_service", lambda *_: stage.app)
     return stage
 
 
@@ -60,7 +58,8 @@ ASSIGN, SHIP = "driver.assign_the_nearest_driver", "driver.ship"
 
 
 def test_nothing_pending_is_said(stage):
-    assert run("list").stdout == f"{ASSIGN}\n\n{SHIP}\n"
+    assert run("list").stdout == f"{ASSIGN}\n  nothing pending\n\n{SHIP}\n  nothing pending\n"
+    assert run("list", "--json").stdout == ""
 
 
 def test_pending_joins_are_listed_with_what_they_wait_for(stage):
@@ -82,8 +81,8 @@ def test_pending_joins_are_listed_with_what_they_wait_for(stage):
 
 
 def test_a_list_can_be_of_some_handlers_only(stage):
-    assert run("list", "driver.ship").stdout == "driver.ship\n"
-    assert run("list", "driver").stdout == f"{ASSIGN}\n\n{SHIP}\n"
+    assert run("list", "driver.ship").stdout == "driver.ship\n  nothing pending\n"
+    assert run("list", "driver").stdout == f"{ASSIGN}\n  nothing pending\n\n{SHIP}\n  nothing pending\n"
 
     said = run("list", "diver", code=1).output
     assert "No join of diver is known. Known are: driver.assign_the_nearest_driver, driver.ship." in said

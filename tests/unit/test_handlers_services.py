@@ -1,12 +1,20 @@
 """The reference services, called as the plain functions that they are."""
 
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from pydantic import BaseModel
 
+import choreo
 from choreo import Context, DeadLetter, Envelope, Event, PermanentFailure, PublishError, Reason
 from choreo.join import Join
 from choreo.message import Message
@@ -275,17 +283,85 @@ def test_a_refund_takes_the_points_back_whichever_is_heard_first(order_of_arriva
 # -- the platform as a whole -----------------------------------------------------------------------------------------
 
 
+def source_of(module: ModuleType) -> str:
+    return Path(str(module.__file__)).read_text()
+
+
+def imports(source: str) -> set[str]:
+    """What a module in `handlers` imports, by its full name; a name taken from a module counts as one, too."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            # A service is no package, so that one dot is `handlers`.
+            module = ".".join(filter(None, ["handlers" if node.level else "", node.module]))
+            found |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import handlers.payment",
+        "from handlers import ledger, payment",
+        "from handlers.payment import app",
+        "from . import payment",
+        "from .payment import app",
+        "def later():\n    from handlers import payment as other",
+    ],
+)
+def test_an_import_of_another_service_is_found_however_it_is_written(line: str) -> None:
+    assert "handlers.payment" in imports(line)
+
+
 def test_no_service_imports_another() -> None:
+    others = {f"handlers.{name}" for name in SERVICES}
     for name, module in SERVICES.items():
-        source = Path(str(module.__file__)).read_text()
-        for other in SERVICES.keys() - {name}:
-            assert f"handlers.{other}" not in source
-            assert f"handlers import {other}" not in source
+        assert not imports(source_of(module)) & others - {f"handlers.{name}"}, name
 
 
-def test_no_service_is_longer_than_a_screen_or_two() -> None:
-    for module in SERVICES.values():
-        assert len(Path(str(module.__file__)).read_text().splitlines()) <= 90
+def test_the_services_use_only_what_choreo_offers() -> None:
+    offered = {"choreo"} | {f"choreo.{name}" for name in choreo.__all__}
+    for name, module in SERVICES.items():
+        used = {each for each in imports(source_of(module)) if each.partition(".")[0] == "choreo"}
+        assert used <= offered, name
+
+
+def test_the_services_are_as_short_as_their_readme_says() -> None:
+    said = re.search(
+        r"one module of (\d+) to (\d+) lines", (Path(str(order.__file__)).parent / "README.md").read_text()
+    )
+    assert said is not None
+
+    for name, module in SERVICES.items():
+        assert int(said[1]) <= len(source_of(module).splitlines()) <= int(said[2]), name
+    assert int(said[2]) <= 90
+
+
+def test_adding_loyalty_changed_no_other_file(tmp_path: Path) -> None:
+    here = Path(str(order.__file__)).parent
+    before = tmp_path / "handlers"
+    leave_out = shutil.ignore_patterns("loyalty.py", "story", "demo.py", "__pycache__")
+    shutil.copytree(here, before, ignore=leave_out)
+    script = """
+import json
+import sys
+from choreo.local.discovery import find_services
+
+found = find_services("handlers").values()
+apps = [sys.modules[service.module].app for service in found]
+bindings = {app.service_name: app.topology.patterns() for app in apps}
+print(json.dumps([sys.modules["handlers"].__file__, bindings]))
+"""
+
+    answer = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+    )
+
+    where, catalogue = json.loads(answer.stdout)
+    assert Path(where).parent == before
+    assert catalogue == {name: module.app.topology.patterns() for name, module in SERVICES.items() if name != "loyalty"}
 
 
 def test_each_service_keeps_its_data_in_a_file_of_its_own(data: Path, publisher: RecordingPublisher) -> None:

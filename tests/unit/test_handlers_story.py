@@ -208,6 +208,26 @@ def test_a_story_that_is_not_true_ends_with_exit_code_1(
     assert "did not come out as it is told" in capsys.readouterr().out
 
 
+def test_the_command_at_the_end_works_whether_or_not_it_is_on_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, other = tmp_path / ".venv" / "bin", tmp_path / "other"
+    for directory in (mine, other):
+        directory.mkdir(parents=True)
+        (directory / "choreo").touch(0o755)
+    monkeypatch.setattr("sys.executable", str(mine / "python"))
+    monkeypatch.chdir(tmp_path)
+
+    monkeypatch.setenv("PATH", str(mine))
+    assert performance.choreo_command() == "choreo"
+    monkeypatch.setenv("PATH", str(other))
+    assert performance.choreo_command() == ".venv/bin/choreo"
+    monkeypatch.setenv("PATH", "")
+    assert performance.choreo_command() == ".venv/bin/choreo"
+    monkeypatch.chdir(other)
+    assert performance.choreo_command() == str(mine / "choreo")
+
+
 def test_the_table_counts_what_the_services_did() -> None:
     _do_everything_once("ORD-1")
 
@@ -217,7 +237,7 @@ def test_the_table_counts_what_the_services_did() -> None:
         "payment": "1 charged, 0 refunded",
         "driver": "1 driver sent",
         "notification": "1 message sent, 0 alarms for the operator",
-        "loyalty": "25 points awarded, less what was withdrawn",
+        "loyalty": "25 points held",
         "analytics": "1 event heard, of 1 type",
     }
 

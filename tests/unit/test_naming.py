@@ -88,6 +88,23 @@ def test_a_command_in_disguise_is_refused_with_the_fact_it_should_be(command, fa
     assert f"class {command}(Event, fact=True)" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "FetchPrices", "ComputeTotals", "OrderIsReady", "UserLogin", "StockLow", "ShipOrderNow", "OrderFood",
+        "SendEmailToCustomer", "OrderReady",
+    ],
+)  # fmt: skip
+def test_where_there_is_no_telling_what_was_meant_no_word_is_made_up(name):
+    with pytest.raises(EventNameError) as caught:
+        naming.check_fact(name, naming.words_of(name))
+
+    assert caught.value.suggestion is None
+    assert "did you mean" not in str(caught.value)
+    assert f"{name} does not say in the past tense what has happened. Name it like OrderPlaced." in str(caught.value)
+    assert f"class {name}(Event, fact=True)" in str(caught.value)
+
+
 @pytest.mark.parametrize("command", ["ChargePayment", "SendEmail", "ShipOrder", "PayBill", "CreateGiftCard"])
 def test_what_is_suggested_would_be_accepted(command):
     with pytest.raises(EventNameError) as caught:

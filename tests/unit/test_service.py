@@ -131,6 +131,24 @@ def test_an_unknown_option_is_refused_with_the_one_that_was_meant(app):
     assert "@app.on(xyz=...): unknown option, it takes retry, name." in refused(lambda: app.on(OrderPlaced, xyz=1))
 
 
+def test_an_unknown_option_of_a_service_is_refused_with_the_one_that_was_meant():
+    assert "Service(retires=...): unknown option, did you mean retry?" in refused(
+        lambda: service("payment", retires=Retry())
+    )
+    assert "Service(brokr=...): unknown option, did you mean broker?" in refused(
+        lambda: Service("payment", config=None, brokr="memory://")
+    )
+    assert "Service(xyz=...): unknown option, it takes retry, terms, config, loader, backend" in refused(
+        lambda: service("payment", xyz=1)
+    )
+
+
+def test_a_service_takes_what_a_celery_app_takes():
+    app = service("payment", include=["json"], namespace="CELERY", task_always_eager=True)
+
+    assert app.conf.task_always_eager
+
+
 @pytest.mark.parametrize("retry", [5, Retry, "5", {"times": 5}])
 def test_a_retry_that_is_no_retry_is_refused(app, retry):
     said = refused(lambda: app.on(OrderPlaced, retry=retry)(charge))
@@ -149,8 +167,19 @@ def test_a_handler_of_no_event_is_refused(app):
 
 def test_a_decorator_without_its_parentheses_is_refused(app):
     # Otherwise the function would be replaced, and never called.
-    refused(lambda: app.on(charge))
-    refused(lambda: app.join(assign))
+    assert "@app.on above tests.unit.test_service.charge names no event. Write @app.on(OrderPlaced)." in refused(
+        lambda: app.on(charge)
+    )
+    assert "@app.join above tests.unit.test_service.assign names no event" in refused(lambda: app.join(assign))
+
+
+def test_a_decorator_above_a_class_is_refused(app):
+    class Charge:
+        def __call__(self, order: OrderPlaced) -> None: ...
+
+    said = refused(lambda: app.on(Charge))
+
+    assert "Charge is neither an event class nor a pattern. Write @app.on(OrderPlaced) above a function." in said
 
 
 @pytest.mark.parametrize("name", ["charge.customer", "charge customer", "", "9lives", "*", 5])
@@ -207,13 +236,13 @@ def test_a_join_listens_to_its_parts_and_to_what_cancels_it(app):
 
 
 def test_a_join_of_one_event_is_refused(app):
-    assert "joins 1 event(s). To hear one event, write @app.on(order.placed)." in refused(
+    assert "joins 1 event. To hear one event, write @app.on(OrderPlaced)." in refused(
         lambda: app.join(OrderPlaced)(charge)
     )
 
 
 def test_a_join_of_no_event_is_refused(app):
-    assert "joins 0 event(s)" in refused(lambda: app.join()(charge))
+    assert "joins no event. Write @app.join(OrderConfirmed, PaymentCharged)." in refused(lambda: app.join()(charge))
 
 
 def test_a_join_of_the_same_event_twice_is_refused(app):
@@ -272,6 +301,13 @@ def test_two_dead_letter_handlers_are_refused(app):
     said = refused(lambda: app.dead_letter(other))
     assert "payment has a dead-letter handler already" in said
     assert "other" in said
+
+
+def test_a_dead_letter_handler_with_parentheses_or_options_is_refused_with_the_way_to_write_it(app):
+    assert "declared without parentheses. Write @app.dead_letter." in refused(lambda: app.dead_letter())
+    assert "@app.dead_letter(retry=...): unknown option, it takes none." in refused(
+        lambda: app.dead_letter(retry=Retry())
+    )
 
 
 def test_a_dead_letter_handler_that_could_not_be_called_is_refused(app):

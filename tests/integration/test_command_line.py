@@ -1,0 +1,55 @@
+"""The commands, where broker and store are real, or are not there at all."""
+
+import pytest
+from click.testing import CliRunner, Result
+
+from choreo.cli import choreo
+
+#: Nobody listens there.
+GONE = "redis://alice:secret@127.0.0.1:1/0"
+ASSIGNED = '{"customer_id": "alice", "driver_id": "DRV-1", "estimated_minutes": 5}'
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CHOREO_BROKER_URL", "CHOREO_STORE_URL", "CELERY_BROKER_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def run(*arguments: str, code: int) -> Result:
+    result = CliRunner().invoke(choreo, arguments)
+    assert result.exit_code == code, result.output
+    assert "secret" not in result.output
+    return result
+
+
+@pytest.mark.parametrize("command", [["dead-letters", "list"], ["joins", "list"], ["joins", "show", "ORD-1"]])
+def test_a_store_that_does_not_answer_is_named_with_the_way_out(command):
+    said = run(*command, "--broker", GONE, code=1).stderr
+    assert "The store is redis://alice:**@127.0.0.1:1/0. Start it, or correct --broker / CHOREO_BROKER_URL, or" in said
+
+    said = run(*command, "--broker", "amqp://nowhere", "--store", GONE, code=1).stderr
+    assert "The store is redis://alice:**@127.0.0.1:1/0. Start it, or correct --store / CHOREO_STORE_URL.\n" in said
+    assert said.count("\n") == 1
+
+
+def test_a_broker_that_does_not_answer_is_named_with_the_way_out():
+    said = run("publish", "driver.assigned", "--subject", "ORD-1", "--broker", GONE, "--data", ASSIGNED, code=1).stderr
+
+    assert "the broker did not take 'driver.assigned ORD-1'" in said
+    assert "The broker is redis://alice:**@127.0.0.1:1/0. Start it, or correct --broker / CHOREO_BROKER_URL.\n" in said
+    assert said.count("\n") == 1
+
+
+def test_an_event_that_nobody_hears_is_announced_and_the_broker_is_asked_about(redis_url: str):
+    # A database of its own, where no other test has left a binding.
+    broker = f"{redis_url.rpartition('/')[0]}/9"
+
+    result = run("publish", "driver.assigned", "--subject", "ORD-1", "--broker", broker, "--data", ASSIGNED, code=0)
+
+    assert "driver.assigned ORD-1 announced" in result.stdout
+    shown = f"redis://:**@{broker.rpartition('@')[2]}"
+    assert result.stderr == (
+        f"Warning: nobody listens to driver.assigned at {shown}; is this the right broker? "
+        f"(--broker, CHOREO_BROKER_URL)\n"
+    )

@@ -1,0 +1,207 @@
+"""`choreo dead-letters`: readable at 80 columns, as JSON, and careful with what it forgets."""
+
+import json
+
+import pytest
+from click.testing import CliRunner, Result
+
+from choreo import DeadLetter, PermanentFailure, Retry, Service
+from choreo.cli import choreo, dead_letters
+from choreo.errors import EnvelopeError
+from choreo.message import Message
+from tests.unit.events import OrderPlaced, PaymentCharged, envelope
+from tests.unit.stage import Stage, service
+
+CHARGE = "payment.charge_the_customer"
+
+
+def make_service() -> Service:
+    app = service("payment", retry=Retry(times=0))
+
+    @app.on(OrderPlaced)
+    def charge_the_customer(order: OrderPlaced) -> None:
+        raise PermanentFailure(f"{order.customer_id} has no account")
+
+    @app.on(PaymentCharged)
+    def thank(charged: PaymentCharged) -> None:
+        raise ValueError("no words")
+
+    return app
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
+    stage = Stage(make_service())
+    monkeypatch.setattr("choreo.cli.app.command_line_service", lambda *_: stage.app)
+    return stage
+
+
+def run(*arguments: str, code: int = 0, **options) -> Result:
+    result = CliRunner().invoke(dead_letters, arguments, **options)
+    assert result.exit_code == code, result.output
+    return result
+
+
+def failed(stage: Stage, subject: str = "ORD-1") -> DeadLetter:
+    """A dead letter of an order about this subject."""
+    stage.deliver(envelope(OrderPlaced(customer_id="alice"), subject=subject, id=f"e-{subject}"), CHARGE)
+    return next(letter for letter in stage.letters if letter.subject == subject)
+
+
+def unreadable(stage: Stage) -> DeadLetter:
+    message = Message("", CHARGE, b'{"not": "an event\xff"}', {"task": CHARGE})
+    stage.app.park(CHARGE, message, EnvelopeError("id is None, not a text"))
+    (letter,) = stage.letters
+    return letter
+
+
+# -- list ------------------------------------------------------------------------------------------------------------
+
+
+def test_where_nothing_has_failed_the_list_says_so(stage):
+    assert run("list").stdout == "No dead letters.\n"
+    assert run("list", "payment").stdout == "No dead letters of payment.\n"
+    assert run("list", "--json").stdout == ""
+
+
+def test_dead_letters_are_listed_oldest_first_within_80_columns(stage):
+    first, second = failed(stage), failed(stage, "an order with quite a long name")
+
+    said = run("list").stdout
+
+    heading, *rows, empty, footer = said.splitlines()
+    assert heading == "ID          WHEN (UTC)   REASON      HANDLER: EVENT"
+    assert [row.split()[0] for row in rows] == [first.id, second.id]
+    assert rows[0].endswith(f"refused     {CHARGE}: order.place...")
+    assert first.failed_at.strftime("%m-%d %H:%M") in rows[0]
+    assert (empty, footer) == ("", "2 in all. `choreo dead-letters show ID` tells more.")
+    assert all(len(line) <= 80 for line in said.splitlines())
+
+
+def test_a_list_can_be_of_some_services_or_handlers_only(stage):
+    letter = failed(stage)
+    stage.deliver(envelope(PaymentCharged(), subject="ORD-2"), "payment.thank")
+
+    assert letter.id in run("list", CHARGE).stdout
+    assert "1 in all" in run("list", CHARGE).stdout
+    assert "2 in all" in run("list", "payment").stdout
+
+
+def test_a_list_as_json_is_one_object_a_line_that_can_be_read_back(stage):
+    first, second = failed(stage), failed(stage, "ORD-2")
+
+    lines = run("list", "--json").stdout.splitlines()
+
+    assert [DeadLetter.from_json(line) for line in lines] == [first, second]
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_an_unknown_service_is_refused_with_the_one_that_was_meant(stage, options):
+    said = run("list", "paymnt", *options, code=1).output
+
+    assert "No service or handler named paymnt is known. Did you mean payment?" in said
+
+
+def test_a_service_that_is_like_no_other_is_refused_with_those_that_are_known(stage):
+    said = run("list", "payment", "xyz", code=1).output
+
+    assert "No service or handler named xyz is known. Known are: payment, payment.charge_the_customer" in said
+    assert "A service makes itself known when its worker starts." in said
+
+
+# -- show ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_letter_is_shown_whole(stage):
+    letter = failed(stage)
+
+    said = run("show", letter.id).stdout
+
+    assert said.startswith(
+        f"dead letter: {letter.id}\n"
+        f"handler:     {CHARGE}\n"
+        f"reason:      refused, after 1 attempt\n"
+        f"error:       PermanentFailure: alice has no account\n"
+        f"failed at:   {letter.failed_at.isoformat(timespec='seconds')}\n"
+        f"\n"
+        f"order.placed ORD-1  (id e-ORD-1, from order)\n"
+        f'  {{\n    "customer_id": "alice",\n    "total_cents": 0\n  }}\n'
+    )
+    assert 'raise PermanentFailure(f"{order.customer_id} has no account")' in said
+    assert json.loads(run("show", letter.id, "--json").stdout)["id"] == letter.id
+
+
+def test_of_what_could_not_be_read_every_byte_is_shown(stage):
+    letter = unreadable(stage)
+
+    said = run("show", letter.id).stdout
+
+    assert "reason:      unreadable, after 1 attempt\n" in said
+    assert "error:       id is None, not a text\n" in said
+    assert 'What came:\n  {"not": "an event\\xff"}\n' in said
+
+
+# -- replay and discard ----------------------------------------------------------------------------------------------
+
+
+def test_a_replayed_letter_goes_back_to_its_handler_and_is_gone(stage):
+    letter = failed(stage)
+
+    said = run("replay", letter.id).stdout
+
+    assert said == f"{letter.id}: order.placed ORD-1 goes to {CHARGE} again, as soon as its service runs.\n"
+    assert stage.letters == []
+    stage.pass_time(0)
+    (again,) = stage.letters
+    assert again.id != letter.id
+    assert again.envelopes == letter.envelopes
+
+
+def test_a_letter_is_replayed_once(stage):
+    letter = failed(stage)
+    run("replay", letter.id)
+
+    said = run("replay", letter.id, code=1).output
+
+    assert f"There is no dead letter {letter.id!r}. `choreo dead-letters list` shows which there are." in said
+
+
+def test_several_letters_are_replayed_up_to_the_one_that_is_unknown(stage):
+    first, second = failed(stage), failed(stage, "ORD-2")
+
+    result = run("replay", first.id, "nonesuch", second.id, code=1)
+
+    assert result.stdout.startswith(f"{first.id}: order.placed ORD-1 goes to")
+    assert "no dead letter 'nonesuch'" in result.stderr
+    assert stage.letters == [second]
+
+
+def test_a_letter_is_discarded_after_a_question(stage):
+    letter = failed(stage)
+
+    asked = run("discard", letter.id, input="n\n").stdout
+    assert f"Forget {letter.id} ({CHARGE}: order.placed ORD-1) for good? [y/N]" in asked
+    assert stage.letters == [letter]
+
+    assert f"{letter.id}: forgotten." in run("discard", letter.id, input="y\n").stdout
+    assert stage.letters == []
+
+
+def test_a_letter_is_discarded_without_a_question_if_that_is_wanted(stage):
+    letter = failed(stage)
+
+    assert run("discard", letter.id, "--yes").stdout == f"{letter.id}: forgotten.\n"
+    assert stage.letters == []
+
+
+@pytest.mark.parametrize("command", [["show"], ["replay"], ["discard", "--yes"]])
+def test_an_unknown_letter_is_one_line(stage, command):
+    said = run(*command, "nonesuch", code=1)
+
+    assert said.stderr == (
+        "Error: There is no dead letter 'nonesuch'. `choreo dead-letters list` shows which there are.\n"
+    )
+
+
+def test_the_command_is_there():
+    assert "dead-letters" in choreo.commands

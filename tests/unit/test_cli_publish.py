@@ -1,0 +1,110 @@
+"""`choreo publish`: what cannot be an event is not sent, and what may have been a mistake is said."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from choreo.cli import publish
+from tests.unit.stage import Outbox, service
+
+VOCABULARY = """
+from pydantic import Field
+from choreo import Event, Service
+
+class ParcelWeighed(Event):
+    weight_grams: int
+    sender_name: str = Field("", alias="senderName")
+
+class ParcelLost(Event):
+    pass
+
+app = Service("depot", config=None, set_as_current=False)
+"""
+GOOD = '{"weight_grams": 5, "senderName": "alice"}'
+
+
+@pytest.fixture
+def outbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Outbox]:
+    """What is sent by the command, which knows the vocabulary of the package `depot_of_the_test`."""
+    (tmp_path / "depot_of_the_test.py").write_text(VOCABULARY)
+    monkeypatch.syspath_prepend(tmp_path)
+    app = service("command_line")
+    app.publisher = outbox = Outbox(app)
+    monkeypatch.setattr("choreo.cli.app.command_line_service", lambda *_: app)
+    yield outbox
+    sys.modules.pop("depot_of_the_test", None)
+
+
+def run(*arguments: str, code: int = 0) -> Result:
+    result = CliRunner().invoke(publish, [*arguments, "--package", "depot_of_the_test"])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def test_an_event_is_announced_under_its_subject(outbox):
+    result = run("parcel.weighed", "--subject", "P-1", "--data", GOOD)
+
+    (sent,) = outbox.announced
+    assert (sent.type, sent.subject) == ("parcel.weighed", "P-1")
+    assert sent.data == {"weight_grams": 5, "senderName": "alice"}
+    assert result.stdout == f"parcel.weighed P-1 announced; its id is {sent.id}\n"
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("event_type", "data", "said"),
+    [
+        ("parcel.wieghed", GOOD, "knows no event 'parcel.wieghed'. Did you mean parcel.weighed?"),
+        ("xyz", GOOD, "knows no event 'xyz'. It knows "),
+        ("parcel.weighed", "{weight_grams: 5}", "not JSON: Expecting property name"),
+        ("parcel.weighed", "{}", "this makes no parcel.weighed:\n  weight_grams: Field required\n"),
+        ("parcel.weighed", '{"weight_grams": "heavy"}', "  weight_grams: Input should be a valid integer"),
+        ("parcel.weighed", '{"weight_grams": "heavy"}', ', not "heavy"\n'),
+        ("parcel.weighed", '{"weight_grams": "%s"}' % ("x" * 99), f', not "{"x" * 56}...\n'),
+        ("parcel.weighed", "[1]", "  data: Input should be a valid dictionary"),
+        (
+            "parcel.weighed",
+            '{"weight_grams": 5, "weight_gram": 6}',
+            "  weight_gram: no such field, did you mean weight_grams?\n",
+        ),
+        (
+            "parcel.weighed",
+            '{"weight_grams": 5, "bogus": 1}',
+            "  bogus: no such field, there are senderName, sender_name",
+        ),
+        ("parcel.lost", '{"bogus": 1}', "  bogus: no such field, there are none.\n"),
+    ],
+)
+def test_what_cannot_be_the_event_is_refused_and_not_sent(outbox, event_type, data, said):
+    result = run(event_type, "--subject", "P-1", "--data", data, code=2)
+
+    assert said in result.stderr
+    assert outbox.messages == []
+
+
+def test_all_faults_of_an_event_are_said_at_once(outbox):
+    said = run("parcel.weighed", "--data", '{"weigth_grams": 5}', code=2).stderr
+
+    assert "weigth_grams: no such field, did you mean weight_grams?" in said
+    assert "weight_grams: Field required" in said
+
+
+def test_an_event_without_a_subject_is_announced_with_a_warning(outbox):
+    result = run("parcel.lost")
+
+    assert len(outbox.announced) == 1
+    assert "Warning: parcel.lost has no subject. A join that goes by the subject cannot take it" in result.stderr
+    assert "--subject ORD-1" in result.stderr
+
+
+def test_an_event_that_nobody_hears_is_announced_with_a_question(outbox, monkeypatch):
+    monkeypatch.setattr(outbox, "send", outbox.note_unheard)
+
+    result = run("parcel.lost", "--subject", "P-1")
+
+    assert result.stderr == (
+        "Warning: nobody listens to parcel.lost at memory://; is this the right broker? (--broker, CHOREO_BROKER_URL)\n"
+    )
