@@ -4,7 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from choreo.store import Store
 from tests.contract.redis_broker import Corner
+from tests.contract.rigs import MemoryRig, RedisRig, Rig
 
 
 @pytest.fixture
@@ -13,3 +15,27 @@ def corner(redis_url: str, namespace: str) -> Iterator[Corner]:
     corner = Corner(redis_url, f"{namespace}:")
     yield corner
     corner.close()
+
+
+@pytest.fixture
+def redis_rig(redis_url: str, namespace: str) -> Iterator[RedisRig]:
+    rig = RedisRig(redis_url, f"{namespace}:choreo")
+    yield rig
+    rig.close()
+
+
+@pytest.fixture
+def beside_rig(redis_url: str, namespace: str) -> Iterator[RedisRig]:
+    rig = RedisRig(redis_url, f"{namespace}:choreo", beside=True)
+    yield rig
+    rig.close()
+
+
+@pytest.fixture(params=["memory", "redis", "beside"])
+def rig(request: pytest.FixtureRequest) -> Rig:
+    return MemoryRig() if request.param == "memory" else request.getfixturevalue(f"{request.param}_rig")
+
+
+@pytest.fixture
+def store(rig: Rig) -> Store:
+    return rig.store

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from choreo.local.server import EmbeddedServer
 from choreo.message import Message
 from choreo.store import Arrival, Begun, Outcome, Scheduled, Settlement, Store, Verdict, deadline_id
-from tests.contract.test_stores import HANDLER, LEASE, WITHIN, MemoryRig, RedisRig, Rig, at, at_once, claim, due
+from tests.contract.rigs import HANDLER, LEASE, WITHIN, MemoryRig, RedisRig, Rig, at, at_once, claim, due
 
 UNIT = "join:ORD-1"
 DONE = Settlement(unscheduled=[deadline_id(UNIT)])
