@@ -49,7 +49,7 @@ _JOIN_CRASHES = {"handler": "driver.assign_driver", "pool": "prefork", "orders":
 
 def _crashing(name: str, instead: str, broker: str = "redis", **options: Any) -> Defence:
     options = options or _CRASHES
-    environment = crashes.plan(options["handler"]) | _off(name)
+    environment = crashes.success(options["handler"]) | _off(name)
     return Defence(name, instead, broker, scenarios.crash_points, ("lost",), environment, options)
 
 
