@@ -8,6 +8,7 @@ from choreo.local import EmbeddedServer
 from tests.chaos import crashes, scenarios
 from tests.chaos.conftest import MakeFleet
 from tests.chaos.faults import FAULTS
+from tests.integration.rabbitmq_node import RabbitNode
 
 BROKERS = ("redis", "rabbitmq", "redis apart")
 
@@ -69,3 +70,14 @@ def test_a_broker_that_is_killed_and_keeps_its_data_loses_nothing(
 
     start = partial(scenarios.restart, server)
     scenarios.restarts(fleet, server.kill, start, seed=seed, orders=orders // 4, store_url=server.url)
+
+
+@pytest.mark.timeout(900)
+def test_a_rabbitmq_that_is_killed_and_started_again_loses_nothing(
+    make_fleet: MakeFleet, server: EmbeddedServer, orders: int, seed: int
+) -> None:
+    # A node of its own: the one that other tests share goes on.
+    with RabbitNode() as node:
+        fleet = make_fleet(node.url, patience=40)
+
+        scenarios.restarts(fleet, node.kill, node.start, seed=seed, orders=orders // 4, store_url=server.url)
