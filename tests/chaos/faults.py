@@ -143,7 +143,10 @@ def replay(count: int, reason: str = "") -> Fault:
         give_up_at = time.monotonic() + 2 * fleet.patience
         while len(replayed) < count and time.monotonic() < give_up_at:
             fleet.look_after()
-            replayed += [letters.replay(letter.id) for letter in letters]
+            for letter in letters:
+                # From now on the handler does not refuse it. A worker that noted that itself could die before.
+                (fleet.books / f"{letter.subject}.letter").touch()
+                replayed.append(letters.replay(letter.id))
             time.sleep(0.05)
         if len(replayed) < count:
             fleet.findings.append(f"unburied: {count} dead letter(s) were to be, and {len(replayed)} were")

@@ -20,7 +20,7 @@ And the others:
     after wait       a part of a join is recorded, and not acked
     after relay      the clock has sent what was due, and the schedule does not know it yet
 
-Where a dead letter is needed for that, the handler refuses the order until there is one.
+Where a dead letter is needed for that, the handler refuses the order until that is replayed.
 
 CHAOS_CRASH says who dies where and how often: `payment.charge_customer|1=after begin:1,2=after commit:2` kills the
 process that handles order 1, once, and the one that handles order 2, and then the one that gets it next. Several
@@ -39,7 +39,7 @@ from typing import Any
 from choreo import PermanentFailure, Service
 from choreo.broker.publisher import Publisher
 from choreo.message import Message
-from choreo.store import Claim, Committed, Outcome, Settlement, Verdict
+from choreo.store import Claim, Committed, Settlement, Verdict
 from choreo.store.redis import RedisStore
 from choreo.worker.clock import Clock
 from choreo.worker.delivery import Delivery
@@ -106,7 +106,7 @@ class Trap:
             self.spring("in replay")
 
     def refuse(self) -> None:
-        """Fail for good, until there is a dead letter, if one is planned."""
+        """Fail for good, until the dead letter is replayed, if one is planned."""
         if not _letter(self.subject).exists() and any(p in self._deaths.get(self.subject, {}) for p in BURIED):
             raise PermanentFailure("the plan wants a dead letter")
 
@@ -121,8 +121,6 @@ class Trap:
             kind = "letter"
         self.spring(f"before {kind}")
         committed = original(store, claim, what)
-        if kind == "letter" and committed.outcome is Outcome.OK and self.subject:
-            _letter(self.subject).touch()
         self.spring(f"after {kind}")
         return committed
 
@@ -162,7 +160,7 @@ def _subject_of(message: Message) -> str:
 
 
 def _letter(subject: str) -> Path:
-    """Is there once this order was a dead letter."""
+    """Is there once the dead letter of this order is about to be replayed: see `faults.replay`."""
     return Path(os.environ["CHAOS_BOOKS"], f"{subject}.letter")
 
 
