@@ -18,7 +18,7 @@ from tests.chaos.storm import repeat_command
 LONG = "CHAOS_ORDERS" in os.environ
 
 #: What takes minutes is not even collected in the short form.
-collect_ignore = [] if LONG else ["test_crash_points.py", "test_defences.py", "test_single_faults.py"]
+collect_ignore = [] if LONG else ["test_crash_points.py", "test_single_faults.py"]
 
 MakeFleet = Callable[..., Fleet]
 
@@ -49,7 +49,11 @@ def server() -> Iterator[EmbeddedServer]:
 def make_fleet(
     server: EmbeddedServer, namespace: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[MakeFleet]:
-    """Make a fleet on a broker ("redis" or "rabbitmq"), with further environment for its processes."""
+    """
+    Make a fleet on a broker, with further environment for its processes.
+
+    The broker is "redis" with the store in the same, "redis apart", "rabbitmq", or the URL of another RabbitMQ.
+    """
     with ExitStack() as stack:
 
         def make(broker: str, environment: dict[str, str] | None = None, **options: Any) -> Fleet:
@@ -58,6 +62,8 @@ def make_fleet(
                 urls: tuple[str, str | None] = server.url, None
             elif broker == "redis apart":
                 urls = server.url, server.url
+            elif broker.startswith("amqp"):
+                urls = broker, server.url
             else:
                 urls = request.getfixturevalue("rabbitmq_url"), server.url
             return stack.enter_context(fleet(*urls, namespace, tmp_path, environment or {}, **options))

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 from random import Random
 
+from choreo.dead_letter import DeadLetter, DeadLetters
+from choreo.store.redis import RedisStore
 from tests.chaos.fleet import Fleet, Worker
 
 Fault = Callable[[Fleet, Random], str]
@@ -129,6 +131,30 @@ def kill_publisher(fleet: Fleet, random: Random) -> str:
         return "nobody: it has ended"
     fleet.publisher.kill()
     return "publisher"
+
+
+def replay(count: int, reason: str = "") -> Fault:
+    """Wait until so many events have become dead letters, and hand each to its handler again. It is no fault at all."""
+
+    def replay_letters(fleet: Fleet, random: Random) -> str:
+        store = RedisStore(fleet.store_url or fleet.broker_url, prefix=f"choreo:{fleet.namespace}")
+        letters = DeadLetters(store, lambda handler: f"{fleet.namespace}.{handler}")
+        replayed: list[DeadLetter] = []
+        give_up_at = time.monotonic() + 2 * fleet.patience
+        while len(replayed) < count and time.monotonic() < give_up_at:
+            fleet.look_after()
+            for letter in letters:
+                # From now on the handler does not refuse it. A worker that noted that itself could die before.
+                (fleet.books / f"{letter.subject}.letter").touch()
+                replayed.append(letters.replay(letter.id))
+            time.sleep(0.05)
+        if len(replayed) < count:
+            fleet.findings.append(f"unburied: {count} dead letter(s) were to be, and {len(replayed)} were")
+        wrong = [letter for letter in replayed if reason and letter.reason != reason]
+        fleet.findings += [f"wrong: {letter} is a dead letter for being {letter.reason}" for letter in wrong]
+        return f"{len(replayed)} dead letters"
+
+    return replay_letters
 
 
 def _any(fleet: Fleet, random: Random) -> Worker:

@@ -32,8 +32,9 @@ HEARS = {
         "driver.assigned",
     },
     "loyalty.award_points": {"payment.charged"},
+    "loyalty.thank_customer": {"order.placed", "order.rated", "choreo.join_expired"},
     "analytics.count_order": {"order.placed"},
-    "analytics.count_result": {"driver.assigned", "points.awarded"},
+    "analytics.count_result": {"driver.assigned", "points.awarded", "rating.missed"},
 }
 #: Who hears of a new order.
 FIRST = ("restaurant.confirm_order", "payment.charge_customer", "analytics.count_order")
@@ -221,6 +222,12 @@ def flow(number: int, subject: str, placed: str) -> Iterator[tuple[str, str, set
     order = (placed, "order.placed")
     for handler in FIRST:
         yield handler, placed, {order}
+
+    # Nobody rates an order: the join ends when its time is up.
+    unrated = f"join:{subject}/expired"
+    yield "loyalty.thank_customer", unrated, {order}
+    missed = announced("loyalty.thank_customer", unrated)
+    yield "analytics.count_result", missed, {(missed, "rating.missed")}
 
     rejects, refuses = number % 10 == 9, number % 13 == 12
     answer = announced("restaurant.confirm_order", placed)

@@ -5,14 +5,14 @@ Each is run by a test as it is, and once more for each defence that it has to mi
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 
 import redis
 
 from choreo.local import EmbeddedServer
 from tests.chaos import crashes
-from tests.chaos.faults import FAULTS
+from tests.chaos.faults import FAULTS, Fault, replay
 from tests.chaos.fleet import Fleet
 from tests.chaos.storm import LedgerError, Report, storm
 
@@ -61,9 +61,9 @@ def neighbours(fleet: Fleet, *, seed: int, orders: int, store_url: str) -> Repor
 BYSTANDER = "analytics.count_order"
 
 
-def duplicates(fleet: Fleet, *, seed: int, orders: int, store_url: str) -> Report:
+def duplicates(fleet: Fleet, *, seed: int, orders: int, store_url: str, slowness: float = 3) -> Report:
     """Every seventh event is published ten times, and no process dies: every handler runs once."""
-    fleet.slow_down(3)
+    fleet.slow_down(slowness)
     report = storm(
         fleet, "duplicates", seed=seed, orders=orders, faults=[], per_second=1e9, copies=10, store_url=store_url
     )
@@ -94,32 +94,111 @@ def zombies(fleet: Fleet, *, seed: int, orders: int, store_url: str) -> Report:
 
 
 def crash_points(
-    fleet: Fleet, handler: str, pool: str, *, seed: int, store_url: str, orders: int = crashes.ORDERS
+    fleet: Fleet,
+    handler: str,
+    pool: str,
+    *,
+    seed: int,
+    store_url: str,
+    orders: int = crashes.ORDERS,
+    title: str = "crash points",
+    faults: Sequence[Fault] = (),
 ) -> Report:
     """
-    A worker dies at each named point of a delivery's life, in the first delivery, and in the first and the second.
+    A worker dies at each planned point of a delivery's life.
 
-    The fleet's environment comes from `crashes.plan`.
+    The fleet's environment comes from `crashes.success`: in the first delivery, and in the first and the second.
     """
     fleet.start(handler.partition(".")[0], pool=pool)
-    title = f"crash points of {handler}, {pool}"
-    report = storm(fleet, title, seed=seed, orders=orders, faults=[], store_url=store_url)
+    report = storm(fleet, f"{title} of {handler}, {pool}", seed=seed, orders=orders, faults=faults, store_url=store_url)
     # Where the store is the broker, committing is publishing.
-    points = [point for point in crashes.POINTS if fleet.store_url or point != "after publish"]
-    too_few = [f"not tried: {point}" for point in points if not report.ledger.crashes[point]]
+    points = crashes.points_of(fleet.environment) - (set() if fleet.store_url else {"after publish"})
+    too_few = [f"not tried: {point}" for point in sorted(points) if not report.ledger.crashes[point]]
     if too_few:
         raise LedgerError(too_few, report)
     return report
 
 
-def restarts(fleet: Fleet, server: EmbeddedServer, *, seed: int, orders: int, store_url: str) -> Report:
-    """`kill -9` of the Redis that is broker and store, which comes back with what it had confirmed."""
+def mishaps(
+    fleet: Fleet, handler: str, pool: str, *, seed: int, store_url: str, orders: int = crashes.MISHAPS
+) -> Report:
+    """
+    A worker dies while an attempt fails, something becomes a dead letter, a join waits, is cancelled or runs out of
+    time; and dead letters are replayed.
+
+    The fleet's environment comes from `crashes.mishaps`.
+    """
+    letters = crashes.letters_of(fleet.environment)
+    return crash_points(
+        fleet,
+        handler,
+        pool,
+        seed=seed,
+        store_url=store_url,
+        orders=orders,
+        title="mishaps",
+        faults=[replay(letters)] if letters else [],
+    )
+
+
+def poison(fleet: Fleet, pool: str, *, seed: int, store_url: str, orders: int = 5) -> Report:
+    """
+    One order kills the worker that charges it as often as is allowed, and must be a dead letter then.
+
+    Replayed, it does no harm any more. The fleet's environment comes from `crashes.poison`.
+    """
+    return crash_points(
+        fleet,
+        crashes.POISONED,
+        pool,
+        seed=seed,
+        store_url=store_url,
+        orders=orders,
+        title="poison",
+        faults=[replay(1, "poison")],
+    )
+
+
+def long_handlers(fleet: Fleet, *, seed: int, store_url: str, orders: int = 7) -> Report:
+    """
+    Handlers run for longer than their lease, while copies of their events wait: the lease is renewed.
+
+    The fleet's environment comes from `SHORT_LEASE`.
+    """
+    # The last order is the one that has copies: nothing waits behind it.
+    return duplicates(fleet, seed=seed, orders=orders, store_url=store_url, slowness=150)
+
+
+#: Much less than three seconds, which is how long it takes to charge a card then.
+SHORT_LEASE = {"CHAOS_LEASE": "1"}
+
+
+def relays(fleet: Fleet, *, seed: int, orders: int, store_url: str) -> Report:
+    """Three workers look into one schedule while the broker is slow: what is due is sent by one of them, once."""
+    for number in (1, 2, 3):
+        fleet.start("payment", pool="solo", number=number)
+    faults = [FAULTS["stall"]] * 8
+    report = storm(fleet, "relays", seed=seed, orders=orders, faults=faults, per_second=15, store_url=store_url)
+    handler = "payment.charge_customer"
+    again = []
+    for order in report.ledger.orders.values():
+        attempts = 2 if int(order.subject.partition("-")[2]) % 11 == 10 else 1
+        if (count := report.ledger.deliveries[handler, order.event]) > attempts:
+            again.append(f"repeated: {handler} was handed {order.subject} {count} times for {attempts} attempt(s)")
+    if again:
+        raise LedgerError(again, report)
+    return report
+
+
+def restarts(
+    fleet: Fleet, kill: Callable[[], None], start: Callable[[], None], *, seed: int, orders: int, store_url: str
+) -> Report:
+    """`kill -9` of the broker, which comes back with what it had confirmed."""
 
     def kill_server(fleet: Fleet, random: Random) -> str:
-        server.kill()
+        kill()
         time.sleep(random.uniform(0.0, 2.0))
-        server.restart()
-        always_write(server)
+        start()
         return "server"
 
     return storm(
@@ -132,6 +211,12 @@ def restarts(fleet: Fleet, server: EmbeddedServer, *, seed: int, orders: int, st
         pause=(0.5, 2.0),
         store_url=store_url,
     )
+
+
+def restart(server: EmbeddedServer) -> None:
+    """Start a persistent server again."""
+    server.restart()
+    always_write(server)
 
 
 def always_write(server: EmbeddedServer) -> None:

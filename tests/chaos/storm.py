@@ -162,5 +162,6 @@ def _rest(fleet: Fleet, ledger: Ledger, weather: Weather, store_url: str) -> Non
 
 def repeat_command(seed: int, orders: int) -> str:
     """The command that runs the current test again with the same faults."""
-    test = os.environ.get("PYTEST_CURRENT_TEST", "").partition(" ")[0]
+    # It ends with " (call)", and an id may hold spaces as well.
+    test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
     return f"CHAOS_SEED={seed} CHAOS_ORDERS={orders} pytest -s '{test}'"

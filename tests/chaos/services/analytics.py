@@ -1,4 +1,4 @@
-"""Counts orders, and hears of trips and points by pattern."""
+"""Counts orders, and hears of trips, points and ratings by pattern."""
 
 from choreo import Context, Envelope
 from tests.chaos.services import book
@@ -13,6 +13,6 @@ def count_order(order: OrderPlaced, context: Context) -> None:
     book.work(context, order.meta)
 
 
-@app.on("driver.*", "points.#")
+@app.on("driver.*", "points.#", "rating.*")
 def count_result(event: Envelope, context: Context) -> None:
     book.work(context, event)

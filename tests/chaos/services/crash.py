@@ -1,7 +1,7 @@
 """
 Named points at which a worker dies, from the outside: nothing in choreo knows of them.
 
-The points, in the order in which a delivery passes them:
+The points of a success, in the order in which a delivery passes them:
 
     after begin      the claim is recorded, the handler has not begun
     after handler    the handler has returned, nothing is committed
@@ -9,11 +9,25 @@ The points, in the order in which a delivery passes them:
     after publish    they are sent, and the outbox does not know it yet
     before ack       all is done, but the broker does not know it yet
 
+And the others:
+
+    before retry     the handler has failed, and nothing is recorded
+    after retry      the next attempt is recorded, the failed one is not acked
+    before letter    the handler has failed for good, and nothing is recorded
+    after letter     the dead letter is recorded, its copy is not acked
+    in replay        the replayed copy's handler has returned, nothing is committed
+    after postpone   the copy of a busy unit is in the schedule, and not acked
+    after wait       a part of a join is recorded, and not acked
+    after relay      the clock has sent what was due, and the schedule does not know it yet
+
+Where a dead letter is needed for that, the handler refuses the order until that is replayed.
+
 CHAOS_CRASH says who dies where and how often: `payment.charge_customer|1=after begin:1,2=after commit:2` kills the
-process that handles order 1, once, and the one that handles order 2, and then the one that gets it next.
-The deaths are counted in files, since whoever dies remembers nothing.
+process that handles order 1, once, and the one that handles order 2, and then the one that gets it next. Several
+points of one order are joined by a plus sign. The deaths are counted in files, since whoever dies remembers nothing.
 """
 
+import json
 import os
 import signal
 import threading
@@ -22,20 +36,39 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from choreo import Service
+from choreo import PermanentFailure, Service
 from choreo.broker.publisher import Publisher
-from choreo.store import Verdict
+from choreo.message import Message
+from choreo.store import Claim, Committed, Settlement, Verdict
 from choreo.store.redis import RedisStore
+from choreo.worker.clock import Clock
 from choreo.worker.delivery import Delivery
+from choreo.worker.join import JoinDelivery  # noqa: F401 - its methods are wrapped as well
 from tests.chaos.services import book
 
+#: On the way of a delivery that succeeds.
 POINTS = ("after begin", "after handler", "after commit", "after publish", "before ack")
+#: Those that need a dead letter.
+BURIED = ("before letter", "after letter", "in replay")
+
+Deaths = Mapping[str, Mapping[str, int]]
+Commit = Callable[[RedisStore, Claim, Settlement], Committed]
+
+
+def deaths(plan: str) -> tuple[str, Deaths]:
+    """The handler whose workers die, and for each order where and how often."""
+    handler, _, entries = plan.partition("|")
+    found: dict[str, dict[str, int]] = {}
+    for number, _, points in (entry.partition("=") for entry in entries.split(",") if entry):
+        pairs = (point.partition(":") for point in points.split("+"))
+        found[f"ORD-{number}"] = {point: int(times) for point, _, times in pairs}
+    return handler, found
 
 
 class Trap:
     """Kills the process at the point that is planned for the order in hand."""
 
-    def __init__(self, handler: str, deaths: Mapping[str, tuple[str, int]]) -> None:
+    def __init__(self, handler: str, deaths: Deaths) -> None:
         self._handler = handler
         self._deaths = deaths
         self._here = threading.local()
@@ -48,37 +81,93 @@ class Trap:
         self.spring("before ack")
         self._here.delivery = None
 
+    @property
+    def subject(self) -> str:
+        """The order in hand, if it is this handler that has it."""
+        delivery = getattr(self._here, "delivery", None)
+        mine = delivery is not None and delivery.subscription.name == self._handler
+        return str(delivery.envelope.subject) if mine else ""
+
     def spring(self, point: str) -> None:
         """Die here, if this is the place."""
-        delivery = getattr(self._here, "delivery", None)
-        if delivery is None or delivery.subscription.name != self._handler:
-            return
-        subject = delivery.envelope.subject
-        wanted, times = self._deaths.get(subject, ("", 0))
-        if point == wanted and _is_first(subject, times):
-            book.write(delivery.app.service_name, "crash", subject=subject, point=point)
+        self.spring_for(self.subject, point)
+
+    def spring_for(self, subject: str, point: str) -> None:
+        if _is_first(subject, point, self._deaths.get(subject, {}).get(point, 0)):
+            book.write(self._handler.partition(".")[0], "crash", subject=subject, point=point)
             os.kill(os.getpid(), signal.SIGKILL)
+
+    # -- what happens besides success ------------------------------------------------------------------------------
+
+    def handled(self) -> None:
+        """The handler has returned."""
+        self.spring("after handler")
+        if _letter(self.subject).exists():
+            self.spring("in replay")
+
+    def refuse(self) -> None:
+        """Fail for good, until the dead letter is replayed, if one is planned."""
+        if not _letter(self.subject).exists() and any(p in self._deaths.get(self.subject, {}) for p in BURIED):
+            raise PermanentFailure("the plan wants a dead letter")
+
+    def commit(
+        self, original: Callable[..., Committed], store: RedisStore, claim: Claim, what: Settlement
+    ) -> Committed:
+        kind = "commit"
+        # What cancels a join or runs out its time is no attempt; its retry is known by its name.
+        if not what.done and (claim.attempt or any(entry.id.startswith("retry:") for entry in what.scheduled)):
+            kind = "retry"
+        elif what.letter:
+            kind = "letter"
+        self.spring(f"before {kind}")
+        committed = original(store, claim, what)
+        self.spring(f"after {kind}")
+        return committed
+
+    def relayed(self, messages: list[Message]) -> None:
+        """The clock has sent these."""
+        for message in messages:
+            if message.routing_key.endswith(f".{self._handler}"):
+                self.spring_for(_subject_of(message), "after relay")
 
 
 def arm(app: Service) -> None:
     """Set the trap, if CHAOS_CRASH plans one for this service."""
-    handler, _, plan = os.environ.get("CHAOS_CRASH", "").partition("|")
-    if not plan or handler.partition(".")[0] != app.service_name:
+    handler, planned = deaths(os.environ.get("CHAOS_CRASH", ""))
+    if not planned or handler.partition(".")[0] != app.service_name:
         return
-    entries = [entry.replace("=", ":").split(":") for entry in plan.split(",")]
-    trap = Trap(handler, {f"ORD-{number}": (point, int(times)) for number, point, times in entries})
+    trap = Trap(handler, planned)
+    points = {Verdict.RUN: "after begin", Verdict.WAIT: "after wait"}
 
     _around(Delivery, "live", before=trap.enter, after=lambda _: trap.leave())
-    _around(Delivery, "begin", after=lambda begun: begun.verdict is Verdict.RUN and trap.spring("after begin"))
-    _around(Delivery, "_succeeded", before=lambda _: trap.spring("after handler"))
-    _around(RedisStore, "commit", after=lambda _: trap.spring("after commit"))
+    _around(Delivery, "begin", after=lambda begun: begun.verdict in points and trap.spring(points[begun.verdict]))
+    _around(Delivery, "react", before=lambda _: trap.refuse())
+    _around(Delivery, "_succeeded", before=lambda _: trap.handled())
+    _around(Delivery, "_postpone", after=lambda _: trap.spring("after postpone"))
     _around(Publisher, "send", after=lambda _: trap.spring("after publish"))
+    _wrap(RedisStore, "commit", lambda original: lambda *args: trap.commit(original, *args))
+    _wrap(Clock, "_send", lambda original: lambda clock, due: _then(original(clock, due), trap.relayed, due))
 
 
-def _is_first(subject: str, times: int) -> bool:
+def _then(answer: Any, call: Callable[[list[Message]], None], due: list[tuple[str, Message]]) -> Any:
+    call([message for _, message in due])
+    return answer
+
+
+def _subject_of(message: Message) -> str:
+    (event,), *_ = json.loads(message.body)
+    return str((json.loads(event) if isinstance(event, str) else event)["subject"])
+
+
+def _letter(subject: str) -> Path:
+    """Is there once the dead letter of this order is about to be replayed: see `faults.replay`."""
+    return Path(os.environ["CHAOS_BOOKS"], f"{subject}.letter")
+
+
+def _is_first(subject: str, point: str, times: int) -> bool:
     """Whether one of the deaths of this order has not been died yet; only one process can make its file."""
     for death in range(times):
-        path = Path(os.environ["CHAOS_BOOKS"], f"{subject}.death-{death}")
+        path = Path(os.environ["CHAOS_BOOKS"], f"{subject}.{point.replace(' ', '-')}-{death}")
         try:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
         except FileExistsError:
@@ -104,6 +193,12 @@ def _around(
 
         return call
 
+    _wrap(cls, name, wrapped)
+
+
+def _wrap(cls: type, name: str, wrapped: Callable[[Any], Any]) -> None:
+    """Put what ``wrapped`` makes of a method in its place, in a class and in its subclasses."""
+    assert owners(cls, name), f"{cls.__name__} has no {name} any more: the crash point has to follow it"
     for owner in owners(cls, name):
         setattr(owner, name, wrapped(vars(owner)[name]))
 

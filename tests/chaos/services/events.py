@@ -33,3 +33,13 @@ class DriverAssigned(Event):
 
 class PointsAwarded(Event):
     number: int
+
+
+class OrderRated(Event):
+    """Nobody announces it."""
+
+    number: int
+
+
+class RatingMissed(Event):
+    number: int

@@ -6,16 +6,21 @@ CHAOS_SABOTAGE names one. What it does is patched from the outside; see `defence
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
+from threading import Timer
 from typing import Any
 
 from choreo import Service
 from choreo.broker import redis as transport
+from choreo.broker import scripts
 from choreo.broker.confirms import RabbitLine
 from choreo.store import Arrival, Begun, Claim, Committed, Settlement, Verdict
 from choreo.store.beside import StoreBesideBroker
 from choreo.store.redis import RedisStore
 from choreo.worker.delivery import Delivery
 from choreo.worker.handler import HandlerTask
+from choreo.worker.lease import Leases
+from tests.chaos.services import surgery
 from tests.chaos.services.crash import owners
 
 SABOTAGES: dict[str, Callable[[], None]] = {}
@@ -41,22 +46,14 @@ def _sabotage(name: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
 
 def _replace(cls: type, name: str, make: Callable[[Method], Method]) -> None:
     """Put what ``make`` makes of a method in its place, in a class and in its subclasses."""
+    assert owners(cls, name), f"{cls.__name__} has no {name} any more: the sabotage has to follow the defence"
     for owner in owners(cls, name):
         setattr(owner, name, make(vars(owner)[name]))
 
 
-def _before_begin(tamper: Callable[[RedisStore, str], None]) -> None:
-    """Tamper with the record of a unit whenever it is about to be begun."""
-
-    def make(original: Method) -> Method:
-        def begin(self: RedisStore, claim: Claim) -> Begun:
-            tamper(self, self._unit(claim.handler, claim.unit)[0])
-            begun: Begun = original(self, claim)
-            return begun
-
-        return begin
-
-    _replace(RedisStore, "begin", make)
+def _silence(cls: type, name: str) -> None:
+    """Make a method do nothing."""
+    _replace(cls, name, lambda _: lambda *_: None)
 
 
 @_sabotage("record in flight")
@@ -77,26 +74,119 @@ def ack_before_handling() -> None:
 
 @_sabotage("inbox")
 def forget_what_is_done() -> None:
-    """Every delivery runs its handler."""
-    _before_begin(lambda store, unit: store._client.delete(unit))
+    """Every delivery runs its handler: neither the script that takes nor the one that begins finds anything done."""
+    head = "local function inbox_has(prefix, place, retention, ms)\n"
+    surgery.in_broker("take", head, head + "  do return false end\n")
+    for name in ("begin", "commit", "commit_beside"):
+        surgery.in_store(name, head, head + "  do return false end\n")
 
 
 @_sabotage("lease")
 def never_busy() -> None:
-    """A delivery does not care whether another worker is at it."""
-    _before_begin(lambda store, unit: store._client.hdel(unit, "until"))
+    """A delivery does not care whether another worker is at it, neither when it is taken nor when it begins."""
+    surgery.in_broker("take", "if state[2] and redis.call('HEXISTS', state[5], state[2]) == 1 then return '' end", "")
+    for name in ("begin", "arrive"):
+        surgery.in_store(name, "if left > 0 and state[3] ~= token then return {'busy', left} end", "")
+
+
+@_sabotage("lease renewal")
+def never_renewed() -> None:
+    """However long a handler runs, its lease ends when it would have ended."""
+    _silence(Leases, "_renew")
+
+
+@_sabotage("start mark")
+def begin_without_a_mark() -> None:
+    """Who begins on the claim of the taking leaves no trace of it."""
+    _silence(RedisStore, "start")
+
+
+@_sabotage("note of the oldest")
+def bury_without_a_note() -> None:
+    """Nobody notes what a dead consumer was busy with."""
+    note = "if oldest and ARGV[2] == '1' then"
+    surgery.in_broker("give_back", note, "if false then")
+
+
+@_sabotage("poison count")
+def never_poison() -> None:
+    """However often a unit was begun, it counts as the first time."""
+    for name in ("begin", "arrive"):
+        surgery.in_store(name, "local deliveries = tonumber(before) + 1", "local deliveries = 1")
+
+
+@_sabotage("own address")
+def return_to_everybody() -> None:
+    """What goes back goes where its event was announced, as with kombu: to every queue that is bound to its type."""
+    begin = "local deadline = redis.call('ZSCORE', KEYS[1], ARGV[1])"
+    surgery.in_broker("give_back", begin, scripts.source_of("route") + begin)
+    surgery.in_broker("give_back", "redis.call('RPUSH', string.sub(record, 1, first - 1), message)", _TO_EVERYBODY)
+
+
+#: The type of an event stands in the body, which is a string within JSON.
+_TO_EVERYBODY = r"""
+    local kind = string.match(message, '\\"type\\":\\"([%w_.]+)\\"')
+    for _, exchange in ipairs(redis.call('HKEYS', '_choreo.exchanges')) do
+      local bindings, routes = '_kombu.binding.' .. exchange, '_choreo.routes.' .. exchange
+      for _, queue in ipairs(kind and route(bindings, routes, kind, '\6\22') or {}) do
+        redis.call('RPUSH', queue, message)
+        wake('_choreo.wake.' .. queue)
+      end
+    end"""
+
+
+@_sabotage("own tag")
+def ack_the_copies_of_others() -> None:
+    """Who acks a copy acks every copy of the event, as with kombu, where all have one tag in one hash."""
+    loop = "for j = i, math.min(i + 499, #ARGV) do" + _ACK_ALL + " end"
+    taken = "redis.call('HDEL', KEYS[2], unpack(ARGV, i, math.min(i + 499, #ARGV)))"
+    acked = "acked = acked + redis.call('HDEL', KEYS[1], unpack(ARGV, i, math.min(i + 499, #ARGV)))"
+    surgery.in_broker("take", taken, loop.replace("INFLIGHT", "KEYS[2]").replace("TAG", "ARGV[j]"))
+    surgery.in_broker("ack", acked, loop.replace("INFLIGHT", "KEYS[1]").replace("TAG", "ARGV[j]"))
+    committed = "redis.call('HDEL', KEYS[10], ARGV[own + 3])"
+    surgery.in_store(
+        "commit_beside", committed, _ACK_ALL.replace("INFLIGHT", "KEYS[10]").replace("TAG", "ARGV[own + 3]")
+    )
+
+
+_ACK_ALL = r"""
+    local record = redis.call('HGET', INFLIGHT, TAG)
+    local same = record and string.match(record, '"task": "choreo.event", "id": "[^"]+"')
+    redis.call('HDEL', INFLIGHT, TAG)
+    for _, key in ipairs(same and redis.call('KEYS', '_choreo.inflight.*') or {}) do
+      local records = redis.call('HGETALL', key)
+      for n = 1, #records, 2 do
+        if string.find(records[n + 1], same, 1, true) then redis.call('HDEL', key, records[n]) end
+      end
+    end"""
 
 
 @_sabotage("fencing token")
 def commit_without_token() -> None:
     """Whoever comes to the commit commits, and the last one wins."""
+    for name in ("commit", "commit_beside"):
+        surgery.in_store(name, "if state[1] then return 'already' end", "")
+        surgery.in_store(name, "if state[2] ~= ARGV[1] then", "if false then")
+
+
+@_sabotage("busy copies wait")
+def drop_the_busy_copy() -> None:
+    _silence(Delivery, "_postpone")
+
+
+@_sabotage("retry before the ack")
+def remember_the_retry_oneself() -> None:
+    """The failed attempt is settled, and its worker keeps the next one in mind."""
 
     def make(original: Method) -> Method:
         def commit(self: RedisStore, claim: Claim, settlement: Settlement) -> Committed:
-            unit = self._unit(claim.handler, claim.unit)[0]
-            self._client.hdel(unit, "done")
-            self._client.hset(unit, "token", claim.token)
-            committed: Committed = original(self, claim, settlement)
+            retries = [entry for entry in settlement.scheduled if entry.id.startswith("retry:")]
+            others = [entry for entry in settlement.scheduled if entry not in retries]
+            committed: Committed = original(self, claim, replace(settlement, scheduled=others))
+            for entry in retries:
+                timer = Timer(entry.delay, self.schedule, [claim.handler, replace(entry, delay=0)])
+                timer.daemon = True
+                timer.start()
             return committed
 
         return commit
@@ -104,9 +194,14 @@ def commit_without_token() -> None:
     _replace(RedisStore, "commit", make)
 
 
-@_sabotage("busy copies wait")
-def drop_the_busy_copy() -> None:
-    Delivery._postpone = lambda *_: "somebody else is at it"  # type: ignore[method-assign, assignment]
+@_sabotage("hold")
+def hand_out_to_everybody() -> None:
+    """What one worker is sending, the others are handed as well."""
+
+    def make(original: Method) -> Method:
+        return lambda self, owner, limit, _: original(self, owner, limit, 0.0)
+
+    _replace(RedisStore, "due", make)
 
 
 @_sabotage("atomic commit")

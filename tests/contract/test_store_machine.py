@@ -1,0 +1,183 @@
+"""The store in memory and the one in Redis against each other."""
+
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
+
+from choreo.local.server import EmbeddedServer
+from choreo.store import Begun, Committed, Outcome, Settlement, Store
+from tests.contract.rigs import AGAIN, HANDLER, TERMS, MemoryRig, RedisRig, at, claim, due, message, part_of, settle
+
+
+class TwoStores(RuleBasedStateMachine):
+    """Whatever workers do, in whatever order: both stores give the same answers."""
+
+    server: EmbeddedServer
+    beside = False
+    deliveries = Bundle("deliveries")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = MemoryRig()
+        self.redis = RedisRig(self.server.url, f"m{uuid4().hex[:8]}", beside=self.beside)
+        self.letters: list[tuple[str, str]] = []
+        self.scheduled: list[str] = []
+        #: How many messages have left with a commit.
+        self.left = 0
+        self.count = 0
+
+    def teardown(self) -> None:
+        self.redis.close()
+
+    def both(self, call: Callable[[Store], Any]) -> Any:
+        ours, theirs = call(self.memory.store), call(self.redis.store)
+        if isinstance(ours, Committed):
+            # Beside the broker what leaves is in the queues already.
+            assert theirs.outcome == ours.outcome
+            assert theirs.unsent == ({} if self.beside else ours.unsent)
+        elif isinstance(ours, Begun):
+            assert ours.busy_seconds == pytest.approx(theirs.busy_seconds, abs=4)
+            assert (ours.verdict, ours.deliveries, ours.parts) == (theirs.verdict, theirs.deliveries, theirs.parts)
+        else:
+            assert ours == theirs
+        return ours
+
+    def fresh(self, kind: str) -> str:
+        self.count += 1
+        return f"{kind}{self.count}"
+
+    @initialize(target=deliveries)
+    def first_deliveries(self):
+        units = [("e-1", 1), ("join:1", 1), ("join:1", 0)]
+        return multiple(*[claim(self.fresh("T"), unit, attempt) for unit, attempt in units])
+
+    @rule(target=deliveries, unit=st.sampled_from(["e-1", "join:1"]), attempt=st.integers(0, 3))
+    def deliver(self, unit, attempt):
+        return claim(self.fresh("T"), unit, attempt)
+
+    @rule(worker=deliveries)
+    def begin(self, worker):
+        self.both(lambda store: store.begin(worker))
+
+    @rule(worker=deliveries, part=st.sampled_from("aab"))
+    def arrive(self, worker, part):
+        if worker.unit == "join:1":
+            text = self.fresh(part)
+            self.both(lambda store: store.arrive(worker, part_of(part, text)))
+
+    @rule(worker=deliveries)
+    def renew(self, worker):
+        self.both(lambda store: store.renew(worker))
+
+    @rule(worker=deliveries, done=st.booleans(), delay=st.sampled_from([0, 15, 105]))
+    def commit(self, worker, done, delay):
+        key = self.fresh("s")
+        settlement = Settlement(done=done, scheduled=[at(key, delay)], unscheduled=["deadline:join:1"] if done else [])
+        if self.both(lambda store: store.commit(worker, settlement)).outcome is Outcome.OK:
+            self.scheduled.append(key)
+
+    @rule(worker=deliveries, done=st.booleans(), count=st.sampled_from([1, 2]), sends=st.booleans())
+    def commit_with_what_leaves(self, worker, done, count, sends):
+        """The worker sends it, or dies before it has; then whoever asks next finds it in the outbox."""
+        leaving = {key: message(key) for key in (self.fresh("event:") for _ in range(count))}
+        if self.both(lambda store: store.commit(worker, Settlement(done=done, sent=leaving))).outcome is not Outcome.OK:
+            return
+        self.left += count
+        self.scheduled += leaving
+        if sends:
+            self.both(lambda store: store.sent(HANDLER, list(leaving)))
+        elif self.beside:
+            # There is no outbox that the memory could be compared with.
+            self.memory.store.sent(HANDLER, list(leaving))
+
+    @rule(delay=st.sampled_from([0, 15]))
+    def announce_later(self, delay):
+        key = self.fresh("s")
+        self.both(lambda store: store.schedule(HANDLER, at(key, delay)))
+        self.scheduled.append(key)
+
+    @rule(data=st.data())
+    def call_off(self, data):
+        if self.scheduled:
+            key = data.draw(st.sampled_from(self.scheduled))
+            self.both(lambda store: store.unschedule(HANDLER, key))
+
+    @rule(worker=deliveries)
+    def bury(self, worker):
+        letter = self.fresh("l")
+        if self.both(lambda store: settle(store, worker, Settlement(letter=(letter, letter)))) is Outcome.OK:
+            self.letters.append((letter, worker.unit))
+
+    @rule(data=st.data(), parts=st.sampled_from([{}, {"a": "<a>"}, {"a": "<a>", "b": "<b>"}]))
+    def replay(self, data, parts):
+        if self.letters:
+            letter, unit = data.draw(st.sampled_from(self.letters))
+            self.both(
+                lambda store: store.replay(
+                    HANDLER, letter, unit, parts if "join" in unit else {}, at(f"replay:{letter}")
+                )
+            )
+
+    @rule(seconds=st.sampled_from([10, 20, 50]))
+    def wait(self, seconds):
+        self.memory.pass_time(seconds)
+        self.redis.pass_time(seconds)
+
+    @rule(worker=deliveries)
+    def wait_past_the_retention(self, worker):
+        """Whatever is settled is forgotten by then. What is not, is settled first: it could not run for so long."""
+        for unit in ("e-1", "join:1"):
+            token = self.token_of(unit)
+            self.both(lambda store, unit=unit, token=token: settle(store, claim(token, unit, 0), AGAIN))
+        self.wait(2 * TERMS.retention.total_seconds())
+        self.both(lambda store: store.begin(worker))
+
+    def token_of(self, unit: str) -> str:
+        return self.memory.store._unit(claim(unit=unit)).token or "nobody"
+
+    @rule(send=st.booleans())
+    def hand_out(self, send):
+        keys = self.both(lambda store: sorted(due(store)))
+        if send:
+            self.both(lambda store: store.sent(HANDLER, keys))
+
+    @invariant()
+    def the_same_is_kept(self):
+        self.both(lambda store: store.scheduled(HANDLER))
+        self.both(lambda store: sorted(store.letters(HANDLER)))
+
+    @invariant()
+    def what_left_is_in_its_queue(self):
+        if self.beside:
+            assert self.redis.client.llen(f"{self.redis.prefix}:broker:{HANDLER}") == self.left
+
+
+@pytest.mark.parametrize("where", ["elsewhere", "beside the broker"])
+def test_both_stores_give_the_same_answers_whatever_the_workers_do(redis_server, where):
+    class Machine(TwoStores):
+        server = redis_server
+        beside = where == "beside the broker"
+
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(
+            max_examples=100,
+            stateful_step_count=30,
+            deadline=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -1,0 +1,173 @@
+"""What only the store in Redis has to keep: lifetimes, names of keys, and what its server can do to it."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from choreo.errors import ChoreoError, StoreError
+from choreo.local.server import EmbeddedServer
+from choreo.store import Settlement, Store, Verdict
+from choreo.store.redis import RedisStore
+from tests.contract.rigs import (
+    DONE,
+    HANDLER,
+    HOLD,
+    RedisRig,
+    arrive,
+    at,
+    buried,
+    claim,
+    due,
+    settle,
+)
+
+
+def test_state_has_a_lifetime_and_what_waits_for_somebody_has_none(redis_rig):
+    store, day = redis_rig.store, 86_400_000
+    store.begin(claim(unit="running"))
+    store.begin(claim(unit="failed"))
+    settle(store, claim(unit="failed"), Settlement(done=False, scheduled=[at("retry", 15)]))
+    store.begin(claim(unit="renewed"))
+    store.renew(claim(unit="renewed"))
+    buried(store, unit="buried")
+    store.begin(claim(unit="done"))
+    settle(store, claim(unit="done"), DONE)
+    store.bury(HANDLER, "l-2", "{}", [at("notice")])
+    arrive(store, "a", unit="join:waiting")
+    arrive(store, "a", unit="join:done")
+    arrive(store, "b", unit="join:done")
+    settle(store, claim(unit="join:done"), DONE)
+    arrive(store, "a", unit="join:done")
+    buried(store, "l-3", unit="join:replayed")
+    store.replay(HANDLER, "l-3", "join:replayed", {"a": "<a>"}, at("replay"))
+    store.register([HANDLER])
+
+    lifetimes = {key.partition("}:")[2] or key: redis_rig.client.pttl(key) for key in redis_rig.find()}
+
+    done = {key: left for key, left in lifetimes.items() if key.startswith("done:")}
+    mortal = {key: left for key, left in lifetimes.items() if key.startswith("unit:")}
+    immortal = {key: left for key, left in lifetimes.items() if key not in mortal | done}
+    assert {"unit:running", "unit:failed", "unit:renewed", "unit:join:done", "unit:buried"} <= set(mortal)
+    assert "unit:done" not in mortal
+    assert len(done) == 1
+    assert all(day - 60_000 < left <= day * 4 / 3 for left in done.values()), done
+    assert all(day - 60_000 < left <= day for left in mortal.values()), mortal
+    # Parts wait for somebody, too: a service may be down for longer than its joins wait.
+    assert {"parts:join:waiting", "parts:join:replayed"} == {key for key in immortal if key.startswith("parts:")}
+    others = {key for key in immortal if not key.startswith("parts:")}
+    assert others == {"due", "post", "letters", "letters:index", "tally", f"{redis_rig.prefix}:handlers"}
+    assert set(immortal.values()) == {-1}
+
+
+def test_the_keys_of_one_handler_share_a_hash_tag(redis_rig):
+    buried(redis_rig.store)
+    arrive(redis_rig.store, "a")
+
+    assert redis_rig.find()
+    assert all(key.startswith(f"{redis_rig.prefix}:{{{HANDLER}}}:") for key in redis_rig.find())
+
+
+def test_prefixes_keep_platforms_apart(redis_rig, redis_url):
+    other = RedisRig(redis_url, f"{redis_rig.prefix}-other")
+    try:
+        buried(redis_rig.store)
+        redis_rig.store.register([HANDLER])
+        redis_rig.store.schedule(HANDLER, at("m"))
+
+        assert other.store.begin(claim("B")).verdict is Verdict.RUN
+        assert other.store.letters(HANDLER) == other.store.handlers() == due(other.store) == []
+    finally:
+        other.close()
+
+
+EVERY_CALL: dict[str, Callable[[Store], Any]] = {
+    "begin": lambda store: store.begin(claim()),
+    "arrive": lambda store: arrive(store, "a"),
+    "start": lambda store: store.start(claim()),
+    "renew": lambda store: store.renew(claim()),
+    "commit": lambda store: settle(store, claim(), DONE),
+    "schedule": lambda store: store.schedule(HANDLER, at("m")),
+    "due": lambda store: store.due(HANDLER, 10, HOLD),
+    "sent": lambda store: store.sent(HANDLER, ["m"]),
+    "unschedule": lambda store: store.unschedule(HANDLER, "m"),
+    "tend": lambda store: store.tend(HANDLER, 10),
+    "tended": lambda store: store.tended(HANDLER),
+    "now": lambda store: store.now(),
+    "waiting": lambda store: store.waiting(HANDLER, 10),
+    "look": lambda store: store.look(HANDLER, "join:ORD-1"),
+    "tally": lambda store: store.tally(HANDLER),
+    "describe_joins": lambda store: store.describe_joins({HANDLER: "{}"}),
+    "joins": lambda store: store.joins(),
+    "scheduled": lambda store: store.scheduled(HANDLER),
+    "bury": lambda store: store.bury(HANDLER, "l-1", "{}"),
+    "letters": lambda store: store.letters(HANDLER),
+    "letter": lambda store: store.letter(HANDLER, "l-1"),
+    "discard": lambda store: store.discard(HANDLER, "l-1"),
+    "replay": lambda store: store.replay(HANDLER, "l-1", None, {}, at("m")),
+    "register": lambda store: store.register([HANDLER]),
+    "handlers": lambda store: store.handlers(),
+    "ping": lambda store: store.ping(),
+}
+
+
+@pytest.mark.parametrize("call", EVERY_CALL.values(), ids=EVERY_CALL)
+def test_a_store_that_does_not_answer_is_a_store_error_without_its_password(call):
+    with pytest.raises(StoreError, match=r"127\.0\.0\.1:1/3") as caught:
+        call(RedisStore("redis://user:s3cret@127.0.0.1:1/3"))
+
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_password_in_the_query_is_not_told_either():
+    with pytest.raises(StoreError, match=r"127\.0\.0\.1:1") as caught:
+        RedisStore("redis://127.0.0.1:1/3?password=s3cret").ping()
+
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_wrong_password_is_a_store_error(redis_server: EmbeddedServer):
+    with pytest.raises(StoreError, match=f"127.0.0.1:{redis_server.port}") as caught:
+        RedisStore(f"redis://:wr0ng@127.0.0.1:{redis_server.port}/0").ping()
+
+    assert "wr0ng" not in str(caught.value)
+
+
+def test_a_key_of_somebody_else_is_a_store_error_and_changes_nothing(redis_rig):
+    redis_rig.client.set(f"{redis_rig.prefix}:{{{HANDLER}}}:unit:e-1", "not a hash")
+
+    with pytest.raises(StoreError, match="WRONGTYPE"):
+        redis_rig.store.begin(claim())
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:6379", "http://127.0.0.1", ""])
+def test_an_address_that_is_none_is_told_as_such(url):
+    with pytest.raises(ChoreoError, match="scheme"):
+        RedisStore(url).ping()
+
+
+def test_a_child_does_not_wait_for_a_lock_that_a_thread_of_its_parent_held(redis_rig):
+    # redis-py's pool would, for ever: its lock is inherited as it was, and nobody opens it in the child.
+    store = redis_rig.store
+    store.ping()
+
+    held, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with store._client.connection_pool._lock:
+            held.set()
+            over.wait(30)
+
+    threading.Thread(target=hold).start()
+    held.wait(30)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(5)
+        os._exit(0 if store.begin(claim()).verdict is Verdict.RUN else 1)
+    over.set()
+    _, status = os.waitpid(child, 0)
+
+    assert os.waitstatus_to_exitcode(status) == 0

@@ -1,0 +1,71 @@
+"""The promises of every store: what is scheduled comes out when it is due."""
+
+from choreo.message import Message
+from choreo.store import Scheduled
+from tests.contract.rigs import (
+    HANDLER,
+    HOLD,
+    at,
+    at_once,
+    due,
+    message,
+)
+
+
+def test_a_message_comes_out_as_it_went_in_when_it_is_due(rig):
+    odd = Message("choreo.events", "order.placed", b"\xff\x00", {"n": None, "é": [1]}, "text/plain", "binary")
+    rig.store.schedule(HANDLER, Scheduled("m", odd, 15))
+    assert rig.store.due(HANDLER, 10, HOLD) == []
+
+    rig.pass_time(20)
+
+    assert rig.store.due(HANDLER, 10, HOLD) == [("m", odd)]
+
+
+def test_what_is_due_comes_in_order_and_not_more_than_asked_for(rig):
+    for delay in (25, 5, 15):
+        rig.store.schedule(HANDLER, at(f"m{delay}", delay))
+    rig.pass_time(30)
+
+    assert due(rig.store, limit=2) == ["m5", "m15"]
+    assert due(rig.store, limit=2) == ["m25"]
+
+
+def test_what_was_handed_out_is_held_back_from_others_until_it_is_sent_or_given_up(rig):
+    rig.store.schedule(HANDLER, at("m"))
+    assert due(rig.store) == ["m"]
+    assert due(rig.store) == []
+
+    rig.pass_time(30)
+    assert due(rig.store) == ["m"]
+
+    rig.store.sent(HANDLER, ["m"])
+    rig.pass_time(30)
+    assert due(rig.store) == []
+    assert rig.store.scheduled(HANDLER) == 0
+
+
+def test_scheduling_the_same_id_again_changes_nothing(rig):
+    rig.store.schedule(HANDLER, Scheduled("m", message("first"), 15))
+    rig.store.schedule(HANDLER, Scheduled("m", message("second"), 0))
+
+    assert due(rig.store) == []
+    rig.pass_time(20)
+    assert rig.store.due(HANDLER, 10, HOLD) == [("m", message("first"))]
+
+
+def test_schedules_are_apart_by_owner(store):
+    store.schedule("payment.charge", at("m"))
+
+    assert due(store) == []
+    assert store.scheduled(HANDLER) == 0
+    assert store.scheduled("payment.charge") == 1
+
+
+def test_of_many_who_ask_at_once_one_gets_the_message(store):
+    for number in range(20):
+        store.schedule(HANDLER, at(f"m{number}"))
+
+    taken = [key for keys in at_once(6, lambda _: due(store, limit=5)) for key in keys]
+
+    assert len(taken) == len(set(taken)) == 20
