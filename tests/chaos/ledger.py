@@ -224,7 +224,7 @@ def flow(number: int, subject: str, placed: str) -> Iterator[tuple[str, str, set
         yield handler, placed, {order}
 
     # Nobody rates an order: the join ends when its time is up.
-    unrated = f"join:{subject}/expired"
+    unrated = f"join:{subject}/{_of(placed)}/expired"
     yield "loyalty.thank_customer", unrated, {order}
     missed = announced("loyalty.thank_customer", unrated)
     yield "analytics.count_result", missed, {(missed, "rating.missed")}
@@ -242,9 +242,13 @@ def flow(number: int, subject: str, placed: str) -> Iterator[tuple[str, str, set
         points = announced("loyalty.award_points", payment)
         yield "analytics.count_result", points, {(points, "points.awarded")}
     if not refuses and not rejects:
-        # The work of a join is told by its parts as well: its key may be joined again one day.
-        join = f"join:{subject}/{uuid5(NAMESPACE_OID, '/'.join(sorted([answer, payment])))}"
+        join = f"join:{subject}/{_of(answer, payment)}"
         yield "driver.assign_driver", join, {answered, paid}
         trip = announced("driver.assign_driver", join)
         yield "notification.tell_customer", trip, {(trip, "driver.assigned")}
         yield "analytics.count_result", trip, {(trip, "driver.assigned")}
+
+
+def _of(*parts: str) -> str:
+    """The work of a join is told by its parts as well: its key may be joined again one day."""
+    return str(uuid5(NAMESPACE_OID, "/".join(sorted(parts))))

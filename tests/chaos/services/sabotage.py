@@ -112,7 +112,7 @@ def bury_without_a_note() -> None:
 def never_poison() -> None:
     """However often a unit was begun, it counts as the first time."""
     for name in ("begin", "arrive"):
-        surgery.in_store(name, "local deliveries = tonumber(before) + 1", "local deliveries = 1")
+        surgery.in_store(name, "local deliveries = tonumber(before) + (again and 0 or 1)", "local deliveries = 1")
 
 
 @_sabotage("own address")
