@@ -344,8 +344,10 @@ class Service(Celery):
             return MemoryStore(self.terms)
         prefix = ":".join(filter(None, ["choreo", self.topology.namespace]))
         if url == _store_beside(self.conf.broker_write_url or ""):
-            broker_prefix = (self.conf.broker_transport_options or {}).get("global_keyprefix", "")
-            return StoreBesideBroker(url, self.terms, prefix, self.topology.exchange.name, broker_prefix)
+            options = self.conf.broker_transport_options or {}
+            names = {"broker_prefix": "global_keyprefix", "sep": "sep"}
+            beside = {name: options[option] for name, option in names.items() if option in options}
+            return StoreBesideBroker(url, self.terms, prefix, self.topology.exchange.name, **beside)
         return RedisStore(url, self.terms, prefix)
 
     @cached_property
