@@ -7,7 +7,7 @@ from collections.abc import Callable, Container
 from datetime import datetime
 from typing import Any
 
-from choreo.broker.incoming import Headers, Incoming
+from choreo.broker.incoming import Headers, Incoming, brief
 from choreo.broker.queue import GuardedQueue
 from choreo.errors import EnvelopeError
 from choreo.message import JSON
@@ -19,12 +19,12 @@ class TaskQueue(GuardedQueue):
     attrs = (*GuardedQueue.attrs, ("tasks", None))
     tasks: Callable[[], Container[str]]
 
-    def prepare(self, message: Any) -> None:
+    def read(self, message: Any) -> None:
         incoming = Incoming(message)
         headers = incoming.headers
         task = headers.get("task")
         if not isinstance(task, str) or task not in self.tasks():
-            raise EnvelopeError(f"the service has no task {task!r}")
+            raise EnvelopeError(f"the service has no task {brief(task)}")
         _check_headers(headers)
         # Other serializers are the user's choice (accept_content), and Celery's to read.
         if incoming.content_type in (JSON, None):
@@ -40,16 +40,16 @@ class TaskQueue(GuardedQueue):
 
 def _check_headers(headers: Headers) -> None:
     if not isinstance(headers.get("id"), str):
-        raise EnvelopeError(f"the id is {headers.get('id')!r}, not a text")
+        raise EnvelopeError(f"the id is {brief(headers.get('id'))}, not a text")
     if not isinstance(headers.get("retries") or 0, int):
-        raise EnvelopeError(f"retries is {headers['retries']!r}, not a number")
+        raise EnvelopeError(f"retries is {brief(headers['retries'])}, not a number")
     for name in ("eta", "expires"):
         if not _is_time(headers.get(name)):
-            raise EnvelopeError(f"{name} is {headers[name]!r}, not a timestamp")
+            raise EnvelopeError(f"{name} is {brief(headers[name])}, not a timestamp")
     match headers.get("timelimit"):
         case None | [int() | float() | None, int() | float() | None]:
             return
-    raise EnvelopeError(f"timelimit is {headers['timelimit']!r}, not two numbers")
+    raise EnvelopeError(f"timelimit is {brief(headers['timelimit'])}, not two numbers")
 
 
 def _is_time(value: Any) -> bool:
