@@ -27,6 +27,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -83,6 +84,7 @@ class Ownership:
         self._held: list[weakref.ref[Tag]] = []
         #: What goes back as soon as Redis lets us: (tags, whether that counts, how often to look for them).
         self._returns: deque[tuple[list[str], bool, int]] = deque()
+        self._said: set[str] = set()
         self._retired = False
         self._foreign = False
         self._failing = False
@@ -138,13 +140,16 @@ class Ownership:
             self._on_start(self._wire)
 
     def _guarded(self, step: Callable[[], Any]) -> bool:
-        """Do a step; say once, not at each turn, that Redis does not let us."""
+        """Do a step; say once, not at each turn, what does not let us. Nothing ends the thread: who is silent is dead."""
         try:
             step()
         except (RedisError, OSError) as exc:
             if not self._failing:
                 logger.warning("consumer %s cannot reach Redis (%s); it keeps trying", self.owner, exc)
             self._failing = True
+            return False
+        except Exception as exc:
+            self._say_once("the heart of consumer %s stumbled, and goes on", self.owner, exc)
             return False
         if self._failing:
             logger.info("consumer %s reaches Redis again", self.owner)
@@ -165,7 +170,22 @@ class Ownership:
             elif not self._retired:
                 self.renew()
         for owner in dead:
-            self.bury(owner.decode())
+            self._bury_if_possible(owner.decode())
+
+    def _bury_if_possible(self, owner: str) -> None:
+        """What is wrong with one dead owner's messages must not keep those of the others, nor this consumer's own."""
+        try:
+            self.bury(owner)
+        except (exceptions.ConnectionError, exceptions.TimeoutError, OSError):
+            raise
+        except Exception as exc:
+            self._say_once("what the dead consumer %s had in flight cannot be returned; it is tried again", owner, exc)
+
+    def _say_once(self, text: str, owner: str, exc: Exception) -> None:
+        said = text % owner + repr(exc)
+        if said not in self._said:
+            self._said.add(said)
+            logger.error(text, owner, exc_info=exc)
 
     def is_fresh(self) -> bool:
         """Whether nobody can have taken this owner for dead: its last beat is younger than the timeout."""
@@ -197,10 +217,12 @@ class Ownership:
     def take_acks(self) -> list[str]:
         """The noted acks, for the caller to send. Acks of an earlier name are dropped: their records are gone."""
         acks, mine = [], f"{self.owner}:"
-        while self._acks:
-            tag = self._acks.popleft()
-            if tag.startswith(mine):
-                acks.append(tag)
+        # The consumer and the thread both take: what is there a moment before need not be there any more.
+        with suppress(IndexError):
+            while True:
+                tag = self._acks.popleft()
+                if tag.startswith(mine):
+                    acks.append(tag)
         return acks
 
     def put_back_acks(self, acks: Iterable[str]) -> None:
