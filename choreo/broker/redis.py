@@ -435,6 +435,9 @@ class Channel(kombu_redis.Channel):
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         """Take messages: at once if some may be there or acks wait to be sent, else when a token comes, or its time."""
+        if self._taking is not None:
+            # Kombu gave up a connection that was silent for too long, and the answer to the take with it.
+            self._forget_taking()
         queues = self._queue_cycle.consume(len(self.active_queues))
         if not queues:
             return

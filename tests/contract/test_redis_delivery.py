@@ -16,6 +16,7 @@ from kombu.asynchronous import Hub
 
 from choreo.broker import scripts
 from choreo.broker.keys import Lease
+from choreo.broker.ownership import Ownership
 from choreo.broker.packing import UNREADABLE
 from choreo.local.server import EmbeddedServer
 from tests.contract.redis_broker import EVENTS, TIMEOUT, TRANSPORT, Corner, Reader, proxy_to
@@ -384,6 +385,44 @@ def test_the_messages_of_a_dead_consumer_come_back_and_are_counted(corner: Corne
     eventually(lambda: len(corner.owners()) == 1)
 
 
+def test_a_message_that_cannot_be_counted_comes_back_and_ends_no_heart(corner: Corner):
+    text = b'{"body": "1", "content-type": "application/json", "content-encoding": "utf-8", '
+    text += b'"headers": {"x-delivery-count": Infinity}, "properties": {}}'
+    corner.redis.lpush(corner.prefix + "q", text)
+    dead = corner.reader("q")
+    dead.drain(1)
+    dead.die()
+    survivor = corner.reader("q")
+
+    survivor.drain(1, timeout=TIMEOUT * 4)
+
+    assert survivor.channel._ownership._thread.is_alive()
+
+
+@pytest.mark.parametrize("step", ["_catch_up", "repair_bindings", "bury", "_first_look"])
+def test_nothing_that_a_heart_stumbles_over_makes_it_stop(
+    corner: Corner, step: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def stumble(*_) -> None:
+        raise OverflowError("nobody thought of this")
+
+    monkeypatch.setattr(Ownership, step, stumble)
+    fill(corner, "q", 1, 2)
+    dead = corner.reader("q")
+    dead.drain(1)
+    dead.die()
+    living = corner.reader("q")
+    living.drain(1)
+
+    assert living.nothing(TIMEOUT * 3) or step != "bury"
+
+    own = living.channel._ownership
+    assert own.owner in corner.owners()
+    assert own._thread.is_alive()
+    said = dead.messages[0].delivery_info["choreo_owner"] if step == "bury" else own.owner
+    assert sum(said in line and "ERROR" in line for line in caplog.text.splitlines()) == 1
+
+
 def test_one_service_acking_does_not_take_the_crash_protection_from_another(corner: Corner):
     channel = corner.connect().channel()
     for name in ("a", "b"):
@@ -454,6 +493,7 @@ def answer_lost(corner: Corner, port: int, **options) -> Iterator[Reader]:
         url = corner.url.replace(f":{port}/", f":{proxy.port}/")
         reader = corner.reader("q", url=url, socket_timeout=1, **options)
         reader.channel._own()
+        reader.channel.wire.load(scripts.TAKE)
         fill(corner, "q", 1)
         proxy.set("drop_down")
         with suppress(TimeoutError):
@@ -485,6 +525,27 @@ def test_a_lost_answer_comes_back_although_its_consumer_lives_on(corner: Corner,
     other = corner.reader("q")
     other.drain(1, timeout=5)
     assert other.bodies == [1]
+
+
+def test_a_lost_answer_on_a_socket_that_stays_open_comes_back_once_kombu_gives_the_socket_up(
+    corner: Corner, redis_server: EmbeddedServer
+):
+    with proxy_to(redis_server.port) as proxy:
+        url = corner.url.replace(f":{redis_server.port}/", f":{proxy.port}/")
+        reader = corner.reader("q", url=url, consumer_timeout=60)
+        reader.channel._own()
+        reader.channel.wire.load(scripts.TAKE)
+        fill(corner, "q", 1)
+        proxy.set("drop_down")
+        with suppress(TimeoutError):
+            reader.connection.drain_events(timeout=0.5)
+        assert list(corner.in_flight().values()) == [1]
+        proxy.set("ok")
+        reader.channel.health_check_interval = 1
+
+        eventually(lambda: reader.nothing(0.2) is False, timeout=10, reason="long before the timeout of 60 s")
+
+        assert reader.bodies == [1]
 
 
 # -- what the scripts decide and no consumer shows by itself -----------------------------------------------------------
