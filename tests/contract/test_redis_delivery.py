@@ -548,7 +548,68 @@ def test_a_lost_answer_on_a_socket_that_stays_open_comes_back_once_kombu_gives_t
         assert reader.bodies == [1]
 
 
+def test_a_patient_consumer_returns_what_a_less_patient_one_died_with(corner: Corner):
+    fill(corner, "q", 1)
+    dead = corner.reader("q")
+    dead.drain(1)
+    dead.die()
+    fill(corner, "other", 2)
+    # It takes nothing more, so that its beats are the only signs of life that it gives.
+    patient = corner.reader("other", prefetch=1, consumer_timeout=TIMEOUT * 4)
+    patient.drain(1)
+
+    eventually(lambda: corner.bodies("q") == [1], timeout=TIMEOUT * 10)
+
+
 # -- what the scripts decide and no consumer shows by itself -----------------------------------------------------------
+
+
+def beat(corner: Corner, owner: str) -> list[bytes]:
+    """One beat of an owner; who is dead."""
+    keys = [f"{corner.prefix}_choreo.consumers", f"{corner.prefix}_choreo.inflight.{owner}"]
+    _, *dead = corner.connect().channel().wire.call(scripts.BEAT, keys, [owner, owner.rpartition("-")[2], "0"])
+    return dead
+
+
+def heard_of(corner: Corner, owner: str, ago: float) -> None:
+    """As if the owner had given its last sign of life so many seconds ago."""
+    seconds, microseconds = corner.redis.time()
+    until = seconds * 1000 + microseconds // 1000 + int(owner.rpartition("-")[2]) - int(ago * 1000)
+    corner.redis.zadd(f"{corner.prefix}_choreo.consumers", {owner: until})
+
+
+def test_who_beats_too_rarely_to_know_gives_an_owner_a_second_chance_and_no_third(corner: Corner):
+    heard_of(corner, "judge-6000", ago=2)
+    heard_of(corner, "quick-300", ago=1)
+    assert beat(corner, "judge-6000") == []
+
+    # The server was away, and the owner is back.
+    assert beat(corner, "quick-300") == []
+    heard_of(corner, "judge-6000", ago=2)
+    assert beat(corner, "judge-6000") == []
+    heard_of(corner, "quick-300", ago=1)
+    assert beat(corner, "judge-6000") == [b"quick-300"], "it beat a moment ago, so it knows"
+
+    heard_of(corner, "judge-6000", ago=2)
+    assert beat(corner, "judge-6000") == []
+    time.sleep(0.4)
+    heard_of(corner, "judge-6000", ago=2)
+    assert beat(corner, "judge-6000") == [b"quick-300"]
+
+
+def test_who_was_away_itself_judges_nobody(corner: Corner):
+    heard_of(corner, "quick-300", ago=1)
+    heard_of(corner, "quick-too-300", ago=0)
+    heard_of(corner, "judge-6000", ago=4)
+
+    assert beat(corner, "judge-6000") == []
+
+
+def test_what_a_leaving_owner_left_is_anybodys(corner: Corner):
+    heard_of(corner, "judge-6000", ago=2)
+    corner.redis.zadd(f"{corner.prefix}_choreo.consumers", {"gone-300": 0})
+
+    assert beat(corner, "judge-6000") == [b"gone-300"]
 
 
 @pytest.mark.parametrize("deadline", [None, 0], ids=["buried", "leaving"])
