@@ -56,6 +56,7 @@ from functools import cached_property
 from queue import Empty
 from time import monotonic
 from typing import Any
+from uuid import uuid4
 
 from kombu.transport import TRANSPORT_ALIASES, virtual
 from kombu.transport import redis as kombu_redis
@@ -311,7 +312,7 @@ class Channel(kombu_redis.Channel):
                 self.global_keyprefix + self.keyprefix_binding_permanent % exchange,
                 self.keys.routes(exchange),
             ],
-            [exchange, *members],
+            [exchange, uuid4().hex, *members],
         )
         self._watch_bindings()
 
@@ -329,6 +330,7 @@ class Channel(kombu_redis.Channel):
                 prefix + self.keyprefix_queue % "",
                 prefix + self.keyprefix_binding_permanent % "",
                 self.keys.routes(""),
+                uuid4().hex,
             ],
         )
         super().queue_delete(queue, if_unused=if_unused, **kwargs)
