@@ -172,6 +172,8 @@ class Channel(kombu_redis.Channel):
         self._expecting = True
         self._sequence = 0
         self._noack: set[str] = set()
+        #: The keys that were named as being no queues.
+        self._named: set[bytes] = set()
         #: Where the handlers of consumed queues remember what they have done: see lua/claim.lua.
         self._inboxes: dict[str, str] = {}
         self._delivering: int | None = None
@@ -403,6 +405,7 @@ class Channel(kombu_redis.Channel):
             self._own().beat()
             return self.basic_get(queue, no_ack, **kwargs)
         self._maybe_update_queues_expire(self._shared_client, queue)
+        answer = self._without_troubles(answer)
         if len(answer) == 1:
             return None
         message = self.Message(self._payload(answer[2].decode(), answer[3]), channel=self)
@@ -531,6 +534,7 @@ class Channel(kombu_redis.Channel):
             with _serving():
                 self._own().beat()
             raise Empty()
+        answer = self._without_troubles(answer)
         self._expecting = answer[0] == 1
         # Some of the time is kept in hand for what lies between looking at the clock and calling the handler.
         certain_until = asked_at + float(self.consumer_timeout) * CERTAIN
@@ -545,6 +549,17 @@ class Channel(kombu_redis.Channel):
             return self.deliver_one()
         self._deliver_slice()
         return True
+
+    def _without_troubles(self, answer: list[Any]) -> list[Any]:
+        """The answer to a take without the queues that are none, of which each is named once."""
+        taken = answer[:1]
+        for i in range(1, len(answer), 4):
+            if answer[i] > 0:
+                taken += answer[i : i + 4]
+            elif answer[i + 2] not in self._named:
+                self._named.add(answer[i + 2])
+                owning.logger.error(owning.NO_LIST, answer[i + 2].decode())
+        return taken
 
     def _forget_taking(self) -> None:
         """The take under way failed: its acks are sent again, and what it took although its answer is lost returns."""

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -251,6 +252,60 @@ def test_the_scripts_are_loaded_again_when_the_server_forgot_them(corner: Corner
     assert corner.in_flight() == {}
 
 
+def test_a_key_of_another_kind_in_place_of_a_queue_is_named_once_and_the_other_queues_go_on(
+    corner: Corner, caplog: pytest.LogCaptureFixture
+):
+    reader = corner.reader("good", "bad", prefetch=10)
+    assert reader.nothing(0.1)
+    corner.redis.hset(corner.prefix + "bad", "x", 1)
+    fill(corner, "good", 1, 2)
+
+    reader.drain(2)
+    before = corner.redis.info("commandstats")["cmdstat_evalsha"]["calls"]
+    assert reader.nothing(1.5)
+
+    assert reader.bodies == [1, 2]
+    assert caplog.text.count(f"the key {corner.prefix}bad in Redis is no list") == 1
+    assert corner.redis.info("commandstats")["cmdstat_evalsha"]["calls"] - before < 20, "it does not ask all the time"
+    assert corner.connect().channel().basic_get("bad") is None
+    corner.redis.delete(corner.prefix + "bad")
+    fill(corner, "bad", 3)
+    assert reader.drain(3)[-1].payload == 3
+
+
+@pytest.mark.parametrize("count", [2, 450])
+def test_what_cannot_go_back_to_its_queue_keeps_nothing_else_from_going_back(
+    corner: Corner, count: int, caplog: pytest.LogCaptureFixture
+):
+    for n in range(count):
+        corner.put("bad" if n % 2 else "good", n)
+    dead = corner.reader("good", "bad", prefetch=count)
+    dead.drain(count)
+    dead.die()
+    corner.redis.hset(corner.prefix + "bad", "x", 1)
+    other = corner.reader("third")
+    assert other.nothing(0.1)
+
+    eventually(lambda: len(corner.waiting("good")) == count / 2, timeout=TIMEOUT * 5)
+
+    assert sum(corner.in_flight().values()) == count / 2
+    corner.redis.delete(corner.prefix + "bad")
+    eventually(lambda: corner.bodies("bad") == list(range(1, count, 2)), timeout=TIMEOUT * 5)
+    assert caplog.text.count("is no list") == 1
+
+
+def test_a_requeued_message_waits_until_its_queue_is_one_again(corner: Corner):
+    fill(corner, "q", 1)
+    reader = corner.reader("q", consumer_timeout=60)
+    [message] = reader.drain(1)
+    corner.redis.hset(corner.prefix + "q", "x", 1)
+
+    message.requeue()
+    corner.redis.delete(corner.prefix + "q")
+
+    assert reader.drain(2, timeout=20)[-1].payload == 1
+
+
 # -- the lease ---------------------------------------------------------------------------------------------------------
 
 
@@ -366,6 +421,42 @@ def test_acks_are_sent_before_the_channel_ends(corner: Corner):
 
     assert corner.waiting("q") == []
     assert corner.in_flight() == {}
+
+
+def test_a_beat_while_its_consumer_leaves_does_not_keep_the_messages_from_going_back(
+    corner: Corner, monkeypatch: pytest.MonkeyPatch
+):
+    fill(corner, "q", 1)
+    reader = corner.reader("q")
+    reader.drain(1)
+    own = reader.channel._ownership
+    call = own._wire.call
+
+    def beat_just_after_leaving(script: scripts.Script, *args):
+        answer = call(script, *args)
+        if script is scripts.LEAVE:
+            own.beat()
+        return answer
+
+    monkeypatch.setattr(own._wire, "call", beat_just_after_leaving)
+    reader.close()
+
+    assert corner.bodies("q") == [1]
+    assert corner.in_flight() == {}
+    assert corner.owners() == []
+
+
+def test_acks_that_another_thread_takes_first_are_no_error(corner: Corner):
+    class Emptied(deque):
+        def popleft(self):
+            self.clear()
+            return super().popleft()
+
+    reader = corner.reader("q")
+    own = reader.channel._own()
+    own._acks = Emptied([f"{own.owner}:1"])
+
+    assert own.take_acks() == []
 
 
 # -- dying -------------------------------------------------------------------------------------------------------------
