@@ -42,6 +42,9 @@ HANDLER_QUEUE = {
     "x-overflow": "reject-publish",
 }
 
+#: The queue of notices has nowhere to give up to, and RabbitMQ 4 would drop what it has delivered 20 times.
+LETTERS_QUEUE = {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000_000}
+
 
 class Topology:
     """Where the events of a service go in and come out. ``namespace`` keeps platforms on one broker apart."""
@@ -81,7 +84,7 @@ class Topology:
         letters = DeadLetterQueue(
             self.dead_letter_queue,
             routing_key=self.dead_letter_queue,
-            queue_arguments={"x-queue-type": "quorum"},
+            queue_arguments=LETTERS_QUEUE,
             handler=f"{self.service}.dead_letters",
             park=self._park,
             prefix=self.name_of(""),
