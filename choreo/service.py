@@ -16,6 +16,7 @@ from urllib.parse import parse_qs
 from uuid import uuid4
 
 from celery import Celery
+from kombu.serialization import prepare_accept_content
 
 from choreo.announcement import Announcement, Delay
 from choreo.broker.ownership import CONSUMER_TIMEOUT
@@ -323,7 +324,15 @@ class Service(Celery):
     def topology(self) -> Topology:
         """The exchange, queues and bindings of this service."""
         namespace = self.conf.get("choreo_namespace") or ""
-        return Topology(self.service_name, namespace, self.subscriptions, self.park, lambda: self.tasks, self._inbox)
+        return Topology(
+            self.service_name,
+            namespace,
+            self.subscriptions,
+            self.park,
+            tasks=lambda: self.tasks,
+            accept=lambda: prepare_accept_content(self.conf.accept_content) or (),
+            inbox=self._inbox,
+        )
 
     @cached_property
     def publisher(self) -> Publisher:

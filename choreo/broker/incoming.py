@@ -6,11 +6,13 @@ message that is made here.
 """
 
 import json
+from collections.abc import Container
 from reprlib import Repr
 from typing import Any
 
 import amqp
 from kombu.compression import decompress
+from kombu.serialization import loads
 
 from choreo.envelope import Envelope
 from choreo.errors import EnvelopeError
@@ -116,13 +118,29 @@ class Incoming:
             raise EnvelopeError(f"the content type is {brief(content_type)}, not {JSON!r}")
         if getattr(self.message, "errors", None):
             raise EnvelopeError(f"the body cannot be decompressed: {self.message.errors[0][1]}")
+        return _parsed(self._plain())
+
+    def decoded(self, accept: Container[str]) -> Any:
+        """The body as Celery will decode it. Raises `EnvelopeError` where Celery would not take or not read it."""
+        content_type = self.content_type
+        if not isinstance(content_type, str) or content_type not in accept:
+            raise EnvelopeError(f"the content type {brief(content_type)} is none that the service takes")
+        if getattr(self.message, "errors", None):
+            raise EnvelopeError(f"the body cannot be decompressed: {self.message.errors[0][1]}")
         try:
-            body = self.message.body
-            if self._is_amqp and self.headers.get("compression"):
-                body = decompress(body, self.headers["compression"])
+            # Kombu makes objects of what looks like its own types, and Celery drops what it cannot make one of.
+            return loads(self._plain(), content_type, self._property("content_encoding"), accept=accept)
+        except Exception as error:  # whatever a decoder may raise
+            raise EnvelopeError(f"the body cannot be read: {short(error)}") from error
+
+    def _plain(self) -> Any:
+        body = self.message.body
+        if not (self._is_amqp and self.headers.get("compression")):
+            return body
+        try:
+            return decompress(body, self.headers["compression"])
         except Exception as error:  # whatever a decoder may raise on bytes that somebody else made
             raise EnvelopeError(f"the body cannot be decompressed: {short(error)}") from error
-        return _parsed(body)
 
     def become(self, headers: Headers, arguments: list[Any], delivery_info: dict[str, Any]) -> None:
         """Make this delivery another message, as plain as can be. Raises `EnvelopeError` when it cannot be written."""

@@ -56,6 +56,7 @@ class Topology:
         subscriptions: Iterable[Subscription],
         park: Park,
         tasks: Callable[[], Container[str]],
+        accept: Callable[[], Container[str]],
         inbox: Inbox | None = None,
     ) -> None:
         self.service = service
@@ -63,6 +64,7 @@ class Topology:
         self._subscriptions = subscriptions
         self._park = park
         self._tasks = tasks
+        self._accept = accept
         self._inbox = inbox
         self.exchange = Exchange(self.name_of("choreo.events"), type="topic", durable=True)
 
@@ -96,6 +98,7 @@ class Topology:
             handler=self.service,
             park=self._park,
             tasks=self._tasks,
+            accept=self._accept,
         )
         return [*handlers, letters, tasks]
 
