@@ -14,6 +14,7 @@ from urllib.parse import parse_qs
 from uuid import uuid4
 
 from celery import Celery
+from kombu.serialization import prepare_accept_content
 
 from choreo.announcement import Announcement, Delay
 from choreo.broker.ownership import CONSUMER_TIMEOUT
@@ -332,7 +333,15 @@ class Service(Celery):
     def topology(self) -> Topology:
         """The exchange, queues and bindings of this service."""
         namespace = self.conf.get("choreo_namespace") or ""
-        return Topology(self.service_name, namespace, self.subscriptions, self.park, lambda: self.tasks, self._inbox)
+        return Topology(
+            self.service_name,
+            namespace,
+            self.subscriptions,
+            self.park,
+            tasks=lambda: self.tasks,
+            accept=lambda: prepare_accept_content(self.conf.accept_content) or (),
+            inbox=self._inbox,
+        )
 
     @cached_property
     def publisher(self) -> Publisher:
@@ -353,8 +362,10 @@ class Service(Celery):
             return MemoryStore(self.terms)
         prefix = ":".join(filter(None, ["choreo", self.topology.namespace]))
         if url == _store_beside(self.conf.broker_write_url or ""):
-            broker_prefix = (self.conf.broker_transport_options or {}).get("global_keyprefix", "")
-            return StoreBesideBroker(url, self.terms, prefix, self.topology.exchange.name, broker_prefix)
+            options = self.conf.broker_transport_options or {}
+            names = {"broker_prefix": "global_keyprefix", "sep": "sep"}
+            beside = {name: options[option] for name, option in names.items() if option in options}
+            return StoreBesideBroker(url, self.terms, prefix, self.topology.exchange.name, **beside)
         return RedisStore(url, self.terms, prefix)
 
     @cached_property

@@ -6,10 +6,13 @@ message that is made here.
 """
 
 import json
+from collections.abc import Container
+from reprlib import Repr
 from typing import Any
 
 import amqp
 from kombu.compression import decompress
+from kombu.serialization import loads
 
 from choreo.envelope import Envelope
 from choreo.errors import EnvelopeError
@@ -20,6 +23,11 @@ Headers = dict[str, Any]
 _dumps = json.JSONEncoder(ensure_ascii=False).encode
 #: How choreo writes the arguments of a task message around an event.
 _BEFORE, _AFTER = "[[{", "}],{},{}]"
+
+_brief = Repr()
+_brief.maxstring = _brief.maxother = 200
+#: A stranger's value in an error: it may be lists without end.
+brief = _brief.repr
 
 #: More attempts than anybody makes; what is above was not written by choreo.
 MOST_RETRIES = 1_000_000
@@ -70,13 +78,15 @@ class Incoming:
         """The event, and how often it was tried before. Raises `EnvelopeError` when there is none."""
         headers = self.headers
         if headers.get("task") not in (EVENT_TASK, *tasks):
-            raise EnvelopeError(f"the task is {headers.get('task')!r}, and this queue takes events ({EVENT_TASK!r})")
+            raise EnvelopeError(
+                f"the task is {brief(headers.get('task'))}, and this queue takes events ({EVENT_TASK!r})"
+            )
         retries = headers.get("retries") or 0
         if type(retries) is not int or not 0 <= retries <= MOST_RETRIES:
-            raise EnvelopeError(f"retries is {retries!r}, not a number of attempts")
+            raise EnvelopeError(f"retries is {brief(retries)}, not a number of attempts")
         match self.body():
             case [[wire], dict(kwargs), dict(embed)] if not kwargs and not any(embed.values()):
-                wire = json.loads(wire) if isinstance(wire, str) else wire
+                wire = _parsed(wire) if isinstance(wire, str) else wire
                 if self._may_be_deep() and is_too_deep(wire):
                     raise EnvelopeError(f"its data is nested more than {MOST_NESTED} times")
                 envelope = Envelope.from_wire(wire)
@@ -85,8 +95,11 @@ class Incoming:
 
     def _may_be_deep(self) -> bool:
         """Whether there are so many brackets that looking closer is worth the time."""
-        body, mark = self.message.body, (b"[{" if isinstance(self.message.body, bytes) else "[{")
-        return bool(sum(body.count(mark[i : i + 1]) for i in range(2)) > MOST_NESTED)
+        body, mark = self.message.body, (b"[{\\" if isinstance(self.message.body, bytes) else "[{\\")
+        # What is compressed or escaped shows no brackets.
+        if self._is_amqp and self.headers.get("compression"):
+            return True
+        return bool(sum(body.count(mark[i : i + 1]) for i in range(3)) > MOST_NESTED)
 
     def _text_of_event(self) -> str | None:
         """The event's own text, where it is as choreo writes it; None where it has to be written anew."""
@@ -102,16 +115,32 @@ class Incoming:
         """The decoded body. Raises `EnvelopeError` when it is not JSON."""
         content_type = self.content_type
         if content_type != JSON:
-            raise EnvelopeError(f"the content type is {content_type!r}, not {JSON!r}")
+            raise EnvelopeError(f"the content type is {brief(content_type)}, not {JSON!r}")
+        if getattr(self.message, "errors", None):
+            raise EnvelopeError(f"the body cannot be decompressed: {self.message.errors[0][1]}")
+        return _parsed(self._plain())
+
+    def decoded(self, accept: Container[str]) -> Any:
+        """The body as Celery will decode it. Raises `EnvelopeError` where Celery would not take or not read it."""
+        content_type = self.content_type
+        if not isinstance(content_type, str) or content_type not in accept:
+            raise EnvelopeError(f"the content type {brief(content_type)} is none that the service takes")
         if getattr(self.message, "errors", None):
             raise EnvelopeError(f"the body cannot be decompressed: {self.message.errors[0][1]}")
         try:
-            body = self.message.body
-            if self._is_amqp and self.headers.get("compression"):
-                body = decompress(body, self.headers["compression"])
-            return json.loads(body)
+            # Kombu makes objects of what looks like its own types, and Celery drops what it cannot make one of.
+            return loads(self._plain(), content_type, self._property("content_encoding"), accept=accept)
+        except Exception as error:  # whatever a decoder may raise
+            raise EnvelopeError(f"the body cannot be read: {short(error)}") from error
+
+    def _plain(self) -> Any:
+        body = self.message.body
+        if not (self._is_amqp and self.headers.get("compression")):
+            return body
+        try:
+            return decompress(body, self.headers["compression"])
         except Exception as error:  # whatever a decoder may raise on bytes that somebody else made
-            raise EnvelopeError(f"the body is not JSON: {_short(error)}") from error
+            raise EnvelopeError(f"the body cannot be decompressed: {short(error)}") from error
 
     def become(self, headers: Headers, arguments: list[Any], delivery_info: dict[str, Any]) -> None:
         """Make this delivery another message, as plain as can be. Raises `EnvelopeError` when it cannot be written."""
@@ -134,10 +163,10 @@ class Incoming:
         return Message(
             exchange="",
             routing_key=queue,
-            body=body if isinstance(body, bytes) else str(body).encode(errors="surrogatepass"),
+            body=body if isinstance(body, bytes) else str(body or "").encode(errors="surrogatepass"),
             headers=headers if isinstance(headers, dict) else {},
-            content_type=str(self._property("content_type")),
-            content_encoding=str(self._property("content_encoding")),
+            content_type=_text(self._property("content_type")),
+            content_encoding=_text(self._property("content_encoding")),
         )
 
     def _headers(self) -> Any:
@@ -147,6 +176,19 @@ class Incoming:
         return self.message.properties.get(name) if self._is_amqp else getattr(self.message, name, None)
 
 
-def _short(error: Exception) -> str:
+def _parsed(text: Any) -> Any:
+    try:
+        return json.loads(text)
+    except Exception as error:  # whatever a parser may raise on a text that somebody else made
+        raise EnvelopeError(f"the body is not JSON: {short(error)}") from error
+
+
+def _text(value: Any) -> str:
+    """A property for people to look at; what should be a text may be lists without end."""
+    return value if isinstance(value, str) else brief(value)
+
+
+def short(error: Exception) -> str:
+    """The error in a line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else f"{text[:200]}..."

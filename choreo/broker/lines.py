@@ -8,7 +8,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 from weakref import WeakSet
@@ -150,8 +150,10 @@ class Lines:
 
     def close(self) -> None:
         """Drop the lines that are not in use."""
-        while self._idle:
-            self._idle.pop().drop()
+        # Another thread may take the last one meanwhile.
+        with suppress(IndexError):
+            while True:
+                self._idle.pop().drop()
 
     def after_fork(self) -> None:
         # The lines belong to the parent. Forgetting them closes this process's copy of each socket and sends nothing;

@@ -27,6 +27,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -53,6 +54,12 @@ RETRY_SECONDS = 1.0
 
 #: A retired owner looks for messages that nobody can ack any more this often.
 RETIRED_SECONDS = 1.0
+
+#: What is said of a key that somebody put in the place of a queue.
+NO_LIST = (
+    "the key %s in Redis is no list, so that nothing can be taken from that queue, put into it or returned to it. "
+    "Rename or delete the key: whatever else uses this Redis needs a database or a global_keyprefix of its own"
+)
 
 _living: weakref.WeakSet[Ownership] = weakref.WeakSet()
 
@@ -83,7 +90,9 @@ class Ownership:
         self._held: list[weakref.ref[Tag]] = []
         #: What goes back as soon as Redis lets us: (tags, whether that counts, how often to look for them).
         self._returns: deque[tuple[list[str], bool, int]] = deque()
+        self._said: set[str] = set()
         self._retired = False
+        self._leaving = False
         self._foreign = False
         self._failing = False
         self._forced_collections = 3
@@ -145,13 +154,16 @@ class Ownership:
             self._on_start(self._wire)
 
     def _guarded(self, step: Callable[[], Any]) -> bool:
-        """Do a step; say once, not at each turn, that Redis does not let us."""
+        """Do a step; say once, not at each turn, what keeps us from it. Nothing ends the thread: silent is dead."""
         try:
             step()
         except (RedisError, OSError) as exc:
             if not self._failing:
                 logger.warning("consumer %s cannot reach Redis (%s); it keeps trying", self.owner, exc)
             self._failing = True
+            return False
+        except Exception as exc:
+            self._say_once("the heart of consumer %s stumbled, and goes on", self.owner, exc)
             return False
         if self._failing:
             logger.info("consumer %s reaches Redis again", self.owner)
@@ -169,10 +181,25 @@ class Ownership:
             )
             if known:
                 self._last_beat = started
-            elif not self._retired:
+            elif not (self._retired or self._leaving):
                 self.renew()
         for owner in dead:
-            self.bury(owner.decode())
+            self._bury_if_possible(owner.decode())
+
+    def _bury_if_possible(self, owner: str) -> None:
+        """What is wrong with one dead owner's messages must not keep those of the others, nor this consumer's own."""
+        try:
+            self.bury(owner)
+        except (exceptions.ConnectionError, exceptions.TimeoutError, OSError):
+            raise
+        except Exception as exc:
+            self._say_once("what the dead consumer %s had in flight cannot be returned; it is tried again", owner, exc)
+
+    def _say_once(self, text: str, about: str, exc: Exception | None) -> None:
+        said = text % about + repr(exc)
+        if said not in self._said:
+            self._said.add(said)
+            logger.error(text, about, exc_info=exc)
 
     def is_fresh(self) -> bool:
         """Whether nobody can have taken this owner for dead: its last beat is younger than the timeout."""
@@ -204,10 +231,12 @@ class Ownership:
     def take_acks(self) -> list[str]:
         """The noted acks, for the caller to send. Acks of an earlier name are dropped: their records are gone."""
         acks, mine = [], f"{self.owner}:"
-        while self._acks:
-            tag = self._acks.popleft()
-            if tag.startswith(mine):
-                acks.append(tag)
+        # The consumer and the thread both take: what is there a moment before need not be there any more.
+        with suppress(IndexError):
+            while True:
+                tag = self._acks.popleft()
+                if tag.startswith(mine):
+                    acks.append(tag)
         return acks
 
     def put_back_acks(self, acks: Iterable[str]) -> None:
@@ -245,10 +274,13 @@ class Ownership:
         """Send the last acks, return everything else and end. `untouched` are tags that were never delivered."""
         if self._foreign or self._stopped.is_set():
             return
-        acks, inflight = self.take_acks(), self.keys.inflight(self.owner)
+        with self._beating:
+            # From here on no beat may find the name gone and take another: what is in flight is under this one.
+            self._leaving, owner = True, self.owner
+        acks, inflight = self.take_acks(), self.keys.inflight(owner)
         try:
-            if self._wire.call(scripts.LEAVE, [self.keys.consumers, inflight], [self.owner, *acks]):
-                self._return(self.owner, (), exclude=True, counted=False, untouched=untouched, must_be_dead=False)
+            if self._wire.call(scripts.LEAVE, [self.keys.consumers, inflight], [owner, *acks]):
+                self._return(owner, (), exclude=True, counted=False, untouched=untouched, must_be_dead=False)
         except BaseException:
             self.put_back_acks(acks)
             raise
@@ -292,18 +324,26 @@ class Ownership:
         A message is read, marked here, and moved by a script that puts the marked text in place of its record.
         Its record stays until then, so a crash in between loses nothing.
         """
-        inflight, total = self.keys.inflight(owner), 0
+        inflight, total, stuck = self.keys.inflight(owner), 0, list[str]()
         names = [self.keys.consumers, inflight, self.keys.oldest(owner)]
         while True:
-            found: list[bytes] = self._wire.call(scripts.PEEK, [inflight], [PAGE, "1" if exclude else "0", *tags])
+            listed = [*tags, *stuck] if exclude else [tag for tag in tags if tag not in stuck]
+            found: list[bytes] = self._wire.call(scripts.PEEK, [inflight], [PAGE, "1" if exclude else "0", *listed])
             moves: list[str] = []
             for tag, text in zip(found[::2], found[1::2], strict=True):
                 name = tag.decode()
                 moves += (name, "" if name in untouched else redelivered(text, counted=counted))
-            given: int = self._wire.call(scripts.GIVE_BACK, names, [owner, "1" if must_be_dead else "0", *moves])
-            total += max(given, 0)
+            given, *left = self._wire.call(scripts.GIVE_BACK, names, [owner, "1" if must_be_dead else "0", *moves])
+            total += max(int(given), 0)
+            stuck += [tag.decode() for tag in left[::2]]
+            for queue in dict.fromkeys(left[1::2]):
+                self._say_once(NO_LIST, queue.decode(), None)
             if given < 0 or len(moves) < 2 * PAGE:
-                return total
+                break
+        if stuck and not exclude:
+            # Nobody else looks for them as long as this owner lives.
+            self._returns.append((stuck, counted, 1))
+        return total
 
     # -- after the channel -----------------------------------------------------------------------------------------
 

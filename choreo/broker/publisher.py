@@ -1,12 +1,14 @@
 """Sending: an event becomes one broadcast, and the broker says that it has it."""
 
 import logging
+import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from typing import Any
+from weakref import WeakSet
 
 from kombu import Connection, Exchange
 
@@ -59,6 +61,7 @@ class Publisher:
         self._lines = Lines(self._new_line)
         self._counting = threading.Lock()
         self.unheard: Counter[str] = Counter()
+        _all.add(self)
 
     def announce(self, envelopes: Iterable[Envelope]) -> None:
         """
@@ -122,6 +125,10 @@ class Publisher:
         """Drop the connections that are not in use. Publishing again makes new ones."""
         self._lines.close()
 
+    def after_fork(self) -> None:
+        # A thread that does not exist here may have held it.
+        self._counting = threading.Lock()
+
     def _deliver(self, messages: Sequence[Message]) -> list[Post]:
         posts = [Post(message) for message in messages]
         self._attempt(posts)
@@ -147,11 +154,26 @@ class Publisher:
                         self._attempt([post])
                 elif attempt == len(PAUSES) or not line.is_passing(error):
                     _refuse(posts, line.why(error))
+                else:
+                    # What broke this line, most likely broke those that wait as well; there are more than attempts.
+                    self._lines.close()
 
     def _new_line(self) -> Line:
         connection = self._connect()
         kind = RabbitLine if connection.transport.driver_type == "amqp" else VirtualLine
         return kind(connection, self._exchange)
+
+
+_all: "WeakSet[Publisher]" = WeakSet()
+
+
+def _renew_locks() -> None:
+    for publisher in _all:
+        publisher.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)
 
 
 def _check(posts: Sequence[Post], things: Sequence[Any]) -> None:

@@ -11,13 +11,14 @@ What is not a readable event never reaches Celery, which would drop it or die of
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from choreo.broker.declaring import SteadyQueue
-from choreo.broker.incoming import Headers, Incoming
+from choreo.broker.incoming import Headers, Incoming, short
 from choreo.broker.keys import INBOX
 from choreo.envelope import Envelope
-from choreo.errors import EnvelopeError, StoreError, UnansweredError
+from choreo.errors import EnvelopeError, UnansweredError
 from choreo.message import Message
 from choreo.names import named_id
 
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 STORE_PAUSE = 1.0
 #: Keeps what cannot be read: handler, message, what is wrong with it.
 Park = Callable[[str, Message, Exception], None]
+#: The headers of a notice of a dead letter: see `Service.notice`.
+_NOTICE = frozenset("lang task id root_id parent_id argsrepr kwargsrepr origin".split())
 
 #: Where a handler remembers what it has done, for `choreo.broker.keys.INBOX`.
 Inbox = Callable[[str], str]
@@ -65,7 +68,16 @@ class GuardedQueue(SteadyQueue):
         return str(super().consume(consumer_tag, on_delivery, no_ack, nowait, on_cancel))
 
     def prepare(self, message: Any) -> None:
-        """Make the delivery one that Celery can run. Raises `EnvelopeError` when it cannot be."""
+        """Make the delivery one that Celery can run. Raises `EnvelopeError`, and nothing else, when it cannot be."""
+        try:
+            self.read(message)
+        except EnvelopeError:
+            raise
+        except Exception as error:  # one delivery that nobody thought of must not end every worker of the service
+            raise EnvelopeError(f"it cannot be read: {short(error)}") from error
+
+    def read(self, message: Any) -> None:
+        """What `prepare` does. It may raise anything."""
         raise NotImplementedError
 
     def origin(self, message: Any) -> tuple[str, str]:  # noqa: ARG002 - the dead-letter queue asks the message
@@ -101,7 +113,7 @@ class GuardedQueue(SteadyQueue):
         handler, queue = self.origin(message)
         try:
             self.park(handler, Incoming(message).raw(queue), error)
-        except StoreError as trouble:
+        except Exception as trouble:  # above all a `StoreError`; none is worth the worker
             # It may be the only copy: keep it in the queue until the store is back, and do not ask all the time.
             logger.error("%s could not keep a dead letter, it stays in the queue: %s", self.name, trouble)
             time.sleep(STORE_PAUSE)
@@ -119,7 +131,7 @@ class HandlerQueue(GuardedQueue):
         self._create_bindings(nowait=nowait, channel=channel)
         return str(self.name)
 
-    def prepare(self, message: Any) -> None:
+    def read(self, message: Any) -> None:
         incoming = Incoming(message)
         # A virtual transport that gives a delivery back to its queue may do so as what it has become below.
         event, retries = incoming.event(self.handler)
@@ -138,25 +150,29 @@ class DeadLetterQueue(HandlerQueue):
     attrs = (*HandlerQueue.attrs, ("prefix", None))
     prefix: str
 
-    def prepare(self, message: Any) -> None:
+    def read(self, message: Any) -> None:
         incoming = Incoming(message)
         if incoming.headers.get("task") != self.handler:
             event, _ = incoming.event()
             raise UnansweredError("the broker delivered it too often without an answer", event.envelope)
-        # Only choreo writes here; whatever else Celery might read in the headers is none of ours.
+        # Only choreo writes here; whatever else Celery might read in the headers is none of ours, and is left out.
         strange = (
             not isinstance(incoming.headers.get("id"), str) or {"eta", "expires", "timelimit"} & incoming.headers.keys()
         )
         match incoming.body():
-            case [[str()], {}, {}] if not strange:
+            case [[str() as letter], dict(kwargs), dict(embed)] if not (strange or kwargs or any(embed.values())):
+                told = {name: text for name, text in incoming.headers.items() if name in _NOTICE and type(text) is str}
+                headers = told | {"retries": 0, "ignore_result": True}
+                incoming.become(headers, [[letter], {}, {}], {"exchange": "", "routing_key": self.name})
                 return
         raise EnvelopeError("it is not a notice of a dead letter")
 
     def origin(self, message: Any) -> tuple[str, str]:
-        try:
-            queue = str(Incoming(message).headers.get("x-first-death-queue") or self.name)
-        except EnvelopeError:
-            queue = self.name
+        queue = self.name
+        with suppress(EnvelopeError):
+            named = Incoming(message).headers.get("x-first-death-queue")
+            # Half a surrogate pair is no name that the store could keep a letter under.
+            queue = named if isinstance(named, str) and named and named.isprintable() else queue
         return queue.removeprefix(self.prefix or ""), queue
 
 

@@ -56,6 +56,7 @@ from functools import cached_property
 from queue import Empty
 from time import monotonic
 from typing import Any
+from uuid import uuid4
 
 from kombu.transport import TRANSPORT_ALIASES, virtual
 from kombu.transport import redis as kombu_redis
@@ -172,6 +173,8 @@ class Channel(kombu_redis.Channel):
         self._expecting = True
         self._sequence = 0
         self._noack: set[str] = set()
+        #: The keys that were named as being no queues.
+        self._named: set[bytes] = set()
         #: Where the handlers of consumed queues remember what they have done: see lua/claim.lua.
         self._inboxes: dict[str, str] = {}
         self._delivering: int | None = None
@@ -333,7 +336,7 @@ class Channel(kombu_redis.Channel):
                 self.global_keyprefix + self.keyprefix_binding_permanent % exchange,
                 self.keys.routes(exchange),
             ],
-            [exchange, *members],
+            [exchange, uuid4().hex, *members],
         )
         self._watch_bindings()
 
@@ -351,6 +354,7 @@ class Channel(kombu_redis.Channel):
                 prefix + self.keyprefix_queue % "",
                 prefix + self.keyprefix_binding_permanent % "",
                 self.keys.routes(""),
+                uuid4().hex,
             ],
         )
         super().queue_delete(queue, if_unused=if_unused, **kwargs)
@@ -423,6 +427,7 @@ class Channel(kombu_redis.Channel):
             self._own().beat()
             return self.basic_get(queue, no_ack, **kwargs)
         self._maybe_update_queues_expire(self._shared_client, queue)
+        answer = self._without_troubles(answer)
         if len(answer) == 1:
             return None
         message = self.Message(self._payload(answer[2].decode(), answer[3]), channel=self)
@@ -457,6 +462,9 @@ class Channel(kombu_redis.Channel):
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         """Take messages: at once if some may be there or acks wait to be sent, else when a token comes, or its time."""
+        if self._taking is not None:
+            # Kombu gave up a connection that was silent for too long, and the answer to the take with it.
+            self._forget_taking()
         queues = self._queue_cycle.consume(len(self.active_queues))
         if not queues:
             return
@@ -548,6 +556,7 @@ class Channel(kombu_redis.Channel):
             with _serving():
                 self._own().beat()
             raise Empty()
+        answer = self._without_troubles(answer)
         self._expecting = answer[0] == 1
         # Some of the time is kept in hand for what lies between looking at the clock and calling the handler.
         certain_until = asked_at + float(self.consumer_timeout) * CERTAIN
@@ -562,6 +571,17 @@ class Channel(kombu_redis.Channel):
             return self.deliver_one()
         self._deliver_slice()
         return True
+
+    def _without_troubles(self, answer: list[Any]) -> list[Any]:
+        """The answer to a take without the queues that are none, of which each is named once."""
+        taken = answer[:1]
+        for i in range(1, len(answer), 4):
+            if answer[i] > 0:
+                taken += answer[i : i + 4]
+            elif answer[i + 2] not in self._named:
+                self._named.add(answer[i + 2])
+                owning.logger.error(owning.NO_LIST, answer[i + 2].decode())
+        return taken
 
     def _forget_taking(self) -> None:
         """The take under way failed: its acks are sent again, and what it took although its answer is lost returns."""

@@ -4,34 +4,33 @@ Celery dies of some messages and drops others. Here too, what it could not run i
 """
 
 from collections.abc import Callable, Container
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
-from choreo.broker.incoming import Headers, Incoming
+from choreo.broker.incoming import Headers, Incoming, brief
 from choreo.broker.queue import GuardedQueue
 from choreo.errors import EnvelopeError
-from choreo.message import JSON
 
 
 class TaskQueue(GuardedQueue):
-    """A queue of calls to ``tasks()``, the tasks that the service has by name."""
+    """A queue of calls to ``tasks()``, the tasks that the service has by name, in the content types of ``accept()``."""
 
-    attrs = (*GuardedQueue.attrs, ("tasks", None))
+    attrs = (*GuardedQueue.attrs, ("tasks", None), ("accept", None))
     tasks: Callable[[], Container[str]]
+    accept: Callable[[], Container[str]]
 
-    def prepare(self, message: Any) -> None:
+    def read(self, message: Any) -> None:
         incoming = Incoming(message)
         headers = incoming.headers
         task = headers.get("task")
         if not isinstance(task, str) or task not in self.tasks():
-            raise EnvelopeError(f"the service has no task {task!r}")
+            raise EnvelopeError(f"the service has no task {brief(task)}")
         _check_headers(headers)
-        # Other serializers are the user's choice (accept_content), and Celery's to read.
-        if incoming.content_type in (JSON, None):
-            match incoming.body():
-                case [list(), dict(), dict() | None]:
-                    return
-            raise EnvelopeError("the body is not that of a task message")
+        # Which serializers there are is the user's choice (accept_content); what Celery could not read, it would drop.
+        match incoming.decoded(self.accept()):
+            case [list() | tuple(), dict(), dict() | None]:
+                return
+        raise EnvelopeError("the body is not that of a task message")
 
     def source(self) -> tuple[dict[str, Any], list[str]]:
         exchange: dict[str, Any] = self.exchange.as_dict(recurse=True)
@@ -40,23 +39,32 @@ class TaskQueue(GuardedQueue):
 
 def _check_headers(headers: Headers) -> None:
     if not isinstance(headers.get("id"), str):
-        raise EnvelopeError(f"the id is {headers.get('id')!r}, not a text")
+        raise EnvelopeError(f"the id is {brief(headers.get('id'))}, not a text")
     if not isinstance(headers.get("retries") or 0, int):
-        raise EnvelopeError(f"retries is {headers['retries']!r}, not a number")
+        raise EnvelopeError(f"retries is {brief(headers['retries'])}, not a number")
     for name in ("eta", "expires"):
         if not _is_time(headers.get(name)):
-            raise EnvelopeError(f"{name} is {headers[name]!r}, not a timestamp")
+            raise EnvelopeError(f"{name} is {brief(headers[name])}, not a timestamp")
     match headers.get("timelimit"):
         case None | [int() | float() | None, int() | float() | None]:
-            return
-    raise EnvelopeError(f"timelimit is {headers['timelimit']!r}, not two numbers")
+            pass
+        case limit:
+            raise EnvelopeError(f"timelimit is {brief(limit)}, not two numbers")
+    # Celery looks these up among what was revoked.
+    names, stamps = headers.get("stamped_headers"), headers.get("stamps")
+    if not (names is None or (isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names))):
+        raise EnvelopeError(f"stamped_headers is {brief(names)}, not a list of names")
+    if not (stamps is None or isinstance(stamps, dict)):
+        raise EnvelopeError(f"stamps is {brief(stamps)}, not a table")
 
 
 def _is_time(value: Any) -> bool:
-    if value is None or isinstance(value, datetime):
+    if value is None:
         return True
     try:
-        datetime.fromisoformat(value)
-    except (TypeError, ValueError):
+        time = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+        # At both ends of the calendar there are times that do not exist elsewhere.
+        time.astimezone(UTC)
+    except (TypeError, ValueError, OverflowError, OSError):
         return False
     return True

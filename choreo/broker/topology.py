@@ -42,6 +42,9 @@ HANDLER_QUEUE = {
     "x-overflow": "reject-publish",
 }
 
+#: The queue of notices has nowhere to give up to, and RabbitMQ 4 would drop what it has delivered 20 times.
+LETTERS_QUEUE = {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000_000}
+
 
 class Topology:
     """Where the events of a service go in and come out. ``namespace`` keeps platforms on one broker apart."""
@@ -53,6 +56,7 @@ class Topology:
         subscriptions: Iterable[Subscription],
         park: Park,
         tasks: Callable[[], Container[str]],
+        accept: Callable[[], Container[str]],
         inbox: Inbox | None = None,
     ) -> None:
         self.service = service
@@ -60,6 +64,7 @@ class Topology:
         self._subscriptions = subscriptions
         self._park = park
         self._tasks = tasks
+        self._accept = accept
         self._inbox = inbox
         self.exchange = Exchange(self.name_of("choreo.events"), type="topic", durable=True)
 
@@ -81,7 +86,7 @@ class Topology:
         letters = DeadLetterQueue(
             self.dead_letter_queue,
             routing_key=self.dead_letter_queue,
-            queue_arguments={"x-queue-type": "quorum"},
+            queue_arguments=LETTERS_QUEUE,
             handler=f"{self.service}.dead_letters",
             park=self._park,
             prefix=self.name_of(""),
@@ -93,6 +98,7 @@ class Topology:
             handler=self.service,
             park=self._park,
             tasks=self._tasks,
+            accept=self._accept,
         )
         return [*handlers, letters, tasks]
 

@@ -50,10 +50,17 @@ from choreo.store.redis import RedisStore, failed
 
 
 class StoreBesideBroker(RedisStore):
-    """See `choreo.store.Store`. ``exchange`` is the one on which events are announced."""
+    """
+    See `choreo.store.Store`. ``exchange`` is the one on which events are announced.
 
-    def __init__(self, url: str, terms: Terms, prefix: str, exchange: str, broker_prefix: str = "") -> None:
+    ``broker_prefix`` and ``sep`` are the transport options `global_keyprefix` and `sep`.
+    """
+
+    def __init__(
+        self, url: str, terms: Terms, prefix: str, exchange: str, broker_prefix: str = "", sep: str = Channel.sep
+    ) -> None:
         super().__init__(url, terms, prefix)
+        self._sep = sep
         self._keys = Keys(broker_prefix)
         self._routing = [broker_prefix + Channel.keyprefix_queue % exchange, self._keys.routes(exchange)]
 
@@ -61,7 +68,7 @@ class StoreBesideBroker(RedisStore):
         inflight, tag = claim.receipt or ("", "")
         keys = [*self._settlement_keys(claim), *self._routing, *filter(None, [inflight])]
         args = self._settlement_args(claim, settlement, settlement.scheduled)
-        args += [Channel.sep, self._keys.prefix, self._keys.token(""), tag, *_placed(list(settlement.sent.values()))]
+        args += [self._sep, self._keys.prefix, self._keys.token(""), tag, *_placed(list(settlement.sent.values()))]
         if settlement.line is not None and tag:
             told = partial(self._tell_later, settlement)
             if settlement.line.send(Commit(tag, self._script("commit_beside"), keys, args, told)):

@@ -63,8 +63,9 @@ class BindingKeeper(threading.Thread):
     def _look(self) -> None:
         service = self._app.service_name
         answer = self._app.store.declare(service, self._worker, self._declared, TTL)
-        if self._began and not answer.known:
-            # Silent for too long: somebody may have removed what this worker declares.
+        if self._began:
+            # Somebody may have removed what this worker declares: while it was silent for too long, or just before it
+            # said so. Whoever removed it makes it again, unless the store or a kill comes in between.
             self._bindings.make(self._declared)
         self._began = True
         if answer.stale:

@@ -1,7 +1,6 @@
 """The task that tells a service of its dead letters."""
 
 import logging
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, ClassVar
@@ -10,12 +9,12 @@ from uuid import uuid4
 from celery.exceptions import Reject
 
 from choreo.broker.keys import Lease
-from choreo.broker.queue import STORE_PAUSE
 from choreo.dead_letter import DeadLetter
 from choreo.errors import DeadLetterError, StoreError
 from choreo.reaction import describe
 from choreo.store import Claim, Scheduled, Settlement, Verdict
 from choreo.worker.failure import harmless, is_stop
+from choreo.worker.outage import outlast
 from choreo.worker.task import SafeTask
 
 logger = logging.getLogger(__name__)
@@ -51,9 +50,9 @@ class DeadLetterTask(SafeTask):
         try:
             return self._tell(letter_id)
         except StoreError as error:
-            logger.error("%s: %s; it stays in its queue", letter_id, error)
+            logger.error("%s: %s; it is held until the store is back", letter_id, error)
             with suppress(BaseException):
-                time.sleep(STORE_PAUSE)
+                outlast(self.app.store)
             raise Reject(error, requeue=True) from error
 
     def _tell(self, letter_id: str) -> str:

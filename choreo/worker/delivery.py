@@ -59,7 +59,7 @@ class Delivery:
         self.attempt = attempt
         self.lease = lease
         #: Where its commit can be sent ahead, if the handler has succeeded.
-        self.line = None if _is_stopping() else line
+        self.line = None if is_stopping() else line
         #: Whether what became of it is recorded: whatever happens now, it need not come again.
         self.settled = False
         self.claim = self.make_claim()
@@ -94,7 +94,7 @@ class Delivery:
         return Claim(name, unit, lease.tag, self.attempt, (lease.inflight, lease.tag))
 
     def begin(self) -> Begun:
-        if self.lease is not None and self.lease.holds(self.claim.unit, self.claim.attempt) and not _is_stopping():
+        if self.lease is not None and self.lease.holds(self.claim.unit, self.claim.attempt) and not is_stopping():
             # Who runs one handler at a time has begun the oldest of what it took, without saying so.
             if not self.app.one_at_a_time:
                 self.store.start(self.claim)
@@ -263,7 +263,7 @@ class Delivery:
         return Reason.EXHAUSTED if self.subscription.retry.covers(error) else Reason.REFUSED
 
 
-def _is_stopping() -> bool:
+def is_stopping() -> bool:
     """A worker that stops gives back what it has not begun, and with that the claims on it."""
     # Celery writes an exit code there, which may be 0.
     flags = worker_state.should_stop, worker_state.should_terminate

@@ -19,6 +19,7 @@ from choreo.subscription import Subscription
 from choreo.worker.delivery import Delivery
 from choreo.worker.failure import is_stop
 from choreo.worker.join import JoinDelivery
+from choreo.worker.outage import outlast
 from choreo.worker.task import SafeTask
 
 logger = logging.getLogger(__name__)
@@ -50,11 +51,13 @@ class HandlerTask(SafeTask):
             # acknowledging would lose the event.
             what = delivery or self.name
             if isinstance(error, StoreError):
-                logger.error("%s: %s; it stays in its queue", what, error)
+                logger.error("%s: %s; it is held until the store is back", what, error)
+                with suppress(BaseException):
+                    outlast(self.app.store)
             else:
                 logger.exception("%s could not be settled; it stays in its queue", what)
-            with suppress(BaseException):
-                time.sleep(STORE_PAUSE)
+                with suppress(BaseException):
+                    time.sleep(STORE_PAUSE)
             raise Reject(error, requeue=True) from error
 
     def delivery(self, envelope: Envelope) -> Delivery:
@@ -74,9 +77,9 @@ class HandlerTask(SafeTask):
 
 
 def read(event: str | dict[str, Any]) -> Envelope:
+    """The event that a task message carries. Raises `EnvelopeError` when it is none."""
     if isinstance(event, EventText):
         return event.envelope
-    """The event that a task message carries. Raises `EnvelopeError` when it is none."""
     try:
         return Envelope.from_wire(json.loads(event) if isinstance(event, str) else event)
     except (ValueError, RecursionError) as error:

@@ -11,6 +11,7 @@ from choreo.message import Message
 from choreo.store import Begun, Claim, Outcome, Scheduled, Settlement, Verdict
 from tests.contract.place import HANDLER, RUN, Place, Worker
 from tests.contract.redis_broker import TIMEOUT
+from tests.unit.events import envelope
 
 
 def test_what_is_taken_is_claimed_by_the_taker(place: Place, worker: Worker):
@@ -381,3 +382,31 @@ def test_a_service_says_where_its_plain_handlers_remember_and_leaves_joins_and_o
     }
     assert queues("memory:") == {"payment.charge": "", "payment.both": ""}
     assert queues("redis://127.0.0.1:1/5") == {"payment.charge": "", "payment.both": ""}
+
+
+#: What Celery's documentation says to set for priorities.
+PRIORITIES = {"priority_steps": list(range(10)), "sep": ":", "queue_order_strategy": "priority"}
+
+
+def test_what_a_handler_announces_reaches_its_queues_with_celerys_documented_options_for_priorities(
+    redis_url: str, namespace: str
+):
+    settings = {"choreo_namespace": namespace, "broker_transport_options": PRIORITIES}
+    app = Service("payment", config=settings, broker=redis_url, set_as_current=False)
+
+    @app.on(Placed)
+    def charge(event: Placed) -> None: ...
+
+    placed = Message.carrying(
+        envelope(Placed(number=7)), exchange=app.topology.exchange.name, routing_key="order.placed"
+    )
+    with app.connection_for_write() as connection:
+        queue = app.amqp.queues[app.topology.name_of("payment.charge")](connection.default_channel)
+        queue.declare()
+        claim = Claim("payment.charge", "e-1", "A")
+        app.store.begin(claim)
+
+        committed = app.store.commit(claim, Settlement(sent={"event:1": placed}))
+
+        assert committed.unheard == []
+        assert queue.get(no_ack=True).payload[0][0]["data"] == {"number": 7}

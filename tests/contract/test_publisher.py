@@ -3,9 +3,11 @@
 import asyncio
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,6 +16,7 @@ from kombu import Queue
 
 from choreo import Event, PublishError, Service
 from choreo.broker import confirms, lines
+from choreo.broker.lines import Post
 from choreo.errors import DeclarationError, EventTooLargeError
 from choreo.message import Message
 from tests.chaos.proxy import Proxy
@@ -366,6 +369,25 @@ def test_a_mistyped_policy_is_refused(make_app: AppMaker) -> None:
         make_app("memory://", choreo_unheard="errors").publish(OrderForgotten())
 
 
+@both
+def test_many_connections_that_broke_while_idle_cost_no_event(
+    app: Service, far_app: Service, ear: Ear, proxy: Proxy
+) -> None:
+    envelope = app.publish(OrderPlaced(number=1))
+    with ExitStack() as lines_of_threads:
+        for _ in range(8):
+            lines_of_threads.enter_context(far_app.publisher._lines.one()).send(
+                [Post(far_app.publisher.broadcast(envelope))]
+            )
+    assert len(far_app.publisher._lines._idle) == 8
+    ear.heard()
+
+    proxy.cut()
+    far_app.publish(OrderPlaced(number=2))
+
+    assert ear.numbers() == [2]
+
+
 # -- threads, forks, async --------------------------------------------------------------------------------------------
 
 
@@ -388,6 +410,19 @@ def test_eight_threads_lose_nothing(app: Service, ear: Ear) -> None:
 
     assert not failures
     assert ear.numbers() == list(range(1600))
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_child_counts_though_a_thread_of_its_parent_was_counting(make_app: AppMaker) -> None:
+    publisher = make_app("memory://").publisher
+    with publisher._counting:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(5)
+            publisher.note_unheard([Message("e", "order.forgotten", b"")])
+            os._exit(publisher.unheard.total())
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
 
 
 @both

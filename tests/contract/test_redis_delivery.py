@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -16,6 +17,7 @@ from kombu.asynchronous import Hub
 
 from choreo.broker import scripts
 from choreo.broker.keys import Lease
+from choreo.broker.ownership import Ownership
 from choreo.broker.packing import UNREADABLE
 from choreo.local.server import EmbeddedServer
 from tests.contract.redis_broker import EVENTS, TIMEOUT, TRANSPORT, Corner, Reader, proxy_to
@@ -250,6 +252,60 @@ def test_the_scripts_are_loaded_again_when_the_server_forgot_them(corner: Corner
     assert corner.in_flight() == {}
 
 
+def test_a_key_of_another_kind_in_place_of_a_queue_is_named_once_and_the_other_queues_go_on(
+    corner: Corner, caplog: pytest.LogCaptureFixture
+):
+    reader = corner.reader("good", "bad", prefetch=10)
+    assert reader.nothing(0.1)
+    corner.redis.hset(corner.prefix + "bad", "x", 1)
+    fill(corner, "good", 1, 2)
+
+    reader.drain(2)
+    before = corner.redis.info("commandstats")["cmdstat_evalsha"]["calls"]
+    assert reader.nothing(1.5)
+
+    assert reader.bodies == [1, 2]
+    assert caplog.text.count(f"the key {corner.prefix}bad in Redis is no list") == 1
+    assert corner.redis.info("commandstats")["cmdstat_evalsha"]["calls"] - before < 20, "it does not ask all the time"
+    assert corner.connect().channel().basic_get("bad") is None
+    corner.redis.delete(corner.prefix + "bad")
+    fill(corner, "bad", 3)
+    assert reader.drain(3)[-1].payload == 3
+
+
+@pytest.mark.parametrize("count", [2, 450])
+def test_what_cannot_go_back_to_its_queue_keeps_nothing_else_from_going_back(
+    corner: Corner, count: int, caplog: pytest.LogCaptureFixture
+):
+    for n in range(count):
+        corner.put("bad" if n % 2 else "good", n)
+    dead = corner.reader("good", "bad", prefetch=count)
+    dead.drain(count)
+    dead.die()
+    corner.redis.hset(corner.prefix + "bad", "x", 1)
+    other = corner.reader("third")
+    assert other.nothing(0.1)
+
+    eventually(lambda: len(corner.waiting("good")) == count / 2, timeout=TIMEOUT * 5)
+
+    assert sum(corner.in_flight().values()) == count / 2
+    corner.redis.delete(corner.prefix + "bad")
+    eventually(lambda: corner.bodies("bad") == list(range(1, count, 2)), timeout=TIMEOUT * 5)
+    assert caplog.text.count("is no list") == 1
+
+
+def test_a_requeued_message_waits_until_its_queue_is_one_again(corner: Corner):
+    fill(corner, "q", 1)
+    reader = corner.reader("q", consumer_timeout=60)
+    [message] = reader.drain(1)
+    corner.redis.hset(corner.prefix + "q", "x", 1)
+
+    message.requeue()
+    corner.redis.delete(corner.prefix + "q")
+
+    assert reader.drain(2, timeout=20)[-1].payload == 1
+
+
 # -- the lease ---------------------------------------------------------------------------------------------------------
 
 
@@ -367,6 +423,42 @@ def test_acks_are_sent_before_the_channel_ends(corner: Corner):
     assert corner.in_flight() == {}
 
 
+def test_a_beat_while_its_consumer_leaves_does_not_keep_the_messages_from_going_back(
+    corner: Corner, monkeypatch: pytest.MonkeyPatch
+):
+    fill(corner, "q", 1)
+    reader = corner.reader("q")
+    reader.drain(1)
+    own = reader.channel._ownership
+    call = own._wire.call
+
+    def beat_just_after_leaving(script: scripts.Script, *args):
+        answer = call(script, *args)
+        if script is scripts.LEAVE:
+            own.beat()
+        return answer
+
+    monkeypatch.setattr(own._wire, "call", beat_just_after_leaving)
+    reader.close()
+
+    assert corner.bodies("q") == [1]
+    assert corner.in_flight() == {}
+    assert corner.owners() == []
+
+
+def test_acks_that_another_thread_takes_first_are_no_error(corner: Corner):
+    class Emptied(deque):
+        def popleft(self):
+            self.clear()
+            return super().popleft()
+
+    reader = corner.reader("q")
+    own = reader.channel._own()
+    own._acks = Emptied([f"{own.owner}:1"])
+
+    assert own.take_acks() == []
+
+
 # -- dying -------------------------------------------------------------------------------------------------------------
 
 
@@ -382,6 +474,44 @@ def test_the_messages_of_a_dead_consumer_come_back_and_are_counted(corner: Corne
     assert survivor.bodies == [1, 2]
     assert [message.headers["x-delivery-count"] for message in survivor.messages] == [1, 1]
     eventually(lambda: len(corner.owners()) == 1)
+
+
+def test_a_message_that_cannot_be_counted_comes_back_and_ends_no_heart(corner: Corner):
+    text = b'{"body": "1", "content-type": "application/json", "content-encoding": "utf-8", '
+    text += b'"headers": {"x-delivery-count": Infinity}, "properties": {}}'
+    corner.redis.lpush(corner.prefix + "q", text)
+    dead = corner.reader("q")
+    dead.drain(1)
+    dead.die()
+    survivor = corner.reader("q")
+
+    survivor.drain(1, timeout=TIMEOUT * 4)
+
+    assert survivor.channel._ownership._thread.is_alive()
+
+
+@pytest.mark.parametrize("step", ["_catch_up", "repair_bindings", "bury", "_first_look"])
+def test_nothing_that_a_heart_stumbles_over_makes_it_stop(
+    corner: Corner, step: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def stumble(*_) -> None:
+        raise OverflowError("nobody thought of this")
+
+    monkeypatch.setattr(Ownership, step, stumble)
+    fill(corner, "q", 1, 2)
+    dead = corner.reader("q")
+    dead.drain(1)
+    dead.die()
+    living = corner.reader("q")
+    living.drain(1)
+
+    assert living.nothing(TIMEOUT * 3) or step != "bury"
+
+    own = living.channel._ownership
+    assert own.owner in corner.owners()
+    assert own._thread.is_alive()
+    said = dead.messages[0].delivery_info["choreo_owner"] if step == "bury" else own.owner
+    assert sum(said in line and "ERROR" in line for line in caplog.text.splitlines()) == 1
 
 
 def test_one_service_acking_does_not_take_the_crash_protection_from_another(corner: Corner):
@@ -454,6 +584,7 @@ def answer_lost(corner: Corner, port: int, **options) -> Iterator[Reader]:
         url = corner.url.replace(f":{port}/", f":{proxy.port}/")
         reader = corner.reader("q", url=url, socket_timeout=1, **options)
         reader.channel._own()
+        reader.channel.wire.load(scripts.TAKE)
         fill(corner, "q", 1)
         proxy.set("drop_down")
         with suppress(TimeoutError):
@@ -487,7 +618,89 @@ def test_a_lost_answer_comes_back_although_its_consumer_lives_on(corner: Corner,
     assert other.bodies == [1]
 
 
+def test_a_lost_answer_on_a_socket_that_stays_open_comes_back_once_kombu_gives_the_socket_up(
+    corner: Corner, redis_server: EmbeddedServer
+):
+    with proxy_to(redis_server.port) as proxy:
+        url = corner.url.replace(f":{redis_server.port}/", f":{proxy.port}/")
+        reader = corner.reader("q", url=url, consumer_timeout=60)
+        reader.channel._own()
+        reader.channel.wire.load(scripts.TAKE)
+        fill(corner, "q", 1)
+        proxy.set("drop_down")
+        with suppress(TimeoutError):
+            reader.connection.drain_events(timeout=0.5)
+        assert list(corner.in_flight().values()) == [1]
+        proxy.set("ok")
+        reader.channel.health_check_interval = 1
+
+        eventually(lambda: reader.nothing(0.2) is False, timeout=10, reason="long before the timeout of 60 s")
+
+        assert reader.bodies == [1]
+
+
+def test_a_patient_consumer_returns_what_a_less_patient_one_died_with(corner: Corner):
+    fill(corner, "q", 1)
+    dead = corner.reader("q")
+    dead.drain(1)
+    dead.die()
+    fill(corner, "other", 2)
+    # It takes nothing more, so that its beats are the only signs of life that it gives.
+    patient = corner.reader("other", prefetch=1, consumer_timeout=TIMEOUT * 4)
+    patient.drain(1)
+
+    eventually(lambda: corner.bodies("q") == [1], timeout=TIMEOUT * 10)
+
+
 # -- what the scripts decide and no consumer shows by itself -----------------------------------------------------------
+
+
+def beat(corner: Corner, owner: str) -> list[bytes]:
+    """One beat of an owner; who is dead."""
+    keys = [f"{corner.prefix}_choreo.consumers", f"{corner.prefix}_choreo.inflight.{owner}"]
+    _, *dead = corner.connect().channel().wire.call(scripts.BEAT, keys, [owner, owner.rpartition("-")[2], "0"])
+    return dead
+
+
+def heard_of(corner: Corner, owner: str, ago: float) -> None:
+    """As if the owner had given its last sign of life so many seconds ago."""
+    seconds, microseconds = corner.redis.time()
+    until = seconds * 1000 + microseconds // 1000 + int(owner.rpartition("-")[2]) - int(ago * 1000)
+    corner.redis.zadd(f"{corner.prefix}_choreo.consumers", {owner: until})
+
+
+def test_who_beats_too_rarely_to_know_gives_an_owner_a_second_chance_and_no_third(corner: Corner):
+    heard_of(corner, "judge-6000", ago=2)
+    heard_of(corner, "quick-300", ago=1)
+    assert beat(corner, "judge-6000") == []
+
+    # The server was away, and the owner is back.
+    assert beat(corner, "quick-300") == []
+    heard_of(corner, "judge-6000", ago=2)
+    assert beat(corner, "judge-6000") == []
+    heard_of(corner, "quick-300", ago=1)
+    assert beat(corner, "judge-6000") == [b"quick-300"], "it beat a moment ago, so it knows"
+
+    heard_of(corner, "judge-6000", ago=2)
+    assert beat(corner, "judge-6000") == []
+    time.sleep(0.4)
+    heard_of(corner, "judge-6000", ago=2)
+    assert beat(corner, "judge-6000") == [b"quick-300"]
+
+
+def test_who_was_away_itself_judges_nobody(corner: Corner):
+    heard_of(corner, "quick-300", ago=1)
+    heard_of(corner, "quick-too-300", ago=0)
+    heard_of(corner, "judge-6000", ago=4)
+
+    assert beat(corner, "judge-6000") == []
+
+
+def test_what_a_leaving_owner_left_is_anybodys(corner: Corner):
+    heard_of(corner, "judge-6000", ago=2)
+    corner.redis.zadd(f"{corner.prefix}_choreo.consumers", {"gone-300": 0})
+
+    assert beat(corner, "judge-6000") == [b"gone-300"]
 
 
 @pytest.mark.parametrize("deadline", [None, 0], ids=["buried", "leaving"])

@@ -80,6 +80,35 @@ def test_one_evicted_binding_table_is_repaired_by_everybody_it_concerns(own: Cor
     eventually(lambda: own.publish("order.placed") == 3, timeout=TIMEOUT * 4)
 
 
+def start_another(own: Corner) -> int:
+    Queue("new", EVENTS, routing_key="order.*", channel=own.connect().channel()).declare()
+    return 4
+
+
+def unbind_one(own: Corner) -> int:
+    own.connect().channel().queue_unbind("gone", exchange="events", routing_key="order.*")
+    return 3
+
+
+def delete_one(own: Corner) -> int:
+    own.connect().channel().queue_delete("gone")
+    return 3
+
+
+@pytest.mark.parametrize("meanwhile", [start_another, unbind_one, delete_one])
+def test_an_evicted_binding_table_is_repaired_although_somebody_changes_it_first(
+    own: Corner, meanwhile: Callable[[Corner], int]
+):
+    readers = [own.reader(Queue(f"q{n}", EVENTS, routing_key="order.*")) for n in range(3)]
+    for reader in readers:
+        assert reader.nothing(0.05)
+
+    own.redis.delete("own:_kombu.binding.events", "own:_choreo.routes.events")
+    expected = meanwhile(own)
+
+    eventually(lambda: own.publish("order.placed") == expected, timeout=TIMEOUT * 4)
+
+
 def test_a_living_consumer_does_not_bring_back_a_binding_that_somebody_removed(own: Corner):
     reader = own.reader(
         Queue("q", EVENTS, routing_key="order.*"), Queue("other", EVENTS, routing_key="menu.*"), consumer_timeout=0.6

@@ -7,6 +7,7 @@ import pytest
 from kombu import Queue
 
 from choreo import Event
+from choreo.errors import StoreError
 from choreo.store import Binding
 from choreo.worker import bindings
 from choreo.worker.bindings import BindingKeeper
@@ -115,6 +116,33 @@ def test_an_old_worker_that_comes_back_while_its_binding_is_removed_gets_it_agai
 
     monkeypatch.setattr(new._bindings, "remove", remove_just_after_the_old_one_has_bound)
     new.look()
+
+    assert heard(payment, OrderCancelled())
+
+
+def test_a_binding_that_was_removed_too_much_is_back_at_the_next_look_although_its_remover_had_no_store(
+    payment: Payment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica(payment, "old", ("payment.watch", "order.cancelled")).retire()
+    new = BindingKeeper(payment.app, "new")
+    remove, declare = new._bindings.remove, payment.app.store.declare
+    back: list[BindingKeeper] = []
+
+    def remove_just_after_the_old_one_has_bound(stale: list[Binding]) -> None:
+        back.append(replica(payment, "old again", ("payment.watch", "order.cancelled")))
+        remove(stale)
+
+    def declare_unless_something_was_removed(*args: object, removed: tuple[Binding, ...] = ()) -> object:
+        if removed:
+            raise StoreError("it blinks")
+        return declare(*args)
+
+    monkeypatch.setattr(new._bindings, "remove", remove_just_after_the_old_one_has_bound)
+    monkeypatch.setattr(payment.app.store, "declare", declare_unless_something_was_removed)
+    new.look()
+    assert not heard(payment, OrderCancelled())
+
+    back[0].look()
 
     assert heard(payment, OrderCancelled())
 

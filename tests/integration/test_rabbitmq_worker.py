@@ -12,6 +12,7 @@ from kombu import Queue
 from choreo.broker.topology import HANDLER_QUEUE
 from choreo.dead_letter import Reason
 from choreo.envelope import Envelope
+from choreo.local.server import EmbeddedServer
 from choreo.message import Message
 from tests.integration.orders import OrderPlaced
 from tests.integration.workers import Payment
@@ -155,6 +156,28 @@ def test_what_the_broker_gave_up_delivering_becomes_a_dead_letter_of_its_handler
     assert payment.noted("done") == []
     payment.app.dead_letters.replay(letter.id)
     assert eventually(lambda: payment.noted("done")) == [7]
+
+
+def test_a_store_that_is_away_makes_no_dead_letter_of_what_waits_for_it(
+    broker_url: str, namespace: str, tmp_path: Path
+) -> None:
+    with EmbeddedServer(persistent=True) as store:
+        payment = Payment(broker_url, store.url, namespace, tmp_path)
+        letters = payment.app.topology.dead_letter_queue
+        # Given back as often as the queue allows within the time that the store is away.
+        arguments = HANDLER_QUEUE | {"x-dead-letter-routing-key": letters, "x-delivery-limit": 2}
+        declare(payment, payment.queue, **arguments)
+        worker = payment.worker("--pool", "threads")
+        store.kill()
+        payment.app.publish(OrderPlaced(number=1))
+        worker.wait_for("it is held until the store is back")
+        time.sleep(8)  # the outage: what is tested is that nothing happens in it
+        store.restart()
+
+        assert eventually(lambda: payment.noted("done") == [1], 30)
+        assert list(payment.app.dead_letters) == []
+        assert worker.log().count("it is held until the store is back") == 1
+        payment.close()
 
 
 def test_a_queue_with_other_arguments_is_used_as_it_is_and_explained(payment: Payment) -> None:

@@ -66,6 +66,7 @@ def test_base64_of_other_producers_is_read():
         json.dumps(_message(body="x", properties={"body_encoding": "rot13"})).encode(),
         json.dumps(_message(body="x", properties={"body_encoding": 7})).encode(),
         json.dumps(_message(headers={"id": {"__type__": "uuid", "__value__": 5}})).encode(),
+        json.dumps(_message(headers={"id": {"__type__": "decimal", "__value__": "abc"}})).encode(),
     ],
     ids=lambda text: text[:12],
 )
@@ -87,6 +88,13 @@ def test_a_redelivered_message_says_so_and_counts_failed_attempts():
     assert twice["properties"]["delivery_info"]["redelivered"] is True
     assert clean["headers"] == {"task": "t"}
     assert clean["properties"]["delivery_info"]["redelivered"] is True
+
+
+@pytest.mark.parametrize("count", ["Infinity", "NaN", '"often"', "[]", "{}", "true"])
+def test_what_is_no_count_counts_as_none(count: str):
+    text = json.dumps(_message(headers={"x-delivery-count": "COUNT"})).replace('"COUNT"', count)
+
+    assert json.loads(redelivered(text.encode(), counted=True))["headers"]["x-delivery-count"] == 1
 
 
 def test_what_cannot_be_read_comes_back_as_it_is():

@@ -192,6 +192,13 @@ def nested(depth: int) -> bytes:
     return GOOD.body.replace(b'"alice"', b"[" * depth + b"]" * depth)
 
 
+def nested_list(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 #: What is delivered, by name: body, headers on top of good ones, content type.
 MALFORMED: dict[str, dict[str, Any]] = {
     "a text, and no headers": {"body": b"hello", "headers": None, "content_type": "text/plain"},
@@ -233,6 +240,15 @@ MALFORMED: dict[str, dict[str, Any]] = {
     "an event without a time": {"body": without("time")},
     "an event with a time that is none": {"body": body(WIRE | {"time": "tomorrow"})},
     "an event that is a number": {"body": body(5)},
+    "an event that is a text and no JSON": {"body": body("hello")},
+    "an event that is a text of 100,000 brackets": {"body": body("[" * 100_000)},
+    "an event that is a text of 900 brackets": {
+        "body": body(GOOD.body[2:-8].replace(b'"alice"', b"[" * 900 + b"]" * 900).decode())
+    },
+    "900 brackets behind escapes": {
+        "body": body("BODY").replace(b"BODY", rb"\u007b\"data\":{\"x\":" + rb"\u005b" * 900 + rb"\u005d" * 900 + b"}}")
+    },
+    "a task nested 850 times": {"headers": {"task": nested_list(850)}},
     "an event whose data is a list": {"body": body(WIRE | {"data": [1]})},
     "a subject that is no Unicode": {"body": body(WIRE | {"subject": "\ud800"})},
     "data that is no Unicode": {"body": body(WIRE | {"data": {"name": "\ud800"}})},
@@ -311,6 +327,14 @@ def test_without_a_store_what_cannot_be_read_stays_in_its_queue(rig):
     assert rig.channel.answers == [("requeue", "t-1")]
 
 
+def test_what_cannot_even_be_kept_stays_in_its_queue_and_the_worker_goes_on(rig):
+    rig.parked = Mock(append=Mock(side_effect=RecursionError))
+
+    rig.deliver(b"garbage")
+
+    assert rig.channel.answers == [("requeue", "t-1")]
+
+
 def test_what_a_queue_parks_is_not_acknowledged_before_it_is_kept(rig):
     order = []
     rig.channel.basic_ack = lambda *_: order.append("ack")
@@ -339,6 +363,12 @@ def test_a_notice_of_a_dead_letter_is_handed_on(letters):
     assert letters.parked == []
 
 
+def test_nothing_foreign_in_a_notice_reaches_celery(letters):
+    letters.deliver(b'[["a1b2c3"],{},{}]', NOTICE | {"stamped_headers": 5, "stamps": [], "group": {}, "root_id": 7})
+
+    assert headers_of(letters.ran[0]) == NOTICE | {"ignore_result": True}
+
+
 def test_what_rabbitmq_delivered_too_often_is_parked_for_the_handler_it_was_meant_for(letters):
     death = {"x-first-death-queue": QUEUE, "x-first-death-reason": "delivery_limit"}
 
@@ -364,6 +394,12 @@ def test_what_rabbitmq_delivered_too_often_is_replayed_to_the_handler_it_was_mea
         (b'{"a":', NOTICE),
         (b"[[],{},{}]", NOTICE),
         (b'[["a"],"abc",{}]', NOTICE),
+        (b'[["a"],{"b":1},{}]', NOTICE),
+        (b'[["a"],{},{"chord":5}]', NOTICE),
+        (b'[["hello"],{},{}]', dict(GOOD.headers)),
+        (b'[["a"],{},{}]', {"task": nested_list(850)}),
+        (b"garbage", {"x-first-death-queue": nested_list(850)}),
+        (b"garbage", {"x-first-death-queue": "\ud800"}),
         (b"[[5],{},{}]", NOTICE),
         (b'[["a"],{},{}]', {key: value for key, value in NOTICE.items() if key != "id"}),
         (b'[["a"],{},{}]', NOTICE | {"id": 5}),

@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 -- A consumer says that it lives, and hears who died.
 --
--- KEYS[1] consumers   sorted set, permanent: owner -> the ms at which it counts as dead; 0 = it is leaving
+-- KEYS[1] consumers   sorted set, permanent: owner -> the ms at which it counts as dead; 0 = it is leaving; with a
+--                     fraction if it is a second chance
 -- KEYS[2] in flight   hash, lives as long as it holds messages: tag -> queue key \0 token key \0 message
 -- ARGV[1] owner: its name ends with '-' and ARGV[2], so that others know how patient to be with it
 -- ARGV[2] for how many ms it counts as living from now on
@@ -41,14 +42,23 @@ end
 
 local out, latest = {1}, nil
 for _, owner in ipairs(redis.call('ZRANGEBYSCORE', consumers, '-inf', string.format('%.0f', ms), 'LIMIT', 0, 100)) do
-  local grace = timeout_of(owner) / 2
-  if my_silence > grace and not latest then latest = latest_sign_of_life() end
-  if my_silence <= grace then
+  local patience, until_ms = timeout_of(owner), tonumber(redis.call('ZSCORE', consumers, owner))
+  local grace = patience / 2
+  if until_ms == 0 or my_silence <= grace then
     out[#out + 1] = owner
-  elseif tonumber(redis.call('ZSCORE', consumers, owner)) > 0 and latest > grace then
-    -- Nobody was heard of: the server was away, and nobody died of that. The time of this owner starts anew.
-    redis.call('ZADD', consumers, string.format('%.0f', ms + timeout_of(owner)), owner)
+  elseif my_silence > timeout / 2 then
+    latest = latest or latest_sign_of_life()
+    if latest > grace then
+      -- Nobody was heard of: the server was away, and nobody died of that. The time of this owner starts anew.
+      redis.call('ZADD', consumers, string.format('%.0f', ms + patience), owner)
+    end
+    -- Else this consumer alone was cut off, and is not the one to judge.
+  elseif until_ms % 1 ~= 0 then
+    out[#out + 1] = owner
+  else
+    -- This consumer is as punctual as ever, but beats so rarely that the server may have been away just for as long as
+    -- the owner was silent. It gets its time once more; the fraction says so, and its next beat takes that away.
+    redis.call('ZADD', consumers, string.format('%.1f', ms + patience + 0.5), owner)
   end
-  -- Else this consumer alone was cut off, and is not the one to judge.
 end
 return out

@@ -1,4 +1,5 @@
 -- Remember bindings; when asked to repair, only those that the server has lost.
+-- Whoever finds that some were lost changes the epoch, by which every other consumer learns that its may be among them.
 --
 -- KEYS[1] bound       hash, permanent: exchange -> how many bindings it should have; '' -> epoch, changed by each repair
 -- KEYS[2] exchanges   hash, permanent: exchange -> its type
@@ -7,18 +8,14 @@
 -- ARGV[2] the epoch this consumer knows   ARGV[3] a new epoch, should one be needed
 -- ARGV[4..] exchange, type, member of the set, ...: one triple per pair of KEYS
 -- Returns: {the epoch that is valid now, the number of bindings that were missing and are back}.
-local epoch, added = redis.call('HGET', KEYS[1], ''), 0
-local lost = ARGV[1] == '1' and epoch ~= ARGV[2]
-if ARGV[1] == '1' then
-  for i = 4, #ARGV, 3 do
-    local expected = redis.call('HGET', KEYS[1], ARGV[i])
-    if not expected or redis.call('SCARD', KEYS[3 + (i - 4) / 3 * 2]) < tonumber(expected) then
-      -- Every other consumer learns from the new epoch that it has to repair its bindings too.
-      lost, epoch = true, ARGV[3]
-    end
-  end
-  if not lost then return {epoch, 0} end
+local epoch, added, repair = redis.call('HGET', KEYS[1], ''), 0, ARGV[1] == '1'
+local lost = repair and epoch ~= ARGV[2]
+for i = 4, #ARGV, 3 do
+  local expected = redis.call('HGET', KEYS[1], ARGV[i])
+  local known = redis.call('SCARD', KEYS[3 + (i - 4) / 3 * 2])
+  if (repair and not expected) or known < tonumber(expected or 0) then lost, epoch = true, ARGV[3] end
 end
+if repair and not lost then return {epoch, 0} end
 if not epoch then epoch = ARGV[3] end
 for i = 4, #ARGV, 3 do
   local bindings, routes = KEYS[3 + (i - 4) / 3 * 2], KEYS[4 + (i - 4) / 3 * 2]

@@ -5,6 +5,7 @@
 -- (Each exchange's bindings, permanent bindings and routes are named by prefix .. exchange.)
 -- ARGV[1] queue       ARGV[2] separator
 -- ARGV[3..5] key prefixes of bindings, permanent bindings and routes
+-- ARGV[6] a new epoch, should bindings have been lost before: see bind.lua
 -- Returns: the number of bindings removed.
 local removed, ending = 0, ARGV[2] .. ARGV[1]
 redis.call('DEL', KEYS[3])
@@ -16,6 +17,10 @@ for _, exchange in ipairs(redis.call('HKEYS', KEYS[2])) do
   for _, member in ipairs(gone) do
     removed = removed + redis.call('SREM', bindings, member)
     redis.call('SREM', ARGV[4] .. exchange, member)
+  end
+  local expected = redis.call('HGET', KEYS[1], exchange)
+  if expected and redis.call('SCARD', bindings) + #gone < tonumber(expected) then
+    redis.call('HSET', KEYS[1], '', ARGV[6])
   end
   if #gone > 0 then
     redis.call('DEL', ARGV[5] .. exchange)

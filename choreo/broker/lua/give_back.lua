@@ -8,7 +8,9 @@
 -- ARGV[1] owner
 -- ARGV[2] '1' if the owner must be dead by the server's clock, else nothing is done; '0' if the owner itself asks
 -- ARGV[3..] tag, message, tag, message, ...: the newest first; the message as it shall be in the queue, '' as it was
--- Returns: the number of messages given back; -1 if the owner proved to be alive.
+-- Returns: {the number of messages given back, or -1 if the owner proved to be alive;
+--     then the tag and the queue key of each message that stays in flight, since another kind of key is in the place
+--     of its queue}.
 --
 -- A message acked in the meantime has no record any more and is skipped.
 -- An owner that is dead or leaving and holds nothing more is forgotten.
@@ -17,18 +19,24 @@ local deadline = redis.call('ZSCORE', KEYS[1], ARGV[1])
 local now = redis.call('TIME')
 local ms = tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000)
 local dead = not deadline or tonumber(deadline) <= ms
-if ARGV[2] == '1' and not dead then return -1 end
-local given, tokens, oldest = 0, {}, nil
+if ARGV[2] == '1' and not dead then return {-1} end
+local given, tokens, oldest, stuck = 0, {}, nil, {}
 for i = 3, #ARGV, 2 do
   local record = redis.call('HGET', KEYS[2], ARGV[i])
   if record then
     local first = string.find(record, '\0', 1, true)
     local second = string.find(record, '\0', first + 1, true)
     local message = ARGV[i + 1] ~= '' and ARGV[i + 1] or string.sub(record, second + 1)
-    redis.call('RPUSH', string.sub(record, 1, first - 1), message)
-    redis.call('HDEL', KEYS[2], ARGV[i])
-    tokens[string.sub(record, first + 1, second - 1)] = true
-    given, oldest = given + 1, ARGV[i]
+    local queue = string.sub(record, 1, first - 1)
+    local kind = redis.call('TYPE', queue).ok
+    if kind == 'list' or kind == 'none' then
+      redis.call('RPUSH', queue, message)
+      redis.call('HDEL', KEYS[2], ARGV[i])
+      tokens[string.sub(record, first + 1, second - 1)] = true
+      given, oldest = given + 1, ARGV[i]
+    else
+      stuck[#stuck + 1], stuck[#stuck + 2] = ARGV[i], queue
+    end
   end
 end
 -- The newest come first, also from call to call.
@@ -37,4 +45,4 @@ for token in pairs(tokens) do wake(token) end
 if deadline and (tonumber(deadline) == 0 or (ARGV[2] == '1' and dead)) and redis.call('EXISTS', KEYS[2]) == 0 then
   redis.call('ZREM', KEYS[1], ARGV[1])
 end
-return given
+return {given, unpack(stuck)}

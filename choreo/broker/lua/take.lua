@@ -15,6 +15,7 @@
 -- Returns: {-1} if the owner is not registered (any more): nothing was taken;
 --          otherwise {1 if messages are left else 0, queue number, tag, message, claim, queue number, ...}, with the
 --          claim as claim.lua answers it. Copies of what is done are not among them: they are gone, and counted.
+--          A queue in whose place there is another kind of key is {.. -queue number, '', list's key, ''} there.
 --
 -- A claim holds as long as its record in flight, hence as long as the owner lives. Claiming is a sign of life: nobody
 -- else can take the owner for dead before its timeout has passed, and for as long the claim needs no second look.
@@ -58,10 +59,16 @@ local function claim(q, tag, text)
   return answer
 end
 
-local out = {0}
+local out, no_list = {0}, {}
 local function take(q, list, limit)
-  if limit <= 0 then return end
-  local got = redis.call('LRANGE', list, -limit, -1)
+  if limit <= 0 or no_list[list] then return end
+  local got = redis.pcall('LRANGE', list, -limit, -1)
+  if got.err then
+    -- It must not keep the messages of all other queues from being taken.
+    no_list[list] = true
+    out[#out + 1], out[#out + 2], out[#out + 3], out[#out + 4] = -q, '', list, ''
+    return
+  end
   if #got == 0 then return end
   local records, tags, quick = {}, {}, string.sub(noack, q, q) == '1'
   for i = #got, 1, -1 do
@@ -98,7 +105,8 @@ end
 for q = 1, n do
   local waiting = 0
   for priority = 0, priorities - 1 do
-    waiting = waiting + redis.call('EXISTS', KEYS[first + priority * n + q - 1])
+    local list = KEYS[first + priority * n + q - 1]
+    if not no_list[list] then waiting = waiting + redis.call('EXISTS', list) end
   end
   if waiting > 0 then
     out[1] = 1
