@@ -48,7 +48,7 @@ from choreo.message import Message
 from choreo.parts import unit_of
 from choreo.reaction import describe, inspect_function
 from choreo.retry import Retry
-from choreo.store import DELAYED, Scheduled, Store, Terms
+from choreo.store import DELAYED, Backlog, Scheduled, Store, Terms
 from choreo.store.beside import StoreBesideBroker
 from choreo.store.memory import MemoryStore
 from choreo.store.redis import RedisStore
@@ -384,6 +384,14 @@ class Service(Celery):
     def joins(self) -> Joins:
         """The pending joins of every service that uses this store: find, cancel, fire."""
         return Joins(self.store, self.topology.name_of)
+
+    def backlog(self) -> dict[str, Backlog]:
+        """
+        What waits in the store to be sent, by handler: of every service that uses this store.
+
+        "delayed" are the delayed events that no handler announced.
+        """
+        return {owner: self.store.backlog(owner) for owner in (*self.store.handlers(), DELAYED)}
 
     @property
     def calendars(self) -> list[str]:

@@ -8,6 +8,7 @@ import click
 from choreo.cli.dead_letters import dead_letters
 from choreo.cli.joins import joins
 from choreo.cli.publish import publish
+from choreo.cli.schedule import schedule
 from choreo.cli.up import up
 from choreo.errors import ChoreoError
 
@@ -26,6 +27,7 @@ choreo.add_command(up)
 choreo.add_command(publish)
 choreo.add_command(dead_letters)
 choreo.add_command(joins)
+choreo.add_command(schedule)
 
 
 def main() -> None:

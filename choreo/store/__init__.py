@@ -130,6 +130,26 @@ class Waiting:
     lease: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What waits in one schedule: retries, deadlines, delayed events, and what a crash left unsent."""
+
+    #: How many are due and not sent yet. Live workers keep that at 0, but for the moment it takes them.
+    due: int = 0
+    #: For how many seconds the first of them has been due.
+    late: float = 0.0
+    #: How many fall due later.
+    later: int = 0
+    #: When the next of them does, in seconds since 1970 by the store's clock.
+    next_at: float | None = None
+    #: How many joins have passed their deadline and were told so, and are not settled yet.
+    reminded: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.due + self.later + self.reminded
+
+
 def deadline_id(unit: str) -> str:
     """The id of a join's deadline in the schedule."""
     return DEADLINE_PREFIX + unit
@@ -294,8 +314,8 @@ class Store(Protocol):
     def sent(self, owner: str, ids: Sequence[str]) -> None:
         """Forget messages that the broker has. A join whose deadline was sent stays pending until it is settled."""
 
-    def scheduled(self, owner: str) -> int:
-        """How many messages wait in the schedule."""
+    def backlog(self, owner: str) -> Backlog:
+        """What waits in the schedule."""
 
     def bury(self, handler: str, letter_id: str, letter: str, scheduled: Sequence[Scheduled] = ()) -> None:
         """Record a dead letter outside any unit: a delivery that could not even be read."""

@@ -13,6 +13,7 @@ from choreo.store import (
     DEADLINE_PREFIX,
     OUTBOX_GRACE,
     Arrival,
+    Backlog,
     Begun,
     Binding,
     Claim,
@@ -290,8 +291,12 @@ class MemoryStore:
                 del calendar[key]
 
     @_locked
-    def scheduled(self, owner: str) -> int:
-        return len(self._drawers[owner].calendar)
+    def backlog(self, owner: str) -> Backlog:
+        now, entries = self._clock(), self._drawers[owner].calendar.values()
+        due = [entry.due for entry in entries if not entry.reminded and entry.due <= now]
+        later = [entry.due for entry in entries if not entry.reminded and entry.due > now]
+        reminded = sum(entry.reminded for entry in entries)
+        return Backlog(len(due), now - min(due, default=now), len(later), min(later, default=None), reminded)
 
     @_locked
     def bury(self, handler: str, letter_id: str, letter: str, scheduled: Sequence[Scheduled] = ()) -> None:

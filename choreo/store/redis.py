@@ -24,6 +24,7 @@ from choreo.message import Message
 from choreo.store import (
     OUTBOX_GRACE,
     Arrival,
+    Backlog,
     Begun,
     Binding,
     Claim,
@@ -302,9 +303,17 @@ class RedisStore:
         if ids:
             self._run("sent", self._calendar(owner), ids)
 
-    def scheduled(self, owner: str) -> int:
-        with _translated(self.url):
-            return int(self._client.zcard(self._calendar(owner)[0]))
+    def backlog(self, owner: str) -> Backlog:
+        due, now = self._calendar(owner)[0], self.now() * 1000
+        with _translated(self.url), self._client.pipeline(transaction=True) as pipeline:
+            pipeline.zcount(due, 0, now)
+            pipeline.zrangebyscore(due, 0, now, start=0, num=1, withscores=True)
+            pipeline.zcount(due, f"({now}", "+inf")
+            pipeline.zrangebyscore(due, f"({now}", "+inf", start=0, num=1, withscores=True)
+            pipeline.zcount(due, "-inf", "(0")
+            ready, first, later, following, reminded = pipeline.execute()
+        late = max(now - first[0][1], 0) / 1000 if first else 0.0
+        return Backlog(ready, late, later, following[0][1] / 1000 if following else None, reminded)
 
     def bury(self, handler: str, letter_id: str, letter: str, scheduled: Sequence[Scheduled] = ()) -> None:
         # A delivery that cannot be read has no unit of its own: it is settled under a claim that nobody else makes.

@@ -57,7 +57,7 @@ def test_a_worker_that_lost_its_lease_changes_nothing(rig):
     settlement = Settlement(scheduled=[at("event:1")], letter=("l-1", "{}"))
     assert settle(rig.store, claim("A"), settlement) is Outcome.STALE
 
-    assert rig.store.scheduled(HANDLER) == 0
+    assert rig.store.backlog(HANDLER).total == 0
     assert rig.store.letters(HANDLER) == []
     assert settle(rig.store, claim("B"), DONE) is Outcome.OK
 

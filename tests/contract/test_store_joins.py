@@ -169,7 +169,7 @@ def test_a_settled_join_is_no_longer_pending_and_leaves_nothing_but_its_mark(sto
 
     assert store.look(HANDLER, UNIT) is None
     assert store.waiting(HANDLER, 10) == ([], "")
-    assert store.scheduled(HANDLER) == 0
+    assert store.backlog(HANDLER).total == 0
 
 
 def test_a_join_that_waits_for_its_next_attempt_is_pending(store):
@@ -321,7 +321,7 @@ def test_a_message_that_was_called_off_is_not_handed_out(rig):
     assert not rig.store.unschedule(HANDLER, "m")
     rig.pass_time(20)
     assert due(rig.store) == []
-    assert rig.store.scheduled(HANDLER) == 0
+    assert rig.store.backlog(HANDLER).total == 0
 
 
 def test_what_is_due_and_was_handed_to_nobody_can_be_called_off(rig):

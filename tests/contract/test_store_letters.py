@@ -97,7 +97,7 @@ def test_a_letter_is_replayed_once(store):
     answers = at_once(6, lambda _: store.replay(HANDLER, "l-1", "e-1", {}, at("replay:l-1")))
 
     assert sorted(answers) == [False] * 5 + [True]
-    assert store.scheduled(HANDLER) == 1
+    assert store.backlog(HANDLER).total == 1
 
 
 def test_a_replay_of_what_is_gone_changes_nothing(store):
@@ -107,7 +107,7 @@ def test_a_replay_of_what_is_gone_changes_nothing(store):
     assert not store.replay(HANDLER, "l-1", "e-1", {"a": "<a>"}, at("replay:l-1"))
 
     assert store.begin(claim("B")).verdict is Verdict.DONE
-    assert store.scheduled(HANDLER) == 0
+    assert store.backlog(HANDLER).total == 0
 
 
 @pytest.mark.parametrize("retention", [timedelta(hours=5), timedelta(days=7)])

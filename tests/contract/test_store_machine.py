@@ -156,7 +156,7 @@ class TwoStores(RuleBasedStateMachine):
 
     @invariant()
     def the_same_is_kept(self):
-        self.both(lambda store: store.scheduled(HANDLER))
+        self.both(lambda store: store.backlog(HANDLER).total)
         self.both(lambda store: sorted(store.letters(HANDLER)))
 
     @invariant()

@@ -49,7 +49,7 @@ def test_nothing_leaves_with_a_commit_that_comes_too_late(rig):
     committed = rig.store.commit(claim("A"), Settlement(sent={"event:1": message()}))
 
     assert (committed.outcome, dict(committed.unsent)) == (Outcome.STALE, {})
-    assert rig.store.scheduled(HANDLER) == 0
+    assert rig.store.backlog(HANDLER).total == 0
 
 
 def test_nothing_is_sent_that_was_not_asked_for(store):
@@ -58,4 +58,4 @@ def test_nothing_is_sent_that_was_not_asked_for(store):
     store.sent(HANDLER, [])
     store.sent(HANDLER, ["?"])
 
-    assert store.scheduled(HANDLER) == 1
+    assert store.backlog(HANDLER).total == 1

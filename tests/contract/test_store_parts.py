@@ -113,11 +113,11 @@ def test_the_first_part_sets_the_deadline_and_no_other_moves_it(rig):
 def test_the_deadline_goes_with_the_commit(store):
     arrive(store, "a")
     arrive(store, "b", "B")
-    assert store.scheduled(HANDLER) == 1
+    assert store.backlog(HANDLER).total == 1
 
     settle(store, claim("B", "join:ORD-1"), Settlement(unscheduled=[DEADLINE]))
 
-    assert store.scheduled(HANDLER) == 0
+    assert store.backlog(HANDLER).total == 0
 
 
 def test_only_what_is_needed_completes_a_join(store):

@@ -102,7 +102,7 @@ EVERY_CALL: dict[str, Callable[[Store], Any]] = {
     "tally": lambda store: store.tally(HANDLER),
     "describe_joins": lambda store: store.describe_joins({HANDLER: "{}"}),
     "joins": lambda store: store.joins(),
-    "scheduled": lambda store: store.scheduled(HANDLER),
+    "scheduled": lambda store: store.backlog(HANDLER).total,
     "bury": lambda store: store.bury(HANDLER, "l-1", "{}"),
     "letters": lambda store: store.letters(HANDLER),
     "letter": lambda store: store.letter(HANDLER, "l-1"),

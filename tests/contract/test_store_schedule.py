@@ -1,5 +1,7 @@
 """The promises of every store: what is scheduled comes out when it is due."""
 
+import pytest
+
 from choreo.message import Message
 from choreo.store import Scheduled
 from tests.contract.rigs import (
@@ -42,7 +44,7 @@ def test_what_was_handed_out_is_held_back_from_others_until_it_is_sent_or_given_
     rig.store.sent(HANDLER, ["m"])
     rig.pass_time(30)
     assert due(rig.store) == []
-    assert rig.store.scheduled(HANDLER) == 0
+    assert rig.store.backlog(HANDLER).total == 0
 
 
 def test_scheduling_the_same_id_again_changes_nothing(rig):
@@ -58,8 +60,8 @@ def test_schedules_are_apart_by_owner(store):
     store.schedule("payment.charge", at("m"))
 
     assert due(store) == []
-    assert store.scheduled(HANDLER) == 0
-    assert store.scheduled("payment.charge") == 1
+    assert store.backlog(HANDLER).total == 0
+    assert store.backlog("payment.charge").total == 1
 
 
 def test_of_many_who_ask_at_once_one_gets_the_message(store):
@@ -69,3 +71,18 @@ def test_of_many_who_ask_at_once_one_gets_the_message(store):
     taken = [key for keys in at_once(6, lambda _: due(store, limit=5)) for key in keys]
 
     assert len(taken) == len(set(taken)) == 20
+
+
+def test_the_backlog_tells_what_is_due_and_what_comes_later(rig):
+    rig.store.schedule(HANDLER, at("soon", 20))
+    rig.store.schedule(HANDLER, at("later", 100))
+    assert (rig.store.backlog(HANDLER).due, rig.store.backlog(HANDLER).later) == (0, 2)
+
+    rig.pass_time(50)
+
+    backlog = rig.store.backlog(HANDLER)
+    assert (backlog.due, backlog.later, backlog.reminded, backlog.total) == (1, 1, 0, 2)
+    assert backlog.late == pytest.approx(30, abs=5)
+    assert backlog.next_at is not None
+    assert backlog.next_at - rig.store.now() == pytest.approx(50, abs=5)
+    assert rig.store.backlog("somebody.else") == type(backlog)()

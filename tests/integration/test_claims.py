@@ -98,7 +98,7 @@ class Payment:
         queue, handler = f"{self.namespace}.payment.charge", "payment.charge"
         left = {
             "queued": self.redis.llen(queue),
-            "scheduled": self.app.store.scheduled(handler),
+            "scheduled": self.app.store.backlog(handler).total,
             # What became a dead letter is remembered as done.
             "claimed": sum(1 for unit in self._units(handler) if not self.redis.hexists(unit, "done")),
         }

@@ -133,7 +133,7 @@ def test_a_handler_that_takes_too_long_to_stop_is_ended_and_its_event_returned(p
     assert message.headers["task"] == "choreo.event"
     assert payment.noted("done") == []
     # It is no failed attempt: neither a retry nor a dead letter.
-    assert payment.app.store.scheduled("payment.charge_customer") == 0
+    assert payment.app.store.backlog("payment.charge_customer").total == 0
 
 
 def test_what_the_broker_gave_up_delivering_becomes_a_dead_letter_of_its_handler(payment: Payment) -> None:

@@ -78,14 +78,14 @@ def test_what_is_no_time_is_refused_and_nothing_is_kept(stage, when, said):
         stage.app.publish(ORDER, **when)
 
     assert said in str(caught.value)
-    assert stage.store.scheduled(DELAYED) == 0
+    assert stage.store.backlog(DELAYED).total == 0
 
 
 def test_an_event_that_could_not_be_sent_later_is_refused_now(stage):
     with pytest.raises(EventTooLargeError):
         stage.app.publish(OrderPlaced(customer_id="x" * 300_000), delay=1)
 
-    assert stage.store.scheduled(DELAYED) == 0
+    assert stage.store.backlog(DELAYED).total == 0
 
 
 def test_an_event_that_was_called_off_in_time_does_not_leave(stage):

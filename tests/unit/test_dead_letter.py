@@ -115,7 +115,7 @@ def test_a_replayed_letter_is_gone_and_cannot_be_replayed_twice(store, letters):
     assert list(letters) == []
     with pytest.raises(DeadLetterError):
         letters.replay(failed.id)
-    assert store.scheduled("payment.charge") == 1
+    assert store.backlog("payment.charge").total == 1
 
 
 def test_of_two_who_replay_at_once_only_one_succeeds(store, letters):
@@ -126,7 +126,7 @@ def test_of_two_who_replay_at_once_only_one_succeeds(store, letters):
 
     with pytest.raises(DeadLetterError, match="has just been replayed or discarded by somebody else"):
         letters.replay(failed.id)
-    assert store.scheduled("payment.charge") == 1
+    assert store.backlog("payment.charge").total == 1
 
 
 def test_a_replayed_join_has_its_parts_again(store, letters):
@@ -157,6 +157,6 @@ def test_a_discarded_letter_is_gone_for_good(store, letters):
     assert letters.discard(failed.id) == failed
 
     assert list(letters) == []
-    assert store.scheduled("payment.charge") == 0
+    assert store.backlog("payment.charge").total == 0
     with pytest.raises(DeadLetterError):
         letters.discard(failed.id)

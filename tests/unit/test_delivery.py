@@ -80,7 +80,7 @@ def test_what_a_handler_returns_is_announced_once_it_succeeded():
     assert announced.type == "payment.charged"
     assert announced.data == {"amount_cents": 500}
     assert (announced.subject, announced.causation_id, announced.correlation_id) == ("ORD-1", "e-1", "story-1")
-    assert stage.store.scheduled("payment.charge") == 0
+    assert stage.store.backlog("payment.charge").total == 0
 
 
 def test_an_event_that_comes_again_is_not_handled_again():
@@ -459,7 +459,7 @@ def test_a_join_fires_once_when_all_its_parts_have_arrived_in_any_order(order):
     stage.deliver(last)
     stage.deliver(first)
     assert stage.announced == ["driver.assigned"]
-    assert stage.store.scheduled("driver.assign") == 0
+    assert stage.store.backlog("driver.assign").total == 0
 
 
 def test_subjects_are_joined_apart():
@@ -716,7 +716,7 @@ def test_the_clock_sends_what_is_due_and_forgets_it():
     assert Clock(stage.app).tick() == 1
 
     assert stage.outbox.messages == [to("payment.charge")]
-    assert stage.store.scheduled("payment.charge") == 1
+    assert stage.store.backlog("payment.charge").total == 1
 
 
 def test_what_the_broker_did_not_take_stays_due():
@@ -752,7 +752,7 @@ def test_one_message_that_the_broker_refuses_does_not_hold_up_the_others(monkeyp
         stage.now += MINUTE
 
     assert set(taken) == {"b", "c"}
-    assert stage.store.scheduled("payment.charge") == 1
+    assert stage.store.backlog("payment.charge").total == 1
 
 
 def test_what_the_broker_took_is_not_sent_again_however_many_others_it_refuses(monkeypatch):
@@ -776,7 +776,7 @@ def test_what_the_broker_took_is_not_sent_again_however_many_others_it_refuses(m
         stage.now += MINUTE
 
     assert taken == ["d"]
-    assert stage.store.scheduled("payment.charge") == 3
+    assert stage.store.backlog("payment.charge").total == 3
 
 
 def test_what_could_not_be_read_in_the_services_own_queue_is_told_too():

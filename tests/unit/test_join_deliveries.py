@@ -88,7 +88,7 @@ def test_a_join_waits_for_all_of_several_events_of_one_type():
 
     stage.deliver(packed("c"))
     assert shipped(stage) == [["a", "b", "c"]]
-    assert stage.store.scheduled(HANDLER) == 0
+    assert stage.store.backlog(HANDLER).total == 0
 
 
 def test_an_event_that_is_delivered_twice_counts_once():
@@ -176,7 +176,7 @@ def test_an_on_timeout_that_failed_for_good_is_replayed_at_once_with_what_had_ar
 
     assert calls == [(None, ["a"])] * 2
     assert stage.letters == []
-    assert stage.store.scheduled(HANDLER) == 0
+    assert stage.store.backlog(HANDLER).total == 0
 
 
 # -- as many as another part says -------------------------------------------------------------------------------
@@ -411,7 +411,7 @@ def test_what_needs_less_since_a_deployment_is_fired_at_its_deadline_at_the_late
         after.pass_time(0)
 
     assert seen == [[True, True, False]]
-    assert after.store.scheduled(HANDLER) == 0
+    assert after.store.backlog(HANDLER).total == 0
 
 
 def test_every_attempt_of_a_quorum_sees_the_same_parts():
@@ -465,7 +465,7 @@ def test_a_worker_that_dies_with_a_complete_join_in_its_hands_leads_to_one_firin
     stage.deliver(packed("b"))
 
     assert shipped(stage) == [["a", "b"]]
-    assert stage.store.scheduled(HANDLER) == 0
+    assert stage.store.backlog(HANDLER).total == 0
 
 
 def arrival_of(stage: Stage, part: Envelope):

@@ -1,0 +1,63 @@
+"""`choreo schedule`: what waits in the store to be sent, and whether anybody sends it."""
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+import click
+
+from choreo.cli.app import speaking
+from choreo.errors import DeclarationError
+from choreo.service import Service
+from choreo.store import DELAYED, Backlog
+
+_ROW = "{:<38}  {:>6}  {:>7}  {:>6}  {}"
+#: Seconds that live workers are late at most, with some in hand for a busy machine.
+_LATE = 10.0
+
+
+@click.command()
+@click.argument("owners", nargs=-1, metavar="[SERVICE|HANDLER]...")
+@click.option("--all", "everything", is_flag=True, help="Also those for whom nothing waits.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@speaking
+def schedule(app: Service, owners: tuple[str, ...], everything: bool, as_json: bool) -> None:
+    """
+    Show what waits to be sent: retries, deadlines of joins, delayed events, and what a crash left unsent.
+
+    What is DUE is sent by any live worker of the handler's service within a quarter of a second.
+    """
+    backlog = _chosen(app.backlog(), owners)
+    shown = {owner: waits for owner, waits in backlog.items() if everything or waits.total}
+    if as_json:
+        for owner, waits in shown.items():
+            click.echo(json.dumps({"handler": owner, **asdict(waits)}))
+        return
+    if not shown:
+        click.echo("Nothing waits to be sent.")
+        return
+    click.echo(_ROW.format("HANDLER", "DUE", "FOR (s)", "LATER", "NEXT (UTC)"))
+    for owner, waits in shown.items():
+        click.echo(_row(owner, waits))
+    late = sorted({_service(owner) for owner, waits in shown.items() if waits.late > _LATE})
+    if late:
+        click.echo(f"\nLate: is a worker of {', '.join(late)} running, and does it reach the broker?", err=True)
+
+
+def _chosen(backlog: dict[str, Backlog], owners: tuple[str, ...]) -> dict[str, Backlog]:
+    for owner in owners:
+        if not any(owner in (known, _service(known)) for known in backlog):
+            known = ", ".join(sorted({_service(known) for known in backlog}))
+            raise DeclarationError(f"no schedule of {owner!r} is known. There are those of {known}.")
+    return {known: waits for known, waits in backlog.items() if not owners or {known, _service(known)} & set(owners)}
+
+
+def _service(owner: str) -> str:
+    return "any service" if owner == DELAYED else owner.partition(".")[0]
+
+
+def _row(owner: str, waits: Backlog) -> str:
+    name = "delayed events" if owner == DELAYED else owner
+    late = f"{waits.late:.1f}" if waits.due else ""
+    at = "" if waits.next_at is None else datetime.fromtimestamp(waits.next_at, UTC).strftime("%m-%d %H:%M:%S")
+    return _ROW.format(name if len(name) <= 38 else f"{name[:35]}...", waits.due, late, waits.later, at).rstrip()
