@@ -16,21 +16,21 @@ from tests.waiting import eventually
 def worker_events(world: World, service: str) -> Iterator[list[dict[str, Any]]]:
     """What Flower would be told of a service while the block runs."""
     seen: list[dict[str, Any]] = []
-    stop, ready = threading.Event(), threading.Event()
+    stop = threading.Event()
 
     def listen() -> None:
         with world.app.connection_for_read() as connection:
             receiver = world.app.events.Receiver(connection, handlers={"*": seen.append})
             with receiver.consumer_context() as (own_connection, _, _):
-                ready.set()
                 while not stop.is_set():
                     with suppress(TimeoutError):
                         own_connection.drain_events(timeout=0.2)
 
     thread = threading.Thread(target=listen, daemon=True)
     thread.start()
-    assert ready.wait(10)
     try:
+        # On Redis one listens from the first wait on, and not before: a worker's heartbeat says that this was so.
+        eventually(lambda: seen, reason="a worker event")
         yield seen
     finally:
         stop.set()
