@@ -38,6 +38,7 @@ from redis.exceptions import RedisError
 
 from choreo.broker import scripts
 from choreo.broker.keys import Keys
+from choreo.broker.orphans import Orphans
 from choreo.broker.packing import redelivered
 from choreo.broker.wire import Wire
 
@@ -91,6 +92,7 @@ class Ownership:
         #: What goes back as soon as Redis lets us: (tags, whether that counts, how often to look for them).
         self._returns: deque[tuple[list[str], bool, int]] = deque()
         self._said: set[str] = set()
+        self._orphans = Orphans(wire, keys, self.timeout)
         self._retired = False
         self._leaving = False
         self._foreign = False
@@ -138,7 +140,12 @@ class Ownership:
         if not self._retired:
             self._guarded(self._catch_up)
             self._guarded(self.repair_bindings)
-            return min(RETRY_SECONDS, self.timeout / 3) if self._returns else self.timeout / 3
+            self._guarded(self._orphans.look)
+            for owner in self._orphans.due():
+                if self._guarded(partial(self._bury_if_possible, owner)):
+                    self._orphans.forget(owner)
+            hurry = self._returns or not self._orphans.looked
+            return min(RETRY_SECONDS, self.timeout / 3) if hurry else self.timeout / 3
         self._guarded(self._wind_up)
         return min(RETIRED_SECONDS, self.timeout / 3)
 
