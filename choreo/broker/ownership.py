@@ -9,7 +9,7 @@ and comes back within seconds of its owner's death. When the server itself was a
 A stopped process (SIGSTOP) is silent, hence dead: when it continues, its acks name records that no longer exist,
 which changes nothing, and it carries on under a new name.
 
-In gevent and eventlet workers the thread is a greenlet: there a handler that computes for longer than `timeout`
+In gevent workers the thread is a greenlet: there a handler that computes for longer than `timeout`
 without yielding counts as dead.
 
 An ownership can outlive its channel. When a Celery worker loses its connection, it closes the channel while handlers
