@@ -67,7 +67,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 #: How many events of `Service.publish_many` are confirmed together.
 BATCH = 500
 
-_REDIS_SCHEMES = ("redis", "rediss", "unix", "valkey", "valkeys")
+_REDIS_SCHEMES = ("redis", "rediss", "unix", "valkey", "valkeys", "sentinel")
 
 
 class Service(Celery):
@@ -361,12 +361,18 @@ class Service(Celery):
         if url.startswith("memory:"):
             return MemoryStore(self.terms)
         prefix = ":".join(filter(None, ["choreo", self.topology.namespace]))
+        options = self.conf.broker_transport_options or {}
+        store: RedisStore
         if url == _store_beside(self.conf.broker_write_url or ""):
-            options = self.conf.broker_transport_options or {}
             names = {"broker_prefix": "global_keyprefix", "sep": "sep"}
             beside = {name: options[option] for name, option in names.items() if option in options}
-            return StoreBesideBroker(url, self.terms, prefix, self.topology.exchange.name, **beside)
-        return RedisStore(url, self.terms, prefix)
+            store = StoreBesideBroker(url, self.terms, prefix, self.topology.exchange.name, **beside)
+            # As in kombu, it says nothing unless it is a table.
+            store.ssl = self.conf.broker_use_ssl if isinstance(self.conf.broker_use_ssl, dict) else None
+        else:
+            store = RedisStore(url, self.terms, prefix)
+        store.transport = options
+        return store
 
     @cached_property
     def leases(self) -> Leases:

@@ -10,6 +10,7 @@ Flower's broker page, `LLEN` and list-based autoscalers find them.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,6 +56,11 @@ class Keys:
     def inflight(self, owner: str) -> str:
         """Hash: tag -> queue key, token key and message, of one owner."""
         return f"{self.prefix}_choreo.inflight.{owner}"
+
+    @property
+    def all_inflight(self) -> str:
+        """The pattern of the names of all owners' hashes, for SCAN."""
+        return re.sub(r"([\\*?\[\]])", r"\\\1", self.inflight("")) + "*"
 
     def oldest(self, owner: str) -> str:
         """String, a day: the oldest tag that a dead owner had in flight. The store's lease.lua makes this name, too."""

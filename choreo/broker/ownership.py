@@ -9,7 +9,7 @@ and comes back within seconds of its owner's death. When the server itself was a
 A stopped process (SIGSTOP) is silent, hence dead: when it continues, its acks name records that no longer exist,
 which changes nothing, and it carries on under a new name.
 
-In gevent and eventlet workers the thread is a greenlet: there a handler that computes for longer than `timeout`
+In gevent workers the thread is a greenlet: there a handler that computes for longer than `timeout`
 without yielding counts as dead.
 
 An ownership can outlive its channel. When a Celery worker loses its connection, it closes the channel while handlers
@@ -38,6 +38,7 @@ from redis.exceptions import RedisError
 
 from choreo.broker import scripts
 from choreo.broker.keys import Keys
+from choreo.broker.orphans import Orphans
 from choreo.broker.packing import redelivered
 from choreo.broker.wire import Wire
 
@@ -91,6 +92,7 @@ class Ownership:
         #: What goes back as soon as Redis lets us: (tags, whether that counts, how often to look for them).
         self._returns: deque[tuple[list[str], bool, int]] = deque()
         self._said: set[str] = set()
+        self._orphans = Orphans(wire, keys, self.timeout)
         self._retired = False
         self._leaving = False
         self._foreign = False
@@ -145,7 +147,12 @@ class Ownership:
         if not self._retired:
             self._guarded(self._catch_up)
             self._guarded(self.repair_bindings)
-            return min(RETRY_SECONDS, self.timeout / 3) if self._returns else self.timeout / 3
+            self._guarded(self._orphans.look)
+            for owner in self._orphans.due():
+                if self._guarded(partial(self._bury_if_possible, owner)):
+                    self._orphans.forget(owner)
+            hurry = self._returns or not self._orphans.looked
+            return min(RETRY_SECONDS, self.timeout / 3) if hurry else self.timeout / 3
         self._guarded(self._wind_up)
         return min(RETIRED_SECONDS, self.timeout / 3)
 

@@ -19,7 +19,7 @@ import redis
 from choreo.broker import scripts
 from choreo.broker.scripts import Script
 from choreo.broker.wire import Wire
-from choreo.errors import DeclarationError, StoreError
+from choreo.errors import StoreError
 from choreo.message import Message
 from choreo.store import (
     OUTBOX_GRACE,
@@ -38,6 +38,7 @@ from choreo.store import (
     Waiting,
     deadline_id,
 )
+from choreo.store.client import make_client
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,10 @@ class RedisStore:
     Safe in threads, and after a fork. Needs Redis 7 (or Valkey) with ``maxmemory-policy noeviction``.
     """
 
+    #: See `choreo.store.client`.
+    ssl: Mapping[str, Any] | None = None
+    transport: Mapping[str, Any] = {}
+
     def __init__(self, url: str, terms: Terms = Terms(), prefix: str = "choreo") -> None:  # noqa: B008 - immutable
         self.url = url
         self.terms = terms
@@ -97,13 +102,7 @@ class RedisStore:
 
     @cached_property
     def _made_client(self) -> Any:
-        options: dict[str, Any] = {"socket_timeout": 10, "socket_connect_timeout": 5, "health_check_interval": 25}
-        if not self.url.startswith("unix"):
-            options["socket_keepalive"] = True
-        try:
-            return redis.Redis.from_url(self.url, **options)
-        except ValueError as error:
-            raise DeclarationError(f"choreo_store_url is no URL that Redis has: {error}") from error
+        return make_client(self.url, self.ssl, self.transport)
 
     def _start_afresh_in_a_fork(self) -> None:
         if self._pid == os.getpid():

@@ -30,6 +30,11 @@ class ServiceWorker(Worker):
         super().__init__(app=app, hostname=node_name(service, hostname or f"celery@{gethostname()}"), **options)
         self.app.one_at_a_time = issubclass(self.pool_cls, SoloPool)
         self.app.in_process = not issubclass(self.pool_cls, PreforkPool)
+        if _name_of(self.pool_cls) == "eventlet":
+            raise ImproperlyConfigured(
+                "choreo does not run on the eventlet pool: its own authors advise against eventlet in anything that "
+                "is not on it yet, and nothing here is tried with it. Run this service with --pool gevent or threads."
+            )
         limits = {"task_time_limit": self.time_limit, "task_soft_time_limit": self.soft_time_limit}
         for setting, seconds in limits.items():
             if seconds and self.app.in_process:

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from uuid import uuid4
 
 import pytest
 from kombu import Queue
@@ -529,6 +530,34 @@ def test_one_service_acking_does_not_take_the_crash_protection_from_another(corn
     again.drain(1, timeout=TIMEOUT * 4)
     assert again.bodies == [1]
     assert acks.nothing(), "what came back to one queue is nobody else's business"
+
+
+@pytest.mark.parametrize("prefix", ["", "[odd*]:"])
+def test_what_a_dead_consumer_held_comes_back_though_redis_has_forgotten_who_lived(redis_url: str, prefix: str):
+    corner = Corner(redis_url, f"{uuid4().hex}:{prefix}")
+    fill(corner, "q", 1)
+    dead = corner.reader("q")
+    dead.drain(1)
+    dead.die()
+    corner.redis.delete(f"{corner.prefix}_choreo.consumers")
+
+    starts = corner.reader("q")
+    starts.drain(1, timeout=TIMEOUT * 4)
+
+    assert starts.bodies == [1]
+    corner.close()
+
+
+def test_whoever_lives_keeps_its_messages_though_redis_has_forgotten_who_lived(corner: Corner):
+    fill(corner, "q", 1)
+    living = corner.reader("q")
+    living.drain(1)
+    corner.redis.delete(f"{corner.prefix}_choreo.consumers")
+
+    starts = corner.reader("q")
+
+    assert starts.nothing(TIMEOUT * 3)
+    assert living.channel._ownership.owner in corner.owners()
 
 
 def test_a_message_is_its_owners_as_long_as_the_owner_lives(corner: Corner):

@@ -57,7 +57,12 @@ class Payment:
         }
         with self._log(number).open("wb") as log:
             worker = subprocess.Popen(
-                command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=os.environ | environment
+                command,
+                cwd=ROOT,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=os.environ | environment,
             )
         self.workers.append(worker)
         return worker
@@ -208,6 +213,20 @@ def test_what_a_stopping_worker_returns_runs_elsewhere_at_once(payment: Payment,
     assert stopped.wait(20) == 0
     payment.settled()
     assert sorted(payment.noted("begun")) == list(range(21))
+
+
+def test_sigterm_to_the_whole_process_group_loses_nothing(payment: Payment):
+    payment.place(*[OrderPlaced(number=number, seconds=1.5) for number in range(6)])
+    worker = payment.start("prefork", 2)
+    eventually(lambda: len(payment.noted("begun")) >= 2, 30)
+
+    os.killpg(worker.pid, signal.SIGTERM)
+
+    worker.wait(30)
+    payment.start("prefork", 2)
+    eventually(lambda: set(payment.noted("done")) == set(range(6)), 30)
+    payment.settled()
+    assert list(payment.app.dead_letters) == []
 
 
 @pytest.mark.parametrize(("pool", "concurrency"), ALONE)

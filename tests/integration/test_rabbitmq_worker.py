@@ -1,5 +1,7 @@
 """A worker on RabbitMQ: its queues, its shutdown, and what the broker does without being asked."""
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -134,6 +136,19 @@ def test_a_handler_that_takes_too_long_to_stop_is_ended_and_its_event_returned(p
     assert payment.noted("done") == []
     # It is no failed attempt: neither a retry nor a dead letter.
     assert payment.app.store.backlog("payment.charge_customer").total == 0
+
+
+def test_sigterm_to_the_whole_process_group_loses_nothing(payment: Payment) -> None:
+    worker = payment.worker("--pool", "prefork")
+    payment.app.publish_many(OrderPlaced(number=number, seconds=1.5) for number in range(6))
+    eventually(lambda: len(payment.noted("begun")) >= 2)
+
+    os.killpg(worker.process.pid, signal.SIGTERM)
+
+    worker.process.wait(30)
+    payment.worker("--pool", "prefork", name="two")
+    eventually(lambda: set(payment.noted("done")) == set(range(6)), 60)
+    assert list(payment.app.dead_letters) == []
 
 
 def test_what_the_broker_gave_up_delivering_becomes_a_dead_letter_of_its_handler(payment: Payment) -> None:

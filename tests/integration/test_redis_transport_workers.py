@@ -1,6 +1,5 @@
 """The Redis transport under real Celery workers of every pool: killed, stopped, cut off and shut down."""
 
-import importlib.util
 import json
 import os
 import signal
@@ -105,16 +104,11 @@ def workers(redis_url: str, namespace: str, tmp_path: Path) -> Iterator[Workers]
     corner.close()
 
 
-def _without(name: str) -> bool:
-    return importlib.util.find_spec(name) is None
-
-
 POOLS = [
     ("prefork", 2),
     ("threads", 2),
     ("solo", 1),
-    pytest.param("gevent", 2, marks=pytest.mark.skipif(_without("gevent"), reason="gevent is not installed")),
-    pytest.param("eventlet", 2, marks=pytest.mark.skipif(_without("eventlet"), reason="eventlet is not installed")),
+    ("gevent", 2),
 ]
 
 
@@ -137,7 +131,7 @@ def test_tasks_run_a_shutdown_returns_the_rest_at_once_and_a_kill_loses_nothing(
     workers.send(*range(200, 208), seconds=3.5)
     running = workers.wait_for("started", 31 + concurrency)[31:]
     worker.send_signal(signal.SIGTERM)
-    if pool not in ("solo", "gevent", "eventlet"):
+    if pool not in ("solo", "gevent"):
         eventually(lambda: len(corner.waiting("tasks")) == 8 - concurrency, timeout=3.2, reason="returned at once")
         assert worker.poll() is None
     assert worker.wait(20) == 0
@@ -159,6 +153,20 @@ def test_tasks_run_a_shutdown_returns_the_rest_at_once_and_a_kill_loses_nothing(
     workers.start(pool, concurrency)
     done = workers.wait_for("done", 4)
     assert set(done) == set(range(300, 304))
+
+
+def test_sigterm_to_the_whole_process_group_loses_nothing(workers: Workers):
+    worker = workers.start("prefork", 2)
+    workers.send(*range(8), seconds=1.5)
+    workers.wait_for("started", 2)
+
+    os.killpg(worker.pid, signal.SIGTERM)
+
+    worker.wait(20)
+    workers.start("prefork", 2)
+    eventually(lambda: set(workers.notes("done")) == set(range(8)), 30)
+    eventually(lambda: workers.corner.in_flight() == {})
+    assert workers.corner.waiting("tasks") == []
 
 
 def test_a_long_task_is_not_given_to_a_second_worker_while_its_first_lives(workers: Workers):

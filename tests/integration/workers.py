@@ -59,6 +59,7 @@ class Worker:
                 cwd=ROOT,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,
                 env=os.environ
                 | {
                     "CHOREO_TEST_SETTINGS": json.dumps(settings),
