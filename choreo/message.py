@@ -15,6 +15,9 @@ EVENT_TASK = "choreo.event"
 MOST_NESTED = 100
 JSON = "application/json"
 
+#: JSON without a byte too many. `json.dumps` makes an encoder for each call.
+compact = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
 
 def is_too_deep(value: Any, most: int = MOST_NESTED) -> bool:
     """Whether lists and objects are nested in each other more than ``most`` times."""
@@ -63,7 +66,7 @@ class Message:
             "origin": envelope.source,
             "ignore_result": True,
         }
-        body = json.dumps([[envelope.to_wire()], {}, {}], separators=(",", ":"), ensure_ascii=False).encode()
+        body = compact([[envelope.to_wire()], {}, {}]).encode()
         return cls(exchange, routing_key, body, headers)
 
     def to_json(self) -> str:

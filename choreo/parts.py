@@ -8,6 +8,7 @@ from typing import Any
 
 from choreo.envelope import Envelope
 from choreo.errors import EnvelopeError
+from choreo.message import compact
 
 
 def unit_of(key: str) -> str:
@@ -43,7 +44,7 @@ def packed(envelope: Envelope) -> str:
     ]
     if envelope.extensions:
         record.append(envelope.extensions)
-    return json.dumps(record, separators=(",", ":"), ensure_ascii=False)
+    return compact(record)
 
 
 def unpacked(parts: Mapping[str, str]) -> list[Envelope]:

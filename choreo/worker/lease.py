@@ -23,7 +23,7 @@ class Leases:
     def __init__(self, store: Store, lease_seconds: float) -> None:
         self._store = store
         self._interval = lease_seconds / 3
-        self._claims: set[Claim] = set()
+        self._claims: dict[str, Claim] = {}
         self._lock = threading.Lock()
         self._thread_pid = 0
 
@@ -31,7 +31,7 @@ class Leases:
     def kept(self, claim: Claim) -> Iterator[None]:
         """Hold this claim for as long as the block runs."""
         with self._lock:
-            self._claims.add(claim)
+            self._claims[claim.token] = claim
             # A forked pool child inherits this object but not the thread.
             if self._thread_pid != os.getpid():
                 self._thread_pid = os.getpid()
@@ -40,19 +40,19 @@ class Leases:
             yield
         finally:
             with self._lock:
-                self._claims.discard(claim)
+                self._claims.pop(claim.token, None)
 
     def _renew_for_ever(self) -> None:
         pause = threading.Event()
         while not pause.wait(self._interval):
             with self._lock:
-                claims = list(self._claims)
+                claims = list(self._claims.values())
             for claim in claims:
                 self._renew(claim)
 
     def _renew(self, claim: Claim) -> None:
         try:
-            if not self._store.renew(claim) and claim in self._claims:
+            if not self._store.renew(claim) and claim.token in self._claims:
                 logger.warning("%s %s: another worker has taken over", claim.handler, claim.unit)
         except StoreError as error:
             logger.warning("%s %s: the lease could not be renewed: %s", claim.handler, claim.unit, error)
