@@ -30,6 +30,8 @@ delivers it even if the next thing that happens is `kill -9`. What was delivered
 asks the store, which counts from there. So what kills its workers is parked after `Terms.max_deliveries`, and what
 waited beside it is not.
 
+*Sending ahead.* A worker of the solo pool does not wait for each commit's answer: see the broker's commits.py.
+
 *Fencing.* The token of a claim is the name of the delivery, which is never used twice. Whoever lost his claim to
 another delivery cannot commit. Who lost it to nobody still may: the copy that went back is dropped when it is taken.
 """

@@ -7,6 +7,7 @@ from celery.exceptions import ImproperlyConfigured
 from tests.unit.stage import service
 
 
+@pytest.mark.filterwarnings("ignore::celery.platforms.SecurityWarning")
 def test_the_eventlet_pool_is_refused_with_a_way_out() -> None:
     eventlet = type("TaskPool", (TaskPool,), {"__module__": "celery.concurrency.eventlet"})
 
