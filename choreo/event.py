@@ -125,9 +125,11 @@ class Event(BaseModel):
         return hash((type(self), *(value for value in self.__dict__.values() if _is_hashable(value))))
 
 
-def known_events() -> dict[str, type[Event]]:
-    """Every event class that is imported in this process, by type."""
-    return {event.event_type: event for event in _subclasses(Event) if "event_type" in vars(event)}
+def known_events(package: str = "") -> dict[str, type[Event]]:
+    """Every event class that is imported in this process, by type; of several of a type, that of this package."""
+    known = [event for event in _subclasses(Event) if "event_type" in vars(event)]
+    known.sort(key=lambda event: f"{event.__module__}.".startswith(f"{package}."))
+    return {event.event_type: event for event in known}
 
 
 def _subclasses(cls: type[Event]) -> Iterator[type[Event]]:

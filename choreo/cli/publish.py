@@ -53,7 +53,7 @@ def _event_class(event_type: str, package: str) -> type[Event]:
         find_services(package)
     except DiscoveryError as error:
         raise click.BadParameter(str(error), param_hint="--package") from error
-    events = known_events()
+    events = known_events(package)
     if event_type in events:
         return events[event_type]
     guess = get_close_matches(event_type, events, n=1)

@@ -250,3 +250,14 @@ def test_about_leaves_the_event_itself_as_it_was():
     assert moved == charged
     assert sealed(moved).subject == "PAY-1"
     assert sealed(charged).subject == ""
+
+
+def test_of_two_classes_of_one_type_the_package_that_is_asked_has_its_own():
+    def made(module: str) -> type[Event]:
+        return type("StockCounted", (Event,), {"__module__": module})
+
+    first, second = made("shop.events"), made("warehouse.events")
+
+    assert known_events("shop")["stock.counted"] is first
+    assert known_events("warehouse")["stock.counted"] is second
+    assert known_events("ware")["stock.counted"] in (first, second)

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
@@ -355,13 +357,24 @@ bindings = {app.service_name: app.topology.patterns() for app in apps}
 print(json.dumps([sys.modules["handlers"].__file__, bindings]))
 """
 
-    answer = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
-    )
+    def catalogue_in(directory: Path) -> Any:
+        environment = {name: text for name, text in os.environ.items() if not name.startswith("CHOREO_")}
+        answer = subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=directory,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        where, catalogue = json.loads(answer.stdout)
+        assert Path(where).parent == directory / "handlers"
+        return catalogue
 
-    where, catalogue = json.loads(answer.stdout)
-    assert Path(where).parent == before
-    assert catalogue == {name: module.app.topology.patterns() for name, module in SERVICES.items() if name != "loyalty"}
+    now = catalogue_in(here.parent)
+    assert now.pop("loyalty")
+    assert catalogue_in(tmp_path) == now
 
 
 def test_each_service_keeps_its_data_in_a_file_of_its_own(data: Path, publisher: RecordingPublisher) -> None:

@@ -120,7 +120,7 @@ def return_to_everybody() -> None:
     """What goes back goes where its event was announced, as with kombu: to every queue that is bound to its type."""
     begin = "local deadline = redis.call('ZSCORE', KEYS[1], ARGV[1])"
     surgery.in_broker("give_back", begin, scripts.source_of("route") + begin)
-    surgery.in_broker("give_back", "redis.call('RPUSH', string.sub(record, 1, first - 1), message)", _TO_EVERYBODY)
+    surgery.in_broker("give_back", "redis.call('RPUSH', queue, message)", _TO_EVERYBODY)
 
 
 #: The type of an event stands in the body, which is a string within JSON.
