@@ -1,0 +1,585 @@
+"""
+The consuming half of the Redis transport: what is taken is in flight, and belongs to its taker until it is acked.
+
+See `choreo.broker.redis` for the life of a message, and `ownership.py` for who owns what.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from queue import Empty
+from time import monotonic
+from typing import Any
+
+from kombu.transport import virtual
+from redis import exceptions
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from choreo.broker import ownership as owning
+from choreo.broker import scripts, settings
+from choreo.broker.commits import Commits
+from choreo.broker.keys import CERTAIN_UNTIL, CLAIM, INBOX, INFLIGHT, OWNER, TAG, machine_time
+from choreo.broker.ownership import Ownership, Tag
+from choreo.broker.packing import unpack
+from choreo.broker.publishing import PublishingChannel
+from choreo.broker.wire import Part, Wire, pack
+
+#: The most messages taken at once, however large the prefetch is.
+BATCH = 100
+
+#: With an event loop, deliveries pause after this long, so that signals, remote control and timers get their turn.
+SLICE_SECONDS = 0.01
+
+#: The part of `consumer_timeout` for which a handler may begin on the claim that its message was taken with.
+CERTAIN = 0.8
+
+#: A worker that shuts down returns what has not started after this long: by then no pool starts anything new.
+UNSTARTED_SECONDS = 1.0
+
+
+class QoS(virtual.QoS):
+    """What was delivered and not acked yet. The records themselves are in Redis before anything is delivered."""
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        message.delivery_tag = tag = Tag(delivery_tag)
+        super().append(message, tag)
+
+    def ack(self, delivery_tag: str) -> None:
+        self.channel.ack_later(delivery_tag)
+        super().ack(delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        if requeue:
+            self.channel.requeue(delivery_tag)
+            super().ack(delivery_tag)
+        else:
+            self.ack(delivery_tag)
+
+    def unacked(self) -> list[Tag]:
+        """The tags of what was delivered and neither acked nor rejected."""
+        self._flush()
+        return list(self._delivered)
+
+    def restore_unacked(self) -> list[Any]:
+        """Return everything unacked, as AMQP's basic.recover does."""
+        self.channel.give_back(self.unacked(), counted=False)
+        self._delivered.clear()
+        return []
+
+    def restore_unacked_once(self, stderr: Any = None) -> None:  # noqa: ARG002  # kombu's signature
+        """At the end of the channel or the process."""
+        self._on_collect.cancel()
+        self.channel.settle()
+
+    def restore_visible(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: a consumer's own thread looks after dead consumers."""
+
+
+class ConsumingChannel(PublishingChannel):
+    """A channel that owns what it takes, and gives back what it does not finish."""
+
+    QoS = QoS
+    consumer_timeout = owning.CONSUMER_TIMEOUT
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._pid = os.getpid()
+        self._settled = False
+        self._ownership: Ownership | None = None
+        #: Taken, but not delivered yet: (queue, tag, text, what was claimed for it).
+        self._arrived: deque[tuple[str, str, bytes, dict[str, Any]]] = deque()
+        #: The take that is under way: its acks, its queues, the tags it may give, and the time.
+        self._taking: tuple[list[str], list[str], list[str], float] | None = None
+        #: Whether it waits for a token first.
+        self._waiting = False
+        #: Whether the next poll takes at once instead of waiting for a token.
+        self._expecting = True
+        self._sequence = 0
+        self._noack: set[str] = set()
+        #: The keys that were named as being no queues.
+        self._named: set[bytes] = set()
+        #: Where the handlers of consumed queues remember what they have done: see lua/claim.lua.
+        self._inboxes: dict[str, str] = {}
+        self._delivering: int | None = None
+        super().__init__(*args, **kwargs)
+
+    # -- connections -----------------------------------------------------------------------------------------------
+
+    @property
+    def line(self) -> Commits | None:
+        """
+        Where commits can be sent ahead: with an event loop, which fetches the answers when nothing is left to do.
+
+        For a worker that runs its handlers in the loop's own thread, as the solo pool does.
+        """
+        return self._commits if self.connection.cycle.hub is not None else None
+
+    @cached_property
+    def _commits(self) -> Commits:
+        commits = Commits(Wire(lambda: self.pool), self._own)
+        self._own().watch(commits.settle_old)
+        return commits
+
+    def _settle_commits(self) -> None:
+        commits: Commits | None = self.__dict__.get("_commits")
+        if commits is not None:
+            commits.settle()
+
+    def _disconnect_pools(self) -> None:
+        commits = self.__dict__.pop("_commits", None)
+        if commits is not None:
+            commits.close()
+        super()._disconnect_pools()
+
+    def _pool_of_its_own(self) -> Any:
+        """A pool for the ownership, which may outlive this channel."""
+        managers = {name: getattr(self, name) for name in ("_sentinel_manager", "_async_sentinel_manager")}
+        try:
+            return self._get_pool()
+        finally:
+            self.__dict__.update(managers)
+
+    def _watch_bindings(self) -> None:
+        """Tell the ownership which bindings to declare again should Redis lose them."""
+        if self._ownership is None:
+            return
+        triples = []
+        for queue in dict.fromkeys(self.active_queues):
+            for exchange, routing_key, arguments in self.state.queue_bindings(queue):
+                kind = self.typeof(exchange)
+                member = self._member(*kind.prepare_bind(queue, exchange, routing_key, arguments))
+                triples.append((exchange, kind.type, member))
+        self._ownership.bindings = tuple(triples)
+        self._ownership.epoch = self._ownership.epoch or self._epoch
+
+    # -- consuming -------------------------------------------------------------------------------------------------
+
+    def basic_consume(
+        self, queue: str, no_ack: bool, callback: Callable[[Any], Any], consumer_tag: str, **kwargs: Any
+    ) -> Any:
+        if no_ack:
+            self._noack.add(queue)
+        else:
+            self._noack.discard(queue)
+        self._inboxes[queue] = (kwargs.get("arguments") or {}).get(INBOX, "")
+        result = super().basic_consume(queue, no_ack, callback, consumer_tag, **kwargs)
+        self._expecting = True
+        self._watch_bindings()
+        return result
+
+    def _basic_cancel(self, consumer_tag: str) -> Any:
+        queue = self._tag_to_queue.get(consumer_tag)
+        result = super()._basic_cancel(consumer_tag)
+        if queue is not None and queue not in self._active_queues:
+            self._return_arrived(queue)
+            self._watch_bindings()
+            self._return_unstarted_soon()
+        return result
+
+    def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
+        """One message, if there is one."""
+        packed, acks, tags = self._pack_take([queue], 1, no_ack)
+        try:
+            answer = self._send_take(packed)
+        except BaseException:
+            self._take_failed(acks, tags)
+            raise
+        if answer[0] == -1:
+            self._own().beat()
+            return self.basic_get(queue, no_ack, **kwargs)
+        self._maybe_update_queues_expire(self._shared_client, queue)
+        answer = self._without_troubles(answer)
+        if len(answer) == 1:
+            return None
+        message = self.Message(self._payload(answer[2].decode(), answer[3]), channel=self)
+        if not no_ack:
+            self.qos.append(message, message.delivery_tag)
+        return message
+
+    def _send_take(self, packed: bytes) -> list[Any]:
+        try:
+            answer: list[Any] = self.wire.send_packed(packed)
+        except NoScriptError:
+            self.wire.load(scripts.TAKE)
+            answer = self.wire.send_packed(packed)
+        return answer
+
+    def _own(self) -> Ownership:
+        """This channel's ownership, registered when the first message is about to be taken."""
+        if self._pid != os.getpid():
+            self._start_afresh()
+        if self._ownership is None:
+            pool = self._pool_of_its_own()
+            # A heartbeat that waits for longer than a beat is worth less than the next one.
+            patience = float(self.consumer_timeout) / 3
+            pool.connection_kwargs["socket_timeout"] = min(self.socket_timeout or patience, patience)
+            own = Ownership(Wire(lambda: pool), self.keys, float(self.consumer_timeout))
+            server = self.connection.client.as_uri().rpartition("@")[2]
+            with _serving():
+                own.start(lambda wire: settings.check(wire, server))
+            self._ownership = own
+            self._watch_bindings()
+        return self._ownership
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        """Take messages: at once if some may be there or acks wait to be sent, else when a token comes, or its time."""
+        if self._taking is not None:
+            # Kombu gave up a connection that was silent for too long, and the answer to the take with it.
+            self._forget_taking()
+        queues = self._queue_cycle.consume(len(self.active_queues))
+        if not queues:
+            return
+        connection = self.client.connection
+        at_once = self._expecting or self._arrived or (self._ownership is not None and self._ownership.has_acks)
+        packed, acks, tags = self._pack_take(queues, self._room(), None)
+        self._taking = acks, queues, tags, machine_time()
+        if not at_once:
+            # Both in one go: Redis carries out the second as soon as the first ends, and we need not wake up between.
+            tokens = [self.keys.token(queue) for queue in queues]
+            packed = pack(["BRPOP", *tokens, str(timeout or self.brpop_timeout or 0)]) + packed
+        self._waiting = not at_once
+        self._in_poll = connection
+        self._brpop_sent_at = monotonic()
+        try:
+            connection.send_packed_command((packed,))
+        except BaseException:
+            self._forget_taking()
+            raise
+
+    def _room(self) -> int:
+        free: int | None = self.qos.can_consume_max_estimate()
+        if self._arrived:
+            return 0  # first things first
+        if "can_consume" in self.qos.__dict__:
+            return 1  # worker_disable_prefetch decides one by one
+        if free is None:
+            return BATCH if self.connection.cycle.hub is not None else 1
+        return min(free, BATCH)
+
+    def _next_sequence(self, count: int) -> int:
+        """Numbers are used up when they are asked for: an answer may get lost, a number must not be used twice."""
+        before = self._sequence
+        self._sequence += count
+        return before
+
+    def _pack_take(self, queues: list[str], limit: int, no_ack: bool | None) -> tuple[bytes, list[str], list[str]]:
+        quick = [queue in self._noack if no_ack is None else no_ack for queue in queues]
+        prefix, keys = self.global_keyprefix, self.keys
+        owner, acks, inflight = "", [], keys.inflight("-")
+        if not all(quick):
+            own = self._own()
+            acks, owner = own.take_acks(), own.owner
+            inflight = keys.inflight(owner)
+        names = [keys.consumers, inflight, *[keys.token(queue) for queue in queues]]
+        names += [prefix + self._q_for_pri(queue, step) for step in self.priority_steps for queue in queues]
+        turn = -(-limit // len(queues)) if self.queue_order_strategy == "round_robin" else limit
+        flags = "".join("1" if flag else "0" for flag in quick)
+        before = self._next_sequence(limit)
+        inboxes = [self._inboxes.get(queue, "") if no_ack is None else "" for queue in queues]
+        args: list[Part] = [owner, limit, turn, before, len(queues), flags, *inboxes, *acks]
+        tags = [f"{owner}:{before + i}" for i in range(1, limit + 1)] if owner else []
+        return pack(self.wire.evalsha(scripts.TAKE, names, args)), acks, tags
+
+    def _brpop_read(self, **_: Any) -> bool:
+        connection = self.client.connection
+        try:
+            if self._waiting:
+                self._read_answer(connection)
+                self._waiting = False
+            answer = self._read_answer(connection)
+        except BaseException:
+            self._forget_taking()
+            raise
+        finally:
+            self._in_poll = None
+            self._flush_brpop_reauth()
+        taking, self._taking = self._taking, None
+        if taking is None:
+            raise Empty()
+        return self._on_taken(answer, taking[1], taking[3])
+
+    def _read_answer(self, connection: Any) -> Any:
+        try:
+            with _serving():
+                try:
+                    return connection.read_response()
+                except NoScriptError:
+                    self.wire.load(scripts.TAKE)
+                    raise Empty() from None
+        except self.connection_errors:
+            # The next turn of the loop connects again.
+            connection.disconnect()
+            raise
+
+    def _on_taken(self, answer: list[Any], queues: list[str], asked_at: float) -> bool:
+        if answer[0] == -1:
+            self._expecting = True
+            with _serving():
+                self._own().beat()
+            raise Empty()
+        answer = self._without_troubles(answer)
+        self._expecting = answer[0] == 1
+        # Some of the time is kept in hand for what lies between looking at the clock and calling the handler.
+        certain_until = asked_at + float(self.consumer_timeout) * CERTAIN
+        for i in range(1, len(answer), 4):
+            claimed = {CLAIM: answer[i + 3].decode(), CERTAIN_UNTIL: certain_until} if answer[i + 3] else {}
+            self._arrived.append((queues[answer[i] - 1], answer[i + 1].decode(), answer[i + 2], claimed))
+        for queue in dict.fromkeys(queue for queue, *_ in self._arrived):
+            self._queue_cycle.rotate(queue)
+        if not self._arrived:
+            raise Empty()
+        if self.connection.cycle.hub is None:
+            return self.deliver_one()
+        self._deliver_slice()
+        return True
+
+    def _without_troubles(self, answer: list[Any]) -> list[Any]:
+        """The answer to a take without the queues that are none, of which each is named once."""
+        taken = answer[:1]
+        for i in range(1, len(answer), 4):
+            if answer[i] > 0:
+                taken += answer[i : i + 4]
+            elif answer[i + 2] not in self._named:
+                self._named.add(answer[i + 2])
+                owning.logger.error(owning.NO_LIST, answer[i + 2].decode())
+        return taken
+
+    def _forget_taking(self) -> None:
+        """The take under way failed: its acks are sent again, and what it took although its answer is lost returns."""
+        taking, self._taking = self._taking, None
+        self._expecting, self._waiting = True, False
+        if taking is not None:
+            self._take_failed(taking[0], taking[2])
+
+    def _take_failed(self, acks: list[str], tags: list[str]) -> None:
+        if self._ownership is not None:
+            self._ownership.put_back_acks(acks)
+            self._ownership.return_lost(tags)
+
+    @property
+    def has_arrived(self) -> bool:
+        """Whether messages were taken that are not delivered yet."""
+        return bool(self._arrived)
+
+    # -- delivering ------------------------------------------------------------------------------------------------
+
+    def deliver_one(self) -> bool:
+        """Deliver the oldest message that was taken and not delivered yet. False if there is none."""
+        while self._arrived:
+            queue, tag, text, claimed = self._arrived.popleft()
+            if tag and not self._still_own(tag):
+                continue
+            if queue not in self.connection._callbacks:
+                if tag:
+                    self._own().give_back([tag], counted=False, untouched=[tag])
+                continue
+            self._delivering = threading.get_ident()
+            try:
+                self.connection._deliver(self._payload(tag, text, claimed), queue)
+            finally:
+                self._delivering = None
+            return True
+        return False
+
+    def _deliver_slice(self) -> None:
+        """
+        With an event loop: deliver for a little while, then let the loop have its turn.
+
+        What is left makes the next turn ask Redis for an answer that comes at once, and is delivered on that answer.
+        A timer would not do: the loop waits for sockets before it carries out the acks that a timer's call left.
+        """
+        until = monotonic() + SLICE_SECONDS
+        while not self.closed and self.deliver_one() and monotonic() < until:
+            pass
+        self._settle_commits()
+
+    def _still_own(self, tag: str) -> bool:
+        """False if this process slept so long that its messages went back."""
+        own = self._own()
+        if not own.is_fresh():
+            with _serving():
+                own.beat()
+        return tag.startswith(own.owner)
+
+    def _payload(self, tag: str, text: bytes, claimed: dict[str, Any] | None = None) -> dict[str, Any]:
+        payload = unpack(text)
+        properties = payload["properties"]
+        properties["delivery_tag"] = tag or self._next_delivery_tag()
+        if tag:
+            owner = tag.rpartition(":")[0]
+            properties["delivery_info"].update(
+                {OWNER: owner, INFLIGHT: self.keys.inflight(owner), TAG: tag, **(claimed or {})},
+            )
+        return payload
+
+    # -- acks ------------------------------------------------------------------------------------------------------
+
+    def ack_later(self, tag: str) -> None:
+        """
+        Note an ack. It travels with the next take.
+
+        With an event loop, what does not travel is sent in the loop's next turn.
+        Without one it is sent at once, unless it comes from within a delivery, when it is sent after that.
+        """
+        own, commits = self._ownership, self.__dict__.get("_commits")
+        if own is None or (commits is not None and commits.holds(tag)):
+            return
+        own.ack(tag)
+        if self._pid != os.getpid() or self._settled or self.closed:
+            return
+        if self.connection.cycle.hub is None and self._delivering != threading.get_ident():
+            self.flush_acks()
+
+    def requeue(self, tag: str) -> None:
+        """Return a delivered message to the front of its queue, counted as a failed attempt."""
+        self.give_back([tag], counted=True)
+
+    def give_back(self, tags: list[str], *, counted: bool) -> None:
+        """Return delivered messages to the front of their queues; later if Redis is away, and not from a fork."""
+        own = self._ownership
+        if own is None or self._pid != os.getpid():
+            return
+        try:
+            own.give_back(tags, counted=counted)
+        except (RedisError, OSError) as exc:
+            owning.logger.warning("cannot return %d message(s) now, it is tried again: %s", len(tags), exc)
+            own.return_soon([str(tag) for tag in tags], counted=counted)
+
+    def before_poll(self) -> None:
+        """Send acks that no take will carry soon: one that waits is under way, or nothing more can be consumed."""
+        own = self._ownership
+        if own is None or not own.has_acks or self._settled or (self._taking is not None and not self._waiting):
+            return
+        if self._in_poll or not self.qos.can_consume() or not self.active_queues:
+            self.flush_acks()
+
+    def flush_acks(self) -> None:
+        """Send the noted acks now."""
+        if self._ownership is not None and self._ownership.has_acks:
+            with _serving():
+                self._ownership.flush(self.wire)
+
+    # -- stopping --------------------------------------------------------------------------------------------------
+
+    def _return_arrived(self, queue: str | None = None) -> None:
+        """Return what was taken and not delivered, of one queue or of all."""
+        tags = [tag for name, tag, *_ in self._arrived if tag and queue in (None, name)]
+        self._arrived = deque(entry for entry in self._arrived if queue not in (None, entry[0]))
+        if tags and self._ownership is not None:
+            self._ownership.give_back(tags, counted=False, untouched=tags)
+
+    def _return_unstarted_soon(self) -> None:
+        """In a Celery worker that shuts down: return what no pool has started, while the rest is finished."""
+        state = _celery_worker_state()
+        if state is None or self._ownership is None or self.active_queues or not _is_stopping(state):
+            return
+        timer = threading.Timer(UNSTARTED_SECONDS, self._return_unstarted, [state])
+        timer.daemon = True
+        timer.start()
+
+    def _return_unstarted(self, state: Any) -> None:
+        own = self._ownership
+        if own is None or self._settled:
+            return
+        started = _tags_of(state.active_requests)
+        tags = [str(tag) for tag in tuple(self.qos._delivered) if tag not in started and tag not in self.qos._dirty]
+        self.give_back(tags, counted=False)
+
+    def settle(self) -> None:
+        """The end of this channel's consuming: send the last acks, return the rest. Once; and never in a fork."""
+        own = self._ownership
+        if self._settled or own is None or self._pid != os.getpid():
+            return
+        self._settled = True
+        self._settle_commits()
+        untouched = [tag for _, tag, *_ in self._arrived if tag]
+        self._arrived.clear()
+        unacked = self.qos.unacked()
+        self.qos._delivered.clear()
+        if _has_running(unacked):
+            # The worker lost its connection: its handlers go on, and ack later.
+            own.retire(unacked)
+            return
+        try:
+            own.leave(untouched)
+        except (RedisError, OSError) as exc:
+            owning.logger.warning(
+                "consumer %s cannot return its messages now (%s); it keeps trying, and should this process end first, "
+                "another consumer does it %g s later",
+                own.owner,
+                exc,
+                own.timeout,
+            )
+            own.retire(())
+
+    def close(self) -> None:
+        if self._pid != os.getpid():
+            self._abandon()
+        elif not self.closed:
+            self._drop_poll()
+            self.settle()
+        super().close()
+
+    def _abandon(self) -> None:
+        """In a forked child: closing must not cancel, delete or return anything on the parent's behalf."""
+        self._start_afresh()
+        self._settled, self._in_poll = True, None
+        self._consumers.clear()
+        self.auto_delete_queues.clear()
+
+    def _drop_poll(self) -> None:
+        """End what is under way on the polled connection. Kombu waits for the answer; all we could lose is a token."""
+        connection = getattr(self.__dict__.get("client"), "connection", None)
+        if self._in_poll and connection is not None:
+            connection.disconnect()
+        self._in_poll = None
+        if self._taking is not None:
+            self._forget_taking()
+
+    def _after_fork(self) -> None:
+        self._start_afresh()
+        super()._after_fork()
+
+    def _start_afresh(self) -> None:
+        """In a forked child: what the parent took, and its claim on it, stay the parent's."""
+        self._pid = os.getpid()
+        self._arrived.clear()
+        self._taking = self._ownership = None
+        self._expecting, self._waiting = True, False
+        self.__dict__.pop("wire", None)
+        self.__dict__.pop("_commits", None)
+
+
+@contextmanager
+def _serving() -> Iterator[None]:
+    """A server that refuses (read-only, out of memory, failing disk) is no server to consume from: reconnect."""
+    try:
+        yield
+    except ResponseError as exc:
+        raise exceptions.ConnectionError(f"Redis refuses: {exc}") from exc
+
+
+def _celery_worker_state() -> Any:
+    """`celery.worker.state`, if this process may be a Celery worker."""
+    return sys.modules.get("celery.worker.state")
+
+
+def _is_stopping(state: Any) -> bool:
+    return any(flag is not None and flag is not False for flag in (state.should_stop, state.should_terminate))
+
+
+def _tags_of(requests: Iterable[Any]) -> set[str]:
+    return {str(request.message.delivery_tag) for request in tuple(requests)}
+
+
+def _has_running(tags: Iterable[str]) -> bool:
+    """Whether a Celery worker that goes on has handed some of these messages to its pool."""
+    state = _celery_worker_state()
+    if state is None or _is_stopping(state):
+        return False
+    return not _tags_of([*state.active_requests, *state.reserved_requests]).isdisjoint(tags)
