@@ -136,6 +136,7 @@ class MemoryStore:
             return Begun(Verdict.BUSY, busy_seconds=unit.until - now)
         unit.deliveries += unit.token != claim.token or not unit.deliveries
         unit.token, unit.until = claim.token, now + self.terms.lease.total_seconds()
+        unit.forgotten_at = now + self.terms.retention.total_seconds()
         poisonous = unit.deliveries > self.terms.max_deliveries
         gathering = self._drawers[claim.handler].parts.get(claim.unit)
         parts = gathering.texts if gathering else {}
@@ -218,6 +219,7 @@ class MemoryStore:
         if unit.token != claim.token:
             return False
         unit.until = self._clock() + self.terms.lease.total_seconds()
+        unit.forgotten_at = self._clock() + self.terms.retention.total_seconds()
         return True
 
     @_locked

@@ -50,3 +50,16 @@ def test_the_attempts_of_a_signal_are_counted_apart(store):
     assert store.begin(replace(claim("T", unit), signal="another")).verdict is Verdict.RUN
     assert settle(store, replace(claim("T", unit), signal="another"), AGAIN) is Outcome.OK
     assert store.begin(claim("A", unit)).verdict is Verdict.RUN
+
+
+def test_a_unit_is_not_forgotten_while_somebody_is_at_it(rig):
+    retention = TERMS.retention.total_seconds()
+    rig.store.begin(claim("A"))
+    assert settle(rig.store, claim("A"), AGAIN) is Outcome.OK
+    rig.pass_time(retention - 10)
+
+    assert rig.store.begin(claim("B", attempt=2)).verdict is Verdict.RUN
+    rig.pass_time(20)
+
+    assert rig.store.begin(claim("C", attempt=2)).verdict is Verdict.BUSY
+    assert settle(rig.store, claim("B", attempt=2), DONE) is Outcome.OK
