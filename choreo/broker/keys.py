@@ -104,6 +104,11 @@ class Lease:
             return None
         return cls(info[OWNER], info[INFLIGHT], info[TAG], info.get(CLAIM, ""), info.get(CERTAIN_UNTIL, 0.0))
 
+    @property
+    def receipt(self) -> tuple[str, str]:
+        """Where the delivery is kept, and its name there: what acks it."""
+        return self.inflight, self.tag
+
     def holds(self, unit: str, attempt: int) -> bool:
         """Whether this attempt is certainly claimed by this delivery, without asking."""
         return self.claim == f"{attempt} {unit}" and machine_time() < self.certain_until

@@ -61,7 +61,7 @@ class DeadLetterTask(SafeTask):
         except DeadLetterError:
             return "replayed or discarded meanwhile"
         lease = Lease.of(self.request.properties)
-        token, receipt = (uuid4().hex, None) if lease is None else (lease.tag, (lease.inflight, lease.tag))
+        token, receipt = (uuid4().hex, None) if lease is None else (lease.tag, lease.receipt)
         claim = Claim(self.name, f"notice:{letter.id}", token, receipt=receipt)
         begun = self.app.store.begin(claim)
         match begun.verdict:

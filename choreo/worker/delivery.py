@@ -64,7 +64,7 @@ class Delivery:
         self.settled = False
         self.claim = self.make_claim()
         if lease is not None and self.claim.token != lease.tag:
-            self.claim = replace(self.claim, token=lease.tag, receipt=(lease.inflight, lease.tag))
+            self.claim = replace(self.claim, token=lease.tag, receipt=lease.receipt)
 
     def __str__(self) -> str:
         return f"{self.subscription.name}({self.envelope})"
@@ -91,7 +91,7 @@ class Delivery:
         if lease is None:
             return Claim(name, unit, uuid4().hex, self.attempt)
         # On choreo's Redis transport each delivery has a name that no other ever has: that is the token.
-        return Claim(name, unit, lease.tag, self.attempt, (lease.inflight, lease.tag))
+        return Claim(name, unit, lease.tag, self.attempt, lease.receipt)
 
     def begin(self) -> Begun:
         if self.lease is not None and self.lease.holds(self.claim.unit, self.claim.attempt) and not is_stopping():

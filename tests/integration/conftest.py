@@ -143,3 +143,10 @@ def world(request: pytest.FixtureRequest, make_world: MakeWorld) -> World:
 def subject() -> str:
     """What the events of one test are about."""
     return f"ORD-{uuid4().hex[:8]}"
+
+
+@pytest.fixture(scope="module")
+def rabbitmq() -> Iterator[str]:
+    """A vhost of RabbitMQ for the tests of one module."""
+    with rabbitmq_vhost(require_rabbitmq()) as url:
+        yield url

@@ -13,7 +13,6 @@ from choreo.worker import bindings
 from choreo.worker.bindings import BindingKeeper
 from tests.integration.orders import OrderCancelled, OrderPlaced
 from tests.integration.workers import Payment
-from tests.servers import rabbitmq_vhost, require_rabbitmq
 from tests.waiting import eventually
 
 
@@ -23,12 +22,6 @@ class MenuChanged(Event):
 
 class RefundPaid(Event):
     pass
-
-
-@pytest.fixture(scope="module")
-def rabbitmq() -> Iterator[str]:
-    with rabbitmq_vhost(require_rabbitmq()) as url:
-        yield url
 
 
 @pytest.fixture(params=["rabbitmq", "redis"])

@@ -1,26 +1,12 @@
 """The commands, where broker and store are real, or are not there at all."""
 
 import pytest
-from click.testing import CliRunner, Result
 
-from choreo.cli import choreo
+from tests.commands import environment, run  # noqa: F401 - the fixture is for every test here
 
 #: Nobody listens there.
 GONE = "redis://alice:secret@127.0.0.1:1/0"
 ASSIGNED = '{"customer_id": "alice", "driver_id": "DRV-1", "estimated_minutes": 5}'
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("CHOREO_BROKER_URL", "CHOREO_STORE_URL", "CELERY_BROKER_URL"):
-        monkeypatch.delenv(name, raising=False)
-
-
-def run(*arguments: str, code: int) -> Result:
-    result = CliRunner().invoke(choreo, arguments)
-    assert result.exit_code == code, result.output
-    assert "secret" not in result.output
-    return result
 
 
 @pytest.mark.parametrize("command", [["dead-letters", "list"], ["joins", "list"], ["joins", "show", "ORD-1"]])

@@ -8,16 +8,9 @@ import pytest
 from choreo import DeadLetter, Reason
 from tests.integration.orders import OrderPlaced
 from tests.integration.workers import Payment
-from tests.servers import rabbitmq_vhost, require_rabbitmq
 from tests.waiting import eventually
 
 FOR_EVER = -1.0
-
-
-@pytest.fixture(scope="module")
-def rabbitmq() -> Iterator[str]:
-    with rabbitmq_vhost(require_rabbitmq()) as url:
-        yield url
 
 
 @pytest.fixture(params=["rabbitmq", "redis"])

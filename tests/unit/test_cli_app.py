@@ -1,23 +1,9 @@
 """Where the command line looks for broker and store, and what it says when they are not said right."""
 
 import pytest
-from click.testing import CliRunner, Result
 
 from choreo import Service
-from choreo.cli import choreo
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("CHOREO_BROKER_URL", "CHOREO_STORE_URL", "CELERY_BROKER_URL"):
-        monkeypatch.delenv(name, raising=False)
-
-
-def run(*arguments: str, code: int) -> Result:
-    result = CliRunner().invoke(choreo, arguments)
-    assert result.exit_code == code, result.output
-    assert "secret" not in result.output
-    return result
+from tests.commands import environment, run  # noqa: F401 - the fixture is for every test here
 
 
 @pytest.fixture

@@ -1,0 +1,21 @@
+"""Running `choreo` in this process, for tests of the command line."""
+
+import pytest
+from click.testing import CliRunner, Result
+
+from choreo.cli import choreo
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing says where broker and store are."""
+    for name in ("CHOREO_BROKER_URL", "CHOREO_STORE_URL", "CELERY_BROKER_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def run(*arguments: str, code: int) -> Result:
+    """Run a command that ends with this code, and never says the password."""
+    result = CliRunner().invoke(choreo, arguments)
+    assert result.exit_code == code, result.output
+    assert "secret" not in result.output
+    return result
