@@ -5,7 +5,6 @@ The attributes are those of the specification (https://github.com/cloudevents/sp
 extension attributes. Attributes that this version does not know are kept and passed on.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -61,7 +60,7 @@ class Envelope:
     @classmethod
     def from_wire(cls, wire: object) -> "Envelope":
         """Read an envelope. Raises `EnvelopeError`, naming the attribute, when it is not one."""
-        if not isinstance(wire, Mapping):
+        if not isinstance(wire, dict):
             raise EnvelopeError(f"an envelope is a JSON object, not {type(wire).__name__}")
         event_id = _text(wire, "id")
         causation = wire.get("causationid")
@@ -83,18 +82,18 @@ class Envelope:
             causation_id=causation,
             version=version,
             data=data,
-            extensions={key: value for key, value in wire.items() if key not in _KNOWN},
+            extensions={key: wire[key] for key in wire.keys() - _KNOWN},
         )
 
 
-def _text(wire: Mapping[str, Any], name: str, default: str | None = None) -> str:
+def _text(wire: dict[str, Any], name: str, default: str | None = None) -> str:
     value = wire.get(name, default)
     if not isinstance(value, str) or (default is None and not value):
         raise EnvelopeError(f"{name} is {value!r}, not a text")
     return value
 
 
-def _time(wire: Mapping[str, Any]) -> datetime:
+def _time(wire: dict[str, Any]) -> datetime:
     value = wire.get("time")
     try:
         time = datetime.fromisoformat(value)  # type: ignore[arg-type]

@@ -2,9 +2,15 @@
 Commits that are under way: sent, and not answered yet.
 
 A worker that runs one handler after another need not stand still until Redis has answered each commit. It sends the
-commit, goes on with the next event, and reads the answers of several commits in one go, at the latest when it has
-nothing left to do. What has been sent reaches Redis even if the next thing that happens is `kill -9`, and Redis
-carries it out before anything that is sent later, so a crash repeats no more than it does otherwise.
+commit, goes on with the next event, and reads the answers of several commits in one go, when it hears from Redis for
+another reason: of the next event, or that there is none. What has been sent reaches Redis even if the next thing that
+happens is `kill -9`, and Redis carries it out before anything that is sent later.
+
+*Several in one go.* Sending costs as much as a very short handler does, on both sides. So when a handler was done
+within `QUICK` and more is waiting in this process, its commit goes out with the next ones: after `TOGETHER` of them,
+or `SOON`. A thread sees to it that a long handler does not hold up the commits before it. A crash in between repeats
+what these few handlers did. It repeats it once: what was delivered before is not begun until everything before it is
+sent, and its own commit is sent at once. So what kills its worker takes nobody else along with it again and again.
 
 What is different is who hears of a failure, and when: the handler's task has ended by then. So a commit that was
 refused gives its event back here, and for a while afterwards nothing is sent ahead: each commit waits for its answer
@@ -37,6 +43,12 @@ MOST = 32
 WARY = 5.0
 #: An answer that has not been read for so many seconds is fetched before the next commit is sent, or by the heart.
 OLD = 1.0
+#: A commit may wait for the next one if its handler took no longer than this, in seconds.
+QUICK = 0.001
+#: So many commits are sent in one go at most.
+TOGETHER = 16
+#: No commit waits for longer than this for the next handler to begin; nor for longer than the second, whatever runs.
+SOON, AT_THE_LATEST = 0.002, 0.01
 #: Pauses in seconds before commits are sent again after the connection broke.
 PAUSES = (0.0, 0.05, 0.2, 0.5)
 
@@ -74,15 +86,32 @@ class Commits:
     A commit's ack is part of it, so the message must not be acked apart: see `holds`.
     """
 
-    def __init__(self, wire: Wire, own: Callable[[], Ownership]) -> None:
+    def __init__(self, wire: Wire, own: Callable[[], Ownership], more: Callable[[], object] = lambda: False) -> None:
         self._wire = wire
         self._own = own
+        #: Whether more deliveries wait in this process.
+        self._more = more
         self._pending: deque[Commit] = deque()
+        #: The newest of them, as they go out, and since when the oldest of those waits.
+        self._unsent: list[bytes] = []
+        self._unsent_since = 0.0
+        self._began = 0.0
+        self._alone = True
+        self._watch: threading.Thread | None = None
+        self._waiting = threading.Event()
+        self._closed = False
         self._tags: set[str] = set()
         self._since = 0.0
         self._wary_until = 0.0
         # The heart's thread reads answers while a long handler runs.
         self._lock = threading.RLock()
+
+    def begin(self, *, alone: bool) -> None:
+        """A delivery begins. ``alone``: whatever becomes of it, no other commit may be lost with it."""
+        now = time.monotonic()
+        if self._unsent and (alone or now - self._unsent_since > SOON):
+            self.flush()
+        self._began, self._alone = now, alone
 
     def send(self, commit: Commit) -> bool:
         """Send a commit ahead. False if that is not wise now: nothing was sent, and the caller waits for an answer."""
@@ -94,13 +123,54 @@ class Commits:
                 self.settle()
             if not self._pending:
                 self._since = now
+            if not self._unsent:
+                self._unsent_since = now
             self._pending.append(commit)
             self._tags.add(commit.tag)
+            self._unsent.append(pack(self._wire.evalsha(commit.script, commit.keys, commit.args)))
+            if not self._may_wait(now):
+                self.flush()
+            elif not self._waiting.is_set():
+                self._watch_over()
+            return True
+
+    def _may_wait(self, now: float) -> bool:
+        return (
+            not self._alone
+            and now - self._began < QUICK
+            and len(self._unsent) < TOGETHER
+            and now - self._unsent_since < SOON
+            and bool(self._more())
+        )
+
+    def flush(self) -> None:
+        """Send what waits."""
+        if not self._unsent:
+            return
+        with self._lock:
+            unsent, self._unsent = self._unsent, []
             try:
-                self._wire.push(pack(self._wire.evalsha(commit.script, commit.keys, commit.args)))
+                if unsent:
+                    self._wire.push(b"".join(unsent), len(unsent))
             except (RedisError, OSError):
                 self._send_again()
-            return True
+
+    def _watch_over(self) -> None:
+        """Let the thread look after what waits."""
+        if self._watch is None:
+            self._watch = threading.Thread(target=self._send_what_waits, name="choreo-commits", daemon=True)
+            self._watch.start()
+        self._waiting.set()
+
+    def _send_what_waits(self) -> None:
+        while not self._closed:
+            self._waiting.wait()
+            time.sleep(AT_THE_LATEST)
+            with self._lock:
+                if not self._unsent:
+                    self._waiting.clear()
+                elif time.monotonic() - self._unsent_since >= AT_THE_LATEST:
+                    self.flush()
 
     def holds(self, tag: str) -> bool:
         """Whether the commit under way decides what becomes of this delivery."""
@@ -111,6 +181,7 @@ class Commits:
         if not self._pending:
             return
         with self._lock:
+            self.flush()
             unknown: list[Commit] = []
             while self._pending:
                 try:
@@ -135,6 +206,8 @@ class Commits:
         """Read what is left, and close the connection."""
         self.settle()
         self._wire.close()
+        self._closed = True
+        self._waiting.set()
 
     def _send_again(self) -> None:
         """One by one, each waiting for its answer: what was carried out before is not carried out twice."""

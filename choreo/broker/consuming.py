@@ -12,7 +12,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from queue import Empty
 from time import monotonic
 from typing import Any
@@ -51,7 +50,9 @@ class QoS(virtual.QoS):
         super().append(message, tag)
 
     def ack(self, delivery_tag: str) -> None:
-        self.channel.ack_later(delivery_tag)
+        message = self._delivered.get(delivery_tag)
+        # What was claimed when it was taken is acked by its commit, and done before should it come again.
+        self.channel.ack_later(delivery_tag, urgent=message is None or CLAIM not in message.delivery_info)
         super().ack(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
@@ -106,6 +107,7 @@ class ConsumingChannel(PublishingChannel):
         #: Where the handlers of consumed queues remember what they have done: see lua/claim.lua.
         self._inboxes: dict[str, str] = {}
         self._delivering: int | None = None
+        self._commits: Commits | None = None
         super().__init__(*args, **kwargs)
 
     # -- connections -----------------------------------------------------------------------------------------------
@@ -113,25 +115,25 @@ class ConsumingChannel(PublishingChannel):
     @property
     def line(self) -> Commits | None:
         """
-        Where commits can be sent ahead: with an event loop, which fetches the answers when nothing is left to do.
+        Where commits can be sent ahead: with an event loop, which fetches the answers in its next turn.
 
         For a worker that runs its handlers in the loop's own thread, as the solo pool does.
         """
-        return self._commits if self.connection.cycle.hub is not None else None
+        return self.commits() if self.connection.cycle.hub is not None else None
 
-    @cached_property
-    def _commits(self) -> Commits:
-        commits = Commits(Wire(lambda: self.pool), self._own)
-        self._own().watch(commits.settle_old)
-        return commits
+    def commits(self) -> Commits:
+        """The commits that this channel's consumer sends ahead."""
+        if self._commits is None:
+            self._commits = Commits(Wire(lambda: self.pool), self._own, lambda: self._arrived)
+            self._own().watch(self._commits.settle_old)
+        return self._commits
 
     def _settle_commits(self) -> None:
-        commits: Commits | None = self.__dict__.get("_commits")
-        if commits is not None:
-            commits.settle()
+        if self._commits is not None:
+            self._commits.settle()
 
     def _disconnect_pools(self) -> None:
-        commits = self.__dict__.pop("_commits", None)
+        commits, self._commits = self._commits, None
         if commits is not None:
             commits.close()
         super()._disconnect_pools()
@@ -298,6 +300,8 @@ class ConsumingChannel(PublishingChannel):
         finally:
             self._in_poll = None
             self._flush_brpop_reauth()
+            # They have come by now. A worker that has nothing to do gets here once a second.
+            self._settle_commits()
         taking, self._taking = self._taking, None
         if taking is None:
             raise Empty()
@@ -379,6 +383,9 @@ class ConsumingChannel(PublishingChannel):
                     self._own().give_back([tag], counted=False, untouched=[tag])
                 continue
             self._delivering = threading.get_ident()
+            if self._commits is not None:
+                # What was delivered before is never claimed by taking.
+                self._commits.begin(alone=not claimed)
             try:
                 self.connection._deliver(self._payload(tag, text, claimed), queue)
             finally:
@@ -396,7 +403,8 @@ class ConsumingChannel(PublishingChannel):
         until = monotonic() + SLICE_SECONDS
         while not self.closed and self.deliver_one() and monotonic() < until:
             pass
-        self._settle_commits()
+        if self._commits is not None:
+            self._commits.flush()
 
     def _still_own(self, tag: str) -> bool:
         """False if this process slept so long that its messages went back."""
@@ -419,17 +427,17 @@ class ConsumingChannel(PublishingChannel):
 
     # -- acks ------------------------------------------------------------------------------------------------------
 
-    def ack_later(self, tag: str) -> None:
+    def ack_later(self, tag: str, *, urgent: bool = True) -> None:
         """
         Note an ack. It travels with the next take.
 
         With an event loop, what does not travel is sent in the loop's next turn.
         Without one it is sent at once, unless it comes from within a delivery, when it is sent after that.
         """
-        own, commits = self._ownership, self.__dict__.get("_commits")
+        own, commits = self._ownership, self._commits
         if own is None or (commits is not None and commits.holds(tag)):
             return
-        own.ack(tag)
+        own.ack(tag, urgent=urgent)
         if self._pid != os.getpid() or self._settled or self.closed:
             return
         if self.connection.cycle.hub is None and self._delivering != threading.get_ident():
@@ -450,12 +458,26 @@ class ConsumingChannel(PublishingChannel):
             owning.logger.warning("cannot return %d message(s) now, it is tried again: %s", len(tags), exc)
             own.return_soon([str(tag) for tag in tags], counted=counted)
 
+    @property
+    def has_enough(self) -> bool:
+        """
+        Whether a worker's pool has so much left to do that more can be fetched later, and in one go.
+
+        A pool that answers often would otherwise fetch one message for each that it has finished.
+        """
+        if self._in_poll or (state := _celery_worker_state()) is None:
+            return False
+        room = self.qos.can_consume_max_estimate()
+        waiting = len(state.reserved_requests) - len(state.active_requests)
+        return room is not None and waiting > 2 * room
+
     def before_poll(self) -> None:
         """Send acks that no take will carry soon: one that waits is under way, or nothing more can be consumed."""
         own = self._ownership
         if own is None or not own.has_acks or self._settled or (self._taking is not None and not self._waiting):
             return
-        if self._in_poll or not self.qos.can_consume() or not self.active_queues:
+        no_more = self._in_poll or not self.qos.can_consume() or not self.active_queues
+        if no_more or (own.has_urgent_acks and self.has_enough):
             self.flush_acks()
 
     def flush_acks(self) -> None:
@@ -552,7 +574,7 @@ class ConsumingChannel(PublishingChannel):
         self._taking = self._ownership = None
         self._expecting, self._waiting = True, False
         self.__dict__.pop("wire", None)
-        self.__dict__.pop("_commits", None)
+        self._commits = None
 
 
 @contextmanager

@@ -95,11 +95,13 @@ class Incoming:
 
     def _may_be_deep(self) -> bool:
         """Whether there are so many brackets that looking closer is worth the time."""
-        body, mark = self.message.body, (b"[{\\" if isinstance(self.message.body, bytes) else "[{\\")
         # What is compressed or escaped shows no brackets.
         if self._is_amqp and self.headers.get("compression"):
             return True
-        return bool(sum(body.count(mark[i : i + 1]) for i in range(3)) > MOST_NESTED)
+        body = self.message.body
+        if isinstance(body, bytes):
+            return bool(body.count(b"[") + body.count(b"{") + body.count(b"\\") > MOST_NESTED)
+        return bool(body.count("[") + body.count("{") + body.count("\\") > MOST_NESTED)
 
     def _text_of_event(self) -> str | None:
         """The event's own text, where it is as choreo writes it; None where it has to be written anew."""

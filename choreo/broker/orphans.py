@@ -25,7 +25,7 @@ class Orphans:
 
     def __init__(self, wire: Wire, keys: Keys, timeout: float) -> None:
         self._wire, self._keys, self._timeout = wire, keys, timeout
-        self._cursor: bytes | None = b"0"
+        self._cursor: int | None = 0
         self._found: dict[str, float] = {}
 
     @property
@@ -46,7 +46,7 @@ class Orphans:
                 raise
             for name in names:
                 self._note(name.decode().removeprefix(self._keys.inflight("")))
-            self._cursor = None if cursor == b"0" else cursor
+            self._cursor = int(cursor) or None
 
     def due(self) -> list[str]:
         """The owners that have had time for a beat. Whether they used it, whoever buries them asks the server."""

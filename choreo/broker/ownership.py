@@ -88,6 +88,7 @@ class Ownership:
         self.epoch = ""
         self._wire = wire
         self._acks: deque[str] = deque()
+        self.has_urgent_acks = False
         self._held: list[weakref.ref[Tag]] = []
         #: What goes back as soon as Redis lets us: (tags, whether that counts, how often to look for them).
         self._returns: deque[tuple[list[str], bool, int]] = deque()
@@ -225,9 +226,10 @@ class Ownership:
 
     # -- acks ------------------------------------------------------------------------------------------------------
 
-    def ack(self, tag: str) -> None:
-        """Note an ack; it travels with the next take, or with `flush`."""
+    def ack(self, tag: str, *, urgent: bool = True) -> None:
+        """Note an ack; it travels with the next take, or with `flush`. ``urgent`` if it should not wait for a take."""
         self._acks.append(tag)
+        self.has_urgent_acks = self.has_urgent_acks or urgent
         if self._retired:
             self._wake.set()
 
@@ -238,6 +240,7 @@ class Ownership:
     def take_acks(self) -> list[str]:
         """The noted acks, for the caller to send. Acks of an earlier name are dropped: their records are gone."""
         acks, mine = [], f"{self.owner}:"
+        self.has_urgent_acks = False
         # The consumer and the thread both take: what is there a moment before need not be there any more.
         with suppress(IndexError):
             while True:
@@ -249,6 +252,7 @@ class Ownership:
     def put_back_acks(self, acks: Iterable[str]) -> None:
         """Keep acks that could not be sent; sending one twice is harmless."""
         self._acks.extend(acks)
+        self.has_urgent_acks = bool(self._acks)
 
     def flush(self, wire: Wire | None = None) -> None:
         """Send the noted acks now."""

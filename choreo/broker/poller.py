@@ -24,6 +24,11 @@ class Poller(MultiChannelPoller):
             channel.before_poll()
         super().on_poll_start()
 
+    def _register_BRPOP(self, channel: Any) -> None:  # noqa: N802 - kombu's name
+        # Kombu's call when a channel may ask for messages.
+        if not channel.has_enough:
+            super()._register_BRPOP(channel)
+
     def get(self, callback: Callable[..., Any], timeout: float | None = None) -> None:
         try:
             for channel in list(self._channels):

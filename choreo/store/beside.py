@@ -23,8 +23,9 @@ process that was stopped) it asks the store, as it does while its worker is stop
 
 *Counting crashes.* To be taken is not to be begun: most of what a worker dies with was waiting in it. With the solo
 pool, a worker is busy with the oldest of what it has in flight, since each commit takes its own copy away: whoever
-finds the worker dead notes that one, and it counts as begun once. (Acks that no commit carries may be under way just
-then. The oldest is a handled copy in that case, and what killed the worker counts from its next beginning.) With the
+finds the worker dead notes that one, and it counts as begun once. (Commits of very short handlers may have waited for
+each other just then, or acks that no commit carries. The oldest is a handled copy in that case, and what killed the
+worker counts from its next beginning.) With the
 other pools, a handler that begins without asking sends a mark (start.lua), and does not wait for the answer: the kernel
 delivers it even if the next thing that happens is `kill -9`. What was delivered before is never claimed by taking: it
 asks the store, which counts from there. So what kills its workers is parked after `Terms.max_deliveries`, and what
@@ -36,7 +37,7 @@ waited beside it is not.
 another delivery cannot commit. Who lost it to nobody still may: the copy that went back is dropped when it is taken.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -68,9 +69,11 @@ class StoreBesideBroker(RedisStore):
 
     def commit(self, claim: Claim, settlement: Settlement) -> Committed:
         inflight, tag = claim.receipt or ("", "")
-        keys = [*self._settlement_keys(claim), *self._routing, *filter(None, [inflight])]
-        args = self._settlement_args(claim, settlement, settlement.scheduled)
-        args += [self._sep, self._keys.prefix, self._keys.token(""), tag, *_placed(list(settlement.sent.values()))]
+        keys = [*self._settlement_keys(claim), inflight]
+        args = [*self._settlement_args(claim, settlement, settlement.scheduled), tag]
+        if settlement.sent:
+            keys += self._routing
+            args += [self._sep, self._keys.prefix, self._keys.token(""), *_placed(settlement.sent.values())]
         if settlement.line is not None and tag:
             told = partial(self._tell_later, settlement)
             if settlement.line.send(Commit(tag, self._script("commit_beside"), keys, args, told)):
@@ -104,7 +107,7 @@ def _committed(answer: Any, settlement: Settlement) -> Committed:
     return Committed(Outcome(outcome.decode()), unheard=unheard)
 
 
-def _placed(messages: Sequence[Message]) -> list[Any]:
+def _placed(messages: Iterable[Message]) -> list[Any]:
     args: list[Any] = []
     for message in messages:
         address = {"exchange": message.exchange, "routing_key": message.routing_key}

@@ -6,6 +6,9 @@ from typing import Any
 import amqp
 from celery.worker import state
 from celery.worker.consumer import Consumer
+from kombu.common import ignore_errors
+
+from choreo.worker.events import COLLECT_SECONDS
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +28,7 @@ class ServiceConsumer(Consumer):
     - A broker that does not answer is left and connected to again. Celery waits for ever for the answer to
       "consume", and RabbitMQ gives none while a quorum queue has no leader.
     - A stopping worker returns at once what it has not started.
+    - Worker events are collected for a moment before they are sent: see `choreo.worker.events`.
     """
 
     class Blueprint(Consumer.Blueprint):
@@ -34,6 +38,8 @@ class ServiceConsumer(Consumer):
 
     def connect(self) -> Any:
         connection = super().connect()
+        # What was set for later may have gone with the last connection.
+        self._collecting = False
         if isinstance(connection.connection, amqp.Connection):
             connection.connection.transport.sock.settimeout(ANSWER_TIMEOUT)
         return connection
@@ -56,7 +62,25 @@ class ServiceConsumer(Consumer):
             return
         super().add_task_queue(queue, *args, **options)
 
+    #: Whether a moment has been set at which collected worker events are sent.
+    _collecting = False
+
+    def on_send_event_buffered(self) -> None:
+        """Celery's call whenever a worker event was collected; from any thread."""
+        if self.hub and not self._collecting:
+            self._collecting = True
+            self.hub.call_soon(self._send_events_later)
+
+    def _send_events_later(self) -> None:
+        self.hub.call_later(COLLECT_SECONDS, self._send_events)
+
+    def _send_events(self) -> None:
+        self._collecting = False
+        self._flush_events()
+
     def stop(self) -> None:
+        # Its connection is closed before the dispatcher is.
+        ignore_errors(self, self._flush_events)
         reserved = set(state.reserved_requests)
         super().stop()
         # What was delivered while the consumer was being cancelled is in the second.

@@ -133,22 +133,29 @@ class Delivery:
             with self.app.leases.kept(self.claim):
                 context = self.context(parts)
                 announced = self.react(parts, context)
-            leaving = self._leaving(announced, context)
+            settlement = self._success(announced, context)
         except BaseException as error:  # whatever a handler raises is a failure of that handler, not of its worker
             if is_stop(error):
                 raise
             return self._failed(parts, error)
-        return self._succeeded(announced, leaving)
+        return self._succeeded(announced, settlement)
 
-    def _leaving(self, announced: list[Envelope], context: Context) -> Settlement:
+    def _success(self, announced: list[Envelope], context: Context) -> Settlement:
+        """What is recorded when the handler has succeeded. It may raise what speaks against what was announced."""
         sent = {f"event:{envelope.id}": self.app.publisher.broadcast(envelope) for envelope in announced}
         delays = {f"event:{key}": delay.seconds(self.store.now) for key, delay in context.delays.items()}
         later = [Scheduled(key, sent.pop(key), delay) for key, delay in delays.items() if key in sent]
-        return Settlement(sent=sent, scheduled=later)
+        return Settlement(
+            sent=sent,
+            scheduled=later,
+            unscheduled=self.outdated(),
+            remember=self.remember,
+            line=self.line,
+            hear=self._hear,
+        )
 
-    def _succeeded(self, announced: list[Envelope], leaving: Settlement) -> str:
-        leaving = replace(leaving, unscheduled=self.outdated(), remember=self.remember, line=self.line, hear=self._hear)
-        if not self._commit(leaving):
+    def _succeeded(self, announced: list[Envelope], settlement: Settlement) -> str:
+        if not self._commit(settlement):
             return TOO_LATE
         return f"announced {', '.join(map(str, announced))}" if announced else "done"
 

@@ -17,5 +17,7 @@ class HandlerRequest(Request):
         if app.in_process and not decoded:
             body, decoded = message.payload, True
         super().__init__(message, app=app, body=body, decoded=decoded, **options)
+        # Celery would look for headers of others in each request; the headers of a run are made here: `run_headers`.
+        self._request_dict["headers"] = {}
         if app.one_at_a_time:
             self._request_dict["choreo_line"] = getattr(message.channel, "line", None)

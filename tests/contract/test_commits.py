@@ -22,7 +22,7 @@ class Line:
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
         self.heard: list[Any] = []
-        self.commits: Commits = worker.channel._commits
+        self.commits: Commits = worker.channel.commits()
 
     def commit(self, unit: str, number: int = 0, **settlement: Any) -> Committed:
         """Commit what was taken, ahead."""
@@ -134,6 +134,126 @@ def test_a_copy_that_somebody_else_has_settled_is_acked(place: Place, worker: Wo
 
     assert line.outcomes == [Outcome.STALE]
     assert place.corner.in_flight() == {}
+
+
+class Crowd(Line):
+    """A line on which more deliveries wait; each is begun and handled in no time."""
+
+    def __init__(self, worker: Worker) -> None:
+        super().__init__(worker)
+        self.more = True
+        self.commits._more = lambda: self.more
+
+    def handle(self, unit: str, number: int, *, alone: bool = False) -> None:
+        self.commits.begin(alone=alone)
+        self.commit(unit, number)
+
+    def reached(self, place: Place) -> int:
+        """How many commits Redis has carried out."""
+        return len(self.worker.messages) - sum(place.corner.in_flight().values())
+
+
+@pytest.fixture
+def crowd(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> Crowd:
+    # However slow this machine is: what is looked at is what does not depend on time.
+    monkeypatch.setattr(under_way, "QUICK", 60.0)
+    monkeypatch.setattr(under_way, "SOON", 60.0)
+    monkeypatch.setattr(under_way, "AT_THE_LATEST", 60.0)
+    monkeypatch.setattr(under_way, "OLD", 60.0)
+    return Crowd(worker)
+
+
+def test_commits_of_short_handlers_go_out_together(place: Place, worker: Worker, crowd: Crowd):
+    units = send(place, under_way.TOGETHER)
+    worker.take(len(units))
+
+    for number, unit in enumerate(units[:-1]):
+        crowd.handle(unit, number)
+    assert crowd.reached(place) == 0
+    crowd.handle(units[-1], len(units) - 1)
+
+    eventually(lambda: crowd.reached(place) == len(units))
+    crowd.commits.settle()
+    assert crowd.outcomes == [Outcome.OK] * len(units)
+
+
+def test_a_commit_that_nothing_follows_goes_out_at_once_with_those_before_it(
+    place: Place, worker: Worker, crowd: Crowd
+):
+    first, second = send(place, 2)
+    worker.take(2)
+
+    crowd.handle(first, 0)
+    crowd.more = False
+    crowd.handle(second, 1)
+
+    eventually(lambda: crowd.reached(place) == 2)
+
+
+def test_the_commit_of_a_longer_handler_goes_out_at_once(
+    place: Place, worker: Worker, crowd: Crowd, monkeypatch: pytest.MonkeyPatch
+):
+    (unit,) = send(place, 1)
+    worker.take()
+    monkeypatch.setattr(under_way, "QUICK", 0.0)
+
+    crowd.handle(unit, 0)
+
+    eventually(lambda: crowd.reached(place) == 1)
+
+
+def test_no_commit_waits_while_something_runs_that_was_delivered_before(place: Place, worker: Worker, crowd: Crowd):
+    first, second = send(place, 2)
+    worker.take(2)
+
+    crowd.handle(first, 0)
+    crowd.commits.begin(alone=True)
+
+    eventually(lambda: crowd.reached(place) == 1)
+    crowd.commit(second, 1)
+    eventually(lambda: crowd.reached(place) == 2)
+
+
+def test_a_long_handler_does_not_hold_up_the_commits_before_it(
+    place: Place, worker: Worker, crowd: Crowd, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(under_way, "AT_THE_LATEST", 0.01)
+    first, second = send(place, 2)
+    worker.take(2)
+
+    for number, unit in enumerate((first, second), 1):
+        crowd.handle(unit, number - 1)
+        eventually(lambda number=number: crowd.reached(place) == number, reason="nobody but the thread sends it")
+
+
+def test_what_waits_is_sent_before_answers_are_read(place: Place, worker: Worker, crowd: Crowd):
+    (unit,) = send(place, 1)
+    worker.take()
+    crowd.handle(unit, 0)
+
+    crowd.commits.settle()
+
+    assert crowd.outcomes == [Outcome.OK]
+
+
+def test_what_waits_when_redis_goes_away_is_sent_when_it_is_back(
+    place: Place, redis_url: str, crowd: Crowd, monkeypatch: pytest.MonkeyPatch
+):
+    with proxy_to(int(redis_url.rpartition(":")[2].partition("/")[0])) as proxy:
+        worker = Worker(place, url=proxied(redis_url, proxy.port), socket_timeout=1)
+        line = Crowd(worker)
+        units = send(place, 4)
+        # The other worker of these tests takes nothing.
+        worker.take(4)
+        line.handle(units[0], 0, alone=True)
+        for number in (1, 2, 3):
+            line.handle(units[number], number)
+        proxy.cut()
+
+        line.commits.settle()
+
+        assert set(line.outcomes) <= {Outcome.OK, Outcome.ALREADY}
+        assert [place.ask(unit).verdict for unit in units] == ["done"] * 4
 
 
 @pytest.mark.parametrize("when", ["before it was carried out", "after it was carried out"])

@@ -1,6 +1,6 @@
 -- Shared functions, put in front of a script by `--!include inbox`: what a handler has done for good.
 --
--- inbox_place(unit): where a unit is remembered: {bucket number, field}.
+-- inbox_place(unit): where a unit is remembered: {bucket, field}.
 -- inbox_has(prefix, place, retention, ms): whether it was done within the last `retention` ms.
 -- inbox_add(prefix, place, retention, ms), inbox_remove(prefix, place, retention, ms).
 -- KEYS/ARGV: none of their own; the caller hands over the start of the buckets' names.
@@ -23,7 +23,7 @@ local function inbox_place(unit)
   local a, d = tonumber(string.sub(hex, 1, 8), 16), tonumber(string.sub(hex, 25, 32), 16)
   local b, c = tonumber(string.sub(hex, 9, 16), 16), tonumber(string.sub(hex, 17, 24), 16)
   -- Every kind of UUID has something in one of these two places that changes from one to the next.
-  return {bit.bxor(a % 16384, d % 16384), struct.pack('>I4I4I4I4', a, b, c, d)}
+  return {string.format('%x', bit.bxor(a % 16384, d % 16384)), struct.pack('>I4I4I4I4', a, b, c, d)}
 end
 
 local function inbox_slot(retention, ms)
@@ -31,19 +31,29 @@ local function inbox_slot(retention, ms)
   return math.floor(ms / width), width
 end
 
+-- How the names begin of the buckets that may hold something, the newest first; worked out once in a script.
+local inbox_known = {}
+local function inbox_starts(prefix, retention, ms)
+  local starts = inbox_known[prefix]
+  if not starts then
+    local slot = inbox_slot(retention, ms)
+    starts = {}
+    for back = 0, INBOX_SLOTS do starts[back + 1] = string.format('%s%.0f:', prefix, slot - back) end
+    inbox_known[prefix] = starts
+  end
+  return starts
+end
+
 local function inbox_has(prefix, place, retention, ms)
-  local slot = inbox_slot(retention, ms)
-  for back = 0, INBOX_SLOTS do
-    if redis.call('HEXISTS', string.format('%s%.0f:%x', prefix, slot - back, place[1]), place[2]) == 1 then
-      return true
-    end
+  for _, start in ipairs(inbox_starts(prefix, retention, ms)) do
+    if redis.call('HEXISTS', start .. place[1], place[2]) == 1 then return true end
   end
   return false
 end
 
 local function inbox_add(prefix, place, retention, ms)
   local slot, width = inbox_slot(retention, ms)
-  local key = string.format('%s%.0f:%x', prefix, slot, place[1])
+  local key = string.format('%s%.0f:%s', prefix, slot, place[1])
   redis.call('HSET', key, place[2], '')
   if redis.call('HLEN', key) == 1 then
     redis.call('PEXPIREAT', key, string.format('%.0f', (slot + 1) * width + retention))
@@ -51,8 +61,5 @@ local function inbox_add(prefix, place, retention, ms)
 end
 
 local function inbox_remove(prefix, place, retention, ms)
-  local slot = inbox_slot(retention, ms)
-  for back = 0, INBOX_SLOTS do
-    redis.call('HDEL', string.format('%s%.0f:%x', prefix, slot - back, place[1]), place[2])
-  end
+  for _, start in ipairs(inbox_starts(prefix, retention, ms)) do redis.call('HDEL', start .. place[1], place[2]) end
 end

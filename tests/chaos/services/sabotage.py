@@ -143,10 +143,8 @@ def ack_the_copies_of_others() -> None:
     acked = "acked = acked + redis.call('HDEL', KEYS[1], unpack(ARGV, i, math.min(i + 499, #ARGV)))"
     surgery.in_broker("take", taken, loop.replace("INFLIGHT", "KEYS[2]").replace("TAG", "ARGV[j]"))
     surgery.in_broker("ack", acked, loop.replace("INFLIGHT", "KEYS[1]").replace("TAG", "ARGV[j]"))
-    committed = "redis.call('HDEL', KEYS[10], ARGV[own + 3])"
-    surgery.in_store(
-        "commit_beside", committed, _ACK_ALL.replace("INFLIGHT", "KEYS[10]").replace("TAG", "ARGV[own + 3]")
-    )
+    committed = "redis.call('HDEL', KEYS[8], ARGV[own])"
+    surgery.in_store("commit_beside", committed, _ACK_ALL.replace("INFLIGHT", "KEYS[8]").replace("TAG", "ARGV[own]"))
 
 
 _ACK_ALL = r"""
