@@ -68,7 +68,7 @@ class Line(Protocol):
 
 
 class VirtualLine:
-    """A line to a broker of which kombu knows no confirms (Redis, memory): what the call did not refuse is there."""
+    """A line to a broker of which kombu knows no confirms (memory): what the call did not refuse is there."""
 
     def __init__(self, connection: Connection, exchange: Exchange) -> None:
         connection.transport_options.setdefault("socket_timeout", TIMEOUT)
@@ -93,8 +93,6 @@ class VirtualLine:
                 # Without the declaration a fresh process would not know that the exchange is a topic exchange.
                 declare=[] if post.to_one_queue else [self._exchange],
             )
-            reached = getattr(self._producer.channel, "queues_reached", None)
-            post.heard = None if reached is None else reached > 0
             post.confirmed = True
 
     def is_passing(self, error: Exception) -> bool:

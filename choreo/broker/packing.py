@@ -17,6 +17,8 @@ from typing import Any
 from kombu.utils.json import JSONEncoder
 from kombu.utils.json import loads as kombu_loads
 
+from choreo.message import Message
+
 #: Content type of a delivery whose text is no message of kombu's format. The body is the text as it was found.
 UNREADABLE = "application/x-choreo-unreadable"
 
@@ -48,6 +50,22 @@ def head_of_copies(message: Mapping[str, Any]) -> str:
     text = dumps({**{key: part for key, part in message.items() if key != "properties"}, "properties": properties})
     # The text ends with the two braces of the properties and the message.
     return f'{text[:-2]}, "delivery_info": {dumps(info)[:-1]}, "routing_key": '
+
+
+def head_of_event(message: Message) -> str:
+    """The same of a message of choreo's own, in a third of the time."""
+    body, encoding = encode_body(message.body, message.headers)
+    return (
+        f'{{"body": {dumps(body)}, "content-encoding": {dumps(message.content_encoding)}, '
+        f'"content-type": {dumps(message.content_type)}, "headers": {dumps(message.headers)}, '
+        f'"properties": {{"delivery_mode": 2, "priority": 0, "body_encoding": "{encoding}", '
+        f'"delivery_info": {{"exchange": "", "routing_key": '
+    )
+
+
+def tail_of_copy(queue: str, tag: str) -> str:
+    """What follows upon the head in the copy for this queue. The scripts that make several copies write it as well."""
+    return f'{dumps(queue)}}}, "delivery_tag": "{tag}"}}}}'
 
 
 def unpack(text: bytes) -> dict[str, Any]:

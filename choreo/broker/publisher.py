@@ -14,6 +14,8 @@ from kombu import Connection, Exchange
 
 from choreo.broker.confirms import RabbitLine
 from choreo.broker.lines import Line, Lines, Post, VirtualLine
+from choreo.broker.pipeline import RedisLine
+from choreo.broker.redis import Transport
 from choreo.envelope import Envelope
 from choreo.errors import DeclarationError, EventTooLargeError, PublishError
 from choreo.message import MOST_NESTED, Message, is_too_deep
@@ -160,6 +162,8 @@ class Publisher:
 
     def _new_line(self) -> Line:
         connection = self._connect()
+        if isinstance(connection.transport, Transport):
+            return RedisLine(connection, self._exchange)
         kind = RabbitLine if connection.transport.driver_type == "amqp" else VirtualLine
         return kind(connection, self._exchange)
 

@@ -46,9 +46,6 @@ class PublishingChannel(kombu_redis.Channel):
     body_encoding = "utf-8"
     exchange_types = {**virtual.Channel.exchange_types, "topic": Topic, "direct": Direct}
 
-    #: How many queues the last publish reached.
-    queues_reached = 0
-
     # -- connections -----------------------------------------------------------------------------------------------
 
     @cached_property
@@ -117,7 +114,6 @@ class PublishingChannel(kombu_redis.Channel):
         reached: int = self.wire.call(scripts.BROADCAST, keys, args)
         if not reached and self.deadletter_queue:
             self._put(self.deadletter_queue, message)
-        self.queues_reached = reached
         return reached
 
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> int:
@@ -133,7 +129,6 @@ class PublishingChannel(kombu_redis.Channel):
             batch.add("eval", scripts.PUT.source, len(keys), *keys, *args)
             return 0
         self.wire.call(scripts.PUT, keys, args)
-        self.queues_reached = 1
         return 1
 
     def _put_fanout(self, exchange: str, message: dict[str, Any], routing_key: str, **kwargs: Any) -> None:

@@ -10,7 +10,7 @@ The life of a message::
 *Publish.* One script finds the queues bound for the routing key (AMQP's meaning of `*` and `#`, whether or not
 this process ever declared the exchange) and puts a distinct copy into each: all queues or none. A copy has its own
 delivery tag and is addressed to its one queue (exchange `''`, routing key = queue), so that whatever happens to it
-later happens in that queue only. `Channel.queues_reached` says how many there were.
+later happens in that queue only.
 
 *Queue.* A plain list under the queue's own name (with kombu's suffix per priority); the right end is next. Beside
 each queue there is a token to wake up a waiting consumer, which sends "wait for a token" and "take" in one go.

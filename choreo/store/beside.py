@@ -44,7 +44,7 @@ from uuid import uuid4
 
 from choreo.broker.commits import Commit, Fate
 from choreo.broker.keys import Keys
-from choreo.broker.packing import head_of_copies
+from choreo.broker.packing import head_of_event
 from choreo.broker.redis import Channel
 from choreo.errors import StoreError
 from choreo.message import Message
@@ -110,16 +110,6 @@ def _committed(answer: Any, settlement: Settlement) -> Committed:
 def _placed(messages: Iterable[Message]) -> list[Any]:
     args: list[Any] = []
     for message in messages:
-        address = {"exchange": message.exchange, "routing_key": message.routing_key}
-        properties = {"delivery_mode": 2, "priority": 0, "body_encoding": "utf-8", "delivery_info": address}
-        head = head_of_copies(
-            {
-                "body": message.body.decode(),
-                "content-encoding": message.content_encoding,
-                "content-type": message.content_type,
-                "headers": message.headers,
-                "properties": {**properties, "delivery_tag": ""},
-            }
-        )
-        args += ["1" if message.exchange == "" else "0", message.routing_key, uuid4().hex, head]
+        to_one_queue = "1" if message.exchange == "" else "0"
+        args += [to_one_queue, message.routing_key, uuid4().hex, head_of_event(message)]
     return args

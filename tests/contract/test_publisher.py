@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import redis
 from kombu import Queue
 
 from choreo import Event, PublishError, Service
@@ -75,6 +76,7 @@ def broker_url(request: pytest.FixtureRequest) -> str:
 
 both = pytest.mark.parametrize("broker_url", BROKERS, indirect=True)
 rabbitmq_only = pytest.mark.parametrize("broker_url", ["rabbitmq"], indirect=True)
+redis_only = pytest.mark.parametrize("broker_url", ["redis"], indirect=True)
 
 AppMaker = Callable[..., Service]
 
@@ -213,6 +215,43 @@ def test_a_message_to_a_queue_that_is_not_there_is_an_error_and_its_neighbours_a
     assert e.value.confirmed == tuple(good)
     assert e.value.unconfirmed == (lost,)
     assert len(ear.heard()) == 3
+
+
+@redis_only
+def test_what_redis_refuses_is_an_error_and_its_neighbours_arrive(app: Service, ear: Ear, broker_url: str) -> None:
+    good = [Message.carrying(app.publish(OrderPlaced()), exchange="", routing_key=ear.name) for _ in range(3)]
+    ear.heard()
+    place = app.topology.name_of("taken")
+    redis.Redis.from_url(broker_url).set(place, "somebody else's")
+    lost = Message("", place, b"[[], {}, {}]", {"id": "1", "argsrepr": "order.placed ORD-9"})
+
+    with pytest.raises(PublishError, match=r"1 of 4 messages, such as 'order.placed ORD-9': .*WRONGTYPE") as e:
+        app.publisher.send([*good[:2], lost, good[2]])
+
+    assert e.value.confirmed == tuple(good)
+    assert e.value.unconfirmed == (lost,)
+    assert len(ear.heard()) == 3
+
+
+@redis_only
+def test_a_redis_that_has_forgotten_the_scripts_is_told_them_again(app: Service, ear: Ear, broker_url: str) -> None:
+    app.publish(OrderPlaced(number=1))
+
+    redis.Redis.from_url(broker_url).script_flush()
+    app.publish_many(OrderPlaced(number=number) for number in range(2, 300))
+
+    assert ear.numbers() == list(range(1, 300))
+
+
+@redis_only
+def test_a_batch_is_not_answered_one_by_one(app: Service, broker_url: str, ear: Ear) -> None:
+    envelopes = [app.publish(OrderPlaced(number=number)) for number in range(3)]
+    client = redis.Redis.from_url(broker_url)
+    turns = client.info("stats")["total_reads_processed"]
+
+    app.publisher.announce(envelopes * 100)
+
+    assert client.info("stats")["total_reads_processed"] - turns < 150
 
 
 @rabbitmq_only
