@@ -83,7 +83,7 @@ class Commits:
     """
     The commits of one channel's consumer. ``own`` is whose messages they are about.
 
-    A commit's ack is part of it, so the message must not be acked apart: see `holds`.
+    A commit's ack is part of it, so the message must not be acked apart: see `decides`.
     """
 
     def __init__(self, wire: Wire, own: Callable[[], Ownership], more: Callable[[], object] = lambda: False) -> None:
@@ -172,9 +172,16 @@ class Commits:
                 elif time.monotonic() - self._unsent_since >= AT_THE_LATEST:
                     self.flush()
 
-    def holds(self, tag: str) -> bool:
-        """Whether the commit under way decides what becomes of this delivery."""
-        return tag in self._tags
+    def decides(self, tag: str) -> bool:
+        """
+        Whether the commit decides what becomes of this delivery. Asked once, when Celery acks it.
+
+        That may be after the answer, which the heart's thread reads as well: what goes back must not be acked then.
+        """
+        if tag not in self._tags:
+            return False
+        self._tags.discard(tag)
+        return True
 
     def settle(self) -> None:
         """Read all answers. Whatever they are, this raises nothing: those who wait for them are told."""
@@ -236,7 +243,6 @@ class Commits:
         return failure
 
     def _finish(self, commit: Commit, answer: Any) -> None:
-        self._tags.discard(commit.tag)
         try:
             fate = commit.told(answer)
         except Exception:

@@ -435,7 +435,7 @@ class ConsumingChannel(PublishingChannel):
         Without one it is sent at once, unless it comes from within a delivery, when it is sent after that.
         """
         own, commits = self._ownership, self._commits
-        if own is None or (commits is not None and commits.holds(tag)):
+        if own is None or (commits is not None and commits.decides(tag)):
             return
         own.ack(tag, urgent=urgent)
         if self._pid != os.getpid() or self._settled or self.closed:
