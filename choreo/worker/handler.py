@@ -21,6 +21,7 @@ from choreo.worker.failure import is_stop
 from choreo.worker.join import JoinDelivery
 from choreo.worker.outage import outlast
 from choreo.worker.task import SafeTask
+from choreo.worker.trace import Failed, Trace, brief
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +33,21 @@ class HandlerTask(SafeTask):
     Request = "choreo.worker.request:HandlerRequest"
     subscription: ClassVar[Subscription]
 
+    @property
+    def __trace__(self) -> Trace | None:
+        """Celery's tracer of this task, in short: see `choreo.worker.trace`."""
+        return self._trace
+
+    @__trace__.setter
+    def __trace__(self, celerys: Trace | None) -> None:
+        self._trace = celerys and brief(self, celerys)
+
+    _trace: Trace | None = None
+
     def run(self, event: str | dict[str, Any]) -> str:
         """Handle one delivery, the event as JSON. The answer is for people who read logs and Flower."""
+        if isinstance(event, Failed):
+            raise event.error
         envelope, delivery, parked = None, None, False
         try:
             try:

@@ -1,0 +1,165 @@
+"""A handler's task is traced in short, and nobody can tell it from Celery's own way."""
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from celery import current_task, signals, states
+from celery.app.trace import build_tracer
+from celery.loaders.app import AppLoader
+
+from choreo import PermanentFailure, Retry
+from choreo.broker.queue import run_headers, task_id
+from tests.unit.events import OrderPlaced, envelope
+from tests.unit.stage import Stage, service
+
+ORDER = OrderPlaced(customer_id="alice", total_cents=500)
+HANDLER = "payment.charge"
+
+
+class Bench:
+    """A task, as a worker prepares it, traced in short and by Celery."""
+
+    def __init__(self, behave: Callable[[], Any] = lambda: None, **app_options: Any) -> None:
+        app = service("payment", **app_options)
+
+        @app.on(OrderPlaced, retry=Retry(times=2))
+        def charge(order: OrderPlaced):
+            return behave()
+
+        self.stage = Stage(app)
+        self.task = app.tasks[HANDLER]
+        self.celerys = build_tracer(HANDLER, self.task, app=app, hostname="payment@here")
+        self.task.__trace__ = self.celerys
+
+    def run(self, trace: Any = None, unit: str = "e-1", retries: int = 0) -> Any:
+        event = envelope(ORDER, id=unit)
+        request = run_headers(HANDLER, event, retries) | {"delivery_info": {}, "properties": {}, "headers": {}}
+        return (trace or self.task.__trace__)(request["id"], [event.to_wire()], {}, request)
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """What `celery worker` logs unless it is told otherwise."""
+    with caplog.at_level(logging.WARNING, "celery.app.trace"):
+        yield
+
+
+def listening(signal: Any, heard: list[dict[str, Any]]) -> Any:
+    def hear(**facts: Any) -> None:
+        heard.append(facts)
+
+    signal.connect(hear, weak=False)
+    return hear
+
+
+def test_a_success_is_told_as_celery_tells_it():
+    bench = Bench()
+
+    short, celerys = bench.run(unit="e-1"), bench.run(bench.celerys, unit="e-2")
+
+    assert bench.task.__trace__ is not bench.celerys
+    assert (short.retval, short.info, short.retstr) == (celerys.retval, celerys.info, celerys.retstr)
+    assert short.retstr == "'done'"
+    assert 0 <= short.runtime < 60
+
+
+def test_a_handler_finds_the_same_request_as_with_celery():
+    seen: list[dict[str, Any]] = []
+    bench = Bench(lambda: seen.append({**vars(current_task.request), "task": current_task.name}))
+
+    bench.run(unit="e-1")
+    bench.run(bench.celerys, unit="e-2")
+
+    short, celerys = seen
+    assert short["task"] == HANDLER
+    assert short["id"] != celerys["id"]
+    assert short.keys() == celerys.keys() - {"_protected"}
+    assert not current_task, "nothing is left on the stack"
+    assert bench.task.request.id is None
+
+
+@pytest.mark.parametrize(
+    ("error", "retries", "state"),
+    [
+        (OSError("the gateway is down"), 0, states.RETRY),
+        (OSError("the gateway is down"), 2, states.FAILURE),
+        (PermanentFailure("refused"), 0, states.FAILURE),
+        (SystemExit(3), 2, states.FAILURE),
+    ],
+)
+def test_a_failure_is_told_by_celery(error: BaseException, retries: int, state: str):
+    def fail() -> None:
+        raise error
+
+    bench = Bench(fail)
+    heard: list[dict[str, Any]] = []
+    signal = signals.task_retry if state == states.RETRY else signals.task_failure
+    hear = listening(signal, heard)
+    try:
+        short = bench.run(unit="e-1", retries=retries)
+        celerys = bench.run(bench.celerys, unit="e-2", retries=retries)
+    finally:
+        signal.disconnect(hear)
+
+    assert short.info.state == celerys.info.state == state
+    assert type(short.info.retval) is type(celerys.info.retval)
+    assert len(heard) == 2
+    if state == states.FAILURE:
+        assert heard[0]["task_id"] == task_id("e-1", HANDLER)
+        assert heard[0]["args"][0] == str(envelope(ORDER, id="e-1").to_wire())
+    assert not current_task
+
+
+def test_a_copy_that_is_given_back_is_rejected_as_with_celery(monkeypatch: pytest.MonkeyPatch):
+    bench = Bench()
+    monkeypatch.setattr("choreo.worker.handler.STORE_PAUSE", 0)
+    monkeypatch.setattr(bench.stage.store, "begin", None)
+
+    short, celerys = bench.run(unit="e-1"), bench.run(bench.celerys, unit="e-2")
+
+    assert short.info.state == celerys.info.state == states.REJECTED
+    assert short.info.retval.requeue is celerys.info.retval.requeue is True
+
+
+@pytest.mark.parametrize("signal", [signals.task_prerun, signals.task_postrun, signals.task_success])
+def test_who_listens_to_celerys_signals_hears_of_every_run(signal: Any):
+    bench = Bench()
+    heard: list[dict[str, Any]] = []
+    hear = listening(signal, heard)
+    try:
+        bench.run()
+    finally:
+        signal.disconnect(hear)
+
+    (facts,) = heard
+    assert facts["sender"] is bench.task
+
+
+def test_who_reads_the_log_reads_of_every_run(caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.INFO, "celery.app.trace"):
+        bench = Bench()
+
+        bench.run()
+
+    assert "succeeded in" in caplog.text
+
+
+@pytest.mark.parametrize("hook", ["__call__", "before_start", "on_success", "after_return"])
+def test_what_somebody_adds_to_the_task_is_called(hook: str, monkeypatch: pytest.MonkeyPatch):
+    bench = Bench()
+    monkeypatch.setattr(type(bench.task), hook, print, raising=False)
+
+    bench.task.__trace__ = bench.celerys
+
+    assert bench.task.__trace__ is bench.celerys
+
+
+@pytest.mark.parametrize("hook", ["on_task_init", "on_process_cleanup"])
+def test_what_somebody_adds_to_the_loader_is_called(hook: str):
+    loader = type("OwnLoader", (AppLoader,), {hook: print})
+
+    bench = Bench(loader=loader)
+
+    assert bench.task.__trace__ is bench.celerys
