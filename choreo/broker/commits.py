@@ -11,6 +11,7 @@ within `QUICK` and more is waiting in this process, its commit goes out with the
 or `SOON`. A thread sees to it that a long handler does not hold up the commits before it. A crash in between repeats
 what these few handlers did. It repeats it once: what was delivered before is not begun until everything before it is
 sent, and its own commit is sent at once. So what kills its worker takes nobody else along with it again and again.
+Whoever has to ask the store before it begins, as every part of a join does, takes along the commits that wait.
 
 What is different is who hears of a failure, and when: the handler's task has ended by then. So a commit that was
 refused gives its event back here, and for a while afterwards nothing is sent ahead: each commit waits for its answer
@@ -172,6 +173,28 @@ class Commits:
                 elif time.monotonic() - self._unsent_since >= AT_THE_LATEST:
                     self.flush()
 
+    def ask(self, script: Script, keys: Sequence[Part], args: Sequence[Part]) -> Any:
+        """
+        Run a script and return its answer; commits that wait go out with it. None if this line cannot tell the answer.
+
+        The script may be one of those that can be run again.
+        """
+        with self._lock:
+            unsent, self._unsent = self._unsent, []
+            unknown: list[Commit] = []
+            answer: Any = None
+            try:
+                self._wire.push(b"".join([*unsent, pack(self._wire.evalsha(script, keys, args))]), len(unsent) + 1)
+                unknown = self._read_answers()
+                answer = self._wire.pull()
+            except ResponseError:
+                pass
+            except (RedisError, OSError):
+                self._send_again()
+            for commit in unknown:
+                self._finish(commit, self._call(commit))
+            return answer
+
     def decides(self, tag: str) -> bool:
         """
         Whether the commit decides what becomes of this delivery. Asked once, when Celery acks it.
@@ -189,20 +212,24 @@ class Commits:
             return
         with self._lock:
             self.flush()
-            unknown: list[Commit] = []
-            while self._pending:
-                try:
-                    answer = self._wire.pull()
-                except NoScriptError:
-                    unknown.append(self._pending.popleft())
-                except ResponseError as error:
-                    self._finish(self._pending.popleft(), error)
-                except (RedisError, OSError):
-                    self._send_again()
-                else:
-                    self._finish(self._pending.popleft(), answer)
-            for commit in unknown:  # the first of them loads the script
+            for commit in self._read_answers():  # the first of them loads the script
                 self._finish(commit, self._call(commit))
+
+    def _read_answers(self) -> list[Commit]:
+        """Read the answers to all commits. Returns those of which Redis did not know the script."""
+        unknown: list[Commit] = []
+        while self._pending:
+            try:
+                answer = self._wire.pull()
+            except NoScriptError:
+                unknown.append(self._pending.popleft())
+            except ResponseError as error:
+                self._finish(self._pending.popleft(), error)
+            except (RedisError, OSError):
+                self._send_again()
+            else:
+                self._finish(self._pending.popleft(), answer)
+        return unknown
 
     def settle_old(self) -> None:
         """Read the answers if nobody has for a while: a long handler may be running."""

@@ -25,7 +25,7 @@ from choreo.broker import scripts, settings
 from choreo.broker.commits import Commits
 from choreo.broker.keys import CERTAIN_UNTIL, CLAIM, INBOX, INFLIGHT, OWNER, TAG, machine_time
 from choreo.broker.ownership import Ownership, Tag
-from choreo.broker.packing import unpack
+from choreo.broker.packing import unpack, was_delivered
 from choreo.broker.publishing import PublishingChannel
 from choreo.broker.wire import Part, Wire, pack
 
@@ -384,8 +384,7 @@ class ConsumingChannel(PublishingChannel):
                 continue
             self._delivering = threading.get_ident()
             if self._commits is not None:
-                # What was delivered before is never claimed by taking.
-                self._commits.begin(alone=not claimed)
+                self._commits.begin(alone=not claimed and was_delivered(text))
             try:
                 self.connection._deliver(self._payload(tag, text, claimed), queue)
             finally:

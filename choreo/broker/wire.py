@@ -130,8 +130,8 @@ class Wire:
     def pull(self) -> Any:
         """The answer to the oldest pushed command."""
         with self._lock:
-            if self._connection is None:
-                raise ConnectionError("the connection was closed")
+            if self._connection is None or not self._owed:
+                raise ConnectionError("the connection was closed, and the answer with it")
             self._owed -= 1
             answer = self._connection.read_response()
             self._last_used = monotonic()

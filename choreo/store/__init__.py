@@ -73,6 +73,8 @@ class Claim:
     receipt: tuple[str, str] | None = None
     #: The id of the event whose attempts these are, where that is no part of a join but a signal to it.
     signal: str = ""
+    #: Where commits of this claim may be sent ahead, on such a broker: see `choreo.broker.commits`.
+    line: "Commits | None" = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +181,7 @@ class Settlement:
     letter: tuple[str, str] | None = None
     #: For so many seconds it is remembered that the unit is done, if that is longer than `Terms.retention`.
     remember: float = 0.0
-    #: Where the commit may be sent ahead, without waiting for its answer, and who is told of that.
-    line: "Commits | None" = None
+    #: Who is told the answer, if the commit may be sent ahead on the claim's line, without waiting for it.
     hear: "Callable[[Committed | StoreError], None] | None" = None
 
 

@@ -37,7 +37,7 @@ waited beside it is not.
 another delivery cannot commit. Who lost it to nobody still may: the copy that went back is dropped when it is taken.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -74,11 +74,16 @@ class StoreBesideBroker(RedisStore):
         if settlement.sent:
             keys += self._routing
             args += [self._sep, self._keys.prefix, self._keys.token(""), *_placed(settlement.sent.values())]
-        if settlement.line is not None and tag:
+        if claim.line is not None and settlement.hear is not None and tag:
             told = partial(self._tell_later, settlement)
-            if settlement.line.send(Commit(tag, self._script("commit_beside"), keys, args, told)):
+            if claim.line.send(Commit(tag, self._script("commit_beside"), keys, args, told)):
                 return Committed(Outcome.SENT)
         return _committed(self._run("commit_beside", keys, args), settlement)
+
+    def _run_for(self, claim: Claim, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        answer = claim.line.ask(self._script(name), keys, args) if claim.line is not None else None
+        # What the worker's own connection cannot tell, the store's may, which is more patient.
+        return self._run(name, keys, args) if answer is None else answer
 
     def _tell_later(self, settlement: Settlement, answer: Any) -> Fate:
         if isinstance(answer, Exception):

@@ -121,6 +121,10 @@ class RedisStore:
         script = self._script(name)
         return self._on_a_wire(lambda wire: wire.call(script, keys, args))
 
+    def _run_for(self, claim: Claim, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:  # noqa: ARG002
+        """Run a script that decides about a claim."""
+        return self._run(name, keys, args)
+
     def _tell(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> None:
         """Run a script whose answer nobody needs. On return it is on its way, and reaches Redis even if we die."""
         script = self._script(name)
@@ -176,7 +180,7 @@ class RedisStore:
     def begin(self, claim: Claim) -> Begun:
         keys = [*self._unit(claim.handler, claim.unit), self._done(claim.handler)]
         args = [*self._lease_args(claim), _remembered(claim.unit), self._in_flight(claim)]
-        return _begun(self._run("begin", keys, args))
+        return _begun(self._run_for(claim, "begin", keys, args))
 
     def _in_flight(self, claim: Claim) -> str:  # noqa: ARG002 - nothing is in flight in a Redis that is no broker
         """Where this server keeps the copy that the claim is made for."""
@@ -197,7 +201,7 @@ class RedisStore:
             args += [part, count]
         for part, need in arrival.needs.items():
             args += [part, "" if need is None else need]
-        return _begun(self._run("arrive", keys, args))
+        return _begun(self._run_for(claim, "arrive", keys, args))
 
     def waiting(self, handler: str, limit: int, after: str = "") -> tuple[list[str], str]:
         score, _, last = after.partition(" ")

@@ -13,7 +13,6 @@ Celery acknowledges last (``acks_late``), so whatever dies on the way is deliver
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -63,8 +62,6 @@ class Delivery:
         #: Whether what became of it is recorded: whatever happens now, it need not come again.
         self.settled = False
         self.claim = self.make_claim()
-        if lease is not None and self.claim.token != lease.tag:
-            self.claim = replace(self.claim, token=lease.tag, receipt=lease.receipt)
 
     def __str__(self) -> str:
         return f"{self.subscription.name}({self.envelope})"
@@ -87,11 +84,14 @@ class Delivery:
     # -- what a join does differently ------------------------------------------------------------------------------
 
     def make_claim(self) -> Claim:
-        name, unit, lease = self.subscription.name, self.envelope.id, self.lease
+        return self.claim_on(self.envelope.id)
+
+    def claim_on(self, unit: str, signal: str = "") -> Claim:
+        name, lease = self.subscription.name, self.lease
         if lease is None:
-            return Claim(name, unit, uuid4().hex, self.attempt)
+            return Claim(name, unit, uuid4().hex, self.attempt, signal=signal)
         # On choreo's Redis transport each delivery has a name that no other ever has: that is the token.
-        return Claim(name, unit, lease.tag, self.attempt, lease.receipt)
+        return Claim(name, unit, lease.tag, self.attempt, lease.receipt, signal, self.line)
 
     def begin(self) -> Begun:
         if self.lease is not None and self.lease.holds(self.claim.unit, self.claim.attempt) and not is_stopping():
@@ -150,7 +150,6 @@ class Delivery:
             scheduled=later,
             unscheduled=self.outdated(),
             remember=self.remember,
-            line=self.line,
             hear=self._hear,
         )
 

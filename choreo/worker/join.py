@@ -6,7 +6,6 @@ fired as it is. All settle the same unit, the join's key; only a part is an atte
 
 from collections.abc import Sequence
 from dataclasses import replace
-from uuid import uuid4
 
 from choreo.context import Context
 from choreo.envelope import Envelope
@@ -30,7 +29,7 @@ class JoinDelivery(Delivery):
         key = event.subject if self._is_signal else join.key_of(event)
         # What cannot be read must be found out here, where it becomes a dead letter.
         self._told = join.told_by(event)
-        return Claim(join.name, unit_of(key), uuid4().hex, self.attempt, signal="" if self._is_part else event.id)
+        return self.claim_on(unit_of(key), signal="" if self._is_part else event.id)
 
     def begin(self) -> Begun:
         if self._is_part:

@@ -1,6 +1,8 @@
 """Commits that are sent ahead: a worker with an event loop does not wait for each answer, and loses nothing by it."""
 
+import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from redis.exceptions import ResponseError
 from choreo.broker import commits as under_way
 from choreo.broker.commits import MOST, Commit, Commits, Fate
 from choreo.message import Message
-from choreo.store import Committed, Outcome, Settlement
+from choreo.store import Claim, Committed, Outcome, Settlement, Verdict
 from tests.contract.place import HANDLER, Place, Worker
 from tests.contract.redis_broker import proxy_to
 from tests.waiting import eventually
@@ -26,8 +28,11 @@ class Line:
 
     def commit(self, unit: str, number: int = 0, **settlement: Any) -> Committed:
         """Commit what was taken, ahead."""
-        settled = Settlement(line=self.commits, hear=self.heard.append, **settlement)
-        return self.worker.place.store.commit(self.worker.claim(unit, number), settled)
+        settled = Settlement(hear=self.heard.append, **settlement)
+        return self.worker.place.store.commit(self.claim(unit, number), settled)
+
+    def claim(self, unit: str, number: int = 0) -> Claim:
+        return replace(self.worker.claim(unit, number), line=self.commits)
 
     @property
     def outcomes(self) -> list[Outcome]:
@@ -271,6 +276,60 @@ def test_what_waits_when_redis_goes_away_is_sent_when_it_is_back(
 
         assert set(line.outcomes) <= {Outcome.OK, Outcome.ALREADY}
         assert [place.ask(unit).verdict for unit in units] == ["done"] * 4
+
+
+def test_a_question_to_the_store_takes_along_the_commits_that_wait(place: Place, worker: Worker, crowd: Crowd):
+    first, second = send(place, 2)
+    worker.take(2)
+    crowd.handle(first, 0)
+
+    begun = place.store.begin(crowd.claim(second, 1))
+
+    assert begun.verdict is Verdict.RUN
+    assert crowd.reached(place) == 1
+    assert crowd.outcomes == [Outcome.OK]
+
+
+def test_a_question_is_answered_though_redis_has_forgotten_all_scripts(place: Place, worker: Worker, crowd: Crowd):
+    first, second = send(place, 2)
+    worker.take(2)
+    crowd.handle(first, 0)
+    place.corner.redis.script_flush()
+
+    begun = place.store.begin(crowd.claim(second, 1))
+
+    assert begun.verdict is Verdict.RUN
+    assert crowd.outcomes == [Outcome.OK]
+    crowd.commit(second, 1)
+    crowd.commits.settle()
+    assert crowd.outcomes == [Outcome.OK] * 2
+
+
+@pytest.mark.parametrize("mode", ["drop_down", "stall"])
+def test_a_question_is_answered_though_the_line_breaks(
+    place: Place,
+    redis_url: str,
+    crowd: Crowd,
+    mode: str,
+):
+    with proxy_to(int(redis_url.rpartition(":")[2].partition("/")[0])) as proxy:
+        worker = Worker(place, url=proxied(redis_url, proxy.port), socket_timeout=1)
+        line = Crowd(worker)
+        units = send(place, 3)
+        worker.take(3)
+        line.handle(units[0], 0, alone=True)
+        line.commits.settle()
+        line.handle(units[1], 1)
+        proxy.set(mode)
+        threading.Timer(0.3, lambda: (proxy.cut(), proxy.set("ok"))).start()
+
+        begun = place.store.begin(line.claim(units[2], 2))
+
+        assert begun.verdict is Verdict.RUN
+        line.commits.settle()
+        assert line.outcomes[0] is Outcome.OK
+        assert line.outcomes[1] in (Outcome.OK, Outcome.ALREADY)
+        assert [place.ask(unit).verdict for unit in units[:2]] == ["done"] * 2
 
 
 @pytest.mark.parametrize("when", ["before it was carried out", "after it was carried out"])
