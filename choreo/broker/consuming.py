@@ -7,26 +7,25 @@ See `choreo.broker.redis` for the life of a message, and `ownership.py` for who 
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from queue import Empty
 from time import monotonic
 from typing import Any
 
-from kombu.transport import virtual
 from redis import exceptions
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from choreo.broker import ownership as owning
-from choreo.broker import scripts, settings
+from choreo.broker import scripts, settings, workload
 from choreo.broker.commits import Commits
 from choreo.broker.keys import CERTAIN_UNTIL, CLAIM, INBOX, INFLIGHT, OWNER, TAG, machine_time
-from choreo.broker.ownership import Ownership, Tag
+from choreo.broker.ownership import Ownership
 from choreo.broker.packing import unpack, was_delivered
 from choreo.broker.publishing import PublishingChannel
+from choreo.broker.qos import QoS
 from choreo.broker.wire import Part, Wire, pack
 
 #: The most messages taken at once, however large the prefetch is.
@@ -40,46 +39,6 @@ CERTAIN = 0.8
 
 #: A worker that shuts down returns what has not started after this long: by then no pool starts anything new.
 UNSTARTED_SECONDS = 1.0
-
-
-class QoS(virtual.QoS):
-    """What was delivered and not acked yet. The records themselves are in Redis before anything is delivered."""
-
-    def append(self, message: Any, delivery_tag: str) -> None:
-        message.delivery_tag = tag = Tag(delivery_tag)
-        super().append(message, tag)
-
-    def ack(self, delivery_tag: str) -> None:
-        message = self._delivered.get(delivery_tag)
-        # What was claimed when it was taken is acked by its commit, and done before should it come again.
-        self.channel.ack_later(delivery_tag, urgent=message is None or CLAIM not in message.delivery_info)
-        super().ack(delivery_tag)
-
-    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        if requeue:
-            self.channel.requeue(delivery_tag)
-            super().ack(delivery_tag)
-        else:
-            self.ack(delivery_tag)
-
-    def unacked(self) -> list[Tag]:
-        """The tags of what was delivered and neither acked nor rejected."""
-        self._flush()
-        return list(self._delivered)
-
-    def restore_unacked(self) -> list[Any]:
-        """Return everything unacked, as AMQP's basic.recover does."""
-        self.channel.give_back(self.unacked(), counted=False)
-        self._delivered.clear()
-        return []
-
-    def restore_unacked_once(self, stderr: Any = None) -> None:  # noqa: ARG002  # kombu's signature
-        """At the end of the channel or the process."""
-        self._on_collect.cancel()
-        self.channel.settle()
-
-    def restore_visible(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: a consumer's own thread looks after dead consumers."""
 
 
 class ConsumingChannel(PublishingChannel):
@@ -464,11 +423,8 @@ class ConsumingChannel(PublishingChannel):
 
         A pool that answers often would otherwise fetch one message for each that it has finished.
         """
-        if self._in_poll or (state := _celery_worker_state()) is None:
-            return False
         room = self.qos.can_consume_max_estimate()
-        waiting = len(state.reserved_requests) - len(state.active_requests)
-        return room is not None and waiting > 2 * room
+        return not self._in_poll and room is not None and workload.waiting() > 2 * room
 
     def before_poll(self) -> None:
         """Send acks that no take will carry soon: one that waits is under way, or nothing more can be consumed."""
@@ -496,18 +452,17 @@ class ConsumingChannel(PublishingChannel):
 
     def _return_unstarted_soon(self) -> None:
         """In a Celery worker that shuts down: return what no pool has started, while the rest is finished."""
-        state = _celery_worker_state()
-        if state is None or self._ownership is None or self.active_queues or not _is_stopping(state):
+        if self._ownership is None or self.active_queues or not workload.is_stopping():
             return
-        timer = threading.Timer(UNSTARTED_SECONDS, self._return_unstarted, [state])
+        timer = threading.Timer(UNSTARTED_SECONDS, self._return_unstarted)
         timer.daemon = True
         timer.start()
 
-    def _return_unstarted(self, state: Any) -> None:
+    def _return_unstarted(self) -> None:
         own = self._ownership
         if own is None or self._settled:
             return
-        started = _tags_of(state.active_requests)
+        started = workload.begun()
         tags = [str(tag) for tag in tuple(self.qos._delivered) if tag not in started and tag not in self.qos._dirty]
         self.give_back(tags, counted=False)
 
@@ -522,7 +477,7 @@ class ConsumingChannel(PublishingChannel):
         self._arrived.clear()
         unacked = self.qos.unacked()
         self.qos._delivered.clear()
-        if _has_running(unacked):
+        if workload.goes_on_with(unacked):
             # The worker lost its connection: its handlers go on, and ack later.
             own.retire(unacked)
             return
@@ -583,24 +538,3 @@ def _serving() -> Iterator[None]:
         yield
     except ResponseError as exc:
         raise exceptions.ConnectionError(f"Redis refuses: {exc}") from exc
-
-
-def _celery_worker_state() -> Any:
-    """`celery.worker.state`, if this process may be a Celery worker."""
-    return sys.modules.get("celery.worker.state")
-
-
-def _is_stopping(state: Any) -> bool:
-    return any(flag is not None and flag is not False for flag in (state.should_stop, state.should_terminate))
-
-
-def _tags_of(requests: Iterable[Any]) -> set[str]:
-    return {str(request.message.delivery_tag) for request in tuple(requests)}
-
-
-def _has_running(tags: Iterable[str]) -> bool:
-    """Whether a Celery worker that goes on has handed some of these messages to its pool."""
-    state = _celery_worker_state()
-    if state is None or _is_stopping(state):
-        return False
-    return not _tags_of([*state.active_requests, *state.reserved_requests]).isdisjoint(tags)

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from celery.exceptions import Retry as Retried
-from celery.worker import state as worker_state
 
 from choreo.broker.keys import Lease
+from choreo.broker.workload import is_stopping
 from choreo.context import Context
 from choreo.dead_letter import DeadLetter, Reason
 from choreo.envelope import Envelope
@@ -267,10 +267,3 @@ class Delivery:
         if isinstance(error, EnvelopeError):
             return Reason.UNREADABLE
         return Reason.EXHAUSTED if self.subscription.retry.covers(error) else Reason.REFUSED
-
-
-def is_stopping() -> bool:
-    """A worker that stops gives back what it has not begun, and with that the claims on it."""
-    # Celery writes an exit code there, which may be 0.
-    flags = worker_state.should_stop, worker_state.should_terminate
-    return any(flag is not None and flag is not False for flag in flags)

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from itertools import chain, repeat
 
+from choreo.broker.workload import is_stopping
 from choreo.errors import StoreError
 from choreo.store import DELAYED, Store
-from choreo.worker.delivery import is_stopping
 
 #: Seconds between two looks at the store; the last goes on.
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)

@@ -1,0 +1,48 @@
+"""
+What a Celery worker in this process is doing, as far as its broker needs to know.
+
+The transport serves other programs as well, and asks Celery nothing where it is not there.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+
+def _worker() -> Any:
+    """`celery.worker.state`, if this process may be a Celery worker."""
+    return sys.modules.get("celery.worker.state")
+
+
+def is_stopping() -> bool:
+    """Whether a worker was told to end. It gives back what it has not begun, and with that the claims on it."""
+    worker = _worker()
+    # Celery writes an exit code there, which may be 0.
+    flags = (worker.should_stop, worker.should_terminate) if worker is not None else ()
+    return any(flag is not None and flag is not False for flag in flags)
+
+
+def begun() -> set[str]:
+    """The delivery tags of what the pool has begun."""
+    worker = _worker()
+    return _tags_of(worker.active_requests) if worker is not None else set()
+
+
+def waiting() -> int:
+    """How many deliveries wait for a place in the pool."""
+    worker = _worker()
+    return len(worker.reserved_requests) - len(worker.active_requests) if worker is not None else 0
+
+
+def goes_on_with(tags: Iterable[str]) -> bool:
+    """Whether a worker that goes on has some of these deliveries in its hands."""
+    worker = _worker()
+    if worker is None or is_stopping():
+        return False
+    return not _tags_of([*worker.active_requests, *worker.reserved_requests]).isdisjoint(tags)
+
+
+def _tags_of(requests: Iterable[Any]) -> set[str]:
+    return {str(request.message.delivery_tag) for request in tuple(requests)}
