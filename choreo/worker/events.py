@@ -1,9 +1,15 @@
 """Worker events (what Flower reads), sent in fewer and larger messages."""
 
+from json.encoder import encode_basestring_ascii as quoted
+from time import time
 from typing import Any
 
 from celery.app.events import Events
 from celery.events.dispatcher import EventDispatcher
+from celery.utils.time import utcoffset
+
+from choreo.broker.packing import dumps
+from choreo.message import JSON
 
 #: Seconds for which worker events are collected. Celery's own way is to send them at each turn of the event loop,
 #: which with a pool of processes is at each handled event, and costs more than handling it.
@@ -12,12 +18,69 @@ COLLECT_SECONDS = 0.1
 #: The most that is collected.
 BUFFER = 1000
 
+#: What happens in the life of every task. These events are written as they are collected.
+_OFTEN = frozenset({"task-received", "task-started", "task-succeeded"})
+
+
+def _written(value: Any) -> str:
+    if value is None:
+        return "null"
+    return repr(value) if value.__class__ in (int, float) else dumps(value)
+
 
 class ServiceDispatcher(EventDispatcher):
     """Celery's dispatcher with a larger buffer, which outlives its connection."""
 
     def __init__(self, *args: Any, buffer_limit: int = BUFFER, **options: Any) -> None:
+        #: What all events say, as JSON without its last brace; "" until it is written again.
+        self._head = ""
         super().__init__(*args, buffer_limit=buffer_limit, **options)
+
+    def send(self, type: str, **fields: Any) -> None:  # noqa: A002 - Celery's name
+        """Celery's way, in a third of the time for what is collected and often."""
+        wanted = type in _OFTEN and "task" in self.buffer_group and not self.groups and self.serializer == "json"
+        if not (wanted and self.enabled):
+            super().send(type, **fields)
+            return
+        if not self._head:
+            about = {"hostname": self.hostname, "utcoffset": utcoffset(), "pid": self.pid}
+            self._head = dumps(about)[:-1]
+        collected = self._group_buffer["task"]
+        text = f'{self._head}, "type": "{type}", "timestamp": {time()!r}, "clock": {self.clock.forward()}'
+        for name, value in fields.items():
+            text += f', "{name}": {quoted(value) if value.__class__ is str else _written(value)}'
+        collected.append(text + "}")
+        if len(collected) >= self.buffer_limit:
+            self.flush()
+        elif self.on_send_buffered:
+            self.on_send_buffered()
+
+    def flush(self, errors: bool = True, groups: bool = True) -> None:
+        # The offset changes with the season.
+        self._head = ""
+        super().flush(errors, groups)
+
+    def _publish(self, event: Any, producer: Any, routing_key: str, **options: Any) -> None:
+        if not isinstance(event, list) or self.serializer != "json":
+            super()._publish(event, producer, routing_key, **options)
+            return
+        if producer is None:
+            return
+        try:
+            producer.publish(
+                f"[{', '.join([one if type(one) is str else dumps(one) for one in event])}]",
+                content_type=JSON,
+                content_encoding="utf-8",
+                routing_key=routing_key,
+                exchange=self.exchange.name,
+                declare=[self.exchange],
+                headers=self.headers,
+                delivery_mode=self.delivery_mode,
+            )
+        except Exception:  # whatever a broker's client raises: it is sent with the next connection
+            if not self.buffer_while_offline:
+                raise
+            self._outbound_buffer.append((event, routing_key))
 
     def extend_buffer(self, other: EventDispatcher) -> None:
         """Take over what another dispatcher has not sent, now that its connection is gone."""

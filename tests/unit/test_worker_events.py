@@ -1,0 +1,112 @@
+"""What Flower reads is what Celery's own dispatcher would have told it."""
+
+from typing import Any
+
+import pytest
+from celery.events.dispatcher import EventDispatcher
+from kombu.serialization import loads
+
+from choreo.worker.events import ServiceDispatcher
+from tests.unit.stage import service
+
+TOLD: list[tuple[str, dict[str, Any]]] = [
+    (
+        "task-received",
+        {"uuid": "t-1", "name": "payment.charge", "args": 'order.placed "ORD-ü"', "eta": None, "retries": 0},
+    ),
+    ("task-started", {"uuid": "t-1"}),
+    ("task-succeeded", {"uuid": "t-1", "result": "'done'", "runtime": 0.00125}),
+    ("task-failed", {"uuid": "t-2", "exception": "OSError()", "traceback": "line\nline"}),
+    ("task-retried", {"uuid": "t-3", "exception": "Retry()"}),
+]
+
+
+class Producer:
+    """The end of the line: what would go to the broker. ``broken`` makes it a broker that is away."""
+
+    def __init__(self, broken: bool = False) -> None:
+        self.sent: list[tuple[str, Any]] = []
+        self.broken = broken
+
+    def publish(self, body: Any, routing_key: str, **how: Any) -> None:
+        if self.broken:
+            raise ConnectionError("away")
+        assert how["declare"]
+        assert how["exchange"] == "celeryev"
+        # Text comes with its content type; anything else is written by kombu.
+        self.sent.append((routing_key, body if how.get("serializer") else how["content_type"] and _read(body)))
+
+
+def _read(body: str) -> Any:
+    return loads(body, "application/json", "utf-8")
+
+
+def dispatcher(kind: type[EventDispatcher] = ServiceDispatcher, **options: Any) -> Any:
+    app = service()
+    defaults = {"hostname": "payment@here", "enabled": True, "buffer_group": ["task"], "buffer_limit": 1000}
+    made = kind(app.connection_for_write(), app=app, **(defaults | options))
+    made.producer = Producer()
+    return made
+
+
+def told(made: Any) -> list[dict[str, Any]]:
+    events = []
+    for routing_key, body in made.producer.sent:
+        assert routing_key == "task.multi"
+        events += [{name: value for name, value in event.items() if name != "timestamp"} for event in body]
+    return events
+
+
+def test_flower_is_told_the_same_as_by_celery():
+    ours, celerys = dispatcher(), dispatcher(EventDispatcher)
+
+    for made in (ours, celerys):
+        for kind, fields in TOLD:
+            made.send(kind, **fields)
+        assert made.producer.sent == [], "nothing is sent before it is time"
+        made.flush()
+
+    assert told(ours) == told(celerys)
+    assert len(ours.producer.sent) == 1
+
+
+def test_a_full_buffer_is_sent():
+    made = dispatcher(buffer_limit=3)
+
+    for kind, fields in TOLD[:3]:
+        made.send(kind, **fields)
+
+    assert [event["type"] for event in told(made)] == [kind for kind, _ in TOLD[:3]]
+
+
+@pytest.mark.parametrize("options", [{"enabled": False}, {"groups": ["worker"]}])
+def test_what_nobody_wants_to_hear_is_not_collected(options: dict[str, Any]):
+    made = dispatcher(**options)
+
+    made.send("task-started", uuid="t-1")
+    made.flush()
+
+    assert made.producer is None or made.producer.sent == []
+
+
+def test_what_a_broker_that_is_away_did_not_take_is_sent_over_the_next_connection():
+    first, second = dispatcher(), dispatcher()
+    first.send("task-started", uuid="t-1")
+    first.producer = Producer(broken=True)
+    first.flush()
+    first.send("task-started", uuid="t-2")
+
+    second.extend_buffer(first)
+    second.flush()
+
+    assert [event["uuid"] for event in told(second)] == ["t-1", "t-2"]
+
+
+def test_another_serializer_is_kombus_business():
+    made = dispatcher(serializer="yaml")
+
+    made.send("task-started", uuid="t-1")
+    made.flush()
+
+    ((_, body),) = made.producer.sent
+    assert body[0]["uuid"] == "t-1"
