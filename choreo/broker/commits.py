@@ -1,16 +1,18 @@
 """
 Commits that are under way: sent, and not answered yet.
 
-A worker that runs one handler after another need not stand still until Redis has answered each commit. It sends the
-commit, goes on with the next event, and reads the answers of several commits in one go, when it hears from Redis for
-another reason: of the next event, or that there is none. What has been sent reaches Redis even if the next thing that
-happens is `kill -9`, and Redis carries it out before anything that is sent later.
+A worker that runs its handlers itself, one after another or in threads, need not stand still until Redis has answered
+each commit. It sends the commit, goes on with the next event, and reads the answers of several commits in one go, when
+it hears from Redis for another reason: of the next event, or that there is none. What has been sent reaches Redis even
+if the next thing that happens is `kill -9`, and Redis carries it out before anything that is sent later. (A pool child
+has no such line: its parent acks, and would have to be told of the answer.)
 
 *Several in one go.* Sending costs as much as a very short handler does, on both sides. So when a handler was done
 within `QUICK` and more is waiting in this process, its commit goes out with the next ones: after `TOGETHER` of them,
 or `SOON`. A thread sees to it that a long handler does not hold up the commits before it. A crash in between repeats
 what these few handlers did. It repeats it once: what was delivered before is not begun until everything before it is
 sent, and its own commit is sent at once. So what kills its worker takes nobody else along with it again and again.
+Threads share one line, and gain most: to wait for an answer each would hand the interpreter to another and back.
 Whoever has to ask the store before it begins, as every part of a join does, takes along the commits that wait.
 
 What is different is who hears of a failure, and when: the handler's task has ended by then. So a commit that was
@@ -80,6 +82,13 @@ class Commit:
     told: Told
 
 
+class _Turn(threading.local):
+    """What the handler that runs in this thread is like."""
+
+    began = 0.0
+    alone = True
+
+
 class Commits:
     """
     The commits of one channel's consumer. ``own`` is whose messages they are about.
@@ -96,29 +105,28 @@ class Commits:
         #: The newest of them, as they go out, and since when the oldest of those waits.
         self._unsent: list[bytes] = []
         self._unsent_since = 0.0
-        self._began = 0.0
-        self._alone = True
+        self._turn = _Turn()
         self._watch: threading.Thread | None = None
         self._waiting = threading.Event()
         self._closed = False
         self._tags: set[str] = set()
         self._since = 0.0
         self._wary_until = 0.0
-        # The heart's thread reads answers while a long handler runs.
+        # Handlers may run in many threads, and the heart's reads answers while a long one runs.
         self._lock = threading.RLock()
 
     def begin(self, *, alone: bool) -> None:
-        """A delivery begins. ``alone``: whatever becomes of it, no other commit may be lost with it."""
+        """A handler begins in this thread. ``alone``: whatever becomes of it, no other commit may be lost with it."""
         now = time.monotonic()
         if self._unsent and (alone or now - self._unsent_since > SOON):
             self.flush()
-        self._began, self._alone = now, alone
+        self._turn.began, self._turn.alone = now, alone
 
     def send(self, commit: Commit) -> bool:
         """Send a commit ahead. False if that is not wise now: nothing was sent, and the caller waits for an answer."""
         with self._lock:
             now = time.monotonic()
-            if now < self._wary_until:
+            if now < self._wary_until or self._closed:
                 return False
             if self._pending and (len(self._pending) >= MOST or now - self._since > OLD):
                 self.settle()
@@ -137,8 +145,8 @@ class Commits:
 
     def _may_wait(self, now: float) -> bool:
         return (
-            not self._alone
-            and now - self._began < QUICK
+            not self._turn.alone
+            and now - self._turn.began < QUICK
             and len(self._unsent) < TOGETHER
             and now - self._unsent_since < SOON
             and bool(self._more())
@@ -179,7 +187,12 @@ class Commits:
 
         The script may be one of those that can be run again.
         """
-        with self._lock:
+        # Another thread may wait for an answer just now, and this one need not wait for that.
+        if not self._lock.acquire(blocking=False):
+            return None
+        try:
+            if self._closed:
+                return None
             unsent, self._unsent = self._unsent, []
             unknown: list[Commit] = []
             answer: Any = None
@@ -194,6 +207,8 @@ class Commits:
             for commit in unknown:
                 self._finish(commit, self._call(commit))
             return answer
+        finally:
+            self._lock.release()
 
     def decides(self, tag: str) -> bool:
         """
@@ -238,9 +253,10 @@ class Commits:
 
     def close(self) -> None:
         """Read what is left, and close the connection."""
-        self.settle()
-        self._wire.close()
-        self._closed = True
+        with self._lock:
+            self.settle()
+            self._wire.close()
+            self._closed = True
         self._waiting.set()
 
     def _send_again(self) -> None:

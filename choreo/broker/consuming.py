@@ -23,7 +23,7 @@ from choreo.broker import scripts, settings, workload
 from choreo.broker.commits import Commits
 from choreo.broker.keys import CERTAIN_UNTIL, CLAIM, INBOX, INFLIGHT, OWNER, TAG, machine_time
 from choreo.broker.ownership import Ownership
-from choreo.broker.packing import unpack, was_delivered
+from choreo.broker.packing import unpack
 from choreo.broker.publishing import PublishingChannel
 from choreo.broker.qos import QoS
 from choreo.broker.wire import Part, Wire, pack
@@ -46,6 +46,7 @@ class ConsumingChannel(PublishingChannel):
 
     QoS = QoS
     consumer_timeout = owning.CONSUMER_TIMEOUT
+    at_a_time = 1
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._pid = os.getpid()
@@ -76,14 +77,14 @@ class ConsumingChannel(PublishingChannel):
         """
         Where commits can be sent ahead: with an event loop, which fetches the answers in its next turn.
 
-        For a worker that runs its handlers in the loop's own thread, as the solo pool does.
+        For a worker that runs its handlers in its own process, as the pools solo and threads do.
         """
         return self.commits() if self.connection.cycle.hub is not None else None
 
     def commits(self) -> Commits:
         """The commits that this channel's consumer sends ahead."""
         if self._commits is None:
-            self._commits = Commits(Wire(lambda: self.pool), self._own, lambda: self._arrived)
+            self._commits = Commits(Wire(lambda: self.pool), self._own, lambda: self._arrived or workload.waiting())
             self._own().watch(self._commits.settle_old)
         return self._commits
 
@@ -179,7 +180,7 @@ class ConsumingChannel(PublishingChannel):
             # A heartbeat that waits for longer than a beat is worth less than the next one.
             patience = float(self.consumer_timeout) / 3
             pool.connection_kwargs["socket_timeout"] = min(self.socket_timeout or patience, patience)
-            own = Ownership(Wire(lambda: pool), self.keys, float(self.consumer_timeout))
+            own = Ownership(Wire(lambda: pool), self.keys, float(self.consumer_timeout), int(self.at_a_time))
             server = self.connection.client.as_uri().rpartition("@")[2]
             with _serving():
                 own.start(lambda wire: settings.check(wire, server))
@@ -342,8 +343,6 @@ class ConsumingChannel(PublishingChannel):
                     self._own().give_back([tag], counted=False, untouched=[tag])
                 continue
             self._delivering = threading.get_ident()
-            if self._commits is not None:
-                self._commits.begin(alone=not claimed and was_delivered(text))
             try:
                 self.connection._deliver(self._payload(tag, text, claimed), queue)
             finally:

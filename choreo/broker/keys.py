@@ -62,9 +62,9 @@ class Keys:
         """The pattern of the names of all owners' hashes, for SCAN."""
         return re.sub(r"([\\*?\[\]])", r"\\\1", self.inflight("")) + "*"
 
-    def oldest(self, owner: str) -> str:
-        """String, a day: the oldest tag that a dead owner had in flight. The store's lease.lua makes this name, too."""
-        return f"{self.prefix}_choreo.oldest.{owner}"
+    def begun(self, owner: str) -> str:
+        """Set, a day: the tags with which the owner was busy. The store's scripts make this name, too."""
+        return f"{self.prefix}_choreo.begun.{owner}"
 
     def routes(self, exchange: str) -> str:
         """Hash, a cache: routing key -> queues."""
@@ -95,6 +95,8 @@ class Lease:
     claim: str = ""
     #: The `machine_time` until which nobody can have taken the owner for dead, and the claim with it.
     certain_until: float = 0.0
+    #: Whether the message has come back, from whoever it was delivered to before.
+    redelivered: bool = False
 
     @classmethod
     def of(cls, properties: Mapping[str, Any] | None) -> Self | None:
@@ -102,7 +104,8 @@ class Lease:
         info = (properties or {}).get("delivery_info") or {}
         if OWNER not in info:
             return None
-        return cls(info[OWNER], info[INFLIGHT], info[TAG], info.get(CLAIM, ""), info.get(CERTAIN_UNTIL, 0.0))
+        claim, until = info.get(CLAIM, ""), info.get(CERTAIN_UNTIL, 0.0)
+        return cls(info[OWNER], info[INFLIGHT], info[TAG], claim, until, bool(info.get("redelivered")))
 
     @property
     def receipt(self) -> tuple[str, str]:

@@ -71,18 +71,23 @@ class Tag(str):
     __slots__ = ("__weakref__",)
 
 
-def new_owner(timeout: float) -> str:
-    """A name that no other consumer ever has, that tells people where to look, and others how patient to be."""
-    return f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:12]}-{int(timeout * 1000)}"
+def new_owner(timeout: float, at_a_time: int = 1) -> str:
+    """
+    A name that no other consumer ever has, that tells people where to look, and others how patient to be.
+
+    It also tells whoever finds it dead with how many messages, of all that it had taken, it was busy at most.
+    """
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:12]}-{at_a_time}-{int(timeout * 1000)}"
 
 
 class Ownership:
     """One consumer's claim on the messages it has taken."""
 
-    def __init__(self, wire: Wire, keys: Keys, timeout: float = CONSUMER_TIMEOUT) -> None:
+    def __init__(self, wire: Wire, keys: Keys, timeout: float = CONSUMER_TIMEOUT, at_a_time: int = 1) -> None:
         self.keys = keys
         self.timeout = timeout
-        self.owner = new_owner(self.timeout)
+        self._at_a_time = at_a_time
+        self.owner = new_owner(timeout, at_a_time)
         #: (exchange, type, member of its binding set) of each queue consumed, for the day Redis loses its memory.
         self.bindings: tuple[tuple[str, str, str], ...] = ()
         self.epoch = ""
@@ -221,7 +226,7 @@ class Ownership:
             self.owner,
             self.timeout,
         )
-        self.owner = new_owner(self.timeout)
+        self.owner = new_owner(self.timeout, self._at_a_time)
         self._register()
 
     # -- acks ------------------------------------------------------------------------------------------------------
@@ -272,7 +277,11 @@ class Ownership:
     # -- giving back -----------------------------------------------------------------------------------------------
 
     def give_back(self, tags: Collection[str], *, counted: bool, untouched: Collection[str] = ()) -> int:
-        """Return some messages to the front of their own queues, in their original order."""
+        """
+        Return some messages to the front of their own queues, in their original order.
+
+        ``counted`` if they were begun, which is noted. ``untouched`` are those that were not even delivered.
+        """
         return self._return(self.owner, tags, exclude=False, counted=counted, untouched=untouched, must_be_dead=False)
 
     def bury(self, owner: str) -> None:
@@ -336,7 +345,8 @@ class Ownership:
         Its record stays until then, so a crash in between loses nothing.
         """
         inflight, total, stuck = self.keys.inflight(owner), 0, list[str]()
-        names = [self.keys.consumers, inflight, self.keys.oldest(owner)]
+        names = [self.keys.consumers, inflight, self.keys.begun(owner)]
+        whose = "1" if must_be_dead else "2" if counted else "0"
         while True:
             listed = [*tags, *stuck] if exclude else [tag for tag in tags if tag not in stuck]
             found: list[bytes] = self._wire.call(scripts.PEEK, [inflight], [PAGE, "1" if exclude else "0", *listed])
@@ -344,7 +354,7 @@ class Ownership:
             for tag, text in zip(found[::2], found[1::2], strict=True):
                 name = tag.decode()
                 moves += (name, "" if name in untouched else redelivered(text, counted=counted))
-            given, *left = self._wire.call(scripts.GIVE_BACK, names, [owner, "1" if must_be_dead else "0", *moves])
+            given, *left = self._wire.call(scripts.GIVE_BACK, names, [owner, whose, *moves])
             total += max(int(given), 0)
             stuck += [tag.decode() for tag in left[::2]]
             for queue in dict.fromkeys(left[1::2]):

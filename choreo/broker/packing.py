@@ -102,11 +102,6 @@ def _read(text: bytes) -> dict[str, Any]:
     return message
 
 
-def was_delivered(text: bytes) -> bool:
-    """Whether the message may have come back: see `redelivered`."""
-    return b'"redelivered": true' in text or b'"x-delivery-count"' in text
-
-
 def redelivered(text: bytes, *, counted: bool) -> str:
     """
     The text of a message that comes back after it was delivered.

@@ -38,6 +38,7 @@ A dead consumer's prefetched messages are counted along with the one that killed
 Transport options, beside those of kombu's Redis transport:
 
 - `consumer_timeout` (15): seconds of silence after which a consumer counts as dead.
+- `at_a_time` (1): with how many messages the consumer is busy at most, of all that it has taken: the size of a pool.
 - `socket_timeout` (10), `socket_connect_timeout` (5), `socket_keepalive` (True): kombu's defaults wait for ever.
 
 `visibility_timeout` and the `unacked_*` options have no meaning here: nothing becomes visible by the passing of time.
@@ -64,13 +65,13 @@ class Channel(ConsumingChannel):
     socket_connect_timeout = 5.0
     socket_keepalive = True
 
-    from_transport_options = (*kombu_redis.Channel.from_transport_options, "consumer_timeout")
+    from_transport_options = (*kombu_redis.Channel.from_transport_options, "consumer_timeout", "at_a_time")
 
 
 class SentinelChannel(Channel, kombu_redis.SentinelChannel):
     """The same for the master that Sentinel names."""
 
-    from_transport_options = (*kombu_redis.SentinelChannel.from_transport_options, "consumer_timeout")
+    from_transport_options = (*kombu_redis.SentinelChannel.from_transport_options, "consumer_timeout", "at_a_time")
 
 
 class Transport(kombu_redis.Transport):

@@ -26,9 +26,6 @@ Part = str | int
 #: A connection that was idle for longer than this is looked at before it is used: the server may have closed it.
 IDLE_SECONDS = 0.1
 
-#: No more answers than this are left unread: the next post waits for its own, and reads them all.
-MOST_UNREAD = 64
-
 
 def pack(parts: Sequence[Part]) -> bytes:
     """The command as Redis reads it. redis-py's own packer takes three times as long."""
@@ -52,30 +49,8 @@ class Wire:
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._plain: dict[str, Script] = {}
-        #: How many answers are still to be read, and the scripts that the server at the other end is known to know.
-        self._unread = 0
-        self._posted: set[str] = set()
         #: How many pushed commands are not answered yet.
         self._owed = 0
-
-    def post(self, script: Script, keys: Sequence[Part], args: Sequence[Part]) -> None:
-        """
-        Run a script without waiting: its answer is read, and forgotten, by the next call.
-
-        Raises when it cannot be sent. Whether it was carried out is not told; it is before whatever comes next here.
-        """
-        if self._pid != os.getpid():
-            self._start_afresh()
-        with self._lock:
-            connection = self._ready()
-            known = script.name in self._posted and self._unread < MOST_UNREAD
-            if known:
-                connection.send_packed_command((pack(self.evalsha(script, keys, args)),), check_health=False)
-                self._unread += 1
-                self._last_used = monotonic()
-        if not known:
-            self.call(script, keys, args)
-            self._posted.add(script.name)
 
     def call(self, script: Script, keys: Sequence[Part], args: Sequence[Part]) -> Any:
         """Run a script, loading it first where the server does not know it."""
@@ -110,8 +85,6 @@ class Wire:
         with self._lock:
             connection = self._ready()
             connection.send_packed_command((packed,), check_health=False)
-            if self._unread:
-                self._skip_unread(connection)
             answer = connection.read_response()
             self._last_used = monotonic()
             return answer
@@ -155,10 +128,8 @@ class Wire:
         connection = self._connection
         if connection is None:
             connection = self._connection = self._pool().get_connection()
-            self._forget_posts()
         elif connection._sock is None:
             connection.connect()
-            self._forget_posts()
         elif monotonic() - self._last_used > IDLE_SECONDS:
             self._look_at(connection)
         return connection
@@ -166,7 +137,6 @@ class Wire:
     def _look_at(self, connection: Any) -> None:
         """Replace a connection that the server closed, or that does not answer, while nothing was sent."""
         try:
-            self._skip_unread(connection)
             alive = not connection.can_read(timeout=0)
             if alive:
                 connection.check_health()
@@ -175,20 +145,6 @@ class Wire:
         if not alive:
             connection.disconnect()
             connection.connect()
-            self._forget_posts()
-
-    def _skip_unread(self, connection: Any) -> None:
-        while self._unread:
-            self._unread -= 1
-            try:
-                connection.read_response()
-            except ResponseError:
-                # The server may have lost its scripts: the next post waits for its answer.
-                self._posted.clear()
-
-    def _forget_posts(self) -> None:
-        self._unread = 0
-        self._posted.clear()
 
     def _start_afresh(self) -> None:
         # The sockets belong to the parent process: they are dropped, not closed, and so is a lock it may have held.

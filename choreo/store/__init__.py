@@ -259,9 +259,6 @@ class Store(Protocol):
     def forgive(self, claim: Claim) -> None:
         """The unit's handler was ended by a stop of its worker: that it was begun counts once less."""
 
-    def start(self, claim: Claim) -> None:
-        """Count that a unit is begun whose claim came with its message. Somebody else's is left alone."""
-
     def waiting(self, handler: str, limit: int, after: str = "") -> tuple[list[str], str]:
         """
         Units of pending joins, soonest deadline first, and from where to go on; that is empty at the end.

@@ -21,17 +21,17 @@ consumer timeout from then on nobody can have taken the consumer for dead. Until
 clock that all processes of a machine share, a handler begins at once. After that (a long backlog in the worker, a
 process that was stopped) it asks the store, as it does while its worker is stopping.
 
-*Counting crashes.* To be taken is not to be begun: most of what a worker dies with was waiting in it. With the solo
-pool, a worker is busy with the oldest of what it has in flight, since each commit takes its own copy away: whoever
-finds the worker dead notes that one, and it counts as begun once. (Commits of very short handlers may have waited for
-each other just then, or acks that no commit carries. The oldest is a handled copy in that case, and what killed the
-worker counts from its next beginning.) With the
-other pools, a handler that begins without asking sends a mark (start.lua), and does not wait for the answer: the kernel
-delivers it even if the next thing that happens is `kill -9`. What was delivered before is never claimed by taking: it
-asks the store, which counts from there. So what kills its workers is parked after `Terms.max_deliveries`, and what
-waited beside it is not.
+*Counting crashes.* To be taken is not to be begun: most of what a worker dies with was waiting in it. A pool of n
+begins what it was given in order, and each commit takes its own copy away: so a worker is busy with the n oldest of
+what it has in flight. Whoever finds it dead notes those, and they count as begun once. (Commits of very short handlers
+may have waited for each other just then, or acks that no commit carries. Handled copies are among the oldest in that
+case, and what killed the worker counts from its next beginning.) When a pool child dies alone, its worker knows what
+that was busy with, and notes it as it gives that back. What was delivered before is never claimed by taking: it asks
+the store, which counts from there. So what kills its workers is parked after `Terms.max_deliveries`, and what waited
+beside it is not.
 
-*Sending ahead.* A worker of the solo pool does not wait for each commit's answer: see the broker's commits.py.
+*Sending ahead.* A worker of the pools solo and threads does not wait for each commit's answer: see the broker's
+commits.py.
 
 *Fencing.* The token of a claim is the name of the delivery, which is never used twice. Whoever lost his claim to
 another delivery cannot commit. Who lost it to nobody still may: the copy that went back is dropped when it is taken.

@@ -203,12 +203,6 @@ class MemoryStore:
         return dict(sorted(self._joins.items()))
 
     @_locked
-    def start(self, claim: Claim) -> None:
-        unit = self._unit(claim)
-        if unit.token == claim.token:
-            unit.deliveries += 1
-
-    @_locked
     def forgive(self, claim: Claim) -> None:
         unit = self._unit(claim)
         unit.deliveries = max(unit.deliveries - 1, 0)

@@ -48,8 +48,7 @@ _SCRIPTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "arrive": ((), ("lease",)),
     "look": ((), ()),
     "waiting": ((), ()),
-    "start": ((), ()),
-    "forgive": ((), ()),
+    "forgive": ((), ("lease",)),
     "renew": ((), ()),
     "commit": (("inbox",), ("settle",)),
     "commit_beside": (("inbox", "route", "wake"), ("settle",)),
@@ -125,11 +124,6 @@ class RedisStore:
         """Run a script that decides about a claim."""
         return self._run(name, keys, args)
 
-    def _tell(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> None:
-        """Run a script whose answer nobody needs. On return it is on its way, and reaches Redis even if we die."""
-        script = self._script(name)
-        self._on_a_wire(lambda wire: wire.post(script, keys, args))
-
     def _on_a_wire(self, call: Callable[[Wire], Any]) -> Any:
         self._start_afresh_in_a_fork()
         for pause in (*_PAUSES, None):
@@ -186,11 +180,9 @@ class RedisStore:
         """Where this server keeps the copy that the claim is made for."""
         return ""
 
-    def start(self, claim: Claim) -> None:
-        self._tell("start", self._unit(claim.handler, claim.unit)[:1], [claim.token])
-
     def forgive(self, claim: Claim) -> None:
-        self._run("forgive", self._unit(claim.handler, claim.unit)[:1], [])
+        keys = [self._unit(claim.handler, claim.unit)[0], self._in_flight(claim)]
+        self._run("forgive", keys, [claim.token])
 
     def arrive(self, claim: Claim, arrival: Arrival) -> Begun:
         due, _ = self._calendar(claim.handler)

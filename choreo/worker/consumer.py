@@ -45,11 +45,19 @@ class ServiceConsumer(Consumer):
         return connection
 
     def connection_for_read(self, heartbeat: Any = None) -> Any:
-        return self.ensure_connected(self.app.connection_for_read(heartbeat=heartbeat, transport_options=_UNCONFIRMED))
+        options = _UNCONFIRMED | {"at_a_time": self._at_a_time()}
+        return self.ensure_connected(self.app.connection_for_read(heartbeat=heartbeat, transport_options=options))
 
     def connection_for_write(self, url: Any = None, heartbeat: Any = None) -> Any:
         connection = self.app.connection_for_write(url=url, heartbeat=heartbeat, transport_options=_UNCONFIRMED)
         return self.ensure_connected(connection)
+
+    def _at_a_time(self) -> int:
+        """How many handlers run at a time at most: should all of it die, so many are to be blamed."""
+        if self.app.one_at_a_time:
+            return 1
+        worker = self.controller
+        return int(getattr(worker, "max_concurrency", None) or worker.concurrency)
 
     def add_task_queue(self, queue: str, *args: Any, **options: Any) -> None:
         if queue not in self.app.amqp.queues:

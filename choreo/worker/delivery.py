@@ -95,9 +95,6 @@ class Delivery:
 
     def begin(self) -> Begun:
         if self.lease is not None and self.lease.holds(self.claim.unit, self.claim.attempt) and not is_stopping():
-            # Who runs one handler at a time has begun the oldest of what it took, without saying so.
-            if not self.app.one_at_a_time:
-                self.store.start(self.claim)
             return Begun(Verdict.RUN, deliveries=1)
         return self.store.begin(self.claim)
 
@@ -129,6 +126,8 @@ class Delivery:
     # -- running ---------------------------------------------------------------------------------------------------
 
     def _run(self, parts: Parts) -> str:
+        if self.line is not None:
+            self.line.begin(alone=self.lease is None or self.lease.redelivered)
         try:
             with self.app.leases.kept(self.claim):
                 context = self.context(parts)

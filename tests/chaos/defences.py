@@ -155,7 +155,7 @@ DEFENCES = [
         _off("fencing token"),
         {"orders": 60},
     ),
-    _poisonous("start mark", "who begins at once leaves no trace", "redis", "prefork"),
+    _poisonous("note of a child's", "nobody notes what a dead child was busy with", "redis", "prefork"),
     _poisonous("note of the oldest", "nobody notes what the dead were busy with", "redis", "solo"),
     _poisonous("poison count", "each beginning counts as the first", "redis apart", "prefork"),
     _crashing("busy copies wait", "a copy that meets a busy unit is acked", "redis apart"),

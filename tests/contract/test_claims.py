@@ -7,11 +7,14 @@ from collections.abc import Callable
 import pytest
 
 from choreo import Envelope, Event, Service
+from choreo.broker import ownership
 from choreo.message import Message
 from choreo.store import Begun, Claim, Outcome, Scheduled, Settlement, Verdict
 from tests.contract.place import HANDLER, RUN, Place, Worker
 from tests.contract.redis_broker import TIMEOUT
 from tests.unit.events import envelope
+
+BEGUN_AGAIN = Begun(Verdict.RUN, deliveries=2)
 
 
 def test_what_is_taken_is_claimed_by_the_taker(place: Place, worker: Worker):
@@ -28,7 +31,6 @@ def test_what_is_taken_is_claimed_by_the_taker(place: Place, worker: Worker):
 def test_the_commit_of_what_was_taken_acks_it(place: Place, worker: Worker):
     place.send("e-1")
     worker.take()
-    place.store.start(worker.claim("e-1"))
 
     assert place.store.commit(worker.claim("e-1"), Settlement()).outcome is Outcome.OK
 
@@ -126,23 +128,7 @@ def test_what_is_claimed_for_another_copy_under_a_lease_is_left_to_the_store(pla
     assert worker.lease().claim == ""
 
 
-def test_a_claim_ends_with_its_worker_and_is_counted_only_if_it_was_begun(place: Place, worker: Worker):
-    place.send("begun")
-    place.send("prefetched")
-    worker.take(2)
-    place.store.start(worker.claim("begun"))
-    place.store.ping()  # another wire; the mark is on its way nevertheless
-    worker.die()
-
-    other = Worker(place)
-    other.take(2)
-
-    assert [other.lease(n).claim for n in (0, 1)] == ["", ""]
-    assert place.store.begin(other.claim("begun", 0)) == Begun(Verdict.RUN, deliveries=2)
-    assert place.store.begin(other.claim("prefetched", 1)) == RUN
-
-
-def test_without_a_mark_the_oldest_of_what_a_dead_worker_had_taken_counts_as_begun(place: Place, worker: Worker):
+def test_the_oldest_of_what_a_dead_worker_had_taken_counts_as_begun(place: Place, worker: Worker):
     for unit in ("handled", "busy with this", "prefetched", "prefetched too"):
         place.send(unit)
     worker.take(4)
@@ -152,9 +138,75 @@ def test_without_a_mark_the_oldest_of_what_a_dead_worker_had_taken_counts_as_beg
     other = Worker(place)
     other.take(3)
 
-    assert place.store.begin(other.claim("busy with this", 0)) == Begun(Verdict.RUN, deliveries=2)
+    assert [other.lease(n).claim for n in (0, 1, 2)] == ["", "", ""]
+    assert place.store.begin(other.claim("busy with this", 0)) == BEGUN_AGAIN
     assert place.store.begin(other.claim("prefetched", 1)) == RUN
     assert place.store.begin(other.claim("prefetched too", 2)) == RUN
+
+
+@pytest.mark.parametrize("page", [1, 2, 200])
+def test_of_a_pool_as_many_count_as_begun_as_run_at_a_time(place: Place, page: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ownership, "PAGE", page)
+    worker = Worker(place, at_a_time=2)
+    units = ["handled", "slow", "just begun", "prefetched", "prefetched too"]
+    for unit in units:
+        place.send(unit)
+    worker.take(5)
+    place.store.commit(worker.claim("handled", 0), Settlement())
+    worker.die()
+
+    other = Worker(place)
+    other.take(4)
+
+    begun = [place.store.begin(other.claim(unit, n)) for n, unit in enumerate(units[1:])]
+    assert begun == [BEGUN_AGAIN, BEGUN_AGAIN, RUN, RUN]
+
+
+def test_of_a_pool_that_had_less_to_do_everything_counts(place: Place):
+    worker = Worker(place, at_a_time=8)
+    place.send("e-1")
+    place.send("e-2")
+    worker.take(2)
+    worker.die()
+
+    other = Worker(place)
+    other.take(2)
+
+    assert [place.store.begin(other.claim(f"e-{n + 1}", n)) for n in (0, 1)] == [BEGUN_AGAIN, BEGUN_AGAIN]
+
+
+def test_what_a_living_worker_returns_as_a_failure_counts_as_begun(place: Place, worker: Worker):
+    place.send("the child died")
+    place.send("prefetched")
+    worker.take(2)
+    worker.messages[0].reject(requeue=True)
+    assert worker.take(3)
+    worker.channel.give_back([worker.claim("prefetched", 1).token], counted=False)
+    assert worker.take(4)
+
+    assert place.store.begin(worker.claim("the child died", 2)) == BEGUN_AGAIN
+    assert place.store.begin(worker.claim("prefetched", 3)) == RUN
+
+
+def test_what_a_stop_has_ended_is_forgiven(place: Place, worker: Worker):
+    place.send("e-1")
+    worker.take()
+    claim = worker.claim("e-1")
+    worker.messages[0].reject(requeue=True)
+
+    place.store.forgive(claim)
+
+    worker.take(2)
+    assert place.store.begin(worker.claim("e-1", 1)) == RUN
+
+
+def test_notes_of_what_was_begun_are_kept_for_a_day(place: Place, worker: Worker):
+    place.send("e-1")
+    worker.take()
+    owner = worker.lease().owner
+    worker.messages[0].reject(requeue=True)
+
+    assert 86_000 < place.corner.redis.ttl(worker.channel.keys.begun(owner)) <= 86_400
 
 
 def test_what_a_clean_stop_returns_does_not_count_although_it_is_the_oldest(place: Place, worker: Worker):
@@ -165,8 +217,7 @@ def test_what_a_clean_stop_returns_does_not_count_although_it_is_the_oldest(plac
     assert place.ask("e-1") == RUN
 
 
-@pytest.mark.parametrize("marked", [True, False])
-def test_what_kills_its_workers_is_parked_after_as_many_beginnings_as_allowed(place: Place, marked: bool):
+def test_what_kills_its_workers_is_parked_after_as_many_beginnings_as_allowed(place: Place):
     place.send("poison")
     place.send("innocent")
     verdicts = []
@@ -174,8 +225,6 @@ def test_what_kills_its_workers_is_parked_after_as_many_beginnings_as_allowed(pl
         worker = Worker(place)
         worker.take(2)
         if worker.holds("poison"):
-            if marked:
-                place.store.start(worker.claim("poison"))
             verdicts.append(RUN)
         else:
             verdicts.append(place.store.begin(worker.claim("poison")))
@@ -236,7 +285,6 @@ def test_taking_is_a_sign_of_life(place: Place, worker: Worker):
 def test_a_zombie_can_neither_begin_nor_commit_what_somebody_else_has(place: Place, worker: Worker):
     place.send("e-1")
     worker.take()
-    place.store.start(worker.claim("e-1"))
     worker.die()
     other = Worker(place)
     other.take()
@@ -275,18 +323,6 @@ def test_a_handler_that_outlives_its_worker_keeps_others_out_as_long_as_it_renew
     assert begun.verdict is Verdict.BUSY
     assert begun.busy_seconds == pytest.approx(30, abs=5)
     assert place.store.commit(worker.claim("e-1"), Settlement()).outcome is Outcome.OK
-
-
-def test_a_start_that_comes_after_the_commit_leaves_nothing_behind(place: Place, worker: Worker):
-    place.send("e-1")
-    worker.take()
-    claim = worker.claim("e-1")
-    place.store.commit(claim, Settlement())
-
-    place.store.start(claim)
-    place.store.ping()
-
-    assert place.unit("e-1") == {}
 
 
 def test_the_claim_itself_has_a_lifetime(place: Place, worker: Worker):

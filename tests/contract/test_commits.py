@@ -236,6 +236,74 @@ def test_no_commit_waits_while_something_runs_that_was_delivered_before(place: P
     eventually(lambda: crowd.reached(place) == 2)
 
 
+def test_what_is_like_in_one_thread_says_nothing_of_another(place: Place, worker: Worker, crowd: Crowd):
+    first, second = send(place, 2)
+    worker.take(2)
+    crowd.commits.begin(alone=False)
+
+    # No handler has begun in that thread, as far as the line knows: nothing speaks for waiting.
+    apart = threading.Thread(target=crowd.commit, args=(second, 1))
+    apart.start()
+    apart.join()
+    eventually(lambda: crowd.reached(place) == 1)
+    crowd.commit(first, 0)
+
+    assert crowd.reached(place) == 1, "it waits for others"
+
+
+def test_many_threads_commit_on_one_line_and_each_is_heard_of_once(place: Place, worker: Worker):
+    crowd, threads, each = Crowd(worker), 8, 25
+    units = send(place, threads * each)
+    worker.channel.basic_qos(0, len(units), False)
+    worker.take(len(units))
+
+    def work(first: int) -> None:
+        for number in range(first, first + each):
+            crowd.handle(units[number], number)
+            worker.messages[number].ack()
+
+    workers = [threading.Thread(target=work, args=(number * each,)) for number in range(threads)]
+    for thread in workers:
+        thread.start()
+    for thread in workers:
+        thread.join()
+    crowd.commits.settle()
+
+    assert crowd.outcomes == [Outcome.OK] * len(units)
+    assert place.corner.in_flight() == {}
+    assert {place.ask(unit).verdict for unit in units} == {Verdict.DONE}
+
+
+def test_a_question_does_not_wait_for_another_thread_that_waits(place: Place, worker: Worker, crowd: Crowd):
+    (unit,) = send(place, 1)
+    worker.take()
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with crowd.commits._lock:
+            held.set()
+            done.wait(10)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    held.wait(10)
+
+    assert place.store.begin(crowd.claim(unit)).verdict is Verdict.RUN
+    assert other.is_alive()
+    done.set()
+    other.join()
+
+
+def test_what_is_handled_after_the_line_was_closed_waits_for_its_answer(place: Place, worker: Worker, line: Line):
+    first, second = send(place, 2)
+    worker.take(2)
+    line.commits.close()
+
+    assert line.commit(first).outcome is Outcome.OK
+    assert place.store.begin(line.claim(second, 1)).verdict is Verdict.RUN
+    assert line.heard == []
+
+
 def test_a_long_handler_does_not_hold_up_the_commits_before_it(
     place: Place, worker: Worker, crowd: Crowd, monkeypatch: pytest.MonkeyPatch
 ):

@@ -87,7 +87,6 @@ def test_prefixes_keep_platforms_apart(redis_rig, redis_url):
 EVERY_CALL: dict[str, Callable[[Store], Any]] = {
     "begin": lambda store: store.begin(claim()),
     "arrive": lambda store: arrive(store, "a"),
-    "start": lambda store: store.start(claim()),
     "renew": lambda store: store.renew(claim()),
     "commit": lambda store: settle(store, claim(), DONE),
     "schedule": lambda store: store.schedule(HANDLER, at("m")),

@@ -27,6 +27,8 @@ class OrderPlaced(Event):
     seconds: float = 0
     #: Whether its handler kills the process that runs it.
     kills: bool = False
+    #: Whether its handler notes whether its commit can be sent ahead.
+    tells: bool = False
 
 
 def note(what: str, number: int) -> None:
@@ -38,6 +40,8 @@ def note(what: str, number: int) -> None:
 @app.on(OrderPlaced)
 def charge(order: OrderPlaced) -> None:
     note("begun", order.number)
+    if order.tells:
+        note("ahead", int(getattr(app.current_task.request, "choreo_line", None) is not None))
     if order.kills:
         os.kill(os.getpid(), 9)
     time.sleep(order.seconds)

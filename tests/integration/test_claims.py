@@ -198,6 +198,31 @@ def test_what_kills_its_workers_is_parked_and_what_waits_beside_it_is_not(
     assert sorted(payment.noted("begun"))[3:] == list(innocent)
 
 
+@pytest.mark.parametrize(("pool", "ahead"), [("prefork", False), ("threads", True), ("solo", True), ("gevent", False)])
+def test_commits_are_sent_ahead_where_the_loop_hears_the_answers(payment: Payment, pool: str, ahead: bool):
+    payment.place(OrderPlaced(number=1, tells=True))
+
+    payment.start(pool)
+    eventually(lambda: payment.noted("done"), 30)
+    payment.settled()
+
+    assert payment.noted("ahead") == [int(ahead)]
+
+
+def test_what_kills_its_workers_is_parked_as_soon_if_it_is_not_the_oldest(payment: Payment):
+    payment.place(OrderPlaced(number=1, seconds=10.0), OrderPlaced(number=0, kills=True))
+
+    worker = payment.start("threads", 2)
+    deadline = time.monotonic() + 40
+    while "ORD-0" not in {letter.subject for letter in payment.app.dead_letters}:
+        assert time.monotonic() < deadline, (payment.noted("begun"), payment.left())
+        if worker.poll() is not None:
+            worker = payment.start("threads", 2)
+        time.sleep(0.05)
+
+    assert payment.noted("begun").count(0) == 3
+
+
 @pytest.mark.parametrize(("pool", "concurrency"), POOLS)
 def test_what_a_stopping_worker_returns_runs_elsewhere_at_once(payment: Payment, pool: str, concurrency: int):
     payment.place(*[OrderPlaced(number=number, seconds=1.5 if number < 2 else 0) for number in range(20)])

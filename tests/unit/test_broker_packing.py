@@ -105,6 +105,7 @@ def test_the_lease_is_in_the_properties_and_missing_where_another_transport_deli
     info = {"choreo_owner": "o", "choreo_inflight": "_choreo.inflight.o", "choreo_tag": "o:7"}
 
     assert Lease.of({"delivery_info": info}) == Lease(owner="o", inflight="_choreo.inflight.o", tag="o:7")
+    assert Lease.of({"delivery_info": info | {"redelivered": True}}).redelivered
     assert Lease.of({"delivery_info": {"exchange": ""}}) is None
     assert Lease.of(None) is None
 

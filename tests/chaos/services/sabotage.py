@@ -95,17 +95,16 @@ def never_renewed() -> None:
     _silence(Leases, "_renew")
 
 
-@_sabotage("start mark")
-def begin_without_a_mark() -> None:
-    """Who begins on the claim of the taking leaves no trace of it."""
-    _silence(RedisStore, "start")
+@_sabotage("note of a child's")
+def return_without_a_note() -> None:
+    """Nobody notes what a pool child was busy with that died."""
+    surgery.in_broker("give_back", "if ARGV[2] == '2' then", "if false then")
 
 
 @_sabotage("note of the oldest")
 def bury_without_a_note() -> None:
     """Nobody notes what a dead consumer was busy with."""
-    note = "if oldest and ARGV[2] == '1' then"
-    surgery.in_broker("give_back", note, "if false then")
+    surgery.in_broker("give_back", "elseif ARGV[2] == '1' then", "elseif false then")
 
 
 @_sabotage("poison count")
