@@ -6,6 +6,8 @@ from base64 import b64decode, b64encode
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic_core import from_json
+
 from choreo.envelope import Envelope
 
 #: The task name of every announced event. Which handler it is for, the queue that holds the copy knows.
@@ -17,6 +19,15 @@ JSON = "application/json"
 
 #: JSON without a byte too many. `json.dumps` makes an encoder for each call.
 compact = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
+
+def parsed(text: str | bytes) -> Any:
+    """What ``json.loads`` makes of a text, in half the time. Raises what that raises."""
+    try:
+        return from_json(text)
+    except (ValueError, TypeError):
+        # Half a surrogate pair, or nesting beyond 200: JSON all the same. Or an error that people know.
+        return json.loads(text)
 
 
 def is_too_deep(value: Any, most: int = MOST_NESTED) -> bool:

@@ -1,6 +1,5 @@
 """How the store keeps the parts of a join: under which name, and as what text."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -8,7 +7,7 @@ from typing import Any
 
 from choreo.envelope import Envelope
 from choreo.errors import EnvelopeError
-from choreo.message import compact
+from choreo.message import compact, parsed
 
 
 def unit_of(key: str) -> str:
@@ -70,7 +69,7 @@ def count_in(envelope: Envelope, name: str, part: str) -> int:
 
 
 def _unpack(name: str, text: str) -> Envelope:
-    event_id, source, subject, time, correlation_id, causation_id, version, data, *extensions = json.loads(text)
+    event_id, source, subject, time, correlation_id, causation_id, version, data, *extensions = parsed(text)
     return Envelope(
         id=event_id,
         type=name.partition("/")[0],

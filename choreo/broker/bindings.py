@@ -3,8 +3,7 @@
 No broker lists its bindings over the protocol, so the store remembers which ones there may be.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import amqp
@@ -23,41 +22,42 @@ class Bindings:
 
     def remove(self, bindings: Sequence[Binding]) -> None:
         """Remove bindings. What is gone already is no error."""
-        with self._connected() as connection:
-            for queue, pattern in bindings:
-                with _tolerating_absence(connection), connection.channel() as channel:
-                    Queue(queue, channel=channel).unbind_from(self._exchange, routing_key=pattern)
+
+        def remove(channel: Any, queue: str, pattern: str) -> None:
+            Queue(queue, channel=channel).unbind_from(self._exchange, routing_key=pattern)
+
+        self._do(remove, bindings)
 
     def make(self, bindings: Sequence[Binding]) -> None:
         """Make bindings. A queue that does not exist gets none."""
-        with self._connected() as connection:
-            for queue, pattern in bindings:
-                with _tolerating_absence(connection), connection.channel() as channel:
-                    self._exchange(channel).declare()
-                    Queue(queue, channel=channel).bind_to(self._exchange, routing_key=pattern)
+
+        def make(channel: Any, queue: str, pattern: str) -> None:
+            self._exchange(channel).declare()
+            Queue(queue, channel=channel).bind_to(self._exchange, routing_key=pattern)
+
+        self._do(make, bindings)
 
     def waiting(self, queues: Sequence[str]) -> dict[str, int]:
         """How many messages wait in each of these queues; those that do not exist are left out."""
         found: dict[str, int] = {}
-        with self._connected() as connection:
-            for queue in queues:
-                with _tolerating_absence(connection), connection.channel() as channel:
-                    found[queue] = Queue(queue, channel=channel).queue_declare(passive=True).message_count
+
+        def look(channel: Any, queue: str) -> None:
+            found[queue] = Queue(queue, channel=channel).queue_declare(passive=True).message_count
+
+        self._do(look, [(queue,) for queue in queues])
         return found
 
-    @contextmanager
-    def _connected(self) -> Iterator[Any]:
+    def _do(self, step: Callable[..., None], about: Iterable[tuple[str, ...]]) -> None:
+        """Do a step for each. What does not exist is left out."""
         with self._connect() as connection:
             ensure_connected(connection)
             if isinstance(connection.connection, amqp.Connection):
                 connection.connection.transport.sock.settimeout(TIMEOUT)
-            yield connection
-
-
-@contextmanager
-def _tolerating_absence(connection: Connection) -> Iterator[None]:
-    try:
-        yield
-    except connection.channel_errors as error:
-        if getattr(error, "reply_code", None) != amqp.NotFound.code and "NOT_FOUND" not in str(error):
-            raise
+            # One channel costs as much as all that is done on it. RabbitMQ's client opens it again after a refusal.
+            channel = connection.channel()
+            for names in about:
+                try:
+                    step(channel, *names)
+                except connection.channel_errors as error:
+                    if getattr(error, "reply_code", None) != amqp.NotFound.code and "NOT_FOUND" not in str(error):
+                        raise

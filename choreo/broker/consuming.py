@@ -416,6 +416,11 @@ class ConsumingChannel(PublishingChannel):
             own.return_soon([str(tag) for tag in tags], counted=counted)
 
     @property
+    def is_asking(self) -> bool:
+        """Whether an answer of Redis is under way, or messages that it will bring when they come."""
+        return bool(self._in_poll) and self._in_poll._sock is not None
+
+    @property
     def has_enough(self) -> bool:
         """
         Whether a worker's pool has so much left to do that more can be fetched later, and in one go.
@@ -423,7 +428,7 @@ class ConsumingChannel(PublishingChannel):
         A pool that answers often would otherwise fetch one message for each that it has finished.
         """
         room = self.qos.can_consume_max_estimate()
-        return not self._in_poll and room is not None and workload.waiting() > 2 * room
+        return room is not None and workload.waiting() > 2 * room
 
     def before_poll(self) -> None:
         """Send acks that no take will carry soon: one that waits is under way, or nothing more can be consumed."""

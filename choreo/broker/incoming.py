@@ -7,6 +7,7 @@ message that is made here.
 
 import json
 from collections.abc import Container
+from json.encoder import encode_basestring as quoted
 from reprlib import Repr
 from typing import Any
 
@@ -16,7 +17,7 @@ from kombu.serialization import loads
 
 from choreo.envelope import Envelope
 from choreo.errors import EnvelopeError
-from choreo.message import EVENT_TASK, JSON, MOST_NESTED, Message, is_too_deep
+from choreo.message import EVENT_TASK, JSON, MOST_NESTED, Message, is_too_deep, parsed
 
 Headers = dict[str, Any]
 
@@ -144,10 +145,10 @@ class Incoming:
         except Exception as error:  # whatever a decoder may raise on bytes that somebody else made
             raise EnvelopeError(f"the body cannot be decompressed: {short(error)}") from error
 
-    def become(self, headers: Headers, arguments: list[Any], delivery_info: dict[str, Any]) -> None:
+    def become(self, headers: Headers, argument: str, delivery_info: dict[str, Any]) -> None:
         """Make this delivery another message, as plain as can be. Raises `EnvelopeError` when it cannot be written."""
         try:
-            self.message.body = _dumps(arguments).encode()
+            self.message.body = f"[[{quoted(argument)}], {{}}, {{}}]".encode()
         except ValueError as error:
             raise EnvelopeError(f"it cannot be written again: {error}") from error
         self.message.delivery_info = {**self.message.delivery_info, **delivery_info}
@@ -157,7 +158,7 @@ class Incoming:
             self.message.headers = headers
             self.message.content_type, self.message.content_encoding = JSON, "utf-8"
             # Celery looks at the arguments; it need not parse what was written a moment ago.
-            self.message._decoded_cache = arguments
+            self.message._decoded_cache = [[argument], {}, {}]
 
     def raw(self, queue: str) -> Message:
         """What came, byte for byte, addressed so that a replay brings it to this queue again."""
@@ -180,7 +181,7 @@ class Incoming:
 
 def _parsed(text: Any) -> Any:
     try:
-        return json.loads(text)
+        return parsed(text)
     except Exception as error:  # whatever a parser may raise on a text that somebody else made
         raise EnvelopeError(f"the body is not JSON: {short(error)}") from error
 

@@ -56,6 +56,7 @@ LEANS_ON: tuple[tuple[type, str, tuple[str, ...] | None, str], ...] = (
     (virtual.QoS, "_on_collect", None, "the finalizer that returns messages at the end of the process"),
     (redis.MultiChannelPoller, "_channels", None, "the channels of a connection"),
     (redis.MultiChannelPoller, "_register_BRPOP", ("channel",), "called to let a channel ask; extended"),
+    (redis.MultiChannelPoller, "fds", None, "what the event loop is to watch, before each wait; shortened"),
     (redis.MultiChannelPoller, "on_poll_start", (), "called before each wait; extended"),
     (redis.MultiChannelPoller, "get", ("callback", "timeout"), "waits without an event loop; extended"),
     (redis.MultiChannelPoller, "maybe_restore_messages", (), "replaced by nothing"),

@@ -17,7 +17,7 @@ from typing import Any
 from kombu.utils.json import JSONEncoder
 from kombu.utils.json import loads as kombu_loads
 
-from choreo.message import Message
+from choreo.message import Message, parsed
 
 #: Content type of a delivery whose text is no message of kombu's format. The body is the text as it was found.
 UNREADABLE = "application/x-choreo-unreadable"
@@ -85,7 +85,7 @@ def unpack(text: bytes) -> dict[str, Any]:
 def _read(text: bytes) -> dict[str, Any]:
     string = text.decode("utf-8")
     # Kombu's hook is called for each JSON object; only a text that has a typed value in it needs that.
-    message: dict[str, Any] = kombu_loads(string) if '"__type__"' in string else json.loads(string)
+    message: dict[str, Any] = kombu_loads(string) if '"__type__"' in string else parsed(string)
     properties = message["properties"]
     if not isinstance(message.get("headers") or {}, dict):
         raise ValueError("headers are no object")

@@ -16,8 +16,23 @@ class Poller(MultiChannelPoller):
     Without one (`drain_events`), each call delivers one message, as callers expect.
     """
 
-    #: The event loop, when there is one.
+    #: The event loop, when there is one, and what it calls when an answer can be read.
     hub: Any = None
+    reader: Callable[[int], Any] | None = None
+
+    @property
+    def fds(self) -> dict[int, Any]:
+        """
+        The sockets that the event loop does not watch yet.
+
+        Kombu has it watch all of them before each wait, and each that it watches already costs two system calls. A pool
+        of processes waits three times for each task.
+        """
+        every: dict[int, Any] = super().fds
+        if self.hub is None:
+            return every
+        watched = self.hub.readers
+        return {fd: channel for fd, channel in every.items() if (watched.get(fd) or (None,))[0] != self.reader}
 
     def on_poll_start(self) -> None:
         for channel in list(self._channels):
@@ -26,7 +41,7 @@ class Poller(MultiChannelPoller):
 
     def _register_BRPOP(self, channel: Any) -> None:  # noqa: N802 - kombu's name
         # Kombu's call when a channel may ask for messages.
-        if not channel.has_enough:
+        if not (channel.is_asking or channel.has_enough):
             super()._register_BRPOP(channel)
 
     def get(self, callback: Callable[..., Any], timeout: float | None = None) -> None:

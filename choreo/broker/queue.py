@@ -137,7 +137,7 @@ class HandlerQueue(GuardedQueue):
         event, retries = incoming.event(self.handler)
         address = {"exchange": "", "routing_key": self.name}
         # As an object the event would go through Celery's decoder, which makes dates of what looks like its own types.
-        incoming.become(run_headers(self.handler, event.envelope, retries), [[event], {}, {}], address)
+        incoming.become(run_headers(self.handler, event.envelope, retries), event, address)
 
 
 class DeadLetterQueue(HandlerQueue):
@@ -163,7 +163,7 @@ class DeadLetterQueue(HandlerQueue):
             case [[str() as letter], dict(kwargs), dict(embed)] if not (strange or kwargs or any(embed.values())):
                 told = {name: text for name, text in incoming.headers.items() if name in _NOTICE and type(text) is str}
                 headers = told | {"retries": 0, "ignore_result": True}
-                incoming.become(headers, [[letter], {}, {}], {"exchange": "", "routing_key": self.name})
+                incoming.become(headers, letter, {"exchange": "", "routing_key": self.name})
                 return
         raise EnvelopeError("it is not a notice of a dead letter")
 

@@ -95,7 +95,7 @@ class Transport(kombu_redis.Transport):
         self.exchange_types_known: dict[str, str] = {}
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
-        self.cycle.hub = loop
+        self.cycle.hub, self.cycle.reader = loop, self.on_readable
         super().register_with_event_loop(connection, loop)
 
 

@@ -79,6 +79,17 @@ class Wire:
         """Send one command and return the server's answer."""
         return self.send_packed(pack(parts))
 
+    def commands(self, commands: Sequence[Sequence[Part]]) -> list[Any]:
+        """Send several commands in one go and return the answers; where the server refused, its `ResponseError`."""
+        self.push(b"".join(map(pack, commands)), len(commands))
+        answers: list[Any] = []
+        for _ in commands:
+            try:
+                answers.append(self.pull())
+            except ResponseError as error:
+                answers.append(error)
+        return answers
+
     def send_packed(self, packed: bytes) -> Any:
         if self._pid != os.getpid():
             self._start_afresh()

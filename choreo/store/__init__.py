@@ -302,6 +302,9 @@ class Store(Protocol):
     def tended(self, owner: str) -> bool:
         """Whether somebody looks into this schedule."""
 
+    def ripe(self, owners: Sequence[str]) -> list[str]:
+        """In whose schedules something is due. One question for all of them, since mostly nothing is."""
+
     def due(self, owner: str, limit: int, hold: float) -> list[tuple[str, Message | None]]:
         """
         Up to ``limit`` messages that are due. They are due again after ``hold`` seconds unless `sent` is called.

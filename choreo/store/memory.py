@@ -265,11 +265,18 @@ class MemoryStore:
         return self._tended.get(owner, 0.0) > self._clock()
 
     @_locked
+    def ripe(self, owners: Sequence[str]) -> list[str]:
+        return [owner for owner in owners if self._ready(owner)]
+
+    def _ready(self, owner: str) -> list[tuple[float, str]]:
+        calendar, now = self._drawers[owner].calendar, self._clock()
+        return sorted((entry.due, key) for key, entry in calendar.items() if entry.due <= now and not entry.reminded)
+
+    @_locked
     def due(self, owner: str, limit: int, hold: float) -> list[tuple[str, Message | None]]:
         calendar, now = self._drawers[owner].calendar, self._clock()
-        ready = sorted((entry.due, key) for key, entry in calendar.items() if entry.due <= now and not entry.reminded)
         handed_out: list[tuple[str, Message | None]] = []
-        for _, key in ready[:limit]:
+        for _, key in self._ready(owner)[:limit]:
             entry = calendar[key]
             entry.due, entry.handed_out = now + hold, True
             handed_out.append((key, None if entry.message is None else Message.from_json(entry.message)))

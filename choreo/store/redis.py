@@ -283,6 +283,12 @@ class RedisStore:
         with _translated(self.url):
             return bool(self._client.exists(self._key(owner, "tended")))
 
+    def ripe(self, owners: Sequence[str]) -> list[str]:
+        first = "0 +inf WITHSCORES LIMIT 0 1".split()
+        looks = [("ZRANGEBYSCORE", self._calendar(owner)[0], *first) for owner in owners]
+        now, *answers = self._on_a_wire(lambda wire: wire.commands([("TIME",), *looks]))
+        return [owner for owner, answer in zip(owners, answers, strict=True) if _is_due(answer, now)]
+
     def due(self, owner: str, limit: int, hold: float) -> list[tuple[str, Message | None]]:
         answer = self._run("due", self._calendar(owner), [limit, _ms(hold)])
         found: list[tuple[str, Message | None]] = []
@@ -404,6 +410,15 @@ def _begun(answer: list[Any]) -> Begun:
         if name[0] not in "#?"
     }
     return Begun(verdict, deliveries=answer[1], parts=parts)
+
+
+def _is_due(first: Any, now: Any) -> bool:
+    """Whether the first entry of a schedule is due: [[id, score]] or, in older protocols, [id, score]."""
+    if isinstance(first, Exception) or isinstance(now, Exception):
+        return True  # whoever takes what is due is told what is wrong
+    entry = first[0] if first and isinstance(first[0], list) else first
+    # See due.lua for the half.
+    return bool(entry) and float(entry[1]) <= int(now[0]) * 1000 + int(now[1]) // 1000 + 0.5
 
 
 def _arguments(scheduled: Scheduled) -> list[Any]:

@@ -72,7 +72,7 @@ class Clock(threading.Thread):
             self._owners = self.owners()
         count, trouble = 0, None
         # One batch of each at a time: ten thousand retries of one handler do not delay another's deadlines.
-        owners = self._owners
+        owners = self._app.store.ripe(self._owners)
         while owners and not self._stopped.is_set():
             busy = []
             for owner in owners:

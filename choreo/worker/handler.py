@@ -14,7 +14,7 @@ from choreo.broker.queue import STORE_PAUSE
 from choreo.envelope import Envelope
 from choreo.errors import EnvelopeError, StoreError
 from choreo.join import Join
-from choreo.message import Message
+from choreo.message import Message, parsed
 from choreo.subscription import Subscription
 from choreo.worker.delivery import Delivery
 from choreo.worker.failure import is_stop
@@ -95,7 +95,7 @@ def read(event: str | dict[str, Any]) -> Envelope:
     if isinstance(event, EventText):
         return event.envelope
     try:
-        return Envelope.from_wire(json.loads(event) if isinstance(event, str) else event)
+        return Envelope.from_wire(parsed(event) if isinstance(event, str) else event)
     except (ValueError, RecursionError) as error:
         if isinstance(error, EnvelopeError):
             raise

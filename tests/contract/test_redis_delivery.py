@@ -185,6 +185,35 @@ def test_messages_of_stock_kombu_are_consumed_although_two_of_them_share_a_tag(c
     assert second.payload == {"n": 1}
 
 
+def test_an_event_loop_is_told_once_of_each_socket_also_after_the_connection_broke(corner: Corner):
+    corner.put("q", "first")
+    reader = corner.reader("q")
+    hub, told = Hub(), []
+    add = hub.add_reader
+    hub.add_reader = lambda fd, *about: (told.append(fd), add(fd, *about))
+    reader.connection.transport.register_with_event_loop(reader.connection.connection, hub)
+
+    def turn_until(count: int) -> None:
+        deadline = time.monotonic() + 10
+        while len(reader.messages) < count:
+            assert time.monotonic() < deadline
+            hub.run_once()
+
+    turn_until(1)
+    for _ in range(3):
+        hub.run_once()
+    assert len(told) == 1
+
+    connection = reader.channel.client.connection
+    connection.disconnect()
+    # What opens its place may get the number of the socket that was closed.
+    corner.put("q", "second")
+    turn_until(2)
+    assert len(told) == 2
+    assert told[-1] == connection._sock.fileno()
+    hub.close()
+
+
 @pytest.mark.parametrize("acking", [True, False], ids=["acking", "holding"])
 def test_with_an_event_loop_slow_callbacks_neither_stall_nor_starve_the_loop(corner: Corner, acking: bool):
     fill(corner, "q", *range(40))

@@ -90,6 +90,7 @@ EVERY_CALL: dict[str, Callable[[Store], Any]] = {
     "renew": lambda store: store.renew(claim()),
     "commit": lambda store: settle(store, claim(), DONE),
     "schedule": lambda store: store.schedule(HANDLER, at("m")),
+    "ripe": lambda store: store.ripe([HANDLER]),
     "due": lambda store: store.due(HANDLER, 10, HOLD),
     "sent": lambda store: store.sent(HANDLER, ["m"]),
     "unschedule": lambda store: store.unschedule(HANDLER, "m"),
@@ -140,6 +141,18 @@ def test_a_key_of_somebody_else_is_a_store_error_and_changes_nothing(redis_rig):
 
     with pytest.raises(StoreError, match="WRONGTYPE"):
         redis_rig.store.begin(claim())
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_a_key_of_somebody_else_in_the_place_of_a_schedule_hides_no_other(redis_rig, redis_url: str, protocol: int):
+    redis_rig.client.set(f"{redis_rig.prefix}:{{payment.other}}:due", "not a schedule")
+    store = RedisStore(f"{redis_url}?protocol={protocol}", redis_rig.store.terms, redis_rig.prefix)
+    store.schedule(HANDLER, at("m"))
+
+    # Whoever takes what is due is told what is wrong there.
+    assert store.ripe(["payment.idle", "payment.other", HANDLER]) == ["payment.other", HANDLER]
+    with pytest.raises(StoreError, match="WRONGTYPE"):
+        store.due("payment.other", 10, HOLD)
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:6379", "http://127.0.0.1", ""])

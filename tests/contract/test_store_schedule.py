@@ -5,12 +5,15 @@ import pytest
 from choreo.message import Message
 from choreo.store import Scheduled
 from tests.contract.rigs import (
+    DEADLINE,
     HANDLER,
     HOLD,
     at,
     at_once,
+    claim,
     due,
     message,
+    part_of,
 )
 
 
@@ -54,6 +57,27 @@ def test_scheduling_the_same_id_again_changes_nothing(rig):
     assert due(rig.store) == []
     rig.pass_time(20)
     assert rig.store.due(HANDLER, 10, HOLD) == [("m", message("first"))]
+
+
+def test_one_question_tells_in_whose_schedules_something_is_due(rig):
+    owners = ["payment.charge", "payment.refund", "payment.join", "payment.idle"]
+    rig.store.schedule("payment.charge", Scheduled("m", message("m"), 0))
+    rig.store.schedule("payment.refund", Scheduled("m", message("m"), 15))
+    rig.store.arrive(claim(unit="join:ORD-1", handler="payment.join"), part_of("a", within=10))
+    assert rig.store.ripe(owners) == ["payment.charge"]
+    assert rig.store.ripe([]) == []
+
+    rig.pass_time(20)
+    assert rig.store.ripe(owners) == ["payment.charge", "payment.refund", "payment.join"]
+
+    for owner in owners:
+        rig.store.due(owner, 10, HOLD)
+    assert rig.store.ripe(owners) == [], "what is held back is due for nobody else"
+
+    rig.store.sent("payment.join", [DEADLINE])
+    rig.store.sent("payment.charge", ["m"])
+    rig.pass_time(30)
+    assert rig.store.ripe(owners) == ["payment.refund"], "a join is reminded once"
 
 
 def test_schedules_are_apart_by_owner(store):

@@ -1,12 +1,14 @@
 """A message keeps through the schedule what it is on the wire."""
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from choreo.message import EVENT_TASK, Message
+from choreo.message import EVENT_TASK, Message, parsed
 from tests.unit.events import OrderPlaced, envelope
 
 ORDER = envelope(OrderPlaced(customer_id="Zoë"), subject="ORD-1", id="e-1", causation_id="e-0")
@@ -47,3 +49,32 @@ def test_a_header_that_json_cannot_hold_is_kept_as_text():
     message = Message("", "payment.charge", b"", {"x-death": [{"time": datetime(2026, 1, 1, tzinfo=UTC)}]})
 
     assert Message.from_json(message.to_json()).headers == {"x-death": [{"time": "2026-01-01 00:00:00+00:00"}]}
+
+
+def answer_of(parse: Callable[[Any], Any], text: Any) -> Any:
+    try:
+        return repr(parse(text))
+    except Exception as error:
+        return type(error), str(error)
+
+
+#: What JSON is made of, put together well and badly.
+_PIECES = st.sampled_from(
+    [
+        *r'[ ] { } : , " \ \u \ud83d\ude00 \ud800 null true NaN -Infinity - 0 01 1.5 1e400 5e-324 1E5 é x'.split(),
+        *(" ", "\t", "\n", "\0", "\ufeff", "\ud800", "9" * 30, "9" * 5000),
+    ]
+)
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+)
+
+
+@given(_JSON.map(json.dumps) | st.lists(_PIECES, max_size=8).map("".join) | st.binary(max_size=8))
+@example("[" * 300 + "]" * 300)
+@example("[" * 100_000)
+@example(None)
+@example(b'"\xff"')
+def test_a_text_is_parsed_as_the_standard_library_does(text: Any):
+    assert answer_of(parsed, text) == answer_of(json.loads, text)
