@@ -9,7 +9,8 @@ has no such line: its parent acks, and would have to be told of the answer.)
 
 *Several in one go.* Sending costs as much as a very short handler does, on both sides. So when a handler was done
 within `QUICK` and more is waiting in this process, its commit goes out with the next ones: after `TOGETHER` of them,
-or `SOON`. A thread sees to it that a long handler does not hold up the commits before it. A crash in between repeats
+or `SOON`. A thread sees to it that a long handler does not hold up the commits before it, nor their answers. It is not
+the heart's: reading may take as long as a broken connection is not known to be broken. A crash in between repeats
 what these few handlers did. It repeats it once: what was delivered before is not begun until everything before it is
 sent, and its own commit is sent at once. So what kills its worker takes nobody else along with it again and again.
 Threads share one line, and gain most: to wait for an answer each would hand the interpreter to another and back.
@@ -44,7 +45,7 @@ logger = logging.getLogger("choreo.broker")
 MOST = 32
 #: Seconds for which no commit is sent ahead after one has failed.
 WARY = 5.0
-#: An answer that has not been read for so many seconds is fetched before the next commit is sent, or by the heart.
+#: An answer that has not been read for so many seconds is fetched before the next commit is sent, or by the thread.
 OLD = 1.0
 #: A commit may wait for the next one if its handler took no longer than this, in seconds.
 QUICK = 0.001
@@ -106,13 +107,13 @@ class Commits:
         self._unsent: list[bytes] = []
         self._unsent_since = 0.0
         self._turn = _Turn()
-        self._watch: threading.Thread | None = None
+        self._thread: threading.Thread | None = None
         self._waiting = threading.Event()
         self._closed = False
         self._tags: set[str] = set()
         self._since = 0.0
         self._wary_until = 0.0
-        # Handlers may run in many threads, and the heart's reads answers while a long one runs.
+        # Handlers may run in many threads, and the own one looks after all.
         self._lock = threading.RLock()
 
     def begin(self, *, alone: bool) -> None:
@@ -124,6 +125,10 @@ class Commits:
 
     def send(self, commit: Commit) -> bool:
         """Send a commit ahead. False if that is not wise now: nothing was sent, and the caller waits for an answer."""
+        if time.monotonic() < self._wary_until:
+            return False
+        # Nothing may go wrong any more once it counts as pending.
+        packed = pack(self._wire.evalsha(commit.script, commit.keys, commit.args))
         with self._lock:
             now = time.monotonic()
             if now < self._wary_until or self._closed:
@@ -136,11 +141,14 @@ class Commits:
                 self._unsent_since = now
             self._pending.append(commit)
             self._tags.add(commit.tag)
-            self._unsent.append(pack(self._wire.evalsha(commit.script, commit.keys, commit.args)))
+            self._unsent.append(packed)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._look_after, name="choreo-commits", daemon=True)
+                self._thread.start()
             if not self._may_wait(now):
                 self.flush()
             elif not self._waiting.is_set():
-                self._watch_over()
+                self._waiting.set()
             return True
 
     def _may_wait(self, now: float) -> bool:
@@ -152,34 +160,32 @@ class Commits:
             and bool(self._more())
         )
 
-    def flush(self) -> None:
-        """Send what waits."""
-        if not self._unsent:
+    def flush(self, *, wait: bool = True) -> None:
+        """Send what waits. Without ``wait``, a thread that has the line now, or the own one, does it."""
+        if not self._unsent or not self._lock.acquire(blocking=wait):
             return
-        with self._lock:
+        try:
             unsent, self._unsent = self._unsent, []
             try:
                 if unsent:
                     self._wire.push(b"".join(unsent), len(unsent))
             except (RedisError, OSError):
                 self._send_again()
+        finally:
+            self._lock.release()
 
-    def _watch_over(self) -> None:
-        """Let the thread look after what waits."""
-        if self._watch is None:
-            self._watch = threading.Thread(target=self._send_what_waits, name="choreo-commits", daemon=True)
-            self._watch.start()
-        self._waiting.set()
-
-    def _send_what_waits(self) -> None:
+    def _look_after(self) -> None:
+        """What the thread does."""
         while not self._closed:
-            self._waiting.wait()
-            time.sleep(AT_THE_LATEST)
+            waiting = self._waiting.wait(OLD)
+            if waiting:
+                time.sleep(AT_THE_LATEST)
             with self._lock:
-                if not self._unsent:
+                if waiting and not self._unsent:
                     self._waiting.clear()
-                elif time.monotonic() - self._unsent_since >= AT_THE_LATEST:
+                elif self._unsent and time.monotonic() - self._unsent_since >= AT_THE_LATEST:
                     self.flush()
+                self.settle_old()
 
     def ask(self, script: Script, keys: Sequence[Part], args: Sequence[Part]) -> Any:
         """
@@ -193,11 +199,12 @@ class Commits:
         try:
             if self._closed:
                 return None
+            packed = pack(self._wire.evalsha(script, keys, args))
             unsent, self._unsent = self._unsent, []
             unknown: list[Commit] = []
             answer: Any = None
             try:
-                self._wire.push(b"".join([*unsent, pack(self._wire.evalsha(script, keys, args))]), len(unsent) + 1)
+                self._wire.push(b"".join([*unsent, packed]), len(unsent) + 1)
                 unknown = self._read_answers()
                 answer = self._wire.pull()
             except ResponseError:
@@ -214,21 +221,28 @@ class Commits:
         """
         Whether the commit decides what becomes of this delivery. Asked once, when Celery acks it.
 
-        That may be after the answer, which the heart's thread reads as well: what goes back must not be acked then.
+        That may be after the answer, which other threads read as well, and after the end of this line: what goes back
+        must not be acked then.
         """
         if tag not in self._tags:
             return False
         self._tags.discard(tag)
         return True
 
-    def settle(self) -> None:
-        """Read all answers. Whatever they are, this raises nothing: those who wait for them are told."""
-        if not self._pending:
+    def settle(self, *, wait: bool = True) -> None:
+        """
+        Read all answers. Whatever they are, this raises nothing: those who wait for them are told.
+
+        Without ``wait``, nothing is done while another thread has the line.
+        """
+        if not self._pending or not self._lock.acquire(blocking=wait):
             return
-        with self._lock:
+        try:
             self.flush()
             for commit in self._read_answers():  # the first of them loads the script
                 self._finish(commit, self._call(commit))
+        finally:
+            self._lock.release()
 
     def _read_answers(self) -> list[Commit]:
         """Read the answers to all commits. Returns those of which Redis did not know the script."""

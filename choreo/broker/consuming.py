@@ -85,17 +85,16 @@ class ConsumingChannel(PublishingChannel):
         """The commits that this channel's consumer sends ahead."""
         if self._commits is None:
             self._commits = Commits(Wire(lambda: self.pool), self._own, lambda: self._arrived or workload.waiting())
-            self._own().watch(self._commits.settle_old)
         return self._commits
 
-    def _settle_commits(self) -> None:
+    def _settle_commits(self, *, wait: bool = True) -> None:
         if self._commits is not None:
-            self._commits.settle()
+            self._commits.settle(wait=wait)
 
     def _disconnect_pools(self) -> None:
-        commits, self._commits = self._commits, None
-        if commits is not None:
-            commits.close()
+        # It is kept: handlers may still run whose copies it has decided about. See `ack_later`.
+        if self._commits is not None:
+            self._commits.close()
         super()._disconnect_pools()
 
     def _pool_of_its_own(self) -> Any:
@@ -261,7 +260,7 @@ class ConsumingChannel(PublishingChannel):
             self._in_poll = None
             self._flush_brpop_reauth()
             # They have come by now. A worker that has nothing to do gets here once a second.
-            self._settle_commits()
+            self._settle_commits(wait=False)
         taking, self._taking = self._taking, None
         if taking is None:
             raise Empty()
@@ -361,7 +360,7 @@ class ConsumingChannel(PublishingChannel):
         while not self.closed and self.deliver_one() and monotonic() < until:
             pass
         if self._commits is not None:
-            self._commits.flush()
+            self._commits.flush(wait=False)
 
     def _still_own(self, tag: str) -> bool:
         """False if this process slept so long that its messages went back."""

@@ -109,7 +109,6 @@ class Ownership:
         self._wake = threading.Event()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
-        self._also: Callable[[], Any] | None = None
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -120,10 +119,6 @@ class Ownership:
         self._thread = threading.Thread(target=self._run, name=f"choreo-heart-{self.owner}", daemon=True)
         _living.add(self)
         self._thread.start()
-
-    def watch(self, step: Callable[[], Any]) -> None:
-        """Do this as well at each turn of the thread."""
-        self._also = step
 
     def _register(self) -> None:
         started = monotonic()
@@ -148,8 +143,6 @@ class Ownership:
         """One turn of the thread. Returns the seconds until the next one."""
         if not self._guarded(self.beat):
             return min(RETRY_SECONDS, self.timeout / 3)
-        if self._also is not None:
-            self._guarded(self._also)
         if not self._retired:
             self._guarded(self._catch_up)
             self._guarded(self.repair_bindings)

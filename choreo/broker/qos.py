@@ -22,6 +22,9 @@ class QoS(virtual.QoS):
         # What was claimed when it was taken is acked by its commit, and done before should it come again.
         self.channel.ack_later(delivery_tag, urgent=message is None or CLAIM not in message.delivery_info)
         super().ack(delivery_tag)
+        if self.channel.closed:
+            # It takes no more, and its owner waits until nobody holds the tags of what it took: see `Ownership.retire`.
+            self._flush()
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         if requeue:

@@ -48,7 +48,7 @@ _SCRIPTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "arrive": ((), ("lease",)),
     "look": ((), ()),
     "waiting": ((), ()),
-    "forgive": ((), ("lease",)),
+    "forgive": ((), ()),
     "renew": ((), ()),
     "commit": (("inbox",), ("settle",)),
     "commit_beside": (("inbox", "route", "wake"), ("settle",)),
@@ -181,8 +181,7 @@ class RedisStore:
         return ""
 
     def forgive(self, claim: Claim) -> None:
-        keys = [self._unit(claim.handler, claim.unit)[0], self._in_flight(claim)]
-        self._run("forgive", keys, [claim.token])
+        self._run("forgive", self._unit(claim.handler, claim.unit)[:1], [])
 
     def arrive(self, claim: Claim, arrival: Arrival) -> Begun:
         due, _ = self._calendar(claim.handler)

@@ -188,18 +188,6 @@ def test_what_a_living_worker_returns_as_a_failure_counts_as_begun(place: Place,
     assert place.store.begin(worker.claim("prefetched", 3)) == RUN
 
 
-def test_what_a_stop_has_ended_is_forgiven(place: Place, worker: Worker):
-    place.send("e-1")
-    worker.take()
-    claim = worker.claim("e-1")
-    worker.messages[0].reject(requeue=True)
-
-    place.store.forgive(claim)
-
-    worker.take(2)
-    assert place.store.begin(worker.claim("e-1", 1)) == RUN
-
-
 def test_notes_of_what_was_begun_are_kept_for_a_day(place: Place, worker: Worker):
     place.send("e-1")
     worker.take()

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,11 +11,12 @@ from redis.exceptions import ConnectionError as Away
 from redis.exceptions import ResponseError
 
 from choreo.broker import commits as under_way
+from choreo.broker import workload
 from choreo.broker.commits import MOST, Commit, Commits, Fate
 from choreo.message import Message
 from choreo.store import Claim, Committed, Outcome, Settlement, Verdict
 from tests.contract.place import HANDLER, Place, Worker
-from tests.contract.redis_broker import proxy_to
+from tests.contract.redis_broker import TIMEOUT, proxy_to
 from tests.waiting import eventually
 
 
@@ -454,7 +456,95 @@ def test_what_cannot_be_committed_while_redis_is_away_goes_back_when_it_is_there
         assert "x-delivery-count" not in place.corner.waiting(HANDLER)[0]["headers"]
 
 
-def test_the_heart_reads_the_answers_while_a_handler_runs_for_long(
+def test_a_copy_that_goes_back_is_not_acked_although_its_channel_is_closed_by_then(
+    place: Place, redis_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(under_way, "PAUSES", (0.0,))
+    with proxy_to(int(redis_url.rpartition(":")[2].partition("/")[0])) as proxy:
+        worker = Worker(place, url=proxied(redis_url, proxy.port), socket_timeout=1)
+        line = Line(worker)
+        (unit,) = send(place, 1)
+        worker.take()
+        # As in a worker that lost its connection: the handler goes on, and its message is acked afterwards.
+        monkeypatch.setattr(workload, "goes_on_with", lambda _: True)
+        proxy.set("refuse")
+        proxy.cut()
+
+        line.commit(unit)
+        worker.channel.close()
+        message = worker.messages.pop()
+        message.ack()
+        assert "Connection" in str(line.heard[0])
+        proxy.set("ok")
+        del message
+
+        assert eventually(lambda: place.corner.waiting(HANDLER), timeout=20)[0]["headers"]["id"] == unit
+
+
+@pytest.fixture
+def busy(line: Line) -> Iterator[Line]:
+    """A line that another thread waits on."""
+    held, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with line.commits._lock:
+            held.set()
+            over.wait(30)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    held.wait(10)
+    yield line
+    over.set()
+    other.join()
+
+
+def test_a_line_that_does_not_answer_does_not_make_its_worker_look_dead(
+    place: Place, worker: Worker, line: Line, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+):
+    monkeypatch.setattr(under_way, "OLD", 0.0)
+    send(place, 2)
+    worker.take(2)
+    line.commit("e-0")
+    request.getfixturevalue("busy")
+    other = Worker(place)
+    other.channel._own()
+
+    assert other.takes_nothing(2.5 * TIMEOUT)
+    assert sum(place.corner.in_flight().values()) >= 1
+
+
+def test_the_event_loop_does_not_wait_for_a_thread_that_waits(place: Place, worker: Worker, busy: Line):
+    began = time.monotonic()
+    busy.commits._pending.append(Commit("t", None, (), (), lambda _: Fate.GONE))
+    busy.commits._unsent.append(b"")
+
+    worker.channel._settle_commits(wait=False)
+    busy.commits.flush(wait=False)
+
+    assert time.monotonic() - began < 5
+    busy.commits._pending.clear()
+    busy.commits._unsent.clear()
+
+
+def test_what_cannot_be_sent_leaves_the_others_in_order(place: Place, worker: Worker, crowd: Crowd):
+    first, second = send(place, 2)
+    worker.take(2)
+    crowd.handle(first, 0)
+    half = Commit("t", crowd.worker.place.store._script("commit_beside"), ["\ud800"], (), lambda _: Fate.GONE)
+
+    with pytest.raises(UnicodeEncodeError):
+        crowd.commits.send(half)
+    with pytest.raises(UnicodeEncodeError):
+        crowd.commits.ask(half.script, half.keys, half.args)
+    crowd.handle(second, 1)
+    crowd.commits.settle()
+
+    assert crowd.outcomes == [Outcome.OK] * 2
+    assert not crowd.commits.decides("t")
+
+
+def test_the_answers_are_read_while_a_handler_runs_for_long(
     place: Place,
     worker: Worker,
     line: Line,

@@ -11,6 +11,8 @@ from choreo import Event, Service, Terms
 
 SETTINGS = json.loads(os.environ.get("CHOREO_TEST_SETTINGS", "{}"))
 BROKER = os.environ.get("CHOREO_TEST_BROKER", "")
+#: Where the handler takes its notes, whatever becomes of the broker's connections.
+NOTES = os.environ.get("CHOREO_TEST_NOTES", BROKER)
 LEASE = float(os.environ.get("CHOREO_TEST_LEASE", "3"))
 
 app = Service(
@@ -32,7 +34,7 @@ class OrderPlaced(Event):
 
 
 def note(what: str, number: int) -> None:
-    client = redis.Redis.from_url(BROKER, decode_responses=True)
+    client = redis.Redis.from_url(NOTES, decode_responses=True)
     client.rpush(f"{app.topology.namespace}:notes", json.dumps([what, number]))
     client.close()
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 import redis
 
 from choreo import Envelope, Reason, Service
+from tests.contract.redis_broker import proxy_to
 from tests.integration.claims_app import OrderPlaced
 from tests.waiting import eventually
 
@@ -40,7 +42,7 @@ class Payment:
             for queue in self.app.amqp.queues.values():
                 queue(connection.default_channel).declare()
 
-    def start(self, pool: str, concurrency: int = 1, timeout: float = TIMEOUT, lease: float = 3) -> Any:
+    def start(self, pool: str, concurrency: int = 1, timeout: float = TIMEOUT, lease: float = 3, port: int = 0) -> Any:
         number = len(self.workers)
         settings = {
             "choreo_namespace": self.namespace,
@@ -51,7 +53,8 @@ class Payment:
         command += ["-P", pool, "-c", str(concurrency), "-n", f"w{number}@%h", "--without-mingle", "--without-gossip"]
         environment = {
             "CHOREO_TEST_SETTINGS": json.dumps(settings),
-            "CHOREO_TEST_BROKER": self.url,
+            "CHOREO_TEST_BROKER": re.sub(r":\d+/", f":{port}/", self.url) if port else self.url,
+            "CHOREO_TEST_NOTES": self.url,
             "CHOREO_TEST_LEASE": str(lease),
             "PYTHONWARNINGS": "ignore",
         }
@@ -221,6 +224,23 @@ def test_what_kills_its_workers_is_parked_as_soon_if_it_is_not_the_oldest(paymen
         time.sleep(0.05)
 
     assert payment.noted("begun").count(0) == 3
+
+
+@pytest.mark.parametrize(("pool", "concurrency"), [("prefork", 2), ("threads", 8), ("solo", 1)])
+def test_an_outage_of_seconds_loses_nothing(payment: Payment, redis_url: str, pool: str, concurrency: int):
+    numbers = range(1000)
+    payment.place(*[OrderPlaced(number=number, seconds=0.001) for number in numbers])
+    with proxy_to(int(redis_url.rpartition(":")[2].partition("/")[0])) as proxy:
+        payment.start(pool, concurrency, timeout=15, port=proxy.port)
+        eventually(lambda: len(payment.noted("done")) > 100, 30)
+
+        proxy.set("refuse")
+        proxy.cut()
+        time.sleep(2)  # so long that a commit is given up
+        proxy.set("ok")
+
+        eventually(lambda: set(payment.noted("done")) == set(numbers), 40)
+        payment.settled()
 
 
 @pytest.mark.parametrize(("pool", "concurrency"), POOLS)

@@ -1,4 +1,4 @@
--- Shared by begin.lua, arrive.lua and forgive.lua, which it is put in front of.
+-- Shared by begin.lua and arrive.lua, which it is put in front of.
 --
 -- claim(unit, parts, attempt, token, lease_ms, max_deliveries, retention_ms, inflight) answers
 --   {'done'} | {'busy', ms left} | {'poison' or 'run', deliveries, part, envelope, part, envelope, ...}
@@ -21,8 +21,9 @@ end
 
 -- Whether the last owner of a unit had begun it, which was claimed when its message was taken, without saying so: the
 -- broker noted what that owner was busy with when it died, or gave the message back. See its give_back.lua.
-local function begun_key(inflight) return (string.gsub(inflight, '_choreo%.inflight%.', '_choreo.begun.', 1)) end
-local function begun_silently(token, inflight) return redis.call('SISMEMBER', begun_key(inflight), token) end
+local function begun_silently(token, inflight)
+  return redis.call('SISMEMBER', (string.gsub(inflight, '_choreo%.inflight%.', '_choreo.begun.', 1)), token)
+end
 
 local function claim(unit, parts, attempt, token, lease_ms, max_deliveries, retention_ms, inflight)
   local number, signal = string.match(attempt, '^(%d+)(.*)$')
