@@ -180,12 +180,18 @@ class Commits:
             waiting = self._waiting.wait(OLD)
             if waiting:
                 time.sleep(AT_THE_LATEST)
-            with self._lock:
-                if waiting and not self._unsent:
-                    self._waiting.clear()
-                elif self._unsent and time.monotonic() - self._unsent_since >= AT_THE_LATEST:
-                    self.flush()
-                self.settle_old()
+            try:
+                self._look(waiting)
+            except Exception:  # nothing may end it: who has sent something waits for what it does
+                logger.exception("the thread that looks after commits stumbled, and goes on")
+
+    def _look(self, waiting: bool) -> None:
+        with self._lock:
+            if waiting and not self._unsent:
+                self._waiting.clear()
+            elif self._unsent and time.monotonic() - self._unsent_since >= AT_THE_LATEST:
+                self.flush()
+            self.settle_old()
 
     def ask(self, script: Script, keys: Sequence[Part], args: Sequence[Part]) -> Any:
         """

@@ -129,7 +129,7 @@ class Wire:
 
     def close(self) -> None:
         """Close the connection. A later call opens a new one."""
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._owed = self._connection, None, 0
         if connection is not None and self._pid == os.getpid():
             connection.disconnect()
             # A pool counts what it has given out, and has an end.
