@@ -112,8 +112,6 @@ class Service(Celery):
         self.terms = terms
         self.subscriptions: list[Subscription] = []
         self._listener: Listener = log_dead_letter
-        #: Whether this process is a worker that runs its handlers one after another (the solo pool).
-        self.one_at_a_time = False
         #: Whether this process is a worker that runs its handlers itself (every pool but prefork).
         self.in_process = False
         if config == "celeryconfig" and importlib.util.find_spec("celeryconfig") is None:

@@ -113,7 +113,7 @@ class Commits:
         self._tags: set[str] = set()
         self._since = 0.0
         self._wary_until = 0.0
-        # Handlers may run in many threads, and the own one looks after all.
+        # Handlers may run in many threads, and one more looks after what they sent.
         self._lock = threading.RLock()
 
     def begin(self, *, alone: bool) -> None:
@@ -161,16 +161,15 @@ class Commits:
         )
 
     def flush(self, *, wait: bool = True) -> None:
-        """Send what waits. Without ``wait``, a thread that has the line now, or the own one, does it."""
+        """Send what waits. Without ``wait``, that is left to others while another thread has the line."""
         if not self._unsent or not self._lock.acquire(blocking=wait):
             return
         try:
             unsent, self._unsent = self._unsent, []
-            try:
-                if unsent:
-                    self._wire.push(b"".join(unsent), len(unsent))
-            except (RedisError, OSError):
-                self._send_again()
+            if unsent:
+                self._wire.push(b"".join(unsent), len(unsent))
+        except (RedisError, OSError):
+            self._send_again()
         finally:
             self._lock.release()
 
@@ -191,7 +190,9 @@ class Commits:
                 self._waiting.clear()
             elif self._unsent and time.monotonic() - self._unsent_since >= AT_THE_LATEST:
                 self.flush()
-            self.settle_old()
+            if self._pending and time.monotonic() - self._since > OLD:
+                # Nobody has read them for a while: a long handler may be running.
+                self.settle()
 
     def ask(self, script: Script, keys: Sequence[Part], args: Sequence[Part]) -> Any:
         """
@@ -265,11 +266,6 @@ class Commits:
             else:
                 self._finish(self._pending.popleft(), answer)
         return unknown
-
-    def settle_old(self) -> None:
-        """Read the answers if nobody has for a while: a long handler may be running."""
-        if self._pending and time.monotonic() - self._since > OLD:
-            self.settle()
 
     def close(self) -> None:
         """Read what is left, and close the connection."""

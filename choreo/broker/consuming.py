@@ -416,7 +416,7 @@ class ConsumingChannel(PublishingChannel):
 
     @property
     def is_asking(self) -> bool:
-        """Whether an answer of Redis is under way, or messages that it will bring when they come."""
+        """Whether Redis has been asked for messages, and has not answered yet."""
         return bool(self._in_poll) and self._in_poll._sock is not None
 
     @property

@@ -4,6 +4,7 @@ import logging
 from typing import Any
 
 import amqp
+from celery.concurrency.solo import TaskPool as SoloPool
 from celery.worker import state
 from celery.worker.consumer import Consumer
 from kombu.common import ignore_errors
@@ -54,7 +55,7 @@ class ServiceConsumer(Consumer):
 
     def _at_a_time(self) -> int:
         """How many handlers run at a time at most: should all of it die, so many are to be blamed."""
-        if self.app.one_at_a_time:
+        if isinstance(self.pool, SoloPool):
             return 1
         worker = self.controller
         return int(getattr(worker, "max_concurrency", None) or worker.concurrency)

@@ -6,7 +6,6 @@ from typing import Any
 from billiard import pool
 from celery.apps.worker import Worker
 from celery.concurrency.prefork import TaskPool as PreforkPool
-from celery.concurrency.solo import TaskPool as SoloPool
 from celery.exceptions import ImproperlyConfigured
 
 from choreo.worker.control import node_name
@@ -28,7 +27,6 @@ class ServiceWorker(Worker):
         pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = RESULTS_READ
         service = (app or self.app).service_name
         super().__init__(app=app, hostname=node_name(service, hostname or f"celery@{gethostname()}"), **options)
-        self.app.one_at_a_time = issubclass(self.pool_cls, SoloPool)
         self.app.in_process = not issubclass(self.pool_cls, PreforkPool)
         if _name_of(self.pool_cls) == "eventlet":
             raise ImproperlyConfigured(

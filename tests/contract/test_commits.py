@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -160,6 +161,26 @@ def test_a_copy_that_somebody_else_has_settled_is_acked(place: Place, worker: Wo
     assert place.corner.in_flight() == {}
 
 
+@contextmanager
+def busy(commits: Commits) -> Iterator[threading.Thread]:
+    """Another thread, which waits on the line for as long as the block runs, or ten seconds."""
+    held, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with commits._lock:
+            held.set()
+            over.wait(10)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    held.wait(10)
+    try:
+        yield other
+    finally:
+        over.set()
+        other.join()
+
+
 class Crowd(Line):
     """A line on which more deliveries wait; each is begun and handled in no time."""
 
@@ -279,21 +300,10 @@ def test_many_threads_commit_on_one_line_and_each_is_heard_of_once(place: Place,
 def test_a_question_does_not_wait_for_another_thread_that_waits(place: Place, worker: Worker, crowd: Crowd):
     (unit,) = send(place, 1)
     worker.take()
-    held, done = threading.Event(), threading.Event()
 
-    def hold() -> None:
-        with crowd.commits._lock:
-            held.set()
-            done.wait(10)
-
-    other = threading.Thread(target=hold)
-    other.start()
-    held.wait(10)
-
-    assert place.store.begin(crowd.claim(unit)).verdict is Verdict.RUN
-    assert other.is_alive()
-    done.set()
-    other.join()
+    with busy(crowd.commits) as other:
+        assert place.store.begin(crowd.claim(unit)).verdict is Verdict.RUN
+        assert other.is_alive()
 
 
 def test_what_is_handled_after_the_line_was_closed_waits_for_its_answer(place: Place, worker: Worker, line: Line):
@@ -481,50 +491,34 @@ def test_a_copy_that_goes_back_is_not_acked_although_its_channel_is_closed_by_th
         assert eventually(lambda: place.corner.waiting(HANDLER), timeout=20)[0]["headers"]["id"] == unit
 
 
-@pytest.fixture
-def busy(line: Line) -> Iterator[Line]:
-    """A line that another thread waits on."""
-    held, over = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with line.commits._lock:
-            held.set()
-            over.wait(30)
-
-    other = threading.Thread(target=hold)
-    other.start()
-    held.wait(10)
-    yield line
-    over.set()
-    other.join()
-
-
 def test_a_line_that_does_not_answer_does_not_make_its_worker_look_dead(
-    place: Place, worker: Worker, line: Line, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    place: Place, worker: Worker, line: Line, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(under_way, "OLD", 0.0)
     send(place, 2)
     worker.take(2)
     line.commit("e-0")
-    request.getfixturevalue("busy")
-    other = Worker(place)
-    other.channel._own()
+    with busy(line.commits) as waiting:
+        other = Worker(place)
+        other.channel._own()
 
-    assert other.takes_nothing(2.5 * TIMEOUT)
+        assert other.takes_nothing(2.5 * TIMEOUT)
+        assert waiting.is_alive()
     assert sum(place.corner.in_flight().values()) >= 1
 
 
-def test_the_event_loop_does_not_wait_for_a_thread_that_waits(place: Place, worker: Worker, busy: Line):
-    began = time.monotonic()
-    busy.commits._pending.append(Commit("t", None, (), (), lambda _: Fate.GONE))
-    busy.commits._unsent.append(b"")
+def test_the_event_loop_does_not_wait_for_a_thread_that_waits(place: Place, worker: Worker, line: Line):
+    with busy(line.commits):
+        began = time.monotonic()
+        line.commits._pending.append(Commit("t", None, (), (), lambda _: Fate.GONE))
+        line.commits._unsent.append(b"")
 
-    worker.channel._settle_commits(wait=False)
-    busy.commits.flush(wait=False)
+        worker.channel._settle_commits(wait=False)
+        line.commits.flush(wait=False)
 
-    assert time.monotonic() - began < 5
-    busy.commits._pending.clear()
-    busy.commits._unsent.clear()
+        assert time.monotonic() - began < 5
+        line.commits._pending.clear()
+        line.commits._unsent.clear()
 
 
 def test_what_cannot_be_sent_leaves_the_others_in_order(place: Place, worker: Worker, crowd: Crowd):
