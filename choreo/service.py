@@ -19,7 +19,7 @@ from kombu.serialization import prepare_accept_content
 from choreo.announcement import Announcement, Delay
 from choreo.broker.ownership import CONSUMER_TIMEOUT
 from choreo.broker.publisher import Publisher, Unheard
-from choreo.broker.queue import task_id
+from choreo.broker.queue import Ahead, task_id
 from choreo.broker.topology import Topology
 from choreo.checks import (
     check_called,
@@ -53,6 +53,7 @@ from choreo.store.beside import StoreBesideBroker
 from choreo.store.memory import MemoryStore
 from choreo.store.redis import RedisStore
 from choreo.subscription import Subscription, Topic, check_single, patterns_of
+from choreo.worker.ahead import begin_ahead
 from choreo.worker.bindings import BindingsStep
 from choreo.worker.clock import TENDED, ClockStep
 from choreo.worker.dead_letters import DeadLetterTask, Listener, log_dead_letter
@@ -339,6 +340,7 @@ class Service(Celery):
             tasks=lambda: self.tasks,
             accept=lambda: prepare_accept_content(self.conf.accept_content) or (),
             inbox=self._inbox,
+            ahead=self._ahead,
         )
 
     @cached_property
@@ -484,6 +486,13 @@ class Service(Celery):
         if self._join(handler) or not isinstance(self.store, StoreBesideBroker):
             return ""
         return self.store.inbox(handler)
+
+    def _ahead(self, handler: str) -> Ahead | None:
+        """Who begins deliveries of this handler several at a time; None where they are begun one by one."""
+        join = self._join(handler)
+        if join is None or not self.in_process or not isinstance(self.store, StoreBesideBroker):
+            return None
+        return partial(begin_ahead, self, join)
 
     def _join(self, handler: str) -> Join | None:
         return next((known for known in self.subscriptions if isinstance(known, Join) and known.name == handler), None)

@@ -14,7 +14,10 @@ the heart's: reading may take as long as a broken connection is not known to be 
 what these few handlers did. It repeats it once: what was delivered before is not begun until everything before it is
 sent, and its own commit is sent at once. So what kills its worker takes nobody else along with it again and again.
 Threads share one line, and gain most: to wait for an answer each would hand the interpreter to another and back.
-Whoever has to ask the store before it begins, as every part of a join does, takes along the commits that wait.
+Whoever has to ask the store before it begins takes along the commits that wait.
+
+*Asking ahead.* Every part of a join has to be asked about. Of parts that were taken together all questions go out at
+once, before the first of them is begun, and each answer is read when its part's turn comes.
 
 What is different is who hears of a failure, and when: the handler's task has ended by then. So a commit that was
 refused gives its event back here, and for a while afterwards nothing is sent ahead: each commit waits for its answer
@@ -83,6 +86,22 @@ class Commit:
     told: Told
 
 
+@dataclass(slots=True, eq=False)
+class Question:
+    """A script whose answer is wanted later. It may be run again."""
+
+    script: Script
+    keys: Sequence[Part]
+    args: Sequence[Part]
+    answered: bool = False
+    #: None if there is none.
+    answer: Any = None
+
+
+#: What has been sent, and is to be answered.
+Sent = Commit | Question
+
+
 class _Turn(threading.local):
     """What the handler that runs in this thread is like."""
 
@@ -102,7 +121,7 @@ class Commits:
         self._own = own
         #: Whether more deliveries wait in this process.
         self._more = more
-        self._pending: deque[Commit] = deque()
+        self._pending: deque[Sent] = deque()
         #: The newest of them, as they go out, and since when the oldest of those waits.
         self._unsent: list[bytes] = []
         self._unsent_since = 0.0
@@ -133,23 +152,49 @@ class Commits:
             now = time.monotonic()
             if now < self._wary_until or self._closed:
                 return False
-            if self._pending and (len(self._pending) >= MOST or now - self._since > OLD):
-                self.settle()
-            if not self._pending:
-                self._since = now
-            if not self._unsent:
-                self._unsent_since = now
-            self._pending.append(commit)
+            self._add(commit, packed, now)
             self._tags.add(commit.tag)
-            self._unsent.append(packed)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._look_after, name="choreo-commits", daemon=True)
-                self._thread.start()
             if not self._may_wait(now):
                 self.flush()
             elif not self._waiting.is_set():
                 self._waiting.set()
             return True
+
+    def ask_ahead(self, question: Question) -> bool:
+        """Put a question. It goes out with the next `flush`. False if that is not wise now: nothing was asked."""
+        packed = pack(self._wire.evalsha(question.script, question.keys, question.args))
+        # The event loop asks, and must not wait for as long as a thread may wait for an answer.
+        if not self._lock.acquire(timeout=SOON):
+            return False
+        try:
+            now = time.monotonic()
+            if now < self._wary_until or self._closed:
+                return False
+            self._add(question, packed, now)
+            return True
+        finally:
+            self._lock.release()
+
+    def answer(self, question: Question) -> Any:
+        """Wait for the answer to a question. None if there is none."""
+        with self._lock:
+            if not question.answered:
+                self.flush()
+                self._read(question)
+        return question.answer
+
+    def _add(self, sent: Sent, packed: bytes, now: float) -> None:
+        if self._pending and (len(self._pending) >= MOST or now - self._since > OLD):
+            self.settle()
+        if not self._pending:
+            self._since = now
+        if not self._unsent:
+            self._unsent_since = now
+        self._pending.append(sent)
+        self._unsent.append(packed)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._look_after, name="choreo-commits", daemon=True)
+            self._thread.start()
 
     def _may_wait(self, now: float) -> bool:
         return (
@@ -208,7 +253,7 @@ class Commits:
                 return None
             packed = pack(self._wire.evalsha(script, keys, args))
             unsent, self._unsent = self._unsent, []
-            unknown: list[Commit] = []
+            unknown: list[Sent] = []
             answer: Any = None
             try:
                 self._wire.push(b"".join([*unsent, packed]), len(unsent) + 1)
@@ -218,8 +263,8 @@ class Commits:
                 pass
             except (RedisError, OSError):
                 self._send_again()
-            for commit in unknown:
-                self._finish(commit, self._call(commit))
+            for sent in unknown:
+                self._finish(sent, self._call(sent))
             return answer
         finally:
             self._lock.release()
@@ -246,15 +291,20 @@ class Commits:
             return
         try:
             self.flush()
-            for commit in self._read_answers():  # the first of them loads the script
-                self._finish(commit, self._call(commit))
+            self._read()
         finally:
             self._lock.release()
 
-    def _read_answers(self) -> list[Commit]:
-        """Read the answers to all commits. Returns those of which Redis did not know the script."""
-        unknown: list[Commit] = []
+    def _read(self, wanted: Question | None = None) -> None:
+        for sent in self._read_answers(wanted):  # the first of them loads the script
+            self._finish(sent, self._call(sent))
+
+    def _read_answers(self, wanted: Question | None = None) -> list[Sent]:
+        """Read all answers, or those up to the wanted one. Returns those of which Redis did not know the script."""
+        unknown: list[Sent] = []
         while self._pending:
+            if wanted is not None and wanted.answered and not unknown:
+                break
             try:
                 answer = self._wire.pull()
             except NoScriptError:
@@ -282,18 +332,19 @@ class Commits:
             # Answers to what was sent before would be taken for those to what is sent now.
             self._wire.drop()
         while self._pending:
-            commit = self._pending.popleft()
-            answer = error or self._call(commit)
-            if isinstance(answer, Exception) and not isinstance(answer, ResponseError):
+            sent = self._pending.popleft()
+            # Who asked asks again, since nobody waits for him alone.
+            answer = error or (ConnectionError() if isinstance(sent, Question) else self._call(sent))
+            if isinstance(sent, Commit) and isinstance(answer, Exception) and not isinstance(answer, ResponseError):
                 error = answer  # what did not work for one need not be tried for each
-            self._finish(commit, answer)
+            self._finish(sent, answer)
 
-    def _call(self, commit: Commit) -> Any:
+    def _call(self, sent: Sent) -> Any:
         failure: Exception = ConnectionError()
         for pause in PAUSES:
             time.sleep(pause)
             try:
-                return self._wire.call(commit.script, commit.keys, commit.args)
+                return self._wire.call(sent.script, sent.keys, sent.args)
             except ResponseError as error:
                 return error
             except (RedisError, OSError) as error:
@@ -301,16 +352,19 @@ class Commits:
                 self._wire.drop()
         return failure
 
-    def _finish(self, commit: Commit, answer: Any) -> None:
+    def _finish(self, sent: Sent, answer: Any) -> None:
+        if isinstance(sent, Question):
+            sent.answered, sent.answer = True, None if isinstance(answer, Exception) else answer
+            return
         try:
-            fate = commit.told(answer)
+            fate = sent.told(answer)
         except Exception:
             logger.exception("a commit's answer could not be understood")
             fate = Fate.BACK
         if fate is Fate.ACK:
-            self._own().ack(commit.tag)
+            self._own().ack(sent.tag)
         elif fate is Fate.BACK:
             self._wary_until = time.monotonic() + WARY
             # A refusal may come again and again, so it counts; where Redis is away, nothing can be said of the event.
             away = isinstance(answer, Exception) and not isinstance(answer, ResponseError)
-            self._own().return_soon([commit.tag], counted=not away)
+            self._own().return_soon([sent.tag], counted=not away)

@@ -9,8 +9,11 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from queue import Empty
 from time import monotonic
 from typing import Any
@@ -21,7 +24,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from choreo.broker import ownership as owning
 from choreo.broker import scripts, settings, workload
 from choreo.broker.commits import Commits
-from choreo.broker.keys import CERTAIN_UNTIL, CLAIM, INBOX, INFLIGHT, OWNER, TAG, machine_time
+from choreo.broker.keys import AHEAD, CERTAIN_UNTIL, CLAIM, INBOX, INFLIGHT, OWNER, TAG, machine_time
 from choreo.broker.ownership import Ownership
 from choreo.broker.packing import unpack
 from choreo.broker.publishing import PublishingChannel
@@ -41,6 +44,27 @@ CERTAIN = 0.8
 UNSTARTED_SECONDS = 1.0
 
 
+#: So many messages that were taken together are begun together at most.
+MOST_AHEAD = 16
+
+
+@dataclass(slots=True, eq=False)
+class Taken:
+    """A message that was taken, and is not delivered yet."""
+
+    queue: str
+    #: "" if it need not be acked.
+    tag: str
+    text: bytes
+    #: What was claimed for it, and until when that certainly holds: see `choreo.broker.keys.Lease`.
+    claim: str = ""
+    certain_until: float = 0.0
+    #: Made of the text, once somebody has looked at it.
+    message: Any = None
+    #: Whether it was begun together with others.
+    begun: bool = False
+
+
 class ConsumingChannel(PublishingChannel):
     """A channel that owns what it takes, and gives back what it does not finish."""
 
@@ -52,8 +76,8 @@ class ConsumingChannel(PublishingChannel):
         self._pid = os.getpid()
         self._settled = False
         self._ownership: Ownership | None = None
-        #: Taken, but not delivered yet: (queue, tag, text, what was claimed for it).
-        self._arrived: deque[tuple[str, str, bytes, dict[str, Any]]] = deque()
+        #: Taken, but not delivered yet.
+        self._arrived: deque[Taken] = deque()
         #: The take that is under way: its acks, its queues, the tags it may give, and the time.
         self._taking: tuple[list[str], list[str], list[str], float] | None = None
         #: Whether it waits for a token first.
@@ -66,6 +90,8 @@ class ConsumingChannel(PublishingChannel):
         self._named: set[bytes] = set()
         #: Where the handlers of consumed queues remember what they have done: see lua/claim.lua.
         self._inboxes: dict[str, str] = {}
+        #: Who begins several deliveries of a queue together, and says how many.
+        self._aheads: dict[str, Callable[[Sequence[Any]], int]] = {}
         self._delivering: int | None = None
         self._commits: Commits | None = None
         super().__init__(*args, **kwargs)
@@ -127,8 +153,13 @@ class ConsumingChannel(PublishingChannel):
             self._noack.add(queue)
         else:
             self._noack.discard(queue)
-        self._inboxes[queue] = (kwargs.get("arguments") or {}).get(INBOX, "")
+        arguments = kwargs.get("arguments") or {}
+        self._inboxes[queue] = arguments.get(INBOX, "")
+        self._aheads.pop(queue, None)
+        if AHEAD in arguments:
+            self._aheads[queue] = arguments[AHEAD]
         result = super().basic_consume(queue, no_ack, callback, consumer_tag, **kwargs)
+        self.connection._callbacks[queue] = partial(self._hand_over, callback, no_ack)
         self._expecting = True
         self._watch_bindings()
         return result
@@ -157,7 +188,7 @@ class ConsumingChannel(PublishingChannel):
         answer = self._without_troubles(answer)
         if len(answer) == 1:
             return None
-        message = self.Message(self._payload(answer[2].decode(), answer[3]), channel=self)
+        message = self.Message(self._payload(Taken(queue, answer[2].decode(), answer[3])), channel=self)
         if not no_ack:
             self.qos.append(message, message.delivery_tag)
         return message
@@ -290,9 +321,9 @@ class ConsumingChannel(PublishingChannel):
         # Some of the time is kept in hand for what lies between looking at the clock and calling the handler.
         certain_until = asked_at + float(self.consumer_timeout) * CERTAIN
         for i in range(1, len(answer), 4):
-            claimed = {CLAIM: answer[i + 3].decode(), CERTAIN_UNTIL: certain_until} if answer[i + 3] else {}
-            self._arrived.append((queues[answer[i] - 1], answer[i + 1].decode(), answer[i + 2], claimed))
-        for queue in dict.fromkeys(queue for queue, *_ in self._arrived):
+            number, tag, text, claim = answer[i : i + 4]
+            self._arrived.append(Taken(queues[number - 1], tag.decode(), text, claim.decode(), certain_until))
+        for queue in dict.fromkeys(taken.queue for taken in self._arrived):
             self._queue_cycle.rotate(queue)
         if not self._arrived:
             raise Empty()
@@ -334,20 +365,44 @@ class ConsumingChannel(PublishingChannel):
     def deliver_one(self) -> bool:
         """Deliver the oldest message that was taken and not delivered yet. False if there is none."""
         while self._arrived:
-            queue, tag, text, claimed = self._arrived.popleft()
+            taken = self._arrived.popleft()
+            queue, tag = taken.queue, taken.tag
             if tag and not self._still_own(tag):
                 continue
             if queue not in self.connection._callbacks:
                 if tag:
                     self._own().give_back([tag], counted=False, untouched=[tag])
                 continue
+            if queue in self._aheads and not taken.begun:
+                self._begin_ahead(taken)
             self._delivering = threading.get_ident()
             try:
-                self.connection._deliver(self._payload(tag, text, claimed), queue)
+                self.connection._deliver(taken.message or self._payload(taken), queue)
             finally:
                 self._delivering = None
             return True
         return False
+
+    def _begin_ahead(self, first: Taken) -> None:
+        """Show what was taken together to who can begin all of it at once."""
+        together = [first]
+        for taken in islice(self._arrived, MOST_AHEAD - 1):
+            if taken.queue != first.queue or taken.begun:
+                break
+            together.append(taken)
+        if len(together) == 1:
+            return
+        for taken in together:
+            taken.message = taken.message or self.Message(self._payload(taken), channel=self)
+        for taken in together[: self._aheads[first.queue]([taken.message for taken in together])]:
+            taken.begun = True
+
+    def _hand_over(self, callback: Callable[[Any], Any], no_ack: bool, received: Any) -> Any:
+        """What kombu's channel does with a delivery. It may be a message already, since somebody has looked at it."""
+        message = self.Message(received, channel=self) if isinstance(received, dict) else received
+        if not no_ack:
+            self.qos.append(message, message.delivery_tag)
+        return callback(message)
 
     def _deliver_slice(self) -> None:
         """
@@ -370,15 +425,14 @@ class ConsumingChannel(PublishingChannel):
                 own.beat()
         return tag.startswith(own.owner)
 
-    def _payload(self, tag: str, text: bytes, claimed: dict[str, Any] | None = None) -> dict[str, Any]:
-        payload = unpack(text)
+    def _payload(self, taken: Taken) -> dict[str, Any]:
+        payload, tag = unpack(taken.text), taken.tag
         properties = payload["properties"]
         properties["delivery_tag"] = tag or self._next_delivery_tag()
         if tag:
             owner = tag.rpartition(":")[0]
-            properties["delivery_info"].update(
-                {OWNER: owner, INFLIGHT: self.keys.inflight(owner), TAG: tag, **(claimed or {})},
-            )
+            about = {OWNER: owner, INFLIGHT: self.keys.inflight(owner), TAG: tag, CERTAIN_UNTIL: taken.certain_until}
+            properties["delivery_info"].update(about | {CLAIM: taken.claim} if taken.claim else about)
         return payload
 
     # -- acks ------------------------------------------------------------------------------------------------------
@@ -448,10 +502,11 @@ class ConsumingChannel(PublishingChannel):
 
     def _return_arrived(self, queue: str | None = None) -> None:
         """Return what was taken and not delivered, of one queue or of all."""
-        tags = [tag for name, tag, *_ in self._arrived if tag and queue in (None, name)]
-        self._arrived = deque(entry for entry in self._arrived if queue not in (None, entry[0]))
+        back = [taken for taken in self._arrived if queue in (None, taken.queue)]
+        self._arrived = deque(taken for taken in self._arrived if queue not in (None, taken.queue))
+        tags = [taken.tag for taken in back if taken.tag]
         if tags and self._ownership is not None:
-            self._ownership.give_back(tags, counted=False, untouched=tags)
+            self._ownership.give_back(tags, counted=False, untouched=_untouched(back))
 
     def _return_unstarted_soon(self) -> None:
         """In a Celery worker that shuts down: return what no pool has started, while the rest is finished."""
@@ -476,7 +531,7 @@ class ConsumingChannel(PublishingChannel):
             return
         self._settled = True
         self._settle_commits()
-        untouched = [tag for _, tag, *_ in self._arrived if tag]
+        untouched = _untouched(self._arrived)
         self._arrived.clear()
         unacked = self.qos.unacked()
         self.qos._delivered.clear()
@@ -532,6 +587,11 @@ class ConsumingChannel(PublishingChannel):
         self._expecting, self._waiting = True, False
         self.__dict__.pop("wire", None)
         self._commits = None
+
+
+def _untouched(back: Iterable[Taken]) -> list[str]:
+    """The tags of those with which nothing was begun: they come again as if for the first time."""
+    return [taken.tag for taken in back if taken.tag and not taken.begun]
 
 
 @contextmanager

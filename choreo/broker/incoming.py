@@ -37,8 +37,10 @@ MOST_RETRIES = 1_000_000
 class EventText(str):
     """An event as JSON, with what was read from it on the way: `envelope`, until another process gets it."""
 
-    __slots__ = ("envelope",)
+    __slots__ = ("delivery", "envelope")
     envelope: Envelope
+    #: The delivery that was begun ahead of its turn, if it was.
+    delivery: Any
 
     @classmethod
     def of(cls, envelope: Envelope, text: str | None = None) -> "EventText":
@@ -48,7 +50,7 @@ class EventText(str):
             made.encode()  # half a surrogate pair is no UTF-8
         except (ValueError, RecursionError) as error:
             raise EnvelopeError(f"it cannot be written again: {error}") from error
-        made.envelope = envelope
+        made.envelope, made.delivery = envelope, None
         return made
 
     def __reduce__(self) -> tuple[type[str], tuple[str]]:

@@ -22,6 +22,8 @@ CLAIM, CERTAIN_UNTIL = "choreo_claim", "choreo_certain_until"
 
 #: The consumer argument that tells the transport where a queue's handler remembers what it has done.
 INBOX = "x-choreo-inbox"
+#: The consumer argument with whom to show messages that were taken together, before the first of them is delivered.
+AHEAD = "x-choreo-ahead"
 
 #: A clock that all processes of this machine share, and that goes on while the machine sleeps (where it can be had).
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -114,4 +116,9 @@ class Lease:
 
     def holds(self, unit: str, attempt: int) -> bool:
         """Whether this attempt is certainly claimed by this delivery, without asking."""
-        return self.claim == f"{attempt} {unit}" and machine_time() < self.certain_until
+        return self.claim == f"{attempt} {unit}" and self.is_certain
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether nobody can have taken the owner for dead."""
+        return machine_time() < self.certain_until

@@ -10,13 +10,14 @@ What is not a readable event never reaches Celery, which would drop it or die of
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from choreo.broker.declaring import SteadyQueue
 from choreo.broker.incoming import Headers, Incoming, short
-from choreo.broker.keys import INBOX
+from choreo.broker.keys import AHEAD, INBOX
 from choreo.envelope import Envelope
 from choreo.errors import EnvelopeError, UnansweredError
 from choreo.message import Message
@@ -33,6 +34,12 @@ _NOTICE = frozenset("lang task id root_id parent_id argsrepr kwargsrepr origin".
 
 #: Where a handler remembers what it has done, for `choreo.broker.keys.INBOX`.
 Inbox = Callable[[str], str]
+#: Begins deliveries that were taken together, and says how many of the first ones.
+Ahead = Callable[[Sequence[Any]], int]
+
+
+#: The attribute of a message that is one which Celery can run.
+_PREPARED = "choreo_prepared"
 
 
 class GuardedQueue(SteadyQueue):
@@ -40,13 +47,15 @@ class GuardedQueue(SteadyQueue):
     A queue that looks at each delivery before Celery does. ``handler`` is whose deliveries they are.
 
     ``inbox`` tells, when consuming begins, where a broker that can look there finds what the handler has done; "" where
-    it cannot, or the handler is no plain one.
+    it cannot, or the handler is no plain one. ``ahead`` tells who begins its deliveries several at a time; None where
+    each is begun in its turn.
     """
 
-    attrs = (*SteadyQueue.attrs, ("handler", None), ("park", None), ("inbox", None))
+    attrs = (*SteadyQueue.attrs, ("handler", None), ("park", None), ("inbox", None), ("ahead", None))
     handler: str
     park: Park
     inbox: Inbox | None
+    ahead: Callable[[str], Ahead | None] | None
 
     def consume(
         self,
@@ -57,15 +66,30 @@ class GuardedQueue(SteadyQueue):
         on_cancel: Any = None,
     ) -> str:
         def on_delivery(message: Any) -> Any:
-            try:
-                self.prepare(message)
-            except EnvelopeError as error:
-                return self._set_aside(message, error)
+            if not hasattr(message, _PREPARED):
+                try:
+                    self.prepare(message)
+                except EnvelopeError as error:
+                    return self._set_aside(message, error)
             return callback(message)
 
         inbox = self.inbox(self.handler) if self.inbox else ""
-        self.consumer_arguments = {INBOX: inbox} if inbox else None
+        ahead = self.ahead(self.handler) if self.ahead else None
+        arguments = ({INBOX: inbox} if inbox else {}) | ({AHEAD: partial(self._begin_ahead, ahead)} if ahead else {})
+        self.consumer_arguments = arguments or None
         return str(super().consume(consumer_tag, on_delivery, no_ack, nowait, on_cancel))
+
+    def _begin_ahead(self, ahead: Ahead, messages: Sequence[Any]) -> int:
+        prepared = []
+        for message in messages:
+            if not hasattr(message, _PREPARED):
+                try:
+                    self.prepare(message)
+                except EnvelopeError:
+                    break  # it is set aside in its turn
+                setattr(message, _PREPARED, True)
+            prepared.append(message)
+        return ahead(prepared)
 
     def prepare(self, message: Any) -> None:
         """Make the delivery one that Celery can run. Raises `EnvelopeError`, and nothing else, when it cannot be."""

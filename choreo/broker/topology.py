@@ -14,7 +14,7 @@ from collections.abc import Callable, Container, Iterable
 
 from kombu import Exchange, Queue, binding
 
-from choreo.broker.queue import DeadLetterQueue, HandlerQueue, Inbox, Park
+from choreo.broker.queue import Ahead, DeadLetterQueue, HandlerQueue, Inbox, Park
 from choreo.broker.task_queue import TaskQueue
 from choreo.subscription import Subscription
 
@@ -58,6 +58,7 @@ class Topology:
         tasks: Callable[[], Container[str]],
         accept: Callable[[], Container[str]],
         inbox: Inbox | None = None,
+        ahead: Callable[[str], Ahead | None] = lambda _: None,
     ) -> None:
         self.service = service
         self.namespace = namespace
@@ -66,6 +67,7 @@ class Topology:
         self._tasks = tasks
         self._accept = accept
         self._inbox = inbox
+        self._ahead = ahead
         self.exchange = Exchange(self.name_of("choreo.events"), type="topic", durable=True)
 
     def name_of(self, name: str) -> str:
@@ -115,4 +117,5 @@ class Topology:
             handler=subscription.name,
             park=self._park,
             inbox=self._inbox,
+            ahead=self._ahead,
         )

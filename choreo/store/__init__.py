@@ -109,6 +109,8 @@ class Arrival:
     within: float
     #: How many of other types this one asks for.
     told: Mapping[str, int] = field(default_factory=dict)
+    #: Whether it was delivered before. If it is there already, somebody sent it once, and not twice.
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +256,14 @@ class Store(Protocol):
         before is kept as it was, and claims all the same: the worker which claimed last may have died.
         Once the join is complete nothing is added to it, so that each attempt sees the same parts. What is not kept
         is counted: see `tally`.
+        """
+
+    def arrive_ahead(self, claim: Claim, arrival: Arrival) -> Callable[[], Begun | None] | None:
+        """
+        Do the same on the claim's line, without waiting for the answer; None where that cannot be done.
+
+        The claim does not count as begun. What is returned waits for the answer; it answers None, and `arrive` is to be
+        asked, when there is none.
         """
 
     def forgive(self, claim: Claim) -> None:

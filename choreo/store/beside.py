@@ -37,19 +37,19 @@ commits.py.
 another delivery cannot commit. Who lost it to nobody still may: the copy that went back is dropped when it is taken.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 from uuid import uuid4
 
-from choreo.broker.commits import Commit, Fate
+from choreo.broker.commits import Commit, Fate, Question
 from choreo.broker.keys import Keys
 from choreo.broker.packing import head_of_event
 from choreo.broker.redis import Channel
 from choreo.errors import StoreError
 from choreo.message import Message
-from choreo.store import FORGOTTEN, Claim, Committed, Outcome, Settlement, Terms
-from choreo.store.redis import RedisStore, failed
+from choreo.store import FORGOTTEN, Arrival, Begun, Claim, Committed, Outcome, Settlement, Terms
+from choreo.store.redis import RedisStore, begun, failed
 
 
 class StoreBesideBroker(RedisStore):
@@ -84,6 +84,18 @@ class StoreBesideBroker(RedisStore):
         answer = claim.line.ask(self._script(name), keys, args) if claim.line is not None else None
         # What the worker's own connection cannot tell, the store's may, which is more patient.
         return self._run(name, keys, args) if answer is None else answer
+
+    def arrive_ahead(self, claim: Claim, arrival: Arrival) -> Callable[[], Begun | None] | None:
+        line = claim.line
+        question = Question(self._script("arrive"), *self._arriving(claim, arrival, ahead=True))
+        if line is None or not line.ask_ahead(question):
+            return None
+
+        def answer() -> Begun | None:
+            answered = line.answer(question)
+            return None if answered is None else begun(answered)
+
+        return answer
 
     def _tell_later(self, settlement: Settlement, answer: Any) -> Fate:
         if isinstance(answer, Exception):

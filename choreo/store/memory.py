@@ -161,9 +161,12 @@ class MemoryStore:
             gathering.parts[arrival.name] = self._clock(), arrival.text
             gathering.told = {**arrival.told, **gathering.told}
             here, complete, _ = gathering.status(arrival)
-        elif not complete and claim.attempt <= 1:
+        elif not complete and claim.attempt <= 1 and not arrival.again:
             drawer.tally["duplicate" if known[1] == arrival.text else "surplus"] += 1
         return self.begin(claim) if complete else Begun(Verdict.WAIT, here)
+
+    def arrive_ahead(self, claim: Claim, arrival: Arrival) -> None:  # noqa: ARG002
+        return None
 
     @_locked
     def waiting(self, handler: str, limit: int, after: str = "") -> tuple[list[str], str]:

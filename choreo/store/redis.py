@@ -174,7 +174,7 @@ class RedisStore:
     def begin(self, claim: Claim) -> Begun:
         keys = [*self._unit(claim.handler, claim.unit), self._done(claim.handler)]
         args = [*self._lease_args(claim), _remembered(claim.unit), self._in_flight(claim)]
-        return _begun(self._run_for(claim, "begin", keys, args))
+        return begun(self._run_for(claim, "begin", keys, args))
 
     def _in_flight(self, claim: Claim) -> str:  # noqa: ARG002 - nothing is in flight in a Redis that is no broker
         """Where this server keeps the copy that the claim is made for."""
@@ -184,15 +184,23 @@ class RedisStore:
         self._run("forgive", self._unit(claim.handler, claim.unit)[:1], [])
 
     def arrive(self, claim: Claim, arrival: Arrival) -> Begun:
+        return begun(self._run_for(claim, "arrive", *self._arriving(claim, arrival)))
+
+    def arrive_ahead(self, claim: Claim, arrival: Arrival) -> Callable[[], Begun | None] | None:  # noqa: ARG002
+        return None
+
+    def _arriving(self, claim: Claim, arrival: Arrival, *, ahead: bool = False) -> tuple[list[str], list[Any]]:
+        """Keys and arguments of arrive.lua."""
         due, _ = self._calendar(claim.handler)
         keys = [*self._unit(claim.handler, claim.unit), due, self._key(claim.handler, "tally")]
         args: list[Any] = [*self._lease_args(claim), arrival.part, arrival.name, arrival.text]
-        args += [_ms(arrival.within), deadline_id(claim.unit), arrival.at_least, len(arrival.told)]
+        args += [_ms(arrival.within), deadline_id(claim.unit), arrival.at_least, self._in_flight(claim)]
+        args += [int(ahead), int(arrival.again), len(arrival.told)]
         for part, count in arrival.told.items():
             args += [part, count]
         for part, need in arrival.needs.items():
             args += [part, "" if need is None else need]
-        return _begun(self._run_for(claim, "arrive", keys, args))
+        return keys, args
 
     def waiting(self, handler: str, limit: int, after: str = "") -> tuple[list[str], str]:
         score, _, last = after.partition(" ")
@@ -395,7 +403,7 @@ def failed(url: str, error: Exception) -> StoreError:
     return StoreError(f"the store at {address} did not do it: {error}")
 
 
-def _begun(answer: list[Any]) -> Begun:
+def begun(answer: list[Any]) -> Begun:
     verdict = Verdict(answer[0].decode())
     if verdict is Verdict.BUSY:
         return Begun(verdict, busy_seconds=answer[1] / 1000)

@@ -52,7 +52,7 @@ class HandlerTask(SafeTask):
         try:
             try:
                 envelope = read(event)
-                delivery = self.delivery(envelope)
+                delivery = getattr(event, "delivery", None) or self.delivery(envelope)
             except EnvelopeError as error:
                 self._park(event, envelope, error)
                 parked = True

@@ -4,9 +4,10 @@ Four kinds of event reach a join: its parts, what cancels it, its own deadline, 
 fired as it is. All settle the same unit, the join's key; only a part is an attempt to run it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from choreo.broker.workload import is_stopping
 from choreo.context import Context
 from choreo.envelope import Envelope
 from choreo.errors import JoinExpiredError
@@ -31,9 +32,19 @@ class JoinDelivery(Delivery):
         self._told = join.told_by(event)
         return self.claim_on(unit_of(key), signal="" if self._is_part else event.id)
 
+    #: Waits for the answer to what was asked ahead.
+    _asked: Callable[[], Begun | None] | None = None
+
+    def begin_ahead(self) -> bool:
+        """Ask what `begin` asks, without waiting for the answer. False if this has to be begun in its turn."""
+        if self.lease is None or self.lease.redelivered or self.attempt > 1 or not self._is_part:
+            return False
+        self._asked = self.store.arrive_ahead(self.claim, self._arrival)
+        return self._asked is not None
+
     def begin(self) -> Begun:
         if self._is_part:
-            return self.store.arrive(self.claim, self._arrival)
+            return self._begun_ahead() or self.store.arrive(self.claim, self._arrival)
         if not self._is_signal and not self.subscription.cancels(self.envelope):
             # A binding that an earlier version of the service left behind still brings such events.
             return Begun(Verdict.DONE)
@@ -44,6 +55,18 @@ class JoinDelivery(Delivery):
             self.store.commit(claim, Settlement(done=False, scheduled=self._reminder(begun)))
             return Begun(Verdict.DONE)
         return begun
+
+    def _begun_ahead(self) -> Begun | None:
+        """What the store answered to what was asked ahead, if that is still true."""
+        if is_stopping():
+            # What was claimed may have been given back, and nothing is sent ahead any more.
+            self.claim, self.line = replace(self.claim, line=None), None
+        begun = self._asked() if self._asked is not None else None
+        if begun is None or begun.verdict in (Verdict.WAIT, Verdict.DONE):
+            return begun
+        # Whoever was busy with it may have been this worker, a moment ago.
+        holds = begun.verdict is not Verdict.BUSY and self.lease is not None and self.lease.is_certain
+        return begun if holds and not is_stopping() else None
 
     def parts_of(self, begun: Begun) -> Parts:
         # By name, and not by type: of some there are several. In the order of the join, however the store keeps them.
@@ -140,4 +163,5 @@ class JoinDelivery(Delivery):
             at_least=join.quorum,
             within=join.within.total_seconds(),
             told=self._told,
+            again=self._asked is not None or (self.lease is not None and self.lease.redelivered),
         )

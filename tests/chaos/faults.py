@@ -13,6 +13,7 @@ from random import Random
 from choreo.dead_letter import DeadLetter, DeadLetters
 from choreo.store.redis import RedisStore
 from tests.chaos.fleet import Fleet, Worker
+from tests.chaos.proxy import Proxy
 
 Fault = Callable[[Fleet, Random], str]
 
@@ -96,6 +97,26 @@ def cut_store(fleet: Fleet, random: Random) -> str:
     """Every connection to the store breaks, between commands, in a command or in an answer."""
     how = random.choice([fleet.store.cut, lambda: fleet.store.cut_midway("up"), lambda: fleet.store.cut_midway("down")])
     return f"{how()} connections"
+
+
+def refuse_broker(fleet: Fleet, random: Random) -> str:
+    """The broker is away: every connection breaks, and for seconds nobody gets in."""
+    return _away(fleet.broker, random.uniform(1.0, 3.0))
+
+
+def refuse_store(fleet: Fleet, random: Random) -> str:
+    """The store is away for seconds."""
+    return _away(fleet.store, random.uniform(1.0, 3.0))
+
+
+def _away(server: Proxy, seconds: float) -> str:
+    server.mode = "refuse"
+    try:
+        count = server.cut()
+        time.sleep(seconds)
+    finally:
+        server.mode = "ok"
+    return f"{count} connections, {seconds:.1f} s"
 
 
 def stall(fleet: Fleet, random: Random) -> str:
@@ -185,6 +206,8 @@ FAULTS: dict[str, Fault] = {
         cut_command,
         cut_answer,
         cut_store,
+        refuse_broker,
+        refuse_store,
         stall,
         swallow_answers,
         swallow_commands,

@@ -52,6 +52,13 @@ def test_the_same_one_of_several_counts_once(store):
     assert arrive(store, "b/2").verdict is Verdict.RUN
 
 
+def test_one_that_was_delivered_before_is_no_duplicate(store):
+    arrive(store, "a")
+
+    assert store.arrive(claim("B", UNIT), replace(arrival("a"), again=True)) == Begun(Verdict.WAIT, 1)
+    assert store.tally(HANDLER) == {}
+
+
 def test_more_than_are_needed_are_not_kept(store):
     for name in ("b/1", "b/2", "b/3"):
         arrive(store, name)

@@ -17,7 +17,7 @@
 --          claim as claim.lua answers it. Copies of what is done are not among them: they are gone, and counted.
 --          A queue in whose place there is another kind of key is {.. -queue number, '', list's key, ''} there.
 --
--- A claim holds as long as its record in flight, hence as long as the owner lives. Claiming is a sign of life: nobody
+-- A claim holds as long as its record in flight, hence as long as the owner lives. Taking is a sign of life: nobody
 -- else can take the owner for dead before its timeout has passed, and for as long the claim needs no second look.
 -- Records are written before the queue is trimmed: should a write be refused, the message still is in its queue.
 -- It may run when memory is full, because taking and acking is how memory gets free again.
@@ -29,21 +29,18 @@ local sequence, n, noack = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 for i = 7 + n, #ARGV, 500 do
   redis.call('HDEL', KEYS[2], unpack(ARGV, i, math.min(i + 499, #ARGV)))
 end
+local ms, inboxes = nil, {}
 if owner ~= '' then
   local deadline = redis.call('ZSCORE', KEYS[1], owner)
   if not deadline or tonumber(deadline) == 0 then return {-1} end
-end
-
-local ms, inboxes = nil, {}
-for q = 1, n do
-  local retention, base = string.match(ARGV[6 + q], '^(%d+) (.+)$')
-  if base then inboxes[q] = {base, tonumber(retention)} end
-end
-if next(inboxes) then
   local now = redis.call('TIME')
   ms = tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000)
   local timeout = tonumber(string.match(owner, '%-(%d+)$'))
   if timeout then redis.call('ZADD', KEYS[1], 'XX', 'GT', string.format('%.0f', ms + timeout), owner) end
+end
+for q = 1, n do
+  local retention, base = string.match(ARGV[6 + q], '^(%d+) (.+)$')
+  if base then inboxes[q] = {base, tonumber(retention)} end
 end
 
 local function claim(q, tag, text)

@@ -10,13 +10,15 @@
 -- ARGV 1 attempt        2 token   3 lease in ms   4 most deliveries   5 retention in ms
 --      6 part's type    7 part's name   8 its text
 --      9 ms until the deadline   10 schedule id of the deadline   11 how many types make the join complete
---      12 how many counts this part tells (t), then t times: type, count
+--      12 in flight, see lease.lua   13 '1' if it is asked ahead of its turn, see lease.lua
+--      14 '1' if it was delivered before: then it is no duplicate
+--      15 how many counts this part tells (t), then t times: type, count
 --      then the types that are needed: type, '' for one or how many (0: as many as another part tells)
 -- Returns               {'wait', parts so far}, or see lease.lua
 
 local unit, parts, due, tally = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local own, name, text = ARGV[6], ARGV[7], ARGV[8]
-local first_need = 13 + 2 * ARGV[12]
+local first_need = 16 + 2 * ARGV[15]
 
 if redis.call('HEXISTS', unit, 'done') == 1 then
   redis.call('HINCRBY', unit, 'late', 1)
@@ -63,12 +65,13 @@ if not known and own_is_full then
 elseif not known then
   redis.call('HSET', parts, name, string.format('%.0f ', now) .. text)
   if name ~= own then redis.call('HINCRBY', parts, '#' .. own, 1) end
-  for i = 13, first_need - 1, 2 do redis.call('HSETNX', parts, '?' .. ARGV[i], ARGV[i + 1]) end
+  for i = 16, first_need - 1, 2 do redis.call('HSETNX', parts, '?' .. ARGV[i], ARGV[i + 1]) end
   here, complete = count()
-elseif not complete and tonumber(ARGV[1]) <= 1 then
+elseif not complete and tonumber(ARGV[1]) <= 1 and ARGV[14] ~= '1' then
   local same = string.match(known, '^%d+ (.*)$') == text
   redis.call('HINCRBY', tally, same and 'duplicate' or 'surplus', 1)
 end
 
 if not complete then return {'wait', here} end
-return claim(unit, parts, ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]))
+local lease, most, retention = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+return claim(unit, parts, ARGV[1], ARGV[2], lease, most, retention, ARGV[12], ARGV[13] == '1')

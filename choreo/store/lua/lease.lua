@@ -1,6 +1,6 @@
 -- Shared by begin.lua and arrive.lua, which it is put in front of.
 --
--- claim(unit, parts, attempt, token, lease_ms, max_deliveries, retention_ms, inflight) answers
+-- claim(unit, parts, attempt, token, lease_ms, max_deliveries, retention_ms, inflight, ahead) answers
 --   {'done'} | {'busy', ms left} | {'poison' or 'run', deliveries, part, envelope, part, envelope, ...}
 --
 -- The unit is a HASH:
@@ -13,6 +13,7 @@
 --               the tag of the message, is a field there, which ends with the consumer (see the broker's take.lua)
 --   deliveries  how often the current attempt was begun
 -- A claim holds as long as `until` or `inflight` says so. `inflight` is '' where the copy was not taken from this server.
+-- Who claims `ahead` of the handler's turn has not begun: what counts is whether its owner was found busy with it.
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -25,7 +26,7 @@ local function begun_silently(token, inflight)
   return redis.call('SISMEMBER', (string.gsub(inflight, '_choreo%.inflight%.', '_choreo.begun.', 1)), token)
 end
 
-local function claim(unit, parts, attempt, token, lease_ms, max_deliveries, retention_ms, inflight)
+local function claim(unit, parts, attempt, token, lease_ms, max_deliveries, retention_ms, inflight, ahead)
   local number, signal = string.match(attempt, '^(%d+)(.*)$')
   number = tonumber(number)
   local state = redis.call('HMGET', unit, 'done', 'settled' .. signal, 'token', 'until', 'deliveries', 'inflight')
@@ -41,9 +42,10 @@ local function claim(unit, parts, attempt, token, lease_ms, max_deliveries, rete
   local deliveries = tonumber(before) + (again and 0 or 1)
   redis.call('HSET', unit, 'token', token, 'deliveries', deliveries)
   -- A copy that went back to its queue while its worker slept does not keep anybody out.
-  if inflight and inflight ~= '' and redis.call('HEXISTS', inflight, token) == 1 then
+  if inflight ~= '' and redis.call('HEXISTS', inflight, token) == 1 then
     redis.call('HSET', unit, 'inflight', inflight)
     redis.call('HDEL', unit, 'until')
+    if ahead and deliveries == 1 then redis.call('HDEL', unit, 'deliveries') end
   else
     redis.call('HSET', unit, 'until', now + lease_ms)
     redis.call('HDEL', unit, 'inflight')

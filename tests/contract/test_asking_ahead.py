@@ -1,0 +1,269 @@
+"""Parts of joins that a worker was given together are asked about together, before the first of them is begun."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from celery.worker import state
+from kombu import Consumer, Queue
+
+from choreo import Service
+from choreo.broker.commits import Commits, Question
+from choreo.broker.consuming import MOST_AHEAD
+from choreo.names import named_id
+from choreo.parts import unit_of
+from choreo.store import Verdict
+from choreo.worker.join import JoinDelivery
+from tests.contract.redis_broker import Corner
+from tests.unit.events import OrderConfirmed, OrderRejected, PaymentCharged, envelope
+from tests.waiting import eventually
+
+HANDLER = "shop.ship"
+
+
+class Shop:
+    """A service with one join, and a worker of it that runs its handlers itself."""
+
+    def __init__(self, url: str, namespace: str) -> None:
+        self.corner = Corner(url, "")
+        self.app = Service("shop", broker=url, config={"choreo_namespace": namespace}, set_as_current=False)
+        self.app.in_process = True
+        self.fired: list[str] = []
+
+        @self.app.join(OrderConfirmed, PaymentCharged, unless=OrderRejected)
+        def ship(confirmed: OrderConfirmed, charged: PaymentCharged) -> None:
+            self.fired.append(confirmed.restaurant_id)
+
+        self.app.finalize()
+        self.queue: Queue = self.app.amqp.queues[f"{namespace}.{HANDLER}"]
+        self.connection = self.app.connection_for_read()
+        # Commits and questions are sent ahead by workers that have an event loop, which delivers in slices.
+        self.connection.transport.cycle.hub = object()
+        self.channel = self.connection.channel()
+        self.channel.basic_qos(0, 64, False)
+        self.queue(self.channel).declare()
+        self.messages: list[Any] = []
+        #: The parts of each order, by its number, when each message was delivered.
+        self.known: list[list[list[str]]] = []
+
+    def tell(self, *events: tuple[type, int]) -> None:
+        """Put these events about these orders into the queue."""
+        self.app.publisher.announce(
+            [
+                envelope(event(), id=named_id(f"{event.__name__}/{number}/{place}"), subject=f"ORD-{number}")
+                for place, (event, number) in enumerate(events)
+            ]
+        )
+
+    def take(self, count: int) -> list[Any]:
+        """Take so many messages, and note what the store knew when each was delivered."""
+        consumer = Consumer(self.channel, [self.queue], on_message=self._received, auto_declare=False)
+        consumer.consume()
+        while len(self.messages) < count:
+            self.connection.drain_events(timeout=5)
+        return self.messages
+
+    def _received(self, message: Any) -> None:
+        self.line.settle()
+        self.known.append([self.parts(order) for order in range(MOST_AHEAD + 2)])
+        self.messages.append(message)
+
+    @property
+    def line(self) -> Commits:
+        line: Commits = self.channel.line
+        return line
+
+    def delivery(self, number: int) -> JoinDelivery | None:
+        """The delivery of this message, if it was begun ahead."""
+        (event,), *_ = self.messages[number].payload
+        delivery: JoinDelivery | None = event.delivery
+        return delivery
+
+    def live(self, number: int) -> str:
+        delivery = self.delivery(number)
+        assert delivery is not None
+        return delivery.live()
+
+    def parts(self, order: int) -> list[str]:
+        waiting = self.app.store.look(HANDLER, unit_of(f"ORD-{order}"))
+        return sorted(waiting.parts) if waiting else []
+
+    def close(self) -> None:
+        self.connection.close()
+        self.app.publisher.close()
+        self.corner.close()
+
+
+@pytest.fixture
+def shop(redis_url: str, namespace: str) -> Iterator[Shop]:
+    shop = Shop(redis_url, namespace)
+    yield shop
+    shop.close()
+
+
+BOTH = ["order.confirmed", "payment.charged"]
+
+
+def test_all_parts_are_there_when_the_first_is_delivered_and_each_finds_its_answer(shop: Shop):
+    shop.tell((OrderConfirmed, 1), (OrderConfirmed, 2), (PaymentCharged, 2), (PaymentCharged, 1))
+
+    shop.take(4)
+
+    assert shop.known[0][1:3] == [BOTH, BOTH]
+    assert [shop.live(0), shop.live(1)] == ["waiting, 1 of its events are here"] * 2
+    assert [shop.live(2), shop.live(3)] == ["done", "done"]
+    assert shop.fired == ["R-1", "R-1"]
+    shop.line.settle()
+    assert [shop.parts(1), shop.parts(2)] == [[], []]
+
+
+def test_a_part_never_overtakes_what_cancels_its_join(shop: Shop):
+    shop.tell((OrderConfirmed, 1), (PaymentCharged, 1), (OrderRejected, 2), (OrderConfirmed, 2), (PaymentCharged, 2))
+
+    shop.take(5)
+
+    assert shop.known[2][1:3] == [BOTH, []], "when the cancellation is delivered"
+    assert shop.delivery(2) is None
+    assert shop.known[3][2] == BOTH, "what stands behind it is begun ahead when its own turn has come"
+
+
+def test_what_was_delivered_before_is_begun_in_its_turn_and_is_no_duplicate(shop: Shop):
+    shop.tell((OrderConfirmed, 1), (OrderConfirmed, 2))
+    shop.take(2)
+    assert shop.live(0).startswith("waiting")
+    for message in shop.messages:
+        message.requeue()
+    shop.messages.clear()
+
+    shop.take(2)
+
+    assert [shop.delivery(0), shop.delivery(1)] == [None, None]
+    for message in shop.messages:
+        assert run(shop, message).startswith("waiting")
+    assert shop.app.store.tally(HANDLER) == {}
+
+
+def run(shop: Shop, message: Any) -> str:
+    """What Celery does with a delivery."""
+    task = shop.app.tasks[HANDLER]
+    headers = message.headers | {"properties": message.properties, "called_directly": False}
+    task.push_request(args=message.payload[0], kwargs={}, **headers)
+    try:
+        answer: str = task.run(*message.payload[0])
+        return answer
+    finally:
+        task.pop_request()
+
+
+def test_celerys_task_goes_on_with_what_was_begun_ahead(shop: Shop, monkeypatch: pytest.MonkeyPatch):
+    shop.tell((OrderConfirmed, 1), (PaymentCharged, 1))
+    shop.take(2)
+    monkeypatch.setattr(shop.app.store, "arrive", None)
+
+    assert [run(shop, message) for message in shop.messages] == ["waiting, 1 of its events are here", "done"]
+
+
+def test_what_cannot_be_read_is_set_aside_and_its_neighbours_are_begun(shop: Shop):
+    shop.tell((OrderConfirmed, 1), (PaymentCharged, 1), (OrderConfirmed, 2), (PaymentCharged, 2))
+    queue = f"{shop.queue.name}"
+    text = json.loads(shop.corner.redis.lindex(queue, -2))
+    text["body"] = "no event"
+    shop.corner.redis.lset(queue, -2, json.dumps(text))
+
+    shop.take(3)
+
+    (letter,) = shop.app.store.letters(HANDLER)
+    assert "not JSON" in letter
+    assert [shop.parts(1), shop.parts(2)] == [["order.confirmed"], BOTH]
+
+
+def test_no_more_are_begun_together_than_fit_on_the_line(shop: Shop):
+    shop.tell(*((OrderConfirmed, number) for number in range(MOST_AHEAD + 4)))
+
+    shop.take(MOST_AHEAD + 4)
+
+    assert shop.known[0][MOST_AHEAD - 1] == ["order.confirmed"]
+    assert shop.known[0][MOST_AHEAD] == []
+    assert shop.known[MOST_AHEAD][MOST_AHEAD + 1] == ["order.confirmed"]
+
+
+def test_who_claims_ahead_of_its_turn_has_not_begun(shop: Shop):
+    shop.tell((OrderConfirmed, 1), (PaymentCharged, 1))
+    shop.take(2)
+    unit = f"choreo:{shop.app.topology.namespace}:{{{HANDLER}}}:unit:join:ORD-1"
+
+    assert shop.corner.redis.hget(unit, "deliveries") is None
+    assert shop.corner.redis.hget(unit, "inflight"), "it is claimed for as long as its worker lives"
+    assert shop.live(1) == "done"
+
+
+def test_what_an_ending_worker_had_begun_ahead_is_no_duplicate_when_it_comes_again(shop: Shop):
+    shop.tell((OrderConfirmed, 1), (OrderConfirmed, 2), (OrderConfirmed, 3))
+    # It ends when the first has been delivered, and the other two wait.
+    shop.channel.connection._deliver = lambda *_: shop.messages.append(None)
+    shop.channel.__class__._deliver_slice, slices = lambda channel: channel.deliver_one(), shop.channel._deliver_slice
+    try:
+        shop.take(1)
+    finally:
+        shop.channel.__class__._deliver_slice = slices.__func__
+    assert [shop.parts(number) for number in (1, 2, 3)] == [["order.confirmed"]] * 3
+    shop.channel.close()
+
+    back = [json.loads(text) for text in shop.corner.redis.lrange(shop.queue.name, 0, -1)]
+
+    assert len(back) == 3
+    assert all(text["properties"]["delivery_info"]["redelivered"] for text in back)
+
+
+def test_an_answer_that_was_lost_with_the_connection_is_asked_for_again(shop: Shop):
+    shop.tell((OrderConfirmed, 1), (OrderConfirmed, 2))
+    shop._received = shop.messages.append  # type: ignore[method-assign]
+    shop.take(2)
+    eventually(lambda: shop.parts(2))
+    shop.line._wire.drop()
+
+    assert [shop.live(0), shop.live(1)] == ["waiting, 1 of its events are here"] * 2
+    assert shop.app.store.tally(HANDLER) == {}, "it is no duplicate"
+
+
+@pytest.mark.parametrize("trouble", ["closed", "refused"])
+def test_without_an_answer_the_store_is_asked_in_its_turn(shop: Shop, trouble: str, monkeypatch: pytest.MonkeyPatch):
+    shop.tell((OrderConfirmed, 1), (OrderConfirmed, 2))
+    shop.take(2)
+    question = Question(shop.app.store._script("arrive"), ["k"], ["nonsense"])
+    if trouble == "closed":
+        shop.line.close()
+        assert not shop.line.ask_ahead(question)
+    else:
+        assert shop.line.ask_ahead(question)
+    assert shop.line.answer(question) is None
+
+    delivery = shop.delivery(1)
+    assert delivery is not None
+    monkeypatch.setattr(delivery, "_asked", lambda: None)
+    assert delivery.begin().verdict is Verdict.WAIT
+    assert shop.app.store.tally(HANDLER) == {}, "it is no duplicate"
+
+
+@pytest.mark.parametrize("reason", ["long ago", "stopping"])
+def test_what_was_claimed_is_asked_about_again_where_it_may_have_been_lost(
+    shop: Shop, reason: str, monkeypatch: pytest.MonkeyPatch
+):
+    shop.tell((OrderConfirmed, 1), (PaymentCharged, 1))
+    shop.take(2)
+    delivery = shop.delivery(1)
+    assert delivery is not None
+    assert delivery.lease is not None
+    late = delivery.lease.certain_until + 1
+    if reason == "long ago":
+        monkeypatch.setattr("choreo.broker.keys.machine_time", lambda: late)
+    else:
+        monkeypatch.setattr(state, "should_stop", 0)
+    asked: list[Any] = []
+    arrive = shop.app.store.arrive
+    monkeypatch.setattr(shop.app.store, "arrive", lambda *args: asked.append(args) or arrive(*args))
+
+    assert delivery.live() == "done"
+    assert len(asked) == 1
+    assert (delivery.claim.line is None) == (reason == "stopping"), "an ending worker sends nothing ahead"
