@@ -34,6 +34,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from itertools import islice
 from typing import Any
 
 from redis.exceptions import NoScriptError, RedisError, ResponseError
@@ -179,7 +180,9 @@ class Commits:
         """Wait for the answer to a question. None if there is none."""
         with self._lock:
             if not question.answered:
-                self.flush()
+                # Commits that wait go on waiting, if the question does not.
+                if question in islice(reversed(self._pending), len(self._unsent)):
+                    self.flush()
                 self._read(question)
         return question.answer
 

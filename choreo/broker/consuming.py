@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import dropwhile, islice, takewhile
 from queue import Empty
 from time import monotonic
 from typing import Any
@@ -61,8 +61,9 @@ class Taken:
     certain_until: float = 0.0
     #: Made of the text, once somebody has looked at it.
     message: Any = None
-    #: Whether it was begun together with others.
+    #: Whether it was begun together with others; or cannot be, so that nothing behind it is until it is delivered.
     begun: bool = False
+    alone: bool = False
 
 
 class ConsumingChannel(PublishingChannel):
@@ -373,7 +374,7 @@ class ConsumingChannel(PublishingChannel):
                 if tag:
                     self._own().give_back([tag], counted=False, untouched=[tag])
                 continue
-            if queue in self._aheads and not taken.begun:
+            if queue in self._aheads:
                 self._begin_ahead(taken)
             self._delivering = threading.get_ident()
             try:
@@ -384,18 +385,21 @@ class ConsumingChannel(PublishingChannel):
         return False
 
     def _begin_ahead(self, first: Taken) -> None:
-        """Show what was taken together to who can begin all of it at once."""
-        together = [first]
-        for taken in islice(self._arrived, MOST_AHEAD - 1):
-            if taken.queue != first.queue or taken.begun:
-                break
-            together.append(taken)
-        if len(together) == 1:
+        """Show what was taken together to who can begin several at once, again when half of them are delivered."""
+        following = self._arrived
+        if first.begun and (not following or following[min(len(following), MOST_AHEAD // 2) - 1].begun):
+            return
+        line = [first, *takewhile(lambda taken: taken.queue == first.queue, islice(following, MOST_AHEAD - 1))]
+        together = list(dropwhile(lambda taken: taken.begun, line))
+        if len(line) == 1 or not together or together[0].alone:
             return
         for taken in together:
             taken.message = taken.message or self.Message(self._payload(taken), channel=self)
-        for taken in together[: self._aheads[first.queue]([taken.message for taken in together])]:
+        count = self._aheads[first.queue]([taken.message for taken in together])
+        for taken in together[:count]:
             taken.begun = True
+        for taken in together[count : count + 1]:
+            taken.alone = True
 
     def _hand_over(self, callback: Callable[[Any], Any], no_ack: bool, received: Any) -> Any:
         """What kombu's channel does with a delivery. It may be a message already, since somebody has looked at it."""
