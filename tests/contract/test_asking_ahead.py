@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 from celery.worker import state
 from kombu import Consumer, Queue
+from redis.exceptions import ConnectionError as Away
 
 from choreo import Service
 from choreo.broker.commits import Commits, Question
 from choreo.broker.consuming import MOST_AHEAD
+from choreo.broker.wire import Wire
 from choreo.names import named_id
 from choreo.parts import unit_of
 from choreo.store import Verdict
@@ -225,6 +227,19 @@ def test_an_answer_that_was_lost_with_the_connection_is_asked_for_again(shop: Sh
 
     assert [shop.live(0), shop.live(1)] == ["waiting, 1 of its events are here"] * 2
     assert shop.app.store.tally(HANDLER) == {}, "it is no duplicate"
+
+
+def test_a_question_that_never_reached_the_store_is_asked_in_its_turn(shop: Shop, monkeypatch: pytest.MonkeyPatch):
+    def broken(*_: Any) -> None:
+        raise Away("the connection broke")
+
+    shop.tell((OrderConfirmed, 1), (OrderConfirmed, 2))
+    monkeypatch.setattr(Wire, "push", broken)
+    shop.take(2)
+    assert shop.parts(1) == []
+
+    assert shop.live(0) == "waiting, 1 of its events are here"
+    assert [shop.parts(1), shop.parts(2)] == [["order.confirmed"], []]
 
 
 @pytest.mark.parametrize("trouble", ["closed", "refused"])

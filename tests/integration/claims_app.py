@@ -33,6 +33,18 @@ class OrderPlaced(Event):
     tells: bool = False
 
 
+class OrderPacked(Event):
+    number: int = 0
+
+
+class LabelPrinted(Event):
+    number: int = 0
+
+
+class OrderCancelled(Event):
+    number: int = 0
+
+
 def note(what: str, number: int) -> None:
     client = redis.Redis.from_url(NOTES, decode_responses=True)
     client.rpush(f"{app.topology.namespace}:notes", json.dumps([what, number]))
@@ -48,3 +60,9 @@ def charge(order: OrderPlaced) -> None:
         os.kill(os.getpid(), 9)
     time.sleep(order.seconds)
     note("done", order.number)
+
+
+@app.join(OrderPacked, LabelPrinted, unless=OrderCancelled)
+def ship(packed: OrderPacked, printed: LabelPrinted) -> None:
+    assert packed.number == printed.number
+    note("shipped", packed.number)

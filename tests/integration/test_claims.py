@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import psutil
@@ -19,7 +20,7 @@ import redis
 
 from choreo import Envelope, Reason, Service
 from tests.contract.redis_broker import proxy_to
-from tests.integration.claims_app import OrderPlaced
+from tests.integration.claims_app import LabelPrinted, OrderCancelled, OrderPacked, OrderPlaced
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +38,7 @@ class Payment:
         self.redis: Any = redis.Redis.from_url(url, decode_responses=True)
         self.app = Service("payment", broker=url, config={"choreo_namespace": namespace}, set_as_current=False)
         self.app.on(OrderPlaced, name="charge")(_unused)
+        self.app.join(OrderPacked, LabelPrinted, unless=OrderCancelled, name="ship")(_unused_too)
         self.workers: list[subprocess.Popen[bytes]] = []
         with self.app.connection_for_write() as connection:
             for queue in self.app.amqp.queues.values():
@@ -83,16 +85,18 @@ class Payment:
 
     def place(self, *orders: OrderPlaced, copies: int = 1) -> None:
         for order in orders:
-            envelope = Envelope(
-                id=f"{self.namespace}-{order.number}",
-                type="order.placed",
-                source="tests",
-                subject=f"ORD-{order.number}",
-                time=datetime.now(UTC),
-                correlation_id="story",
-                data=order.model_dump(),
-            )
-            self.app.publisher.announce([envelope] * copies)
+            self.app.publisher.announce([self.envelope(order)] * copies)
+
+    def envelope(self, event: Any) -> Envelope:
+        return Envelope(
+            id=f"{self.namespace}-{event.number}",
+            type=event.event_type,
+            source="tests",
+            subject=f"ORD-{event.number}",
+            time=datetime.now(UTC),
+            correlation_id="story",
+            data=event.model_dump(),
+        )
 
     def noted(self, what: str) -> list[int]:
         notes = map(json.loads, self.redis.lrange(f"{self.namespace}:notes", 0, -1))
@@ -103,13 +107,14 @@ class Payment:
         eventually(lambda: not self.left(), timeout, "nothing is left")
 
     def left(self) -> dict[str, int]:
-        queue, handler = f"{self.namespace}.payment.charge", "payment.charge"
-        left = {
-            "queued": self.redis.llen(queue),
-            "scheduled": self.app.store.backlog(handler).total,
-            # What became a dead letter is remembered as done.
-            "claimed": sum(1 for unit in self._units(handler) if not self.redis.hexists(unit, "done")),
-        }
+        left = {}
+        for handler in ("payment.charge", "payment.ship"):
+            left |= {
+                f"{handler} queued": self.redis.llen(f"{self.namespace}.{handler}"),
+                f"{handler} scheduled": self.app.store.backlog(handler).total,
+                # A join, and what became a dead letter, is remembered there as done.
+                f"{handler} claimed": sum(1 for unit in self._units(handler) if not self.redis.hexists(unit, "done")),
+            }
         return {what: count for what, count in left.items() if count}
 
     def _units(self, handler: str) -> list[str]:
@@ -123,6 +128,9 @@ class Payment:
 
 
 def _unused(order: OrderPlaced) -> None: ...
+
+
+def _unused_too(packed: OrderPacked, printed: LabelPrinted) -> None: ...
 
 
 def family(worker: Any) -> list[psutil.Process]:
@@ -241,6 +249,43 @@ def test_an_outage_of_seconds_loses_nothing(payment: Payment, redis_url: str, po
 
         eventually(lambda: set(payment.noted("done")) == set(numbers), 40)
         payment.settled()
+
+
+@pytest.mark.parametrize(("pool", "concurrency"), [("prefork", 2), ("threads", 8), ("solo", 1)])
+def test_joins_survive_whatever_becomes_of_the_workers_that_were_given_their_parts_together(
+    payment: Payment, redis_url: str, pool: str, concurrency: int
+):
+    numbers = set(range(600))
+    cancelled = {number for number in numbers if number % 10 == 0}
+    parts = [kind(number=number) for number in numbers for kind in (OrderPacked, LabelPrinted)]
+    Random(7).shuffle(parts)
+    events = [*(OrderCancelled(number=number) for number in cancelled), *parts]
+    payment.app.publisher.announce([payment.envelope(event) for event in events])
+
+    def shipped(count: int) -> None:
+        """Wait until so many more are shipped, or all."""
+        wanted = min(len(payment.noted("shipped")) + count, len(numbers - cancelled))
+        eventually(lambda: len(set(payment.noted("shipped"))) >= wanted, 40)
+
+    with proxy_to(int(redis_url.rpartition(":")[2].partition("/")[0])) as proxy:
+        worker = payment.start(pool, concurrency, port=proxy.port)
+        shipped(20)
+        kill(worker)
+        worker = payment.start(pool, concurrency, port=proxy.port)
+        shipped(20)
+        proxy.cut()
+        shipped(20)
+        proxy.set("refuse")
+        proxy.cut()
+        time.sleep(1.5)
+        proxy.set("ok")
+        shipped(20)
+        worker.send_signal(signal.SIGTERM)
+        payment.start(pool, concurrency, port=proxy.port)
+
+        eventually(lambda: set(payment.noted("shipped")) == numbers - cancelled, 60)
+        payment.settled()
+    assert list(payment.app.dead_letters) == []
 
 
 @pytest.mark.parametrize(("pool", "concurrency"), POOLS)
