@@ -31,6 +31,7 @@ class HandlerTask(SafeTask):
 
     abstract = True
     Request = "choreo.worker.request:HandlerRequest"
+    Strategy = "choreo.worker.strategy:strategy"
     subscription: ClassVar[Subscription]
 
     @property

@@ -7,7 +7,7 @@ request on its stack, the handler, the answer. Whatever else there may be to do 
 everything where somebody listens to its signals or reads its log.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from logging import INFO
 from time import monotonic
 from typing import Any
@@ -44,29 +44,50 @@ class Failed(str):
 
 def brief(task: Any, celerys: Trace) -> Trace:
     """The tracer of a handler's task, beside the one that Celery has built for it."""
-    if logger.isEnabledFor(INFO):
+    if not can_be_brief(task):
         return celerys
-    for base, own in ((Task, type(task)), (BaseLoader, type(task.app.loader))):
-        if any(getattr(own, hook) is not getattr(base, hook) for hook in _HOOKS[base]):
-            return celerys
-    requests, longest = task.request_stack, task.resultrepr_maxsize
 
     def trace(uuid: str, args: Any, kwargs: Any, request: Any = None) -> Any:
-        if task_prerun.receivers or task_postrun.receivers or task_success.receivers:
+        if is_listened_to():
             return celerys(uuid, args, kwargs, request)
         began = monotonic()
-        _task_stack.push(task)
-        requests.push(Context(request or {}, args=args, called_directly=False, kwargs=kwargs))
-        try:
-            answer = task.run(*args, **kwargs)
-        except BaseException as error:  # whatever it is, Celery knows what to do
-            failure = error
-        else:
-            text = repr(answer) if type(answer) is str and len(answer) < longest else saferepr(answer, longest)
-            return trace_ok_t(answer, None, monotonic() - began, text)
-        finally:
-            _task_stack.pop()
-            requests.pop()
-        return celerys(uuid, [Failed.of(args[0], failure)], kwargs, request)
+        answer, error = attempt(task, request or {}, args, kwargs)
+        if error is not None:
+            return celerys(uuid, [Failed.of(args[0], error)], kwargs, request)
+        return trace_ok_t(answer, None, monotonic() - began, shown(task, answer))
 
     return trace
+
+
+def can_be_brief(task: Any) -> bool:
+    """Whether nobody reads of each run in the log, or has something to do at each."""
+    return not logger.isEnabledFor(INFO) and all(
+        getattr(own, hook) is getattr(base, hook)
+        for base, own in ((Task, type(task)), (BaseLoader, type(task.app.loader)))
+        for hook in _HOOKS[base]
+    )
+
+
+def is_listened_to() -> bool:
+    """Whether somebody wants to be told of each run."""
+    return bool(task_prerun.receivers or task_postrun.receivers or task_success.receivers)
+
+
+def attempt(task: Any, request: Mapping[str, Any], args: Any, kwargs: Any) -> tuple[Any, BaseException | None]:
+    """Run the task. Returns its answer and None, or None and what it raised."""
+    requests = task.request_stack
+    _task_stack.push(task)
+    requests.push(Context(request, args=args, called_directly=False, kwargs=kwargs))
+    try:
+        return task.run(*args, **kwargs), None
+    except BaseException as error:  # whatever it is, Celery knows what to do
+        return None, error
+    finally:
+        _task_stack.pop()
+        requests.pop()
+
+
+def shown(task: Any, answer: Any) -> str:
+    """The answer as Flower shows it."""
+    longest: int = task.resultrepr_maxsize
+    return repr(answer) if type(answer) is str and len(answer) < longest else str(saferepr(answer, longest))

@@ -1,0 +1,111 @@
+"""
+From a delivery to its handler, in a worker whose pool is its own process.
+
+On this way Celery asks what may be wanted of any task: an ETA, a rate limit, a message of protocol 1, a result, a
+callback. A handler's task wants none of it, and each question is asked of each event, as often as strategy, request,
+pool and tracer each ask it once more. What is left is here: the request, what `celery inspect` and Flower are told, the
+pool, the run, the ack. Whatever else there may be to do is left to Celery: failures, revoked tasks, rate limits, and
+everything where somebody listens to its signals or reads its log.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from time import monotonic, time
+from typing import Any
+
+from celery.app.trace import fast_trace_task, trace_task_ret
+from celery.concurrency.base import apply_target
+from celery.concurrency.solo import TaskPool as SoloPool
+from celery.concurrency.thread import TaskPool as ThreadPool
+from celery.signals import task_received
+from celery.worker import state
+from celery.worker.request import create_request_cls
+from celery.worker.strategy import default, logger
+
+from choreo.worker.request import HandlerRequest
+from choreo.worker.trace import Failed, attempt, can_be_brief, is_listened_to, shown
+
+#: A strategy's (message, body, ack, reject, callbacks).
+OnMessage = Callable[[Any, Any, Any, Any, Any], Any]
+
+
+def strategy(task: Any, app: Any, consumer: Any, **options: Any) -> OnMessage:
+    """What a worker does with the deliveries of a handler's task. Celery finds it as ``Task.Strategy``."""
+    celerys: OnMessage = default(task, app, consumer, **options)
+    if not isinstance(consumer.pool, (SoloPool, ThreadPool)):
+        return celerys
+    if logger.isEnabledFor(logging.INFO) or not can_be_brief(task):
+        return celerys
+    return _InProcess(task, app, consumer, celerys)
+
+
+class _InProcess:
+    def __init__(self, task: Any, app: Any, consumer: Any, celerys: OnMessage) -> None:
+        self._task, self._app, self._consumer, self._celerys = task, app, consumer, celerys
+        self._hostname, self._errors = consumer.hostname, consumer.connection_errors
+        self._apply, self._pid = consumer.pool.on_apply, os.getpid()
+        self._trace = fast_trace_task if app.use_fast_trace_task else trace_task_ret
+        eventer = self._eventer = consumer.event_dispatcher
+        self._tell = eventer.send if eventer and task.send_events else _nothing
+        self._request = create_request_cls(HandlerRequest, task, consumer.pool, consumer.hostname, eventer, app=app)
+
+    def __call__(self, message: Any, body: Any, ack: Any, reject: Any, callbacks: Any) -> Any:
+        headers, consumer = message.headers, self._consumer
+        is_limited = not consumer.disable_rate_limits and consumer.task_buckets[self._task.name]
+        is_revoked = headers["id"] in state.revoked
+        if is_limited or is_revoked or callbacks or task_received.receivers or is_listened_to():
+            return self._celerys(message, body, ack, reject, callbacks)
+        request = self._request(
+            message,
+            on_ack=ack,
+            on_reject=reject,
+            app=self._app,
+            hostname=self._hostname,
+            eventer=self._eventer,
+            task=self._task,
+            connection_errors=self._errors,
+            body=message.body,
+            headers=headers,
+        )
+        self._tell(
+            "task-received",
+            uuid=request.id,
+            name=request.name,
+            args=request.argsrepr,
+            kwargs=request.kwargsrepr,
+            root_id=request.root_id,
+            parent_id=request.parent_id,
+            retries=headers["retries"],
+            eta=None,
+            expires=None,
+        )
+        state.task_reserved(request)
+        self._apply(self._run, (request,), callback=_nothing)
+        return None
+
+    def _run(self, request: Any) -> None:
+        task = self._task
+        request.worker_pid, request.time_start = self._pid, time()
+        state.task_accepted(request)
+        self._tell("task-started", uuid=request.id)
+        context = request.request_dict
+        context["is_eager"] = False
+        began = monotonic()
+        answer, error = attempt(task, context, request.args, request.kwargs)
+        if error is not None:
+            self._fail(request, error)
+            return
+        took = monotonic() - began
+        state.task_ready(request)
+        request.acknowledge()
+        self._tell("task-succeeded", uuid=request.id, result=shown(task, answer), runtime=took)
+
+    def _fail(self, request: Any, error: BaseException) -> None:
+        body: Any = [Failed.of(request.args[0], error)], request.kwargs, {}
+        call = self._task.name, request.id, request.request_dict, body, None, None
+        apply_target(self._trace, call, callback=request.on_success)
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """What there is to do when nobody is to be told, and when a run has ended."""

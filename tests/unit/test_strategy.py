@@ -1,0 +1,300 @@
+"""A handler runs in its worker's own process with less ceremony, and nobody can tell it from Celery's own way."""
+
+import logging
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery import _state, current_task, signals
+from celery.app.trace import build_tracer, reset_worker_optimizations, setup_worker_optimizations
+from celery.concurrency.prefork import TaskPool as PreforkPool
+from celery.concurrency.solo import TaskPool as SoloPool
+from celery.concurrency.thread import TaskPool as ThreadPool
+from celery.worker import state
+from celery.worker.strategy import default
+from kombu.transport.virtual.base import Message
+
+from choreo import PermanentFailure, Retry
+from choreo.broker import workload
+from choreo.broker.incoming import EventText
+from choreo.broker.queue import run_headers, task_id
+from choreo.worker.strategy import strategy
+from tests.unit.events import OrderPlaced, envelope
+from tests.unit.stage import Stage, service
+from tests.waiting import eventually
+
+ORDER = OrderPlaced(customer_id="alice", total_cents=500)
+HANDLER = "payment.charge"
+
+
+class Events:
+    """Takes down what is sent to Flower."""
+
+    enabled = True
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, dict[str, Any]]] = []
+
+    def send(self, kind: str, **facts: Any) -> None:
+        self.sent.append((kind, facts))
+
+
+class Consumer(SimpleNamespace):
+    """Of Celery's, what a strategy asks for."""
+
+    __hash__ = object.__hash__
+
+
+class Bench:
+    """A worker's consumer, and a task of its service with two strategies: the short one and Celery's."""
+
+    def __init__(self, pool: type = SoloPool, behave: Callable[[], Any] = lambda: None) -> None:
+        app = service("payment")
+
+        @app.on(OrderPlaced, retry=Retry(times=2))
+        def charge(order: OrderPlaced):
+            return behave()
+
+        self.stage = Stage(app)
+        app.in_process = True
+        self.task = app.tasks[HANDLER]
+        setup_worker_optimizations(app, "payment@here")
+        self.task.__trace__ = build_tracer(HANDLER, self.task, app=app, hostname="payment@here")
+        self.pool = pool(1, app=app)
+        self.events = Events()
+        self.limited: list[Any] = []
+        self.acked: list[str] = []
+        self.rejected: list[Any] = []
+        self.consumer = Consumer(
+            hostname="payment@here",
+            connection_errors=(),
+            event_dispatcher=self.events,
+            timer=SimpleNamespace(call_at=None),
+            apply_eta_task=None,
+            disable_rate_limits=False,
+            task_buckets=defaultdict(lambda: None),
+            on_task_request=lambda request: request.execute_using_pool(self.pool),
+            _limit_task=lambda request, *_: self.limited.append(request),
+            _limit_post_eta=None,
+            controller=SimpleNamespace(state=state),
+            pool=self.pool,
+        )
+        self.short = strategy(self.task, app, self.consumer)
+        self.celerys = default(self.task, app, self.consumer)
+
+    def deliver(self, strategy: Any, unit: str = "e-1", retries: int = 0, callbacks: Any = ()) -> None:
+        event = envelope(ORDER, id=unit)
+        info = {"exchange": "", "routing_key": HANDLER}
+        message = Message(
+            {
+                "body": "[[], {}, {}]",
+                "headers": run_headers(HANDLER, event, retries),
+                "properties": {"delivery_tag": unit, "delivery_info": info},
+                "content-type": "application/json",
+                "content-encoding": "utf-8",
+            },
+            channel=SimpleNamespace(decode_body=lambda body, _: body, line=None),
+        )
+        message._decoded_cache = [[EventText.of(event)], {}, {}]
+        strategy(
+            message,
+            None,
+            lambda *_: self.acked.append(unit),
+            lambda *facts: self.rejected.append((unit, facts[-1])),
+            callbacks,
+        )
+
+    def both(self, **options: Any) -> tuple[list[Any], list[Any]]:
+        """What Flower is told of a delivery in the short way, and of one in Celery's."""
+        told = []
+        for way, unit in ((self.short, "e-1"), (self.celerys, "e-2")):
+            self.deliver(way, unit=unit, **options)
+            told.append([(kind, comparable(facts)) for kind, facts in self.events.sent])
+            self.events.sent.clear()
+        return told[0], told[1]
+
+
+def comparable(facts: dict[str, Any]) -> dict[str, Any]:
+    """Without what differs from run to run."""
+    assert facts["uuid"] in (task_id("e-1", HANDLER), task_id("e-2", HANDLER))
+    assert facts.get("runtime", 0) >= 0
+    return {name: fact for name, fact in facts.items() if name not in ("uuid", "parent_id", "runtime", "traceback")}
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """What `celery worker` logs unless it is told otherwise; and the state of no worker but this one."""
+    before = _state._tls.current_app, _state.default_app
+    with caplog.at_level(logging.WARNING, "celery"):
+        state.reset_state()
+        yield
+        state.reset_state()
+    reset_worker_optimizations()
+    _state._tls.current_app, _state.default_app = before
+
+
+def test_a_success_is_told_counted_and_acked_as_with_celery():
+    bench = Bench()
+
+    short, celerys = bench.both(retries=1)
+
+    assert bench.short is not bench.celerys
+    assert short == celerys
+    assert [kind for kind, _ in short] == ["task-received", "task-started", "task-succeeded"]
+    assert bench.acked == ["e-1", "e-2"]
+    assert state.total_count == {HANDLER: 2}
+    assert state.all_total_count == [2]
+    assert not state.requests, "nothing is left over"
+    assert not state.reserved_requests
+
+
+def test_a_handler_finds_the_same_request_as_with_celery_and_inspect_finds_it_active():
+    seen: list[dict[str, Any]] = []
+
+    def look() -> None:
+        (request,) = state.active_requests
+        assert request.info()["id"] == current_task.request.id
+        assert state.requests[request.id] is request
+        facts = {**vars(current_task.request), **request.info()}
+        seen.append({name: fact for name, fact in facts.items() if name not in ("time_start", "args", "id")})
+
+    Bench(behave=look).both()
+
+    short, celerys = seen
+    unlike = {name for name in short.keys() | celerys.keys() if short.get(name) != celerys.get(name)}
+    assert unlike <= {"_protected", "properties", "parent_id", "_children"}, "they are different events"
+    assert not current_task
+
+
+@pytest.mark.parametrize(
+    ("error", "retries"),
+    [
+        (OSError("the gateway is down"), 0),
+        (OSError("the gateway is down"), 2),
+        (PermanentFailure("refused"), 0),
+        (SystemExit(3), 2),
+    ],
+)
+def test_a_failure_is_told_and_acked_as_with_celery(error: BaseException, retries: int):
+    def fail() -> None:
+        raise error
+
+    bench = Bench(behave=fail)
+
+    short, celerys = bench.both(retries=retries)
+
+    assert [kind for kind, _ in short] == [kind for kind, _ in celerys]
+    assert short[-1][0] == ("task-retried" if type(error) is OSError and retries == 0 else "task-failed")
+    assert [facts.get("exception", "")[:20] for _, facts in short] == [
+        facts.get("exception", "")[:20] for _, facts in celerys
+    ]
+    assert bench.acked == ["e-1", "e-2"]
+    assert not state.requests
+
+
+def test_a_copy_that_is_given_back_is_rejected_as_with_celery(monkeypatch: pytest.MonkeyPatch):
+    bench = Bench()
+    monkeypatch.setattr("choreo.worker.handler.STORE_PAUSE", 0)
+    monkeypatch.setattr(bench.stage.store, "begin", None)
+
+    short, celerys = bench.both()
+
+    assert short == celerys
+    assert bench.rejected == [("e-1", True), ("e-2", True)]
+    assert bench.acked == []
+
+
+def test_what_waits_for_a_thread_is_reserved_and_not_active():
+    go_on = threading.Event()
+    bench = Bench(ThreadPool, behave=lambda: (go_on.wait(), None)[1])
+
+    bench.deliver(bench.short, "e-1")
+    bench.deliver(bench.short, "e-2")
+
+    eventually(lambda: state.active_requests)
+    assert [request.id for request in state.active_requests] == [task_id("e-1", HANDLER)]
+    assert workload.waiting() == 1
+    go_on.set()
+    eventually(lambda: [kind for kind, _ in bench.events.sent].count("task-succeeded") == 2)
+    assert bench.acked == ["e-1", "e-2"]
+    assert workload.waiting() == 0
+
+
+def test_a_revoked_task_does_not_run():
+    bench = Bench(behave=lambda: pytest.fail("it ran"))
+    state.revoked.add(task_id("e-1", HANDLER))
+
+    bench.deliver(bench.short)
+
+    assert [kind for kind, _ in bench.events.sent] == ["task-revoked"]
+    assert bench.acked == ["e-1"]
+
+
+def test_a_rate_limit_holds():
+    bench = Bench(behave=lambda: pytest.fail("it ran"))
+    bench.consumer.task_buckets[HANDLER] = object()
+
+    bench.deliver(bench.short)
+
+    (request,) = bench.limited
+    assert request.id == task_id("e-1", HANDLER)
+
+
+@pytest.mark.parametrize("signal", [signals.task_received, signals.task_prerun, signals.task_success])
+def test_who_listens_to_celerys_signals_hears_of_every_run(signal: Any):
+    bench = Bench()
+    heard: list[Any] = []
+
+    def hear(**facts: Any) -> None:
+        heard.append(facts)
+
+    signal.connect(hear, weak=False)
+    try:
+        bench.deliver(bench.short)
+    finally:
+        signal.disconnect(hear)
+
+    assert len(heard) == 1
+
+
+def test_who_is_to_be_called_for_each_delivery_is_called():
+    bench = Bench()
+    called: list[Any] = []
+
+    bench.deliver(bench.short, callbacks=[called.append])
+
+    assert [request.id for request in called] == [task_id("e-1", HANDLER)]
+
+
+@pytest.mark.parametrize(
+    ("log", "words"), [("celery.worker.strategy", "received"), ("celery.app.trace", "succeeded in")]
+)
+def test_who_reads_the_log_reads_of_every_delivery(log: str, words: str, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.INFO, log):
+        bench = Bench()
+        bench.deliver(bench.short)
+
+    assert words in caplog.text
+
+
+def test_a_pool_of_processes_is_celerys_own_business():
+    pool = object.__new__(PreforkPool)
+    pool.apply_async = None  # type: ignore[method-assign]
+
+    bench = Bench(lambda *_, **__: pool)
+
+    assert bench.short.__module__ == default.__module__
+
+
+def test_without_worker_events_nobody_is_told():
+    bench = Bench()
+    bench.consumer.event_dispatcher = None
+    bench.short = strategy(bench.task, bench.stage.app, bench.consumer)
+
+    bench.deliver(bench.short)
+
+    assert bench.events.sent == []
+    assert bench.acked == ["e-1"]
