@@ -331,8 +331,9 @@ class Commits:
     def _send_again(self) -> None:
         """One by one, each waiting for its answer: what was carried out before is not carried out twice."""
         error: Exception | None = None
+        # What waits to be sent is pending as well, and answers to what was sent before are none to what is sent now.
+        self._unsent = []
         if self._pending:
-            # Answers to what was sent before would be taken for those to what is sent now.
             self._wire.drop()
         while self._pending:
             sent = self._pending.popleft()

@@ -229,6 +229,27 @@ def test_an_answer_that_was_lost_with_the_connection_is_asked_for_again(shop: Sh
     assert shop.app.store.tally(HANDLER) == {}, "it is no duplicate"
 
 
+def test_a_connection_that_breaks_between_a_commit_that_waits_and_an_answer_confuses_nobody(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+):
+    shop.tell((OrderConfirmed, 1), (PaymentCharged, 1), (OrderConfirmed, 2), (OrderConfirmed, 3), (PaymentCharged, 3))
+    shop._received = shop.messages.append  # type: ignore[method-assign]
+    shop.take(5)
+    shop.line._more = lambda: True
+    assert shop.live(0).startswith("waiting")
+    assert shop.live(1) == "done"
+    assert len(shop.line._unsent) == 1
+
+    shop.line._wire.drop()
+
+    assert shop.live(2).startswith("waiting")
+    assert shop.live(4) == "done"
+    shop.line.settle()
+    assert [shop.parts(1), shop.parts(2), shop.parts(3)] == [[], ["order.confirmed"], []]
+    assert shop.line._wire._owed == 0
+    assert "too late" not in caplog.text
+
+
 def test_a_question_that_never_reached_the_store_is_asked_in_its_turn(shop: Shop, monkeypatch: pytest.MonkeyPatch):
     def broken(*_: Any) -> None:
         raise Away("the connection broke")
