@@ -53,7 +53,7 @@ from choreo.store.beside import StoreBesideBroker
 from choreo.store.memory import MemoryStore
 from choreo.store.redis import RedisStore
 from choreo.subscription import Subscription, Topic, check_single, patterns_of
-from choreo.worker.ahead import begin_ahead
+from choreo.worker import ahead
 from choreo.worker.bindings import BindingsStep
 from choreo.worker.clock import TENDED, ClockStep
 from choreo.worker.dead_letters import DeadLetterTask, Listener, log_dead_letter
@@ -492,7 +492,7 @@ class Service(Celery):
         join = self._join(handler)
         if join is None or not self.in_process or not isinstance(self.store, StoreBesideBroker):
             return None
-        return partial(begin_ahead, self, join)
+        return ahead.Ahead(self, join)
 
     def _join(self, handler: str) -> Join | None:
         return next((known for known in self.subscriptions if isinstance(known, Join) and known.name == handler), None)

@@ -193,11 +193,12 @@ class Commits:
             self._since = now
         if not self._unsent:
             self._unsent_since = now
+        if self._thread is None:
+            thread = threading.Thread(target=self._look_after, name="choreo-commits", daemon=True)
+            thread.start()
+            self._thread = thread
         self._pending.append(sent)
         self._unsent.append(packed)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._look_after, name="choreo-commits", daemon=True)
-            self._thread.start()
 
     def _may_wait(self, now: float) -> bool:
         return (
@@ -306,7 +307,10 @@ class Commits:
         """Read all answers, or those up to the wanted one. Returns those of which Redis did not know the script."""
         unknown: list[Sent] = []
         while self._pending:
-            if wanted is not None and wanted.answered and not unknown:
+            if unknown:
+                # All are read before a script is loaded, also those to what still waits.
+                self.flush()
+            elif wanted is not None and wanted.answered:
                 break
             try:
                 answer = self._wire.pull()

@@ -391,7 +391,7 @@ class ConsumingChannel(PublishingChannel):
             return
         line = [first, *takewhile(lambda taken: taken.queue == first.queue, islice(following, MOST_AHEAD - 1))]
         together = list(dropwhile(lambda taken: taken.begun, line))
-        if len(line) == 1 or not together or together[0].alone:
+        if not together or together[0].alone:
             return
         for taken in together:
             taken.message = taken.message or self.Message(self._payload(taken), channel=self)

@@ -89,7 +89,11 @@ class GuardedQueue(SteadyQueue):
                     break  # it is set aside in its turn
                 setattr(message, _PREPARED, True)
             prepared.append(message)
-        return ahead(prepared)
+        try:
+            return ahead(prepared)
+        except Exception:  # what one of them cannot bear must not end every worker of the service
+            logger.exception("%s cannot be begun together, but one by one", self.name)
+            return 0
 
     def prepare(self, message: Any) -> None:
         """Make the delivery one that Celery can run. Raises `EnvelopeError`, and nothing else, when it cannot be."""

@@ -38,8 +38,13 @@ def waiting() -> int:
 
 def goes_on_with(tags: Iterable[str]) -> bool:
     """Whether a worker that goes on has some of these deliveries in its hands."""
+    return has(tags) and not is_stopping()
+
+
+def has(tags: Iterable[str]) -> bool:
+    """Whether a worker has some of these deliveries in its hands."""
     worker = _worker()
-    if worker is None or is_stopping():
+    if worker is None:
         return False
     return not _tags_of([*worker.active_requests, *worker.reserved_requests]).isdisjoint(tags)
 

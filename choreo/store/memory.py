@@ -99,6 +99,10 @@ class _Drawer:
     letters: dict[str, str] = field(default_factory=dict)
     tally: Counter[str] = field(default_factory=Counter)
 
+    def count(self, what: str, arrival: Arrival) -> None:
+        if not arrival.again:
+            self.tally[what] += 1
+
 
 def _locked(method: F) -> F:
     @wraps(method)
@@ -146,13 +150,13 @@ class MemoryStore:
     def arrive(self, claim: Claim, arrival: Arrival) -> Begun:
         drawer = self._drawers[claim.handler]
         if self._unit(claim).done:
-            drawer.tally["late"] += 1
+            drawer.count("late", arrival)
             return Begun(Verdict.DONE)
         gathering = drawer.parts[claim.unit]
         known = gathering.parts.get(arrival.name)
         here, complete, own_is_full = gathering.status(arrival)
         if known is None and complete:
-            drawer.tally["late"] += 1
+            drawer.count("late", arrival)
             return Begun(Verdict.DONE)
         drawer.calendar.setdefault(deadline_id(claim.unit), _Entry(self._clock() + arrival.within, None))
         if known is None and own_is_full:
@@ -161,8 +165,8 @@ class MemoryStore:
             gathering.parts[arrival.name] = self._clock(), arrival.text
             gathering.told = {**arrival.told, **gathering.told}
             here, complete, _ = gathering.status(arrival)
-        elif not complete and claim.attempt <= 1 and not arrival.again:
-            drawer.tally["duplicate" if known[1] == arrival.text else "surplus"] += 1
+        elif not complete and claim.attempt <= 1:
+            drawer.count("duplicate" if known[1] == arrival.text else "surplus", arrival)
         return self.begin(claim) if complete else Begun(Verdict.WAIT, here)
 
     def arrive_ahead(self, claim: Claim, arrival: Arrival) -> None:  # noqa: ARG002

@@ -3,14 +3,18 @@
 Every part has to be asked about, and most of a question's time is its way to the store and back. So the parts that a
 worker was given together are asked about together, before the first of them is begun.
 
-Only neighbours are: what cancels a join must not be overtaken by a part that came after it. And only what is delivered
-for the first time: what once brought its worker down with it is begun alone.
+What cancels a join must not be overtaken by a part that came after it: nothing is asked about what stands behind it in
+the queue until it is settled, which with threads may be long after it was delivered. And what once brought its worker
+down with it is begun alone.
 """
 
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from celery.worker import state
+
+from choreo.broker import workload
 from choreo.broker.keys import Lease
 from choreo.errors import EnvelopeError
 from choreo.join import Join
@@ -20,21 +24,35 @@ if TYPE_CHECKING:
     from choreo.service import Service
 
 
-def begin_ahead(app: "Service", join: Join, messages: Sequence[Any]) -> int:
-    """Begin what can be begun of these messages, as its queue has prepared them. Returns how many of the first ones."""
-    line, count = messages[0].channel.line if messages else None, 0
-    if line is None:
-        return 0
-    # What cannot be read fails in its turn.
-    with suppress(EnvelopeError):
-        for message in messages:
-            (event,), *_ = message.payload
-            attempt, lease = message.headers["retries"] + 1, Lease.of(message.properties)
-            delivery = JoinDelivery(app, join, event.envelope, attempt, lease, line)
-            if not delivery.begin_ahead():
-                break
-            event.delivery = delivery
-            count += 1
-    if count:
-        line.flush(wait=False)
-    return count
+class Ahead:
+    """Begins the parts of one join."""
+
+    def __init__(self, app: "Service", join: Join) -> None:
+        self._app, self._join = app, join
+        #: The tags of what was no part.
+        self._others: list[str] = []
+
+    def __call__(self, messages: Sequence[Any]) -> int:
+        """Begin what can be begun of these, as their queue has prepared them. Returns how many of the first ones."""
+        line, count = messages[0].channel.line if messages else None, 0
+        if line is None or (self._others and workload.has(self._others)):
+            return 0
+        self._others = []
+        # What cannot be read fails in its turn.
+        with suppress(EnvelopeError):
+            while count < len(messages) and self._begin(messages[count], line):
+                count += 1
+        if count:
+            line.flush(wait=False)
+        return count
+
+    def _begin(self, message: Any, line: Any) -> bool:
+        (event,), *_ = message.payload
+        lease, attempt = Lease.of(message.properties), message.headers["retries"] + 1
+        delivery = JoinDelivery(self._app, self._join, event.envelope, attempt, lease, line)
+        if not delivery.is_part:
+            self._others.append(str(message.delivery_tag))
+        if message.headers["id"] in state.revoked or not delivery.begin_ahead():
+            return False
+        event.delivery = delivery
+        return True

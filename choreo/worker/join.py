@@ -30,20 +30,22 @@ class JoinDelivery(Delivery):
         key = event.subject if self._is_signal else join.key_of(event)
         # What cannot be read must be found out here, where it becomes a dead letter.
         self._told = join.told_by(event)
-        return self.claim_on(unit_of(key), signal="" if self._is_part else event.id)
+        return self.claim_on(unit_of(key), signal="" if self.is_part else event.id)
 
     #: Waits for the answer to what was asked ahead.
     _asked: Callable[[], Begun | None] | None = None
+    #: Whether that may have been done, although there is no answer.
+    _in_doubt = False
 
     def begin_ahead(self) -> bool:
         """Ask what `begin` asks, without waiting for the answer. False if this has to be begun in its turn."""
-        if self.lease is None or self.lease.redelivered or self.attempt > 1 or not self._is_part:
+        if self.lease is None or self.lease.redelivered or self.attempt > 1 or not self.is_part:
             return False
         self._asked = self.store.arrive_ahead(self.claim, self._arrival)
         return self._asked is not None
 
     def begin(self) -> Begun:
-        if self._is_part:
+        if self.is_part:
             return self._begun_ahead() or self.store.arrive(self.claim, self._arrival)
         if not self._is_signal and not self.subscription.cancels(self.envelope):
             # A binding that an earlier version of the service left behind still brings such events.
@@ -62,6 +64,7 @@ class JoinDelivery(Delivery):
             # What was claimed may have been given back, and nothing is sent ahead any more.
             self.claim, self.line = replace(self.claim, line=None), None
         begun = self._asked() if self._asked is not None else None
+        self._in_doubt = self._asked is not None and begun is None
         if begun is None or begun.verdict in (Verdict.WAIT, Verdict.DONE):
             return begun
         # Whoever was busy with it may have been this worker, a moment ago.
@@ -102,7 +105,8 @@ class JoinDelivery(Delivery):
         return self.subscription.within.total_seconds()
 
     @property
-    def _is_part(self) -> bool:
+    def is_part(self) -> bool:
+        """Whether it is one of the events that the join waits for."""
         return self.envelope.type in self.subscription.parts
 
     @property
@@ -163,5 +167,5 @@ class JoinDelivery(Delivery):
             at_least=join.quorum,
             within=join.within.total_seconds(),
             told=self._told,
-            again=self._asked is not None or (self.lease is not None and self.lease.redelivered),
+            again=self._in_doubt or (self.lease is not None and self.lease.redelivered),
         )

@@ -10,18 +10,22 @@ from kombu import Consumer, Queue
 from redis.exceptions import ConnectionError as Away
 
 from choreo import Service
+from choreo.broker import commits as under_way
+from choreo.broker import workload
 from choreo.broker.commits import Commits, Question
 from choreo.broker.consuming import MOST_AHEAD
+from choreo.broker.queue import task_id
 from choreo.broker.wire import Wire
 from choreo.names import named_id
 from choreo.parts import unit_of
-from choreo.store import Verdict
+from choreo.store import Arrival, Claim, Verdict
 from choreo.worker.join import JoinDelivery
 from tests.contract.redis_broker import Corner
 from tests.unit.events import OrderConfirmed, OrderRejected, PaymentCharged, envelope
 from tests.waiting import eventually
 
 HANDLER = "shop.ship"
+ARRIVAL = Arrival("a", "a", "<a>", {"a": None, "b": None}, at_least=2, within=60)
 
 
 class Shop:
@@ -230,8 +234,11 @@ def test_an_answer_that_was_lost_with_the_connection_is_asked_for_again(shop: Sh
 
 
 def test_a_connection_that_breaks_between_a_commit_that_waits_and_an_answer_confuses_nobody(
-    shop: Shop, caplog: pytest.LogCaptureFixture
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
+    for name in ("QUICK", "SOON", "AT_THE_LATEST"):
+        monkeypatch.setattr(under_way, name, 60.0)
+    shop.app.store._run("arrive", *shop.app.store._arriving(Claim(HANDLER, "loads the script", "t"), ARRIVAL))
     shop.tell((OrderConfirmed, 1), (PaymentCharged, 1), (OrderConfirmed, 2), (OrderConfirmed, 3), (PaymentCharged, 3))
     shop._received = shop.messages.append  # type: ignore[method-assign]
     shop.take(5)
@@ -303,3 +310,123 @@ def test_what_was_claimed_is_asked_about_again_where_it_may_have_been_lost(
     assert delivery.live() == "done"
     assert len(asked) == 1
     assert (delivery.claim.line is None) == (reason == "stopping"), "an ending worker sends nothing ahead"
+
+
+def test_what_stands_behind_a_cancellation_is_not_asked_about_while_that_waits_for_a_thread(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+):
+    shop.tell((OrderRejected, 1), (OrderConfirmed, 1), (OrderRejected, 2), (OrderConfirmed, 2), (PaymentCharged, 2))
+    # What was delivered is in the hands of a worker whose threads are all busy.
+    monkeypatch.setattr(workload, "has", lambda tags: bool(set(tags) & {str(m.delivery_tag) for m in shop.messages}))
+
+    shop.take(5)
+
+    assert shop.known[-1][1:3] == [[], []]
+    assert [shop.delivery(number) for number in range(5)] == [None] * 5
+    # Once they are done with it, what comes next is begun together again.
+    monkeypatch.setattr(workload, "has", lambda _: False)
+    shop.messages.clear()
+    shop.known.clear()
+    shop.tell((OrderConfirmed, 3), (PaymentCharged, 3))
+    shop.take(2)
+    assert shop.known[0][3] == BOTH
+
+
+def test_a_lone_part_is_begun_ahead_as_well_so_that_a_thread_need_not_ask(shop: Shop):
+    shop.tell((OrderConfirmed, 1))
+
+    shop.take(1)
+
+    assert shop.live(0).startswith("waiting")
+
+
+def test_an_error_in_beginning_together_leaves_each_to_its_turn(shop: Shop, monkeypatch: pytest.MonkeyPatch):
+    def stumble(*_: Any) -> None:
+        raise RuntimeError("nobody thought of that")
+
+    shop.tell((OrderConfirmed, 1), (OrderConfirmed, 2))
+    monkeypatch.setattr(JoinDelivery, "begin_ahead", stumble)
+
+    shop.take(2)
+
+    assert [run(shop, message) for message in shop.messages] == ["waiting, 1 of its events are here"] * 2
+
+
+def test_a_revoked_part_is_not_begun_ahead(shop: Shop):
+    shop.tell((OrderConfirmed, 1), (OrderConfirmed, 2))
+    revoked = task_id(named_id("OrderConfirmed/1/0"), HANDLER)
+    state.revoked.add(revoked)
+    try:
+        shop.take(2)
+    finally:
+        state.revoked.discard(revoked)
+
+    assert [shop.parts(1), shop.parts(2)] == [[], ["order.confirmed"]]
+
+
+def test_scripts_that_redis_forgot_are_loaded_again_and_every_answer_finds_its_question(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("QUICK", "SOON", "AT_THE_LATEST"):
+        monkeypatch.setattr(under_way, name, 60.0)
+    shop.tell((OrderConfirmed, 1), (PaymentCharged, 1), (OrderConfirmed, 2), (OrderConfirmed, 3), (PaymentCharged, 3))
+    shop._received = shop.messages.append  # type: ignore[method-assign]
+    ask, asked = Commits.ask_ahead, list[Question]()
+
+    def forget_before_the_third(line: Commits, question: Question) -> bool:
+        asked.append(question)
+        if len(asked) == 3:
+            line.flush()
+            eventually(lambda: shop.parts(1) == BOTH)
+            shop.corner.redis.script_flush()
+        return ask(line, question)
+
+    monkeypatch.setattr(Commits, "ask_ahead", forget_before_the_third)
+    dropped: list[Wire] = []
+    monkeypatch.setattr(Wire, "drop", lambda wire: dropped.append(wire))
+    shop.take(5)
+    shop.line._more = lambda: True
+
+    answers = [shop.live(number) for number in range(5)]
+
+    assert [answer.partition(",")[0] for answer in answers] == ["waiting", "done", "waiting", "waiting", "done"]
+    shop.line.settle()
+    assert shop.line._wire._owed == 0
+    assert dropped == []
+    assert [shop.parts(1), shop.parts(2), shop.parts(3)] == [[], ["order.confirmed"], []]
+
+
+def test_a_question_that_comes_after_its_copy_went_back_keeps_nobody_out(shop: Shop, monkeypatch: pytest.MonkeyPatch):
+    shop.tell((OrderConfirmed, 1), (PaymentCharged, 1))
+    # Another thread has the line, and sends what waits only later.
+    monkeypatch.setattr(Commits, "flush", lambda *_, **__: None)
+    shop._received = shop.messages.append  # type: ignore[method-assign]
+    shop.take(2)
+    for message in shop.messages:
+        message.requeue()
+    shop.messages.clear()
+    monkeypatch.undo()
+    shop.line.settle()
+
+    shop.take(2)
+
+    assert "done" in [run(shop, message) for message in shop.messages]
+
+
+def test_what_was_begun_before_does_not_count_as_begun_once_more_before_its_turn(shop: Shop):
+    shop.tell((OrderConfirmed, 1), (PaymentCharged, 1))
+    shop.take(2)
+    # Its worker was busy with it when it died.
+    shop.channel.give_back([str(message.delivery_tag) for message in shop.messages], counted=True)
+    shop.corner.redis.delete(shop.queue.name)
+    died = str(shop.messages[1].delivery_tag).encode()
+    unit = f"choreo:{shop.app.topology.namespace}:{{{HANDLER}}}:unit:join:ORD-1"
+    shop.messages.clear()
+
+    shop.tell((PaymentCharged, 1))
+    shop.take(1)
+
+    assert shop.corner.redis.hget(unit, "token") == died, "who claims it knows how often it was begun"
+    delivery = shop.delivery(0)
+    assert delivery is not None
+    assert delivery.begin().deliveries == 2

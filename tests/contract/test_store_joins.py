@@ -52,10 +52,16 @@ def test_the_same_one_of_several_counts_once(store):
     assert arrive(store, "b/2").verdict is Verdict.RUN
 
 
-def test_one_that_was_delivered_before_is_no_duplicate(store):
+def test_one_that_was_delivered_before_is_no_duplicate_nor_late(store):
     arrive(store, "a")
 
     assert store.arrive(claim("B", UNIT), replace(arrival("a"), again=True)) == Begun(Verdict.WAIT, 1)
+
+    arrive(store, "b/1")
+    arrive(store, "b/2")
+    assert store.arrive(claim("B", UNIT), replace(arrival("b/3"), again=True)).verdict is Verdict.DONE
+    store.commit(claim("A", UNIT), Settlement())
+    assert store.arrive(claim("B", UNIT), replace(arrival("a"), again=True)).verdict is Verdict.DONE
     assert store.tally(HANDLER) == {}
 
 

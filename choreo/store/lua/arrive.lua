@@ -11,7 +11,7 @@
 --      6 part's type    7 part's name   8 its text
 --      9 ms until the deadline   10 schedule id of the deadline   11 how many types make the join complete
 --      12 in flight, see lease.lua   13 '1' if it is asked ahead of its turn, see lease.lua
---      14 '1' if it was delivered before: then it is no duplicate
+--      14 '1' if it was delivered before: then it is neither a duplicate nor late
 --      15 how many counts this part tells (t), then t times: type, count
 --      then the types that are needed: type, '' for one or how many (0: as many as another part tells)
 -- Returns               {'wait', parts so far}, or see lease.lua
@@ -19,10 +19,13 @@
 local unit, parts, due, tally = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local own, name, text = ARGV[6], ARGV[7], ARGV[8]
 local first_need = 16 + 2 * ARGV[15]
+local first_time = ARGV[14] ~= '1'
 
 if redis.call('HEXISTS', unit, 'done') == 1 then
-  redis.call('HINCRBY', unit, 'late', 1)
-  redis.call('HINCRBY', tally, 'late', 1)
+  if first_time then
+    redis.call('HINCRBY', unit, 'late', 1)
+    redis.call('HINCRBY', tally, 'late', 1)
+  end
   return {'done'}
 end
 
@@ -53,7 +56,7 @@ local here, complete, own_is_full = count()
 -- A part that is here already is no reason to stop: the worker that claimed the join may have died.
 -- A new one comes too late for a complete join, whose attempts shall all see the same.
 if not known and complete then
-  redis.call('HINCRBY', tally, 'late', 1)
+  if first_time then redis.call('HINCRBY', tally, 'late', 1) end
   return {'done'}
 end
 
@@ -67,7 +70,7 @@ elseif not known then
   if name ~= own then redis.call('HINCRBY', parts, '#' .. own, 1) end
   for i = 16, first_need - 1, 2 do redis.call('HSETNX', parts, '?' .. ARGV[i], ARGV[i + 1]) end
   here, complete = count()
-elseif not complete and tonumber(ARGV[1]) <= 1 and ARGV[14] ~= '1' then
+elseif not complete and tonumber(ARGV[1]) <= 1 and first_time then
   local same = string.match(known, '^%d+ (.*)$') == text
   redis.call('HINCRBY', tally, same and 'duplicate' or 'surplus', 1)
 end

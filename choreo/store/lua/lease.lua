@@ -13,7 +13,8 @@
 --               the tag of the message, is a field there, which ends with the consumer (see the broker's take.lua)
 --   deliveries  how often the current attempt was begun
 -- A claim holds as long as `until` or `inflight` says so. `inflight` is '' where the copy was not taken from this server.
--- Who claims `ahead` of the handler's turn has not begun: what counts is whether its owner was found busy with it.
+-- Who claims `ahead` of the handler's turn has not begun: what counts is whether its owner was found busy with it. It
+-- gets only what nobody has begun before, for a copy that is in flight; 'busy' tells it to ask again in its turn.
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -40,12 +41,14 @@ local function claim(unit, parts, attempt, token, lease_ms, max_deliveries, rete
   -- Whoever asks again because the answer got lost begins once.
   local again = state[3] == token and state[5]
   local deliveries = tonumber(before) + (again and 0 or 1)
-  redis.call('HSET', unit, 'token', token, 'deliveries', deliveries)
   -- A copy that went back to its queue while its worker slept does not keep anybody out.
-  if inflight ~= '' and redis.call('HEXISTS', inflight, token) == 1 then
+  local is_here = inflight ~= '' and redis.call('HEXISTS', inflight, token) == 1
+  if ahead and (deliveries > 1 or not is_here) then return {'busy', 0} end
+  redis.call('HSET', unit, 'token', token)
+  if not ahead then redis.call('HSET', unit, 'deliveries', deliveries) end
+  if is_here then
     redis.call('HSET', unit, 'inflight', inflight)
     redis.call('HDEL', unit, 'until')
-    if ahead and deliveries == 1 then redis.call('HDEL', unit, 'deliveries') end
   else
     redis.call('HSET', unit, 'until', now + lease_ms)
     redis.call('HDEL', unit, 'inflight')
