@@ -42,8 +42,11 @@ class HandlerTask(SafeTask):
     @__trace__.setter
     def __trace__(self, celerys: Trace | None) -> None:
         self._trace = celerys and brief(self, celerys)
+        self.is_brief = self._trace is not celerys
 
     _trace: Trace | None = None
+    #: Whether nobody misses what Celery does around a run.
+    is_brief = False
 
     def run(self, event: str | dict[str, Any]) -> str:
         """Handle one delivery, the event as JSON. The answer is for people who read logs and Flower."""

@@ -5,7 +5,7 @@ On this way Celery asks what may be wanted of any task: an ETA, a rate limit, a 
 callback. A handler's task wants none of it, and each question is asked of each event, as often as strategy, request,
 pool and tracer each ask it once more. What is left is here: the request, what `celery inspect` and Flower are told, the
 pool, the run, the ack. Whatever else there may be to do is left to Celery: failures, revoked tasks, rate limits, and
-everything where somebody listens to its signals or reads its log.
+everything where somebody listens to its signals, reads its log, or has wrapped its tracer.
 """
 
 import logging
@@ -24,7 +24,7 @@ from celery.worker.request import create_request_cls
 from celery.worker.strategy import default, logger
 
 from choreo.worker.request import HandlerRequest
-from choreo.worker.trace import Failed, attempt, can_be_brief, is_listened_to, shown
+from choreo.worker.trace import Failed, attempt, is_listened_to, shown
 
 #: A strategy's (message, body, ack, reject, callbacks).
 OnMessage = Callable[[Any, Any, Any, Any, Any], Any]
@@ -33,9 +33,7 @@ OnMessage = Callable[[Any, Any, Any, Any, Any], Any]
 def strategy(task: Any, app: Any, consumer: Any, **options: Any) -> OnMessage:
     """What a worker does with the deliveries of a handler's task. Celery finds it as ``Task.Strategy``."""
     celerys: OnMessage = default(task, app, consumer, **options)
-    if not isinstance(consumer.pool, (SoloPool, ThreadPool)):
-        return celerys
-    if logger.isEnabledFor(logging.INFO) or not can_be_brief(task):
+    if logger.isEnabledFor(logging.INFO) or not isinstance(consumer.pool, (SoloPool, ThreadPool)):
         return celerys
     return _InProcess(task, app, consumer, celerys)
 
@@ -51,11 +49,9 @@ class _InProcess:
         self._request = create_request_cls(HandlerRequest, task, consumer.pool, consumer.hostname, eventer, app=app)
 
     def __call__(self, message: Any, body: Any, ack: Any, reject: Any, callbacks: Any) -> Any:
-        headers, consumer = message.headers, self._consumer
-        is_limited = not consumer.disable_rate_limits and consumer.task_buckets[self._task.name]
-        is_revoked = headers["id"] in state.revoked
-        if is_limited or is_revoked or callbacks or task_received.receivers or is_listened_to():
+        if callbacks or not self._task.is_brief or not self._is_plain(message, body) or self._is_watched():
             return self._celerys(message, body, ack, reject, callbacks)
+        headers = message.headers
         request = self._request(
             message,
             on_ack=ack,
@@ -76,13 +72,24 @@ class _InProcess:
             kwargs=request.kwargsrepr,
             root_id=request.root_id,
             parent_id=request.parent_id,
-            retries=headers["retries"],
+            retries=headers.get("retries", 0),
             eta=None,
             expires=None,
         )
         state.task_reserved(request)
         self._apply(self._run, (request,), callback=_nothing)
         return None
+
+    def _is_plain(self, message: Any, body: Any) -> bool:
+        """Whether it is as a handler's queue makes it. Somebody may also send the task, to the queue of all others."""
+        headers = message.headers
+        is_of_protocol_2 = body is None and "args" not in message.payload
+        return is_of_protocol_2 and not (headers.get("eta") or headers.get("expires") or headers["id"] in state.revoked)
+
+    def _is_watched(self) -> bool:
+        consumer = self._consumer
+        is_limited = not consumer.disable_rate_limits and consumer.task_buckets[self._task.name]
+        return bool(is_limited or task_received.receivers or is_listened_to())
 
     def _run(self, request: Any) -> None:
         task = self._task

@@ -1,5 +1,6 @@
 """A handler runs in its worker's own process with less ceremony, and nobody can tell it from Celery's own way."""
 
+import functools
 import logging
 import threading
 from collections import defaultdict
@@ -85,13 +86,15 @@ class Bench:
         self.short = strategy(self.task, app, self.consumer)
         self.celerys = default(self.task, app, self.consumer)
 
-    def deliver(self, strategy: Any, unit: str = "e-1", retries: int = 0, callbacks: Any = ()) -> None:
+    def deliver(
+        self, strategy: Any, unit: str = "e-1", retries: int = 0, callbacks: Any = (), headers: Any = None
+    ) -> None:
         event = envelope(ORDER, id=unit)
         info = {"exchange": "", "routing_key": HANDLER}
         message = Message(
             {
                 "body": "[[], {}, {}]",
-                "headers": run_headers(HANDLER, event, retries),
+                "headers": run_headers(HANDLER, event, retries) | (headers or {}),
                 "properties": {"delivery_tag": unit, "delivery_info": info},
                 "content-type": "application/json",
                 "content-encoding": "utf-8",
@@ -231,6 +234,34 @@ def test_a_revoked_task_does_not_run():
 
     assert [kind for kind, _ in bench.events.sent] == ["task-revoked"]
     assert bench.acked == ["e-1"]
+
+
+@pytest.mark.parametrize("header", [{"eta": "2030-01-01T00:00:00"}, {"expires": "2020-01-01T00:00:00+00:00"}])
+def test_a_task_that_somebody_sends_for_later_or_for_a_while_is_celerys_own_business(header: dict[str, str]):
+    bench = Bench(behave=lambda: pytest.fail("it ran"))
+    waiting: list[Any] = []
+    bench.consumer.qos = SimpleNamespace(increment_eventually=lambda: None)
+    bench.consumer.timer.call_at = lambda *facts, **_: waiting.append(facts)
+
+    bench.deliver(strategy(bench.task, bench.stage.app, bench.consumer), headers=header)
+
+    assert [kind for kind, _ in bench.events.sent] == (["task-received"] if "eta" in header else ["task-revoked"])
+    assert len(waiting) == ("eta" in header)
+
+
+def test_who_wraps_celerys_tracer_is_part_of_every_run():
+    bench = Bench()
+    celerys, measured = build_tracer(HANDLER, bench.task, app=bench.stage.app, hostname="payment@here"), list[str]()
+
+    @functools.wraps(celerys)
+    def measuring(uuid: str, *args: Any, **kwargs: Any) -> Any:
+        measured.append(uuid)
+        return celerys(uuid, *args, **kwargs)
+
+    bench.task.__trace__ = measuring
+    bench.deliver(bench.short)
+
+    assert measured == [task_id("e-1", HANDLER)]
 
 
 def test_a_rate_limit_holds():

@@ -1,5 +1,6 @@
 """A handler's task is traced in short, and nobody can tell it from Celery's own way."""
 
+import functools
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -154,6 +155,21 @@ def test_what_somebody_adds_to_the_task_is_called(hook: str, monkeypatch: pytest
     bench.task.__trace__ = bench.celerys
 
     assert bench.task.__trace__ is bench.celerys
+
+
+def test_who_wraps_celerys_tracer_is_part_of_every_run():
+    bench = Bench()
+    measured: list[str] = []
+
+    @functools.wraps(bench.celerys)
+    def measuring(uuid: str, *args: Any, **kwargs: Any) -> Any:
+        measured.append(uuid)
+        return bench.celerys(uuid, *args, **kwargs)
+
+    bench.task.__trace__ = measuring
+    bench.run()
+
+    assert measured == [task_id("e-1", HANDLER)]
 
 
 @pytest.mark.parametrize("hook", ["on_task_init", "on_process_cleanup"])
