@@ -42,8 +42,9 @@ class World:
 
     def notes(self, what: str | None = None, subject: str | None = None) -> list[dict[str, Any]]:
         """What was written down, by whichever service, in the order of writing."""
-        lines = self.journal.read_text().splitlines() if self.journal.exists() else []
-        notes = [json.loads(line) for line in lines]
+        text = self.journal.read_text() if self.journal.exists() else ""
+        # The last line may be half written.
+        notes = [json.loads(line) for line in text.split("\n")[:-1]]
         return [note for note in notes if what in (None, note["what"]) and subject in (None, note["subject"])]
 
     def done(self, what: str, subject: str, times: int = 1, timeout: float = 20.0) -> list[dict[str, Any]]:

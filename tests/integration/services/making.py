@@ -45,5 +45,5 @@ def note(what: str, subject: str, **more: Any) -> None:
 def noted(what: str, subject: str) -> int:
     """How often this was done, by whichever process."""
     with open(os.environ[JOURNAL]) as journal:  # noqa: PTH123 - the shortest way
-        lines = [json.loads(line) for line in journal]
+        lines = [json.loads(line) for line in journal if line.endswith("\n")]  # the last may be half written
     return sum(line["what"] == what and line["subject"] == subject for line in lines)
