@@ -109,7 +109,7 @@ class _InProcess:
         self._tell("task-succeeded", uuid=request.id, result=shown(task, answer), runtime=took)
 
     def _fail(self, request: Any, error: BaseException) -> None:
-        body: Any = [Failed.of(request.args[0], error)], request.kwargs, {}
+        body: Any = Failed.instead_of(request.args, error), {}, {}
         call = self._task.name, request.id, request.request_dict, body, None, None
         apply_target(self._trace, call, callback=request.on_success)
 

@@ -7,7 +7,7 @@ request on its stack, the handler, the answer. Whatever else there may be to do 
 everything where somebody listens to its signals or reads its log.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from logging import INFO
 from time import monotonic
 from typing import Any
@@ -36,10 +36,11 @@ class Failed(str):
     error: BaseException
 
     @classmethod
-    def of(cls, event: Any, error: BaseException) -> "Failed":
-        failed = cls(event)
+    def instead_of(cls, args: Sequence[Any], error: BaseException) -> "list[Failed]":
+        """The arguments of a run that failed. There may have been none, if somebody sent the task by hand."""
+        failed = cls(args[0] if args else "")
         failed.error = error
-        return failed
+        return [failed]
 
 
 def brief(task: Any, celerys: Trace) -> Trace:
@@ -53,7 +54,7 @@ def brief(task: Any, celerys: Trace) -> Trace:
         began = monotonic()
         answer, error = attempt(task, request or {}, args, kwargs)
         if error is not None:
-            return celerys(uuid, [Failed.of(args[0], error)], kwargs, request)
+            return celerys(uuid, Failed.instead_of(args, error), {}, request)
         return trace_ok_t(answer, None, monotonic() - began, shown(task, answer))
 
     return trace

@@ -87,7 +87,13 @@ class Bench:
         self.celerys = default(self.task, app, self.consumer)
 
     def deliver(
-        self, strategy: Any, unit: str = "e-1", retries: int = 0, callbacks: Any = (), headers: Any = None
+        self,
+        strategy: Any,
+        unit: str = "e-1",
+        retries: int = 0,
+        callbacks: Any = (),
+        headers: Any = None,
+        body: Any = None,
     ) -> None:
         event = envelope(ORDER, id=unit)
         info = {"exchange": "", "routing_key": HANDLER}
@@ -101,7 +107,7 @@ class Bench:
             },
             channel=SimpleNamespace(decode_body=lambda body, _: body, line=None),
         )
-        message._decoded_cache = [[EventText.of(event)], {}, {}]
+        message._decoded_cache = [[EventText.of(event)], {}, {}] if body is None else list(body)
         strategy(
             message,
             None,
@@ -196,6 +202,18 @@ def test_a_failure_is_told_and_acked_as_with_celery(error: BaseException, retrie
     ]
     assert bench.acked == ["e-1", "e-2"]
     assert not state.requests
+
+
+@pytest.mark.parametrize("body", [([], {}, {}), ([], {"event": 7, "other": 8}, {})])
+def test_a_task_that_somebody_sent_with_the_wrong_arguments_fails_and_ends_nobody(body: Any):
+    bench = Bench()
+
+    short, celerys = bench.both(body=body)
+
+    assert [kind for kind, _ in short] == [kind for kind, _ in celerys]
+    assert short[-1][0] == "task-failed"
+    assert short[-1][1]["exception"].startswith("TypeError")
+    assert bench.acked == ["e-1", "e-2"]
 
 
 def test_a_copy_that_is_given_back_is_rejected_as_with_celery(monkeypatch: pytest.MonkeyPatch):
