@@ -150,12 +150,10 @@ class Commits:
         # Nothing may go wrong any more once it counts as pending.
         packed = pack(self._wire.evalsha(commit.script, commit.keys, commit.args))
         with self._lock:
-            now = time.monotonic()
-            if now < self._wary_until or self._closed:
+            if not self._add(commit, packed):
                 return False
-            self._add(commit, packed, now)
             self._tags.add(commit.tag)
-            if not self._may_wait(now):
+            if not self._may_wait(time.monotonic()):
                 self.flush()
             elif not self._waiting.is_set():
                 self._waiting.set()
@@ -168,11 +166,7 @@ class Commits:
         if not self._lock.acquire(timeout=SOON):
             return False
         try:
-            now = time.monotonic()
-            if now < self._wary_until or self._closed:
-                return False
-            self._add(question, packed, now)
-            return True
+            return self._add(question, packed)
         finally:
             self._lock.release()
 
@@ -186,7 +180,10 @@ class Commits:
                 self._read(question)
         return question.answer
 
-    def _add(self, sent: Sent, packed: bytes, now: float) -> None:
+    def _add(self, sent: Sent, packed: bytes) -> bool:
+        now = time.monotonic()
+        if now < self._wary_until or self._closed:
+            return False
         if self._pending and (len(self._pending) >= MOST or now - self._since > OLD):
             self.settle()
         if not self._pending:
@@ -199,6 +196,7 @@ class Commits:
             self._thread = thread
         self._pending.append(sent)
         self._unsent.append(packed)
+        return True
 
     def _may_wait(self, now: float) -> bool:
         return (

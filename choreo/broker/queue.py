@@ -66,11 +66,10 @@ class GuardedQueue(SteadyQueue):
         on_cancel: Any = None,
     ) -> str:
         def on_delivery(message: Any) -> Any:
-            if not hasattr(message, _PREPARED):
-                try:
-                    self.prepare(message)
-                except EnvelopeError as error:
-                    return self._set_aside(message, error)
+            try:
+                self._prepare_once(message)
+            except EnvelopeError as error:
+                return self._set_aside(message, error)
             return callback(message)
 
         inbox = self.inbox(self.handler) if self.inbox else ""
@@ -82,18 +81,21 @@ class GuardedQueue(SteadyQueue):
     def _begin_ahead(self, ahead: Ahead, messages: Sequence[Any]) -> int:
         prepared = []
         for message in messages:
-            if not hasattr(message, _PREPARED):
-                try:
-                    self.prepare(message)
-                except EnvelopeError:
-                    break  # it is set aside in its turn
-                setattr(message, _PREPARED, True)
+            try:
+                self._prepare_once(message)
+            except EnvelopeError:
+                break  # it is set aside in its turn
             prepared.append(message)
         try:
             return ahead(prepared)
         except Exception:  # what one of them cannot bear must not end every worker of the service
             logger.exception("%s cannot be begun together, but one by one", self.name)
             return 0
+
+    def _prepare_once(self, message: Any) -> None:
+        if not hasattr(message, _PREPARED):
+            self.prepare(message)
+            setattr(message, _PREPARED, True)
 
     def prepare(self, message: Any) -> None:
         """Make the delivery one that Celery can run. Raises `EnvelopeError`, and nothing else, when it cannot be."""

@@ -58,7 +58,7 @@ class Topology:
         tasks: Callable[[], Container[str]],
         accept: Callable[[], Container[str]],
         inbox: Inbox | None = None,
-        ahead: Callable[[str], Ahead | None] = lambda _: None,
+        ahead: Callable[[str], Ahead | None] | None = None,
     ) -> None:
         self.service = service
         self.namespace = namespace

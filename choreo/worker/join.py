@@ -23,6 +23,10 @@ class JoinDelivery(Delivery):
     """One copy of an event that a join waits for, is cancelled by, or is reminded by."""
 
     subscription: Join
+    #: Waits for the answer to what was asked ahead.
+    _asked: Callable[[], Begun | None] | None = None
+    #: Whether that may have been done, although there is no answer.
+    _in_doubt = False
 
     def make_claim(self) -> Claim:
         join, event = self.subscription, self.envelope
@@ -31,11 +35,6 @@ class JoinDelivery(Delivery):
         # What cannot be read must be found out here, where it becomes a dead letter.
         self._told = join.told_by(event)
         return self.claim_on(unit_of(key), signal="" if self.is_part else event.id)
-
-    #: Waits for the answer to what was asked ahead.
-    _asked: Callable[[], Begun | None] | None = None
-    #: Whether that may have been done, although there is no answer.
-    _in_doubt = False
 
     def begin_ahead(self) -> bool:
         """Ask what `begin` asks, without waiting for the answer. False if this has to be begun in its turn."""
@@ -46,7 +45,8 @@ class JoinDelivery(Delivery):
 
     def begin(self) -> Begun:
         if self.is_part:
-            return self._begun_ahead() or self.store.arrive(self.claim, self._arrival)
+            begun = self._begun_ahead(self._asked) if self._asked else None
+            return begun or self.store.arrive(self.claim, self._arrival)
         if not self._is_signal and not self.subscription.cancels(self.envelope):
             # A binding that an earlier version of the service left behind still brings such events.
             return Begun(Verdict.DONE)
@@ -58,18 +58,19 @@ class JoinDelivery(Delivery):
             return Begun(Verdict.DONE)
         return begun
 
-    def _begun_ahead(self) -> Begun | None:
+    def _begun_ahead(self, answer: Callable[[], Begun | None]) -> Begun | None:
         """What the store answered to what was asked ahead, if that is still true."""
-        if is_stopping():
+        begun = answer()
+        self._in_doubt = begun is None
+        stopping = is_stopping()
+        if stopping:
             # What was claimed may have been given back, and nothing is sent ahead any more.
             self.claim, self.line = replace(self.claim, line=None), None
-        begun = self._asked() if self._asked is not None else None
-        self._in_doubt = self._asked is not None and begun is None
         if begun is None or begun.verdict in (Verdict.WAIT, Verdict.DONE):
             return begun
         # Whoever was busy with it may have been this worker, a moment ago.
         holds = begun.verdict is not Verdict.BUSY and self.lease is not None and self.lease.is_certain
-        return begun if holds and not is_stopping() else None
+        return begun if holds and not stopping else None
 
     def parts_of(self, begun: Begun) -> Parts:
         # By name, and not by type: of some there are several. In the order of the join, however the store keeps them.

@@ -13,7 +13,7 @@ from random import Random
 from choreo.dead_letter import DeadLetter, DeadLetters
 from choreo.store.redis import RedisStore
 from tests.chaos.fleet import Fleet, Worker
-from tests.chaos.proxy import Proxy
+from tests.chaos.proxy import Mode, Proxy
 
 Fault = Callable[[Fleet, Random], str]
 
@@ -101,48 +101,40 @@ def cut_store(fleet: Fleet, random: Random) -> str:
 
 def refuse_broker(fleet: Fleet, random: Random) -> str:
     """The broker is away: every connection breaks, and for seconds nobody gets in."""
-    return _away(fleet.broker, random.uniform(1.0, 3.0))
+    return _for_a_while(fleet.broker, "refuse", random.uniform(1.0, 3.0))
 
 
 def refuse_store(fleet: Fleet, random: Random) -> str:
     """The store is away for seconds."""
-    return _away(fleet.store, random.uniform(1.0, 3.0))
-
-
-def _away(server: Proxy, seconds: float) -> str:
-    server.mode = "refuse"
-    try:
-        count = server.cut()
-        time.sleep(seconds)
-    finally:
-        server.mode = "ok"
-    return f"{count} connections, {seconds:.1f} s"
+    return _for_a_while(fleet.store, "refuse", random.uniform(1.0, 3.0))
 
 
 def stall(fleet: Fleet, random: Random) -> str:
     """No byte passes between anybody and the broker for a while, and nobody is told."""
-    return _for_a_while(fleet, "stall", random.uniform(0.5, 1.5))
+    return _for_a_while(fleet.broker, "stall", random.uniform(0.5, 1.5))
 
 
 def swallow_answers(fleet: Fleet, random: Random) -> str:
     """What the broker answers is lost for a while, longer than the patience of its clients; then connections break."""
-    return _for_a_while(fleet, "drop down", random.uniform(1.0, 4.0))
+    return _for_a_while(fleet.broker, "drop down", random.uniform(1.0, 4.0))
 
 
 def swallow_commands(fleet: Fleet, random: Random) -> str:
     """What is sent to the broker is lost for a while; then connections break."""
-    return _for_a_while(fleet, "drop up", random.uniform(0.5, 2.0))
+    return _for_a_while(fleet.broker, "drop up", random.uniform(0.5, 2.0))
 
 
-def _for_a_while(fleet: Fleet, mode: str, seconds: float) -> str:
-    fleet.broker.mode = mode  # type: ignore[assignment]
+def _for_a_while(server: Proxy, mode: Mode, seconds: float) -> str:
+    server.mode = mode
     try:
+        if mode == "refuse":
+            server.cut()
         time.sleep(seconds)
     finally:
         if mode != "stall":
             # The stream has a hole now; a connection that goes on would be a fault that no network makes.
-            fleet.broker.cut()
-        fleet.broker.mode = "ok"
+            server.cut()
+        server.mode = "ok"
     return f"{seconds:.1f} s"
 
 

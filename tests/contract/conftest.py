@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from choreo.broker import commits
 from choreo.store import Store
 from tests.contract.place import Place, Worker
 from tests.contract.redis_broker import Corner
@@ -28,6 +29,13 @@ def place(redis_url: str, namespace: str) -> Iterator[Place]:
 @pytest.fixture
 def worker(place: Place) -> Worker:
     return Worker(place)
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow this machine is: no commit goes out because of the time that has passed."""
+    for name in ("QUICK", "SOON", "AT_THE_LATEST", "OLD"):
+        monkeypatch.setattr(commits, name, 60.0)
 
 
 @pytest.fixture

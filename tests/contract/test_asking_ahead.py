@@ -10,7 +10,6 @@ from kombu import Consumer, Queue
 from redis.exceptions import ConnectionError as Away
 
 from choreo import Service
-from choreo.broker import commits as under_way
 from choreo.broker import workload
 from choreo.broker.commits import Commits, Question
 from choreo.broker.consuming import MOST_AHEAD
@@ -94,6 +93,12 @@ class Shop:
     def parts(self, order: int) -> list[str]:
         waiting = self.app.store.look(HANDLER, unit_of(f"ORD-{order}"))
         return sorted(waiting.parts) if waiting else []
+
+    def unit(self, order: int, field: str) -> bytes | None:
+        """What the store keeps about the claim of this order's join."""
+        key = f"choreo:{self.app.topology.namespace}:{{{HANDLER}}}:unit:{unit_of(f'ORD-{order}')}"
+        value: bytes | None = self.corner.redis.hget(key, field)
+        return value
 
     def close(self) -> None:
         self.connection.close()
@@ -197,22 +202,20 @@ def test_no_more_are_begun_together_than_fit_on_the_line(shop: Shop):
 def test_who_claims_ahead_of_its_turn_has_not_begun(shop: Shop):
     shop.tell((OrderConfirmed, 1), (PaymentCharged, 1))
     shop.take(2)
-    unit = f"choreo:{shop.app.topology.namespace}:{{{HANDLER}}}:unit:join:ORD-1"
 
-    assert shop.corner.redis.hget(unit, "deliveries") is None
-    assert shop.corner.redis.hget(unit, "inflight"), "it is claimed for as long as its worker lives"
+    assert shop.unit(1, "deliveries") is None
+    assert shop.unit(1, "inflight"), "it is claimed for as long as its worker lives"
     assert shop.live(1) == "done"
 
 
-def test_what_an_ending_worker_had_begun_ahead_is_no_duplicate_when_it_comes_again(shop: Shop):
+def test_what_an_ending_worker_had_begun_ahead_is_no_duplicate_when_it_comes_again(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+):
     shop.tell((OrderConfirmed, 1), (OrderConfirmed, 2), (OrderConfirmed, 3))
     # It ends when the first has been delivered, and the other two wait.
     shop.channel.connection._deliver = lambda *_: shop.messages.append(None)
-    shop.channel.__class__._deliver_slice, slices = lambda channel: channel.deliver_one(), shop.channel._deliver_slice
-    try:
-        shop.take(1)
-    finally:
-        shop.channel.__class__._deliver_slice = slices.__func__
+    monkeypatch.setattr(shop.channel, "_deliver_slice", shop.channel.deliver_one)
+    shop.take(1)
     assert [shop.parts(number) for number in (1, 2, 3)] == [["order.confirmed"]] * 3
     shop.channel.close()
 
@@ -234,10 +237,8 @@ def test_an_answer_that_was_lost_with_the_connection_is_asked_for_again(shop: Sh
 
 
 def test_a_connection_that_breaks_between_a_commit_that_waits_and_an_answer_confuses_nobody(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    shop: Shop, unhurried: None, caplog: pytest.LogCaptureFixture
 ):
-    for name in ("QUICK", "SOON", "AT_THE_LATEST"):
-        monkeypatch.setattr(under_way, name, 60.0)
     shop.app.store._run("arrive", *shop.app.store._arriving(Claim(HANDLER, "loads the script", "t"), ARRIVAL))
     shop.tell((OrderConfirmed, 1), (PaymentCharged, 1), (OrderConfirmed, 2), (OrderConfirmed, 3), (PaymentCharged, 3))
     shop._received = shop.messages.append  # type: ignore[method-assign]
@@ -365,10 +366,8 @@ def test_a_revoked_part_is_not_begun_ahead(shop: Shop):
 
 
 def test_scripts_that_redis_forgot_are_loaded_again_and_every_answer_finds_its_question(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
+    shop: Shop, unhurried: None, monkeypatch: pytest.MonkeyPatch
 ):
-    for name in ("QUICK", "SOON", "AT_THE_LATEST"):
-        monkeypatch.setattr(under_way, name, 60.0)
     shop.tell((OrderConfirmed, 1), (PaymentCharged, 1), (OrderConfirmed, 2), (OrderConfirmed, 3), (PaymentCharged, 3))
     shop._received = shop.messages.append  # type: ignore[method-assign]
     ask, asked = Commits.ask_ahead, list[Question]()
@@ -420,13 +419,12 @@ def test_what_was_begun_before_does_not_count_as_begun_once_more_before_its_turn
     shop.channel.give_back([str(message.delivery_tag) for message in shop.messages], counted=True)
     shop.corner.redis.delete(shop.queue.name)
     died = str(shop.messages[1].delivery_tag).encode()
-    unit = f"choreo:{shop.app.topology.namespace}:{{{HANDLER}}}:unit:join:ORD-1"
     shop.messages.clear()
 
     shop.tell((PaymentCharged, 1))
     shop.take(1)
 
-    assert shop.corner.redis.hget(unit, "token") == died, "who claims it knows how often it was begun"
+    assert shop.unit(1, "token") == died, "who claims it knows how often it was begun"
     delivery = shop.delivery(0)
     assert delivery is not None
     assert delivery.begin().deliveries == 2

@@ -199,12 +199,7 @@ class Crowd(Line):
 
 
 @pytest.fixture
-def crowd(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> Crowd:
-    # However slow this machine is: what is looked at is what does not depend on time.
-    monkeypatch.setattr(under_way, "QUICK", 60.0)
-    monkeypatch.setattr(under_way, "SOON", 60.0)
-    monkeypatch.setattr(under_way, "AT_THE_LATEST", 60.0)
-    monkeypatch.setattr(under_way, "OLD", 60.0)
+def crowd(worker: Worker, unhurried: None) -> Crowd:
     return Crowd(worker)
 
 
