@@ -9,11 +9,9 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from itertools import dropwhile, islice, takewhile
 from queue import Empty
 from time import monotonic
 from typing import Any
@@ -29,6 +27,7 @@ from choreo.broker.ownership import Ownership
 from choreo.broker.packing import unpack
 from choreo.broker.publishing import PublishingChannel
 from choreo.broker.qos import QoS
+from choreo.broker.taken import Taken, to_begin, untouched
 from choreo.broker.wire import Part, Wire, pack
 
 #: The most messages taken at once, however large the prefetch is.
@@ -42,28 +41,6 @@ CERTAIN = 0.8
 
 #: A worker that shuts down returns what has not started after this long: by then no pool starts anything new.
 UNSTARTED_SECONDS = 1.0
-
-
-#: So many messages that were taken together are begun together at most.
-MOST_AHEAD = 16
-
-
-@dataclass(slots=True, eq=False)
-class Taken:
-    """A message that was taken, and is not delivered yet."""
-
-    queue: str
-    #: "" if it need not be acked.
-    tag: str
-    text: bytes
-    #: What was claimed for it, and until when that certainly holds: see `choreo.broker.keys.Lease`.
-    claim: str = ""
-    certain_until: float = 0.0
-    #: Made of the text, once somebody has looked at it.
-    message: Any = None
-    #: Whether it was begun together with others; or cannot be, so that nothing behind it is until it is delivered.
-    begun: bool = False
-    alone: bool = False
 
 
 class ConsumingChannel(PublishingChannel):
@@ -385,13 +362,9 @@ class ConsumingChannel(PublishingChannel):
         return False
 
     def _begin_ahead(self, first: Taken) -> None:
-        """Show what was taken together to who can begin several at once, again when half of them are delivered."""
-        following = self._arrived
-        if first.begun and (not following or following[min(len(following), MOST_AHEAD // 2) - 1].begun):
-            return
-        line = [first, *takewhile(lambda taken: taken.queue == first.queue, islice(following, MOST_AHEAD - 1))]
-        together = list(dropwhile(lambda taken: taken.begun, line))
-        if not together or together[0].alone:
+        """Show what was taken together to who can begin several at once."""
+        together = to_begin(first, self._arrived)
+        if not together:
             return
         for taken in together:
             taken.message = taken.message or self.Message(self._payload(taken), channel=self)
@@ -510,7 +483,7 @@ class ConsumingChannel(PublishingChannel):
         self._arrived = deque(taken for taken in self._arrived if queue not in (None, taken.queue))
         tags = [taken.tag for taken in back if taken.tag]
         if tags and self._ownership is not None:
-            self._ownership.give_back(tags, counted=False, untouched=_untouched(back))
+            self._ownership.give_back(tags, counted=False, untouched=untouched(back))
 
     def _return_unstarted_soon(self) -> None:
         """In a Celery worker that shuts down: return what no pool has started, while the rest is finished."""
@@ -535,7 +508,7 @@ class ConsumingChannel(PublishingChannel):
             return
         self._settled = True
         self._settle_commits()
-        untouched = _untouched(self._arrived)
+        unbegun = untouched(self._arrived)
         self._arrived.clear()
         unacked = self.qos.unacked()
         self.qos._delivered.clear()
@@ -544,7 +517,7 @@ class ConsumingChannel(PublishingChannel):
             own.retire(unacked)
             return
         try:
-            own.leave(untouched)
+            own.leave(unbegun)
         except (RedisError, OSError) as exc:
             owning.logger.warning(
                 "consumer %s cannot return its messages now (%s); it keeps trying, and should this process end first, "
@@ -591,11 +564,6 @@ class ConsumingChannel(PublishingChannel):
         self._expecting, self._waiting = True, False
         self.__dict__.pop("wire", None)
         self._commits = None
-
-
-def _untouched(back: Iterable[Taken]) -> list[str]:
-    """The tags of those with which nothing was begun: they come again as if for the first time."""
-    return [taken.tag for taken in back if taken.tag and not taken.begun]
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from redis.exceptions import ConnectionError as Away
 from choreo import Service
 from choreo.broker import workload
 from choreo.broker.commits import Commits, Question
-from choreo.broker.consuming import MOST_AHEAD
 from choreo.broker.queue import task_id
+from choreo.broker.taken import MOST_AHEAD
 from choreo.broker.wire import Wire
 from choreo.names import named_id
 from choreo.parts import unit_of

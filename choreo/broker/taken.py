@@ -1,0 +1,46 @@
+"""Messages that were taken and are not delivered yet, and which of them can be begun together."""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import dropwhile, islice, takewhile
+from typing import Any
+
+#: So many messages that were taken together are begun together at most.
+MOST_AHEAD = 16
+
+
+@dataclass(slots=True, eq=False)
+class Taken:
+    """A message that was taken, and is not delivered yet."""
+
+    queue: str
+    #: "" if it need not be acked.
+    tag: str
+    text: bytes
+    #: What was claimed for it, and until when that certainly holds: see `choreo.broker.keys.Lease`.
+    claim: str = ""
+    certain_until: float = 0.0
+    #: Made of the text, once somebody has looked at it.
+    message: Any = None
+    #: Whether it was begun together with others; or cannot be, so that nothing behind it is until it is delivered.
+    begun: bool = False
+    alone: bool = False
+
+
+def to_begin(first: Taken, following: deque[Taken]) -> list[Taken]:
+    """
+    What can be begun together before ``first`` is delivered; nothing as long as half of what was begun is left.
+
+    These are neighbours in one queue.
+    """
+    if first.begun and (not following or following[min(len(following), MOST_AHEAD // 2) - 1].begun):
+        return []
+    line = [first, *takewhile(lambda taken: taken.queue == first.queue, islice(following, MOST_AHEAD - 1))]
+    together = list(dropwhile(lambda taken: taken.begun, line))
+    return [] if together and together[0].alone else together
+
+
+def untouched(back: Iterable[Taken]) -> list[str]:
+    """The tags of those with which nothing was begun: they come again as if for the first time."""
+    return [taken.tag for taken in back if taken.tag and not taken.begun]
