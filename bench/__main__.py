@@ -70,12 +70,12 @@ def plan(options: argparse.Namespace) -> list[Step]:
         sides = [find(name) for name in options.only]
     elif options.peers:
         sides = [find("choreo/redis/solo"), find("choreo/rabbitmq/solo"), *PEERS]
-        sides = [side for side in sides if environments.ready(side)]
     elif options.quick:
         # The pool with the least overhead, and the incumbent join.
         sides = [side for side in OWN if side.pool == "solo" and side.name != "topic/rabbitmq/solo"] + CHORDS[:1]
     else:
         sides = [*OWN, *CHORDS]
+    sides = [side for side in sides if environments.ready(side)]
     steps = [Step("session", side, number) for number in range(options.repetitions) for side in sides]
     if options.only or options.peers:
         return steps
