@@ -46,8 +46,17 @@ def has(tags: Iterable[str]) -> bool:
     worker = _worker()
     if worker is None:
         return False
-    return not _tags_of([*worker.active_requests, *worker.reserved_requests]).isdisjoint(tags)
+    return not _tags_of([*listed(worker.active_requests), *listed(worker.reserved_requests)]).isdisjoint(tags)
+
+
+def listed(requests: Iterable[Any]) -> list[Any]:
+    """What is in one of Celery's sets just now. A pool's threads add to it and remove from it meanwhile."""
+    while True:
+        try:
+            return list(requests)
+        except RuntimeError:
+            continue  # it changed under our hands
 
 
 def _tags_of(requests: Iterable[Any]) -> set[str]:
-    return {str(request.message.delivery_tag) for request in tuple(requests)}
+    return {str(request.message.delivery_tag) for request in listed(requests)}

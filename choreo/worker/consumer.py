@@ -9,6 +9,7 @@ from celery.worker import state
 from celery.worker.consumer import Consumer
 from kombu.common import ignore_errors
 
+from choreo.broker.workload import listed
 from choreo.worker.events import COLLECT_SECONDS
 
 logger = logging.getLogger(__name__)
@@ -90,14 +91,14 @@ class ServiceConsumer(Consumer):
     def stop(self) -> None:
         # Its connection is closed before the dispatcher is.
         ignore_errors(self, self._flush_events)
-        reserved = set(state.reserved_requests)
+        reserved = listed(state.reserved_requests)
         super().stop()
         # What was delivered while the consumer was being cancelled is in the second.
-        self._return_unstarted(reserved | set(state.reserved_requests))
+        self._return_unstarted({*reserved, *listed(state.reserved_requests)})
 
     def _return_unstarted(self, reserved: set[Any]) -> None:
         """Give RabbitMQ back what no pool worker has begun; it would otherwise wait for what runs to end."""
-        for request in reserved - set(state.active_requests):
+        for request in reserved.difference(listed(state.active_requests)):
             # The Redis transport returns it by itself, without counting it as a failed delivery.
             if not request.acknowledged and isinstance(request.message.channel, amqp.Channel):
                 # Should the pool begin it after all, it must not be acknowledged: the inbox sorts out the rest.

@@ -22,6 +22,7 @@ from celery.platforms import EX_FAILURE
 from celery.signals import worker_shutting_down
 from celery.worker import state
 
+from choreo.broker.workload import listed
 from choreo.worker.handler import HandlerTask, read
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class GraceStep(bootsteps.StartStopStep):
             timer.start()
 
     def _enough(self, seconds: float) -> None:
-        running = ", ".join(sorted(f"{request.name}({request.argsrepr})" for request in tuple(state.active_requests)))
+        running = ", ".join(sorted(f"{request.name}({request.argsrepr})" for request in listed(state.active_requests)))
         logger.warning("ending %s, not done %g s after the signal to stop", running or "the worker", seconds)
         for child in active_children():
             with suppress(OSError):
@@ -63,7 +64,7 @@ class GraceStep(bootsteps.StartStopStep):
 
     def _close(self) -> None:
         """Whatever is not acknowledged returns to its queue, and was not begun in vain too often."""
-        for request in tuple(state.active_requests):
+        for request in listed(state.active_requests):
             # What cannot be forgiven counts: it then is parked a little sooner than it deserves.
             with suppress(Exception):
                 self._forgive(request)

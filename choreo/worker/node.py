@@ -10,6 +10,7 @@ from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.exceptions import ImproperlyConfigured
 
 from choreo.worker.control import node_name
+from choreo.worker.task import SafeTask
 
 #: Tenths of a second that a pool child waits at its end until its parent has read its results.
 RESULTS_READ = 10
@@ -41,6 +42,9 @@ class ServiceWorker(Worker):
                     f"{setting} = {seconds}: the {_name_of(self.pool_cls)} pool cannot end a handler, so it would do "
                     f"nothing. Run this service with --pool prefork, or without the limit."
                 )
+        for task in self.app.tasks.values():
+            if isinstance(task, SafeTask):
+                task.check()
 
     def on_start(self) -> None:
         super().on_start()

@@ -22,6 +22,7 @@ from celery.signals import task_received
 from celery.worker import state
 from celery.worker.request import create_request_cls
 from celery.worker.strategy import default, logger
+from kombu.utils.imports import symbol_by_name
 
 from choreo.worker.request import HandlerRequest
 from choreo.worker.trace import Failed, attempt, is_listened_to, shown
@@ -33,7 +34,8 @@ OnMessage = Callable[[Any, Any, Any, Any, Any], Any]
 def strategy(task: Any, app: Any, consumer: Any, **options: Any) -> OnMessage:
     """What a worker does with the deliveries of a handler's task. Celery finds it as ``Task.Strategy``."""
     celerys: OnMessage = default(task, app, consumer, **options)
-    if logger.isEnabledFor(logging.INFO) or not isinstance(consumer.pool, (SoloPool, ThreadPool)):
+    is_usual = symbol_by_name(task.Request) is HandlerRequest and type(consumer.pool) in (SoloPool, ThreadPool)
+    if logger.isEnabledFor(logging.INFO) or not is_usual:
         return celerys
     return _InProcess(task, app, consumer, celerys)
 
@@ -46,10 +48,11 @@ class _InProcess:
         self._trace = fast_trace_task if app.use_fast_trace_task else trace_task_ret
         eventer = self._eventer = consumer.event_dispatcher
         self._tell = eventer.send if eventer and task.send_events else _nothing
+        self._queue = app.topology.name_of(task.name)
         self._request = create_request_cls(HandlerRequest, task, consumer.pool, consumer.hostname, eventer, app=app)
 
     def __call__(self, message: Any, body: Any, ack: Any, reject: Any, callbacks: Any) -> Any:
-        if callbacks or not self._task.is_brief or not self._is_plain(message, body) or self._is_watched():
+        if callbacks or not self._task.is_brief or not self._is_plain(message) or self._is_watched():
             return self._celerys(message, body, ack, reject, callbacks)
         headers = message.headers
         request = self._request(
@@ -80,11 +83,9 @@ class _InProcess:
         self._apply(self._run, (request,), callback=_nothing)
         return None
 
-    def _is_plain(self, message: Any, body: Any) -> bool:
+    def _is_plain(self, message: Any) -> bool:
         """Whether it is as a handler's queue makes it. Somebody may also send the task, to the queue of all others."""
-        headers = message.headers
-        is_of_protocol_2 = body is None and "args" not in message.payload
-        return is_of_protocol_2 and not (headers.get("eta") or headers.get("expires") or headers["id"] in state.revoked)
+        return message.delivery_info.get("routing_key") == self._queue and message.headers["id"] not in state.revoked
 
     def _is_watched(self) -> bool:
         consumer = self._consumer
@@ -95,7 +96,7 @@ class _InProcess:
         task = self._task
         request.worker_pid, request.time_start = self._pid, time()
         state.task_accepted(request)
-        self._tell("task-started", uuid=request.id)
+        request.send_event("task-started")
         context = request.request_dict
         context["is_eager"] = False
         began = monotonic()
@@ -106,10 +107,11 @@ class _InProcess:
         took = monotonic() - began
         state.task_ready(request)
         request.acknowledge()
-        self._tell("task-succeeded", uuid=request.id, result=shown(task, answer), runtime=took)
+        # Not as when it was received: the connection may be another one by now.
+        request.send_event("task-succeeded", result=shown(task, answer), runtime=took)
 
     def _fail(self, request: Any, error: BaseException) -> None:
-        body: Any = Failed.instead_of(request.args, error), {}, {}
+        body: Any = [Failed.instead_of(request.args[0], error)], {}, {}
         call = self._task.name, request.id, request.request_dict, body, None, None
         apply_target(self._trace, call, callback=request.on_success)
 

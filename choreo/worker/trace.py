@@ -8,13 +8,16 @@ everything where somebody listens to its signals or reads its log.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from inspect import getclosurevars
 from logging import INFO
 from time import monotonic
+from types import FunctionType
 from typing import Any
 
 from celery._state import _task_stack
-from celery.app.task import Context, Task
-from celery.app.trace import build_tracer, logger, trace_ok_t
+from celery.app import trace as tracing
+from celery.app.task import Context
+from celery.app.trace import logger, trace_ok_t
 from celery.loaders.base import BaseLoader
 from celery.signals import task_postrun, task_prerun, task_success
 from celery.utils.saferepr import saferepr
@@ -22,11 +25,10 @@ from celery.utils.saferepr import saferepr
 #: A tracer's (uuid, args, kwargs, request).
 Trace = Callable[..., Any]
 
-#: What somebody may have overridden, and Celery's tracer would call.
-_HOOKS = {
-    Task: ("__call__", "before_start", "on_success", "after_return"),
-    BaseLoader: ("on_task_init", "on_process_cleanup"),
-}
+#: What Celery's tracer knows of a task whose class does more than run, by its names there: None where it does not.
+_HOOKS = ("task_before_start", "task_on_success", "task_after_return")
+#: What somebody may ask of one run, if it was not the broker that sent it.
+_WISHES = ("callbacks", "errbacks", "chain", "chord")
 
 
 class Failed(str):
@@ -36,11 +38,12 @@ class Failed(str):
     error: BaseException
 
     @classmethod
-    def instead_of(cls, args: Sequence[Any], error: BaseException) -> "list[Failed]":
-        """The arguments of a run that failed. There may have been none, if somebody sent the task by hand."""
-        failed = cls(args[0] if args else "")
-        failed.error = error
-        return [failed]
+    def instead_of(cls, event: str, error: BaseException) -> "Failed":
+        failed = cls(event)
+        # Where it has been so far, in `attempt` and in the task's `run`, it will be again.
+        trace = error.__traceback__ and error.__traceback__.tb_next
+        failed.error = error.with_traceback(trace and trace.tb_next)
+        return failed
 
 
 def brief(task: Any, celerys: Trace) -> Trace:
@@ -49,12 +52,12 @@ def brief(task: Any, celerys: Trace) -> Trace:
         return celerys
 
     def trace(uuid: str, args: Any, kwargs: Any, request: Any = None) -> Any:
-        if is_listened_to():
+        if is_listened_to() or not _is_an_event(args, kwargs, request):
             return celerys(uuid, args, kwargs, request)
         began = monotonic()
-        answer, error = attempt(task, request or {}, args, kwargs)
+        answer, error = attempt(task, request, args, kwargs)
         if error is not None:
-            return celerys(uuid, Failed.instead_of(args, error), {}, request)
+            return celerys(uuid, [Failed.instead_of(args[0], error)], {}, request)
         return trace_ok_t(answer, None, monotonic() - began, shown(task, answer))
 
     return trace
@@ -62,17 +65,31 @@ def brief(task: Any, celerys: Trace) -> Trace:
 
 def _can_be_brief(task: Any, celerys: Trace) -> bool:
     """Whether nobody reads of each run in the log, or has something to do at each."""
-    # Sentry, for one, measures each run by wrapping the tracer.
-    code = getattr(celerys, "__code__", None)
-    is_celerys_own = code is not None and code.co_filename == build_tracer.__code__.co_filename
+    # Sentry and others measure each run: they wrap the tracer, or have Celery build it for a wrapped task.
+    if logger.isEnabledFor(INFO) or type(celerys) is not FunctionType:
+        return False
+    if celerys.__globals__ is not vars(tracing):
+        return False
+    run, loader = task.run, type(task.app.loader)
+    knows = getclosurevars(celerys).nonlocals
     return (
-        is_celerys_own
-        and not logger.isEnabledFor(INFO)
-        and all(
-            getattr(own, hook) is getattr(base, hook)
-            for base, own in ((Task, type(task)), (BaseLoader, type(task.app.loader)))
-            for hook in _HOOKS[base]
-        )
+        knows.get("task") is task
+        and knows.get("fun") == run
+        and all(knows.get(hook, task) is None for hook in _HOOKS)
+        and all(getattr(loader, hook) is getattr(BaseLoader, hook) for hook in ("on_task_init", "on_process_cleanup"))
+    )
+
+
+def _is_an_event(args: Sequence[Any], kwargs: Mapping[str, Any], request: Mapping[str, Any] | None) -> bool:
+    """Whether this is a run of which nobody wants anything. Somebody may also send the task as any other."""
+    return (
+        request is not None
+        and request.get("ignore_result") is True
+        and not any(map(request.get, _WISHES))
+        and len(args) == 1
+        and isinstance(args[0], str)
+        and type(args[0]) is not Failed
+        and not kwargs
     )
 
 

@@ -28,3 +28,24 @@ def test_the_eventlet_pool_is_refused_with_a_way_out() -> None:
 
     with pytest.raises(ImproperlyConfigured, match="--pool gevent or threads"):
         service("payment").Worker(pool=eventlet)
+
+
+@pytest.mark.filterwarnings("ignore::celery.platforms.SecurityWarning")
+@pytest.mark.parametrize("promise", [{"acks_late": False}, {"reject_on_worker_lost": False}, {"acks_on_timeout": True}])
+def test_an_annotation_that_would_lose_events_is_refused_with_a_way_out(promise: dict[str, bool]) -> None:
+    (name,) = promise
+    app = service("payment")
+    app.conf.task_annotations = {"*": {"rate_limit": "5/s"} | promise}
+
+    with pytest.raises(ImproperlyConfigured, match=f"task_annotations sets {name} = .* instead of"):
+        app.Worker(pool="solo")
+
+
+@pytest.mark.filterwarnings("ignore::celery.platforms.SecurityWarning")
+def test_other_annotations_hold() -> None:
+    app = service("payment")
+    app.conf.task_annotations = {"*": {"rate_limit": "5/s"}}
+
+    app.Worker(pool="solo")
+
+    assert app.tasks["payment.dead_letters"].rate_limit == "5/s"

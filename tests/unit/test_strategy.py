@@ -22,6 +22,7 @@ from choreo import PermanentFailure, Retry
 from choreo.broker import workload
 from choreo.broker.incoming import EventText
 from choreo.broker.queue import run_headers, task_id
+from choreo.worker.request import HandlerRequest
 from choreo.worker.strategy import strategy
 from tests.unit.events import OrderPlaced, envelope
 from tests.unit.stage import Stage, service
@@ -94,9 +95,10 @@ class Bench:
         callbacks: Any = (),
         headers: Any = None,
         body: Any = None,
+        queue: str = HANDLER,
     ) -> None:
         event = envelope(ORDER, id=unit)
-        info = {"exchange": "", "routing_key": HANDLER}
+        info = {"exchange": "", "routing_key": queue}
         message = Message(
             {
                 "body": "[[], {}, {}]",
@@ -204,16 +206,73 @@ def test_a_failure_is_told_and_acked_as_with_celery(error: BaseException, retrie
     assert not state.requests
 
 
-@pytest.mark.parametrize("body", [([], {}, {}), ([], {"event": 7, "other": 8}, {})])
+@pytest.mark.parametrize("body", [([], {}, {}), ([], {"event": 7, "other": 8}, {}), ([[1]], {}, {"chord": None})])
 def test_a_task_that_somebody_sent_with_the_wrong_arguments_fails_and_ends_nobody(body: Any):
     bench = Bench()
 
-    short, celerys = bench.both(body=body)
+    short, celerys = bench.both(body=body, queue="payment")
 
     assert [kind for kind, _ in short] == [kind for kind, _ in celerys]
     assert short[-1][0] == "task-failed"
-    assert short[-1][1]["exception"].startswith("TypeError")
     assert bench.acked == ["e-1", "e-2"]
+
+
+def test_what_somebody_wants_to_follow_upon_a_task_that_he_sent_follows(monkeypatch: pytest.MonkeyPatch):
+    bench = Bench()
+    app = bench.stage.app
+    sent: list[str] = []
+    monkeypatch.setattr(
+        type(app.amqp), "_retry_publish", lambda _, apply, *_args, **_options: sent.append(apply.__self__.task)
+    )
+    embed = {"callbacks": [app.signature("payment.thank")], "chain": [app.signature("payment.pack")]}
+
+    bench.deliver(bench.short, body=([EventText.of(envelope(ORDER))], {}, embed), queue="payment")
+
+    assert sent == ["payment.thank", "payment.pack"]
+
+
+def test_a_connection_that_breaks_while_a_handler_runs_keeps_nothing_from_flower():
+    go_on = threading.Event()
+    bench = Bench(ThreadPool, behave=lambda: (go_on.wait(), None)[1])
+    bench.deliver(bench.short)
+    eventually(lambda: state.active_requests)
+
+    (request,) = state.active_requests
+    request.eventer = later = Events()  # Celery does that when it has connected again
+    go_on.set()
+
+    eventually(lambda: later.sent)
+    assert [kind for kind, _ in later.sent] == ["task-succeeded"]
+
+
+def test_a_request_of_the_users_own_is_made():
+    bench = Bench()
+    made: list[str] = []
+
+    class OwnRequest(HandlerRequest):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            made.append(self.id)
+
+    bench.task.Request = OwnRequest
+    bench.deliver(strategy(bench.task, bench.stage.app, bench.consumer))
+
+    assert made == [task_id("e-1", HANDLER)]
+
+
+def test_a_pool_of_the_users_own_is_asked():
+    asked: list[Any] = []
+
+    class OwnPool(SoloPool):
+        def apply_async(self, *args: Any, **options: Any) -> Any:
+            asked.append(args)
+            return super().apply_async(*args, **options)
+
+    bench = Bench(OwnPool)
+    bench.deliver(bench.short)
+
+    assert len(asked) == 1
+    assert bench.acked == ["e-1"]
 
 
 def test_a_copy_that_is_given_back_is_rejected_as_with_celery(monkeypatch: pytest.MonkeyPatch):
@@ -261,7 +320,8 @@ def test_a_task_that_somebody_sends_for_later_or_for_a_while_is_celerys_own_busi
     bench.consumer.qos = SimpleNamespace(increment_eventually=lambda: None)
     bench.consumer.timer.call_at = lambda *facts, **_: waiting.append(facts)
 
-    bench.deliver(strategy(bench.task, bench.stage.app, bench.consumer), headers=header)
+    short = strategy(bench.task, bench.stage.app, bench.consumer)
+    bench.deliver(short, headers=header, queue="payment")
 
     assert [kind for kind, _ in bench.events.sent] == (["task-received"] if "eta" in header else ["task-revoked"])
     assert len(waiting) == ("eta" in header)

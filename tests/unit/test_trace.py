@@ -1,17 +1,21 @@
 """A handler's task is traced in short, and nobody can tell it from Celery's own way."""
 
 import functools
+import json
 import logging
+import re
 from collections.abc import Callable, Iterator
+from copy import copy
 from typing import Any
 
 import pytest
-from celery import current_task, signals, states
+from celery import Task, current_task, signals, states
 from celery.app.trace import build_tracer
 from celery.loaders.app import AppLoader
 
 from choreo import PermanentFailure, Retry
 from choreo.broker.queue import run_headers, task_id
+from choreo.envelope import Envelope
 from tests.unit.events import OrderPlaced, envelope
 from tests.unit.stage import Stage, service
 
@@ -31,13 +35,21 @@ class Bench:
 
         self.stage = Stage(app)
         self.task = app.tasks[HANDLER]
-        self.celerys = build_tracer(HANDLER, self.task, app=app, hostname="payment@here")
+        self.celerys = self.built(self.task)
         self.task.__trace__ = self.celerys
 
-    def run(self, trace: Any = None, unit: str = "e-1", retries: int = 0) -> Any:
+    def built(self, task: Any) -> Any:
+        """Celery's tracer, as it is now."""
+        return build_tracer(HANDLER, task, app=self.stage.app, hostname="payment@here")
+
+    def run(self, trace: Any = None, unit: str = "e-1", retries: int = 0, **wishes: Any) -> Any:
         event = envelope(ORDER, id=unit)
         request = run_headers(HANDLER, event, retries) | {"delivery_info": {}, "properties": {}, "headers": {}}
-        return (trace or self.task.__trace__)(request["id"], [event.to_wire()], {}, request)
+        return (trace or self.task.__trace__)(request["id"], [text_of(event)], {}, request | wishes)
+
+
+def text_of(event: Envelope) -> str:
+    return json.dumps(event.to_wire())
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +65,11 @@ def listening(signal: Any, heard: list[dict[str, Any]]) -> Any:
 
     signal.connect(hear, weak=False)
     return hear
+
+
+def places(facts: dict[str, Any]) -> list[str]:
+    """The functions in the traceback of a failure."""
+    return re.findall(r"line \d+, in (\w+)", facts["einfo"].traceback)
 
 
 def test_a_success_is_told_as_celery_tells_it():
@@ -92,7 +109,7 @@ def test_a_handler_finds_the_same_request_as_with_celery():
 )
 def test_a_failure_is_told_by_celery(error: BaseException, retries: int, state: str):
     def fail() -> None:
-        raise error
+        raise copy(error)
 
     bench = Bench(fail)
     heard: list[dict[str, Any]] = []
@@ -109,7 +126,8 @@ def test_a_failure_is_told_by_celery(error: BaseException, retries: int, state: 
     assert len(heard) == 2
     if state == states.FAILURE:
         assert heard[0]["task_id"] == task_id("e-1", HANDLER)
-        assert heard[0]["args"][0] == str(envelope(ORDER, id="e-1").to_wire())
+        assert heard[0]["args"][0] == text_of(envelope(ORDER, id="e-1"))
+        assert places(heard[0]) == places(heard[1])
     assert not current_task
 
 
@@ -152,9 +170,9 @@ def test_what_somebody_adds_to_the_task_is_called(hook: str, monkeypatch: pytest
     bench = Bench()
     monkeypatch.setattr(type(bench.task), hook, print, raising=False)
 
-    bench.task.__trace__ = bench.celerys
+    bench.task.__trace__ = celerys = bench.built(bench.task)
 
-    assert bench.task.__trace__ is bench.celerys
+    assert bench.task.__trace__ is celerys
 
 
 def test_who_wraps_celerys_tracer_is_part_of_every_run():
@@ -170,6 +188,76 @@ def test_who_wraps_celerys_tracer_is_part_of_every_run():
     bench.run()
 
     assert measured == [task_id("e-1", HANDLER)]
+
+
+def test_who_has_the_tracer_built_for_a_wrapped_task_is_part_of_every_run():
+    bench = Bench()
+    measured: list[str] = []
+
+    class Measuring:
+        """As New Relic does it: looks like the task, and times its runs."""
+
+        __class__ = type(bench.task)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(bench.task, name)
+
+        def run(self, *args: Any) -> Any:
+            measured.append(args[0])
+            return bench.task.run(*args)
+
+    bench.task.__trace__ = bench.built(Measuring())
+    bench.run()
+
+    assert measured == [text_of(envelope(ORDER, id="e-1"))]
+
+
+def test_who_patches_every_task_of_the_program_is_part_of_every_run(monkeypatch: pytest.MonkeyPatch):
+    began: list[str] = []
+
+    def before_start(self: Any, unit: str, args: Any, kwargs: Any) -> None:
+        began.append(unit)
+
+    before_start.__module__ = "somebody.elses"
+    monkeypatch.setattr(Task, "before_start", before_start)
+    bench = Bench()
+
+    bench.run()
+
+    assert began == [task_id("e-1", HANDLER)]
+
+
+@pytest.mark.parametrize("wish", ["callbacks", "chain"])
+def test_what_somebody_wants_to_follow_upon_a_run_follows(wish: str, monkeypatch: pytest.MonkeyPatch):
+    bench = Bench()
+    app = bench.stage.app
+    sent: list[str] = []
+    monkeypatch.setattr(
+        type(app.amqp), "_retry_publish", lambda _, apply, *_args, **_options: sent.append(apply.__self__.task)
+    )
+
+    bench.run(**{wish: [app.signature("payment.thank")]})
+
+    assert sent == ["payment.thank"]
+
+
+def test_who_waits_for_the_result_of_a_run_gets_it(monkeypatch: pytest.MonkeyPatch):
+    bench = Bench()
+    done: list[str] = []
+    monkeypatch.setattr(bench.task.backend, "mark_as_done", lambda unit, *_: done.append(unit))
+
+    bench.run(ignore_result=False)
+
+    assert done == [task_id("e-1", HANDLER)]
+
+
+def test_a_handler_that_fails_runs_once():
+    ran: list[int] = []
+    bench = Bench(lambda: ran.append(1) or 1 / 0)
+
+    bench.run(retries=2)
+
+    assert ran == [1]
 
 
 @pytest.mark.parametrize("hook", ["on_task_init", "on_process_cleanup"])
