@@ -15,7 +15,6 @@ from types import FunctionType
 from typing import Any
 
 from celery._state import _task_stack
-from celery.app import trace as tracing
 from celery.app.task import Context
 from celery.app.trace import logger, trace_ok_t
 from celery.loaders.base import BaseLoader
@@ -66,18 +65,22 @@ def brief(task: Any, celerys: Trace) -> Trace:
 def _can_be_brief(task: Any, celerys: Trace) -> bool:
     """Whether nobody reads of each run in the log, or has something to do at each."""
     # Sentry and others measure each run: they wrap the tracer, or have Celery build it for a wrapped task.
-    if logger.isEnabledFor(INFO) or type(celerys) is not FunctionType:
+    if logger.isEnabledFor(INFO) or not _is_celerys(celerys):
         return False
-    if celerys.__globals__ is not vars(tracing):
-        return False
-    run, loader = task.run, type(task.app.loader)
     knows = getclosurevars(celerys).nonlocals
+    run, call, loader = task.run, type(task).__call__, type(task.app.loader)
     return (
         knows.get("task") is task
-        and knows.get("fun") == run
+        # In a worker Celery calls the task itself, which has been taught there to call `run`.
+        and (knows.get("fun") == run or (knows.get("fun") is task and _is_celerys(call)))
         and all(knows.get(hook, task) is None for hook in _HOOKS)
         and all(getattr(loader, hook) is getattr(BaseLoader, hook) for hook in ("on_task_init", "on_process_cleanup"))
     )
+
+
+def _is_celerys(function: Any) -> bool:
+    """Whether Celery itself has made this function, and nobody has put something around it."""
+    return type(function) is FunctionType and function.__globals__["__name__"].startswith("celery.")
 
 
 def _is_an_event(args: Sequence[Any], kwargs: Mapping[str, Any], request: Mapping[str, Any] | None) -> bool:
