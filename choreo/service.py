@@ -19,7 +19,7 @@ from kombu.serialization import prepare_accept_content
 from choreo.announcement import Announcement, Delay
 from choreo.broker.ownership import CONSUMER_TIMEOUT
 from choreo.broker.publisher import Publisher, Unheard
-from choreo.broker.queue import Ahead, task_id
+from choreo.broker.queue import Ahead, Shortcut, task_id
 from choreo.broker.topology import Topology
 from choreo.checks import (
     check_called,
@@ -115,6 +115,8 @@ class Service(Celery):
         self._listener: Listener = log_dead_letter
         #: Whether this process is a worker that runs its handlers itself (every pool but prefork).
         self.in_process = False
+        #: By handler, what a worker of the solo pool does with most deliveries: see `choreo.worker.shortcut`.
+        self.shortcuts: dict[str, Shortcut] = {}
         if config == "celeryconfig" and importlib.util.find_spec("celeryconfig") is None:
             config = None
         super().__init__(name, config_source=config, **options)
@@ -341,6 +343,7 @@ class Service(Celery):
             accept=lambda: prepare_accept_content(self.conf.accept_content) or (),
             inbox=self._inbox,
             ahead=self._ahead,
+            shortcut=self.shortcuts.get,
         )
 
     @cached_property

@@ -56,7 +56,7 @@ QUICK = 0.001
 #: So many commits are sent in one go at most.
 TOGETHER = 16
 #: No commit waits for longer than this for the next handler to begin; nor for twice the second, whatever runs.
-SOON, AT_THE_LATEST = 0.002, 0.01
+SOON, AT_THE_LATEST = 0.005, 0.01
 #: Pauses in seconds before commits are sent again after the connection broke.
 PAUSES = (0.0, 0.05, 0.2, 0.5)
 

@@ -22,7 +22,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from choreo.broker import ownership as owning
 from choreo.broker import scripts, settings, workload
 from choreo.broker.commits import Commits
-from choreo.broker.keys import AHEAD, CERTAIN_UNTIL, CLAIM, INBOX, INFLIGHT, OWNER, TAG, machine_time
+from choreo.broker.keys import AHEAD, CERTAIN_UNTIL, CLAIM, INBOX, INFLIGHT, OWNER, SHORTCUT, TAG, Lease, machine_time
 from choreo.broker.ownership import Ownership
 from choreo.broker.packing import unpack
 from choreo.broker.publishing import PublishingChannel
@@ -69,7 +69,9 @@ class ConsumingChannel(PublishingChannel):
         #: Where the handlers of consumed queues remember what they have done: see lua/claim.lua.
         self._inboxes: dict[str, str] = {}
         #: Who begins several deliveries of a queue together, and says how many.
-        self._aheads: dict[str, Callable[[Sequence[Any]], int]] = {}
+        self._aheads: dict[str, Callable[[Any, Sequence[Taken]], int]] = {}
+        #: Who may handle a delivery of a queue without further ado, and says whether he has.
+        self._shortcuts: dict[str, Callable[[Any, Taken], bool]] = {}
         self._delivering: int | None = None
         self._commits: Commits | None = None
         super().__init__(*args, **kwargs)
@@ -133,9 +135,10 @@ class ConsumingChannel(PublishingChannel):
             self._noack.discard(queue)
         arguments = kwargs.get("arguments") or {}
         self._inboxes[queue] = arguments.get(INBOX, "")
-        self._aheads.pop(queue, None)
-        if AHEAD in arguments:
-            self._aheads[queue] = arguments[AHEAD]
+        for hooks, name in ((self._aheads, AHEAD), (self._shortcuts, SHORTCUT)):
+            hooks.pop(queue, None)
+            if name in arguments:
+                hooks[queue] = arguments[name]
         result = super().basic_consume(queue, no_ack, callback, consumer_tag, **kwargs)
         self.connection._callbacks[queue] = partial(self._hand_over, callback, no_ack)
         self._expecting = True
@@ -353,9 +356,11 @@ class ConsumingChannel(PublishingChannel):
                 continue
             if queue in self._aheads:
                 self._begin_ahead(taken)
+            shortcut = self._shortcuts.get(queue)
             self._delivering = threading.get_ident()
             try:
-                self.connection._deliver(taken.message or self._payload(taken), queue)
+                if shortcut is None or not shortcut(self, taken):
+                    self.connection._callbacks[queue](taken)
             finally:
                 self._delivering = None
             return True
@@ -366,20 +371,29 @@ class ConsumingChannel(PublishingChannel):
         together = to_begin(first, self._arrived)
         if not together:
             return
-        for taken in together:
-            taken.message = taken.message or self.Message(self._payload(taken), channel=self)
-        count = self._aheads[first.queue]([taken.message for taken in together])
+        count = self._aheads[first.queue](self, together)
         for taken in together[:count]:
             taken.begun = True
         for taken in together[count : count + 1]:
             taken.alone = True
 
     def _hand_over(self, callback: Callable[[Any], Any], no_ack: bool, received: Any) -> Any:
-        """What kombu's channel does with a delivery. It may be a message already, since somebody has looked at it."""
-        message = self.Message(received, channel=self) if isinstance(received, dict) else received
+        """What kombu's channel does with a delivery."""
+        message = self.message_of(received) if isinstance(received, Taken) else self.Message(received, channel=self)
         if not no_ack:
             self.qos.append(message, message.delivery_tag)
         return callback(message)
+
+    def message_of(self, taken: Taken) -> Any:
+        """The message that was taken. What is known of the event in it goes with it."""
+        message = self.Message(self._payload(taken), channel=self)
+        message.choreo_event = taken.known_event
+        return message
+
+    def lease_of(self, taken: Taken) -> Lease:
+        """The lease of a message that was taken, and never before."""
+        owner = taken.tag.rpartition(":")[0]
+        return Lease(owner, self.keys.inflight(owner), taken.tag, taken.claim, taken.certain_until)
 
     def _deliver_slice(self) -> None:
         """

@@ -24,6 +24,8 @@ CLAIM, CERTAIN_UNTIL = "choreo_claim", "choreo_certain_until"
 INBOX = "x-choreo-inbox"
 #: The consumer argument with whom to show messages that were taken together, before the first of them is delivered.
 AHEAD = "x-choreo-ahead"
+#: The consumer argument with whom to ask first whether he handles a message without further ado.
+SHORTCUT = "x-choreo-shortcut"
 
 #: A clock that all processes of this machine share, and that goes on while the machine sleeps (where it can be had).
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)

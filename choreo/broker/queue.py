@@ -17,7 +17,8 @@ from typing import Any
 
 from choreo.broker.declaring import SteadyQueue
 from choreo.broker.incoming import Headers, Incoming, short
-from choreo.broker.keys import AHEAD, INBOX
+from choreo.broker.keys import AHEAD, INBOX, SHORTCUT
+from choreo.broker.taken import Taken
 from choreo.envelope import Envelope
 from choreo.errors import EnvelopeError, UnansweredError
 from choreo.message import Message
@@ -34,12 +35,10 @@ _NOTICE = frozenset("lang task id root_id parent_id argsrepr kwargsrepr origin".
 
 #: Where a handler remembers what it has done, for `choreo.broker.keys.INBOX`.
 Inbox = Callable[[str], str]
-#: Begins deliveries that were taken together, and says how many of the first ones.
-Ahead = Callable[[Sequence[Any]], int]
-
-
-#: The attribute of a message that is one which Celery can run.
-_PREPARED = "choreo_prepared"
+#: Begins deliveries that a channel has taken together, and says how many of the first ones.
+Ahead = Callable[[Any, Sequence[Taken]], int]
+#: Handles what a channel has taken, and says whether it did: see `choreo.worker.shortcut`.
+Shortcut = Callable[[Any, Taken], bool]
 
 
 class GuardedQueue(SteadyQueue):
@@ -48,14 +47,15 @@ class GuardedQueue(SteadyQueue):
 
     ``inbox`` tells, when consuming begins, where a broker that can look there finds what the handler has done; "" where
     it cannot, or the handler is no plain one. ``ahead`` tells who begins its deliveries several at a time; None where
-    each is begun in its turn.
+    each is begun in its turn. ``shortcut`` tells who may handle a delivery before anybody else looks at it.
     """
 
-    attrs = (*SteadyQueue.attrs, ("handler", None), ("park", None), ("inbox", None), ("ahead", None))
+    attrs = (*SteadyQueue.attrs, *((name, None) for name in ("handler", "park", "inbox", "ahead", "shortcut")))
     handler: str
     park: Park
     inbox: Inbox | None
     ahead: Callable[[str], Ahead | None] | None
+    shortcut: Callable[[str], Shortcut | None] | None
 
     def consume(
         self,
@@ -67,35 +67,31 @@ class GuardedQueue(SteadyQueue):
     ) -> str:
         def on_delivery(message: Any) -> Any:
             try:
-                self._prepare_once(message)
+                self.prepare(message)
             except EnvelopeError as error:
                 return self._set_aside(message, error)
             return callback(message)
 
-        inbox = self.inbox(self.handler) if self.inbox else ""
-        ahead = self.ahead(self.handler) if self.ahead else None
-        arguments = ({INBOX: inbox} if inbox else {}) | ({AHEAD: partial(self._begin_ahead, ahead)} if ahead else {})
-        self.consumer_arguments = arguments or None
+        self.consumer_arguments = self._arguments() or None
         return str(super().consume(consumer_tag, on_delivery, no_ack, nowait, on_cancel))
 
-    def _begin_ahead(self, ahead: Ahead, messages: Sequence[Any]) -> int:
-        prepared = []
-        for message in messages:
-            try:
-                self._prepare_once(message)
-            except EnvelopeError:
-                break  # it is set aside in its turn
-            prepared.append(message)
+    def _arguments(self) -> dict[str, Any]:
+        """What choreo's transport is told about the queue. RabbitMQ need not know."""
+        arguments: dict[str, Any] = {}
+        if self.inbox and (inbox := self.inbox(self.handler)):
+            arguments[INBOX] = inbox
+        if self.ahead and (ahead := self.ahead(self.handler)):
+            arguments[AHEAD] = partial(self._begin_ahead, ahead)
+        if self.shortcut and (shortcut := self.shortcut(self.handler)):
+            arguments[SHORTCUT] = shortcut
+        return arguments
+
+    def _begin_ahead(self, ahead: Ahead, channel: Any, together: Sequence[Taken]) -> int:
         try:
-            return ahead(prepared)
+            return ahead(channel, together)
         except Exception:  # what one of them cannot bear must not end every worker of the service
             logger.exception("%s cannot be begun together, but one by one", self.name)
             return 0
-
-    def _prepare_once(self, message: Any) -> None:
-        if not hasattr(message, _PREPARED):
-            self.prepare(message)
-            setattr(message, _PREPARED, True)
 
     def prepare(self, message: Any) -> None:
         """Make the delivery one that Celery can run. Raises `EnvelopeError`, and nothing else, when it cannot be."""
@@ -164,7 +160,8 @@ class HandlerQueue(GuardedQueue):
     def read(self, message: Any) -> None:
         incoming = Incoming(message)
         # A virtual transport that gives a delivery back to its queue may do so as what it has become below.
-        event, retries = incoming.event(self.handler)
+        known = getattr(message, "choreo_event", None)
+        event, retries = (known, 0) if known else incoming.event(self.handler)
         address = {"exchange": "", "routing_key": self.name}
         # As an object the event would go through Celery's decoder, which makes dates of what looks like its own types.
         incoming.become(run_headers(self.handler, event.envelope, retries), event, address)

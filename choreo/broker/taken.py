@@ -4,7 +4,8 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import dropwhile, islice, takewhile
-from typing import Any
+
+from choreo.broker.incoming import EventText, plain_event
 
 #: So many messages that were taken together are begun together at most.
 MOST_AHEAD = 16
@@ -21,11 +22,23 @@ class Taken:
     #: What was claimed for it, and until when that certainly holds: see `choreo.broker.keys.Lease`.
     claim: str = ""
     certain_until: float = 0.0
-    #: Made of the text, once somebody has looked at it.
-    message: Any = None
     #: Whether it was begun together with others; or cannot be, so that nothing behind it is until it is delivered.
     begun: bool = False
     alone: bool = False
+    _read: bool = False
+    _event: EventText | None = None
+
+    @property
+    def event(self) -> EventText | None:
+        """The event in it, if that is as choreo sends it and comes for the first time."""
+        if not self._read:
+            self._event, self._read = plain_event(self.text), True
+        return self._event
+
+    @property
+    def known_event(self) -> EventText | None:
+        """The same, if somebody has looked."""
+        return self._event
 
 
 def to_begin(first: Taken, following: deque[Taken]) -> list[Taken]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Container, Iterable
 
 from kombu import Exchange, Queue, binding
 
-from choreo.broker.queue import Ahead, DeadLetterQueue, HandlerQueue, Inbox, Park
+from choreo.broker.queue import Ahead, DeadLetterQueue, HandlerQueue, Inbox, Park, Shortcut
 from choreo.broker.task_queue import TaskQueue
 from choreo.subscription import Subscription
 
@@ -59,6 +59,7 @@ class Topology:
         accept: Callable[[], Container[str]],
         inbox: Inbox | None = None,
         ahead: Callable[[str], Ahead | None] | None = None,
+        shortcut: Callable[[str], Shortcut | None] | None = None,
     ) -> None:
         self.service = service
         self.namespace = namespace
@@ -68,6 +69,7 @@ class Topology:
         self._accept = accept
         self._inbox = inbox
         self._ahead = ahead
+        self._shortcut = shortcut
         self.exchange = Exchange(self.name_of("choreo.events"), type="topic", durable=True)
 
     def name_of(self, name: str) -> str:
@@ -118,4 +120,5 @@ class Topology:
             park=self._park,
             inbox=self._inbox,
             ahead=self._ahead,
+            shortcut=self._shortcut,
         )

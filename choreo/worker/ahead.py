@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from celery.worker import state
 
 from choreo.broker import workload
-from choreo.broker.keys import Lease
+from choreo.broker.queue import task_id
+from choreo.broker.taken import Taken
 from choreo.errors import EnvelopeError
 from choreo.join import Join
 from choreo.worker.join import JoinDelivery
@@ -32,27 +33,31 @@ class Ahead:
         #: The tags of what was no part.
         self._others: list[str] = []
 
-    def __call__(self, messages: Sequence[Any]) -> int:
-        """Begin what can be begun of these, as their queue has prepared them. Returns how many of the first ones."""
-        line, count = messages[0].channel.line if messages else None, 0
+    def __call__(self, channel: Any, together: Sequence[Taken]) -> int:
+        """Begin what can be begun of what this channel has taken. Returns how many of the first ones."""
+        line, count = channel.line, 0
         if line is None or (self._others and workload.has(self._others)):
             return 0
         self._others = []
         # What cannot be read fails in its turn.
         with suppress(EnvelopeError):
-            while count < len(messages) and self._begin(messages[count], line):
+            while count < len(together) and self._begin(channel, together[count], line):
                 count += 1
         if count:
             line.flush(wait=False)
         return count
 
-    def _begin(self, message: Any, line: Any) -> bool:
-        (event,), *_ = message.payload
-        lease, attempt = Lease.of(message.properties), message.headers["retries"] + 1
-        delivery = JoinDelivery(self._app, self._join, event.envelope, attempt, lease, line)
+    def _begin(self, channel: Any, taken: Taken, line: Any) -> bool:
+        event = taken.event
+        if event is None:
+            # Nobody has looked closer yet, so it may be what cancels a join.
+            self._others.append(taken.tag)
+            return False
+        delivery = JoinDelivery(self._app, self._join, event.envelope, 1, channel.lease_of(taken), line)
         if not delivery.is_part:
-            self._others.append(str(message.delivery_tag))
-        if message.headers["id"] in state.revoked or not delivery.begin_ahead():
+            self._others.append(taken.tag)
+        is_revoked = task_id(event.envelope.id, self._join.name) in state.revoked
+        if is_revoked or not delivery.begin_ahead():
             return False
         event.delivery = delivery
         return True

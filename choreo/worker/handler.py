@@ -80,10 +80,17 @@ class HandlerTask(SafeTask):
 
     def delivery(self, envelope: Envelope) -> Delivery:
         """The delivery in hand. Raises `EnvelopeError` when this handler can do nothing with such an event."""
-        kind = JoinDelivery if isinstance(self.subscription, Join) else Delivery
         request = self.request
         lease, line = Lease.of(request.properties), getattr(request, "choreo_line", None)
-        return kind(self.app, self.subscription, envelope, request.retries + 1, lease, line)
+        return self._delivery(envelope, request.retries + 1, lease, line)
+
+    def first_delivery(self, envelope: Envelope, lease: Lease, line: Any) -> Delivery:
+        """The delivery of an event that comes for the first time. Raises as `delivery` does."""
+        return self._delivery(envelope, 1, lease, line)
+
+    def _delivery(self, envelope: Envelope, attempt: int, lease: Lease | None, line: Any) -> Delivery:
+        kind = JoinDelivery if isinstance(self.subscription, Join) else Delivery
+        return kind(self.app, self.subscription, envelope, attempt, lease, line)
 
     def _park(self, event: str | dict[str, Any], envelope: Envelope | None, error: EnvelopeError) -> None:
         queue = self.app.topology.name_of(self.name)

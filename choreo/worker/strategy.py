@@ -14,6 +14,7 @@ from collections.abc import Callable
 from time import monotonic, time
 from typing import Any
 
+from celery.app.task import Context
 from celery.app.trace import fast_trace_task, trace_task_ret
 from celery.concurrency.base import apply_target
 from celery.concurrency.solo import TaskPool as SoloPool
@@ -24,7 +25,9 @@ from celery.worker.request import create_request_cls
 from celery.worker.strategy import default, logger
 from kombu.utils.imports import symbol_by_name
 
+from choreo.broker.consuming import ConsumingChannel
 from choreo.worker.request import HandlerRequest
+from choreo.worker.shortcut import Shortcut
 from choreo.worker.trace import Failed, attempt, is_listened_to, shown
 
 #: A strategy's (message, body, ack, reject, callbacks).
@@ -34,40 +37,40 @@ OnMessage = Callable[[Any, Any, Any, Any, Any], Any]
 def strategy(task: Any, app: Any, consumer: Any, **options: Any) -> OnMessage:
     """What a worker does with the deliveries of a handler's task. Celery finds it as ``Task.Strategy``."""
     celerys: OnMessage = default(task, app, consumer, **options)
+    app.shortcuts.pop(task.name, None)
     is_usual = symbol_by_name(task.Request) is HandlerRequest and type(consumer.pool) in (SoloPool, ThreadPool)
     if logger.isEnabledFor(logging.INFO) or not is_usual:
         return celerys
-    return _InProcess(task, app, consumer, celerys)
+    way = InProcess(task, app, consumer, celerys)
+    if type(consumer.pool) is SoloPool and _is_on_choreos_transport(consumer):
+        app.shortcuts[task.name] = Shortcut(way)
+    return way
 
 
-class _InProcess:
+def _is_on_choreos_transport(consumer: Any) -> bool:
+    channel = getattr(consumer.connection.transport, "Channel", None)
+    return isinstance(channel, type) and issubclass(channel, ConsumingChannel)
+
+
+class InProcess:
+    """The strategy, and what is needed of it for those who come here by a `Shortcut`."""
+
     def __init__(self, task: Any, app: Any, consumer: Any, celerys: OnMessage) -> None:
-        self._task, self._app, self._consumer, self._celerys = task, app, consumer, celerys
+        self.task, self._app, self._consumer, self._celerys = task, app, consumer, celerys
         self._hostname, self._errors = consumer.hostname, consumer.connection_errors
         self._apply, self._pid = consumer.pool.on_apply, os.getpid()
         self._trace = fast_trace_task if app.use_fast_trace_task else trace_task_ret
         eventer = self._eventer = consumer.event_dispatcher
-        self._tell = eventer.send if eventer and task.send_events else _nothing
-        self._queue = app.topology.name_of(task.name)
+        #: Sends a worker event.
+        self.tell: Callable[..., object] = eventer.send if eventer and task.send_events else _nothing
+        self.queue = app.amqp.queues[app.topology.name_of(task.name)]
         self._request = create_request_cls(HandlerRequest, task, consumer.pool, consumer.hostname, eventer, app=app)
 
     def __call__(self, message: Any, body: Any, ack: Any, reject: Any, callbacks: Any) -> Any:
-        if callbacks or not self._task.is_brief or not self._is_plain(message) or self._is_watched():
+        if not self.is_clear or not self._is_plain(message):
             return self._celerys(message, body, ack, reject, callbacks)
-        headers = message.headers
-        request = self._request(
-            message,
-            on_ack=ack,
-            on_reject=reject,
-            app=self._app,
-            hostname=self._hostname,
-            eventer=self._eventer,
-            task=self._task,
-            connection_errors=self._errors,
-            body=message.body,
-            headers=headers,
-        )
-        self._tell(
+        request = self.request(message, ack, reject)
+        self.tell(
             "task-received",
             uuid=request.id,
             name=request.name,
@@ -75,7 +78,7 @@ class _InProcess:
             kwargs=request.kwargsrepr,
             root_id=request.root_id,
             parent_id=request.parent_id,
-            retries=headers.get("retries", 0),
+            retries=message.headers.get("retries", 0),
             eta=None,
             expires=None,
         )
@@ -83,26 +86,51 @@ class _InProcess:
         self._apply(self._run, (request,), callback=_nothing)
         return None
 
+    @property
+    def is_clear(self) -> bool:
+        """Whether nobody wants more than that the handler runs."""
+        consumer = self._consumer
+        is_limited = not consumer.disable_rate_limits and consumer.task_buckets[self.task.name]
+        is_watched = consumer.on_task_message or task_received.receivers or is_listened_to()
+        # After a connection was lost Celery counts each ack, until it fetches as much as before.
+        is_recovering = not consumer._maximum_prefetch_restored
+        return bool(self.task.is_brief and not is_limited and not is_watched and not is_recovering)
+
     def _is_plain(self, message: Any) -> bool:
         """Whether it is as a handler's queue makes it. Somebody may also send the task, to the queue of all others."""
-        return message.delivery_info.get("routing_key") == self._queue and message.headers["id"] not in state.revoked
+        is_events = message.delivery_info.get("routing_key") == self.queue.name
+        return is_events and message.headers["id"] not in state.revoked
 
-    def _is_watched(self) -> bool:
-        consumer = self._consumer
-        is_limited = not consumer.disable_rate_limits and consumer.task_buckets[self._task.name]
-        return bool(is_limited or task_received.receivers or is_listened_to())
+    def request(self, message: Any, ack: Any, reject: Any) -> Any:
+        """The request that Celery would make of a message."""
+        return self._request(
+            message,
+            on_ack=ack,
+            on_reject=reject,
+            app=self._app,
+            hostname=self._hostname,
+            eventer=self._eventer,
+            task=self.task,
+            connection_errors=self._errors,
+            body=message.body,
+            headers=message.headers,
+        )
+
+    def accept(self, request: Any, began: float) -> None:
+        """Say that this process runs it, and since when. Nothing is told to anybody."""
+        request.worker_pid, request.time_start = self._pid, began
+        request.request_dict["is_eager"] = False
 
     def _run(self, request: Any) -> None:
-        task = self._task
-        request.worker_pid, request.time_start = self._pid, time()
+        task = self.task
+        self.accept(request, time())
         state.task_accepted(request)
         request.send_event("task-started")
-        context = request.request_dict
-        context["is_eager"] = False
+        context = Context(request.request_dict, args=request.args, called_directly=False, kwargs=request.kwargs)
         began = monotonic()
         answer, error = attempt(task, context, request.args, request.kwargs)
         if error is not None:
-            self._fail(request, error)
+            self.fail(request, error)
             return
         took = monotonic() - began
         state.task_ready(request)
@@ -110,9 +138,10 @@ class _InProcess:
         # Not as when it was received: the connection may be another one by now.
         request.send_event("task-succeeded", result=shown(task, answer), runtime=took)
 
-    def _fail(self, request: Any, error: BaseException) -> None:
+    def fail(self, request: Any, error: BaseException) -> None:
+        """Let Celery report what a handler has raised, and settle the delivery accordingly."""
         body: Any = [Failed.instead_of(request.args[0], error)], {}, {}
-        call = self._task.name, request.id, request.request_dict, body, None, None
+        call = self.task.name, request.id, request.request_dict, body, None, None
         apply_target(self._trace, call, callback=request.on_success)
 
 

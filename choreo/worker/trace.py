@@ -54,7 +54,8 @@ def brief(task: Any, celerys: Trace) -> Trace:
         if is_listened_to() or not _is_an_event(args, kwargs, request):
             return celerys(uuid, args, kwargs, request)
         began = monotonic()
-        answer, error = attempt(task, request, args, kwargs)
+        context = Context(request, args=args, called_directly=False, kwargs=kwargs)
+        answer, error = attempt(task, context, args, kwargs)
         if error is not None:
             return celerys(uuid, [Failed.instead_of(args[0], error)], {}, request)
         return trace_ok_t(answer, None, monotonic() - began, shown(task, answer))
@@ -101,11 +102,11 @@ def is_listened_to() -> bool:
     return bool(task_prerun.receivers or task_postrun.receivers or task_success.receivers)
 
 
-def attempt(task: Any, request: Mapping[str, Any], args: Any, kwargs: Any) -> tuple[Any, BaseException | None]:
+def attempt(task: Any, context: Context, args: Any, kwargs: Any) -> tuple[Any, BaseException | None]:
     """Run the task. Returns its answer and None, or None and what it raised."""
     requests = task.request_stack
     _task_stack.push(task)
-    requests.push(Context(request, args=args, called_directly=False, kwargs=kwargs))
+    requests.push(context)
     try:
         return task.run(*args, **kwargs), None
     except BaseException as error:  # whatever it is, Celery knows what to do

@@ -12,6 +12,7 @@ from redis.exceptions import ConnectionError as Away
 from choreo import Service
 from choreo.broker import workload
 from choreo.broker.commits import Commits, Question
+from choreo.broker.packing import redelivered
 from choreo.broker.queue import task_id
 from choreo.broker.taken import MOST_AHEAD
 from choreo.broker.wire import Wire
@@ -313,10 +314,15 @@ def test_what_was_claimed_is_asked_about_again_where_it_may_have_been_lost(
     assert (delivery.claim.line is None) == (reason == "stopping"), "an ending worker sends nothing ahead"
 
 
+@pytest.mark.parametrize("again", [False, True])
 def test_what_stands_behind_a_cancellation_is_not_asked_about_while_that_waits_for_a_thread(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, again: bool
 ):
     shop.tell((OrderRejected, 1), (OrderConfirmed, 1), (OrderRejected, 2), (OrderConfirmed, 2), (PaymentCharged, 2))
+    if again:
+        for place in (-1, -3):
+            text = shop.corner.redis.lindex(shop.queue.name, place)
+            shop.corner.redis.lset(shop.queue.name, place, redelivered(text, counted=False))
     # What was delivered is in the hands of a worker whose threads are all busy.
     monkeypatch.setattr(workload, "has", lambda tags: bool(set(tags) & {str(m.delivery_tag) for m in shop.messages}))
 

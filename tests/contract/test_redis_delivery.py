@@ -296,7 +296,7 @@ def test_a_key_of_another_kind_in_place_of_a_queue_is_named_once_and_the_other_q
 
     assert reader.bodies == [1, 2]
     assert caplog.text.count(f"the key {corner.prefix}bad in Redis is no list") == 1
-    assert corner.redis.info("commandstats")["cmdstat_evalsha"]["calls"] - before < 20, "it does not ask all the time"
+    assert corner.redis.info("commandstats")["cmdstat_evalsha"]["calls"] - before < 100, "it does not ask all the time"
     assert corner.connect().channel().basic_get("bad") is None
     corner.redis.delete(corner.prefix + "bad")
     fill(corner, "bad", 3)

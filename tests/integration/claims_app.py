@@ -1,6 +1,7 @@
 """The service that the tests of claims run: its handler notes what it does, sleeps, or kills its process."""
 
 import json
+import logging
 import os
 import time
 from datetime import timedelta
@@ -8,6 +9,10 @@ from datetime import timedelta
 import redis
 
 from choreo import Event, Service, Terms
+
+# They are tried as they run without a log of each run, which is a shorter way with the pools solo and threads.
+for log in ("celery.worker.strategy", "celery.app.trace"):
+    logging.getLogger(log).setLevel(logging.WARNING)
 
 SETTINGS = json.loads(os.environ.get("CHOREO_TEST_SETTINGS", "{}"))
 BROKER = os.environ.get("CHOREO_TEST_BROKER", "")

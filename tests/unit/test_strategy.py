@@ -83,6 +83,9 @@ class Bench:
             _limit_post_eta=None,
             controller=SimpleNamespace(state=state),
             pool=self.pool,
+            connection=SimpleNamespace(transport=None),
+            on_task_message=set(),
+            _maximum_prefetch_restored=True,
         )
         self.short = strategy(self.task, app, self.consumer)
         self.celerys = default(self.task, app, self.consumer)
@@ -373,8 +376,9 @@ def test_who_listens_to_celerys_signals_hears_of_every_run(signal: Any):
 def test_who_is_to_be_called_for_each_delivery_is_called():
     bench = Bench()
     called: list[Any] = []
+    bench.consumer.on_task_message.add(called.append)
 
-    bench.deliver(bench.short, callbacks=[called.append])
+    bench.deliver(bench.short, callbacks=bench.consumer.on_task_message)
 
     assert [request.id for request in called] == [task_id("e-1", HANDLER)]
 

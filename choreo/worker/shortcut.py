@@ -1,0 +1,131 @@
+"""
+The shortest way from a message to its handler: from choreo's Redis transport, in a worker of the solo pool.
+
+Most deliveries are events as choreo sends them, which come for the first time, and which nobody but their handler wants
+anything of. From kombu's message and Celery's request such a one needs nothing, and to make them takes longer than all
+the rest. So the event is read from the text that was taken, handled, and acked. Celery's worker state, its events and
+its current task are what they always are. What may be asked about a run is made when somebody asks.
+
+Whatever is not so plain goes the usual way, from where it was taken: what came before, is tried again, cannot be read,
+was revoked. A handler that fails has its failure reported by Celery, with the request that it would have had.
+"""
+
+from functools import cached_property
+from time import monotonic, time
+from typing import TYPE_CHECKING, Any
+
+from celery.app.task import Context
+from celery.worker import state
+
+from choreo.broker.incoming import EventText
+from choreo.broker.queue import task_id
+from choreo.broker.taken import Taken
+from choreo.worker.trace import attempt, shown
+
+if TYPE_CHECKING:
+    from choreo.worker.strategy import InProcess
+
+
+class Run:
+    """
+    A run of a handler as Celery's worker state keeps it.
+
+    It knows what that asks of every run. For whoever looks closer it is the request that Celery would have made.
+    """
+
+    def __init__(self, way: "InProcess", channel: Any, taken: Taken, unit: str) -> None:
+        self.id, self.name = unit, way.task.name
+        self._way, self._channel, self._taken = way, channel, taken
+        self._began = time()
+
+    @cached_property
+    def request(self) -> Any:
+        """Celery's own."""
+        message = self._channel.message_of(self._taken)
+        self._way.queue.prepare(message)
+        request = self._way.request(message, message.ack_log_error, message.reject_log_error)
+        self._way.accept(request, self._began)
+        return request
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.request, name)
+
+    def ack(self) -> None:
+        """Ack what was taken."""
+        # As kombu's QoS does.
+        self._channel.ack_later(self._taken.tag, urgent=not self._taken.claim)
+
+    def hold(self) -> Any:
+        """Celery's request, of a message that its consumer holds, to be acked, or rejected, by Celery."""
+        request = self.request
+        self._channel.qos.append(request.message, request.message.delivery_tag)
+        return request
+
+
+class RunContext(Context):
+    """What a handler finds as Celery's ``task.request``, made when it looks there."""
+
+    def __init__(self, run: Run, event: EventText) -> None:
+        object.__getattribute__(self, "__dict__")["_about"] = run, event
+
+    def __getattribute__(self, name: str) -> Any:
+        facts = object.__getattribute__(self, "__dict__")
+        if "_about" in facts:
+            if name == "id":  # of which Celery asks whenever a handler logs
+                return facts["_about"][0].id
+            run, event = facts.pop("_about")
+            super().__init__(run.request.request_dict, args=[event], called_directly=False, kwargs={})
+        return super().__getattribute__(name)
+
+
+class Shortcut:
+    """Handles deliveries of one handler. ``way`` is what is done with those that it leaves."""
+
+    def __init__(self, way: "InProcess") -> None:
+        self._way, self._task = way, way.task
+
+    def __call__(self, channel: Any, taken: Taken) -> bool:
+        """Handle what a channel has taken. False if it has to go the usual way: nothing was done then."""
+        if not self._way.is_clear:
+            return False
+        event = taken.event
+        if event is None:
+            return False
+        if event.delivery is None:
+            try:
+                event.delivery = self._task.first_delivery(event.envelope, channel.lease_of(taken), channel.line)
+            except Exception:  # whatever it is, it comes up again where it can be dealt with
+                return False
+        unit = task_id(event.envelope.id, self._task.name)
+        if unit in state.revoked:
+            return False
+        self._handle(event, Run(self._way, channel, taken, unit))
+        return True
+
+    def _handle(self, event: EventText, run: Run) -> None:
+        way, task = self._way, self._task
+        envelope, tell = event.envelope, way.tell
+        tell(
+            "task-received",
+            uuid=run.id,
+            name=run.name,
+            args=str(envelope),
+            kwargs="",
+            root_id=envelope.correlation_id,
+            parent_id=envelope.id,
+            retries=0,
+            eta=None,
+            expires=None,
+        )
+        state.task_reserved(run)
+        state.task_accepted(run)
+        tell("task-started", uuid=run.id)
+        began = monotonic()
+        answer, error = attempt(task, RunContext(run, event), [event], {})
+        state.task_ready(run)
+        if error is None:
+            took = monotonic() - began
+            run.ack()
+            tell("task-succeeded", uuid=run.id, result=shown(task, answer), runtime=took)
+        else:
+            way.fail(run.hold(), error)
