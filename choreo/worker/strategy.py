@@ -93,7 +93,7 @@ class InProcess:
         is_limited = not consumer.disable_rate_limits and consumer.task_buckets[self.task.name]
         is_watched = consumer.on_task_message or task_received.receivers or is_listened_to()
         # After a connection was lost Celery counts each ack, until it fetches as much as before.
-        is_recovering = not consumer._maximum_prefetch_restored
+        is_recovering = not getattr(consumer, "_maximum_prefetch_restored", False)
         return bool(self.task.is_brief and not is_limited and not is_watched and not is_recovering)
 
     def _is_plain(self, message: Any) -> bool:

@@ -15,6 +15,7 @@ from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.concurrency.solo import TaskPool as SoloPool
 from celery.concurrency.thread import TaskPool as ThreadPool
 from celery.worker import state
+from celery.worker.consumer import Consumer as CelerysConsumer
 from celery.worker.strategy import default
 from kombu.transport.virtual.base import Message
 
@@ -344,6 +345,10 @@ def test_who_wraps_celerys_tracer_is_part_of_every_run():
     bench.deliver(bench.short)
 
     assert measured == [task_id("e-1", HANDLER)]
+
+
+def test_celerys_consumer_still_says_whether_it_fetches_as_much_as_before():
+    assert "_maximum_prefetch_restored" in CelerysConsumer.__init__.__code__.co_names, "see InProcess.is_clear"
 
 
 def test_a_rate_limit_holds():
