@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from uuid import uuid4
 
 import pytest
-from kombu import Queue
+from kombu import Consumer, Queue
 from kombu.asynchronous import Hub
 
 from choreo.broker import scripts
@@ -126,6 +126,21 @@ def test_a_message_without_acks_is_never_in_flight(corner: Corner):
     assert reader.bodies == [1, 2]
     assert corner.in_flight() == {}
     assert corner.owners() == []
+
+
+def test_a_queue_that_is_consumed_anew_is_taken_from_as_is_said_now(corner: Corner):
+    reader = corner.reader("p", "q")
+    fill(corner, "q", 1)
+    reader.drain(1)[0].ack()
+    reader.consumer.cancel_by_queue("q")
+    again = Consumer(reader.channel, [reader.queues[1]], on_message=reader.messages.append, auto_declare=False)
+
+    again.consume(no_ack=True)
+    fill(corner, "q", 2)
+    reader.drain(2)
+
+    assert reader.bodies == [1, 2]
+    assert corner.in_flight() == {}
 
 
 def test_basic_get_takes_one_message_which_then_is_owned(corner: Corner):

@@ -56,9 +56,10 @@ local function claim(q, tag, text)
   return answer
 end
 
-local out, no_list = {0}, {}
+-- Lists that turned out to be no lists, and those of which nothing is left.
+local out, no_list, empty = {0}, {}, {}
 local function take(q, list, limit)
-  if limit <= 0 or no_list[list] then return end
+  if limit <= 0 or no_list[list] or empty[list] then return end
   local got = redis.pcall('LRANGE', list, -limit, -1)
   if got.err then
     -- It must not keep the messages of all other queues from being taken.
@@ -66,6 +67,7 @@ local function take(q, list, limit)
     out[#out + 1], out[#out + 2], out[#out + 3], out[#out + 4] = -q, '', list, ''
     return
   end
+  empty[list] = #got < limit
   if #got == 0 then return end
   local records, tags, quick = {}, {}, string.sub(noack, q, q) == '1'
   for i = #got, 1, -1 do
@@ -99,17 +101,19 @@ for priority = 0, priorities - 1 do
   end
 end
 
+local idle = {}
 for q = 1, n do
   local waiting = 0
   for priority = 0, priorities - 1 do
     local list = KEYS[first + priority * n + q - 1]
-    if not no_list[list] then waiting = waiting + redis.call('EXISTS', list) end
+    if not (no_list[list] or empty[list]) then waiting = waiting + redis.call('EXISTS', list) end
   end
   if waiting > 0 then
     out[1] = 1
     wake(KEYS[2 + q])
   else
-    redis.call('DEL', KEYS[2 + q])
+    idle[#idle + 1] = KEYS[2 + q]
   end
 end
+if #idle > 0 then redis.call('DEL', unpack(idle)) end
 return out
