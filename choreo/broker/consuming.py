@@ -28,13 +28,10 @@ from choreo.broker.packing import unpack
 from choreo.broker.publishing import PublishingChannel
 from choreo.broker.qos import QoS
 from choreo.broker.taken import Taken, to_begin, untouched
-from choreo.broker.wire import Part, Wire, pack, pack_some
+from choreo.broker.wire import PackedOnce, Part, Wire
 
 #: The most messages taken at once, however large the prefetch is.
 BATCH = 100
-
-#: So many commands are kept that were packed once.
-MOST_PACKED = 100
 
 #: With an event loop, deliveries pause after this long, so that signals, remote control and timers get their turn.
 SLICE_SECONDS = 0.01
@@ -67,8 +64,8 @@ class ConsumingChannel(PublishingChannel):
         self._expecting = True
         self._sequence = 0
         self._noack: set[str] = set()
-        #: What is the same in each take from the same queues: how many parts it has, and those before and after.
-        self._packed: dict[tuple[Any, ...], tuple[int, bytes, bytes]] = {}
+        #: How it takes and waits: by queues, since they take turns in being the first.
+        self._packed = PackedOnce()
         #: The keys that were named as being no queues.
         self._named: set[bytes] = set()
         #: Where the handlers of consumed queues remember what they have done: see lua/claim.lua.
@@ -138,7 +135,7 @@ class ConsumingChannel(PublishingChannel):
             self._noack.add(queue)
         else:
             self._noack.discard(queue)
-        self._packed.clear()
+        self._packed.forget()
         arguments = kwargs.get("arguments") or {}
         self._inboxes[queue] = arguments.get(INBOX, "")
         for hooks, name in ((self._aheads, AHEAD), (self._shortcuts, SHORTCUT)):
@@ -256,32 +253,23 @@ class ConsumingChannel(PublishingChannel):
         turn = -(-limit // len(queues)) if self.queue_order_strategy == "round_robin" else limit
         before = self._next_sequence(limit)
         command = self.wire.evalsha(scripts.TAKE, (), ())[:2]
-        key = (*queues, no_ack, owner, *command)
-        if key not in self._packed:
+
+        def same() -> tuple[list[Part], list[Part]]:
             names = [keys.consumers, inflight, *[keys.token(queue) for queue in queues]]
             names += [prefix + self._q_for_pri(queue, step) for step in self.priority_steps for queue in queues]
             flags = "".join("1" if flag else "0" for flag in quick)
             inboxes = [self._inboxes.get(queue, "") if no_ack is None else "" for queue in queues]
-            first: list[Part] = [*command, len(names), *names, owner]
-            last: list[Part] = [len(queues), flags, *inboxes]
-            self._remember_packed(key, len(first) + len(last) + 3, pack_some(first), pack_some(last))
-        count, head, tail = self._packed[key]
-        parts = [head, pack_some([limit, turn, before]), tail, pack_some(acks)]
+            return [*command, len(names), *names, owner], [len(queues), flags, *inboxes]
+
+        packed = self._packed.command((*queues, no_ack, owner, *command), same, [limit, turn, before], acks)
         tags = [f"{owner}:{before + i}" for i in range(1, limit + 1)] if owner else []
-        return b"*%d\r\n%b" % (count + len(acks), b"".join(parts)), acks, tags
+        return packed, acks, tags
 
     def _pack_wait(self, queues: list[str], seconds: float) -> bytes:
-        key = (*queues, seconds)
-        if key not in self._packed:
-            tokens = [self.keys.token(queue) for queue in queues]
-            self._remember_packed(key, 0, pack(["BRPOP", *tokens, str(seconds)]), b"")
-        return self._packed[key][1]
+        def same() -> tuple[list[Part], list[Part]]:
+            return ["BRPOP", *[self.keys.token(queue) for queue in queues], str(seconds)], []
 
-    def _remember_packed(self, key: tuple[Any, ...], count: int, head: bytes, tail: bytes) -> None:
-        """Keep what is the same in each take. There is one for each order of the queues, of which each is the first."""
-        if len(self._packed) >= MOST_PACKED:
-            self._packed.clear()
-        self._packed[key] = count, head, tail
+        return self._packed.command((*queues, seconds), same)
 
     def _brpop_read(self, **_: Any) -> bool:
         connection = self.client.connection

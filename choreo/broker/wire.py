@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from time import monotonic
 from typing import Any
 
@@ -42,6 +42,36 @@ def pack_some(parts: Sequence[Part]) -> bytes:
         chunks += (f"${len(part) if part.isascii() else len(part.encode())}", part)
     chunks.append("")
     return "\r\n".join(chunks).encode()
+
+
+class PackedOnce:
+    """Commands that differ in a few of their parts only: what is the same in all of them is packed once."""
+
+    def __init__(self, most: int = 100) -> None:
+        #: So many are kept.
+        self._most = most
+        self._packed: dict[Hashable, tuple[int, bytes, bytes]] = {}
+
+    def command(
+        self,
+        key: Hashable,
+        same: Callable[[], tuple[Sequence[Part], Sequence[Part]]],
+        between: Sequence[Part] = (),
+        after: Sequence[Part] = (),
+    ) -> bytes:
+        """The command, packed. ``same`` is asked once per ``key`` for its first parts, and those behind ``between``."""
+        if key not in self._packed:
+            if len(self._packed) >= self._most:
+                self._packed.clear()
+            first, second = same()
+            self._packed[key] = len(first) + len(second), pack_some(first), pack_some(second)
+        count, head, middle = self._packed[key]
+        parts = head, pack_some(between), middle, pack_some(after)
+        return b"*%d\r\n%b%b%b%b" % (count + len(between) + len(after), *parts)
+
+    def forget(self) -> None:
+        """What was the same in all of them is another now."""
+        self._packed.clear()
 
 
 class Wire:
