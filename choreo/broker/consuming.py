@@ -400,7 +400,7 @@ class ConsumingChannel(PublishingChannel):
     def message_of(self, taken: Taken) -> Any:
         """The message that was taken. What is known of the event in it goes with it."""
         message = self.Message(self._payload(taken), channel=self)
-        message.choreo_event = taken.known_event
+        message.choreo_event = None if message.errors else taken.known_event
         return message
 
     def lease_of(self, taken: Taken) -> Lease:

@@ -64,12 +64,16 @@ def plain_event(text: bytes) -> EventText | None:
     None where somebody has to look closer: see `Incoming`.
     """
     try:
-        message = parsed(text)
-        body, headers = message["body"], message["headers"]
+        message = parsed(text.decode())
+        body, headers, properties = message["body"], message["headers"], message["properties"]
         is_plain = (
-            headers["task"] == EVENT_TASK
+            b'"__type__"' not in text
+            and headers["task"] == EVENT_TASK
             and headers["retries"] == 0
-            and "redelivered" not in message["properties"]["delivery_info"]
+            and not headers.get("compression")
+            and properties["body_encoding"] == "utf-8"
+            and type(properties["delivery_info"]) is dict
+            and "redelivered" not in properties["delivery_info"]
             and message["content-type"] == JSON
             and not _has_many_brackets(body)
         )

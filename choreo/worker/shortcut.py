@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from choreo.worker.strategy import InProcess
 
 
+#: What a `Run` itself must have.
+_OWN = frozenset({"id", "name", "request", "_way", "_channel", "_taken", "_began"})
+
+
 class Run:
     """
     A run of a handler as Celery's worker state keeps it.
@@ -48,6 +52,8 @@ class Run:
         return request
 
     def __getattr__(self, name: str) -> Any:
+        if name in _OWN:  # a copy that is being made, for one, has none of them yet
+            raise AttributeError(name)
         return getattr(self.request, name)
 
     def ack(self) -> None:
@@ -70,12 +76,19 @@ class RunContext(Context):
 
     def __getattribute__(self, name: str) -> Any:
         facts = object.__getattribute__(self, "__dict__")
-        if "_about" in facts:
+        about = facts.get("_about")
+        if about is not None:
+            run, event = about
             if name == "id":  # of which Celery asks whenever a handler logs
-                return facts["_about"][0].id
-            run, event = facts.pop("_about")
-            super().__init__(run.request.request_dict, args=[event], called_directly=False, kwargs={})
+                return run.id
+            # Nobody finds it half made: the handler may have handed it to threads.
+            facts.update(vars(Context(run.request.request_dict, args=[event], called_directly=False, kwargs={})))
+            facts.pop("_about", None)
         return super().__getattribute__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        vars(self)  # what is set must not be overwritten later
+        super().__setattr__(name, value)
 
 
 class Shortcut:
@@ -122,10 +135,13 @@ class Shortcut:
         tell("task-started", uuid=run.id)
         began = monotonic()
         answer, error = attempt(task, RunContext(run, event), [event], {})
+        if error is not None:
+            try:
+                way.fail(run.hold(), error)
+            finally:
+                state.task_ready(run)
+            return
+        took = monotonic() - began
         state.task_ready(run)
-        if error is None:
-            took = monotonic() - began
-            run.ack()
-            tell("task-succeeded", uuid=run.id, result=shown(task, answer), runtime=took)
-        else:
-            way.fail(run.hold(), error)
+        run.ack()
+        tell("task-succeeded", uuid=run.id, result=shown(task, answer), runtime=took)

@@ -1,9 +1,11 @@
 """What comes from choreo's Redis transport takes the shortest way to its handler, and nobody can tell."""
 
+import json
 import logging
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +21,7 @@ from celery.worker.strategy import default
 from kombu import Consumer
 
 from choreo import Envelope, PermanentFailure, Reason, Retry, Service
-from choreo.broker.queue import task_id
+from choreo.broker.queue import HandlerQueue, task_id
 from choreo.context import current
 from choreo.message import MOST_NESTED, Message, compact
 from choreo.worker.strategy import strategy
@@ -258,6 +260,7 @@ def test_a_failure_is_told_and_settled(start: Start, way: str, error: Exception,
     heard: list[Any] = []
 
     def hear(**facts: Any) -> None:
+        assert [request.id for request in state.active_requests] == list(state.requests) == [task_id("e-1", HANDLER)]
         heard.append(facts["sender"].name)
 
     for signal in (signals.task_retry, signals.task_failure):
@@ -406,6 +409,53 @@ def test_what_cannot_be_read_is_set_aside(start: Start, way: str, body: bytes):
     assert worker.undone() == []
 
 
+def strange(text: str) -> list[str]:
+    """The text of a message with something in it that choreo does not write."""
+    message = json.loads(text)
+    made = []
+    for changed in (
+        {"headers": message["headers"] | {"compression": "x"}},
+        {"headers": message["headers"] | {"expires": {"__type__": "nothing", "__value__": 1}}},
+        {"properties": message["properties"] | {"delivery_info": "x"}},
+        {"properties": message["properties"] | {"delivery_info": []}},
+        {"properties": message["properties"] | {"body_encoding": "base64"}},
+        {"properties": message["properties"] | {"body_encoding": None}},
+        {"content-type": "text/plain"},
+        {"headers": []},
+    ):
+        made.append(json.dumps(message | changed))
+    return made
+
+
+@pytest.mark.parametrize("handler", [HANDLER, JOIN])
+@pytest.mark.parametrize("watched", [False, True])
+def test_a_strange_message_ends_in_the_same_way_whoever_looks_at_it(start: Start, handler: str, watched: bool):
+    ends = []
+    for way in ("shortcut", "celery"):
+        worker = start(way)
+        # A rate limit leads to Celery's way, when parts of a join have been looked at already.
+        worker.consumer.on_task_message.update([print] if watched else [])
+        queue = worker.app.topology.name_of(handler)
+        event = envelope(ORDER if handler == HANDLER else OrderConfirmed(), id="e-1")
+        worker.tell(event)
+        text = worker.corner.redis.lpop(queue).decode()
+        for number, changed in enumerate(strange(text)):
+            worker.corner.redis.lpush(queue, changed.replace("e-1", f"e-{number}"))
+
+        worker.run()
+
+        assert worker.undone() == []
+        letters = [str(letter.error).split(":")[0] for letter in worker.app.dead_letters]
+        ends.append((letters, worker.kinds(), len(list(worker.app.joins)), worker.short + worker.long))
+        for letter in list(worker.app.dead_letters):
+            worker.app.dead_letters.discard(letter.id)
+        worker.corner.redis.delete(*worker.corner.redis.keys(f"choreo:{worker.app.topology.namespace}:*"))
+        worker.close()
+        state.reset_state()
+    assert ends[0] == ends[1]
+    assert ends[0][0]
+
+
 def test_an_event_whose_data_does_not_fit_becomes_a_dead_letter(start: Start, way: str):
     worker = start(way)
     wrong = envelope(ORDER, id="e-1")
@@ -489,3 +539,59 @@ def test_a_request_is_made_once_though_another_thread_looks(start: Start):
 
     assert worker.short == 1
     assert found[0] == found[1]
+
+
+def test_what_a_handler_sets_in_its_request_stays(start: Start, way: str):
+    seen: list[Any] = []
+
+    def change() -> None:
+        request = current_task.request
+        request.root_id = "another"
+        seen.append((request.root_id, request.parent_id))
+
+    worker = start(way, change)
+    worker.tell(envelope(ORDER, id="e-1"))
+
+    worker.run()
+
+    assert seen == [("another", "e-1")]
+
+
+def test_nobody_finds_a_request_that_is_half_made(start: Start, monkeypatch: pytest.MonkeyPatch):
+    seen: list[Any] = []
+    making = threading.Event()
+    prepare = HandlerQueue.prepare
+
+    def slowly(self: Any, message: Any) -> None:
+        if not making.is_set():
+            making.set()
+            eventually(lambda: seen)
+        prepare(self, message)
+
+    def look() -> None:
+        request = current_task.request
+        first = threading.Thread(target=lambda: request.root_id)
+        first.start()
+        assert making.wait(5)
+        seen.append("")
+        seen.append(request.root_id)
+        first.join()
+
+    monkeypatch.setattr(HandlerQueue, "prepare", slowly)
+    worker = start(behave=look)
+    worker.tell(envelope(ORDER, id="e-1"))
+
+    worker.run()
+
+    assert worker.short == 1
+    assert seen == ["", "story-1"]
+
+
+def test_a_run_can_be_copied(start: Start):
+    copies: list[Any] = []
+    worker = start(behave=lambda: copies.append(copy(next(iter(state.active_requests)))))
+    worker.tell(envelope(ORDER, id="e-1"))
+
+    worker.run()
+
+    assert copies[0].id == task_id("e-1", HANDLER)
