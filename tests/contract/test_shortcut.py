@@ -159,7 +159,11 @@ def way(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def start(redis_url: str, namespace: str, caplog: pytest.LogCaptureFixture) -> Iterator[Start]:
+def start(
+    redis_url: str, namespace: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Start]:
+    for signal in (signals.task_received, signals.task_prerun, signals.task_postrun, signals.task_success):
+        monkeypatch.setattr(signal, "receivers", [])  # other tests may have some
     before = _state._tls.current_app, _state.default_app
     workers: list[Worker] = []
 

@@ -141,8 +141,10 @@ def comparable(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+def quiet(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What `celery worker` logs unless it is told otherwise; and the state of no worker but this one."""
+    for signal in (signals.task_received, signals.task_prerun, signals.task_postrun, signals.task_success):
+        monkeypatch.setattr(signal, "receivers", [])  # other tests may have some
     before = _state._tls.current_app, _state.default_app
     with caplog.at_level(logging.WARNING, "celery"):
         state.reset_state()

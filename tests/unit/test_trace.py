@@ -53,8 +53,10 @@ def text_of(event: Envelope) -> str:
 
 
 @pytest.fixture(autouse=True)
-def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+def quiet(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What `celery worker` logs unless it is told otherwise."""
+    for signal in (signals.task_prerun, signals.task_postrun, signals.task_success):
+        monkeypatch.setattr(signal, "receivers", [])  # other tests may have some
     with caplog.at_level(logging.WARNING, "celery.app.trace"):
         yield
 
