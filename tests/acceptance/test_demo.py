@@ -52,7 +52,11 @@ class Demo:
 
     def running(self) -> list[str]:
         """The command lines of everything that the demo started and that still runs."""
-        return [" ".join(process.cmdline()) for process in self._processes()]
+        lines = []
+        for process in self._processes():
+            with suppress(psutil.Error):  # it may end while it is looked at
+                lines.append(" ".join(process.cmdline()))
+        return lines
 
     def left_behind(self) -> list[str]:
         return self.running() + [str(path) for path in self.directory.iterdir()]
