@@ -56,7 +56,8 @@ class Ahead:
         delivery = JoinDelivery(self._app, self._join, event.envelope, 1, channel.lease_of(taken), line)
         if not delivery.is_part:
             self._others.append(taken.tag)
-        is_revoked = task_id(event.envelope.id, self._join.name) in state.revoked
+        # Mostly nothing is, and an id need not be made to find that out.
+        is_revoked = bool(state.revoked) and task_id(event.envelope.id, self._join.name) in state.revoked
         if is_revoked or not delivery.begin_ahead():
             return False
         event.delivery = delivery

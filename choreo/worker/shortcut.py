@@ -11,7 +11,7 @@ was revoked. A handler that fails has its failure reported by Celery, with the r
 """
 
 from functools import cached_property
-from time import monotonic, time
+from time import time
 from typing import TYPE_CHECKING, Any
 
 from celery.app.task import Context
@@ -20,7 +20,6 @@ from celery.worker import state
 from choreo.broker.incoming import EventText
 from choreo.broker.queue import task_id
 from choreo.broker.taken import Taken
-from choreo.worker.trace import attempt, shown
 
 if TYPE_CHECKING:
     from choreo.worker.strategy import InProcess
@@ -56,16 +55,26 @@ class Run:
             raise AttributeError(name)
         return getattr(self.request, name)
 
-    def ack(self) -> None:
-        """Ack what was taken."""
-        # As kombu's QoS does.
+    def send_event(self, kind: str, **facts: Any) -> None:
+        """As Celery's request does. No connection is replaced while a handler runs in its worker's only thread."""
+        self._way.tell(kind, uuid=self.id, **facts)
+
+    def acknowledge(self) -> None:
+        """Ack what was taken, as kombu's QoS does."""
         self._channel.ack_later(self._taken.tag, urgent=not self._taken.claim)
 
-    def hold(self) -> Any:
-        """Celery's request, of a message that its consumer holds, to be acked, or rejected, by Celery."""
-        request = self.request
-        self._channel.qos.append(request.message, request.message.delivery_tag)
-        return request
+    def on_success(self, outcome: Any, **options: Any) -> Any:
+        """
+        Settle what Celery's tracer has reported: here, always a failure.
+
+        Celery acks or rejects the message then, so its consumer must hold it.
+        """
+        message = self.request.message
+        self._channel.qos.append(message, message.delivery_tag)
+        try:
+            return self.request.on_success(outcome, **options)
+        finally:
+            state.task_ready(self)
 
 
 class RunContext(Context):
@@ -116,11 +125,9 @@ class Shortcut:
         return True
 
     def _handle(self, event: EventText, run: Run) -> None:
-        way, task = self._way, self._task
-        envelope, tell = event.envelope, way.tell
-        tell(
+        way, envelope = self._way, event.envelope
+        run.send_event(
             "task-received",
-            uuid=run.id,
             name=run.name,
             args=str(envelope),
             kwargs="",
@@ -131,17 +138,4 @@ class Shortcut:
             expires=None,
         )
         state.task_reserved(run)
-        state.task_accepted(run)
-        tell("task-started", uuid=run.id)
-        began = monotonic()
-        answer, error = attempt(task, RunContext(run, event), [event], {})
-        if error is not None:
-            try:
-                way.fail(run.hold(), error)
-            finally:
-                state.task_ready(run)
-            return
-        took = monotonic() - began
-        state.task_ready(run)
-        run.ack()
-        tell("task-succeeded", uuid=run.id, result=shown(task, answer), runtime=took)
+        way.run(run, RunContext(run, event), [event], {})

@@ -122,15 +122,19 @@ class InProcess:
         request.request_dict["is_eager"] = False
 
     def _run(self, request: Any) -> None:
-        task = self.task
         self.accept(request, time())
+        context = Context(request.request_dict, args=request.args, called_directly=False, kwargs=request.kwargs)
+        self.run(request, context, request.args, request.kwargs)
+
+    def run(self, request: Any, context: Context, args: Any, kwargs: Any) -> None:
+        """Run what is reserved, and settle it. ``request`` is Celery's, or a `Run`."""
+        task = self.task
         state.task_accepted(request)
         request.send_event("task-started")
-        context = Context(request.request_dict, args=request.args, called_directly=False, kwargs=request.kwargs)
         began = monotonic()
-        answer, error = attempt(task, context, request.args, request.kwargs)
+        answer, error = attempt(task, context, args, kwargs)
         if error is not None:
-            self.fail(request, error)
+            self._fail(request, error)
             return
         took = monotonic() - began
         state.task_ready(request)
@@ -138,7 +142,7 @@ class InProcess:
         # Not as when it was received: the connection may be another one by now.
         request.send_event("task-succeeded", result=shown(task, answer), runtime=took)
 
-    def fail(self, request: Any, error: BaseException) -> None:
+    def _fail(self, request: Any, error: BaseException) -> None:
         """Let Celery report what a handler has raised, and settle the delivery accordingly."""
         body: Any = [Failed.instead_of(request.args[0], error)], {}, {}
         call = self.task.name, request.id, request.request_dict, body, None, None
