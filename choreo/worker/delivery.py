@@ -203,6 +203,7 @@ class Delivery:
             return True
         # What the other worker committed may differ from what this one has in its hands: nothing of this leaves.
         if committed.outcome is not Outcome.OK:
+            self._tell_too_late()
             return False
         self.app.publisher.note_unheard(committed.unheard)
         if committed.unsent:
@@ -216,7 +217,11 @@ class Delivery:
         elif committed.outcome is Outcome.OK:
             self.app.publisher.note_unheard(committed.unheard)
         else:
-            logger.info("%s: %s", self, TOO_LATE)
+            self._tell_too_late()
+
+    def _tell_too_late(self) -> None:
+        # What the handler did elsewhere may have been done twice: that is worth a line in every log.
+        logger.warning("%s: %s", self, TOO_LATE)
 
     def _postpone(self, seconds: float) -> str:
         # This copy may be the last one there is, if the other worker dies: it waits, it is not thrown away.

@@ -371,7 +371,7 @@ def test_a_copy_that_waits_again_is_not_forgotten_with_the_one_that_was_handed_o
     assert [message.routing_key for _, message in stage.store.due("payment.charge", 10, 10.0)] == ["payment.charge"]
 
 
-def test_a_worker_that_lost_its_lease_announces_nothing():
+def test_a_worker_that_lost_its_lease_announces_nothing(caplog: pytest.LogCaptureFixture):
     stage = stage_of(lambda *_: (take_over(), PaymentCharged())[1])
 
     def take_over():
@@ -382,6 +382,10 @@ def test_a_worker_that_lost_its_lease_announces_nothing():
 
     assert stage.announced == []
     assert "another worker has taken over" in result.result
+    # Its effects elsewhere may have happened twice: also who logs nothing else shall read that.
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        "payment.charge(order.placed ORD-1): too late: another worker has taken over"
+    ]
 
 
 def test_an_event_that_kills_its_workers_ends_as_a_dead_letter():
