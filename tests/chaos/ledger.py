@@ -75,6 +75,8 @@ class Ledger:
         self.units: dict[str, Unit] = {}
         #: (handler, event id) -> how often a worker received it
         self.deliveries: Counter[tuple[str, str]] = Counter()
+        #: How many of them went to their handler by `choreo.worker.shortcut`.
+        self.shortcuts = 0
         self.crashes: Counter[str] = Counter()
         self.finished = 0
         #: How many lines were read.
@@ -115,6 +117,7 @@ class Ledger:
         match kind:
             case "delivery":
                 self.deliveries[line["handler"], line["events"][0][0]] += 1
+                self.shortcuts += line["shortcut"]
             case "run":
                 unit = self._unit(line)
                 unit.runs += 1

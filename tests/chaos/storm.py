@@ -55,7 +55,8 @@ class Report:
             f"{sum(order.raised for order in ledger.orders.values())} refused",
             "faults": ", ".join(f"{count} {name}" for name, count in sorted(faults.items())) or "none",
             "handled": f"{len(ledger.units)} units in {ledger.runs} runs, {ledger.repeated_runs} of them repeated",
-            "deliveries": f"{sum(ledger.deliveries.values())}, {ledger.repeated_deliveries} of them repeated",
+            "deliveries": f"{sum(ledger.deliveries.values())}, {ledger.repeated_deliveries} of them repeated, "
+            f"{ledger.shortcuts} by the shortcut",
             "lost": str(self.lost),
             "slowest order": f"{ledger.longest_order:.1f} s; longest silence {ledger.longest_silence:.1f} s; "
             f"at rest {self.recovery:.1f} s after the last fault; {self.seconds:.0f} s in all",

@@ -18,7 +18,7 @@ def test_no_event_is_lost_in_a_storm(
     # Besides what the storm does, the processes that handle the first orders die at each named point.
     fleet = make_fleet(broker, crashes.success("payment.charge_customer"))
 
-    scenarios.everything(
+    report = scenarios.everything(
         fleet,
         seed=seed,
         orders=orders,
@@ -26,3 +26,6 @@ def test_no_event_is_lost_in_a_storm(
         rounds=max(1, orders // 300),
         without=() if LONG else SLOW_FAULTS,
     )
+
+    # What users run is what is tried: see `services/book.py`.
+    assert bool(report.ledger.shortcuts) is broker.startswith("redis")

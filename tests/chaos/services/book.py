@@ -18,9 +18,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from celery.signals import task_received, worker_process_init
+from celery.signals import worker_process_init
 
 from choreo import Context, Envelope
+from choreo.broker.incoming import EventText
+from choreo.worker.handler import HandlerTask
+from choreo.worker.shortcut import Run, Shortcut
+from choreo.worker.strategy import strategy
 
 
 @cache
@@ -47,18 +51,41 @@ def work(context: Context, *envelopes: Envelope, seconds: float = 0.0) -> None:
     write(context.service, "effect", **about)
 
 
-@task_received.connect(weak=False)
-def note_delivery(request: Any, **_: Any) -> None:
-    if request.name.endswith(".dead_letters"):
-        return
-    (argument,), *_ = json.loads(request.message.body)
-    wire = json.loads(argument) if isinstance(argument, str) else argument
-    service = request.name.partition(".")[0]
+# Not by Celery's signal `task_received`: where that is listened to, choreo leaves its shorter ways to a handler.
+def note_deliveries() -> None:
+    """Write down each delivery that reaches this process, on whichever way it goes to its handler."""
+    handle = Shortcut._handle
+
+    def taken(shortcut: Shortcut, event: EventText, run: Run) -> None:
+        note_delivery(run.name, event.envelope.to_wire(), shortcut=True)
+        handle(shortcut, event, run)
+
+    Shortcut._handle = taken  # type: ignore[method-assign]
+    HandlerTask.Strategy = f"{__name__}:noting"
+
+
+def noting(task: Any, app: Any, consumer: Any, **options: Any) -> Any:
+    """The strategy of a handler's task, which writes down what it is given."""
+    usual = strategy(task, app, consumer, **options)
+
+    def received(message: Any, *args: Any) -> Any:
+        (argument,), *_ = json.loads(message.body)
+        note_delivery(task.name, json.loads(argument) if isinstance(argument, str) else argument)
+        return usual(message, *args)
+
+    return received
+
+
+def note_delivery(handler: str, wire: dict[str, Any], shortcut: bool = False) -> None:
     event = [wire["id"], wire["type"], json.dumps(wire["data"], sort_keys=True)]
-    write(service, "delivery", handler=request.name, subject=wire["subject"], events=[event], key="")
+    about = {"handler": handler, "subject": wire["subject"], "events": [event], "key": ""}
+    write(handler.partition(".")[0], "delivery", shortcut=shortcut, **about)
 
 
 @worker_process_init.connect(weak=False)
 def show_stacks_when_asked(**_: Any) -> None:
     """SIGUSR2 makes a process of a pool write its stacks into the log; Celery does that on SIGUSR1, outside pools."""
     faulthandler.register(signal.SIGUSR2, file=sys.__stderr__, all_threads=True)
+
+
+note_deliveries()
