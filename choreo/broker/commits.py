@@ -34,14 +34,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from itertools import islice
+from itertools import groupby
 from typing import Any
 
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from choreo.broker.ownership import Ownership
 from choreo.broker.scripts import Script
-from choreo.broker.wire import Part, Wire, pack
+from choreo.broker.wire import Part, Wire, pack, pack_some
 
 logger = logging.getLogger("choreo.broker")
 
@@ -76,15 +76,36 @@ class Fate(Enum):
 Told = Callable[[Any], Fate]
 
 
+class Header:
+    """
+    What commits have in common that can be sent as one command: those of one handler, for one consumer.
+
+    The script does any number of them, and answers a list: an answer for each, or ``[b"error", why]``.
+    """
+
+    def __init__(self, script: Script, keys: Sequence[Part], args: Sequence[Part]) -> None:
+        self.script, self.keys, self.args = script, keys, args
+        self._packed = "", 0, b""
+
+    def packed(self, wire: Wire) -> tuple[int, bytes]:
+        """How many parts of the command this is, and those, packed. Raises as `pack_some` does."""
+        parts = wire.evalsha(self.script, self.keys, self.args)
+        sha = str(parts[1])
+        if self._packed[0] != sha:
+            self._packed = sha, len(parts), pack_some(parts)
+        return self._packed[1:]
+
+
 @dataclass(slots=True)
 class Commit:
-    """A script that settles one delivery."""
+    """What settles one delivery."""
 
     tag: str
-    script: Script
-    keys: Sequence[Part]
+    header: Header
+    #: What the script is told about this one.
     args: Sequence[Part]
     told: Told
+    packed: bytes = b""
 
 
 @dataclass(slots=True, eq=False)
@@ -94,6 +115,7 @@ class Question:
     script: Script
     keys: Sequence[Part]
     args: Sequence[Part]
+    packed: bytes = b""
     answered: bool = False
     #: None if there is none.
     answer: Any = None
@@ -123,8 +145,10 @@ class Commits:
         #: Whether more deliveries wait in this process.
         self._more = more
         self._pending: deque[Sent] = deque()
-        #: The newest of them, as they go out, and since when the oldest of those waits.
-        self._unsent: list[bytes] = []
+        #: How many of them each command that was sent is about.
+        self._commands: deque[int] = deque()
+        #: The newest of them, which are not sent, and since when the oldest of those waits.
+        self._unsent: list[Sent] = []
         self._unsent_since = 0.0
         self._turn = _Turn()
         self._thread: threading.Thread | None = None
@@ -148,9 +172,10 @@ class Commits:
         if time.monotonic() < self._wary_until:
             return False
         # Nothing may go wrong any more once it counts as pending.
-        packed = pack(self._wire.evalsha(commit.script, commit.keys, commit.args))
+        commit.header.packed(self._wire)
+        commit.packed = pack_some(commit.args)
         with self._lock:
-            if not self._add(commit, packed):
+            if not self._add(commit):
                 return False
             self._tags.add(commit.tag)
             if not self._may_wait(time.monotonic()):
@@ -161,12 +186,12 @@ class Commits:
 
     def ask_ahead(self, question: Question) -> bool:
         """Put a question. It goes out with the next `flush`. False if that is not wise now: nothing was asked."""
-        packed = pack(self._wire.evalsha(question.script, question.keys, question.args))
+        question.packed = pack(self._wire.evalsha(question.script, question.keys, question.args))
         # The event loop asks, and must not wait for as long as a thread may wait for an answer.
         if not self._lock.acquire(timeout=SOON):
             return False
         try:
-            return self._add(question, packed)
+            return self._add(question)
         finally:
             self._lock.release()
 
@@ -175,12 +200,12 @@ class Commits:
         with self._lock:
             if not question.answered:
                 # Commits that wait go on waiting, if the question does not.
-                if question in islice(reversed(self._pending), len(self._unsent)):
+                if question in self._unsent:
                     self.flush()
                 self._read(question)
         return question.answer
 
-    def _add(self, sent: Sent, packed: bytes) -> bool:
+    def _add(self, sent: Sent) -> bool:
         now = time.monotonic()
         if now < self._wary_until or self._closed:
             return False
@@ -195,7 +220,7 @@ class Commits:
             thread.start()
             self._thread = thread
         self._pending.append(sent)
-        self._unsent.append(packed)
+        self._unsent.append(sent)
         return True
 
     def _may_wait(self, now: float) -> bool:
@@ -212,13 +237,30 @@ class Commits:
         if not self._unsent or not self._lock.acquire(blocking=wait):
             return
         try:
-            unsent, self._unsent = self._unsent, []
-            if unsent:
-                self._wire.push(b"".join(unsent), len(unsent))
+            commands = self._packed()
+            if commands:
+                self._wire.push(b"".join(commands), len(commands))
         except (RedisError, OSError):
             self._send_again()
         finally:
             self._lock.release()
+
+    def _packed(self) -> list[bytes]:
+        """What waits, as commands that count as sent."""
+        unsent, self._unsent = self._unsent, []
+        commands: list[bytes] = []
+        for header, some in groupby(unsent, lambda sent: sent.header if isinstance(sent, Commit) else None):
+            together = list(some)
+            packed = [sent.packed for sent in together]
+            if header is None:
+                commands += packed
+                self._commands += [1] * len(together)
+            else:
+                count, first = header.packed(self._wire)
+                count += sum(len(sent.args) for sent in together)
+                commands.append(b"*%d\r\n%b%b" % (count, first, b"".join(packed)))
+                self._commands.append(len(together))
+        return commands
 
     def _look_after(self) -> None:
         """What the thread does."""
@@ -254,11 +296,11 @@ class Commits:
             if self._closed:
                 return None
             packed = pack(self._wire.evalsha(script, keys, args))
-            unsent, self._unsent = self._unsent, []
+            commands = [*self._packed(), packed]
             unknown: list[Sent] = []
             answer: Any = None
             try:
-                self._wire.push(b"".join([*unsent, packed]), len(unsent) + 1)
+                self._wire.push(b"".join(commands), len(commands))
                 unknown = self._read_answers()
                 answer = self._wire.pull()
             except ResponseError:
@@ -313,14 +355,21 @@ class Commits:
             try:
                 answer = self._wire.pull()
             except NoScriptError:
-                unknown.append(self._pending.popleft())
+                unknown += self._answered()
             except ResponseError as error:
-                self._finish(self._pending.popleft(), error)
+                for sent in self._answered():
+                    self._finish(sent, error)
             except (RedisError, OSError):
                 self._send_again()
             else:
-                self._finish(self._pending.popleft(), answer)
+                together = self._answered()
+                for sent, one in zip(together, _apart(together, answer), strict=True):
+                    self._finish(sent, one)
         return unknown
+
+    def _answered(self) -> list[Sent]:
+        """What the oldest command was about. It is no longer pending."""
+        return [self._pending.popleft() for _ in range(self._commands.popleft())]
 
     def close(self) -> None:
         """Read what is left, and close the connection."""
@@ -335,6 +384,7 @@ class Commits:
         error: Exception | None = None
         # What waits to be sent is pending as well, and answers to what was sent before are none to what is sent now.
         self._unsent = []
+        self._commands.clear()
         if self._pending:
             self._wire.drop()
         while self._pending:
@@ -350,7 +400,11 @@ class Commits:
         for pause in PAUSES:
             time.sleep(pause)
             try:
-                return self._wire.call(sent.script, sent.keys, sent.args)
+                if isinstance(sent, Question):
+                    return self._wire.call(sent.script, sent.keys, sent.args)
+                header = sent.header
+                answer = self._wire.call(header.script, header.keys, [*header.args, *sent.args])
+                return _apart([sent], answer)[0]
             except ResponseError as error:
                 return error
             except (RedisError, OSError) as error:
@@ -374,3 +428,17 @@ class Commits:
             # A refusal may come again and again, so it counts; where Redis is away, nothing can be said of the event.
             away = isinstance(answer, Exception) and not isinstance(answer, ResponseError)
             self._own().return_soon([sent.tag], counted=not away)
+
+
+def _apart(together: Sequence[Sent], answer: Any) -> Sequence[Any]:
+    """The answers to what was one command."""
+    if isinstance(together[0], Question):
+        return [answer]
+    if type(answer) is not list or len(answer) != len(together):
+        return [answer] * len(together)
+    return [refused(one) or one for one in answer]
+
+
+def refused(answer: Any) -> ResponseError | None:
+    """The error that a script answers about one of its commits."""
+    return ResponseError(answer[1].decode()) if answer and answer[0] == b"error" else None

@@ -79,7 +79,7 @@ class Keys:
         return f"{self.prefix}_choreo.wake.{queue}"
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Lease:
     """
     What a script needs to know to ask "is this delivery still mine?" and to ack it by itself.

@@ -19,9 +19,11 @@ def _worker() -> Any:
 def is_stopping() -> bool:
     """Whether a worker was told to end. It gives back what it has not begun, and with that the claims on it."""
     worker = _worker()
+    if worker is None:
+        return False
+    soon, now = worker.should_stop, worker.should_terminate
     # Celery writes an exit code there, which may be 0.
-    flags = (worker.should_stop, worker.should_terminate) if worker is not None else ()
-    return any(flag is not None and flag is not False for flag in flags)
+    return not ((soon is None or soon is False) and (now is None or now is False))
 
 
 def begun() -> set[str]:

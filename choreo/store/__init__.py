@@ -60,7 +60,10 @@ class Outcome(StrEnum):
     SENT = "sent"
 
 
-@dataclass(frozen=True, slots=True)
+# What is made for each event is not frozen: that would take three times as long.
+
+
+@dataclass(slots=True)
 class Claim:
     """A worker's wish to run one attempt of a unit. ``token`` is the worker's own, and tells a zombie from an owner."""
 
@@ -77,7 +80,7 @@ class Claim:
     line: "Commits | None" = field(default=None, compare=False, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Begun:
     """The answer to a claim."""
 
@@ -168,7 +171,7 @@ class Scheduled:
     delay: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Settlement:
     """What is recorded with a commit, all of it or nothing."""
 
@@ -187,7 +190,7 @@ class Settlement:
     hear: "Callable[[Committed | StoreError], None] | None" = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Committed:
     """What `commit` answers."""
 

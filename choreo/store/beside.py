@@ -42,10 +42,11 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
-from choreo.broker.commits import Commit, Fate, Question
+from choreo.broker.commits import Commit, Fate, Header, Question, refused
 from choreo.broker.keys import Keys
 from choreo.broker.packing import head_of_event
 from choreo.broker.redis import Channel
+from choreo.broker.wire import Part
 from choreo.errors import StoreError
 from choreo.message import Message
 from choreo.store import FORGOTTEN, Arrival, Begun, Claim, Committed, Outcome, Settlement, Terms
@@ -65,22 +66,37 @@ class StoreBesideBroker(RedisStore):
         super().__init__(url, terms, prefix)
         self._sep = sep
         self._keys = Keys(broker_prefix)
+        self._headers: dict[tuple[str, str], Header] = {}
         self._routing = [broker_prefix + Channel.keyprefix_queue % exchange, self._keys.routes(exchange)]
 
     def commit(self, claim: Claim, settlement: Settlement) -> Committed:
-        inflight, tag = claim.receipt or ("", "")
-        keys = [*self._settlement_keys(claim), inflight]
-        args = [*self._settlement_args(claim, settlement, settlement.scheduled), tag]
-        if settlement.sent:
-            keys += self._routing
-            args += [self._sep, self._keys.prefix, self._keys.token(""), *_placed(settlement.sent.values())]
-        if claim.line is not None and settlement.hear is not None and tag:
+        header = self._header(claim)
+        args = self._settlement_args(claim, settlement, settlement.scheduled, len(settlement.sent))
+        args += _placed(settlement.sent.values())
+        if claim.line is not None and settlement.hear is not None and claim.receipt is not None:
             told = partial(self._tell_later, settlement)
-            if claim.line.send(Commit(tag, self._script("commit_beside"), keys, args, told)):
+            if claim.line.send(Commit(claim.token, header, args, told)):
                 return Committed(Outcome.SENT)
-        return _committed(self._run("commit_beside", keys, args), settlement)
+        (answer,) = self._run("commit_beside", header.keys, [*header.args, *args])
+        error = refused(answer)
+        if error is not None:
+            raise failed(self.url, error)
+        return _committed(answer, settlement)
 
-    def _run_for(self, claim: Claim, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+    def _header(self, claim: Claim) -> Header:
+        """What the commits of one handler, for one consumer, have in common."""
+        place = claim.handler, self._in_flight(claim)
+        if place not in self._headers:
+            # A consumer has a new name after each outage.
+            if len(self._headers) >= 100:
+                self._headers.clear()
+            handler, inflight = place
+            keys = [*self._settlement_keys(handler), inflight, *self._routing]
+            args = [self._key(handler, ""), self._sep, self._keys.prefix, self._keys.token("")]
+            self._headers[place] = Header(self._script("commit_beside"), keys, args)
+        return self._headers[place]
+
+    def _run_for(self, claim: Claim, name: str, keys: Sequence[Part], args: Sequence[Any]) -> Any:
         answer = claim.line.ask(self._script(name), keys, args) if claim.line is not None else None
         # What the worker's own connection cannot tell, the store's may, which is more patient.
         return self._run(name, keys, args) if answer is None else answer

@@ -18,7 +18,7 @@ import redis
 
 from choreo.broker import scripts
 from choreo.broker.scripts import Script
-from choreo.broker.wire import Wire
+from choreo.broker.wire import Part, Wire
 from choreo.errors import StoreError
 from choreo.message import Message
 from choreo.store import (
@@ -91,7 +91,6 @@ class RedisStore:
         self._pid = os.getpid()
         self._inherited: list[Any] = []
         self._known: dict[str, Script] = {}
-        self._fixed_keys: dict[str, list[str]] = {}
 
     @property
     def _client(self) -> Any:
@@ -116,11 +115,11 @@ class RedisStore:
             self._known[name] = Script(f"store.{name}", source_of(name))
         return self._known[name]
 
-    def _run(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+    def _run(self, name: str, keys: Sequence[Part], args: Sequence[Any]) -> Any:
         script = self._script(name)
         return self._on_a_wire(lambda wire: wire.call(script, keys, args))
 
-    def _run_for(self, claim: Claim, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:  # noqa: ARG002
+    def _run_for(self, claim: Claim, name: str, keys: Sequence[Part], args: Sequence[Any]) -> Any:  # noqa: ARG002
         """Run a script that decides about a claim."""
         return self._run(name, keys, args)
 
@@ -167,7 +166,7 @@ class RedisStore:
         terms = self.terms
         return [_attempt(claim), claim.token, _ms(terms.lease.total_seconds()), terms.max_deliveries, self._retention]
 
-    @property
+    @cached_property
     def _retention(self) -> int:
         return _ms(self.terms.retention.total_seconds())
 
@@ -251,22 +250,26 @@ class RedisStore:
     def commit(self, claim: Claim, settlement: Settlement) -> Committed:
         outbox = [Scheduled(key, message, OUTBOX_GRACE) for key, message in settlement.sent.items()]
         args = self._settlement_args(claim, settlement, [*settlement.scheduled, *outbox])
-        (outcome,) = self._run("commit", self._settlement_keys(claim), args)
+        (outcome,) = self._run("commit", self._settlement_keys(claim.handler), [self._key(claim.handler, ""), *args])
         committed = Outcome(outcome.decode())
         return Committed(committed, settlement.sent if committed is Outcome.OK else {})
 
-    def _settlement_keys(self, claim: Claim) -> list[str]:
-        handler = claim.handler
-        if handler not in self._fixed_keys:
-            self._fixed_keys[handler] = [*self._calendar(handler), *self._cabinet(handler), self._done(handler)]
-        return [*self._unit(handler, claim.unit), *self._fixed_keys[handler]]
+    def _settlement_keys(self, handler: str) -> list[str]:
+        return [*self._calendar(handler), *self._cabinet(handler), self._done(handler)]
 
-    def _settlement_args(self, claim: Claim, settlement: Settlement, scheduled: Sequence[Scheduled]) -> list[Any]:
-        letter_id, letter = settlement.letter or ("", "")
-        retention = max(self._retention, _ms(settlement.remember))
-        args: list[Any] = [claim.token, _attempt(claim), int(settlement.done), retention]
-        args += [_remembered(claim.unit), letter_id, letter]
-        args += [len(settlement.unscheduled), len(scheduled), *settlement.unscheduled]
+    def _settlement_args(
+        self, claim: Claim, settlement: Settlement, scheduled: Sequence[Scheduled], messages: int = 0
+    ) -> list[Any]:
+        """What settle.lua is told about one claim. Behind it the script's own ``messages`` follow."""
+        letter, unwanted = settlement.letter or (), settlement.unscheduled
+        # A join's own HASH stays: it counts parts that come late.
+        kept = 1 if letter or claim.unit.startswith("join:") else 2
+        retention = max(self._retention, _ms(settlement.remember)) if settlement.remember else self._retention
+        shape = ""
+        if letter or unwanted or scheduled or messages:
+            shape = f"{len(letter) // 2} {len(unwanted)} {len(scheduled)} {messages}"
+        args: list[Any] = [claim.token, _attempt(claim), kept if settlement.done else 0, retention, claim.unit, shape]
+        args += (*letter, *unwanted)
         for entry in scheduled:
             args += _arguments(entry)
         return args

@@ -38,18 +38,60 @@ class ServiceDispatcher(EventDispatcher):
 
     def send(self, type: str, **fields: Any) -> None:  # noqa: A002 - Celery's name
         """Celery's way, in a third of the time for what is collected and often."""
-        wanted = type in _OFTEN and "task" in self.buffer_group and not self.groups and self.serializer == "json"
-        if not (wanted and self.enabled):
+        if not (type in _OFTEN and self._is_collecting):
             super().send(type, **fields)
             return
+        text = self._start(type, fields.pop("timestamp", None) or time())
+        for name, value in fields.items():
+            text += f', "{name}": {quoted(value) if value.__class__ is str else _written(value)}'
+        self._collect(text + "}")
+
+    def send_run(
+        self,
+        uuid: str,
+        name: str,
+        args: str,
+        root_id: str,
+        parent_id: str,
+        received: float,
+        started: float,
+        result: str,
+        runtime: float,
+    ) -> None:
+        """
+        Tell of a first run that it was received, started, and has succeeded, once it has. The times are since 1970.
+
+        In half the time that `send` takes for the three.
+        """
+        if not self._is_collecting:
+            self.send("task-received", timestamp=received, uuid=uuid, **received_facts(name, args, root_id, parent_id))
+            self.send("task-started", timestamp=started, uuid=uuid)
+            self.send("task-succeeded", uuid=uuid, result=result, runtime=runtime)
+            return
+        about = f', "uuid": {quoted(uuid)}'
+        self._collect(
+            f'{self._start("task-received", received)}{about}, "name": {quoted(name)}, "args": {quoted(args)}, '
+            f'"kwargs": "", "root_id": {quoted(root_id)}, "parent_id": {quoted(parent_id)}, "retries": 0, '
+            f'"eta": null, "expires": null}}',
+            f"{self._start('task-started', started)}{about}}}",
+            f'{self._start("task-succeeded", time())}{about}, "result": {quoted(result)}, "runtime": {runtime!r}}}',
+        )
+
+    @property
+    def _is_collecting(self) -> bool:
+        """Whether what happens often is wanted, and collected as text."""
+        return self.enabled and "task" in self.buffer_group and not self.groups and self.serializer == "json"
+
+    def _start(self, kind: str, timestamp: float) -> str:
+        """What an event begins with, as JSON without its end."""
         if not self._head:
             about = {"hostname": self.hostname, "utcoffset": utcoffset(), "pid": self.pid}
             self._head = dumps(about)[:-1]
+        return f'{self._head}, "type": "{kind}", "timestamp": {timestamp!r}, "clock": {self.clock.forward()}'
+
+    def _collect(self, *texts: str) -> None:
         collected = self._group_buffer["task"]
-        text = f'{self._head}, "type": "{type}", "timestamp": {time()!r}, "clock": {self.clock.forward()}'
-        for name, value in fields.items():
-            text += f', "{name}": {quoted(value) if value.__class__ is str else _written(value)}'
-        collected.append(text + "}")
+        collected += texts
         if len(collected) >= self.buffer_limit:
             self.flush()
         elif self.on_send_buffered:
@@ -87,6 +129,12 @@ class ServiceDispatcher(EventDispatcher):
         super().extend_buffer(other)
         for group, events in other._group_buffer.items():
             self._group_buffer[group].extend(events)
+
+
+def received_facts(name: str, args: str, root_id: str, parent_id: str) -> dict[str, Any]:
+    """What is told of a task that was received for the first time."""
+    about = {"name": name, "args": args, "kwargs": "", "root_id": root_id, "parent_id": parent_id}
+    return {**about, "retries": 0, "eta": None, "expires": None}
 
 
 class ServiceEvents(Events):

@@ -3,8 +3,7 @@
 import logging
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 from choreo.errors import StoreError
 from choreo.store import Claim, Store
@@ -27,20 +26,23 @@ class Leases:
         self._lock = threading.Lock()
         self._thread_pid = 0
 
-    @contextmanager
-    def kept(self, claim: Claim) -> Iterator[None]:
+    def kept(self, claim: Claim) -> AbstractContextManager[None]:
         """Hold this claim for as long as the block runs."""
+        return _Kept(self, claim)
+
+    def keep(self, claim: Claim) -> None:
+        """Hold this claim until it is dropped."""
         with self._lock:
             self._claims[claim.token] = claim
             # A forked pool child inherits this object but not the thread.
             if self._thread_pid != os.getpid():
                 self._thread_pid = os.getpid()
                 threading.Thread(target=self._renew_for_ever, name="choreo-leases", daemon=True).start()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._claims.pop(claim.token, None)
+
+    def drop(self, claim: Claim) -> None:
+        """Hold this claim no longer."""
+        with self._lock:
+            self._claims.pop(claim.token, None)
 
     def _renew_for_ever(self) -> None:
         pause = threading.Event()
@@ -56,3 +58,18 @@ class Leases:
                 logger.warning("%s %s: another worker has taken over", claim.handler, claim.unit)
         except StoreError as error:
             logger.warning("%s %s: the lease could not be renewed: %s", claim.handler, claim.unit, error)
+
+
+class _Kept:
+    """`Leases.kept`."""
+
+    __slots__ = ("_claim", "_leases")
+
+    def __init__(self, leases: Leases, claim: Claim) -> None:
+        self._leases, self._claim = leases, claim
+
+    def __enter__(self) -> None:
+        self._leases.keep(self._claim)
+
+    def __exit__(self, *_: object) -> None:
+        self._leases.drop(self._claim)

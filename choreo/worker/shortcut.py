@@ -20,13 +20,15 @@ from celery.worker import state
 from choreo.broker.incoming import EventText
 from choreo.broker.queue import task_id
 from choreo.broker.taken import Taken
+from choreo.envelope import Envelope
+from choreo.worker.events import received_facts
 
 if TYPE_CHECKING:
     from choreo.worker.strategy import InProcess
 
 
 #: What a `Run` itself must have.
-_OWN = frozenset({"id", "name", "request", "_way", "_channel", "_taken", "_began"})
+_OWN = frozenset("id name request _way _channel _taken _envelope _received _started _is_told".split())
 
 
 class Run:
@@ -36,10 +38,12 @@ class Run:
     It knows what that asks of every run. For whoever looks closer it is the request that Celery would have made.
     """
 
-    def __init__(self, way: "InProcess", channel: Any, taken: Taken, unit: str) -> None:
+    def __init__(self, way: "InProcess", channel: Any, taken: Taken, unit: str, envelope: Envelope) -> None:
         self.id, self.name = unit, way.task.name
-        self._way, self._channel, self._taken = way, channel, taken
-        self._began = time()
+        self._way, self._channel, self._taken, self._envelope = way, channel, taken, envelope
+        self._received = time()
+        self._started = 0.0
+        self._is_told = False
 
     @cached_property
     def request(self) -> Any:
@@ -47,7 +51,9 @@ class Run:
         message = self._channel.message_of(self._taken)
         self._way.queue.prepare(message)
         request = self._way.request(message, message.ack_log_error, message.reject_log_error)
-        self._way.accept(request, self._began)
+        self._way.accept(request, self._received)
+        # Whoever has looked closer may tell more of it, and that comes after this.
+        self._tell_beginning()
         return request
 
     def __getattr__(self, name: str) -> Any:
@@ -56,8 +62,31 @@ class Run:
         return getattr(self.request, name)
 
     def send_event(self, kind: str, **facts: Any) -> None:
-        """As Celery's request does. No connection is replaced while a handler runs in its worker's only thread."""
-        self._way.tell(kind, uuid=self.id, **facts)
+        """
+        As Celery's request does.
+
+        What is told while a handler runs in its worker's only thread is sent when it has ended. So it is told then, in
+        one go.
+        """
+        if kind == "task-started":
+            self._started = time()
+        elif kind == "task-succeeded" and not self._is_told:
+            if self._way.events:
+                self._way.events.send_run(self.id, self.name, *self._about, self._received, self._started, **facts)
+        else:
+            self._way.tell(kind, uuid=self.id, **facts)
+
+    @property
+    def _about(self) -> tuple[str, str, str]:
+        """The event, and its relations."""
+        return str(self._envelope), self._envelope.correlation_id, self._envelope.id
+
+    def _tell_beginning(self) -> None:
+        if not self._is_told:
+            self._is_told = True
+            facts = received_facts(self.name, *self._about)
+            self._way.tell("task-received", timestamp=self._received, uuid=self.id, **facts)
+            self._way.tell("task-started", timestamp=self._started, uuid=self.id)
 
     def acknowledge(self) -> None:
         """Ack what was taken, as kombu's QoS does."""
@@ -121,21 +150,9 @@ class Shortcut:
         unit = task_id(event.envelope.id, self._task.name)
         if unit in state.revoked:
             return False
-        self._handle(event, Run(self._way, channel, taken, unit))
+        self._handle(event, Run(self._way, channel, taken, unit, event.envelope))
         return True
 
     def _handle(self, event: EventText, run: Run) -> None:
-        way, envelope = self._way, event.envelope
-        run.send_event(
-            "task-received",
-            name=run.name,
-            args=str(envelope),
-            kwargs="",
-            root_id=envelope.correlation_id,
-            parent_id=envelope.id,
-            retries=0,
-            eta=None,
-            expires=None,
-        )
         state.task_reserved(run)
-        way.run(run, RunContext(run, event), [event], {})
+        self._way.run(run, RunContext(run, event), [event], {})

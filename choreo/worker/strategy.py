@@ -26,6 +26,7 @@ from celery.worker.strategy import default, logger
 from kombu.utils.imports import symbol_by_name
 
 from choreo.broker.consuming import ConsumingChannel
+from choreo.worker.events import ServiceDispatcher
 from choreo.worker.request import HandlerRequest
 from choreo.worker.shortcut import Shortcut
 from choreo.worker.trace import Failed, attempt, is_listened_to, shown
@@ -42,7 +43,9 @@ def strategy(task: Any, app: Any, consumer: Any, **options: Any) -> OnMessage:
     if logger.isEnabledFor(logging.INFO) or not is_usual:
         return celerys
     way = InProcess(task, app, consumer, celerys)
-    if type(consumer.pool) is SoloPool and _is_on_choreos_transport(consumer):
+    events = consumer.event_dispatcher
+    can_tell = events is None or isinstance(events, ServiceDispatcher)
+    if type(consumer.pool) is SoloPool and can_tell and _is_on_choreos_transport(consumer):
         app.shortcuts[task.name] = Shortcut(way)
     return way
 
@@ -61,8 +64,10 @@ class InProcess:
         self._apply, self._pid = consumer.pool.on_apply, os.getpid()
         self._trace = fast_trace_task if app.use_fast_trace_task else trace_task_ret
         eventer = self._eventer = consumer.event_dispatcher
-        #: Sends a worker event.
-        self.tell: Callable[..., object] = eventer.send if eventer and task.send_events else _nothing
+        #: Whose worker events tell of this task, if any do.
+        self.events: Any = eventer if eventer and task.send_events else None
+        #: Sends one.
+        self.tell: Callable[..., object] = self.events.send if self.events else _nothing
         self.queue = app.amqp.queues[app.topology.name_of(task.name)]
         self._request = create_request_cls(HandlerRequest, task, consumer.pool, consumer.hostname, eventer, app=app)
 

@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 
 from choreo.broker import commits as under_way
 from choreo.broker import workload
-from choreo.broker.commits import MOST, Commit, Commits, Fate
+from choreo.broker.commits import MOST, Commit, Commits, Fate, Header
 from choreo.message import Message
 from choreo.store import Claim, Committed, Outcome, Settlement, Verdict
 from tests.contract.place import HANDLER, Place, Worker
@@ -115,7 +115,7 @@ def test_a_refused_commit_gives_its_copy_back_and_the_next_one_waits_for_its_ans
     back = eventually(lambda: place.corner.waiting(HANDLER))
     assert back[0]["headers"]["id"] == bad
     assert back[0]["headers"]["x-delivery-count"] == 1
-    assert not line.commits.send(Commit("t", None, (), (), lambda _: Fate.GONE)), "nothing is sent ahead for a while"
+    assert not line.commits.send(Commit("t", None, (), lambda _: Fate.GONE)), "nothing is sent ahead for a while"
 
 
 def test_a_copy_whose_commit_is_refused_before_celery_acks_it_goes_back_all_the_same(
@@ -505,7 +505,7 @@ def test_a_line_that_does_not_answer_does_not_make_its_worker_look_dead(
 def test_the_event_loop_does_not_wait_for_a_thread_that_waits(place: Place, worker: Worker, line: Line):
     with busy(line.commits):
         began = time.monotonic()
-        line.commits._pending.append(Commit("t", None, (), (), lambda _: Fate.GONE))
+        line.commits._pending.append(Commit("t", None, (), lambda _: Fate.GONE))
         line.commits._unsent.append(b"")
 
         worker.channel._settle_commits(wait=False)
@@ -520,7 +520,9 @@ def test_what_cannot_be_sent_leaves_the_others_in_order(place: Place, worker: Wo
     first, second = send(place, 2)
     worker.take(2)
     crowd.handle(first, 0)
-    half = Commit("t", crowd.worker.place.store._script("commit_beside"), ["\ud800"], (), lambda _: Fate.GONE)
+    half = Commit(
+        "t", Header(crowd.worker.place.store._script("commit_beside"), (), ()), ["\ud800"], lambda _: Fate.GONE
+    )
 
     with pytest.raises(UnicodeEncodeError):
         crowd.commits.send(half)
@@ -587,7 +589,7 @@ def test_what_a_failure_counts(error: Exception, counted: bool):
             told.append((tags, counted))
 
     commits = Commits(None, Owner)
-    commits._finish(Commit("t", None, (), (), lambda _: Fate.BACK), error)
+    commits._finish(Commit("t", None, (), lambda _: Fate.BACK), error)
 
     assert told == [(["t"], counted)]
 

@@ -24,6 +24,7 @@ from choreo import Envelope, PermanentFailure, Reason, Retry, Service
 from choreo.broker.queue import HandlerQueue, task_id
 from choreo.context import current
 from choreo.message import MOST_NESTED, Message, compact
+from choreo.worker.events import ServiceDispatcher
 from choreo.worker.strategy import strategy
 from tests.contract.redis_broker import Corner
 from tests.unit.events import OrderConfirmed, OrderPlaced, PaymentCharged, envelope
@@ -44,6 +45,17 @@ class WorkersConsumer(SimpleNamespace):
     """Of Celery's consumer, what a strategy asks for."""
 
     __hash__ = object.__hash__
+
+
+class Dispatcher(ServiceDispatcher):
+    """Keeps worker events as they are told."""
+
+    def __init__(self, told: list[tuple[str, dict[str, Any]]]) -> None:
+        self.told = told
+        self.enabled, self.buffer_group = True, frozenset()
+
+    def send(self, type: str, **facts: Any) -> None:  # noqa: A002
+        self.told.append((type, {name: value for name, value in facts.items() if name != "timestamp"}))
 
 
 class Worker:
@@ -81,7 +93,7 @@ class Worker:
 
     def _consumer(self) -> WorkersConsumer:
         pool = TaskPool(1, app=self.app)
-        events = SimpleNamespace(enabled=True, send=lambda kind, **facts: self.told.append((kind, facts)))
+        events = Dispatcher(self.told)
         return WorkersConsumer(
             hostname="shop@here",
             connection_errors=(),

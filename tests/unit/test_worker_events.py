@@ -1,5 +1,6 @@
 """What Flower reads is what Celery's own dispatcher would have told it."""
 
+import time
 from typing import Any
 
 import pytest
@@ -68,6 +69,41 @@ def test_flower_is_told_the_same_as_by_celery():
 
     assert told(ours) == told(celerys)
     assert len(ours.producer.sent) == 1
+
+
+def a_run(made: Any, received: float, started: float) -> None:
+    event = {"args": 'order.placed "ORD-ü"', "root_id": "e-0", "parent_id": "e-1"}
+    made.send_run(
+        "t-1", "payment.charge", **event, received=received, started=started, result="'done'", runtime=0.00125
+    )
+
+
+@pytest.mark.parametrize("groups", [(), ("task",)], ids=["everything", "tasks only"])
+def test_what_is_told_of_a_run_in_one_go_is_what_celery_tells_in_its_course(groups: tuple[str, ...]):
+    ours, celerys = dispatcher(groups=groups), dispatcher(EventDispatcher, groups=groups)
+    event = {"args": 'order.placed "ORD-ü"', "kwargs": "", "root_id": "e-0", "parent_id": "e-1"}
+
+    a_run(ours, 5.25, 6.5)
+    celerys.send("task-received", uuid="t-1", name="payment.charge", **event, retries=0, eta=None, expires=None)
+    celerys.send("task-started", uuid="t-1")
+    celerys.send("task-succeeded", uuid="t-1", result="'done'", runtime=0.00125)
+    for made in (ours, celerys):
+        made.flush()
+
+    assert told(ours) == told(celerys)
+    received, started, succeeded = (event["timestamp"] for event in ours.producer.sent[0][1])
+    assert (received, started) == (5.25, 6.5)
+    assert abs(succeeded - time.time()) < 60
+
+
+def test_nothing_is_told_of_a_run_while_events_are_switched_off():
+    made = dispatcher()
+    made.enabled = False
+
+    a_run(made, 5.25, 6.5)
+    made.flush()
+
+    assert made.producer.sent == []
 
 
 def test_a_full_buffer_is_sent():

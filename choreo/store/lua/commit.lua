@@ -1,6 +1,6 @@
 -- Settle a claim: everything that follows from it is recorded here, or nothing is.
 --
--- KEYS, ARGV            see settle.lua
+-- KEYS, ARGV 1          see settle.lua; ARGV 2.. is the claim
 -- Returns               {'ok' | 'already' | 'stale' | 'lost'}
 
-return {settle()}
+return {settle(2)}

@@ -1,64 +1,83 @@
 -- Shared by commit.lua and commit_beside.lua, which it is put in front of, after the broker's inbox.lua.
 --
--- settle() answers 'ok' | 'already' | 'stale' (somebody else has it, or had) | 'lost' (nobody has it, and nobody did
--- it: this server has forgotten the claim). It reads
--- KEYS 1 unit           HASH, see lease.lua; gone once done. Of a join, and of what is a dead letter, that alone is
---                       kept: whoever replays it need not know for how long its service remembers
---      2 parts          HASH, a join's parts; gone once done
---      3 due            ZSET schedule id -> time in ms        4 post   HASH schedule id -> message
---      5 letters        HASH dead letter id -> JSON           6 index  ZSET dead letter id -> time in ms
---      7 done           start of the names of the HASHes of what is done, for the retention: see inbox.lua
--- ARGV 1 token          2 attempt, see lease.lua   3 '1' when done   4 retention in ms
---      5 the unit, as it is remembered in `done`; '' for a join
---      6 dead letter id, '' for none     7 dead letter
---      8 how many schedule ids are no longer wanted (u)       9 how many messages are scheduled (s)
---      10.. the u unwanted ids, then s times: schedule id, delay in ms, message
--- What a script of its own needs begins at ARGV[own], with own = 10 + u + 3 * s.
+-- settle(i) settles the claim that ARGV[i] begins, and answers 'ok' | 'already' | 'stale' (somebody else has it, or
+-- had) | 'lost' (nobody has it, and nobody did it: this server has forgotten the claim). It reads
+-- KEYS 1 due            ZSET schedule id -> time in ms        2 post   HASH schedule id -> message
+--      3 letters        HASH dead letter id -> JSON           4 index  ZSET dead letter id -> time in ms
+--      5 done           start of the names of the HASHes of what is done, for the retention: see inbox.lua
+-- (Two more of the same handler, so in the same slot of a cluster, are named by its units:
+--      ARGV[1] .. 'unit:' .. unit    HASH, see lease.lua; gone once done. Of a join, and of what is a dead letter, that
+--                       alone is kept: whoever replays it need not know for how long its service remembers
+--      ARGV[1] .. 'parts:' .. unit   HASH, a join's parts; gone once done)
+-- ARGV 1 how the names of the handler's keys begin
+--      i token          i+1 attempt, see lease.lua       i+2 '0' when not done; '1' when it is, '2' if `done` keeps that
+--      i+3 retention    in ms                            i+4 unit
+--      i+5 how many of each follow: '<dead letters> <ids> <scheduled> <messages>'; '' for none
+--      i+6.. dead letters: id, JSON; schedule ids that are no longer wanted; scheduled: schedule id, delay in ms, message;
+--          the messages are the script's own
 
-local own = 10 + ARGV[8] + 3 * ARGV[9]
+-- How many dead letters, unwanted ids, scheduled and other messages follow, and where the last ones begin.
+local function shape(i)
+  if ARGV[i + 5] == '' then return 0, 0, 0, 0, i + 6 end
+  local letters, unwanted, scheduled, messages = string.match(ARGV[i + 5], '^(%d+) (%d+) (%d+) (%d+)$')
+  return tonumber(letters), tonumber(unwanted), tonumber(scheduled), tonumber(messages),
+    i + 6 + 2 * letters + unwanted + 3 * scheduled
+end
 
-local function settle()
-  local time = redis.call('TIME')
-  local now = time[1] * 1000 + math.floor(time[2] / 1000)
-  local retention, place = tonumber(ARGV[4]), ARGV[5] ~= '' and inbox_place(ARGV[5])
+local clock
+local function now_ms()
+  if not clock then
+    local time = redis.call('TIME')
+    clock = time[1] * 1000 + math.floor(time[2] / 1000)
+  end
+  return clock
+end
 
-  local attempt, signal = string.match(ARGV[2], '^(%d+)(.*)$')
+local function settle(i)
+  local now, token, unit = now_ms(), ARGV[i], ARGV[i + 4]
+  local key, parts = ARGV[1] .. 'unit:' .. unit, ARGV[1] .. 'parts:' .. unit
+  local retention, place = tonumber(ARGV[i + 3]), ARGV[i + 2] == '2' and inbox_place(unit)
+  local letters, unwanted, scheduled = shape(i)
+
+  local attempt, signal = string.match(ARGV[i + 1], '^(%d+)(.*)$')
   local field = 'settled' .. signal
   attempt = tonumber(attempt)
-  local state = redis.call('HMGET', KEYS[1], 'done', 'token', field)
+  local state = redis.call('HMGET', key, 'done', 'token', field)
   if state[1] then return 'already' end
-  if state[2] ~= ARGV[1] then
-    if place and inbox_has(KEYS[7], place, retention, now) then return 'already' end
+  if state[2] ~= token then
+    if inbox_has(KEYS[5], place or inbox_place(unit), retention, now) then return 'already' end
     return (state[2] or (attempt > 0 and tonumber(state[3] or 0) >= attempt)) and 'stale' or 'lost'
   end
 
-  if ARGV[3] == '1' then
-    redis.call('DEL', KEYS[1], KEYS[2])
-    if place and ARGV[6] == '' then
-      inbox_add(KEYS[7], place, retention, now)
-    else
-      redis.call('HSET', KEYS[1], 'done', 1)
-      redis.call('PEXPIRE', KEYS[1], retention)
-    end
+  if ARGV[i + 2] == '0' then
+    redis.call('HDEL', key, 'token', 'until', 'inflight', 'deliveries')
+    if attempt > 0 then redis.call('HSET', key, field, attempt) end
+    redis.call('PEXPIRE', key, retention)
   else
-    redis.call('HDEL', KEYS[1], 'token', 'until', 'inflight', 'deliveries')
-    if attempt > 0 then redis.call('HSET', KEYS[1], field, attempt) end
-    redis.call('PEXPIRE', KEYS[1], retention)
+    redis.call('DEL', key, parts)
+    if place then
+      inbox_add(KEYS[5], place, retention, now)
+    else
+      redis.call('HSET', key, 'done', 1)
+      redis.call('PEXPIRE', key, retention)
+    end
   end
 
-  if ARGV[6] ~= '' then
-    redis.call('HSET', KEYS[5], ARGV[6], ARGV[7])
-    redis.call('ZADD', KEYS[6], now, ARGV[6])
+  local at = i + 6
+  for _ = 1, letters do
+    redis.call('HSET', KEYS[3], ARGV[at], ARGV[at + 1])
+    redis.call('ZADD', KEYS[4], now, ARGV[at])
+    at = at + 2
   end
-
-  local first = 10 + ARGV[8]
-  for i = 10, first - 1 do
-    redis.call('ZREM', KEYS[3], ARGV[i])
-    redis.call('HDEL', KEYS[4], ARGV[i])
+  for _ = 1, unwanted do
+    redis.call('ZREM', KEYS[1], ARGV[at])
+    redis.call('HDEL', KEYS[2], ARGV[at])
+    at = at + 1
   end
-  for i = first, own - 1, 3 do
-    redis.call('ZADD', KEYS[3], 'NX', now + ARGV[i + 1], ARGV[i])
-    redis.call('HSETNX', KEYS[4], ARGV[i], ARGV[i + 2])
+  for _ = 1, scheduled do
+    redis.call('ZADD', KEYS[1], 'NX', now + ARGV[at + 1], ARGV[at])
+    redis.call('HSETNX', KEYS[2], ARGV[at], ARGV[at + 2])
+    at = at + 3
   end
   return 'ok'
 end

@@ -142,8 +142,8 @@ def ack_the_copies_of_others() -> None:
     acked = "acked = acked + redis.call('HDEL', KEYS[1], unpack(ARGV, i, math.min(i + 499, #ARGV)))"
     surgery.in_broker("take", taken, loop.replace("INFLIGHT", "KEYS[2]").replace("TAG", "ARGV[j]"))
     surgery.in_broker("ack", acked, loop.replace("INFLIGHT", "KEYS[1]").replace("TAG", "ARGV[j]"))
-    committed = "redis.call('HDEL', KEYS[8], ARGV[own])"
-    surgery.in_store("commit_beside", committed, _ACK_ALL.replace("INFLIGHT", "KEYS[8]").replace("TAG", "ARGV[own]"))
+    committed = "redis.call('HDEL', KEYS[6], ARGV[i])"
+    surgery.in_store("commit_beside", committed, _ACK_ALL.replace("INFLIGHT", "KEYS[6]").replace("TAG", "ARGV[i]"))
 
 
 _ACK_ALL = r"""
@@ -163,7 +163,7 @@ def commit_without_token() -> None:
     """Whoever comes to the commit commits, and the last one wins."""
     for name in ("commit", "commit_beside"):
         surgery.in_store(name, "if state[1] then return 'already' end", "")
-        surgery.in_store(name, "if state[2] ~= ARGV[1] then", "if false then")
+        surgery.in_store(name, "if state[2] ~= token then", "if false then")
 
 
 @_sabotage("busy copies wait")
