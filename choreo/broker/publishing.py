@@ -136,8 +136,11 @@ class PublishingChannel(kombu_redis.Channel):
             super()._put_fanout(exchange, message, routing_key, **kwargs)
             return
         text = dumps(message)
-        for topic in self._get_publish_topics(exchange, routing_key):
-            self.wire.command("PUBLISH", self.global_keyprefix + topic, text)
+        topics = self._get_publish_topics(exchange, routing_key)
+        self.listeners = sum(self.wire.command("PUBLISH", self.global_keyprefix + topic, text) for topic in topics)
+
+    #: How many have heard the last fanout.
+    listeners: int | None = None
 
     def _has_queue(self, queue: str, **_: Any) -> bool:
         # Kombu's own forgets the prefix.

@@ -18,6 +18,9 @@ COLLECT_SECONDS = 0.1
 #: The most that is collected.
 BUFFER = 1000
 
+#: More than so many are not sent before it is known that somebody listens.
+MANY = 30
+
 #: What happens in the life of every task. These events are written as they are collected.
 _OFTEN = frozenset({"task-received", "task-started", "task-succeeded"})
 
@@ -108,21 +111,29 @@ class ServiceDispatcher(EventDispatcher):
             return
         if producer is None:
             return
+        # One alone tells whether anybody listens. If nobody does, nobody would hear the others either.
+        first = 1 if len(event) > MANY else len(event)
         try:
-            producer.publish(
-                f"[{', '.join([one if type(one) is str else dumps(one) for one in event])}]",
-                content_type=JSON,
-                content_encoding="utf-8",
-                routing_key=routing_key,
-                exchange=self.exchange.name,
-                declare=[self.exchange],
-                headers=self.headers,
-                delivery_mode=self.delivery_mode,
-            )
+            self._publish_some(event[:first], producer, routing_key)
+            event = event[first:]
+            if event and getattr(producer.channel, "listeners", None) != 0:
+                self._publish_some(event, producer, routing_key)
         except Exception:  # whatever a broker's client raises: it is sent with the next connection
             if not self.buffer_while_offline:
                 raise
             self._outbound_buffer.append((event, routing_key))
+
+    def _publish_some(self, events: list[Any], producer: Any, routing_key: str) -> None:
+        producer.publish(
+            f"[{', '.join([one if type(one) is str else dumps(one) for one in events])}]",
+            content_type=JSON,
+            content_encoding="utf-8",
+            routing_key=routing_key,
+            exchange=self.exchange.name,
+            declare=[self.exchange],
+            headers=self.headers,
+            delivery_mode=self.delivery_mode,
+        )
 
     def extend_buffer(self, other: EventDispatcher) -> None:
         """Take over what another dispatcher has not sent, now that its connection is gone."""

@@ -90,6 +90,19 @@ def test_a_fanout_exchange_is_known_to_a_publisher_that_never_declared_it(corner
     assert reader.bodies == [{"hello": 1}]
 
 
+def test_who_publishes_to_a_fanout_knows_how_many_listened(corner: Corner):
+    exchange = Exchange("all", type="fanout")
+    producer = corner.connect().Producer()
+    producer.publish(1, exchange=exchange, routing_key="", declare=[exchange])
+    assert producer.channel.listeners == 0
+
+    readers = [corner.reader(Queue(name, exchange)) for name in ("mine", "yours")]
+    assert all(reader.nothing() for reader in readers)  # the subscriptions are on their way
+    producer.publish(2, exchange=exchange, routing_key="")
+
+    assert producer.channel.listeners == 2
+
+
 def test_nobody_listening_is_no_error_and_is_counted(corner: Corner):
     producer = corner.connect().Producer()
 

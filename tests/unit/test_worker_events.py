@@ -1,13 +1,14 @@
 """What Flower reads is what Celery's own dispatcher would have told it."""
 
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from celery.events.dispatcher import EventDispatcher
 from kombu.serialization import loads
 
-from choreo.worker.events import ServiceDispatcher
+from choreo.worker.events import MANY, ServiceDispatcher
 from tests.unit.stage import service
 
 TOLD: list[tuple[str, dict[str, Any]]] = [
@@ -25,9 +26,10 @@ TOLD: list[tuple[str, dict[str, Any]]] = [
 class Producer:
     """The end of the line: what would go to the broker. ``broken`` makes it a broker that is away."""
 
-    def __init__(self, broken: bool = False) -> None:
+    def __init__(self, broken: bool = False, listeners: int | None = None) -> None:
         self.sent: list[tuple[str, Any]] = []
         self.broken = broken
+        self.channel = SimpleNamespace(listeners=listeners)
 
     def publish(self, body: Any, routing_key: str, **how: Any) -> None:
         if self.broken:
@@ -136,6 +138,50 @@ def test_what_a_broker_that_is_away_did_not_take_is_sent_over_the_next_connectio
     second.flush()
 
     assert [event["uuid"] for event in told(second)] == ["t-1", "t-2"]
+
+
+@pytest.mark.parametrize("listeners", [None, 1])
+def test_however_many_there_are_flower_is_told_all_of_them_in_order(listeners: int | None):
+    made = dispatcher()
+    made.producer = Producer(listeners=listeners)
+    for number in range(MANY + 1):
+        made.send("task-started", uuid=f"t-{number}")
+
+    made.flush()
+
+    assert [event["uuid"] for event in told(made)] == [f"t-{number}" for number in range(MANY + 1)]
+
+
+def test_what_nobody_listens_to_is_not_sent_in_full():
+    made = dispatcher()
+    made.producer = Producer(listeners=0)
+    for number in range(MANY + 1):
+        made.send("task-started", uuid=f"t-{number}")
+
+    made.flush()
+    made.flush()
+
+    assert [event["uuid"] for event in told(made)] == ["t-0"]
+
+
+def test_what_was_told_before_a_broker_went_away_is_not_told_again():
+    first, second = dispatcher(), dispatcher()
+    for number in range(MANY + 1):
+        first.send("task-started", uuid=f"t-{number}")
+    publish = first.producer.publish
+
+    def once(*args: Any, **how: Any) -> None:
+        publish(*args, **how)
+        first.producer.broken = True
+
+    first.producer.publish = once
+    first.flush()
+
+    second.extend_buffer(first)
+    second.flush()
+
+    told_now = [event["uuid"] for event in told(second)]
+    assert [event["uuid"] for event in told(first)] + told_now == [f"t-{number}" for number in range(MANY + 1)]
 
 
 def test_another_serializer_is_kombus_business():
