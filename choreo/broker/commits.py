@@ -28,6 +28,7 @@ changes nothing if it was carried out.
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections import deque
@@ -46,7 +47,7 @@ from choreo.broker.wire import Part, Wire, pack, pack_some
 logger = logging.getLogger("choreo.broker")
 
 #: So many commits are under way at most.
-MOST = 32
+MOST = 128
 #: Seconds for which no commit is sent ahead after one has failed.
 WARY = 5.0
 #: An answer that has not been read for so many seconds is fetched before the next commit is sent, or by the thread.
@@ -89,9 +90,9 @@ class Header:
 
     def packed(self, wire: Wire) -> tuple[int, bytes]:
         """How many parts of the command this is, and those, packed. Raises as `pack_some` does."""
-        parts = wire.evalsha(self.script, self.keys, self.args)
-        sha = str(parts[1])
+        sha = wire.known(self.script).sha
         if self._packed[0] != sha:
+            parts = wire.evalsha(self.script, self.keys, self.args)
             self._packed = sha, len(parts), pack_some(parts)
         return self._packed[1:]
 
@@ -147,6 +148,8 @@ class Commits:
         self._pending: deque[Sent] = deque()
         #: How many of them each command that was sent is about.
         self._commands: deque[int] = deque()
+        #: How many commands were sent so far.
+        self.sent = 0
         #: The newest of them, which are not sent, and since when the oldest of those waits.
         self._unsent: list[Sent] = []
         self._unsent_since = 0.0
@@ -249,6 +252,7 @@ class Commits:
         """What waits, as commands that count as sent."""
         unsent, self._unsent = self._unsent, []
         commands: list[bytes] = []
+        before = len(self._commands)
         for header, some in groupby(unsent, lambda sent: sent.header if isinstance(sent, Commit) else None):
             together = list(some)
             packed = [sent.packed for sent in together]
@@ -260,6 +264,7 @@ class Commits:
                 count += sum(len(sent.args) for sent in together)
                 commands.append(b"*%d\r\n%b%b" % (count, first, b"".join(packed)))
                 self._commands.append(len(together))
+        self.sent += len(self._commands) - before
         return commands
 
     def _look_after(self) -> None:
@@ -325,32 +330,35 @@ class Commits:
         self._tags.discard(tag)
         return True
 
-    def settle(self, *, wait: bool = True) -> None:
+    def settle(self, *, wait: bool = True, sent_before: int | None = None) -> None:
         """
-        Read all answers. Whatever they are, this raises nothing: those who wait for them are told.
+        Read the answers: all of them, or those to the commands that were sent before `sent` was so many.
 
-        Without ``wait``, nothing is done while another thread has the line.
+        Whatever they are, this raises nothing: those who wait for them are told. Without ``wait``, nothing is done
+        while another thread has the line.
         """
         if not self._pending or not self._lock.acquire(blocking=wait):
             return
         try:
-            self.flush()
-            self._read()
+            if sent_before is None:
+                self.flush()
+            self._read(sent_before=sent_before)
         finally:
             self._lock.release()
 
-    def _read(self, wanted: Question | None = None) -> None:
-        for sent in self._read_answers(wanted):  # the first of them loads the script
+    def _read(self, wanted: Question | None = None, sent_before: int | None = None) -> None:
+        for sent in self._read_answers(wanted, sent_before):  # the first of them loads the script
             self._finish(sent, self._call(sent))
 
-    def _read_answers(self, wanted: Question | None = None) -> list[Sent]:
-        """Read all answers, or those up to the wanted one. Returns those of which Redis did not know the script."""
+    def _read_answers(self, wanted: Question | None = None, sent_before: int | None = None) -> list[Sent]:
+        """Read all answers, or some of them. Returns what they are to of which Redis did not know the script."""
+        until = sys.maxsize if sent_before is None else sent_before
         unknown: list[Sent] = []
         while self._pending:
             if unknown:
                 # All are read before a script is loaded, also those to what still waits.
                 self.flush()
-            elif wanted is not None and wanted.answered:
+            elif wanted.answered if wanted is not None else self.sent - len(self._commands) >= until:
                 break
             try:
                 answer = self._wire.pull()

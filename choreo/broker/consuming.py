@@ -33,6 +33,9 @@ from choreo.broker.wire import PackedOnce, Part, Wire
 #: The most messages taken at once, however large the prefetch is.
 BATCH = 100
 
+#: While there is something to do, no fewer are taken than this.
+WORTH = 8
+
 #: With an event loop, deliveries pause after this long, so that signals, remote control and timers get their turn.
 SLICE_SECONDS = 0.01
 
@@ -58,6 +61,8 @@ class ConsumingChannel(PublishingChannel):
         self._arrived: deque[Taken] = deque()
         #: The take that is under way: its acks, its queues, the tags it may give, and the time.
         self._taking: tuple[list[str], list[str], list[str], float] | None = None
+        #: How many commands with commits were sent before it.
+        self._sent_before = 0
         #: Whether it waits for a token first.
         self._waiting = False
         #: Whether the next poll takes at once instead of waiting for a token.
@@ -95,9 +100,9 @@ class ConsumingChannel(PublishingChannel):
             self._commits = Commits(Wire(lambda: self.pool), self._own, lambda: self._arrived or workload.waiting())
         return self._commits
 
-    def _settle_commits(self, *, wait: bool = True) -> None:
+    def _settle_commits(self) -> None:
         if self._commits is not None:
-            self._commits.settle(wait=wait)
+            self._commits.settle()
 
     def _disconnect_pools(self) -> None:
         # It is kept: handlers may still run whose copies it has decided about. See `ack_later`.
@@ -204,6 +209,10 @@ class ConsumingChannel(PublishingChannel):
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         """Take messages: at once if some may be there or acks wait to be sent, else when a token comes, or its time."""
+        # First things first.
+        self._ask(0 if self._arrived else self._room(), timeout)
+
+    def _ask(self, limit: int, timeout: float | None = None) -> None:
         if self._taking is not None:
             # Kombu gave up a connection that was silent for too long, and the answer to the take with it.
             self._forget_taking()
@@ -212,8 +221,9 @@ class ConsumingChannel(PublishingChannel):
             return
         connection = self.client.connection
         at_once = self._expecting or self._arrived or (self._ownership is not None and self._ownership.has_acks)
-        packed, acks, tags = self._pack_take(queues, self._room(), None)
+        packed, acks, tags = self._pack_take(queues, limit, None)
         self._taking = acks, queues, tags, machine_time()
+        self._sent_before = self._commits.sent if self._commits is not None else 0
         if not at_once:
             # Both in one go: Redis carries out the second as soon as the first ends, and we need not wake up between.
             packed = self._pack_wait(queues, timeout or self.brpop_timeout or 0) + packed
@@ -227,14 +237,13 @@ class ConsumingChannel(PublishingChannel):
             raise
 
     def _room(self) -> int:
+        """How many more messages may be taken, beside those that have arrived."""
         free: int | None = self.qos.can_consume_max_estimate()
-        if self._arrived:
-            return 0  # first things first
         if "can_consume" in self.qos.__dict__:
             return 1  # worker_disable_prefetch decides one by one
         if free is None:
-            return BATCH if self.connection.cycle.hub is not None else 1
-        return min(free, BATCH)
+            free = BATCH if self.connection.cycle.hub is not None else 1
+        return min(free, BATCH) - len(self._arrived)
 
     def _next_sequence(self, count: int) -> int:
         """Numbers are used up when they are asked for: an answer may get lost, a number must not be used twice."""
@@ -285,7 +294,8 @@ class ConsumingChannel(PublishingChannel):
             self._in_poll = None
             self._flush_brpop_reauth()
             # They have come by now. A worker that has nothing to do gets here once a second.
-            self._settle_commits(wait=False)
+            if self._commits is not None:
+                self._commits.settle(wait=False, sent_before=self._sent_before)
         taking, self._taking = self._taking, None
         if taking is None:
             raise Empty()
@@ -416,10 +426,18 @@ class ConsumingChannel(PublishingChannel):
         A timer would not do: the loop waits for sockets before it carries out the acks that a timer's call left.
         """
         until = monotonic() + SLICE_SECONDS
+        half = len(self._arrived) // 2
         while not self.closed and self.deliver_one() and monotonic() < until:
-            pass
+            if len(self._arrived) == half and self._expecting and not self._in_poll:
+                self._ask_early()
         if self._commits is not None:
             self._commits.flush(wait=False)
+
+    def _ask_early(self) -> None:
+        """Take more while there is something to do, so that nothing stands still until Redis answers."""
+        room = 0 if "can_consume" in self.qos.__dict__ else self._room()
+        if room >= WORTH:
+            self._ask(room)
 
     def _still_own(self, tag: str) -> bool:
         """False if this process slept so long that its messages went back."""

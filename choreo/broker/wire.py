@@ -96,8 +96,11 @@ class Wire:
             return self.command(*self.evalsha(script, keys, args))
 
     def evalsha(self, script: Script, keys: Sequence[Part], args: Sequence[Part]) -> tuple[Part, ...]:
-        known = self._plain.get(script.name, script)
-        return ("EVALSHA", known.sha, len(keys), *keys, *args)
+        return ("EVALSHA", self.known(script).sha, len(keys), *keys, *args)
+
+    def known(self, script: Script) -> Script:
+        """The script as this server takes it."""
+        return self._plain.get(script.name, script)
 
     def load(self, script: Script) -> None:
         """Make the script known to the server."""

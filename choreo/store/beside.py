@@ -134,7 +134,12 @@ class StoreBesideBroker(RedisStore):
         return claim.receipt[0] if claim.receipt else ""
 
 
+_OK = Committed(Outcome.OK)
+
+
 def _committed(answer: Any, settlement: Settlement) -> Committed:
+    if answer == [b"ok"]:
+        return _OK
     outcome, *reached = answer
     unheard = [message for message, count in zip(settlement.sent.values(), reached, strict=False) if not count]
     return Committed(Outcome(outcome.decode()), unheard=unheard)

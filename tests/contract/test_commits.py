@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 
 from choreo.broker import commits as under_way
 from choreo.broker import workload
-from choreo.broker.commits import MOST, Commit, Commits, Fate, Header
+from choreo.broker.commits import Commit, Commits, Fate, Header
 from choreo.message import Message
 from choreo.store import Claim, Committed, Outcome, Settlement, Verdict
 from tests.contract.place import HANDLER, Place, Worker
@@ -73,13 +73,15 @@ def test_many_commits_are_answered_in_one_go_and_no_more_than_that_are_under_way
     place: Place,
     worker: Worker,
     line: Line,
+    monkeypatch: pytest.MonkeyPatch,
 ):
-    units = send(place, MOST + 3)
+    monkeypatch.setattr(under_way, "MOST", 32)
+    units = send(place, 35)
     worker.take(len(units))
 
     for number, unit in enumerate(units):
         line.commit(unit, number)
-    assert len(line.heard) == MOST
+    assert len(line.heard) == 32
     line.commits.settle()
 
     assert line.outcomes == [Outcome.OK] * len(units)
@@ -508,7 +510,7 @@ def test_the_event_loop_does_not_wait_for_a_thread_that_waits(place: Place, work
         line.commits._pending.append(Commit("t", None, (), lambda _: Fate.GONE))
         line.commits._unsent.append(b"")
 
-        worker.channel._settle_commits(wait=False)
+        line.commits.settle(wait=False)
         line.commits.flush(wait=False)
 
         assert time.monotonic() - began < 5
@@ -527,7 +529,7 @@ def test_what_cannot_be_sent_leaves_the_others_in_order(place: Place, worker: Wo
     with pytest.raises(UnicodeEncodeError):
         crowd.commits.send(half)
     with pytest.raises(UnicodeEncodeError):
-        crowd.commits.ask(half.script, half.keys, half.args)
+        crowd.commits.ask(half.header.script, (), half.args)
     crowd.handle(second, 1)
     crowd.commits.settle()
 

@@ -141,7 +141,8 @@ class Worker:
     def left(self, queue: str) -> int:
         """How many messages were not handled yet."""
         count: int = self.corner.redis.llen(queue)
-        return count + len(self.channel._arrived)
+        is_coming = self.channel._taking is not None and not self.channel._waiting
+        return count + len(self.channel._arrived) + is_coming
 
     def _received(self, message: Any) -> None:
         self.long += 1
