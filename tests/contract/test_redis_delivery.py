@@ -10,13 +10,14 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from kombu import Consumer, Queue
 from kombu.asynchronous import Hub
 
-from choreo.broker import scripts
+from choreo.broker import consuming, scripts
 from choreo.broker.keys import Lease
 from choreo.broker.ownership import Ownership
 from choreo.broker.packing import UNREADABLE
@@ -256,6 +257,95 @@ def test_with_an_event_loop_slow_callbacks_neither_stall_nor_starve_the_loop(cor
     assert reader.bodies == list(range(40))
     assert longest < 0.7, "a lost turn of the loop would be a second"
     hub.close()
+
+
+class Crowded:
+    """A hundred messages, and an event loop that handles them fast, with forty at a time in its hands."""
+
+    def __init__(self, corner: Corner, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(consuming, "SLICE_SECONDS", 60)
+        fill(corner, "q", *range(100))
+        self.corner = corner
+        self.reader = corner.reader("q", prefetch=40)
+        self.hub = Hub()
+        self.reader.connection.transport.register_with_event_loop(self.reader.connection.connection, self.hub)
+
+    def run(self, count: int) -> None:
+        deadline = time.monotonic() + 10
+        while len(self.reader.messages) < count:
+            assert time.monotonic() < deadline
+            self.hub.run_once()
+
+    @property
+    def left(self) -> int:
+        length: int = self.corner.redis.llen(self.corner.prefix + "q")
+        return length
+
+
+def test_more_is_taken_while_half_is_still_to_be_handled(corner: Corner, monkeypatch: pytest.MonkeyPatch):
+    crowded = Crowded(corner, monkeypatch)
+    lengths = []
+
+    def work(message: Any) -> None:
+        message.ack()
+        handled = len(crowded.reader.messages)
+        if handled == 30:
+            eventually(lambda: crowded.left == 40)
+        lengths.append(crowded.left)
+        assert 100 - crowded.left - handled < 40, "more than it may have"
+
+    crowded.reader.on_message = work
+    crowded.run(100)
+
+    assert crowded.reader.bodies == list(range(100))
+    assert lengths[:19] == [60] * 19
+    assert corner.waiting("q") == []
+    crowded.hub.close()
+
+
+def test_one_by_one_nothing_is_taken_before_its_time(corner: Corner, monkeypatch: pytest.MonkeyPatch):
+    crowded = Crowded(corner, monkeypatch)
+    # As `worker_disable_prefetch` has it.
+    crowded.reader.channel.qos.can_consume = lambda: True
+    crowded.reader.on_message = lambda message: message.ack() or lengths.append(crowded.left)
+    lengths: list[int] = []
+
+    crowded.run(10)
+
+    assert lengths == list(range(99, 89, -1))
+    crowded.hub.close()
+
+
+@pytest.mark.parametrize("ending", ["closes", "dies"])
+def test_what_is_taken_meanwhile_comes_back_when_its_worker(
+    corner: Corner, monkeypatch: pytest.MonkeyPatch, ending: str
+):
+    crowded = Crowded(corner, monkeypatch)
+
+    class EndError(Exception):
+        pass
+
+    def work(message: Any) -> None:
+        message.ack()
+        if len(crowded.reader.messages) == 30:
+            eventually(lambda: crowded.left == 40)
+            raise EndError
+
+    crowded.reader.on_message = work
+    with pytest.raises(EndError):
+        crowded.run(100)
+    if ending == "dies":
+        crowded.reader.die()
+    else:
+        crowded.reader.close()
+
+    second = corner.reader("q")
+    # Of one that dies only those acks are known that went along with the second take.
+    count = 80 if ending == "dies" else 70
+    second.drain(count, timeout=5 * TIMEOUT)
+    assert sorted(second.bodies) == list(range(100 - count, 100))
+    assert second.nothing()
+    crowded.hub.close()
 
 
 def test_a_message_without_a_tag_is_consumed(corner: Corner):
