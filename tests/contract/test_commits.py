@@ -15,7 +15,7 @@ from choreo.broker import commits as under_way
 from choreo.broker import workload
 from choreo.broker.commits import Commit, Commits, Fate, Header
 from choreo.message import Message
-from choreo.store import Claim, Committed, Outcome, Settlement, Verdict
+from choreo.store import Claim, Committed, Outcome, Scheduled, Settlement, Verdict
 from tests.contract.place import HANDLER, Place, Worker
 from tests.contract.redis_broker import TIMEOUT, proxy_to
 from tests.waiting import eventually
@@ -217,6 +217,75 @@ def test_commits_of_short_handlers_go_out_together(place: Place, worker: Worker,
     eventually(lambda: crowd.reached(place) == len(units))
     crowd.commits.settle()
     assert crowd.outcomes == [Outcome.OK] * len(units)
+
+
+def test_what_goes_out_together_is_one_command_and_each_has_its_own_answer(
+    place: Place, worker: Worker, crowd: Crowd, monkeypatch: pytest.MonkeyPatch
+):
+    pushed: list[int] = []
+    push = crowd.commits._wire.push
+    monkeypatch.setattr(crowd.commits._wire, "push", lambda packed, count: (pushed.append(count), push(packed, count)))
+    done, refused, taken, retried, announced = units = send(place, 5)
+    worker.take(5)
+    place.corner.redis.set(f"{place.corner.prefix}nothing", "not a queue")
+    place.corner.redis.hset(f"{place.namespace}:choreo:{{{HANDLER}}}:unit:{taken}", "token", "another's")
+    letter = Message("", HANDLER, b"{}", {})
+    settlements: dict[str, dict[str, Any]] = {
+        refused: {"sent": {"event:1": Message("", "nothing", b"{}", {})}},
+        retried: {"done": False, "scheduled": [Scheduled("retry:1", letter, 60.0)], "remember": 7200.0},
+        announced: {
+            "sent": {"event:2": Message("", "somewhere", b"{}", {}), "event:3": Message("events", "nobody", b"{}", {})},
+            "scheduled": [Scheduled("event:4", letter, 60.0)],
+            "unscheduled": ["retry:1"],
+        },
+    }
+
+    for number, unit in enumerate(units):
+        crowd.commits.begin(alone=False)
+        crowd.commit(unit, number, **settlements.get(unit, {}))
+    crowd.commits.settle()
+
+    assert pushed == [1]
+    assert "WRONGTYPE" in str(crowd.heard[1])
+    others = [crowd.heard[number] for number in (0, 2, 3, 4)]
+    assert [one.outcome for one in others] == [Outcome.OK, Outcome.STALE, Outcome.OK, Outcome.OK]
+    assert [message.routing_key for message in others[3].unheard] == ["nobody"]
+    assert len(place.corner.waiting("somewhere")) == 1
+    assert [key for key, _ in place.store.due(HANDLER, 9, 1.0)] == []
+    assert place.store.backlog(HANDLER).later == 1, "the second has called off what the first had scheduled"
+    assert [place.ask(unit, attempt=2).verdict for unit in (done, retried, announced)] == ["done", "run", "done"]
+    back = eventually(lambda: place.corner.waiting(HANDLER))
+    assert [message["headers"]["id"] for message in back] == [refused]
+
+
+def test_commits_of_several_handlers_are_answered_in_their_order(place: Place, worker: Worker, crowd: Crowd):
+    first, last = send(place, 2)
+    worker.take(2)
+
+    crowd.handle(first, 0)
+    # Nobody has claimed anything for this one.
+    stranger = replace(crowd.claim(first), handler="payment.refund")
+    crowd.commits.begin(alone=False)
+    place.store.commit(stranger, Settlement(hear=crowd.heard.append))
+    crowd.handle(last, 1)
+    crowd.commits.settle()
+
+    assert "forgotten" in str(crowd.heard[1])
+    assert [crowd.heard[0].outcome, crowd.heard[2].outcome] == [Outcome.OK] * 2
+
+
+def test_who_reads_what_was_sent_before_does_not_wait_for_what_was_sent_later(place: Place, worker: Worker, line: Line):
+    first, second = send(place, 2)
+    worker.take(2)
+    line.commit(first)
+    before = line.commits.sent
+    line.commit(second, 1)
+
+    line.commits.settle(sent_before=before)
+    assert line.outcomes == [Outcome.OK]
+
+    line.commits.settle()
+    assert line.outcomes == [Outcome.OK] * 2
 
 
 def test_a_commit_that_nothing_follows_goes_out_at_once_with_those_before_it(
