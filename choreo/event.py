@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr
+from pydantic import BaseModel, ConfigDict
 
 from choreo import naming
 from choreo.envelope import Envelope
@@ -39,8 +39,11 @@ class Event(BaseModel):
     #: The version of the event's fields, from 1.
     event_version: ClassVar[int] = 1
 
-    _meta: Envelope | None = PrivateAttr(None)
-    _subject: str | None = PrivateAttr(None)
+    # Slots, as pydantic fills in its private attributes by functions in Python: one for each class up to this one.
+    __slots__ = ("_meta", "_subject")
+    if TYPE_CHECKING:
+        _meta: Envelope
+        _subject: str
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Takes the options of the class line; they are read once pydantic knows the fields."""
@@ -78,12 +81,13 @@ class Event(BaseModel):
 
         Raises `NotAnnouncedError` on an event that was made here and not yet announced.
         """
-        if self._meta is None:
+        meta: Envelope | None = getattr(self, "_meta", None)
+        if meta is None:
             raise NotAnnouncedError(
                 f"This {type(self).__name__} has no metadata: nobody has announced it yet. In a test, give it some: "
                 f'choreo.testing.announced({type(self).__name__}(...), subject="ORD-1").'
             )
-        return self._meta
+        return meta
 
     def about(self, subject: str) -> Self:
         """The same fact about another subject than that of the event which caused it."""
@@ -93,7 +97,9 @@ class Event(BaseModel):
 
     def sealed(self, *, id: str, source: str, subject: str | None, cause: Envelope | None, time: datetime) -> Envelope:  # noqa: A002
         """The envelope of this event: about its own subject, else the one given, else that of its cause."""
-        about = self._subject if self._subject is not None else subject
+        about = getattr(self, "_subject", None)
+        if about is None:
+            about = subject
         if about is None:
             about = cause.subject if cause else ""
         if not isinstance(about, str):
@@ -114,8 +120,21 @@ class Event(BaseModel):
     def read(cls, envelope: Envelope) -> Self:
         """The event in this envelope. Raises `pydantic.ValidationError` when the data does not fit."""
         event = cls.model_validate(envelope.data)
-        event._meta = envelope
+        object.__setattr__(event, "_meta", envelope)
         return event
+
+    def __copy__(self) -> Self:
+        return _fill(super().__copy__(), _slots_of(self))
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return _fill(super().__deepcopy__(memo), _slots_of(self))
+
+    def __getstate__(self) -> dict[Any, Any]:
+        return super().__getstate__() | {_SLOTS: _slots_of(self)}
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        super().__setstate__(state)
+        _fill(self, state.get(_SLOTS, {}))
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.__dict__ == other.__dict__
@@ -123,6 +142,22 @@ class Event(BaseModel):
     def __hash__(self) -> int:
         # What cannot be hashed (a list) is left out: equal events have equal hashes all the same.
         return hash((type(self), *(value for value in self.__dict__.values() if _is_hashable(value))))
+
+
+E = TypeVar("E", bound=Event)
+
+#: Where they are kept in the state of an event that is pickled.
+_SLOTS = "choreo"
+
+
+def _slots_of(event: Event) -> dict[str, Any]:
+    return {name: getattr(event, name) for name in Event.__slots__ if hasattr(event, name)}
+
+
+def _fill(event: E, slots: dict[str, Any]) -> E:
+    for name, value in slots.items():
+        object.__setattr__(event, name, value)
+    return event
 
 
 def known_events(package: str = "") -> dict[str, type[Event]]:

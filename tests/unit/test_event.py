@@ -1,10 +1,13 @@
 """An event is a typed fact that does not change, and knows where it comes from once it is announced."""
 
+import copy
+import pickle
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
 from choreo import Envelope, Event
 from choreo.errors import DeclarationError, EventNameError, NotAnnouncedError
@@ -203,6 +206,35 @@ def test_nested_models_and_times_survive_the_journey():
 def test_meta_is_refused_before_announcement_with_the_way_to_test_it():
     with pytest.raises(NotAnnouncedError, match=r"This OrderPlaced has no metadata.*choreo\.testing\.announced"):
         _ = OrderPlaced(customer_id="alice").meta
+
+
+@pytest.mark.parametrize(
+    "again",
+    [copy.copy, copy.deepcopy, lambda event: pickle.loads(pickle.dumps(event)), Event.model_copy],
+    ids=["copied", "copied with what it holds", "pickled", "copied by pydantic"],
+)
+def test_what_an_event_knows_beside_its_fields_goes_with_a_copy(again: Callable[[Event], Event]):
+    read = OrderPlaced.read(envelope(OrderPlaced(customer_id="alice"), subject="ORD-7"))
+    moved = again(PaymentCharged().about("PAY-1"))
+
+    assert again(read) == read
+    assert again(read).meta == read.meta
+    assert sealed(moved).subject == "PAY-1"
+    with pytest.raises(NotAnnouncedError):
+        _ = moved.meta
+
+
+def test_an_event_may_have_private_attributes_of_its_own_and_other_bases():
+    class Priced(BaseModel):
+        total_cents: int = 0
+
+    class OrderPriced(Priced, OrderPlaced):
+        _checks: int = PrivateAttr(7)
+
+    read = OrderPriced.read(envelope(OrderPriced(customer_id="alice", total_cents=5), subject="ORD-7"))
+
+    assert (read._checks, read.total_cents, read.meta.subject) == (7, 5, "ORD-7")
+    assert copy.copy(read)._checks == 7
 
 
 def test_an_event_that_was_read_knows_its_metadata():
