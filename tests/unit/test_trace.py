@@ -12,10 +12,12 @@ import pytest
 from celery import Task, current_task, signals, states
 from celery.app.trace import build_tracer
 from celery.loaders.app import AppLoader
+from celery.utils import threads
 
 from choreo import PermanentFailure, Retry
 from choreo.broker.queue import run_headers, task_id
 from choreo.envelope import Envelope
+from choreo.worker import trace as short
 from tests.unit.events import OrderPlaced, envelope
 from tests.unit.stage import Stage, service
 
@@ -269,3 +271,23 @@ def test_what_somebody_adds_to_the_loader_is_called(hook: str):
     bench = Bench(loader=loader)
 
     assert bench.task.__trace__ is bench.celerys
+
+
+@pytest.mark.parametrize("kind", [threads._LocalStack, threads._FastLocalStack])
+def test_between_two_runs_no_task_is_the_current_one(kind: Any, monkeypatch: pytest.MonkeyPatch):
+    stack, seen = kind(), []
+    bench = Bench(lambda: seen.append(stack.top))
+    monkeypatch.setattr(short, "_task_stack", stack)
+    monkeypatch.setattr(type(bench.task), "request_stack", kind())
+
+    for unit in ("e-1", "e-2"):
+        bench.run(unit=unit)
+        assert stack.top is None
+        assert bench.task.request_stack.top is None
+    stack.push("another")
+    assert stack.top == "another"
+    stack.pop()
+
+    assert seen == [bench.task] * 2
+    assert stack.top is None
+    assert len(stack) == 0
