@@ -41,7 +41,7 @@ class Poller(MultiChannelPoller):
 
     def _register_BRPOP(self, channel: Any) -> None:  # noqa: N802 - kombu's name
         # Kombu's call when a channel may ask for messages.
-        if not (channel.is_asking or channel.has_enough):
+        if not (channel.is_asking or channel.is_resting or channel.has_enough):
             super()._register_BRPOP(channel)
 
     def get(self, callback: Callable[..., Any], timeout: float | None = None) -> None:

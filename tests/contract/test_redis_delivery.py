@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -17,10 +18,11 @@ import pytest
 from kombu import Consumer, Queue
 from kombu.asynchronous import Hub
 
-from choreo.broker import consuming, scripts
+from choreo.broker import consuming, scripts, taking
 from choreo.broker.keys import Lease
 from choreo.broker.ownership import Ownership
 from choreo.broker.packing import UNREADABLE
+from choreo.broker.taking import Pace
 from choreo.local.server import EmbeddedServer
 from tests.contract.redis_broker import EVENTS, TIMEOUT, TRANSPORT, Corner, Reader, proxy_to
 from tests.waiting import eventually
@@ -346,6 +348,52 @@ def test_what_is_taken_meanwhile_comes_back_when_its_worker(
     assert sorted(second.bodies) == list(range(100 - count, 100))
     assert second.nothing()
     crowded.hub.close()
+
+
+@pytest.mark.parametrize(("in_process", "rush"), [(True, True), (True, False), (False, True)])
+def test_in_a_rush_a_worker_that_handles_messages_itself_lets_some_come_together(
+    corner: Corner, in_process: bool, rush: bool
+):
+    corner.put("q", 0)
+    reader = corner.reader("q")
+    hub = Hub()
+    reader.connection.transport.register_with_event_loop(reader.connection.connection, hub)
+    if in_process:
+        reader.channel._shortcuts["q"] = lambda *_: False
+    reader.channel._pace = SimpleNamespace(is_rush=rush, note=lambda _: None)
+    rested = []
+    reader.on_message = lambda message: message.ack()
+
+    for count in range(1, 6):
+        while len(reader.messages) < count:
+            hub.run_once()
+        rested.append(reader.channel._resting_until > 0.0)
+        corner.put("q", count)
+    # A rest ends by itself, and not with the loop's patience.
+    started = time.monotonic()
+    while len(reader.messages) < 6:
+        hub.run_once()
+
+    assert time.monotonic() - started < 0.7
+    assert rested[-1] is (in_process and rush)
+    assert reader.bodies == list(range(6))
+    hub.close()
+
+
+def test_a_rush_is_many_messages_one_soon_after_the_other(monkeypatch: pytest.MonkeyPatch):
+    pace, now = Pace(), 0.0
+    monkeypatch.setattr(taking, "monotonic", lambda: now)
+    seen = []
+    # One a millisecond, for a while; a hundred at once; then one in a while.
+    for pause, count in [*[(0.001, 1)] * 30, (0.05, 100), *[(0.05, 1)] * 4]:
+        now += pause
+        pace.note(count)
+        pace.note(0)
+        seen.append(pace.is_rush)
+
+    assert not any(seen[:10]), "a few are no rush"
+    assert all(seen[25:31])
+    assert not seen[-1], "it is over"
 
 
 def test_a_message_without_a_tag_is_consumed(corner: Corner):
