@@ -144,7 +144,7 @@ class Event(BaseModel):
         return hash((type(self), *(value for value in self.__dict__.values() if _is_hashable(value))))
 
 
-E = TypeVar("E", bound=Event)
+_E = TypeVar("_E", bound=Event)
 
 #: Where they are kept in the state of an event that is pickled.
 _SLOTS = "choreo"
@@ -154,7 +154,7 @@ def _slots_of(event: Event) -> dict[str, Any]:
     return {name: getattr(event, name) for name in Event.__slots__ if hasattr(event, name)}
 
 
-def _fill(event: E, slots: dict[str, Any]) -> E:
+def _fill(event: _E, slots: dict[str, Any]) -> _E:
     for name, value in slots.items():
         object.__setattr__(event, name, value)
     return event

@@ -449,4 +449,4 @@ def _apart(together: Sequence[Sent], answer: Any) -> Sequence[Any]:
 
 def refused(answer: Any) -> ResponseError | None:
     """The error that a script answers about one of its commits."""
-    return ResponseError(answer[1].decode()) if answer and answer[0] == b"error" else None
+    return ResponseError(answer[1].decode(errors="replace")) if answer and answer[0] == b"error" else None

@@ -13,7 +13,7 @@
 --      i token          i+1 attempt, see lease.lua       i+2 '0' when not done; '1' when it is, '2' if `done` keeps that
 --      i+3 retention    in ms                            i+4 unit
 --      i+5 how many of each follow: '<dead letters> <ids> <scheduled> <messages>'; '' for none
---      i+6.. dead letters: id, JSON; schedule ids that are no longer wanted; scheduled: schedule id, delay in ms, message;
+--      i+6.. dead letters: id, JSON; schedule ids that are no longer wanted; scheduled: id, delay in ms, message;
 --          the messages are the script's own
 
 -- How many dead letters, unwanted ids, scheduled and other messages follow, and where the last ones begin.
