@@ -1,10 +1,11 @@
 """Events: typed facts."""
 
 from collections.abc import Iterator
+from copy import deepcopy
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from choreo import naming
 from choreo.envelope import Envelope
@@ -42,8 +43,8 @@ class Event(BaseModel):
     # Slots, as pydantic fills in its private attributes by functions in Python: one for each class up to this one.
     __slots__ = ("_meta", "_subject")
     if TYPE_CHECKING:
-        _meta: Envelope
-        _subject: str
+        _meta: Envelope = PrivateAttr()
+        _subject: str = PrivateAttr()
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Takes the options of the class line; they are read once pydantic knows the fields."""
@@ -81,7 +82,7 @@ class Event(BaseModel):
 
         Raises `NotAnnouncedError` on an event that was made here and not yet announced.
         """
-        meta: Envelope | None = getattr(self, "_meta", None)
+        meta: Envelope | None = _slot(self, "_meta")
         if meta is None:
             raise NotAnnouncedError(
                 f"This {type(self).__name__} has no metadata: nobody has announced it yet. In a test, give it some: "
@@ -97,7 +98,7 @@ class Event(BaseModel):
 
     def sealed(self, *, id: str, source: str, subject: str | None, cause: Envelope | None, time: datetime) -> Envelope:  # noqa: A002
         """The envelope of this event: about its own subject, else the one given, else that of its cause."""
-        about = getattr(self, "_subject", None)
+        about = _slot(self, "_subject")
         if about is None:
             about = subject
         if about is None:
@@ -127,7 +128,10 @@ class Event(BaseModel):
         return _fill(super().__copy__(), _slots_of(self))
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        return _fill(super().__deepcopy__(memo), _slots_of(self))
+        return _fill(super().__deepcopy__(memo), deepcopy(_slots_of(self), memo))
+
+    def copy(self, *args: Any, **options: Any) -> Self:
+        return _fill(super().copy(*args, **options), _slots_of(self))
 
     def __getstate__(self) -> dict[Any, Any]:
         return super().__getstate__() | {_SLOTS: _slots_of(self)}
@@ -150,8 +154,17 @@ _E = TypeVar("_E", bound=Event)
 _SLOTS = "choreo"
 
 
+def _slot(event: Event, name: str) -> Any:
+    """What a slot holds, or None."""
+    try:
+        # Not `getattr`: of an event that keeps what it does not know, that would find a field of this name.
+        return object.__getattribute__(event, name)
+    except AttributeError:
+        return None
+
+
 def _slots_of(event: Event) -> dict[str, Any]:
-    return {name: getattr(event, name) for name in Event.__slots__ if hasattr(event, name)}
+    return {name: _slot(event, name) for name in Event.__slots__ if _slot(event, name) is not None}
 
 
 def _fill(event: _E, slots: dict[str, Any]) -> _E:

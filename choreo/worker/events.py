@@ -87,10 +87,11 @@ class ServiceDispatcher(EventDispatcher):
 
     def _start(self, kind: str, timestamp: float) -> str:
         """What an event begins with, as JSON without its end."""
-        if not self._head:
+        head = self._head  # which another thread may take away meanwhile
+        if not head:
             about = {"hostname": self.hostname, "utcoffset": utcoffset(), "pid": self.pid}
-            self._head = dumps(about)[:-1]
-        return f'{self._head}, "type": "{kind}", "timestamp": {timestamp!r}, "clock": {self.clock.forward()}'
+            head = self._head = dumps(about)[:-1]
+        return f'{head}, "type": "{kind}", "timestamp": {timestamp!r}, "clock": {self.clock.forward()}'
 
     def _collect(self, *texts: str) -> None:
         collected = self._group_buffer["task"]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 #: What a `Run` itself must have.
-_OWN = frozenset("id name request _way _channel _taken _envelope _received _started _is_told".split())
+_OWN = frozenset("id name request _way _channel _taken _envelope _received _started _is_untold".split())
 
 
 class Run:
@@ -43,7 +43,7 @@ class Run:
         self._way, self._channel, self._taken, self._envelope = way, channel, taken, envelope
         self._received = time()
         self._started = 0.0
-        self._is_told = False
+        self._is_untold = True
 
     @cached_property
     def request(self) -> Any:
@@ -70,7 +70,7 @@ class Run:
         """
         if kind == "task-started":
             self._started = time()
-        elif kind == "task-succeeded" and not self._is_told:
+        elif kind == "task-succeeded" and self._may_tell():
             if self._way.events:
                 self._way.events.send_run(self.id, self.name, *self._about, self._received, self._started, **facts)
         else:
@@ -81,9 +81,12 @@ class Run:
         """The event, and its relations."""
         return str(self._envelope), self._envelope.correlation_id, self._envelope.id
 
+    def _may_tell(self) -> bool:
+        """Whether nobody has told yet that it began. True once, also among threads that a handler has started."""
+        return bool(vars(self).pop("_is_untold", False))
+
     def _tell_beginning(self) -> None:
-        if not self._is_told:
-            self._is_told = True
+        if self._may_tell():
             facts = received_facts(self.name, *self._about)
             self._way.tell("task-received", timestamp=self._received, uuid=self.id, **facts)
             self._way.tell("task-started", timestamp=self._started, uuid=self.id)

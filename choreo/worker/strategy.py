@@ -137,7 +137,7 @@ class InProcess:
         state.task_accepted(request)
         request.send_event("task-started")
         began = monotonic()
-        answer, error = attempt(task, context, args, kwargs)
+        answer, error = attempt(task, context, args, kwargs, here_again=True)
         if error is not None:
             self._fail(request, error)
             return

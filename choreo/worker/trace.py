@@ -102,25 +102,29 @@ def is_listened_to() -> bool:
     return bool(task_prerun.receivers or task_postrun.receivers or task_success.receivers)
 
 
-def attempt(task: Any, context: Context, args: Any, kwargs: Any) -> tuple[Any, BaseException | None]:
-    """Run the task. Returns its answer and None, or None and what it raised."""
+def attempt(
+    task: Any, context: Context, args: Any, kwargs: Any, *, here_again: bool = False
+) -> tuple[Any, BaseException | None]:
+    """
+    Run the task. Returns its answer and None, or None and what it raised.
+
+    ``here_again``: more will run in this thread; in a greenlet that runs one, nothing may stay behind.
+    """
     requests = task.request_stack
-    # Celery's own `pop` throws away a list that is empty. To make a new one for each run takes several times as long.
-    pop_task = _popper(_task_stack, _task_stack.push(task))
-    pop_request = _popper(requests, requests.push(context))
+    tasks, contexts = _task_stack.push(task), requests.push(context)
     try:
         return task.run(*args, **kwargs), None
     except BaseException as error:  # whatever it is, Celery knows what to do
         return None, error
     finally:
-        pop_task()
-        pop_request()
-
-
-def _popper(stack: Any, pushed: list[Any] | None) -> Callable[[], object]:
-    """What takes off the stack what was pushed. Not every kind of Celery's stacks answers with its list."""
-    pop: Callable[[], object] = stack.pop if pushed is None else pushed.pop
-    return pop
+        # Celery's own `pop` throws away a list that is empty, and to make one for each run takes several times as long.
+        # Not every kind of its stacks answers with its list.
+        if here_again and tasks is not None and contexts is not None:
+            tasks.pop()
+            contexts.pop()
+        else:
+            _task_stack.pop()
+            requests.pop()
 
 
 def shown(task: Any, answer: Any) -> str:

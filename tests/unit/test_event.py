@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from choreo import Envelope, Event
 from choreo.errors import DeclarationError, EventNameError, NotAnnouncedError
@@ -210,8 +210,14 @@ def test_meta_is_refused_before_announcement_with_the_way_to_test_it():
 
 @pytest.mark.parametrize(
     "again",
-    [copy.copy, copy.deepcopy, lambda event: pickle.loads(pickle.dumps(event)), Event.model_copy],
-    ids=["copied", "copied with what it holds", "pickled", "copied by pydantic"],
+    [
+        copy.copy,
+        copy.deepcopy,
+        lambda event: pickle.loads(pickle.dumps(event)),
+        Event.model_copy,
+        pytest.param(Event.copy, marks=pytest.mark.filterwarnings("ignore:The `copy` method")),
+    ],
+    ids=["copied", "copied with what it holds", "pickled", "copied by pydantic", "copied by pydantic, as once"],
 )
 def test_what_an_event_knows_beside_its_fields_goes_with_a_copy(again: Callable[[Event], Event]):
     read = OrderPlaced.read(envelope(OrderPlaced(customer_id="alice"), subject="ORD-7"))
@@ -222,6 +228,25 @@ def test_what_an_event_knows_beside_its_fields_goes_with_a_copy(again: Callable[
     assert sealed(moved).subject == "PAY-1"
     with pytest.raises(NotAnnouncedError):
         _ = moved.meta
+
+
+def test_what_a_deep_copy_knows_is_its_own():
+    read = OrderPlaced.read(envelope(OrderPlaced(customer_id="alice"), subject="ORD-7"))
+
+    copy.deepcopy(read).meta.data["customer_id"] = "bob"
+
+    assert read.meta.data["customer_id"] == "alice"
+
+
+def test_what_an_event_says_is_no_metadata():
+    class OrderNoted(Event):
+        model_config = ConfigDict(extra="allow")
+
+    noted = OrderNoted.model_validate({"_meta": "this", "_subject": "that"})
+
+    assert sealed(noted, subject="ORD-1").subject == "ORD-1"
+    with pytest.raises(NotAnnouncedError):
+        _ = noted.meta
 
 
 def test_an_event_may_have_private_attributes_of_its_own_and_other_bases():

@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 from celery import Task, current_task, signals, states
+from celery._state import _task_stack
+from celery.app.task import Context
 from celery.app.trace import build_tracer
 from celery.loaders.app import AppLoader
 from celery.utils import threads
+from greenlet import greenlet
 
 from choreo import PermanentFailure, Retry
 from choreo.broker.queue import run_headers, task_id
@@ -273,15 +276,18 @@ def test_what_somebody_adds_to_the_loader_is_called(hook: str):
     assert bench.task.__trace__ is bench.celerys
 
 
+@pytest.mark.parametrize("here_again", [True, False])
 @pytest.mark.parametrize("kind", [threads._LocalStack, threads._FastLocalStack])
-def test_between_two_runs_no_task_is_the_current_one(kind: Any, monkeypatch: pytest.MonkeyPatch):
+def test_between_two_runs_no_task_is_the_current_one(kind: Any, here_again: bool, monkeypatch: pytest.MonkeyPatch):
     stack, seen = kind(), []
     bench = Bench(lambda: seen.append(stack.top))
     monkeypatch.setattr(short, "_task_stack", stack)
     monkeypatch.setattr(type(bench.task), "request_stack", kind())
 
     for unit in ("e-1", "e-2"):
-        bench.run(unit=unit)
+        request = Context(run_headers(HANDLER, envelope(ORDER, id=unit), 0) | {"properties": {}})
+        answer = short.attempt(bench.task, request, [text_of(envelope(ORDER, id=unit))], {}, here_again=here_again)
+        assert answer == ("done", None)
         assert stack.top is None
         assert bench.task.request_stack.top is None
     stack.push("another")
@@ -291,3 +297,15 @@ def test_between_two_runs_no_task_is_the_current_one(kind: Any, monkeypatch: pyt
     assert seen == [bench.task] * 2
     assert stack.top is None
     assert len(stack) == 0
+
+
+def test_a_greenlet_that_runs_a_handler_leaves_nothing_behind():
+    bench, numbers = Bench(), iter(range(20))
+    kept = _task_stack._local.__storage__
+    before = len(kept)
+
+    for _ in range(20):
+        greenlet(lambda: bench.run(unit=f"e-{next(numbers)}")).switch()
+
+    assert next(numbers, None) is None
+    assert len(kept) == before
