@@ -32,10 +32,10 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any
 
 from redis.exceptions import NoScriptError, RedisError, ResponseError
@@ -73,8 +73,8 @@ class Fate(Enum):
     BACK = auto()
 
 
-#: Told the answer, or the error.
-Told = Callable[[Any], Fate]
+#: Told the answer, or the error, and whether the commit was sent more than once.
+Told = Callable[[Any, bool], Fate]
 
 
 class Header:
@@ -107,6 +107,8 @@ class Commit:
     args: Sequence[Part]
     told: Told
     packed: bytes = b""
+    #: Whether it was sent again, after a connection broke.
+    again: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -117,6 +119,7 @@ class Question:
     keys: Sequence[Part]
     args: Sequence[Part]
     packed: bytes = b""
+    again: bool = False
     answered: bool = False
     #: None if there is none.
     answer: Any = None
@@ -312,8 +315,7 @@ class Commits:
                 pass
             except (RedisError, OSError):
                 self._send_again()
-            for sent in unknown:
-                self._finish(sent, self._call(sent))
+            self._call_each(unknown)
             return answer
         finally:
             self._lock.release()
@@ -347,8 +349,7 @@ class Commits:
             self._lock.release()
 
     def _read(self, wanted: Question | None = None, sent_before: int | None = None) -> None:
-        for sent in self._read_answers(wanted, sent_before):  # the first of them loads the script
-            self._finish(sent, self._call(sent))
+        self._call_each(self._read_answers(wanted, sent_before))  # the first of them loads the script
 
     def _read_answers(self, wanted: Question | None = None, sent_before: int | None = None) -> list[Sent]:
         """Read all answers, or some of them. Returns what they are to of which Redis did not know the script."""
@@ -388,19 +389,28 @@ class Commits:
         self._waiting.set()
 
     def _send_again(self) -> None:
-        """One by one, each waiting for its answer: what was carried out before is not carried out twice."""
-        error: Exception | None = None
+        """Call for what is pending. What was carried out before is not carried out twice."""
+        for sent in islice(self._pending, len(self._pending) - len(self._unsent)):
+            sent.again = True
         # What waits to be sent is pending as well, and answers to what was sent before are none to what is sent now.
         self._unsent = []
         self._commands.clear()
-        if self._pending:
+        pending, self._pending = self._pending, deque()
+        if pending:
             self._wire.drop()
-        while self._pending:
-            sent = self._pending.popleft()
-            # Who asked asks again, since nobody waits for him alone.
-            answer = error or (ConnectionError() if isinstance(sent, Question) else self._call(sent))
-            if isinstance(sent, Commit) and isinstance(answer, Exception) and not isinstance(answer, ResponseError):
-                error = answer  # what did not work for one need not be tried for each
+        # Who asked asks again, since nobody waits for him alone.
+        for question in pending:
+            if isinstance(question, Question):
+                self._finish(question, ConnectionError())
+        self._call_each(sent for sent in pending if isinstance(sent, Commit))
+
+    def _call_each(self, several: Iterable[Sent]) -> None:
+        """One by one, each waiting for its answer."""
+        away: Exception | None = None
+        for sent in several:
+            answer = away or self._call(sent)
+            if isinstance(answer, Exception) and not isinstance(answer, ResponseError):
+                away = answer  # what did not work for one need not be tried for each
             self._finish(sent, answer)
 
     def _call(self, sent: Sent) -> Any:
@@ -416,7 +426,7 @@ class Commits:
             except ResponseError as error:
                 return error
             except (RedisError, OSError) as error:
-                failure = error
+                failure, sent.again = error, True
                 self._wire.drop()
         return failure
 
@@ -425,7 +435,7 @@ class Commits:
             sent.answered, sent.answer = True, None if isinstance(answer, Exception) else answer
             return
         try:
-            fate = sent.told(answer)
+            fate = sent.told(answer, sent.again)
         except Exception:
             logger.exception("a commit's answer could not be understood")
             fate = Fate.BACK

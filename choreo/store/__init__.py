@@ -199,6 +199,8 @@ class Committed:
     unsent: Mapping[str, Message] = field(default_factory=dict)
     #: What was sent by the store, and reached nobody.
     unheard: Sequence[Message] = ()
+    #: It was sent more than once, since an answer got lost: what it found settled may be its own work.
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,24 +77,22 @@ class StoreBesideBroker(RedisStore):
             told = partial(self._tell_later, settlement)
             if claim.line.send(Commit(claim.token, header, args, told)):
                 return Committed(Outcome.SENT)
-        (answer,) = self._run("commit_beside", header.keys, [*header.args, *args])
-        error = refused(answer)
-        if error is not None:
-            raise failed(self.url, error)
-        return _committed(answer, settlement)
+        (answer,), again = self._run_once("commit_beside", header.keys, [*header.args, *args], _check)
+        return _committed(answer, settlement, again)
 
     def _header(self, claim: Claim) -> Header:
         """What the commits of one handler, for one consumer, have in common."""
         place = claim.handler, self._in_flight(claim)
-        if place not in self._headers:
+        header = self._headers.get(place)
+        if header is None:
             # A consumer has a new name after each outage.
-            if len(self._headers) >= 100:
+            if len(self._headers) >= 1000:
                 self._headers.clear()
             handler, inflight = place
             keys = [*self._settlement_keys(handler), inflight, *self._routing]
             args = [self._key(handler, ""), self._sep, self._keys.prefix, self._keys.token("")]
-            self._headers[place] = Header(self._script("commit_beside"), keys, args)
-        return self._headers[place]
+            header = self._headers[place] = Header(self._script("commit_beside"), keys, args)
+        return header
 
     def _run_for(self, claim: Claim, name: str, keys: Sequence[Part], args: Sequence[Any]) -> Any:
         answer = claim.line.ask(self._script(name), keys, args) if claim.line is not None else None
@@ -113,11 +111,11 @@ class StoreBesideBroker(RedisStore):
 
         return answer
 
-    def _tell_later(self, settlement: Settlement, answer: Any) -> Fate:
+    def _tell_later(self, settlement: Settlement, answer: Any, again: bool) -> Fate:
         if isinstance(answer, Exception):
             outcome: Committed | StoreError = failed(self.url, answer)
         else:
-            outcome = _committed(answer, settlement)
+            outcome = _committed(answer, settlement, again)
             if outcome.outcome is Outcome.LOST:
                 outcome = StoreError(FORGOTTEN)
         if settlement.hear is not None:
@@ -134,15 +132,22 @@ class StoreBesideBroker(RedisStore):
         return claim.receipt[0] if claim.receipt else ""
 
 
+def _check(answer: Any) -> None:
+    # A server that refuses (the master that was) is no longer the right one: who asks again connects anew.
+    error = refused(answer[0])
+    if error is not None:
+        raise error
+
+
 _OK = Committed(Outcome.OK)
 
 
-def _committed(answer: Any, settlement: Settlement) -> Committed:
+def _committed(answer: Any, settlement: Settlement, again: bool) -> Committed:
     if answer == [b"ok"]:
         return _OK
     outcome, *reached = answer
     unheard = [message for message, count in zip(settlement.sent.values(), reached, strict=False) if not count]
-    return Committed(Outcome(outcome.decode()), unheard=unheard)
+    return Committed(Outcome(outcome.decode()), unheard=unheard, again=again)
 
 
 def _placed(messages: Iterable[Message]) -> list[Any]:

@@ -119,6 +119,21 @@ class RedisStore:
         script = self._script(name)
         return self._on_a_wire(lambda wire: wire.call(script, keys, args))
 
+    def _run_once(
+        self, name: str, keys: Sequence[Part], args: Sequence[Any], check: Callable[[Any], object] = lambda _: None
+    ) -> tuple[Any, bool]:
+        """Run a script. Returns its answer, which ``check`` may refuse, and whether it had to be sent again."""
+        script, tries = self._script(name), 0
+
+        def call(wire: Wire) -> Any:
+            nonlocal tries
+            tries += 1
+            answer = wire.call(script, keys, args)
+            check(answer)
+            return answer
+
+        return self._on_a_wire(call), tries > 1
+
     def _run_for(self, claim: Claim, name: str, keys: Sequence[Part], args: Sequence[Any]) -> Any:  # noqa: ARG002
         """Run a script that decides about a claim."""
         return self._run(name, keys, args)
@@ -250,9 +265,10 @@ class RedisStore:
     def commit(self, claim: Claim, settlement: Settlement) -> Committed:
         outbox = [Scheduled(key, message, OUTBOX_GRACE) for key, message in settlement.sent.items()]
         args = self._settlement_args(claim, settlement, [*settlement.scheduled, *outbox])
-        (outcome,) = self._run("commit", self._settlement_keys(claim.handler), [self._key(claim.handler, ""), *args])
+        keys, args = self._settlement_keys(claim.handler), [self._key(claim.handler, ""), *args]
+        (outcome,), again = self._run_once("commit", keys, args)
         committed = Outcome(outcome.decode())
-        return Committed(committed, settlement.sent if committed is Outcome.OK else {})
+        return Committed(committed, settlement.sent if committed is Outcome.OK else {}, again=again)
 
     def _settlement_keys(self, handler: str) -> list[str]:
         return [*self._calendar(handler), *self._cabinet(handler), self._done(handler)]

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TOO_LATE = "too late: another worker has taken over"
+SETTLED = "settled before: it seems by its own commit, whose answer was lost"
 
 Parts = Mapping[str, Envelope]
 
@@ -153,8 +154,8 @@ class Delivery:
         )
 
     def _succeeded(self, announced: list[Envelope], settlement: Settlement) -> str:
-        if not self._commit(settlement):
-            return TOO_LATE
+        if late := self._commit(settlement):
+            return late
         return f"announced {', '.join(map(str, announced))}" if announced else "done"
 
     def _failed(self, parts: Parts, error: BaseException) -> str:
@@ -165,8 +166,8 @@ class Delivery:
         retry = self.own_message(self.envelope, retries=self.attempt)
         scheduled = Scheduled(f"retry:{self.claim.token}", retry, wait)
         # For as long as its next attempt is away, this one must not be forgotten.
-        if not self._commit(Settlement(done=False, scheduled=[scheduled], remember=self._remember_retry(wait))):
-            return TOO_LATE
+        if late := self._commit(Settlement(done=False, scheduled=[scheduled], remember=self._remember_retry(wait))):
+            return late
         attempts = f"attempt {self.attempt} of {self.subscription.retry.attempts}"
         reason = f"{attempts} failed, the next is in {wait:.1f} s: {line_of(error)}"
         raise Retried(reason, harmless(error), wait) from error
@@ -193,22 +194,21 @@ class Delivery:
         )
         return f"dead letter {letter.id}: {reason}"
 
-    def _commit(self, settlement: Settlement) -> bool:
-        """Settle the claim and send what leaves with it. False if another worker was faster, or has taken over."""
+    def _commit(self, settlement: Settlement) -> str:
+        """Settle the claim and send what leaves with it. Answers "", or why it was too late for that."""
         committed = self.store.commit(self.claim, settlement)
         if committed.outcome is Outcome.LOST:
             raise StoreError(FORGOTTEN)
         self.settled = True
         if committed.outcome is Outcome.SENT:
-            return True
+            return ""
         # What the other worker committed may differ from what this one has in its hands: nothing of this leaves.
         if committed.outcome is not Outcome.OK:
-            self._tell_too_late()
-            return False
+            return self._too_late(committed)
         self.app.publisher.note_unheard(committed.unheard)
         if committed.unsent:
             self._send_now(committed.unsent)
-        return True
+        return ""
 
     def _hear(self, committed: Committed | StoreError) -> None:
         """Hear what became of a commit that was sent ahead."""
@@ -217,11 +217,14 @@ class Delivery:
         elif committed.outcome is Outcome.OK:
             self.app.publisher.note_unheard(committed.unheard)
         else:
-            self._tell_too_late()
+            self._too_late(committed)
 
-    def _tell_too_late(self) -> None:
-        # What the handler did elsewhere may have been done twice: that is worth a line in every log.
-        logger.warning("%s: %s", self, TOO_LATE)
+    def _too_late(self, committed: Committed) -> str:
+        """Say in the log that this was settled before. Returns the same for people who look at the run."""
+        late = SETTLED if committed.again else TOO_LATE
+        # What a handler did elsewhere may have been done twice: that is worth a line in every log.
+        logger.log(logging.INFO if committed.again else logging.WARNING, "%s, %s: %s", self, self.claim.unit, late)
+        return late
 
     def _postpone(self, seconds: float) -> str:
         # This copy may be the last one there is, if the other worker dies: it waits, it is not thrown away.

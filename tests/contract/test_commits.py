@@ -12,13 +12,20 @@ from redis.exceptions import ConnectionError as Away
 from redis.exceptions import ResponseError
 
 from choreo.broker import commits as under_way
-from choreo.broker import workload
+from choreo.broker import scripts, workload
 from choreo.broker.commits import Commit, Commits, Fate, Header
+from choreo.errors import StoreError
 from choreo.message import Message
 from choreo.store import Claim, Committed, Outcome, Scheduled, Settlement, Verdict
 from tests.contract.place import HANDLER, Place, Worker
 from tests.contract.redis_broker import TIMEOUT, proxy_to
 from tests.waiting import eventually
+
+#: Puts a text in the place of the hash in which a unit would be remembered now.
+INBOX_SPOILT = f"""{scripts.source_of("inbox")}
+local time = redis.call('TIME')
+local slot = inbox_slot(tonumber(ARGV[3]), time[1] * 1000)
+redis.call('SET', string.format('%s%.0f:%s', ARGV[1], slot, inbox_place(ARGV[2])[1]), 'not ours')"""
 
 
 class Line:
@@ -40,6 +47,28 @@ class Line:
     @property
     def outcomes(self) -> list[Outcome]:
         return [committed.outcome for committed in self.heard]
+
+
+class Crowd(Line):
+    """A line on which more deliveries wait; each is begun and handled in no time."""
+
+    def __init__(self, worker: Worker) -> None:
+        super().__init__(worker)
+        self.more = True
+        self.commits._more = lambda: self.more
+
+    def handle(self, unit: str, number: int, *, alone: bool = False) -> None:
+        self.commits.begin(alone=alone)
+        self.commit(unit, number)
+
+    def reached(self, place: Place) -> int:
+        """How many commits Redis has carried out."""
+        return len(self.worker.messages) - sum(place.corner.in_flight().values())
+
+
+@pytest.fixture
+def crowd(worker: Worker, unhurried: None) -> Crowd:
+    return Crowd(worker)
 
 
 @pytest.fixture
@@ -117,7 +146,67 @@ def test_a_refused_commit_gives_its_copy_back_and_the_next_one_waits_for_its_ans
     back = eventually(lambda: place.corner.waiting(HANDLER))
     assert back[0]["headers"]["id"] == bad
     assert back[0]["headers"]["x-delivery-count"] == 1
-    assert not line.commits.send(Commit("t", None, (), lambda _: Fate.GONE)), "nothing is sent ahead for a while"
+    assert not line.commits.send(Commit("t", None, (), lambda *_: Fate.GONE)), "nothing is sent ahead for a while"
+
+
+@pytest.mark.parametrize("key", ["due", "post", "letters", "letters:index", "done:", "unit:"])
+def test_a_commit_that_meets_a_key_of_somebody_elses_loses_nothing(
+    place: Place, worker: Worker, crowd: Crowd, key: str
+):
+    units = send(place, 3)
+    worker.take(3)
+    start = f"{place.namespace}:choreo:{{{HANDLER}}}:"
+    redis, bad = place.corner.redis, units[1]
+    if key == "done:":
+        redis.eval(INBOX_SPOILT, 0, f"{start}done:", bad, 3_600_000)
+    else:
+        name = f"{start}unit:{bad}" if key == "unit:" else start + key
+        redis.delete(name)
+        redis.set(name, "not ours")
+    wanted = {
+        "sent": {"event:1": Message("", "somewhere", b"{}", {})},
+        "scheduled": [Scheduled("event:2", Message("", HANDLER, b"{}", {}), 60.0)],
+        "letter": ("l-1", "{}") if key.startswith("letters") else None,
+    }
+
+    for number, unit in enumerate(units):
+        crowd.commits.begin(alone=False)
+        crowd.commit(unit, number, **(wanted if unit == bad else {}))
+    crowd.commits.settle()
+
+    assert [type(heard) for heard in crowd.heard] == [Committed, StoreError, Committed]
+    assert [crowd.heard[0].outcome, crowd.heard[2].outcome] == [Outcome.OK] * 2
+    assert place.corner.waiting("somewhere") == []
+    back = eventually(lambda: place.corner.waiting(HANDLER))
+    assert [message["headers"]["id"] for message in back] == [bad]
+    # Whoever takes it again does not find it done.
+    again = Worker(place)
+    assert again.take()[0].headers["id"] == bad
+
+
+def test_when_redis_has_forgotten_the_script_and_goes_away_each_commit_is_not_waited_for(
+    place: Place, redis_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    with proxy_to(int(redis_url.rpartition(":")[2].partition("/")[0])) as proxy:
+        worker = Worker(place, url=proxied(redis_url, proxy.port), socket_timeout=1)
+        line = Line(worker)
+        units = send(place, 20)
+        worker.take(len(units))
+        calls: list[Any] = []
+
+        def away(*_: Any) -> Any:
+            calls.append(1)
+            raise Away("gone")
+
+        place.corner.redis.script_flush()
+        for number, unit in enumerate(units):
+            line.commit(unit, number)
+        monkeypatch.setattr(line.commits._wire, "call", away)
+        line.commits.settle()
+
+        assert len(line.heard) == len(units)
+        assert len(calls) == len(under_way.PAUSES)
+        monkeypatch.undo()
 
 
 def test_a_copy_whose_commit_is_refused_before_celery_acks_it_goes_back_all_the_same(
@@ -181,28 +270,6 @@ def busy(commits: Commits) -> Iterator[threading.Thread]:
     finally:
         over.set()
         other.join()
-
-
-class Crowd(Line):
-    """A line on which more deliveries wait; each is begun and handled in no time."""
-
-    def __init__(self, worker: Worker) -> None:
-        super().__init__(worker)
-        self.more = True
-        self.commits._more = lambda: self.more
-
-    def handle(self, unit: str, number: int, *, alone: bool = False) -> None:
-        self.commits.begin(alone=alone)
-        self.commit(unit, number)
-
-    def reached(self, place: Place) -> int:
-        """How many commits Redis has carried out."""
-        return len(self.worker.messages) - sum(place.corner.in_flight().values())
-
-
-@pytest.fixture
-def crowd(worker: Worker, unhurried: None) -> Crowd:
-    return Crowd(worker)
 
 
 def test_commits_of_short_handlers_go_out_together(place: Place, worker: Worker, crowd: Crowd):
@@ -503,6 +570,8 @@ def test_a_commit_whose_answer_is_lost_with_the_connection_is_sent_again(
 
         assert line.outcomes[0] is Outcome.OK
         assert set(line.outcomes[1:]) <= {Outcome.OK, Outcome.ALREADY}
+        # Nobody else had them.
+        assert all(committed.again for committed in line.heard if committed.outcome is not Outcome.OK)
         assert [place.ask(unit).verdict for unit in units] == ["done"] * 3
         worker.channel.flush_acks()
         assert place.corner.in_flight() == {}
@@ -576,7 +645,7 @@ def test_a_line_that_does_not_answer_does_not_make_its_worker_look_dead(
 def test_the_event_loop_does_not_wait_for_a_thread_that_waits(place: Place, worker: Worker, line: Line):
     with busy(line.commits):
         began = time.monotonic()
-        line.commits._pending.append(Commit("t", None, (), lambda _: Fate.GONE))
+        line.commits._pending.append(Commit("t", None, (), lambda *_: Fate.GONE))
         line.commits._unsent.append(b"")
 
         line.commits.settle(wait=False)
@@ -592,7 +661,7 @@ def test_what_cannot_be_sent_leaves_the_others_in_order(place: Place, worker: Wo
     worker.take(2)
     crowd.handle(first, 0)
     half = Commit(
-        "t", Header(crowd.worker.place.store._script("commit_beside"), (), ()), ["\ud800"], lambda _: Fate.GONE
+        "t", Header(crowd.worker.place.store._script("commit_beside"), (), ()), ["\ud800"], lambda *_: Fate.GONE
     )
 
     with pytest.raises(UnicodeEncodeError):
@@ -660,7 +729,7 @@ def test_what_a_failure_counts(error: Exception, counted: bool):
             told.append((tags, counted))
 
     commits = Commits(None, Owner)
-    commits._finish(Commit("t", None, (), lambda _: Fate.BACK), error)
+    commits._finish(Commit("t", None, (), lambda *_: Fate.BACK), error)
 
     assert told == [(["t"], counted)]
 

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import redis
 
+from choreo.broker.wire import Wire
 from choreo.errors import ChoreoError, StoreError
 from choreo.local.server import EmbeddedServer
-from choreo.store import Settlement, Store, Verdict
+from choreo.store import Outcome, Settlement, Store, Verdict
 from choreo.store.redis import RedisStore
 from tests.contract.rigs import (
     DONE,
@@ -24,6 +26,27 @@ from tests.contract.rigs import (
     due,
     settle,
 )
+
+
+def test_a_commit_whose_answer_was_lost_is_made_again_and_says_so(redis_rig, monkeypatch: pytest.MonkeyPatch):
+    store, call = redis_rig.store, Wire.call
+    for unit in ("first", "second"):
+        store.begin(claim(unit=unit))
+    assert not store.commit(claim(unit="first"), DONE).again
+    lost: list[Any] = []
+
+    def lose_the_first(wire: Wire, *about: Any) -> Any:
+        answer = call(wire, *about)
+        if not lost:
+            lost.append(answer)
+            raise redis.ConnectionError("cut")
+        return answer
+
+    monkeypatch.setattr(Wire, "call", lose_the_first)
+    committed = store.commit(claim(unit="second"), DONE)
+
+    assert lost
+    assert (committed.outcome, committed.again) == (Outcome.ALREADY, True)
 
 
 def test_state_has_a_lifetime_and_what_waits_for_somebody_has_none(redis_rig):

@@ -18,7 +18,7 @@ from choreo import (
 )
 from choreo.errors import PublishError, StoreError
 from choreo.message import Message
-from choreo.store import Claim, Scheduled
+from choreo.store import Claim, Committed, Outcome, Scheduled
 from choreo.worker.clock import Clock
 from tests.unit.events import (
     DriverAssigned,
@@ -384,8 +384,20 @@ def test_a_worker_that_lost_its_lease_announces_nothing(caplog: pytest.LogCaptur
     assert "another worker has taken over" in result.result
     # Its effects elsewhere may have happened twice: also who logs nothing else shall read that.
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
-        "payment.charge(order.placed ORD-1): too late: another worker has taken over"
+        "payment.charge(order.placed ORD-1), e-1: too late: another worker has taken over"
     ]
+
+
+def test_who_finds_his_own_commit_since_its_answer_was_lost_is_not_warned(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    stage = stage_of(failing(None))
+    monkeypatch.setattr(stage.store, "commit", lambda *_: Committed(Outcome.ALREADY, again=True))
+
+    result = stage.deliver(ORDER, id="e-1")
+
+    assert "settled before" in result.result
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
 
 
 def test_an_event_that_kills_its_workers_ends_as_a_dead_letter():

@@ -12,7 +12,7 @@
 --      for good. Of each message there is: '1' if the routing key is a queue's name, routing key, delivery tag,
 --      the message's JSON up to the value of "routing_key"
 -- Returns               for each claim {'ok', how many queues each message reached ...} | {'already'} | {'stale'} |
---                       {'lost'} | {'error', what is wrong}: nothing was done about this one then
+--                       {'lost'} | {'error', what is wrong}: this one is not settled then
 
 local separator, prefix, tokens = ARGV[2], ARGV[3], ARGV[4]
 

@@ -49,20 +49,8 @@ local function settle(i)
     return (state[2] or (attempt > 0 and tonumber(state[3] or 0) >= attempt)) and 'stale' or 'lost'
   end
 
-  if ARGV[i + 2] == '0' then
-    redis.call('HDEL', key, 'token', 'until', 'inflight', 'deliveries')
-    if attempt > 0 then redis.call('HSET', key, field, attempt) end
-    redis.call('PEXPIRE', key, retention)
-  else
-    redis.call('DEL', key, parts)
-    if place then
-      inbox_add(KEYS[5], place, retention, now)
-    else
-      redis.call('HSET', key, 'done', 1)
-      redis.call('PEXPIRE', key, retention)
-    end
-  end
-
+  -- Should a key be of another kind than it has to be, that ends the script here. So the unit is settled last: it runs
+  -- again then, and what was written before is written again.
   local at = i + 6
   for _ = 1, letters do
     redis.call('HSET', KEYS[3], ARGV[at], ARGV[at + 1])
@@ -78,6 +66,19 @@ local function settle(i)
     redis.call('ZADD', KEYS[1], 'NX', now + ARGV[at + 1], ARGV[at])
     redis.call('HSETNX', KEYS[2], ARGV[at], ARGV[at + 2])
     at = at + 3
+  end
+
+  if ARGV[i + 2] == '0' then
+    redis.call('HDEL', key, 'token', 'until', 'inflight', 'deliveries')
+    if attempt > 0 then redis.call('HSET', key, field, attempt) end
+    redis.call('PEXPIRE', key, retention)
+  elseif place then
+    inbox_add(KEYS[5], place, retention, now)
+    redis.call('DEL', key, parts)
+  else
+    redis.call('DEL', key, parts)
+    redis.call('HSET', key, 'done', 1)
+    redis.call('PEXPIRE', key, retention)
   end
   return 'ok'
 end
