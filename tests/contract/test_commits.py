@@ -184,6 +184,21 @@ def test_a_commit_that_meets_a_key_of_somebody_elses_loses_nothing(
     assert again.take()[0].headers["id"] == bad
 
 
+def test_a_connection_over_which_a_commit_was_refused_is_not_asked_again(place: Place, worker: Worker):
+    refused, fine = send(place, 2)
+    worker.take(2)
+    place.corner.redis.set(f"{place.corner.prefix}somewhere", "not a queue")
+    place.store.begin(worker.claim(fine, 1))
+    (before,) = place.store._wires
+
+    # As a master refuses that is none any more.
+    with pytest.raises(StoreError, match="WRONGTYPE"):
+        place.store.commit(worker.claim(refused), Settlement(sent={"event:1": Message("", "somewhere", b"{}", {})}))
+    assert place.store.commit(worker.claim(fine, 1), Settlement()).outcome is Outcome.OK
+
+    assert before not in place.store._wires
+
+
 def test_when_redis_has_forgotten_the_script_and_goes_away_each_commit_is_not_waited_for(
     place: Place, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ):

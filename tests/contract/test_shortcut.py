@@ -194,6 +194,28 @@ def start(
     _state._tls.current_app, _state.default_app = before
 
 
+@pytest.mark.parametrize("when", ["while it runs", "when it has ended"])
+def test_a_run_whose_request_somebody_looks_at_is_told_of_once_and_in_order(start: Start, way: str, when: str):
+    requests: list[Any] = []
+
+    def look() -> None:
+        requests.append(worker.app.tasks[HANDLER].request_stack.top)
+        if when == "while it runs":
+            assert requests[-1].delivery_info["routing_key"] == worker.queues[0].name
+            worker.consumer.event_dispatcher.send("task-noted", uuid=requests[-1].id)
+
+    worker = start(way, look)
+    worker.tell(envelope(ORDER, id="e-1"), envelope(ORDER, id="e-2"))
+
+    worker.run()
+    for request in requests:
+        assert request.delivery_info["routing_key"] == worker.queues[0].name
+
+    noted = ["task-noted"] if when == "while it runs" else []
+    assert worker.kinds() == ["task-received", "task-started", *noted, "task-succeeded"] * 2
+    assert worker.short == (2 if way == "shortcut" else 0)
+
+
 def test_a_success_is_told_counted_and_acked(start: Start, way: str):
     worker = start(way)
     worker.tell(envelope(ORDER, id="e-1"), envelope(ORDER, id="e-2"))
