@@ -38,8 +38,8 @@ BATCH = 100
 #: While there is something to do, no fewer are taken than this.
 WORTH = 8
 
-#: While messages come faster than this many seconds apart, but one by one, they are asked for after a rest of so long.
-RUSH, REST = 0.002, 0.003
+#: While messages come faster than this many seconds apart, but one by one, they are asked for after a rest as long.
+RUSH = REST = 0.003
 
 #: The part of `consumer_timeout` for which a handler may begin on the claim that its message was taken with.
 CERTAIN = 0.8
