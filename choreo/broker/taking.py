@@ -212,11 +212,7 @@ class TakingChannel(PublishingChannel):
 
     def _ask_early(self) -> None:
         """Take more while there is something to do, so that nothing stands still until Redis answers."""
-        one_by_one = "can_consume" in self.qos.__dict__
-        if not self._expecting or self._in_poll or one_by_one:
-            return
-        room = self._room()
-        if room >= WORTH:
+        if self._expecting and not self._in_poll and (room := self._room()) >= WORTH:
             self._ask(room)
 
     def _rest_in_a_rush(self) -> None:

@@ -91,6 +91,7 @@ class RedisStore:
         self._pid = os.getpid()
         self._inherited: list[Any] = []
         self._known: dict[str, Script] = {}
+        self._fixed_keys: dict[str, list[str]] = {}
 
     @property
     def _client(self) -> Any:
@@ -271,16 +272,17 @@ class RedisStore:
         return Committed(committed, settlement.sent if committed is Outcome.OK else {}, again=again)
 
     def _settlement_keys(self, handler: str) -> list[str]:
-        return [*self._calendar(handler), *self._cabinet(handler), self._done(handler)]
+        if handler not in self._fixed_keys:
+            self._fixed_keys[handler] = [*self._calendar(handler), *self._cabinet(handler), self._done(handler)]
+        return self._fixed_keys[handler]
 
     def _settlement_args(
         self, claim: Claim, settlement: Settlement, scheduled: Sequence[Scheduled], messages: int = 0
     ) -> list[Any]:
         """What settle.lua is told about one claim. Behind it the script's own ``messages`` follow."""
         letter, unwanted = settlement.letter or (), settlement.unscheduled
-        # A join's own HASH stays: it counts parts that come late.
-        kept = 1 if letter or claim.unit.startswith("join:") else 2
-        retention = max(self._retention, _ms(settlement.remember)) if settlement.remember else self._retention
+        kept = 2 if _remembered(claim.unit) and not letter else 1
+        retention = max(self._retention, _ms(settlement.remember))
         shape = ""
         if letter or unwanted or scheduled or messages:
             shape = f"{len(letter) // 2} {len(unwanted)} {len(scheduled)} {messages}"
