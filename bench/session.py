@@ -36,7 +36,8 @@ class Size:
 
     seconds: float = 0.7
     most: int = 2500
-    quiet_seconds: float = 4.0
+    #: For so long that the slowest hundredth is more than one order.
+    quiet_seconds: float = 10.0
     quiet_rate: float = 20.0
     others: tuple[int, ...] = (1, 100, 500)
 

@@ -78,11 +78,11 @@ class ConsumingChannel(TakingChannel):
 
     def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
         """One message, if there is one."""
-        packed, acks, tags = self._pack_take([queue], 1, no_ack)
+        packed, take = self._pack_take([queue], 1, no_ack)
         try:
             answer = self._send_take(packed)
         except BaseException:
-            self._take_failed(acks, tags)
+            self._take_failed(take)
             raise
         if answer[0] == -1:
             self._own().beat()

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from queue import Empty
 from time import monotonic
 from typing import Any
@@ -68,6 +67,24 @@ class Pace:
         return self._gap < RUSH
 
 
+@dataclass(slots=True)
+class Take:
+    """A question for messages that is under way."""
+
+    queues: list[str]
+    #: What it acks.
+    acks: list[str]
+    owner: str
+    #: The numbers that it may give to messages.
+    numbers: range
+    asked_at: float
+
+    @property
+    def tags(self) -> list[str]:
+        """The tags that it may give."""
+        return [f"{self.owner}:{number}" for number in self.numbers] if self.owner else []
+
+
 class TakingChannel(PublishingChannel):
     """A channel that owns what it takes."""
 
@@ -79,8 +96,7 @@ class TakingChannel(PublishingChannel):
         self._ownership: Ownership | None = None
         #: Taken, but not delivered yet.
         self._arrived: deque[Taken] = deque()
-        #: The take that is under way: its acks, its queues, the tags it may give, and the time.
-        self._taking: tuple[list[str], list[str], list[str], float] | None = None
+        self._taking: Take | None = None
         #: How many commands with commits were sent before it.
         self._sent_before = 0
         #: Whether it waits for a token first.
@@ -181,8 +197,7 @@ class TakingChannel(PublishingChannel):
             return
         connection = self.client.connection
         at_once = self._expecting or self._arrived or (self._ownership is not None and self._ownership.has_acks)
-        packed, acks, tags = self._pack_take(queues, limit, None)
-        self._taking = acks, queues, tags, machine_time()
+        packed, self._taking = self._pack_take(queues, limit, None)
         self._sent_before = self._commits.sent if self._commits is not None else 0
         if not at_once:
             # Both in one go: Redis carries out the second as soon as the first ends, and we need not wake up between.
@@ -242,7 +257,7 @@ class TakingChannel(PublishingChannel):
         self._sequence += count
         return before
 
-    def _pack_take(self, queues: list[str], limit: int, no_ack: bool | None) -> tuple[bytes, list[str], list[str]]:
+    def _pack_take(self, queues: list[str], limit: int, no_ack: bool | None) -> tuple[bytes, Take]:
         quick = [queue in self._noack if no_ack is None else no_ack for queue in queues]
         prefix, keys = self.global_keyprefix, self.keys
         owner, acks, inflight = "", [], keys.inflight("-")
@@ -262,8 +277,7 @@ class TakingChannel(PublishingChannel):
             return [*command, len(names), *names, owner], [len(queues), flags, *inboxes]
 
         packed = self._packed.command((*queues, no_ack, owner, *command), same, [limit, turn, before], acks)
-        tags = [f"{owner}:{before + i}" for i in range(1, limit + 1)] if owner else []
-        return packed, acks, tags
+        return packed, Take(queues, acks, owner, range(before + 1, before + limit + 1), machine_time())
 
     def _pack_wait(self, queues: list[str], seconds: float) -> bytes:
         def same() -> tuple[list[Part], list[Part]]:
@@ -282,6 +296,17 @@ class TakingChannel(PublishingChannel):
     # -- answers -------------------------------------------------------------------------------------------------------
 
     def _brpop_read(self, **_: Any) -> bool:
+        sent_before = self._sent_before
+        try:
+            answer, take = self._read_take()
+            return self._on_taken(answer, take)
+        finally:
+            # They have come by now, but what was taken comes first. A worker that has nothing to do gets here once a
+            # second.
+            if self._commits is not None:
+                self._commits.settle(wait=False, sent_before=sent_before)
+
+    def _read_take(self) -> tuple[list[Any], Take]:
         connection = self.client.connection
         try:
             if self._waiting:
@@ -294,13 +319,10 @@ class TakingChannel(PublishingChannel):
         finally:
             self._in_poll = None
             self._flush_brpop_reauth()
-            # They have come by now. A worker that has nothing to do gets here once a second.
-            if self._commits is not None:
-                self._commits.settle(wait=False, sent_before=self._sent_before)
-        taking, self._taking = self._taking, None
-        if taking is None:
+        take, self._taking = self._taking, None
+        if take is None:
             raise Empty()
-        return self._on_taken(answer, taking[1], taking[3])
+        return answer, take
 
     def _read_answer(self, connection: Any) -> Any:
         try:
@@ -315,7 +337,7 @@ class TakingChannel(PublishingChannel):
             connection.disconnect()
             raise
 
-    def _on_taken(self, answer: list[Any], queues: list[str], asked_at: float) -> bool:
+    def _on_taken(self, answer: list[Any], take: Take) -> bool:
         if answer[0] == -1:
             self._expecting = True
             with serving():
@@ -324,11 +346,11 @@ class TakingChannel(PublishingChannel):
         answer = self._without_troubles(answer)
         self._expecting = answer[0] == 1
         # Some of the time is kept in hand for what lies between looking at the clock and calling the handler.
-        certain_until = asked_at + float(self.consumer_timeout) * CERTAIN
+        certain_until = take.asked_at + float(self.consumer_timeout) * CERTAIN
         self._pace.note(len(answer) // 4)
         for i in range(1, len(answer), 4):
             number, tag, text, claim = answer[i : i + 4]
-            self._arrived.append(Taken(queues[number - 1], tag.decode(), text, claim.decode(), certain_until))
+            self._arrived.append(Taken(take.queues[number - 1], tag.decode(), text, claim.decode(), certain_until))
         for queue in dict.fromkeys(taken.queue for taken in self._arrived):
             self._queue_cycle.rotate(queue)
         if not self._arrived:
@@ -352,15 +374,15 @@ class TakingChannel(PublishingChannel):
 
     def _forget_taking(self) -> None:
         """The take under way failed: its acks are sent again, and what it took although its answer is lost returns."""
-        taking, self._taking = self._taking, None
+        take, self._taking = self._taking, None
         self._expecting, self._waiting = True, False
-        if taking is not None:
-            self._take_failed(taking[0], taking[2])
+        if take is not None:
+            self._take_failed(take)
 
-    def _take_failed(self, acks: list[str], tags: list[str]) -> None:
+    def _take_failed(self, take: Take) -> None:
         if self._ownership is not None:
-            self._ownership.put_back_acks(acks)
-            self._ownership.return_lost(tags)
+            self._ownership.put_back_acks(take.acks)
+            self._ownership.return_lost(take.tags)
 
     def _drop_poll(self) -> None:
         """End what is under way on the polled connection. Kombu waits for the answer; all we could lose is a token."""
@@ -390,10 +412,11 @@ def _wake_up() -> None:
     """Nothing but a turn of the event loop."""
 
 
-@contextmanager
-def serving() -> Iterator[None]:
+class serving:  # noqa: N801 - it is used as a function
     """A server that refuses (read-only, out of memory, failing disk) is no server to consume from: reconnect."""
-    try:
-        yield
-    except ResponseError as exc:
-        raise exceptions.ConnectionError(f"Redis refuses: {exc}") from exc
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
+        if isinstance(error, ResponseError):
+            raise exceptions.ConnectionError(f"Redis refuses: {error}") from error

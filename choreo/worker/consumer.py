@@ -1,6 +1,7 @@
 """What a service's worker does differently from Celery's when it talks to its broker."""
 
 import logging
+from functools import cached_property
 from typing import Any
 
 import amqp
@@ -10,7 +11,7 @@ from celery.worker.consumer import Consumer
 from kombu.common import ignore_errors
 
 from choreo.broker.workload import listed
-from choreo.worker.events import COLLECT_SECONDS
+from choreo.worker.events import Lull
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +41,8 @@ class ServiceConsumer(Consumer):
 
     def connect(self) -> Any:
         connection = super().connect()
-        # What was set for later may have gone with the last connection.
-        self._collecting = False
+        if self.lull:
+            self.lull.forget()  # what was set for later may have gone with the last connection
         if isinstance(connection.connection, amqp.Connection):
             connection.connection.transport.sock.settimeout(ANSWER_TIMEOUT)
         return connection
@@ -72,21 +73,15 @@ class ServiceConsumer(Consumer):
             return
         super().add_task_queue(queue, *args, **options)
 
-    #: Whether a moment has been set at which collected worker events are sent.
-    _collecting = False
+    @cached_property
+    def lull(self) -> Lull | None:
+        """When collected worker events are sent; None where there is no event loop, and they are sent at once."""
+        return Lull(self.hub, self._flush_events) if self.hub else None
 
     def on_send_event_buffered(self) -> None:
         """Celery's call whenever a worker event was collected; from any thread."""
-        if self.hub and not self._collecting:
-            self._collecting = True
-            self.hub.call_soon(self._send_events_later)
-
-    def _send_events_later(self) -> None:
-        self.hub.call_later(COLLECT_SECONDS, self._send_events)
-
-    def _send_events(self) -> None:
-        self._collecting = False
-        self._flush_events()
+        if self.lull:
+            self.lull.collected()
 
     def stop(self) -> None:
         # Its connection is closed before the dispatcher is.

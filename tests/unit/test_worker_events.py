@@ -1,14 +1,15 @@
 """What Flower reads is what Celery's own dispatcher would have told it."""
 
 import time
+from operator import itemgetter
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from celery.events.dispatcher import EventDispatcher
-from kombu.serialization import loads
+from kombu.serialization import dumps, loads
 
-from choreo.worker.events import MANY, ServiceDispatcher
+from choreo.worker.events import AT_THE_LATEST, COLLECT_SECONDS, LULL_SECONDS, Lull, ServiceDispatcher
 from tests.unit.stage import service
 
 TOLD: list[tuple[str, dict[str, Any]]] = [
@@ -28,20 +29,17 @@ class Producer:
 
     def __init__(self, broken: bool = False, listeners: int | None = None) -> None:
         self.sent: list[tuple[str, Any]] = []
+        self.declared: list[Any] = []
         self.broken = broken
         self.channel = SimpleNamespace(listeners=listeners)
 
     def publish(self, body: Any, routing_key: str, **how: Any) -> None:
         if self.broken:
             raise ConnectionError("away")
-        assert how["declare"]
         assert how["exchange"] == "celeryev"
-        # Text comes with its content type; anything else is written by kombu.
-        self.sent.append((routing_key, body if how.get("serializer") else how["content_type"] and _read(body)))
-
-
-def _read(body: str) -> Any:
-    return loads(body, "application/json", "utf-8")
+        self.declared += how["declare"] or []
+        content_type, encoding, text = dumps(body, how["serializer"])
+        self.sent.append((routing_key, loads(text, content_type, encoding, accept=[content_type])))
 
 
 def dispatcher(kind: type[EventDispatcher] = ServiceDispatcher, **options: Any) -> Any:
@@ -70,7 +68,30 @@ def test_flower_is_told_the_same_as_by_celery():
         made.flush()
 
     assert told(ours) == told(celerys)
-    assert len(ours.producer.sent) == 1
+
+
+def test_once_somebody_listens_everything_is_sent_in_one_go():
+    made = dispatcher()
+    for flush in range(2):
+        for number in range(3):
+            made.send("task-started", uuid=f"t-{flush}-{number}")
+        made.flush()
+
+    assert [len(body) for _, body in made.producer.sent] == [1, 2, 3]
+
+
+def test_the_exchange_is_declared_once_for_each_channel():
+    made = dispatcher()
+    for _ in range(2):
+        made.send("task-started", uuid="t-1")
+        made.flush()
+    assert made.producer.declared == [made.exchange]
+
+    made.producer = Producer()
+    made.send("task-started", uuid="t-1")
+    made.flush()
+
+    assert made.producer.declared == [made.exchange]
 
 
 def a_run(made: Any, received: float, started: float) -> None:
@@ -93,7 +114,7 @@ def test_what_is_told_of_a_run_in_one_go_is_what_celery_tells_in_its_course(grou
         made.flush()
 
     assert told(ours) == told(celerys)
-    received, started, succeeded = (event["timestamp"] for event in ours.producer.sent[0][1])
+    received, started, succeeded = (event["timestamp"] for _, body in ours.producer.sent for event in body)
     assert (received, started) == (5.25, 6.5)
     assert abs(succeeded - time.time()) < 60
 
@@ -144,29 +165,42 @@ def test_what_a_broker_that_is_away_did_not_take_is_sent_over_the_next_connectio
 def test_however_many_there_are_flower_is_told_all_of_them_in_order(listeners: int | None):
     made = dispatcher()
     made.producer = Producer(listeners=listeners)
-    for number in range(MANY + 1):
+    for number in range(40):
         made.send("task-started", uuid=f"t-{number}")
 
     made.flush()
 
-    assert [event["uuid"] for event in told(made)] == [f"t-{number}" for number in range(MANY + 1)]
+    assert [event["uuid"] for event in told(made)] == [f"t-{number}" for number in range(40)]
 
 
-def test_what_nobody_listens_to_is_not_sent_in_full():
+def test_what_nobody_listens_to_is_not_sent_in_full_until_somebody_does():
     made = dispatcher()
     made.producer = Producer(listeners=0)
-    for number in range(MANY + 1):
-        made.send("task-started", uuid=f"t-{number}")
+    for flush in range(3):
+        for number in range(2):
+            made.send("task-started", uuid=f"t-{flush}-{number}")
+        made.producer.channel.listeners = int(flush == 2)
+        made.flush()
+        made.flush()
 
-    made.flush()
-    made.flush()
+    assert [event["uuid"] for event in told(made)] == ["t-0-0", "t-1-0", "t-2-0", "t-2-1"]
 
-    assert [event["uuid"] for event in told(made)] == ["t-0"]
+
+def test_once_nobody_listens_any_more_everything_is_sent_one_last_time():
+    made = dispatcher()
+    made.producer = Producer(listeners=1)
+    for flush in range(3):
+        for number in range(2):
+            made.send("task-started", uuid=f"t-{flush}-{number}")
+        made.flush()
+        made.producer.channel.listeners = 0
+
+    assert [event["uuid"] for event in told(made)] == ["t-0-0", "t-0-1", "t-1-0", "t-1-1", "t-2-0"]
 
 
 def test_what_was_told_before_a_broker_went_away_is_not_told_again():
     first, second = dispatcher(), dispatcher()
-    for number in range(MANY + 1):
+    for number in range(40):
         first.send("task-started", uuid=f"t-{number}")
     publish = first.producer.publish
 
@@ -181,7 +215,7 @@ def test_what_was_told_before_a_broker_went_away_is_not_told_again():
     second.flush()
 
     told_now = [event["uuid"] for event in told(second)]
-    assert [event["uuid"] for event in told(first)] + told_now == [f"t-{number}" for number in range(MANY + 1)]
+    assert [event["uuid"] for event in told(first)] + told_now == [f"t-{number}" for number in range(40)]
 
 
 def test_another_serializer_is_kombus_business():
@@ -190,5 +224,71 @@ def test_another_serializer_is_kombus_business():
     made.send("task-started", uuid="t-1")
     made.flush()
 
-    ((_, body),) = made.producer.sent
-    assert body[0]["uuid"] == "t-1"
+    assert [event["uuid"] for event in told(made)] == ["t-1"]
+
+
+class Loop:
+    """An event loop with a clock of its own."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.timers: list[tuple[float, Any]] = []
+
+    def call_soon(self, call: Any, *args: Any) -> None:
+        call(*args)
+
+    def call_later(self, seconds: float, call: Any) -> None:
+        self.timers.append((self.now + seconds, call))
+
+    def run_until(self, end: float) -> None:
+        while self.timers and min(self.timers, key=itemgetter(0))[0] <= end:
+            timer = min(self.timers, key=itemgetter(0))
+            self.timers.remove(timer)
+            self.now = timer[0]
+            timer[1]()
+        self.now = end
+
+
+@pytest.fixture
+def loop(monkeypatch: pytest.MonkeyPatch) -> Loop:
+    made = Loop()
+    monkeypatch.setattr("choreo.worker.events.monotonic", lambda: made.now)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("collected", "sent"),
+    [
+        ([0], [COLLECT_SECONDS]),
+        # What comes later goes with it, if a moment has passed.
+        ([0, 0.1], [COLLECT_SECONDS]),
+        # An order every 50 ms: the moment lies between two of them.
+        ([0, 0.05, 0.1, 0.15, 0.195], [COLLECT_SECONDS + LULL_SECONDS]),
+        # Something happens all the time: what comes after the first moment waits for the second.
+        ([n / 100 for n in range(40)], [AT_THE_LATEST, 0.31 + COLLECT_SECONDS]),
+    ],
+    ids=["one", "several", "beside others", "a backlog"],
+)
+def test_collected_events_are_sent_when_nothing_happens_but_not_too_late(loop: Loop, collected: Any, sent: Any):
+    moments: list[float] = []
+    lull = Lull(loop, lambda: moments.append(loop.now))
+
+    for moment in collected:
+        loop.run_until(moment)
+        lull.collected()
+    loop.run_until(10)
+
+    assert moments == pytest.approx(sent)
+
+
+def test_what_was_to_be_sent_is_sent_later_when_the_loop_has_forgotten(loop: Loop):
+    moments: list[float] = []
+    lull = Lull(loop, lambda: moments.append(loop.now))
+    lull.collected()
+    loop.timers.clear()  # the connection was lost
+
+    lull.forget()
+    lull.collected()
+    loop.run_until(10)
+
+    assert moments == [COLLECT_SECONDS]
