@@ -23,7 +23,7 @@ from bench.side import CHORDS, OWN, PEERS, Side, find
 from bench.table import tables
 
 #: What one step may take at most; a step is begun only if that much time is left.
-STEP_SECONDS = {"session": 25.0, "killed worker": 40.0, "memory": 60.0}
+STEP_SECONDS = {"session": 32.0, "killed worker": 40.0, "memory": 60.0}
 
 
 @dataclass(frozen=True)

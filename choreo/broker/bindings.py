@@ -10,15 +10,18 @@ import amqp
 from kombu import Connection, Exchange, Queue
 
 from choreo.broker.lines import TIMEOUT, ensure_connected
+from choreo.broker.publishing import PublishingChannel
 from choreo.store import Binding
 
 
 class Bindings:
-    """The bindings of one exchange. Every call opens a connection of its own; they are rare."""
+    """The bindings of one exchange. Calls open connections of their own; they are rare, but for `ensure`."""
 
     def __init__(self, connect: Callable[[], Connection], exchange: Exchange) -> None:
         self._connect = connect
         self._exchange = exchange
+        #: To Redis, for `ensure`.
+        self._held: Connection | None = None
 
     def remove(self, bindings: Sequence[Binding]) -> None:
         """Remove bindings. What is gone already is no error."""
@@ -36,6 +39,32 @@ class Bindings:
             Queue(queue, channel=channel).bind_to(self._exchange, routing_key=pattern)
 
         self._do(make, bindings)
+
+    def ensure(self, bindings: Sequence[Binding]) -> None:
+        """Make those that are missing, as `make` does. RabbitMQ cannot tell which are, and makes what is there anew."""
+        try:
+            missing = self._missing(bindings)
+        except Exception:
+            self.close()
+            raise
+        if missing:
+            self.make(missing)
+
+    def _missing(self, bindings: Sequence[Binding]) -> Sequence[Binding]:
+        if self._held is None:
+            connection = self._connect()
+            if not issubclass(getattr(connection.transport, "Channel", object), PublishingChannel):
+                return bindings
+            ensure_connected(connection)
+            self._held = connection
+        missing: list[Binding] = self._held.default_channel.missing(self._exchange.name, bindings)
+        return missing
+
+    def close(self) -> None:
+        """Close what is held open. A later call opens it again."""
+        held, self._held = self._held, None
+        if held is not None:
+            held.release()
 
     def waiting(self, queues: Sequence[str]) -> dict[str, int]:
         """How many messages wait in each of these queues; those that do not exist are left out."""

@@ -7,7 +7,7 @@ are looked up by Redis and not by this process, and that unbinding removes them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -157,6 +157,16 @@ class PublishingChannel(kombu_redis.Channel):
         self._watch_bindings()
 
     _epoch = ""
+
+    def missing(self, exchange: str, bindings: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Those of these bindings, each (queue, routing key), that do not exist."""
+        kind, table = self.typeof(exchange), self.global_keyprefix + self.keyprefix_queue % exchange
+        members = [self._member(*kind.prepare_bind(queue, exchange, key, {})) for queue, key in bindings]
+        answers = self.wire.commands([("SISMEMBER", table, member) for member in members])
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        return [binding for binding, is_there in zip(bindings, answers, strict=True) if not is_there]
 
     def queue_unbind(
         self, queue: str, exchange: str = "", routing_key: str = "", arguments: Any = None, **_: Any

@@ -47,7 +47,7 @@ CERTAIN = 0.8
 class Pace:
     """How fast messages come: a running mean of the seconds between two of them."""
 
-    #: What is longer is a break, however long it is.
+    #: What is longer is a break: whatever there was before it is over.
     LONGEST = 0.01
 
     def __init__(self) -> None:
@@ -58,8 +58,8 @@ class Pace:
         """So many have come now."""
         if count:
             now = monotonic()
-            gap = min((now - self._last) / count, self.LONGEST)
-            self._gap += (gap - self._gap) / 8
+            gap = (now - self._last) / count
+            self._gap = self._gap + (gap - self._gap) / 8 if gap < self.LONGEST else self.LONGEST
             self._last = now
 
     @property

@@ -66,7 +66,7 @@ class BindingKeeper(threading.Thread):
         if self._began:
             # Somebody may have removed what this worker declares: while it was silent for too long, or just before it
             # said so. Whoever removed it makes it again, unless the store or a kill comes in between.
-            self._bindings.make(self._declared)
+            self._bindings.ensure(self._declared)
         self._began = True
         if answer.stale:
             self._bindings.remove(answer.stale)
@@ -96,6 +96,7 @@ class BindingKeeper(threading.Thread):
         self._stopped.set()
         self.join(timeout=5)
         self.retire()
+        self._bindings.close()
 
     def retire(self) -> None:
         """Say that this worker declares nothing any more."""

@@ -83,3 +83,53 @@ def test_a_queue_that_does_not_exist_keeps_no_other_from_being_looked_after(town
     assert town.bindings.waiting([first, "no such queue", third]) == {first: 1, third: 1}
     town.bindings.remove([(name, PATTERN) for name in ("no such queue", third)])
     assert town.reached()[::2] == [2, 1]
+
+
+def test_only_what_is_missing_is_made(town: Town):
+    pairs = [(name, PATTERN) for name in town.names]
+    town.bindings.make(pairs)
+    town.bindings.remove(pairs[1:2])
+
+    town.bindings.ensure(pairs)
+    assert town.reached() == [1, 1, 1]
+
+    town.bindings.ensure(pairs)
+    assert town.reached() == [2, 2, 2]
+    town.bindings.close()
+    town.bindings.ensure(pairs)
+    assert town.reached() == [3, 3, 3]
+    town.bindings.close()
+
+
+def test_on_redis_finding_out_that_nothing_is_missing_changes_nothing(redis_url: str, namespace: str):
+    town = Town(redis_url, namespace)
+    pairs = [(name, PATTERN) for name in town.names]
+    town.bindings.make(pairs)
+    town.bindings.ensure(pairs)
+    town.reached()
+    channels, server = town.channels, town.connection.default_channel.wire
+
+    town.bindings.ensure(pairs)
+
+    assert town.channels == channels, "it opens nothing"
+    assert server.command("EXISTS", f"_choreo.routes.{town.app.topology.exchange.name}"), (
+        "publishers need not look anew"
+    )
+    town.bindings.close()
+    town.close()
+
+
+def test_a_server_that_was_away_is_asked_again(redis_url: str, namespace: str):
+    town = Town(redis_url, namespace)
+    pairs = [(name, PATTERN) for name in town.names]
+    town.bindings.ensure(pairs)
+    held = town.bindings._held
+    assert held is not None
+    held.default_channel.wire._connection.disconnect()
+    held.default_channel.pool.disconnect()
+
+    town.bindings.ensure(pairs)
+
+    assert town.reached() == [1, 1, 1]
+    town.bindings.close()
+    town.close()

@@ -183,6 +183,15 @@ def test_an_unbinding_is_seen_although_stock_kombu_binds_another_queue_meanwhile
     assert [len(corner.waiting(name)) for name in ("ours", "theirs")] == [1, 1]
 
 
+def test_what_publishers_remember_of_the_bindings_is_looked_up_again_every_minute(corner: Corner):
+    Queue("q", EVENTS, routing_key="order.*", channel=corner.connect().channel()).declare()
+
+    corner.publish("order.placed")
+    corner.publish("order.paid")
+
+    assert 55 < corner.redis.ttl(f"{corner.prefix}_choreo.routes.events") <= 60
+
+
 def test_a_direct_exchange_compares_keys_letter_by_letter(corner: Corner):
     direct = Exchange("direct", type="direct")
     channel = corner.connect().channel()

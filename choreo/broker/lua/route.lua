@@ -7,7 +7,8 @@
 -- bindings  set, permanent, kombu's own format: routing key .. separator .. pattern .. separator .. queue.
 --           A member with a pattern comes from a topic exchange, one without from a direct exchange.
 -- routes    hash, a cache: 'size' -> how many bindings it was computed from, '=' .. routing key -> packed queue names.
---           Binding and unbinding delete it; the size catches what kombu's own transport adds behind our back.
+--           Binding and unbinding delete it; the size catches what kombu's own transport adds behind our back, and a
+--           minute's life what it adds in place of something else.
 --           So the cost of a publish does not depend on how many queues are bound to something else.
 
 -- AMQP splits at every dot and keeps empty words; an empty key has no words at all.
@@ -64,6 +65,8 @@ local function route(bindings, routes, routing_key, separator)
   local queues = search(bindings, routing_key, separator)
   -- Routing keys with an id in them must not grow the cache without bound.
   if cached[1] ~= size or redis.call('HLEN', routes) > 1000 then redis.call('DEL', routes) end
-  redis.call('HSET', routes, 'size', size, field, cmsgpack.pack(queues))
+  if redis.call('HSET', routes, 'size', size, field, cmsgpack.pack(queues)) == 2 then
+    redis.call('EXPIRE', routes, 60)
+  end
   return queues
 end
