@@ -12,16 +12,17 @@
 --     unit was kept for the retention: all are kept for that time, and for a slot more at most.
 local INBOX_SLOTS = 3
 
+local INBOX_UUID = '^(%x%x%x%x%x%x%x%x)%-(%x%x%x%x)%-(%x%x%x%x)%-(%x%x%x%x)%-(%x%x%x%x)(%x%x%x%x%x%x%x%x)$'
+
 local function inbox_place(unit)
-  local hex
-  if #unit == 36 and unit == string.lower(unit) and
-      string.find(unit, '^%x%x%x%x%x%x%x%x%-%x%x%x%x%-%x%x%x%x%-%x%x%x%x%-%x%x%x%x%x%x%x%x%x%x%x%x$') then
-    hex = string.gsub(unit, '-', '')
+  local a, b, b_end, c, c_end, d = string.match(unit, INBOX_UUID)
+  if a and not string.find(unit, '%u') then
+    b, c = b .. b_end, c .. c_end
   else
-    hex = redis.sha1hex(unit)
+    local hex = redis.sha1hex(unit)
+    a, b, c, d = string.sub(hex, 1, 8), string.sub(hex, 9, 16), string.sub(hex, 17, 24), string.sub(hex, 25, 32)
   end
-  local a, d = tonumber(string.sub(hex, 1, 8), 16), tonumber(string.sub(hex, 25, 32), 16)
-  local b, c = tonumber(string.sub(hex, 9, 16), 16), tonumber(string.sub(hex, 17, 24), 16)
+  a, b, c, d = tonumber(a, 16), tonumber(b, 16), tonumber(c, 16), tonumber(d, 16)
   -- Every kind of UUID has something in one of these two places that changes from one to the next.
   return {string.format('%x', bit.bxor(a % 16384, d % 16384)), struct.pack('>I4I4I4I4', a, b, c, d)}
 end
@@ -38,7 +39,7 @@ local function inbox_starts(prefix, retention, ms)
   if not starts then
     local slot = inbox_slot(retention, ms)
     starts = {}
-    for back = 0, INBOX_SLOTS do starts[back + 1] = string.format('%s%.0f:', prefix, slot - back) end
+    for back = 0, INBOX_SLOTS do starts[back + 1] = prefix .. slot - back .. ':' end
     inbox_known[prefix] = starts
   end
   return starts

@@ -38,14 +38,15 @@ if owner ~= '' then
   local timeout = tonumber(string.match(owner, '%-(%d+)$'))
   if timeout then redis.call('ZADD', KEYS[1], 'XX', 'GT', string.format('%.0f', ms + timeout), owner) end
 end
-for q = 1, n do
-  local retention, base = string.match(ARGV[6 + q], '^(%d+) (.+)$')
-  if base then inboxes[q] = {base, tonumber(retention)} end
-end
 
 local function claim(q, tag, text)
   local inbox = inboxes[q]
-  if not inbox then return '' end
+  if not inbox then
+    local retention, base = string.match(ARGV[6 + q], '^(%d+) (.+)$')
+    inbox = {base or '', tonumber(retention)}
+    inboxes[q] = inbox
+  end
+  if inbox[1] == '' then return '' end
   -- A key of somebody else's in the place of the handler's must not keep its messages in the queue.
   local fine, answer = pcall(claim_copy, inbox[1], inbox[2], KEYS[2], tag, text, ms)
   if not fine then return '' end
