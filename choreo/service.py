@@ -17,6 +17,7 @@ from celery import Celery
 from kombu.serialization import prepare_accept_content
 
 from choreo.announcement import Announcement, Delay
+from choreo.broker.amqp import joined
 from choreo.broker.ownership import CONSUMER_TIMEOUT
 from choreo.broker.publisher import Publisher, Unheard
 from choreo.broker.queue import Ahead, Shortcut, task_id
@@ -355,7 +356,7 @@ class Service(Celery):
     @cached_property
     def store(self) -> Store:
         """Keeps joins, retries and dead letters. Raises `DeclarationError` when it is not known where."""
-        url = self.conf.get("choreo_store_url") or _store_beside(self.conf.broker_write_url or "")
+        url = self.conf.get("choreo_store_url") or self._store_beside
         if not url:
             raise DeclarationError(
                 "choreo keeps joins, retries and dead letters in Redis, and this broker is none. Say where it is: "
@@ -366,7 +367,7 @@ class Service(Celery):
         prefix = ":".join(filter(None, ["choreo", self.topology.namespace]))
         options = self.conf.broker_transport_options or {}
         store: RedisStore
-        if url == _store_beside(self.conf.broker_write_url or ""):
+        if url == self._store_beside:
             names = {"broker_prefix": "global_keyprefix", "sep": "sep"}
             beside = {name: options[option] for name, option in names.items() if option in options}
             store = StoreBesideBroker(url, self.terms, prefix, self.topology.exchange.name, **beside)
@@ -376,6 +377,10 @@ class Service(Celery):
             store = RedisStore(url, self.terms, prefix)
         store.transport = options
         return store
+
+    @property
+    def _store_beside(self) -> str:
+        return _store_beside(joined(self.conf.broker_write_url))
 
     @cached_property
     def leases(self) -> Leases:

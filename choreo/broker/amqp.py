@@ -1,13 +1,16 @@
 """How a service reaches its broker: Celery's AMQP toolbox, with choreo's queues and a safe connection."""
 
+from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
+from urllib.parse import urlsplit
 
 from celery.app.amqp import AMQP, Queues
 from celery.utils.text import indent as textindent
 from kombu import Connection, Queue
 
 from choreo.broker.queue import HandlerQueue
+from choreo.errors import DeclarationError
 
 #: For these schemes choreo brings its own transport; see choreo/broker/redis.py for the reasons.
 _TRANSPORTS = {
@@ -21,11 +24,28 @@ _TRANSPORTS = {
 _AMQP_OPTIONS = {"confirm_publish": True}
 
 
-class BrokerConnection(Connection):
-    """A kombu connection that uses choreo's transport on Redis, and publisher confirms on RabbitMQ."""
+def joined(url: str | Iterable[str] | None) -> str:
+    """A broker's URL or, as Celery takes it too, the URLs of its nodes: one text, with semicolons in between."""
+    return url if isinstance(url, str) else ";".join(url or ())
 
-    def __init__(self, hostname: str = "localhost", *args: Any, **options: Any) -> None:
-        scheme, _, rest = str(hostname).partition("://")
+
+class BrokerConnection(Connection):
+    """
+    A kombu connection that uses choreo's transport on Redis, and publisher confirms on RabbitMQ.
+
+    Raises `DeclarationError` where the broker is several Redis servers.
+    """
+
+    def __init__(self, hostname: str | Iterable[str] = "localhost", *args: Any, **options: Any) -> None:
+        hostname = joined(hostname)
+        scheme, _, rest = hostname.partition("://")
+        if scheme in _TRANSPORTS and scheme != "sentinel" and ";" in rest:
+            places = ", ".join(urlsplit(url).netloc.rpartition("@")[2] for url in hostname.split(";"))
+            raise DeclarationError(
+                f"the broker is several Redis servers ({places}): what one of them holds the others do not know of, so "
+                "that events would wait where nobody looks, and joins fall apart. Name one of them or, where they are "
+                "copies of each other, Sentinel: sentinel://a:26379;sentinel://b:26379."
+            )
         if scheme == "redis+socket":
             # For a URL with a plus kombu goes by the URL alone; the transport has an alias for that.
             import_module("choreo.broker.redis")
@@ -35,6 +55,11 @@ class BrokerConnection(Connection):
         if scheme in ("amqp", "amqps", "pyamqp"):
             options["transport_options"] = _AMQP_OPTIONS | (options.get("transport_options") or {})
         super().__init__(hostname, *args, **options)
+
+    def switch(self, conn_str: str) -> None:
+        """Go on to another node. Kombu goes by the URL alone then, and takes its own transport."""
+        super().switch(conn_str)
+        self.transport_cls: Any = _TRANSPORTS.get(str(self.transport_cls), self.transport_cls)
 
     def as_uri(self, *args: Any, **options: Any) -> str:
         """The URL by the scheme that everybody knows (Flower, the worker's banner), not by the transport's path."""

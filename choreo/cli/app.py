@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import click
 from kombu.transport import TRANSPORT_ALIASES
 
+from choreo.broker.amqp import joined
 from choreo.errors import (
     DeadLetterError,
     DeclarationError,
@@ -78,8 +79,7 @@ def command_line_service(broker: str | None, store: str | None) -> Service:
 
 def broker_of(app: Service) -> str:
     """Where the broker is, without a password."""
-    url = app.conf.broker_write_url or "amqp://"
-    return _shown(url if isinstance(url, str) else ";".join(url))
+    return _shown(joined(app.conf.broker_write_url) or "amqp://")
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Worker events (what Flower reads), sent in fewer and larger messages."""
 
+import logging
 from collections.abc import Callable
 from time import monotonic, time
 from typing import Any
@@ -7,6 +8,9 @@ from typing import Any
 from celery.app.events import Events
 from celery.events.dispatcher import EventDispatcher
 from celery.utils.time import utcoffset
+from kombu.exceptions import EncodeError
+
+logger = logging.getLogger(__name__)
 
 #: Seconds for which worker events are collected. Celery's own way is to send them at each turn of the event loop,
 #: which with a pool of processes is at each handled event, and costs more than handling it.
@@ -137,6 +141,12 @@ class ServiceDispatcher(EventDispatcher):
             event = event[first:]
             if event and self._is_heard:
                 self._publish_some(event, producer, routing_key)
+        except EncodeError:
+            # Celery would keep it, and what came with it, and fail each time that it sends what it kept.
+            if len(event) == 1:
+                logger.exception("a worker event cannot be written, and nobody is told of it")
+            for one in event if len(event) > 1 else ():
+                self._publish([one], producer, routing_key)
         except Exception:  # whatever a broker's client raises: it is sent with the next connection
             if not self.buffer_while_offline:
                 raise

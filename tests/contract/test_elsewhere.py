@@ -9,6 +9,7 @@ import pytest
 from kombu import Connection, Consumer
 
 from choreo import Event, PublishError, Service
+from choreo.broker.publishing import PublishingChannel
 from choreo.errors import DeclarationError, StoreError
 from choreo.store import Claim, Outcome, Settlement, Verdict
 from choreo.store.beside import StoreBesideBroker
@@ -51,6 +52,11 @@ class Ear:
                 self._consume()
         return self.numbers >= set(numbers)
 
+    @property
+    def is_choreos(self) -> bool:
+        """Whether it reads by choreo's transport."""
+        return isinstance(self._consumer.channel, PublishingChannel)
+
     def close(self) -> None:
         self._connection.release()
 
@@ -84,9 +90,11 @@ def settled(app: Service, unit: str) -> bool:
 def test_broker_and_store_follow_the_master_that_sentinel_names(namespace: str, tmp_path: Path) -> None:
     with under_sentinel(tmp_path) as (url, sentinel):
         options = {"master_name": "shop", "consumer_timeout": TIMEOUT}
-        app = make_app(url, namespace, broker_transport_options=options)
+        # The first of them is away.
+        app = make_app(f"sentinel://127.0.0.1:1/0;{url}", namespace, broker_transport_options=options)
         ear = Ear(app)
         assert isinstance(app.store, StoreBesideBroker)
+        assert ear.is_choreos
         assert published(app, 1)
         assert settled(app, "before")
         eventually(lambda: ear.heard(1))
@@ -99,6 +107,7 @@ def test_broker_and_store_follow_the_master_that_sentinel_names(namespace: str, 
         eventually(lambda: published(app, 2), 30)
         eventually(lambda: settled(app, "after"), 30)
         eventually(lambda: ear.heard(1, 2), 30)
+        assert ear.is_choreos
         assert app.store.begin(Claim("payment.charge", "before", "B")).verdict is Verdict.DONE
         ear.close()
         app.publisher.close()

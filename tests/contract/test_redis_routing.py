@@ -188,7 +188,11 @@ def test_what_publishers_remember_of_the_bindings_is_looked_up_again_every_minut
 
     corner.publish("order.placed")
     corner.publish("order.paid")
+    assert 55 < corner.redis.ttl(f"{corner.prefix}_choreo.routes.events") <= 60
 
+    # As an older version leaves it.
+    corner.redis.persist(f"{corner.prefix}_choreo.routes.events")
+    corner.publish("order.cancelled")
     assert 55 < corner.redis.ttl(f"{corner.prefix}_choreo.routes.events") <= 60
 
 

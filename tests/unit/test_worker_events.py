@@ -198,6 +198,20 @@ def test_once_nobody_listens_any_more_everything_is_sent_one_last_time():
     assert [event["uuid"] for event in told(made)] == ["t-0-0", "t-0-1", "t-1-0", "t-1-1", "t-2-0"]
 
 
+def test_what_cannot_be_written_keeps_nothing_else_from_being_sent(caplog: pytest.LogCaptureFixture):
+    made = dispatcher()
+    for result in ("one", object(), "three"):
+        made.send("task-succeeded", uuid="t-1", result=result)
+
+    made.flush()
+    made.flush()
+
+    assert [event["result"] for event in told(made)] == ["one", "three"]
+    assert [record.message for record in caplog.records] == [
+        "a worker event cannot be written, and nobody is told of it"
+    ]
+
+
 def test_what_was_told_before_a_broker_went_away_is_not_told_again():
     first, second = dispatcher(), dispatcher()
     for number in range(40):

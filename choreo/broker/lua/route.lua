@@ -65,8 +65,7 @@ local function route(bindings, routes, routing_key, separator)
   local queues = search(bindings, routing_key, separator)
   -- Routing keys with an id in them must not grow the cache without bound.
   if cached[1] ~= size or redis.call('HLEN', routes) > 1000 then redis.call('DEL', routes) end
-  if redis.call('HSET', routes, 'size', size, field, cmsgpack.pack(queues)) == 2 then
-    redis.call('EXPIRE', routes, 60)
-  end
+  redis.call('HSET', routes, 'size', size, field, cmsgpack.pack(queues))
+  if redis.call('TTL', routes) < 0 then redis.call('EXPIRE', routes, 60) end
   return queues
 end

@@ -1,0 +1,61 @@
+"""Which transport a service's connections use, whichever way its broker is named."""
+
+from typing import Any
+
+import pytest
+
+from choreo import Service
+from choreo.broker.publishing import PublishingChannel
+from choreo.errors import DeclarationError
+from choreo.store.beside import StoreBesideBroker
+
+SENTINELS = ["sentinel://a:26379/0", "sentinel://b:26379/0"]
+NODES = ["amqp://a:5672//", "amqp://b:5672//"]
+
+
+def service(broker: Any) -> Service:
+    options = {"master_name": "shop"}
+    return Service("payment", broker=broker, config={"broker_transport_options": options}, set_as_current=False)
+
+
+@pytest.mark.parametrize("broker", [";".join(SENTINELS), SENTINELS, tuple(SENTINELS)], ids=["text", "list", "tuple"])
+def test_on_its_way_from_one_sentinel_to_the_next_it_keeps_choreos_transport(broker: Any):
+    app = service(broker)
+    connection: Any = app.connection_for_write()
+    assert connection.alt == SENTINELS
+
+    for _ in SENTINELS:
+        connection.maybe_switch_next()
+
+        for one in (connection, connection.clone()):
+            assert issubclass(one.transport.Channel, PublishingChannel)
+            assert one.as_uri() == f"sentinel://:**@{one.hostname}:26379/0"
+
+
+def test_a_list_of_sentinels_leads_to_the_store_beside_the_broker():
+    store = service(SENTINELS).store
+
+    assert isinstance(store, StoreBesideBroker)
+    assert store.url == ";".join(SENTINELS)
+
+
+@pytest.mark.parametrize("broker", [";".join(NODES), NODES], ids=["text", "list"])
+def test_the_next_node_of_a_rabbitmq_cluster_confirms_as_well(broker: Any):
+    connection: Any = service(broker).connection_for_write()
+
+    connection.maybe_switch_next()
+
+    assert connection.hostname == "b"
+    assert connection.transport_options["confirm_publish"]
+
+
+@pytest.mark.parametrize(
+    "broker",
+    ["redis://u:secret@a:6379/0;redis://b:6379/0", ["redis://u:secret@a:6379/0", "redis://b:6379/0"]],
+    ids=["text", "list"],
+)
+def test_several_redis_servers_are_no_broker(broker: Any):
+    with pytest.raises(DeclarationError, match=r"several Redis servers \(a:6379, b:6379\).*Sentinel") as caught:
+        service(broker).connection_for_write()
+
+    assert "secret" not in str(caught.value)
