@@ -356,7 +356,8 @@ class Service(Celery):
     @cached_property
     def store(self) -> Store:
         """Keeps joins, retries and dead letters. Raises `DeclarationError` when it is not known where."""
-        url = self.conf.get("choreo_store_url") or self._store_beside
+        own = _store_beside(joined(self.conf.broker_write_url))
+        url = self.conf.get("choreo_store_url") or own
         if not url:
             raise DeclarationError(
                 "choreo keeps joins, retries and dead letters in Redis, and this broker is none. Say where it is: "
@@ -367,7 +368,7 @@ class Service(Celery):
         prefix = ":".join(filter(None, ["choreo", self.topology.namespace]))
         options = self.conf.broker_transport_options or {}
         store: RedisStore
-        if url == self._store_beside:
+        if url == own:
             names = {"broker_prefix": "global_keyprefix", "sep": "sep"}
             beside = {name: options[option] for name, option in names.items() if option in options}
             store = StoreBesideBroker(url, self.terms, prefix, self.topology.exchange.name, **beside)
@@ -377,10 +378,6 @@ class Service(Celery):
             store = RedisStore(url, self.terms, prefix)
         store.transport = options
         return store
-
-    @property
-    def _store_beside(self) -> str:
-        return _store_beside(joined(self.conf.broker_write_url))
 
     @cached_property
     def leases(self) -> Leases:

@@ -9,8 +9,8 @@ from typing import Any
 import amqp
 from kombu import Connection, Exchange, Queue
 
+from choreo.broker.consuming import is_choreos
 from choreo.broker.lines import TIMEOUT, ensure_connected
-from choreo.broker.publishing import PublishingChannel
 from choreo.store import Binding
 
 
@@ -53,7 +53,7 @@ class Bindings:
     def _missing(self, bindings: Sequence[Binding]) -> Sequence[Binding]:
         if self._held is None:
             connection = self._connect()
-            if not issubclass(getattr(connection.transport, "Channel", object), PublishingChannel):
+            if not is_choreos(connection):
                 return bindings
             ensure_connected(connection)
             self._held = connection

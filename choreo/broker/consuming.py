@@ -311,3 +311,9 @@ class ConsumingChannel(TakingChannel):
     def _after_fork(self) -> None:
         self._start_afresh()
         super()._after_fork()
+
+
+def is_choreos(connection: Any) -> bool:
+    """Whether a kombu connection is to Redis, by choreo's transport."""
+    channel = getattr(connection.transport, "Channel", None)
+    return isinstance(channel, type) and issubclass(channel, ConsumingChannel)

@@ -143,10 +143,11 @@ class ServiceDispatcher(EventDispatcher):
                 self._publish_some(event, producer, routing_key)
         except EncodeError:
             # Celery would keep it, and what came with it, and fail each time that it sends what it kept.
-            if len(event) == 1:
+            if len(event) > 1:
+                for one in event:
+                    self._publish([one], producer, routing_key)
+            else:
                 logger.exception("a worker event cannot be written, and nobody is told of it")
-            for one in event if len(event) > 1 else ():
-                self._publish([one], producer, routing_key)
         except Exception:  # whatever a broker's client raises: it is sent with the next connection
             if not self.buffer_while_offline:
                 raise

@@ -25,7 +25,7 @@ from celery.worker.request import create_request_cls
 from celery.worker.strategy import default, logger
 from kombu.utils.imports import symbol_by_name
 
-from choreo.broker.consuming import ConsumingChannel
+from choreo.broker.consuming import is_choreos
 from choreo.worker.events import ServiceDispatcher
 from choreo.worker.request import HandlerRequest
 from choreo.worker.shortcut import Shortcut
@@ -45,14 +45,9 @@ def strategy(task: Any, app: Any, consumer: Any, **options: Any) -> OnMessage:
     way = InProcess(task, app, consumer, celerys)
     events = consumer.event_dispatcher
     can_tell = events is None or isinstance(events, ServiceDispatcher)
-    if type(consumer.pool) is SoloPool and can_tell and _is_on_choreos_transport(consumer):
+    if type(consumer.pool) is SoloPool and can_tell and is_choreos(consumer.connection):
         app.shortcuts[task.name] = Shortcut(way)
     return way
-
-
-def _is_on_choreos_transport(consumer: Any) -> bool:
-    channel = getattr(consumer.connection.transport, "Channel", None)
-    return isinstance(channel, type) and issubclass(channel, ConsumingChannel)
 
 
 class InProcess:

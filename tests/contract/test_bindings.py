@@ -57,6 +57,14 @@ def town(request: pytest.FixtureRequest, namespace: str) -> Iterator[Town]:
     town.close()
 
 
+@pytest.fixture
+def redis_town(redis_url: str, namespace: str) -> Iterator[Town]:
+    town = Town(redis_url, namespace)
+    yield town
+    town.bindings.close()
+    town.close()
+
+
 def test_all_are_made_and_removed_on_one_channel(town: Town):
     pairs = [(name, PATTERN) for name in town.names]
 
@@ -101,8 +109,8 @@ def test_only_what_is_missing_is_made(town: Town):
     town.bindings.close()
 
 
-def test_on_redis_finding_out_that_nothing_is_missing_changes_nothing(redis_url: str, namespace: str):
-    town = Town(redis_url, namespace)
+def test_on_redis_finding_out_that_nothing_is_missing_changes_nothing(redis_town: Town):
+    town = redis_town
     pairs = [(name, PATTERN) for name in town.names]
     town.bindings.make(pairs)
     town.bindings.ensure(pairs)
@@ -115,12 +123,10 @@ def test_on_redis_finding_out_that_nothing_is_missing_changes_nothing(redis_url:
     assert server.command("EXISTS", f"_choreo.routes.{town.app.topology.exchange.name}"), (
         "publishers need not look anew"
     )
-    town.bindings.close()
-    town.close()
 
 
-def test_a_server_that_was_away_is_asked_again(redis_url: str, namespace: str):
-    town = Town(redis_url, namespace)
+def test_a_server_that_was_away_is_asked_again(redis_town: Town):
+    town = redis_town
     pairs = [(name, PATTERN) for name in town.names]
     town.bindings.ensure(pairs)
     held = town.bindings._held
@@ -131,5 +137,3 @@ def test_a_server_that_was_away_is_asked_again(redis_url: str, namespace: str):
     town.bindings.ensure(pairs)
 
     assert town.reached() == [1, 1, 1]
-    town.bindings.close()
-    town.close()

@@ -70,11 +70,16 @@ def test_flower_is_told_the_same_as_by_celery():
     assert told(ours) == told(celerys)
 
 
+def collect(made: Any, flush: int, count: int) -> None:
+    """What comes before this flush."""
+    for number in range(count):
+        made.send("task-started", uuid=f"t-{flush}-{number}")
+
+
 def test_once_somebody_listens_everything_is_sent_in_one_go():
     made = dispatcher()
     for flush in range(2):
-        for number in range(3):
-            made.send("task-started", uuid=f"t-{flush}-{number}")
+        collect(made, flush, 3)
         made.flush()
 
     assert [len(body) for _, body in made.producer.sent] == [1, 2, 3]
@@ -177,8 +182,7 @@ def test_what_nobody_listens_to_is_not_sent_in_full_until_somebody_does():
     made = dispatcher()
     made.producer = Producer(listeners=0)
     for flush in range(3):
-        for number in range(2):
-            made.send("task-started", uuid=f"t-{flush}-{number}")
+        collect(made, flush, 2)
         made.producer.channel.listeners = int(flush == 2)
         made.flush()
         made.flush()
@@ -190,8 +194,7 @@ def test_once_nobody_listens_any_more_everything_is_sent_one_last_time():
     made = dispatcher()
     made.producer = Producer(listeners=1)
     for flush in range(3):
-        for number in range(2):
-            made.send("task-started", uuid=f"t-{flush}-{number}")
+        collect(made, flush, 2)
         made.flush()
         made.producer.channel.listeners = 0
 

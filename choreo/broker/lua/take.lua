@@ -40,13 +40,13 @@ if owner ~= '' then
 end
 
 local function claim(q, tag, text)
+  if ARGV[6 + q] == '' then return '' end
   local inbox = inboxes[q]
   if not inbox then
     local retention, base = string.match(ARGV[6 + q], '^(%d+) (.+)$')
-    inbox = {base or '', tonumber(retention)}
+    inbox = {base, tonumber(retention)}
     inboxes[q] = inbox
   end
-  if inbox[1] == '' then return '' end
   -- A key of somebody else's in the place of the handler's must not keep its messages in the queue.
   local fine, answer = pcall(claim_copy, inbox[1], inbox[2], KEYS[2], tag, text, ms)
   if not fine then return '' end
