@@ -1,16 +1,17 @@
 """Event choreography on Celery: services announce what happened, other services react."""
 
 from choreo.announcement import Announcement
-from choreo.context import Context
-from choreo.dead_letter import DeadLetter, Reason
-from choreo.envelope import Envelope
+from choreo.declare.around import Proceed
+from choreo.declare.context import Context
+from choreo.declare.join import Several
+from choreo.declare.retry import Retry
+from choreo.delivery.dead_letter import DeadLetter, Reason
 from choreo.errors import ChoreoError, PermanentFailure, PublishError, RetryLater, UndeclaredEventWarning
-from choreo.event import Event
-from choreo.join import Several
-from choreo.joins import PendingJoin
-from choreo.retry import Retry
+from choreo.events.envelope import Envelope
+from choreo.events.event import Event
+from choreo.operate.joins import PendingJoin
 from choreo.service import Service
-from choreo.store import Terms
+from choreo.store.terms import Terms
 
 __all__ = [
     "Announcement",
@@ -21,6 +22,7 @@ __all__ = [
     "Event",
     "PendingJoin",
     "PermanentFailure",
+    "Proceed",
     "PublishError",
     "Reason",
     "Retry",

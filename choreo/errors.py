@@ -14,6 +14,7 @@
      ├── DeadLetterError             a dead letter cannot be found, or cannot be replayed
      ├── JoinError                   a pending join cannot be found, or not be cancelled or fired
      ├── JoinExpiredError            a join was not complete in time, and has no on_timeout
+     ├── MiddlewareError             middleware returned without calling proceed, or called it twice
      ├── HandlerCrashed              a handler raised SystemExit, MemoryError or the like
      ├── PermanentFailure            raised by a handler: do not retry
      └── RetryLater                  raised by a handler: retry after this many seconds
@@ -109,6 +110,10 @@ class JoinError(ChoreoError, LookupError):
 
 class JoinExpiredError(ChoreoError, TimeoutError):
     """A join was not complete in time, and nothing says what then. What had arrived becomes a dead letter."""
+
+
+class MiddlewareError(ChoreoError):
+    """Middleware returned without calling ``proceed``, or called it twice. It is a failure of the handler."""
 
 
 class HandlerCrashed(ChoreoError):

@@ -143,7 +143,7 @@ class Publisher:
             self._queue(queue, kind)(connection.default_channel).declare()
 
     def _queue(self, name: str, kind: str) -> Queue:
-        return Queue(name, self.app.topology.exchange, kind, durable=True)
+        return Queue(name, self.app.runtime.topology.exchange, kind, durable=True)
 
     def publish_all(self, kind: str, numbers: Iterable[int]) -> None:
         cls, publish = EVENTS[kind], self.app.publish

@@ -9,9 +9,9 @@ from typing import Any
 import amqp
 from kombu import Connection, Exchange, Queue
 
-from choreo.broker.consuming import is_choreos
 from choreo.broker.lines import TIMEOUT, ensure_connected
-from choreo.store import Binding
+from choreo.broker.redis.consuming import is_choreos
+from choreo.declare.subscription import Binding
 
 
 class Bindings:

@@ -15,9 +15,9 @@ import amqp
 from kombu.compression import decompress
 from kombu.serialization import loads
 
-from choreo.envelope import Envelope
 from choreo.errors import EnvelopeError
-from choreo.message import EVENT_TASK, JSON, MOST_NESTED, Message, is_too_deep, parsed
+from choreo.events.envelope import Envelope
+from choreo.events.message import EVENT_TASK, JSON, MOST_NESTED, Message, is_too_deep, parsed
 
 Headers = dict[str, Any]
 
@@ -35,12 +35,12 @@ MOST_RETRIES = 1_000_000
 
 
 class EventText(str):
-    """An event as JSON, with what was read from it on the way: `envelope`, until another process gets it."""
+    """An event as JSON, with its envelope. Pickled, it is a plain text: another process reads the envelope again."""
 
-    __slots__ = ("delivery", "envelope")
+    __slots__ = ("envelope", "note")
     envelope: Envelope
-    #: The delivery that was begun ahead of its turn, if it was.
-    delivery: Any
+    #: Free for the hooks of the channel that took the event.
+    note: Any
 
     @classmethod
     def of(cls, envelope: Envelope, text: str | None = None) -> "EventText":
@@ -50,7 +50,7 @@ class EventText(str):
             made.encode()  # half a surrogate pair is no UTF-8
         except (ValueError, RecursionError) as error:
             raise EnvelopeError(f"it cannot be written again: {error}") from error
-        made.envelope, made.delivery = envelope, None
+        made.envelope, made.note = envelope, None
         return made
 
     def __reduce__(self) -> tuple[type[str], tuple[str]]:

@@ -4,19 +4,18 @@ A line is one connection, in the hands of one thread at a time. It is used until
 thrown away: after an error nobody knows what is still under way on it. A process that was forked makes its own.
 """
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
-from weakref import WeakSet
 
 from kombu import Connection, Exchange, Producer
 
+from choreo import forks
 from choreo.errors import PublishError
-from choreo.message import Message
+from choreo.events.message import Message
 
 #: Seconds without any answer after which the broker counts as stuck.
 TIMEOUT = 5.0
@@ -117,7 +116,7 @@ class Lines:
         self._make = make
         self._limit = limit
         self._start()
-        _all.add(self)
+        forks.guard(self)
 
     def _start(self) -> None:
         self._idle: deque[Line] = deque()
@@ -157,18 +156,6 @@ class Lines:
         # The lines belong to the parent. Forgetting them closes this process's copy of each socket and sends nothing;
         # the semaphore may have been held by a thread that does not exist here.
         self._start()
-
-
-_all: "WeakSet[Lines]" = WeakSet()
-
-
-def _forget_parents_lines() -> None:
-    for lines in _all:
-        lines.after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_parents_lines)
 
 
 def ensure_connected(connection: Connection) -> None:

@@ -1,24 +1,23 @@
 """Sending: an event becomes one broadcast, and the broker says that it has it."""
 
 import logging
-import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from typing import Any
-from weakref import WeakSet
 
 from kombu import Connection, Exchange
 
-from choreo.broker.confirms import RabbitLine
+from choreo import forks
 from choreo.broker.lines import Line, Lines, Post, VirtualLine
-from choreo.broker.pipeline import RedisLine
-from choreo.broker.redis import Transport
-from choreo.envelope import Envelope
+from choreo.broker.rabbitmq.confirms import RabbitLine
+from choreo.broker.redis.publish_line import RedisLine
+from choreo.broker.redis.transport import Transport
 from choreo.errors import DeclarationError, EventTooLargeError, PublishError
-from choreo.message import MOST_NESTED, Message, is_too_deep
+from choreo.events.envelope import Envelope
+from choreo.events.message import MOST_NESTED, Message, is_too_deep
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +62,7 @@ class Publisher:
         self._lines = Lines(self._new_line)
         self._counting = threading.Lock()
         self.unheard: Counter[str] = Counter()
-        _all.add(self)
+        forks.guard(self)
 
     def announce(self, envelopes: Iterable[Envelope]) -> None:
         """
@@ -74,7 +73,7 @@ class Publisher:
         sent. Whether an event that nobody listens to is an error, ``choreo_unheard`` decides.
         """
         envelopes = list(envelopes)
-        posts = self._deliver([self.broadcast(envelope) for envelope in envelopes])
+        posts = self._deliver([self.message_for(envelope) for envelope in envelopes])
         _check(posts, envelopes)
         unheard = [post for post in posts if post.heard is False]
         if unheard and self._when_unheard is Unheard.ERROR:
@@ -85,7 +84,7 @@ class Publisher:
                 unconfirmed=[envelope for envelope, post in zip(envelopes, posts, strict=True) if not post.heard],
             )
 
-    def broadcast(self, envelope: Envelope) -> Message:
+    def message_for(self, envelope: Envelope) -> Message:
         """The message that announces an event. Raises `EventTooLargeError`."""
         try:
             message = Message.carrying(envelope, exchange=self._exchange.name, routing_key=envelope.type)
@@ -167,18 +166,6 @@ class Publisher:
             return RedisLine(connection, self._exchange)
         kind = RabbitLine if connection.transport.driver_type == "amqp" else VirtualLine
         return kind(connection, self._exchange)
-
-
-_all: "WeakSet[Publisher]" = WeakSet()
-
-
-def _renew_locks() -> None:
-    for publisher in _all:
-        publisher.after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_locks)
 
 
 def _check(posts: Sequence[Post], things: Sequence[Any]) -> None:

@@ -10,19 +10,16 @@ What is not a readable event never reaches Celery, which would drop it or die of
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
-from choreo.broker.declaring import SteadyQueue
 from choreo.broker.incoming import Headers, Incoming, short
-from choreo.broker.keys import AHEAD, INBOX, SHORTCUT
-from choreo.broker.taken import Taken
-from choreo.envelope import Envelope
+from choreo.broker.rabbitmq.steady_queue import SteadyQueue
 from choreo.errors import EnvelopeError, UnansweredError
-from choreo.message import Message
-from choreo.names import named_id
+from choreo.events.envelope import Envelope
+from choreo.events.ids import task_id
+from choreo.events.message import Message, task_headers
 
 logger = logging.getLogger(__name__)
 
@@ -30,32 +27,23 @@ logger = logging.getLogger(__name__)
 STORE_PAUSE = 1.0
 #: Keeps what cannot be read: handler, message, what is wrong with it.
 Park = Callable[[str, Message, Exception], None]
-#: The headers of a notice of a dead letter: see `Service.notice`.
+#: Called with a queue before it is consumed. Returns its consumer arguments, or None.
+OnConsume = Callable[["GuardedQueue"], Mapping[str, Any] | None]
+#: The headers of a notice of a dead letter: see `choreo.delivery.notice`.
 _NOTICE = frozenset("lang task id root_id parent_id argsrepr kwargsrepr origin".split())
-
-#: Where a handler remembers what it has done, for `choreo.broker.keys.INBOX`.
-Inbox = Callable[[str], str]
-#: Begins deliveries that a channel has taken together, and says how many of the first ones.
-Ahead = Callable[[Any, Sequence[Taken]], int]
-#: Handles what a channel has taken, and says whether it did: see `choreo.worker.shortcut`.
-Shortcut = Callable[[Any, Taken], bool]
 
 
 class GuardedQueue(SteadyQueue):
     """
-    A queue that looks at each delivery before Celery does. ``handler`` is whose deliveries they are.
+    A queue that looks at each delivery before Celery does. ``handler`` is the one whose deliveries they are.
 
-    ``inbox`` tells, when consuming begins, where a broker that can look there finds what the handler has done; "" where
-    it cannot, or the handler is no plain one. ``ahead`` tells who begins its deliveries several at a time; None where
-    each is begun in its turn. ``shortcut`` tells who may handle a delivery before anybody else looks at it.
+    ``on_consume`` is called with the queue before it is consumed; it returns consumer arguments.
     """
 
-    attrs = (*SteadyQueue.attrs, *((name, None) for name in ("handler", "park", "inbox", "ahead", "shortcut")))
+    attrs = (*SteadyQueue.attrs, ("handler", None), ("park", None), ("on_consume", None))
     handler: str
     park: Park
-    inbox: Inbox | None
-    ahead: Callable[[str], Ahead | None] | None
-    shortcut: Callable[[str], Shortcut | None] | None
+    on_consume: OnConsume | None
 
     def consume(
         self,
@@ -72,26 +60,8 @@ class GuardedQueue(SteadyQueue):
                 return self._set_aside(message, error)
             return callback(message)
 
-        self.consumer_arguments = self._arguments() or None
+        self.consumer_arguments = self.on_consume(self) if self.on_consume else None
         return str(super().consume(consumer_tag, on_delivery, no_ack, nowait, on_cancel))
-
-    def _arguments(self) -> dict[str, Any]:
-        """What choreo's transport is told about the queue. RabbitMQ need not know."""
-        arguments: dict[str, Any] = {}
-        if self.inbox and (inbox := self.inbox(self.handler)):
-            arguments[INBOX] = inbox
-        if self.ahead and (ahead := self.ahead(self.handler)):
-            arguments[AHEAD] = partial(self._begin_ahead, ahead)
-        if self.shortcut and (shortcut := self.shortcut(self.handler)):
-            arguments[SHORTCUT] = shortcut
-        return arguments
-
-    def _begin_ahead(self, ahead: Ahead, channel: Any, together: Sequence[Taken]) -> int:
-        try:
-            return ahead(channel, together)
-        except Exception:  # what one of them cannot bear must not end every worker of the service
-            logger.exception("%s cannot be begun together, but one by one", self.name)
-            return 0
 
     def prepare(self, message: Any) -> None:
         """Make the delivery one that Celery can run. Raises `EnvelopeError`, and nothing else, when it cannot be."""
@@ -183,14 +153,14 @@ class DeadLetterQueue(HandlerQueue):
             event, _ = incoming.event()
             raise UnansweredError("the broker delivered it too often without an answer", event.envelope)
         # Only choreo writes here; whatever else Celery might read in the headers is none of ours, and is left out.
-        strange = (
-            not isinstance(incoming.headers.get("id"), str) or {"eta", "expires", "timelimit"} & incoming.headers.keys()
-        )
+        headers = incoming.headers
+        limits = headers.get("eta"), headers.get("expires"), *(headers.get("timelimit") or ())
+        strange = not isinstance(headers.get("id"), str) or any(limits)
         match incoming.body():
             case [[str() as letter], dict(kwargs), dict(embed)] if not (strange or kwargs or any(embed.values())):
-                told = {name: text for name, text in incoming.headers.items() if name in _NOTICE and type(text) is str}
-                headers = told | {"retries": 0, "ignore_result": True}
-                incoming.become(headers, letter, {"exchange": "", "routing_key": self.name})
+                told: Headers = {name: text for name, text in headers.items() if name in _NOTICE and type(text) is str}
+                told |= {"retries": 0, "ignore_result": True}
+                incoming.become(told, letter, {"exchange": "", "routing_key": self.name})
                 return
         raise EnvelopeError("it is not a notice of a dead letter")
 
@@ -205,24 +175,12 @@ class DeadLetterQueue(HandlerQueue):
 
 def run_headers(handler: str, envelope: Envelope, retries: int) -> Headers:
     """The headers under which Celery runs ``handler`` on this event."""
-    return {
-        "lang": "py",
-        "task": handler,
-        "id": task_id(envelope.id, handler),
-        "root_id": envelope.correlation_id,
-        "parent_id": envelope.id,
-        "group": None,
-        "eta": None,
-        "expires": None,
-        "retries": retries,
-        "timelimit": [None, None],
-        "argsrepr": str(envelope),
-        "kwargsrepr": "",
-        "origin": envelope.source,
-        "ignore_result": True,
-    }
-
-
-def task_id(event_id: str, handler: str) -> str:
-    """The Celery task id of one handler's run of one event, through all its retries."""
-    return named_id(f"{event_id}/{handler}")
+    return task_headers(
+        handler,
+        task_id(envelope.id, handler),
+        root_id=envelope.correlation_id,
+        parent_id=envelope.id,
+        argsrepr=str(envelope),
+        origin=envelope.source,
+        retries=retries,
+    )

@@ -14,9 +14,9 @@ from collections.abc import Callable, Container, Iterable
 
 from kombu import Exchange, Queue, binding
 
-from choreo.broker.queue import Ahead, DeadLetterQueue, HandlerQueue, Inbox, Park, Shortcut
+from choreo.broker.queue import DeadLetterQueue, HandlerQueue, OnConsume, Park
 from choreo.broker.task_queue import TaskQueue
-from choreo.subscription import Subscription
+from choreo.declare.subscription import Subscription
 
 #: A backstop: the store parks what kills workers long before (`Terms.max_deliveries`), but each stop of a worker
 #: counts here too for what it had prefetched.
@@ -26,7 +26,7 @@ DELIVERY_LIMIT = 100
 #:
 #: They are arguments and not a policy, which is what RabbitMQ's documentation prefers, because without them an event
 #: is lost: nobody should have to configure the broker for that. A policy can still lower the delivery limit. Renewing
-#: them is explained by `choreo.broker.declaring`.
+#: them is explained by `choreo.broker.rabbitmq.steady_queue`.
 HANDLER_QUEUE = {
     # Replicated in a cluster, on disk before it is confirmed, and counts deliveries.
     "x-queue-type": "quorum",
@@ -57,9 +57,7 @@ class Topology:
         park: Park,
         tasks: Callable[[], Container[str]],
         accept: Callable[[], Container[str]],
-        inbox: Inbox | None = None,
-        ahead: Callable[[str], Ahead | None] | None = None,
-        shortcut: Callable[[str], Shortcut | None] | None = None,
+        on_consume: OnConsume | None = None,
     ) -> None:
         self.service = service
         self.namespace = namespace
@@ -67,9 +65,7 @@ class Topology:
         self._park = park
         self._tasks = tasks
         self._accept = accept
-        self._inbox = inbox
-        self._ahead = ahead
-        self._shortcut = shortcut
+        self._on_consume = on_consume
         self.exchange = Exchange(self.name_of("choreo.events"), type="topic", durable=True)
 
     def name_of(self, name: str) -> str:
@@ -118,7 +114,5 @@ class Topology:
             queue_arguments=HANDLER_QUEUE | {"x-dead-letter-routing-key": self.dead_letter_queue},
             handler=subscription.name,
             park=self._park,
-            inbox=self._inbox,
-            ahead=self._ahead,
-            shortcut=self._shortcut,
+            on_consume=self._on_consume,
         )

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import click
 from kombu.transport import TRANSPORT_ALIASES
 
-from choreo.broker.amqp import joined
+from choreo.broker.connections import joined
 from choreo.errors import (
     DeadLetterError,
     DeclarationError,

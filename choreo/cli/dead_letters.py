@@ -7,7 +7,8 @@ from difflib import get_close_matches
 import click
 
 from choreo.cli.app import Where, connecting, speaking
-from choreo.dead_letter import DeadLetter, DeadLetters
+from choreo.delivery.dead_letter import DeadLetter
+from choreo.operate.dead_letters import DeadLetters
 from choreo.service import Service
 
 _ROW = "{:<10}  {:<11}  {:<10}  {}"

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from choreo.cli.app import Where, connecting, speaking
-from choreo.joins import PAGE, Joins, PendingJoin
+from choreo.operate.joins import PAGE, Joins, PendingJoin
 from choreo.service import Service
 
 _ROW = "{:<20}  {:<30}  {:<11}  {}"

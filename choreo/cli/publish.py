@@ -8,7 +8,7 @@ import click
 from pydantic import AliasChoices, AliasPath, ValidationError
 
 from choreo.cli.app import broker_of, speaking
-from choreo.event import Event, known_events
+from choreo.events.event import Event, known_events
 from choreo.local.discovery import DiscoveryError, find_services
 from choreo.service import Service
 

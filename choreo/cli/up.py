@@ -14,7 +14,7 @@ import click
 from kombu.utils.url import maybe_sanitize_url
 
 from choreo.errors import ChoreoError
-from choreo.event import Event, known_events
+from choreo.events.event import Event, known_events
 from choreo.local.discovery import DiscoveryError
 from choreo.local.platform import BrokerUnreachableError, Platform, PlatformError, WorkerDiedError, describe_exit
 from choreo.local.server import NoServerError

@@ -8,25 +8,13 @@ from functools import wraps
 from threading import RLock
 from typing import Any, TypeVar, cast
 
-from choreo.message import Message
-from choreo.store import (
-    DEADLINE_PREFIX,
-    OUTBOX_GRACE,
-    Arrival,
-    Backlog,
-    Begun,
-    Binding,
-    Claim,
-    Committed,
-    Declared,
-    Outcome,
-    Scheduled,
-    Settlement,
-    Terms,
-    Verdict,
-    Waiting,
-    deadline_id,
-)
+from choreo.declare.subscription import Binding
+from choreo.events.message import Message
+from choreo.store.claims import OUTBOX_GRACE, Begun, Claim, Committed, Outcome, Settlement, Verdict
+from choreo.store.joins import Arrival, Waiting
+from choreo.store.register import Declared
+from choreo.store.schedule import DEADLINE_PREFIX, Backlog, Scheduled, deadline_id
+from choreo.store.terms import Terms
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -168,9 +156,6 @@ class MemoryStore:
         elif not complete and claim.attempt <= 1:
             drawer.count("duplicate" if known[1] == arrival.text else "surplus", arrival)
         return self.begin(claim) if complete else Begun(Verdict.WAIT, here)
-
-    def arrive_ahead(self, claim: Claim, arrival: Arrival) -> None:  # noqa: ARG002
-        return None
 
     @_locked
     def waiting(self, handler: str, limit: int, after: str = "") -> tuple[list[str], str]:

@@ -5,161 +5,49 @@ keeps them in one slot. Every script opens with its keys, arguments and answers.
 """
 
 import logging
-import os
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from importlib.resources import files
 from typing import Any
 
-import redis
-
-from choreo.broker import scripts
-from choreo.broker.scripts import Script
-from choreo.broker.wire import Part, Wire
-from choreo.errors import StoreError
-from choreo.message import Message
-from choreo.store import (
-    OUTBOX_GRACE,
-    Arrival,
-    Backlog,
-    Begun,
-    Binding,
-    Claim,
-    Committed,
-    Declared,
-    Outcome,
-    Scheduled,
-    Settlement,
-    Terms,
-    Verdict,
-    Waiting,
-    deadline_id,
-)
-from choreo.store.client import make_client
+from choreo.declare.subscription import Binding
+from choreo.events.message import Message
+from choreo.redis_client.scripts import Script
+from choreo.redis_client.wire import Part
+from choreo.store.calls import Calls
+from choreo.store.claims import OUTBOX_GRACE, Begun, Claim, Committed, Outcome, Settlement, Verdict
+from choreo.store.joins import Arrival, Waiting
+from choreo.store.register import Declared
+from choreo.store.schedule import Backlog, Scheduled, deadline_id
+from choreo.store.terms import Terms
 
 logger = logging.getLogger(__name__)
-
-#: Scripts, and the files of shared functions that are put in front of them: the broker's, and the store's.
-_SCRIPTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "begin": (("inbox",), ("lease",)),
-    "arrive": ((), ("lease",)),
-    "look": ((), ()),
-    "waiting": ((), ()),
-    "forgive": ((), ()),
-    "renew": ((), ()),
-    "commit": (("inbox",), ("settle",)),
-    "commit_beside": (("inbox", "route", "wake"), ("settle",)),
-    "schedule": ((), ()),
-    "unschedule": ((), ()),
-    "due": ((), ()),
-    "sent": ((), ()),
-    "replay": (("inbox",), ()),
-    "declare": ((), ()),
-}
-#: Pauses in seconds before a call is tried again, when the connection broke. Every script may be repeated.
-_PAUSES = (0.05, 0.2, 0.5)
-
-
-def source_of(name: str) -> str:
-    """The text of a script of the store, with the functions that it shares with others."""
-    brokers, own = _SCRIPTS[name]
-    lua = files("choreo.store") / "lua"
-    shared = [scripts.source_of(part) for part in brokers]
-    return "".join([*shared, *((lua / f"{part}.lua").read_text(encoding="utf-8") for part in (*own, name))])
 
 
 class RedisStore:
     """
-    See `choreo.store.Store` for what each method promises.
+    The store in Redis. See the protocols of `choreo.store` for what each method promises.
 
+    ``prefix`` begins every key. ``ssl`` and ``transport`` are those of `choreo.redis_client.client.make_client`.
     Safe in threads, and after a fork. Needs Redis 7 (or Valkey) with ``maxmemory-policy noeviction``.
     """
 
-    #: See `choreo.store.client`.
-    ssl: Mapping[str, Any] | None = None
-    transport: Mapping[str, Any] = {}
-
-    def __init__(self, url: str, terms: Terms = Terms(), prefix: str = "choreo") -> None:  # noqa: B008 - immutable
+    def __init__(
+        self,
+        url: str,
+        terms: Terms = Terms(),  # noqa: B008 - immutable
+        prefix: str = "choreo",
+        *,
+        ssl: Mapping[str, Any] | None = None,
+        transport: Mapping[str, Any] | None = None,
+    ) -> None:
         self.url = url
         self.terms = terms
         self.prefix = prefix
-        # Calls are short and each holds a wire to itself, so there are as many as calls at a time.
-        self._wires: deque[Wire] = deque()
-        self._pid = os.getpid()
-        self._inherited: list[Any] = []
-        self._known: dict[str, Script] = {}
+        self._calls = Calls(url, ssl, transport)
         self._fixed_keys: dict[str, list[str]] = {}
 
-    @property
-    def _client(self) -> Any:
-        """For rare commands. redis-py's own way costs several times as much as a wire."""
-        self._start_afresh_in_a_fork()
-        return self._made_client
-
-    @cached_property
-    def _made_client(self) -> Any:
-        return make_client(self.url, self.ssl, self.transport)
-
-    def _start_afresh_in_a_fork(self) -> None:
-        if self._pid == os.getpid():
-            return
-        # The parent may have been forked while a thread of it (the clock) held the lock of the client's pool. Nobody
-        # would ever open it here, so the child has nothing to do with that client, and does not even collect it.
-        self._inherited += [self.__dict__.pop("_made_client", None), self._wires]
-        self._wires, self._pid = deque(), os.getpid()
-
-    def _script(self, name: str) -> Script:
-        if name not in self._known:
-            self._known[name] = Script(f"store.{name}", source_of(name))
-        return self._known[name]
-
     def _run(self, name: str, keys: Sequence[Part], args: Sequence[Any]) -> Any:
-        script = self._script(name)
-        return self._on_a_wire(lambda wire: wire.call(script, keys, args))
-
-    def _run_once(
-        self, name: str, keys: Sequence[Part], args: Sequence[Any], check: Callable[[Any], object] = lambda _: None
-    ) -> tuple[Any, bool]:
-        """Run a script. Returns its answer, which ``check`` may refuse, and whether it had to be sent again."""
-        script, tries = self._script(name), 0
-
-        def call(wire: Wire) -> Any:
-            nonlocal tries
-            tries += 1
-            answer = wire.call(script, keys, args)
-            check(answer)
-            return answer
-
-        return self._on_a_wire(call), tries > 1
-
-    def _run_for(self, claim: Claim, name: str, keys: Sequence[Part], args: Sequence[Any]) -> Any:  # noqa: ARG002
-        """Run a script that decides about a claim."""
-        return self._run(name, keys, args)
-
-    def _on_a_wire(self, call: Callable[[Wire], Any]) -> Any:
-        self._start_afresh_in_a_fork()
-        for pause in (*_PAUSES, None):
-            try:
-                wire = self._wires.pop()
-            except IndexError:
-                wire = Wire(lambda: self._client.connection_pool)
-            try:
-                answer = call(wire)
-            except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-                wire.close()
-                if pause is None:
-                    raise failed(self.url, error) from error
-                time.sleep(pause)
-            except (redis.RedisError, UnicodeEncodeError) as error:
-                wire.close()
-                raise failed(self.url, error) from error
-            else:
-                self._wires.append(wire)
-                return answer
-        raise AssertionError("unreachable")
+        return self._calls.run(Script.load(f"store/{name}"), keys, args)
 
     def _key(self, owner: str, *parts: str) -> str:
         return ":".join((self.prefix, f"{{{owner}}}", *parts))
@@ -187,9 +75,12 @@ class RedisStore:
         return _ms(self.terms.retention.total_seconds())
 
     def begin(self, claim: Claim) -> Begun:
+        return begun(self._run("begin", *self._beginning(claim)))
+
+    def _beginning(self, claim: Claim) -> tuple[list[str], list[Any]]:
+        """Keys and arguments of begin.lua."""
         keys = [*self._unit(claim.handler, claim.unit), self._done(claim.handler)]
-        args = [*self._lease_args(claim), _remembered(claim.unit), self._in_flight(claim)]
-        return begun(self._run_for(claim, "begin", keys, args))
+        return keys, [*self._lease_args(claim), _remembered(claim.unit), self._in_flight(claim)]
 
     def _in_flight(self, claim: Claim) -> str:  # noqa: ARG002 - nothing is in flight in a Redis that is no broker
         """Where this server keeps the copy that the claim is made for."""
@@ -199,10 +90,7 @@ class RedisStore:
         self._run("forgive", self._unit(claim.handler, claim.unit)[:1], [])
 
     def arrive(self, claim: Claim, arrival: Arrival) -> Begun:
-        return begun(self._run_for(claim, "arrive", *self._arriving(claim, arrival)))
-
-    def arrive_ahead(self, claim: Claim, arrival: Arrival) -> Callable[[], Begun | None] | None:  # noqa: ARG002
-        return None
+        return begun(self._run("arrive", *self._arriving(claim, arrival)))
 
     def _arriving(self, claim: Claim, arrival: Arrival, *, ahead: bool = False) -> tuple[list[str], list[Any]]:
         """Keys and arguments of arrive.lua."""
@@ -244,18 +132,18 @@ class RedisStore:
         )
 
     def tally(self, handler: str) -> dict[str, int]:
-        with _translated(self.url):
-            counts = self._client.hgetall(self._key(handler, "tally"))
+        with self._calls.client() as client:
+            counts = client.hgetall(self._key(handler, "tally"))
         return {name.decode(): int(count) for name, count in counts.items()}
 
     def describe_joins(self, descriptions: Mapping[str, str]) -> None:
         if descriptions:
-            with _translated(self.url):
-                self._client.hset(f"{self.prefix}:joins", mapping=dict(descriptions))
+            with self._calls.client() as client:
+                client.hset(f"{self.prefix}:joins", mapping=dict(descriptions))
 
     def joins(self) -> dict[str, str]:
-        with _translated(self.url):
-            found = self._client.hgetall(f"{self.prefix}:joins")
+        with self._calls.client() as client:
+            found = client.hgetall(f"{self.prefix}:joins")
         return {handler.decode(): text.decode() for handler, text in sorted(found.items())}
 
     def renew(self, claim: Claim) -> bool:
@@ -267,7 +155,7 @@ class RedisStore:
         outbox = [Scheduled(key, message, OUTBOX_GRACE) for key, message in settlement.sent.items()]
         args = self._settlement_args(claim, settlement, [*settlement.scheduled, *outbox])
         keys, args = self._settlement_keys(claim.handler), [self._key(claim.handler, ""), *args]
-        (outcome,), again = self._run_once("commit", keys, args)
+        (outcome,), again = self._calls.run_once(Script.load("store/commit"), keys, args)
         committed = Outcome(outcome.decode())
         return Committed(committed, settlement.sent if committed is Outcome.OK else {}, again=again)
 
@@ -299,22 +187,22 @@ class RedisStore:
         return bool(self._run("unschedule", self._calendar(owner), [schedule_id]))
 
     def now(self) -> float:
-        with _translated(self.url):
-            seconds, microseconds = self._client.time()
+        with self._calls.client() as client:
+            seconds, microseconds = client.time()
         return float(seconds + microseconds / 1_000_000)
 
     def tend(self, owner: str, seconds: float) -> None:
-        with _translated(self.url):
-            self._client.set(self._key(owner, "tended"), 1, px=_ms(seconds))
+        with self._calls.client() as client:
+            client.set(self._key(owner, "tended"), 1, px=_ms(seconds))
 
     def tended(self, owner: str) -> bool:
-        with _translated(self.url):
-            return bool(self._client.exists(self._key(owner, "tended")))
+        with self._calls.client() as client:
+            return bool(client.exists(self._key(owner, "tended")))
 
     def ripe(self, owners: Sequence[str]) -> list[str]:
         first = "0 +inf WITHSCORES LIMIT 0 1".split()
         looks = [("ZRANGEBYSCORE", self._calendar(owner)[0], *first) for owner in owners]
-        now, *answers = self._on_a_wire(lambda wire: wire.commands([("TIME",), *looks]))
+        now, *answers = self._calls.commands([("TIME",), *looks])
         return [owner for owner, answer in zip(owners, answers, strict=True) if _is_due(answer, now)]
 
     def due(self, owner: str, limit: int, hold: float) -> list[tuple[str, Message | None]]:
@@ -334,7 +222,7 @@ class RedisStore:
 
     def backlog(self, owner: str) -> Backlog:
         due, now = self._calendar(owner)[0], self.now() * 1000
-        with _translated(self.url), self._client.pipeline(transaction=True) as pipeline:
+        with self._calls.client() as client, client.pipeline(transaction=True) as pipeline:
             pipeline.zcount(due, 0, now)
             pipeline.zrangebyscore(due, 0, now, start=0, num=1, withscores=True)
             pipeline.zcount(due, f"({now}", "+inf")
@@ -352,19 +240,19 @@ class RedisStore:
 
     def letters(self, handler: str) -> list[str]:
         letters, index = self._cabinet(handler)
-        with _translated(self.url):
-            ids = self._client.zrange(index, 0, -1)
-            found = self._client.hmget(letters, ids) if ids else []
+        with self._calls.client() as client:
+            ids = client.zrange(index, 0, -1)
+            found = client.hmget(letters, ids) if ids else []
         return [letter.decode() for letter in found if letter is not None]
 
     def letter(self, handler: str, letter_id: str) -> str | None:
-        with _translated(self.url):
-            letter = self._client.hget(self._cabinet(handler)[0], letter_id)
+        with self._calls.client() as client:
+            letter = client.hget(self._cabinet(handler)[0], letter_id)
         return None if letter is None else letter.decode()
 
     def discard(self, handler: str, letter_id: str) -> bool:
         letters, index = self._cabinet(handler)
-        with _translated(self.url), self._client.pipeline(transaction=True) as pipeline:
+        with self._calls.client() as client, client.pipeline(transaction=True) as pipeline:
             pipeline.hdel(letters, letter_id)
             pipeline.zrem(index, letter_id)
             return bool(pipeline.execute()[0])
@@ -385,12 +273,12 @@ class RedisStore:
 
     def register(self, handlers: Sequence[str]) -> None:
         if handlers:
-            with _translated(self.url):
-                self._client.sadd(f"{self.prefix}:handlers", *handlers)
+            with self._calls.client() as client:
+                client.sadd(f"{self.prefix}:handlers", *handlers)
 
     def handlers(self) -> list[str]:
-        with _translated(self.url):
-            return sorted(name.decode() for name in self._client.smembers(f"{self.prefix}:handlers"))
+        with self._calls.client() as client:
+            return sorted(name.decode() for name in client.smembers(f"{self.prefix}:handlers"))
 
     def declare(
         self, service: str, worker: str, bindings: Sequence[Binding], ttl: float, removed: Sequence[Binding] = ()
@@ -402,26 +290,12 @@ class RedisStore:
         return Declared(bool(known), [_pair(text) for text in stale], [_pair(text) for text in again], orphans)
 
     def forget_queue(self, service: str, queue: str) -> None:
-        with _translated(self.url):
-            self._client.srem(self._key(service, "queues"), queue)
+        with self._calls.client() as client:
+            client.srem(self._key(service, "queues"), queue)
 
     def ping(self) -> None:
-        with _translated(self.url):
-            self._client.ping()
-
-
-@contextmanager
-def _translated(url: str) -> Iterator[None]:
-    try:
-        yield
-    except redis.RedisError as error:
-        raise failed(url, error) from error
-
-
-def failed(url: str, error: Exception) -> StoreError:
-    # What a URL carries behind the question mark may be a password as well.
-    address = (url.rpartition("@")[2] or url).partition("?")[0]
-    return StoreError(f"the store at {address} did not do it: {error}")
+        with self._calls.client() as client:
+            client.ping()
 
 
 def begun(answer: list[Any]) -> Begun:

@@ -11,7 +11,7 @@ from celery.worker.consumer import Consumer
 from kombu.common import ignore_errors
 
 from choreo.broker.workload import listed
-from choreo.worker.events import Lull
+from choreo.worker.worker_events import Lull
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class ServiceConsumer(Consumer):
     - A broker that does not answer is left and connected to again. Celery waits for ever for the answer to
       "consume", and RabbitMQ gives none while a quorum queue has no leader.
     - A stopping worker returns at once what it has not started.
-    - Worker events are collected for a moment before they are sent: see `choreo.worker.events`.
+    - Worker events are collected for a moment before they are sent: see `choreo.worker.worker_events`.
     """
 
     class Blueprint(Consumer.Blueprint):

@@ -76,4 +76,5 @@ class GraceStep(bootsteps.StartStopStep):
         app = self._worker.app
         task = app.tasks[request.name]
         if isinstance(task, HandlerTask):
-            app.store.forgive(task.delivery(read(request.args[0])).claim)
+            event = request.args[0]
+            app.runtime.store.forgive(task.delivery(event, read(event)).claim)

@@ -29,7 +29,9 @@ class ServiceWorker(Worker):
         pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = RESULTS_READ
         service = (app or self.app).service_name
         super().__init__(app=app, hostname=node_name(service, hostname or f"celery@{gethostname()}"), **options)
-        self.app.in_process = not issubclass(self.pool_cls, PreforkPool)
+        in_process = not issubclass(self.pool_cls, PreforkPool)
+        if self.app.runtime.lane is not None:
+            self.app.runtime.lane.in_process = in_process
         if _name_of(self.pool_cls) == "eventlet":
             raise ImproperlyConfigured(
                 "choreo does not run on the eventlet pool: its own authors advise against eventlet in anything that "
@@ -37,7 +39,7 @@ class ServiceWorker(Worker):
             )
         limits = {"task_time_limit": self.time_limit, "task_soft_time_limit": self.soft_time_limit}
         for setting, seconds in limits.items():
-            if seconds and self.app.in_process:
+            if seconds and in_process:
                 raise ImproperlyConfigured(
                     f"{setting} = {seconds}: the {_name_of(self.pool_cls)} pool cannot end a handler, so it would do "
                     f"nothing. Run this service with --pool prefork, or without the limit."

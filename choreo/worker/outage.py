@@ -11,7 +11,7 @@ from itertools import chain, repeat
 
 from choreo.broker.workload import is_stopping
 from choreo.errors import StoreError
-from choreo.store import DELAYED, Store
+from choreo.store.schedule import DELAYED, TENDED, Schedule
 
 #: Seconds between two looks at the store; the last goes on.
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
@@ -20,11 +20,9 @@ PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 MOST = 600.0
 #: Seconds after which it is noticed that the worker is stopping.
 STEP = 0.25
-#: For so many seconds the probe's word holds, which is that a worker runs here.
-TENDED = 30.0
 
 
-def outlast(store: Store, sleep: Callable[[float], None] = time.sleep) -> None:
+def outlast(store: Schedule, sleep: Callable[[float], None] = time.sleep) -> None:
     """Return when the store takes something again, when this worker is stopping, or after `MOST` seconds."""
     held = 0.0
     for pause in chain(PAUSES, repeat(PAUSES[-1])):

@@ -133,5 +133,5 @@ def backlog() -> int:
     """How many events wait for loyalty at the broker."""
     connection: Connection
     with loyalty.app.connection_for_read() as connection:
-        queue = loyalty.app.amqp.queues[loyalty.app.topology.name_of("loyalty.award_points")]
+        queue = loyalty.app.amqp.queues[loyalty.app.runtime.topology.name_of("loyalty.award_points")]
         return int(queue.bind(connection.default_channel).queue_declare(passive=True).message_count)

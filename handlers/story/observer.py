@@ -17,8 +17,8 @@ from kombu import Consumer, Queue
 from kombu.mixins import ConsumerMixin
 
 from choreo import Envelope, Service
-from choreo.join import Join
-from choreo.subscription import Subscription
+from choreo.declare.join import Join
+from choreo.declare.subscription import Subscription
 
 #: Events and worker events travel on different paths. Each is held back for so long, and they are told in the order in
 #: which they happened.

@@ -104,7 +104,7 @@ def _point(app: Service, broker: str, store: str, namespace: str) -> None:
     app.conf.update(broker_url=broker, choreo_store_url=store, choreo_namespace=namespace)
     for part in ("topology", "publisher", "store", "dead_letters", "amqp"):
         vars(app).pop(part, None)
-    app.conf.update(task_default_queue=app.topology.default_queue)
+    app.conf.update(task_default_queue=app.runtime.topology.default_queue)
 
 
 @pytest.fixture

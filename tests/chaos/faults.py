@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 from random import Random
 
-from choreo.dead_letter import DeadLetter, DeadLetters
+from choreo.delivery.dead_letter import DeadLetter
+from choreo.operate.dead_letters import DeadLetters
 from choreo.store.redis import RedisStore
 from tests.chaos.fleet import Fleet, Worker
 from tests.chaos.proxy import Mode, Proxy

@@ -75,7 +75,7 @@ class Ledger:
         self.units: dict[str, Unit] = {}
         #: (handler, event id) -> how often a worker received it
         self.deliveries: Counter[tuple[str, str]] = Counter()
-        #: How many of them went to their handler by `choreo.worker.shortcut`.
+        #: How many of them went to their handler by `choreo.fast.shortcut`.
         self.shortcuts = 0
         self.crashes: Counter[str] = Counter()
         self.finished = 0

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from choreo.broker import commits
+from choreo.fast import commits
 from choreo.store import Store
 from tests.contract.place import Place, Worker
 from tests.contract.redis_broker import Corner

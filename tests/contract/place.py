@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 
 from choreo import Terms
-from choreo.broker.keys import INBOX, Lease
-from choreo.broker.redis import Channel
-from choreo.message import Message
+from choreo.broker.redis.keys import INBOX
+from choreo.broker.redis.receipt import Receipt
+from choreo.broker.redis.transport import Channel
+from choreo.events.message import Message
+from choreo.fast.fused_store import FusedStore
 from choreo.store import Begun, Claim, Verdict
-from choreo.store.beside import StoreBesideBroker
 from tests.contract.redis_broker import Corner
 from tests.unit.events import OrderPlaced, envelope
 
@@ -40,8 +41,8 @@ class Worker:
             self.connection.drain_events(timeout=seconds)
         return not self.messages
 
-    def lease(self, number: int = 0) -> Lease:
-        lease = Lease.of(self.messages[number].properties)
+    def lease(self, number: int = 0) -> Receipt:
+        lease = Receipt.of(self.messages[number].properties)
         assert lease is not None
         return lease
 
@@ -72,7 +73,7 @@ class Place:
         self.corner = Corner(url, f"{namespace}:")
         self.namespace = namespace
         terms = Terms(lease=timedelta(seconds=30), retention=timedelta(hours=1), max_deliveries=3)
-        self.store = StoreBesideBroker(url, terms, f"{namespace}:choreo", "choreo.events", self.corner.prefix)
+        self.store = FusedStore(url, terms, f"{namespace}:choreo", "choreo.events", self.corner.prefix)
 
     def send(self, unit: str, retries: int = 0, **about: Any) -> None:
         message = Message.carrying(

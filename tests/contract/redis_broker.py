@@ -10,7 +10,7 @@ from typing import Any
 import redis
 from kombu import Connection, Consumer, Exchange, Producer, Queue
 
-TRANSPORT = "choreo.broker.redis:Transport"
+TRANSPORT = "choreo.broker.redis.transport:Transport"
 
 #: Short enough for a test to wait for, long enough for a busy machine.
 TIMEOUT = 1.5

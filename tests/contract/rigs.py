@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import redis
 
 from choreo import Terms
-from choreo.message import Message
+from choreo.events.message import Message
+from choreo.fast.fused_store import FusedStore
 from choreo.store import Arrival, Begun, Claim, Outcome, Scheduled, Settlement, Store
-from choreo.store.beside import StoreBesideBroker
 from choreo.store.memory import MemoryStore
 from choreo.store.redis import RedisStore
 
@@ -44,7 +44,7 @@ class RedisRig:
 
     def __init__(self, url: str, prefix: str, *, beside: bool = False) -> None:
         self.store = (
-            StoreBesideBroker(url, TERMS, prefix, "choreo.events", f"{prefix}:broker:")
+            FusedStore(url, TERMS, prefix, "choreo.events", f"{prefix}:broker:")
             if beside
             else RedisStore(url, TERMS, prefix)
         )

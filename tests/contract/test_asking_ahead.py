@@ -11,15 +11,14 @@ from redis.exceptions import ConnectionError as Away
 
 from choreo import Service
 from choreo.broker import workload
-from choreo.broker.commits import Commits, Question
-from choreo.broker.packing import redelivered
-from choreo.broker.queue import task_id
-from choreo.broker.taken import MOST_AHEAD
-from choreo.broker.wire import Wire
-from choreo.names import named_id
-from choreo.parts import unit_of
+from choreo.broker.redis.packing import redelivered
+from choreo.delivery.join import JoinDelivery
+from choreo.events.ids import named_id, task_id
+from choreo.fast.ahead import MOST_AHEAD
+from choreo.fast.commits import Commits, Question
+from choreo.redis_client.wire import Wire
 from choreo.store import Arrival, Claim, Verdict
-from choreo.worker.join import JoinDelivery
+from choreo.store.parts import unit_of
 from tests.contract.redis_broker import Corner
 from tests.unit.events import OrderConfirmed, OrderRejected, PaymentCharged, envelope
 from tests.waiting import eventually
@@ -34,7 +33,7 @@ class Shop:
     def __init__(self, url: str, namespace: str) -> None:
         self.corner = Corner(url, "")
         self.app = Service("shop", broker=url, config={"choreo_namespace": namespace}, set_as_current=False)
-        self.app.in_process = True
+        self.app.runtime.lane.in_process = True
         self.fired: list[str] = []
 
         @self.app.join(OrderConfirmed, PaymentCharged, unless=OrderRejected)
@@ -92,12 +91,12 @@ class Shop:
         return delivery.live()
 
     def parts(self, order: int) -> list[str]:
-        waiting = self.app.store.look(HANDLER, unit_of(f"ORD-{order}"))
+        waiting = self.app.runtime.store.look(HANDLER, unit_of(f"ORD-{order}"))
         return sorted(waiting.parts) if waiting else []
 
     def unit(self, order: int, field: str) -> bytes | None:
         """What the store keeps about the claim of this order's join."""
-        key = f"choreo:{self.app.topology.namespace}:{{{HANDLER}}}:unit:{unit_of(f'ORD-{order}')}"
+        key = f"choreo:{self.app.runtime.topology.namespace}:{{{HANDLER}}}:unit:{unit_of(f'ORD-{order}')}"
         value: bytes | None = self.corner.redis.hget(key, field)
         return value
 
@@ -153,7 +152,7 @@ def test_what_was_delivered_before_is_begun_in_its_turn_and_is_no_duplicate(shop
     assert [shop.delivery(0), shop.delivery(1)] == [None, None]
     for message in shop.messages:
         assert run(shop, message).startswith("waiting")
-    assert shop.app.store.tally(HANDLER) == {}
+    assert shop.app.runtime.store.tally(HANDLER) == {}
 
 
 def run(shop: Shop, message: Any) -> str:
@@ -171,7 +170,7 @@ def run(shop: Shop, message: Any) -> str:
 def test_celerys_task_goes_on_with_what_was_begun_ahead(shop: Shop, monkeypatch: pytest.MonkeyPatch):
     shop.tell((OrderConfirmed, 1), (PaymentCharged, 1))
     shop.take(2)
-    monkeypatch.setattr(shop.app.store, "arrive", None)
+    monkeypatch.setattr(shop.app.runtime.store, "arrive", None)
 
     assert [run(shop, message) for message in shop.messages] == ["waiting, 1 of its events are here", "done"]
 
@@ -185,7 +184,7 @@ def test_what_cannot_be_read_is_set_aside_and_its_neighbours_are_begun(shop: Sho
 
     shop.take(3)
 
-    (letter,) = shop.app.store.letters(HANDLER)
+    (letter,) = shop.app.runtime.store.letters(HANDLER)
     assert "not JSON" in letter
     assert [shop.parts(1), shop.parts(2)] == [["order.confirmed"], BOTH]
 
@@ -234,13 +233,15 @@ def test_an_answer_that_was_lost_with_the_connection_is_asked_for_again(shop: Sh
     shop.line._wire.drop()
 
     assert [shop.live(0), shop.live(1)] == ["waiting, 1 of its events are here"] * 2
-    assert shop.app.store.tally(HANDLER) == {}, "it is no duplicate"
+    assert shop.app.runtime.store.tally(HANDLER) == {}, "it is no duplicate"
 
 
 def test_a_connection_that_breaks_between_a_commit_that_waits_and_an_answer_confuses_nobody(
     shop: Shop, unhurried: None, caplog: pytest.LogCaptureFixture
 ):
-    shop.app.store._run("arrive", *shop.app.store._arriving(Claim(HANDLER, "loads the script", "t"), ARRIVAL))
+    shop.app.runtime.store._run(
+        "arrive", *shop.app.runtime.store._arriving(Claim(HANDLER, "loads the script", "t"), ARRIVAL)
+    )
     shop.tell((OrderConfirmed, 1), (PaymentCharged, 1), (OrderConfirmed, 2), (OrderConfirmed, 3), (PaymentCharged, 3))
     shop._received = shop.messages.append  # type: ignore[method-assign]
     shop.take(5)
@@ -276,7 +277,7 @@ def test_a_question_that_never_reached_the_store_is_asked_in_its_turn(shop: Shop
 def test_without_an_answer_the_store_is_asked_in_its_turn(shop: Shop, trouble: str, monkeypatch: pytest.MonkeyPatch):
     shop.tell((OrderConfirmed, 1), (OrderConfirmed, 2))
     shop.take(2)
-    question = Question(shop.app.store._script("arrive"), ["k"], ["nonsense"])
+    question = Question(shop.app.runtime.store._script("arrive"), ["k"], ["nonsense"])
     if trouble == "closed":
         shop.line.close()
         assert not shop.line.ask_ahead(question)
@@ -288,7 +289,7 @@ def test_without_an_answer_the_store_is_asked_in_its_turn(shop: Shop, trouble: s
     assert delivery is not None
     monkeypatch.setattr(delivery, "_asked", lambda: None)
     assert delivery.begin().verdict is Verdict.WAIT
-    assert shop.app.store.tally(HANDLER) == {}, "it is no duplicate"
+    assert shop.app.runtime.store.tally(HANDLER) == {}, "it is no duplicate"
 
 
 @pytest.mark.parametrize("reason", ["long ago", "stopping"])
@@ -302,12 +303,12 @@ def test_what_was_claimed_is_asked_about_again_where_it_may_have_been_lost(
     assert delivery.lease is not None
     late = delivery.lease.certain_until + 1
     if reason == "long ago":
-        monkeypatch.setattr("choreo.broker.keys.machine_time", lambda: late)
+        monkeypatch.setattr("choreo.broker.redis.keys.machine_time", lambda: late)
     else:
         monkeypatch.setattr(state, "should_stop", 0)
     asked: list[Any] = []
-    arrive = shop.app.store.arrive
-    monkeypatch.setattr(shop.app.store, "arrive", lambda *args: asked.append(args) or arrive(*args))
+    arrive = shop.app.runtime.store.arrive
+    monkeypatch.setattr(shop.app.runtime.store, "arrive", lambda *args: asked.append(args) or arrive(*args))
 
     assert delivery.live() == "done"
     assert len(asked) == 1

@@ -22,7 +22,7 @@ class Town:
         self.connection: Any = self.app.connection_for_write()
         for name in self.names:
             Queue(name, durable=True, channel=self.connection).queue_declare()
-        self.bindings = Bindings(self._connect, self.app.topology.exchange)
+        self.bindings = Bindings(self._connect, self.app.runtime.topology.exchange)
 
     def _connect(self) -> Connection:
         connection: Any = self.app.connection_for_write()
@@ -38,7 +38,7 @@ class Town:
     def reached(self) -> list[int]:
         """Publish one event; how many messages each queue holds then."""
         producer = self.connection.Producer()
-        producer.publish("x", exchange=self.app.topology.exchange, routing_key=PATTERN, retry=False)
+        producer.publish("x", exchange=self.app.runtime.topology.exchange, routing_key=PATTERN, retry=False)
         return [self.length(name) for name in self.names]
 
     def length(self, name: str) -> int:
@@ -81,7 +81,7 @@ def test_all_are_made_and_removed_on_one_channel(town: Town):
 
 def test_a_queue_that_does_not_exist_keeps_no_other_from_being_looked_after(town: Town):
     first, second, third = town.names
-    town.app.topology.exchange(town.connection).declare()
+    town.app.runtime.topology.exchange(town.connection).declare()
     Queue(second, channel=town.connection).delete()
 
     town.bindings.make([(name, PATTERN) for name in town.names])
@@ -120,7 +120,7 @@ def test_on_redis_finding_out_that_nothing_is_missing_changes_nothing(redis_town
     town.bindings.ensure(pairs)
 
     assert town.channels == channels, "it opens nothing"
-    assert server.command("EXISTS", f"_choreo.routes.{town.app.topology.exchange.name}"), (
+    assert server.command("EXISTS", f"_choreo.routes.{town.app.runtime.topology.exchange.name}"), (
         "publishers need not look anew"
     )
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from choreo import Envelope, Event, Service
-from choreo.broker import ownership
-from choreo.message import Message
+from choreo.broker.redis import ownership
+from choreo.events.message import Message
 from choreo.store import Begun, Claim, Outcome, Scheduled, Settlement, Verdict
 from tests.contract.place import HANDLER, RUN, Place, Worker
 from tests.contract.redis_broker import TIMEOUT
@@ -260,7 +260,7 @@ def test_a_claim_is_not_certain_for_longer_than_its_owner_counts_as_alive(place:
 
 
 def test_taking_is_a_sign_of_life(place: Place, worker: Worker):
-    worker.channel._own()
+    worker.channel.own()
     consumers, (owner,) = f"{place.corner.prefix}_choreo.consumers", place.corner.owners()
     place.corner.redis.zadd(consumers, {owner: int(time.time() * 1000) + 200})
     place.send("e-1")
@@ -290,7 +290,7 @@ def test_a_zombie_that_begins_what_nobody_else_has_yet_keeps_others_out(place: P
     worker.take()
     worker.die()
     own = worker.channel._ownership
-    Worker(place).channel._own().bury(own.owner)
+    Worker(place).channel.own().bury(own.owner)
     assert len(place.corner.waiting(HANDLER)) == 1
 
     assert place.store.begin(worker.claim("e-1")).verdict is Verdict.RUN
@@ -422,15 +422,15 @@ def test_what_a_handler_announces_reaches_its_queues_with_celerys_documented_opt
     def charge(event: Placed) -> None: ...
 
     placed = Message.carrying(
-        envelope(Placed(number=7)), exchange=app.topology.exchange.name, routing_key="order.placed"
+        envelope(Placed(number=7)), exchange=app.runtime.topology.exchange.name, routing_key="order.placed"
     )
     with app.connection_for_write() as connection:
-        queue = app.amqp.queues[app.topology.name_of("payment.charge")](connection.default_channel)
+        queue = app.amqp.queues[app.runtime.topology.name_of("payment.charge")](connection.default_channel)
         queue.declare()
         claim = Claim("payment.charge", "e-1", "A")
-        app.store.begin(claim)
+        app.runtime.store.begin(claim)
 
-        committed = app.store.commit(claim, Settlement(sent={"event:1": placed}))
+        committed = app.runtime.store.commit(claim, Settlement(sent={"event:1": placed}))
 
         assert committed.unheard == []
         assert queue.get(no_ack=True).payload[0][0]["data"] == {"number": 7}

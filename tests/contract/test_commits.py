@@ -11,11 +11,12 @@ import pytest
 from redis.exceptions import ConnectionError as Away
 from redis.exceptions import ResponseError
 
-from choreo.broker import commits as under_way
-from choreo.broker import scripts, workload
-from choreo.broker.commits import Commit, Commits, Fate, Header
+from choreo.broker import workload
+from choreo.broker.redis import scripts
 from choreo.errors import StoreError
-from choreo.message import Message
+from choreo.events.message import Message
+from choreo.fast import commits as under_way
+from choreo.fast.commits import Commit, Commits, Fate, Header
 from choreo.store import Claim, Committed, Outcome, Scheduled, Settlement, Verdict
 from tests.contract.place import HANDLER, Place, Worker
 from tests.contract.redis_broker import TIMEOUT, proxy_to
@@ -650,7 +651,7 @@ def test_a_line_that_does_not_answer_does_not_make_its_worker_look_dead(
     line.commit("e-0")
     with busy(line.commits) as waiting:
         other = Worker(place)
-        other.channel._own()
+        other.channel.own()
 
         assert other.takes_nothing(2.5 * TIMEOUT)
         assert waiting.is_alive()

@@ -9,10 +9,10 @@ import pytest
 from kombu import Connection, Consumer
 
 from choreo import Event, PublishError, Service
-from choreo.broker.publishing import PublishingChannel
+from choreo.broker.redis.publishing import PublishingChannel
 from choreo.errors import DeclarationError, StoreError
+from choreo.fast.fused_store import FusedStore
 from choreo.store import Claim, Outcome, Settlement, Verdict
-from choreo.store.beside import StoreBesideBroker
 from tests.contract.redis_broker import TIMEOUT
 from tests.contract.redis_programs import behind_tls, succeeds, under_sentinel
 from tests.waiting import eventually
@@ -31,7 +31,7 @@ class Ear:
         self._consume()
 
     def _consume(self) -> None:
-        queue = self.app.amqp.queues[self.app.topology.name_of("payment.charge")]
+        queue = self.app.amqp.queues[self.app.runtime.topology.name_of("payment.charge")]
         channel = self._connection.channel()
         queue(channel).declare()
         self._consumer = Consumer(channel, [queue], on_message=self._received, auto_declare=False)
@@ -81,8 +81,8 @@ def published(app: Service, number: int) -> bool:
 def settled(app: Service, unit: str) -> bool:
     claim = Claim("payment.charge", unit, f"token of {unit}")
     try:
-        app.store.begin(claim)
-        return app.store.commit(claim, Settlement()).outcome in (Outcome.OK, Outcome.ALREADY)
+        app.runtime.store.begin(claim)
+        return app.runtime.store.commit(claim, Settlement()).outcome in (Outcome.OK, Outcome.ALREADY)
     except StoreError:
         return False
 
@@ -93,7 +93,7 @@ def test_broker_and_store_follow_the_master_that_sentinel_names(namespace: str, 
         # The first of them is away.
         app = make_app(f"sentinel://127.0.0.1:1/0;{url}", namespace, broker_transport_options=options)
         ear = Ear(app)
-        assert isinstance(app.store, StoreBesideBroker)
+        assert isinstance(app.runtime.store, FusedStore)
         assert ear.is_choreos
         assert published(app, 1)
         assert settled(app, "before")
@@ -108,7 +108,7 @@ def test_broker_and_store_follow_the_master_that_sentinel_names(namespace: str, 
         eventually(lambda: settled(app, "after"), 30)
         eventually(lambda: ear.heard(1, 2), 30)
         assert ear.is_choreos
-        assert app.store.begin(Claim("payment.charge", "before", "B")).verdict is Verdict.DONE
+        assert app.runtime.store.begin(Claim("payment.charge", "before", "B")).verdict is Verdict.DONE
         ear.close()
         app.publisher.close()
 
@@ -117,7 +117,7 @@ def test_a_sentinel_without_the_name_of_its_master_is_an_error_that_asks_for_it(
     app = make_app("sentinel://127.0.0.1:1/0", namespace)
 
     with pytest.raises(DeclarationError, match="master_name"):
-        app.store.ping()
+        app.runtime.store.ping()
 
 
 def test_broker_and_store_use_the_same_certificates(namespace: str, tmp_path: Path) -> None:

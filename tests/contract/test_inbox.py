@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from choreo import Terms
-from choreo.broker import scripts
+from choreo.broker.redis import scripts
 from choreo.store import Claim, Settlement, Verdict
 from choreo.store.redis import RedisStore
 

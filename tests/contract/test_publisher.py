@@ -16,10 +16,11 @@ import redis
 from kombu import Queue
 
 from choreo import Event, PublishError, Service
-from choreo.broker import confirms, lines
+from choreo.broker import lines
 from choreo.broker.lines import Post
+from choreo.broker.rabbitmq import confirms
 from choreo.errors import DeclarationError, EventTooLargeError
-from choreo.message import Message
+from choreo.events.message import Message
 from tests.chaos.proxy import Proxy
 from tests.servers import rabbitmq_vhost, require_rabbitmq
 from tests.waiting import eventually
@@ -43,8 +44,8 @@ class Ear:
     def __init__(self, app: Service, pattern: str = "order.placed", arguments: Any = None) -> None:
         self._connection = app.connection_for_read()
         self._channel = self._connection.channel()
-        self.name = app.topology.name_of("ear")
-        queue = Queue(self.name, app.topology.exchange, pattern, queue_arguments=arguments)
+        self.name = app.runtime.topology.name_of("ear")
+        queue = Queue(self.name, app.runtime.topology.exchange, pattern, queue_arguments=arguments)
         self._queue = queue(self._channel)
         self._queue.declare()
 
@@ -221,7 +222,7 @@ def test_a_message_to_a_queue_that_is_not_there_is_an_error_and_its_neighbours_a
 def test_what_redis_refuses_is_an_error_and_its_neighbours_arrive(app: Service, ear: Ear, broker_url: str) -> None:
     good = [Message.carrying(app.publish(OrderPlaced()), exchange="", routing_key=ear.name) for _ in range(3)]
     ear.heard()
-    place = app.topology.name_of("taken")
+    place = app.runtime.topology.name_of("taken")
     redis.Redis.from_url(broker_url).set(place, "somebody else's")
     lost = Message("", place, b"[[], {}, {}]", {"id": "1", "argsrepr": "order.placed ORD-9"})
 
@@ -273,7 +274,7 @@ def test_what_the_broker_cannot_store_is_an_error_and_sending_it_again_keeps_its
 def test_an_exchange_that_was_deleted_under_a_publisher_is_made_again(app: Service, ear: Ear) -> None:
     app.publish(OrderPlaced())
     with app.connection_for_write() as connection:
-        app.topology.exchange(connection.channel()).delete()
+        app.runtime.topology.exchange(connection.channel()).delete()
 
     app.publish(OrderPlaced())
 
@@ -288,7 +289,9 @@ def test_an_exchange_that_was_deleted_under_a_publisher_is_made_again(app: Servi
 @rabbitmq_only
 def test_an_exchange_of_another_kind_is_said_in_words(app: Service) -> None:
     with app.connection_for_write() as connection:
-        connection.channel().exchange_declare(app.topology.exchange.name, "fanout", durable=True, auto_delete=False)
+        connection.channel().exchange_declare(
+            app.runtime.topology.exchange.name, "fanout", durable=True, auto_delete=False
+        )
 
     with pytest.raises(PublishError, match="inequivalent arg 'type' for exchange"):
         app.publish(OrderPlaced())
@@ -388,7 +391,7 @@ def test_an_event_that_nobody_hears_can_be_an_error(
     assert [envelope.type for envelope in caught.value.confirmed] == [heard.type]
     assert [envelope.type for envelope in caught.value.unconfirmed] == ["order.forgotten"]
     # What a handler announces is committed by then: it is sent.
-    strict.publisher.send([strict.publisher.broadcast(caught.value.unconfirmed[0])])
+    strict.publisher.send([strict.publisher.message_for(caught.value.unconfirmed[0])])
 
 
 @both
@@ -416,7 +419,7 @@ def test_many_connections_that_broke_while_idle_cost_no_event(
     with ExitStack() as lines_of_threads:
         for _ in range(8):
             lines_of_threads.enter_context(far_app.publisher._lines.one()).send(
-                [Post(far_app.publisher.broadcast(envelope))]
+                [Post(far_app.publisher.message_for(envelope))]
             )
     assert len(far_app.publisher._lines._idle) == 8
     ear.heard()

@@ -18,11 +18,11 @@ import pytest
 from kombu import Consumer, Queue
 from kombu.asynchronous import Hub
 
-from choreo.broker import consuming, scripts, taking
-from choreo.broker.keys import Lease
-from choreo.broker.ownership import Ownership
-from choreo.broker.packing import UNREADABLE
-from choreo.broker.taking import Pace
+from choreo.broker.redis import consuming, scripts, taking
+from choreo.broker.redis.ownership import Ownership
+from choreo.broker.redis.packing import UNREADABLE
+from choreo.broker.redis.receipt import Receipt
+from choreo.broker.redis.taking import Pace
 from choreo.local.server import EmbeddedServer
 from tests.contract.redis_broker import EVENTS, TIMEOUT, TRANSPORT, Corner, Reader, proxy_to
 from tests.waiting import eventually
@@ -497,7 +497,7 @@ def test_a_delivery_knows_its_owner_so_that_a_script_can_ack_it(corner: Corner):
     reader = corner.reader("q")
     [message] = reader.drain(1)
 
-    lease = Lease.of(message.properties)
+    lease = Receipt.of(message.properties)
 
     assert lease is not None
     assert [lease.owner] == corner.owners()
@@ -636,7 +636,7 @@ def test_acks_that_another_thread_takes_first_are_no_error(corner: Corner):
             return super().popleft()
 
     reader = corner.reader("q")
-    own = reader.channel._own()
+    own = reader.channel.own()
     own._acks = Emptied([f"{own.owner}:1"])
 
     assert own.take_acks() == []
@@ -794,7 +794,7 @@ def answer_lost(corner: Corner, port: int, **options) -> Iterator[Reader]:
     with proxy_to(port) as proxy:
         url = corner.url.replace(f":{port}/", f":{proxy.port}/")
         reader = corner.reader("q", url=url, socket_timeout=1, **options)
-        reader.channel._own()
+        reader.channel.own()
         reader.channel.wire.load(scripts.TAKE)
         fill(corner, "q", 1)
         proxy.set("drop_down")
@@ -835,7 +835,7 @@ def test_a_lost_answer_on_a_socket_that_stays_open_comes_back_once_kombu_gives_t
     with proxy_to(redis_server.port) as proxy:
         url = corner.url.replace(f":{redis_server.port}/", f":{proxy.port}/")
         reader = corner.reader("q", url=url, consumer_timeout=60)
-        reader.channel._own()
+        reader.channel.own()
         reader.channel.wire.load(scripts.TAKE)
         fill(corner, "q", 1)
         proxy.set("drop_down")

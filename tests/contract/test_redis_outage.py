@@ -10,8 +10,8 @@ import pytest
 from kombu import Connection, Queue
 from redis.exceptions import AuthenticationError, OutOfMemoryError, ReadOnlyError, RedisError
 
-from choreo.broker import settings
-from choreo.broker.redis import Transport
+from choreo.broker.redis import server_settings as settings
+from choreo.broker.redis.transport import Transport
 from choreo.local.server import EmbeddedServer
 from tests.contract.redis_broker import EVENTS, TIMEOUT, Corner, Reader, proxy_to
 from tests.waiting import eventually
@@ -244,7 +244,10 @@ def test_a_read_only_replica_refuses_a_publish_and_a_consumer_waits_for_a_master
 def test_a_wrong_password_is_a_clear_error(server: EmbeddedServer):
     url = f"redis://:wrong@127.0.0.1:{server.port}/0"
 
-    with Connection(url, transport="choreo.broker.redis:Transport") as connection, pytest.raises(AuthenticationError):
+    with (
+        Connection(url, transport="choreo.broker.redis.transport:Transport") as connection,
+        pytest.raises(AuthenticationError),
+    ):
         connection.channel()
 
 

@@ -21,11 +21,12 @@ from celery.worker.strategy import default
 from kombu import Consumer
 
 from choreo import Envelope, PermanentFailure, Reason, Retry, Service
-from choreo.broker.queue import HandlerQueue, task_id
-from choreo.context import current
-from choreo.message import MOST_NESTED, Message, compact
-from choreo.worker.events import ServiceDispatcher
-from choreo.worker.strategy import strategy
+from choreo.broker.queue import HandlerQueue
+from choreo.declare.context import current
+from choreo.events.ids import task_id
+from choreo.events.message import MOST_NESTED, Message, compact
+from choreo.fast.strategy import strategy
+from choreo.worker.worker_events import ServiceDispatcher
 from tests.contract.redis_broker import Corner
 from tests.unit.events import OrderConfirmed, OrderPlaced, PaymentCharged, envelope
 from tests.waiting import eventually
@@ -64,7 +65,7 @@ class Worker:
     def __init__(self, url: str, namespace: str, way: str, behave: Callable[[], Any] = lambda: None) -> None:
         self.corner = Corner(url, "")
         self.app = Service("shop", broker=url, config={"choreo_namespace": namespace}, set_as_current=False)
-        self.app.in_process = True
+        self.app.runtime.lane.in_process = True
         self.way = way
 
         @self.app.on(OrderPlaced, retry=Retry(times=1))
@@ -76,13 +77,13 @@ class Worker:
             behave()
 
         self.app.finalize()
-        self.app.introduce()
+        self.app.runtime.introduce()
         setup_worker_optimizations(self.app, "shop@here")
         self.connection = self.app.connection_for_read()
         self.connection.transport.cycle.hub = object()
         self.channel = self.connection.channel()
         self.channel.basic_qos(0, 64, False)
-        self.queues = [self.app.amqp.queues[self.app.topology.name_of(name)] for name in (HANDLER, JOIN)]
+        self.queues = [self.app.amqp.queues[self.app.runtime.topology.name_of(name)] for name in (HANDLER, JOIN)]
         for queue in self.queues:
             queue(self.channel).declare()
         self.told: list[tuple[str, dict[str, Any]]] = []
@@ -117,14 +118,14 @@ class Worker:
         task.__trace__ = build_tracer(name, task, app=self.app, hostname="shop@here")
         if self.way == "celery":
             return default(task, self.app, self.consumer)
-        way, shortcut = strategy(task, self.app, self.consumer), self.app.shortcuts[name]
+        way, shortcut = strategy(task, self.app, self.consumer), self.app.runtime.lane.shortcuts[name]
 
         def counted(channel: Any, taken: Any) -> bool:
             done = shortcut(channel, taken)
             self.short += done
             return done
 
-        self.app.shortcuts[name] = counted
+        self.app.runtime.lane.shortcuts[name] = counted
         return way
 
     def tell(self, *envelopes: Envelope) -> None:
@@ -318,7 +319,7 @@ def test_a_failure_is_told_and_settled(start: Start, way: str, error: Exception,
     assert not state.requests
     assert not state.active_requests
     assert worker.channel.qos.can_consume_max_estimate() == 64
-    assert worker.app.store.backlog(HANDLER).later == (last == "task-retried")
+    assert worker.app.runtime.store.backlog(HANDLER).later == (last == "task-retried")
     assert [letter.reason for letter in worker.app.dead_letters] == ([] if last == "task-retried" else [Reason.REFUSED])
 
 
@@ -335,7 +336,7 @@ def test_a_copy_that_could_not_be_settled_goes_back(start: Start, way: str, monk
         return began(self)
 
     began = type(worker.app.tasks[HANDLER])._delivery.__globals__["Delivery"].begin
-    monkeypatch.setattr("choreo.worker.delivery.Delivery.begin", begin)
+    monkeypatch.setattr("choreo.delivery.delivery.Delivery.begin", begin)
     worker.tell(envelope(ORDER, id="e-1"))
 
     worker.run()
@@ -365,7 +366,7 @@ def test_a_stop_in_the_middle_of_a_handler_leaves_its_event(start: Start, way: s
 def test_parts_of_a_join_are_begun_together_and_fire_once(start: Start, way: str, monkeypatch: pytest.MonkeyPatch):
     fired: list[str] = []
     worker = start(way, lambda: fired.append(current().subject))
-    monkeypatch.setattr(worker.app.store, "arrive", None)  # which asks about one, and waits for the answer
+    monkeypatch.setattr(worker.app.runtime.store, "arrive", None)  # which asks about one, and waits for the answer
     orders = [f"ORD-{number}" for number in range(20)]
     worker.tell(*(envelope(OrderConfirmed(), subject=order) for order in orders))
     worker.tell(*(envelope(PaymentCharged(), subject=order) for order in orders))
@@ -474,7 +475,7 @@ def test_a_strange_message_ends_in_the_same_way_whoever_looks_at_it(start: Start
         worker = start(way)
         # A rate limit leads to Celery's way, when parts of a join have been looked at already.
         worker.consumer.on_task_message.update([print] if watched else [])
-        queue = worker.app.topology.name_of(handler)
+        queue = worker.app.runtime.topology.name_of(handler)
         event = envelope(ORDER if handler == HANDLER else OrderConfirmed(), id="e-1")
         worker.tell(event)
         text = worker.corner.redis.lpop(queue).decode()
@@ -488,7 +489,7 @@ def test_a_strange_message_ends_in_the_same_way_whoever_looks_at_it(start: Start
         ends.append((letters, worker.kinds(), len(list(worker.app.joins)), worker.short + worker.long))
         for letter in list(worker.app.dead_letters):
             worker.app.dead_letters.discard(letter.id)
-        worker.corner.redis.delete(*worker.corner.redis.keys(f"choreo:{worker.app.topology.namespace}:*"))
+        worker.corner.redis.delete(*worker.corner.redis.keys(f"choreo:{worker.app.runtime.topology.namespace}:*"))
         worker.close()
         state.reset_state()
     assert ends[0] == ends[1]
@@ -556,9 +557,9 @@ def test_a_worker_of_another_broker_or_pool_has_no_shortcut(start: Start):
     for other in ({"connection": elsewhere}, {"pool": ThreadPool(1, app=worker.app)}):
         strategy(worker.app.tasks[HANDLER], worker.app, WorkersConsumer(**vars(worker.consumer) | other))
 
-        assert HANDLER not in worker.app.shortcuts
+        assert HANDLER not in worker.app.runtime.lane.shortcuts
         strategy(worker.app.tasks[HANDLER], worker.app, worker.consumer)
-        assert HANDLER in worker.app.shortcuts
+        assert HANDLER in worker.app.runtime.lane.shortcuts
 
 
 def test_a_request_is_made_once_though_another_thread_looks(start: Start):

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from choreo.events.message import Message
 from choreo.local.server import EmbeddedServer
-from choreo.message import Message
 from choreo.store import Arrival, Begun, Outcome, Scheduled, Settlement, Store, Verdict, deadline_id
 from tests.contract.rigs import HANDLER, LEASE, WITHIN, MemoryRig, RedisRig, at, at_once, claim, due
 

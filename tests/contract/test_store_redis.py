@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import redis
 
-from choreo.broker.wire import Wire
 from choreo.errors import ChoreoError, StoreError
 from choreo.local.server import EmbeddedServer
+from choreo.redis_client.wire import Wire
 from choreo.store import Outcome, Settlement, Store, Verdict
 from choreo.store.redis import RedisStore
 from tests.contract.rigs import (

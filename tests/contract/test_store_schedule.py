@@ -2,7 +2,7 @@
 
 import pytest
 
-from choreo.message import Message
+from choreo.events.message import Message
 from choreo.store import Scheduled
 from tests.contract.rigs import (
     DEADLINE,

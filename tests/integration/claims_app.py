@@ -52,7 +52,7 @@ class OrderCancelled(Event):
 
 def note(what: str, number: int) -> None:
     client = redis.Redis.from_url(NOTES, decode_responses=True)
-    client.rpush(f"{app.topology.namespace}:notes", json.dumps([what, number]))
+    client.rpush(f"{app.runtime.topology.namespace}:notes", json.dumps([what, number]))
     client.close()
 
 

@@ -77,7 +77,7 @@ class World:
 
     def backlog(self) -> dict[str, int]:
         """Messages that wait in queues, or in schedules for less than a minute."""
-        store = self.app.store
+        store = self.app.runtime.store
         assert isinstance(store, RedisStore)
         handlers = store.handlers()
         with redis.Redis.from_url(self.store_url) as client, self.app.connection_for_write() as connection:
@@ -85,7 +85,7 @@ class World:
             later = {name: client.zcount(f"{store.prefix}:{{{name}}}:due", "-inf", soon) for name in handlers}
             ready = {}
             for name in handlers:
-                queue = self.app.topology.name_of(name)
+                queue = self.app.runtime.topology.name_of(name)
                 # An empty list is no key in Redis, so that there is no such queue to be declared.
                 declared = (
                     None if self.broker == "redis" else connection.default_channel.queue_declare(queue, passive=True)

@@ -18,7 +18,7 @@ app = Service("payment", broker=os.environ["CHOREO_TEST_BROKER"], config=SETTING
 
 
 def note(what: str, number: int) -> None:
-    NOTEBOOK.rpush(f"{app.topology.namespace}:{what}", number)
+    NOTEBOOK.rpush(f"{app.runtime.topology.namespace}:{what}", number)
 
 
 @app.on(OrderPlaced)

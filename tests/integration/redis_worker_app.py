@@ -14,7 +14,7 @@ _keep = None
 
 app = Celery("worker", broker=os.environ.get("BROKER"))
 app.conf.update(
-    broker_transport="choreo.broker.redis:Transport",
+    broker_transport="choreo.broker.redis.transport:Transport",
     broker_transport_options={
         "global_keyprefix": PREFIX,
         "consumer_timeout": float(os.environ.get("CONSUMER_TIMEOUT", "2")),

@@ -45,11 +45,11 @@ def waiting(payment: Payment, handler: str) -> int:
 def replica(payment: Payment, name: str, *declared: Binding) -> BindingKeeper:
     """What a worker that declares these does at its start, as far as bindings are concerned."""
     keeper = BindingKeeper(payment.app, name)
-    keeper._declared = [(payment.app.topology.name_of(queue), pattern) for queue, pattern in declared]
+    keeper._declared = [(payment.app.runtime.topology.name_of(queue), pattern) for queue, pattern in declared]
     keeper.look()
     with payment.app.connection_for_write() as connection:
         for queue, pattern in keeper._declared:
-            Queue(queue, payment.app.topology.exchange, pattern)(connection.channel()).declare()
+            Queue(queue, payment.app.runtime.topology.exchange, pattern)(connection.channel()).declare()
     return keeper
 
 
@@ -118,7 +118,7 @@ def test_a_binding_that_was_removed_too_much_is_back_at_the_next_look_although_i
 ) -> None:
     replica(payment, "old", ("payment.watch", "order.cancelled")).retire()
     new = BindingKeeper(payment.app, "new")
-    remove, declare = new._bindings.remove, payment.app.store.declare
+    remove, declare = new._bindings.remove, payment.app.runtime.store.declare
     back: list[BindingKeeper] = []
 
     def remove_just_after_the_old_one_has_bound(stale: list[Binding]) -> None:
@@ -131,7 +131,7 @@ def test_a_binding_that_was_removed_too_much_is_back_at_the_next_look_although_i
         return declare(*args)
 
     monkeypatch.setattr(new._bindings, "remove", remove_just_after_the_old_one_has_bound)
-    monkeypatch.setattr(payment.app.store, "declare", declare_unless_something_was_removed)
+    monkeypatch.setattr(payment.app.runtime.store, "declare", declare_unless_something_was_removed)
     new.look()
     assert not heard(payment, OrderCancelled())
 
@@ -144,7 +144,7 @@ def test_a_worker_that_was_silent_for_too_long_binds_again(payment: Payment, mon
     monkeypatch.setattr(bindings, "TTL", 0.05)
     sleeper = replica(payment, "sleeper", ("payment.watch", "order.cancelled"))
     monkeypatch.setattr(bindings, "TTL", 60)
-    eventually(lambda: payment.app.store.declare("payment", "somebody", (), 0).stale)
+    eventually(lambda: payment.app.runtime.store.declare("payment", "somebody", (), 0).stale)
     BindingKeeper(payment.app, "new").look()
     assert not heard(payment, OrderCancelled())
 
@@ -158,9 +158,9 @@ def test_a_queue_that_somebody_deleted_is_no_longer_reported(
 ) -> None:
     replica(payment, "old", ("payment.watch", "order.cancelled")).retire()
     with payment.app.connection_for_write() as connection:
-        Queue(payment.app.topology.name_of("payment.watch"))(connection.channel()).delete()
+        Queue(payment.app.runtime.topology.name_of("payment.watch"))(connection.channel()).delete()
 
     BindingKeeper(payment.app, "new").look()
 
     assert "no worker declares the handler" not in caplog.text
-    assert not payment.app.store.declare("payment", "somebody", (), 0).orphans
+    assert not payment.app.runtime.store.declare("payment", "somebody", (), 0).orphans

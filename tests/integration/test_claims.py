@@ -111,7 +111,7 @@ class Payment:
         for handler in ("payment.charge", "payment.ship"):
             left |= {
                 f"{handler} queued": self.redis.llen(f"{self.namespace}.{handler}"),
-                f"{handler} scheduled": self.app.store.backlog(handler).total,
+                f"{handler} scheduled": self.app.runtime.store.backlog(handler).total,
                 # A join, and what became a dead letter, is remembered there as done.
                 f"{handler} claimed": sum(1 for unit in self._units(handler) if not self.redis.hexists(unit, "done")),
             }

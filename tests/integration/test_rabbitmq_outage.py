@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from choreo import PublishError
-from choreo.broker import confirms, lines, publisher
-from choreo.broker.declaring import SteadyQueue
+from choreo.broker import lines, publisher
+from choreo.broker.rabbitmq import confirms
+from choreo.broker.rabbitmq.steady_queue import SteadyQueue
 from choreo.broker.topology import HANDLER_QUEUE
 from tests.integration.orders import OrderPlaced
 from tests.integration.rabbitmq_node import RabbitNode
@@ -76,7 +77,7 @@ def test_a_queue_that_was_made_just_before_the_broker_died_is_there_with_what_wa
 ) -> None:
     # The last one is the one that RabbitMQ forgets.
     names = [payment.queue, f"{payment.namespace}.payment.last"]
-    exchange = payment.app.topology.exchange
+    exchange = payment.app.runtime.topology.exchange
     queues = [SteadyQueue(name, exchange, "order.placed", queue_arguments=HANDLER_QUEUE) for name in names]
     with payment.app.connection_for_write() as connection:
         for queue in queues:

@@ -12,10 +12,10 @@ import pytest
 from kombu import Queue
 
 from choreo.broker.topology import HANDLER_QUEUE
-from choreo.dead_letter import Reason
-from choreo.envelope import Envelope
+from choreo.delivery.dead_letter import Reason
+from choreo.events.envelope import Envelope
+from choreo.events.message import Message
 from choreo.local.server import EmbeddedServer
-from choreo.message import Message
 from tests.integration.orders import OrderPlaced
 from tests.integration.workers import Payment
 from tests.servers import rabbitmq_vhost, require_rabbitmq
@@ -135,7 +135,7 @@ def test_a_handler_that_takes_too_long_to_stop_is_ended_and_its_event_returned(p
     assert message.headers["task"] == "choreo.event"
     assert payment.noted("done") == []
     # It is no failed attempt: neither a retry nor a dead letter.
-    assert payment.app.store.backlog("payment.charge_customer").total == 0
+    assert payment.app.runtime.store.backlog("payment.charge_customer").total == 0
 
 
 def test_sigterm_to_the_whole_process_group_loses_nothing(payment: Payment) -> None:
@@ -152,7 +152,7 @@ def test_sigterm_to_the_whole_process_group_loses_nothing(payment: Payment) -> N
 
 
 def test_what_the_broker_gave_up_delivering_becomes_a_dead_letter_of_its_handler(payment: Payment) -> None:
-    letters = payment.app.topology.dead_letter_queue
+    letters = payment.app.runtime.topology.dead_letter_queue
     declare(payment, letters, **{"x-queue-type": "quorum"})
     arguments = HANDLER_QUEUE | {"x-dead-letter-routing-key": letters, "x-delivery-limit": 3}
     declare(payment, payment.queue, **arguments)
@@ -178,7 +178,7 @@ def test_a_store_that_is_away_makes_no_dead_letter_of_what_waits_for_it(
 ) -> None:
     with EmbeddedServer(persistent=True) as store:
         payment = Payment(broker_url, store.url, namespace, tmp_path)
-        letters = payment.app.topology.dead_letter_queue
+        letters = payment.app.runtime.topology.dead_letter_queue
         # Given back as often as the queue allows within the time that the store is away.
         arguments = HANDLER_QUEUE | {"x-dead-letter-routing-key": letters, "x-delivery-limit": 2}
         declare(payment, payment.queue, **arguments)

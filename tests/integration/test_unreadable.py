@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from kombu import Producer
 
-from choreo.message import JSON, Message
+from choreo.events.message import JSON, Message
 from tests.integration.conftest import World
 from tests.integration.services.words import OrderPlaced
 from tests.unit.test_queue import MALFORMED, ODD
@@ -19,7 +19,7 @@ def put(world: World, queue: str, body: Any, headers: Any, content_type: Any, co
         Producer(connection.default_channel).publish(
             body,
             exchange="",
-            routing_key=world.app.topology.name_of(queue),
+            routing_key=world.app.runtime.topology.name_of(queue),
             headers=headers,
             content_type=content_type,
             content_encoding=content_encoding,
@@ -30,7 +30,7 @@ def good(world: World, subject: str) -> Message:
     envelope = OrderPlaced().sealed(
         id=f"id-{subject}", source="stranger", subject=subject, cause=None, time=world.app.now()
     )
-    return world.app.publisher.broadcast(envelope)
+    return world.app.publisher.message_for(envelope)
 
 
 def cases(world: World, queue: str) -> int:

@@ -8,10 +8,10 @@ from celery.result import EagerResult
 
 from choreo import DeadLetter, Envelope, Event, Service
 from choreo.broker.publisher import Publisher
+from choreo.delivery.clock import Clock
 from choreo.errors import PublishError
-from choreo.message import Message
+from choreo.events.message import Message
 from choreo.store.memory import MemoryStore
-from choreo.worker.clock import Clock
 from tests.unit.events import envelope
 
 
@@ -26,7 +26,7 @@ class Outbox(Publisher):
     """Keeps what would be sent. ``broken`` makes it a broker that takes nothing."""
 
     def __init__(self, app: Service) -> None:
-        super().__init__(app.connection_for_write, app.topology.exchange)
+        super().__init__(app.connection_for_write, app.runtime.topology.exchange)
         self.messages: list[Message] = []
         self.broken = False
 
@@ -37,7 +37,7 @@ class Outbox(Publisher):
         self.messages += messages
 
     def announce(self, envelopes: Iterable[Envelope]) -> None:
-        self.send([self.broadcast(envelope) for envelope in envelopes])
+        self.send([self.message_for(envelope) for envelope in envelopes])
 
     @property
     def announced(self) -> list[Envelope]:
@@ -55,10 +55,10 @@ class Stage:
     def __init__(self, app: Service) -> None:
         self.app = app
         self.now = 1000.0
-        self.clock = Clock(app)
-        self.outbox = app.publisher = Outbox(app)
-        self.store = app.store = MemoryStore(app.terms, lambda: self.now)
-        app.introduce()
+        self.clock = Clock(app.runtime)
+        self.outbox = app.runtime.publisher = Outbox(app)
+        self.store = app.runtime.store = MemoryStore(app.terms, lambda: self.now)
+        app.runtime.introduce()
 
     def deliver(self, event: Event | Envelope, handler: str = "", *, attempt: int = 1, **about: Any) -> EagerResult:
         """Run one delivery of an event, as a worker would."""
@@ -70,7 +70,7 @@ class Stage:
         """Move the clock, and deliver whatever falls due for a handler; the rest goes to the outbox."""
         self.now += seconds
         results = []
-        for owner in self.app.calendars:
+        for owner in self.app.runtime.schedules():
             for key, kept in self.store.due(owner, 100, 10.0):
                 self.store.sent(owner, [key])
                 message = kept or self.clock.reminder(owner, key)

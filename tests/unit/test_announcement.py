@@ -6,10 +6,11 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from choreo import Announcement, PermanentFailure, Retry, RetryLater
-from choreo.announcement import Delay
+from choreo.declare.delay import Delay
+from choreo.delivery.clock import BATCH, Clock
 from choreo.errors import DeclarationError, EventTooLargeError
 from choreo.store import DELAYED, Scheduled
-from choreo.worker.clock import BATCH, TENDED, Clock
+from choreo.store.schedule import TENDED
 from tests.unit.events import OrderPlaced, PaymentCharged, PaymentFailed
 from tests.unit.stage import Stage, service
 
@@ -117,7 +118,7 @@ def test_an_event_that_may_be_leaving_right_now_cannot_be_called_off(stage):
 def test_an_event_can_be_called_off_by_its_key_in_another_process(stage):
     announced = stage.app.publish(ORDER, delay=60)
     other = Stage(service("web"))
-    other.app.store = stage.store
+    other.app.runtime.store = stage.store
 
     assert other.app.call_off(announced.key)
     assert not announced.cancel()
@@ -130,11 +131,11 @@ def test_a_key_of_nothing_calls_nothing_off(stage, key):
 
 def test_workers_of_any_service_send_what_a_program_without_workers_has_announced(stage):
     web = service("web")
-    web.store, web.publisher = stage.store, stage.outbox
+    web.runtime.store, web.runtime.publisher = stage.store, stage.outbox
     web.publish(ORDER, delay=60)
     stage.now += 61
 
-    assert Clock(stage.app).tick() == 1
+    assert Clock(stage.app.runtime).tick() == 1
     assert stage.announced == ["order.placed"]
 
 
@@ -143,7 +144,7 @@ def test_that_no_worker_would_send_it_is_said(stage, caplog):
     assert "order.placed ORD-1 waits in the store, and no worker of this namespace" in caplog.text
 
     caplog.clear()
-    Clock(stage.app).tick()
+    Clock(stage.app.runtime).tick()
     stage.app.publish(ORDER, delay=60)
     assert caplog.text == ""
 
@@ -263,26 +264,26 @@ def test_ten_thousand_that_are_due_at_once_do_not_hold_up_the_others(stage):
     @stage.app.on(OrderPlaced)
     def charge(order: OrderPlaced) -> None: ...
 
-    message = stage.app.publisher.broadcast(stage.app.publish(ORDER, delay=1000).envelope)
+    message = stage.app.publisher.message_for(stage.app.publish(ORDER, delay=1000).envelope)
     for number in range(10_000):
         stage.store.schedule("payment.charge", Scheduled(f"retry:{number}", message))
     stage.app.publish(PaymentCharged(), delay=0)
 
-    assert Clock(stage.app).tick() == 10_001
+    assert Clock(stage.app.runtime).tick() == 10_001
 
     places = [number for number, event in enumerate(stage.announced) if event == "payment.charged"]
     assert max(places) <= 2 * BATCH
 
 
 def test_a_clock_that_is_told_to_stop_does_not_finish_ten_thousand_first(stage):
-    clock = Clock(stage.app)
+    clock = Clock(stage.app.runtime)
     for _ in range(5 * BATCH):
         stage.app.publish(ORDER, delay=0)
     send = stage.outbox.send
 
     def send_and_stop(messages):
         send(messages)
-        clock._stopped.set()
+        clock._daemon.end()
 
     stage.outbox.send = send_and_stop
 

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from choreo import Service
-from choreo.broker.publishing import PublishingChannel
+from choreo.broker.redis.publishing import PublishingChannel
 from choreo.errors import DeclarationError
-from choreo.store.beside import StoreBesideBroker
+from choreo.fast.fused_store import FusedStore
 
 SENTINELS = ["sentinel://a:26379/0", "sentinel://b:26379/0"]
 NODES = ["amqp://a:5672//", "amqp://b:5672//"]
@@ -33,9 +33,9 @@ def test_on_its_way_from_one_sentinel_to_the_next_it_keeps_choreos_transport(bro
 
 
 def test_a_list_of_sentinels_leads_to_the_store_beside_the_broker():
-    store = service(SENTINELS).store
+    store = service(SENTINELS).runtime.store
 
-    assert isinstance(store, StoreBesideBroker)
+    assert isinstance(store, FusedStore)
     assert store.url == ";".join(SENTINELS)
 
 

@@ -3,7 +3,7 @@
 import pytest
 from kombu.transport import redis
 
-from choreo.broker.leans_on import broken
+from choreo.broker.redis.kombu_privates import broken
 
 
 def test_the_installed_releases_still_have_what_the_redis_transport_leans_on():

@@ -6,8 +6,8 @@ import zlib
 
 import pytest
 
-from choreo.broker.keys import Lease
-from choreo.broker.packing import UNREADABLE, encode_body, head_of_copies, redelivered, unpack
+from choreo.broker.redis.packing import UNREADABLE, encode_body, head_of_copies, redelivered, unpack
+from choreo.broker.redis.receipt import Receipt
 
 
 def _message(**parts):
@@ -104,10 +104,10 @@ def test_what_cannot_be_read_comes_back_as_it_is():
 def test_the_lease_is_in_the_properties_and_missing_where_another_transport_delivered():
     info = {"choreo_owner": "o", "choreo_inflight": "_choreo.inflight.o", "choreo_tag": "o:7"}
 
-    assert Lease.of({"delivery_info": info}) == Lease(owner="o", inflight="_choreo.inflight.o", tag="o:7")
-    assert Lease.of({"delivery_info": info | {"redelivered": True}}).redelivered
-    assert Lease.of({"delivery_info": {"exchange": ""}}) is None
-    assert Lease.of(None) is None
+    assert Receipt.of({"delivery_info": info}) == Receipt(owner="o", inflight="_choreo.inflight.o", tag="o:7")
+    assert Receipt.of({"delivery_info": info | {"redelivered": True}}).redelivered
+    assert Receipt.of({"delivery_info": {"exchange": ""}}) is None
+    assert Receipt.of(None) is None
 
 
 def test_compressed_text_is_still_compressed_after_the_journey():

@@ -7,8 +7,9 @@ from click.testing import CliRunner, Result
 
 from choreo import DeadLetter, PermanentFailure, Retry, Service
 from choreo.cli import choreo, dead_letters
+from choreo.delivery.notice import park
 from choreo.errors import EnvelopeError
-from choreo.message import Message
+from choreo.events.message import Message
 from tests.unit.events import OrderPlaced, PaymentCharged, envelope
 from tests.unit.stage import Stage, service
 
@@ -50,7 +51,7 @@ def failed(stage: Stage, subject: str = "ORD-1") -> DeadLetter:
 
 def unreadable(stage: Stage) -> DeadLetter:
     message = Message("", CHARGE, b'{"not": "an event\xff"}', {"task": CHARGE})
-    stage.app.park(CHARGE, message, EnvelopeError("id is None, not a text"))
+    park(stage.app.runtime, CHARGE, message, EnvelopeError("id is None, not a text"))
     (letter,) = stage.letters
     return letter
 

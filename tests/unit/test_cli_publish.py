@@ -32,7 +32,7 @@ def outbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Outbox]:
     (tmp_path / "depot_of_the_test.py").write_text(VOCABULARY)
     monkeypatch.syspath_prepend(tmp_path)
     app = service("command_line")
-    app.publisher = outbox = Outbox(app)
+    app.runtime.publisher = outbox = Outbox(app)
     monkeypatch.setattr("choreo.cli.app.command_line_service", lambda *_: app)
     yield outbox
     sys.modules.pop("depot_of_the_test", None)

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from choreo import Context
-from choreo.context import current
+from choreo.declare.context import current
 from tests.unit.events import OrderPlaced, PaymentCharged, envelope
 
 

@@ -6,13 +6,13 @@ from datetime import timedelta
 import pytest
 
 from choreo import DeadLetter, Reason
-from choreo.dead_letter import DeadLetters
-from choreo.envelope import Envelope
 from choreo.errors import DeadLetterError
-from choreo.message import Message
-from choreo.parts import unpacked
+from choreo.events.envelope import Envelope
+from choreo.events.message import Message
+from choreo.operate.dead_letters import DeadLetters
 from choreo.store import Claim, Settlement, Verdict
 from choreo.store.memory import MemoryStore
+from choreo.store.parts import unpacked
 from tests.unit.events import NOON, OrderConfirmed, OrderPlaced, PaymentCharged, envelope
 
 ORDER = envelope(OrderPlaced(customer_id="alice"), subject="ORD-1")

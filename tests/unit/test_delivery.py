@@ -16,10 +16,10 @@ from choreo import (
     Terms,
     UndeclaredEventWarning,
 )
+from choreo.delivery.clock import Clock
 from choreo.errors import PublishError, StoreError
-from choreo.message import Message
+from choreo.events.message import Message
 from choreo.store import Claim, Committed, Outcome, Scheduled
-from choreo.worker.clock import Clock
 from tests.unit.events import (
     DriverAssigned,
     OrderConfirmed,
@@ -729,7 +729,7 @@ def test_the_clock_sends_what_is_due_and_forgets_it():
     stage.store.schedule("payment.charge", Scheduled("a", to("payment.charge"), 0))
     stage.store.schedule("payment.charge", Scheduled("b", to("payment.charge"), 60))
 
-    assert Clock(stage.app).tick() == 1
+    assert Clock(stage.app.runtime).tick() == 1
 
     assert stage.outbox.messages == [to("payment.charge")]
     assert stage.store.backlog("payment.charge").total == 1
@@ -741,11 +741,11 @@ def test_what_the_broker_did_not_take_stays_due():
     stage.outbox.broken = True
 
     with pytest.raises(PublishError):
-        Clock(stage.app).tick()
+        Clock(stage.app.runtime).tick()
     stage.outbox.broken = False
     stage.now += MINUTE
 
-    assert Clock(stage.app).tick() == 1
+    assert Clock(stage.app.runtime).tick() == 1
 
 
 def test_one_message_that_the_broker_refuses_does_not_hold_up_the_others(monkeypatch):
@@ -764,7 +764,7 @@ def test_one_message_that_the_broker_refuses_does_not_hold_up_the_others(monkeyp
 
     for _ in range(3):
         with pytest.raises(PublishError):
-            Clock(stage.app).tick()
+            Clock(stage.app.runtime).tick()
         stage.now += MINUTE
 
     assert set(taken) == {"b", "c"}
@@ -788,7 +788,7 @@ def test_what_the_broker_took_is_not_sent_again_however_many_others_it_refuses(m
 
     for _ in range(3):
         with pytest.raises(PublishError):
-            Clock(stage.app).tick()
+            Clock(stage.app.runtime).tick()
         stage.now += MINUTE
 
     assert taken == ["d"]
@@ -798,11 +798,11 @@ def test_what_the_broker_took_is_not_sent_again_however_many_others_it_refuses(m
 def test_what_could_not_be_read_in_the_services_own_queue_is_told_too():
     app: Service = service("payment")
     stage = Stage(app)
-    (letters_queue,) = [queue for queue in app.topology.queues() if queue.name == "payment.dead_letters"]
+    (letters_queue,) = [queue for queue in app.runtime.topology.queues() if queue.name == "payment.dead_letters"]
 
     letters_queue.park("payment.dead_letters", to("payment.dead_letters"), ValueError("garbage"))
     stage.now += MINUTE
-    Clock(app).tick()
+    Clock(app.runtime).tick()
 
     assert [letter.reason for letter in stage.letters] == [Reason.UNREADABLE]
     assert [message.headers["task"] for message in stage.outbox.messages] == ["payment.dead_letters"]

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from choreo import Envelope, Event
 from choreo.errors import DeclarationError, EventNameError, NotAnnouncedError
-from choreo.event import known_events
+from choreo.events.event import known_events
 from tests.unit.events import NOON, OrderPlaced, PaymentCharged, envelope
 
 

@@ -18,8 +18,8 @@ from pydantic import BaseModel
 
 import choreo
 from choreo import Context, DeadLetter, Envelope, Event, PermanentFailure, PublishError, Reason
-from choreo.join import Join
-from choreo.message import Message
+from choreo.declare.join import Join
+from choreo.events.message import Message
 from handlers import analytics, driver, events, ledger, loyalty, notification, order, payment, restaurant
 
 SERVICES = {
@@ -66,7 +66,7 @@ class RecordingPublisher:
 @pytest.fixture
 def publisher(monkeypatch: pytest.MonkeyPatch) -> RecordingPublisher:
     recording = RecordingPublisher()
-    monkeypatch.setitem(vars(order.app), "publisher", recording)
+    monkeypatch.setitem(vars(order.app.runtime), "publisher", recording)
     return recording
 
 
@@ -353,7 +353,7 @@ from choreo.local.discovery import find_services
 
 found = find_services("handlers").values()
 apps = [sys.modules[service.module].app for service in found]
-bindings = {app.service_name: app.topology.patterns() for app in apps}
+bindings = {app.service_name: app.runtime.topology.patterns() for app in apps}
 print(json.dumps([sys.modules["handlers"].__file__, bindings]))
 """
 

@@ -6,7 +6,7 @@ import pytest
 
 from choreo import Context, Envelope, Event, PermanentFailure, Reason, Retry, RetryLater, Several, Terms
 from choreo.errors import JoinError
-from choreo.names import named_id
+from choreo.events.ids import named_id
 from choreo.store import Claim
 from tests.unit.events import NOON, DriverAssigned, OrderConfirmed, OrderPlaced, PaymentCharged, envelope
 from tests.unit.stage import Stage, service
@@ -402,7 +402,7 @@ def test_what_needs_less_since_a_deployment_is_fired_at_its_deadline_at_the_late
         return OrderShipped()
 
     before, after = Stage(app), quorum_stage(seen)
-    after.store = after.app.store = before.store
+    after.store = after.app.runtime.store = before.store
     for part in (A, B):
         before.deliver(part)
 
@@ -469,9 +469,9 @@ def test_a_worker_that_dies_with_a_complete_join_in_its_hands_leads_to_one_firin
 
 
 def arrival_of(stage: Stage, part: Envelope):
-    from choreo.worker.join import JoinDelivery
+    from choreo.delivery.join import JoinDelivery
 
-    return JoinDelivery(stage.app, stage.app.subscriptions[0], part, 1)._arrival
+    return JoinDelivery(stage.app.runtime, stage.app.subscriptions[0], part).arrival
 
 
 # -- by hand ----------------------------------------------------------------------------------------------------
@@ -661,7 +661,7 @@ def test_a_key_for_which_several_handlers_wait_needs_the_handlers_name():
     @stage.app.join(ItemPacked, OrderPlaced)
     def count(item: ItemPacked, placed: OrderPlaced) -> None: ...
 
-    stage.app.introduce()
+    stage.app.runtime.introduce()
     stage.deliver(packed("a"), "shop.ship")
     stage.deliver(packed("a"), "shop.count")
 

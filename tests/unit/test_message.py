@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from choreo.message import EVENT_TASK, Message, parsed
+from choreo.events.message import EVENT_TASK, Message, parsed
 from tests.unit.events import OrderPlaced, envelope
 
 ORDER = envelope(OrderPlaced(customer_id="Zoë"), subject="ORD-1", id="e-1", causation_id="e-0")

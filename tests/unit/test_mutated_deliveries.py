@@ -11,9 +11,9 @@ from kombu.serialization import loads
 from choreo.broker.incoming import Incoming
 from choreo.broker.queue import DeadLetterQueue, GuardedQueue, HandlerQueue
 from choreo.broker.task_queue import TaskQueue
-from choreo.dead_letter import DeadLetter, Reason
+from choreo.delivery.dead_letter import DeadLetter, Reason
 from choreo.errors import EnvelopeError
-from choreo.message import JSON, Message, is_too_deep
+from choreo.events.message import JSON, Message, is_too_deep
 from tests.unit.test_queue import FLAVOURS, GOOD, NOTICE, WIRE, Channel, arrived_at_celery
 
 #: Stands for brackets that no encoder would write.

@@ -3,7 +3,7 @@ from uuid import NAMESPACE_OID, uuid5
 from hypothesis import given
 from hypothesis import strategies as st
 
-from choreo.names import named_id
+from choreo.events.ids import named_id
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))

@@ -2,8 +2,8 @@
 
 import pytest
 
-from choreo import naming
 from choreo.errors import DeclarationError, EventNameError
+from choreo.events import naming
 
 
 @pytest.mark.parametrize(

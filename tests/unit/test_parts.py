@@ -2,7 +2,7 @@
 
 import pytest
 
-from choreo.parts import key_of, name_of, packed, unit_of, unpacked
+from choreo.store.parts import key_of, name_of, packed, unit_of, unpacked
 from tests.unit.events import NOON, OrderPlaced, envelope
 
 PLAIN = envelope(OrderPlaced(customer_id="Zoë"))

@@ -11,9 +11,9 @@ from kombu.serialization import loads
 from kombu.transport import pyamqp, virtual
 
 from choreo.broker.queue import DeadLetterQueue, HandlerQueue, task_id
-from choreo.envelope import Envelope
 from choreo.errors import EnvelopeError, StoreError
-from choreo.message import JSON, Message
+from choreo.events.envelope import Envelope
+from choreo.events.message import JSON, Message
 from tests.unit.events import OrderPlaced, envelope
 
 HANDLER = "payment.charge"

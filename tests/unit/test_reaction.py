@@ -8,8 +8,8 @@ import pytest
 from pydantic import BaseModel
 
 from choreo import Context, Envelope, Event, UndeclaredEventWarning
+from choreo.declare.reaction import Reaction, inspect_function
 from choreo.errors import DeclarationError, EnvelopeError
-from choreo.reaction import Reaction, inspect_function
 from tests.unit.events import DriverAssigned, OrderConfirmed, OrderPlaced, PaymentCharged, PaymentFailed, envelope
 
 ORDER = OrderPlaced(customer_id="alice", total_cents=500)

@@ -1,11 +1,13 @@
-"""What a delivery tells the line on which its commit can be sent ahead."""
+"""What the fast lane tells the line on which a delivery's commit can be sent ahead."""
 
+import math
 from typing import Any
 
 import pytest
 
-from choreo.broker.keys import Lease
-from choreo.worker.delivery import Delivery
+from choreo.broker.redis.receipt import Receipt
+from choreo.delivery.delivery import Delivery
+from choreo.fast.held import HeldStore
 from tests.unit.events import OrderPlaced, envelope
 from tests.unit.stage import Stage, service
 
@@ -19,6 +21,9 @@ class Line:
     def begin(self, *, alone: bool) -> None:
         self.begun.append(alone)
 
+    def send(self, commit: Any) -> bool:
+        return False
+
 
 @pytest.mark.parametrize("redelivered", [True, False])
 def test_what_was_delivered_before_lets_no_other_commit_wait(redelivered: bool):
@@ -29,11 +34,14 @@ def test_what_was_delivered_before_lets_no_other_commit_wait(redelivered: bool):
     def charge(order: OrderPlaced) -> None:
         handled.append(line.begun.copy())
 
-    stage, line = Stage(app), Line()
-    lease = Lease("o", "i", "o:1", redelivered=redelivered)
+    Stage(app)
+    line: Any = Line()
+    event = envelope(OrderPlaced(customer_id="alice", total_cents=1))
+    receipt = Receipt("o", "i", "o:1", f"1 {event.id}", math.inf, redelivered=redelivered)
+    held = HeldStore(app.runtime.store, app.runtime.publisher, receipt, line)
+    delivery = Delivery(app.runtime, app.subscriptions[0], event, token="o:1", decisions=held)
 
-    Delivery(
-        stage.app, app.subscriptions[0], envelope(OrderPlaced(customer_id="alice", total_cents=1)), 1, lease, line
-    ).live()
+    held.begin(delivery.claim)
+    delivery.react({}, delivery.context({}))
 
     assert handled == [[redelivered]]

@@ -128,7 +128,7 @@ def test_an_unknown_option_is_refused_with_the_one_that_was_meant(app):
     assert "@app.join(withn=...): unknown option, did you mean within?" in refused(
         lambda: app.join(OrderConfirmed, PaymentCharged, withn=timedelta(1))
     )
-    assert "@app.on(xyz=...): unknown option, it takes retry, name." in refused(lambda: app.on(OrderPlaced, xyz=1))
+    assert "@app.on(xyz=...): unknown option, it takes retry, name, around." in refused(lambda: app.on(OrderPlaced, xyz=1))
 
 
 def test_an_unknown_option_of_a_service_is_refused_with_the_one_that_was_meant():
@@ -324,7 +324,7 @@ def test_a_dead_letter_handler_that_could_not_be_called_is_refused(app):
 
 @pytest.fixture
 def outbox(app) -> Outbox:
-    app.publisher = Outbox(app)
+    app.runtime.publisher = Outbox(app)
     return app.publisher
 
 
@@ -402,7 +402,7 @@ def test_a_namespace_keeps_platforms_apart():
     app.conf.choreo_namespace = "staging"
     app.on(OrderPlaced)(charge)
 
-    assert app.topology.exchange.name == "staging.choreo.events"
+    assert app.runtime.topology.exchange.name == "staging.choreo.events"
     assert {"staging.payment.charge", "staging.payment.dead_letters", "staging.payment"} == set(app.amqp.queues)
     assert app.conf.control_exchange == "staging.choreo.control"
     assert "payment.charge" in app.tasks
@@ -442,29 +442,29 @@ def test_a_handler_acknowledges_late_whatever_the_users_settings_say(app):
 def test_the_store_is_beside_the_broker_where_that_is_redis(broker, store):
     app = Service("payment", config=None, broker=broker, set_as_current=False)
 
-    assert isinstance(app.store, RedisStore)
-    assert app.store.url == store
-    assert app.store.prefix == "choreo"
+    assert isinstance(app.runtime.store, RedisStore)
+    assert app.runtime.store.url == store
+    assert app.runtime.store.prefix == "choreo"
 
 
 def test_the_store_keeps_namespaces_apart():
     app = Service("payment", config=None, broker="redis://127.0.0.1:6390", set_as_current=False)
     app.conf.choreo_namespace = "staging"
 
-    assert app.store.prefix == "choreo:staging"
+    assert app.runtime.store.prefix == "choreo:staging"
 
 
 def test_where_the_store_is_must_be_said_where_the_broker_is_no_redis():
     app = Service("payment", config=None, broker="amqp://", set_as_current=False)
 
-    assert "Say where it is: choreo_store_url" in refused(lambda: app.store)
+    assert "Say where it is: choreo_store_url" in refused(lambda: app.runtime.store)
 
     app.conf.choreo_store_url = "redis://127.0.0.1:6390"
-    assert app.store.url == "redis://127.0.0.1:6390"
+    assert app.runtime.store.url == "redis://127.0.0.1:6390"
 
 
 def test_a_store_in_memory_is_for_trying_things_out(app):
-    assert isinstance(app.store, MemoryStore)
+    assert isinstance(app.runtime.store, MemoryStore)
 
 
 def test_settings_come_from_celeryconfig_like_any_celery_apps(tmp_path, monkeypatch):
@@ -476,6 +476,6 @@ def test_settings_come_from_celeryconfig_like_any_celery_apps(tmp_path, monkeypa
 
     app = Service("payment", set_as_current=False)
 
-    assert app.topology.namespace == "staging"
+    assert app.runtime.topology.namespace == "staging"
     assert app.conf.worker_prefetch_multiplier == 7
-    assert app.store.prefix == "choreo:staging"
+    assert app.runtime.store.prefix == "choreo:staging"

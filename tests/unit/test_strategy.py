@@ -22,9 +22,10 @@ from kombu.transport.virtual.base import Message
 from choreo import PermanentFailure, Retry
 from choreo.broker import workload
 from choreo.broker.incoming import EventText
-from choreo.broker.queue import run_headers, task_id
-from choreo.worker.request import HandlerRequest
-from choreo.worker.strategy import strategy
+from choreo.broker.queue import run_headers
+from choreo.events.ids import task_id
+from choreo.fast.request import HandlerRequest
+from choreo.fast.strategy import strategy
 from tests.unit.events import OrderPlaced, envelope
 from tests.unit.stage import Stage, service
 from tests.waiting import eventually
@@ -62,7 +63,7 @@ class Bench:
             return behave()
 
         self.stage = Stage(app)
-        app.in_process = True
+        app.runtime.lane.in_process = True
         self.task = app.tasks[HANDLER]
         setup_worker_optimizations(app, "payment@here")
         self.task.__trace__ = build_tracer(HANDLER, self.task, app=app, hostname="payment@here")

@@ -6,10 +6,10 @@ import pytest
 from pydantic import BaseModel
 
 from choreo import Context, Envelope, Event, Retry
+from choreo.declare.join import Join, check_join
+from choreo.declare.reaction import inspect_function
+from choreo.declare.subscription import check_single, patterns_of
 from choreo.errors import DeclarationError
-from choreo.join import Join, check_join
-from choreo.reaction import inspect_function
-from choreo.subscription import check_single, patterns_of
 from tests.unit.events import DriverAssigned, OrderConfirmed, OrderPlaced, OrderRejected, PaymentCharged, envelope
 
 

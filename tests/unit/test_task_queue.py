@@ -9,7 +9,7 @@ from kombu.serialization import prepare_accept_content
 
 from choreo.broker.task_queue import TaskQueue
 from choreo.errors import EnvelopeError
-from choreo.message import JSON
+from choreo.events.message import JSON
 from tests.unit.test_queue import FLAVOURS, Channel
 
 HEADERS = {"task": "payment.plain", "id": "t-1", "retries": 0, "eta": None, "timelimit": [None, None]}

@@ -18,9 +18,10 @@ from celery.utils import threads
 from greenlet import greenlet
 
 from choreo import PermanentFailure, Retry
-from choreo.broker.queue import run_headers, task_id
-from choreo.envelope import Envelope
-from choreo.worker import trace as short
+from choreo.broker.queue import run_headers
+from choreo.events.envelope import Envelope
+from choreo.events.ids import task_id
+from choreo.fast import tracer as short
 from tests.unit.events import OrderPlaced, envelope
 from tests.unit.stage import Stage, service
 

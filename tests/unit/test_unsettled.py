@@ -7,10 +7,11 @@ import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from choreo import Envelope, Reason, Retry, RetryLater, Terms
+from choreo.delivery.notice import log_dead_letter
 from choreo.errors import EventTooLargeError, StoreError
-from choreo.message import MOST_NESTED
+from choreo.events.message import MOST_NESTED
 from choreo.store import Claim, Outcome, Settlement, Verdict
-from choreo.worker.dead_letters import DeadLetterTask, log_dead_letter
+from choreo.worker.dead_letters import DeadLetterTask
 from tests.unit.events import DriverAssigned, OrderConfirmed, OrderPlaced, PaymentCharged, envelope
 from tests.unit.stage import Stage, read, service
 
@@ -225,7 +226,7 @@ def test_what_a_handler_announced_for_later_leaves_though_its_code_is_gone():
     stage.deliver(ORDER)
 
     renamed = Stage(service("payment"))
-    renamed.store = renamed.app.store = stage.store
+    renamed.store = renamed.app.runtime.store = stage.store
     stage.now += 61
     renamed.clock.tick()
 

@@ -9,7 +9,7 @@ import pytest
 from celery.events.dispatcher import EventDispatcher
 from kombu.serialization import dumps, loads
 
-from choreo.worker.events import AT_THE_LATEST, COLLECT_SECONDS, LULL_SECONDS, Lull, ServiceDispatcher
+from choreo.worker.worker_events import AT_THE_LATEST, COLLECT_SECONDS, LULL_SECONDS, Lull, ServiceDispatcher
 from tests.unit.stage import service
 
 TOLD: list[tuple[str, dict[str, Any]]] = [
@@ -269,7 +269,7 @@ class Loop:
 @pytest.fixture
 def loop(monkeypatch: pytest.MonkeyPatch) -> Loop:
     made = Loop()
-    monkeypatch.setattr("choreo.worker.events.monotonic", lambda: made.now)
+    monkeypatch.setattr("choreo.worker.worker_events.monotonic", lambda: made.now)
     return made
 
 

@@ -15,6 +15,7 @@
 --      15 how many counts this part tells (t), then t times: type, count
 --      then the types that are needed: type, '' for one or how many (0: as many as another part tells)
 -- Returns               {'wait', parts so far}, or see lease.lua
+--!include store/lease
 
 local unit, parts, due, tally = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local own, name, text = ARGV[6], ARGV[7], ARGV[8]

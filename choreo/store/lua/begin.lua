@@ -6,6 +6,8 @@
 --      6 the unit, as it is remembered in `done`; '' for a join
 --      7 the HASH of messages in flight in which the token is, '' if it is in none: see lease.lua
 -- Returns               see lease.lua
+--!include redis_client/inbox
+--!include store/lease
 
 if ARGV[6] ~= '' and inbox_has(KEYS[3], inbox_place(ARGV[6]), tonumber(ARGV[5]), now_ms()) then return {'done'} end
 

@@ -8,6 +8,7 @@
 --      6 the unit, as it is remembered in `done`; '' for a join
 --      then a part's name and its text, or '?type' and how many of it are needed; repeated
 -- Returns               1 when replayed, 0 when there is no such letter
+--!include redis_client/inbox
 
 if redis.call('HDEL', KEYS[5], ARGV[1]) == 0 then return 0 end
 local time = redis.call('TIME')

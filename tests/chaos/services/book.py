@@ -22,9 +22,9 @@ from celery.signals import worker_process_init
 
 from choreo import Context, Envelope
 from choreo.broker.incoming import EventText
+from choreo.fast.shortcut import Run, Shortcut
+from choreo.fast.strategy import strategy
 from choreo.worker.handler import HandlerTask
-from choreo.worker.shortcut import Run, Shortcut
-from choreo.worker.strategy import strategy
 
 
 @cache

@@ -38,12 +38,12 @@ from typing import Any
 
 from choreo import PermanentFailure, Service
 from choreo.broker.publisher import Publisher
-from choreo.message import Message
+from choreo.delivery.clock import Clock
+from choreo.delivery.delivery import Delivery
+from choreo.delivery.join import JoinDelivery  # noqa: F401 - its methods are wrapped as well
+from choreo.events.message import Message
 from choreo.store import Claim, Committed, Settlement, Verdict
 from choreo.store.redis import RedisStore
-from choreo.worker.clock import Clock
-from choreo.worker.delivery import Delivery
-from choreo.worker.join import JoinDelivery  # noqa: F401 - its methods are wrapped as well
 from tests.chaos.services import book
 
 #: On the way of a delivery that succeeds.

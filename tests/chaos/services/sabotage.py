@@ -11,15 +11,14 @@ from threading import Timer
 from typing import Any
 
 from choreo import Service
-from choreo.broker import redis as transport
-from choreo.broker import scripts
-from choreo.broker.confirms import RabbitLine
+from choreo.broker.rabbitmq.confirms import RabbitLine
+from choreo.broker.redis import scripts, transport
+from choreo.delivery.delivery import Delivery
+from choreo.delivery.lease_keeper import LeaseKeeper
+from choreo.fast.fused_store import FusedStore
 from choreo.store import Arrival, Begun, Claim, Committed, Settlement, Verdict
-from choreo.store.beside import StoreBesideBroker
 from choreo.store.redis import RedisStore
-from choreo.worker.delivery import Delivery
 from choreo.worker.handler import HandlerTask
-from choreo.worker.lease import Leases
 from tests.chaos.services import surgery
 from tests.chaos.services.crash import owners
 
@@ -27,7 +26,7 @@ SABOTAGES: dict[str, Callable[[], None]] = {}
 
 Method = Callable[..., Any]
 #: The stores whose methods are replaced. A subclass that nobody has imported yet would be missed.
-STORES = (RedisStore, StoreBesideBroker)
+STORES = (RedisStore, FusedStore)
 
 
 def apply(app: Service) -> None:
@@ -92,7 +91,7 @@ def never_busy() -> None:
 @_sabotage("lease renewal")
 def never_renewed() -> None:
     """However long a handler runs, its lease ends when it would have ended."""
-    _silence(Leases, "_renew")
+    _silence(LeaseKeeper, "_renew")
 
 
 @_sabotage("note of a child's")

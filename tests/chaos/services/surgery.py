@@ -5,8 +5,8 @@ A change names the text that it replaces. Where that is not found the process en
 pass for one that is switched off.
 """
 
-from choreo.broker import scripts
-from choreo.broker.scripts import Script
+from choreo.broker.redis import scripts
+from choreo.redis_client.scripts import Script
 from choreo.store import redis as store
 
 

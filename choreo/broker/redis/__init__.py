@@ -1,0 +1,1 @@
+"""Redis as a broker that loses nothing: a kombu transport. Start reading in `transport.py`."""

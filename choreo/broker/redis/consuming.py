@@ -1,0 +1,286 @@
+"""
+The consuming half of the Redis transport: what is taken is in flight, and belongs to its taker until it is acked.
+
+See `choreo.broker.redis.transport` for the life of a message, and `ownership.py` for who owns what.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from time import monotonic
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from choreo.broker import workload
+from choreo.broker.redis import ownership as owning
+from choreo.broker.redis.keys import INBOX
+from choreo.broker.redis.packing import unpack
+from choreo.broker.redis.qos import QoS
+from choreo.broker.redis.receipt import CERTAIN_UNTIL, CLAIM, INFLIGHT, OWNER, TAG, Receipt
+from choreo.broker.redis.taken import Taken, untouched
+from choreo.broker.redis.taking import TakingChannel, serving
+
+#: With an event loop, deliveries pause after this long, so that signals, remote control and timers get their turn.
+SLICE_SECONDS = 0.01
+
+#: A worker that shuts down returns what has not started after this long: by then no pool starts anything new.
+UNSTARTED_SECONDS = 1.0
+
+
+class ConsumingChannel(TakingChannel):
+    """A channel that delivers what it has taken, and gives back what it does not finish."""
+
+    QoS = QoS
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._settled = False
+        self._delivering: int | None = None
+        super().__init__(*args, **kwargs)
+
+    # -- consuming -------------------------------------------------------------------------------------------------
+
+    def basic_consume(
+        self, queue: str, no_ack: bool, callback: Callable[[Any], Any], consumer_tag: str, **kwargs: Any
+    ) -> Any:
+        if no_ack:
+            self._noack.add(queue)
+        else:
+            self._noack.discard(queue)
+        self._packed.forget()
+        self._inboxes[queue] = (kwargs.get("arguments") or {}).get(INBOX, "")
+        result = super().basic_consume(queue, no_ack, callback, consumer_tag, **kwargs)
+        self.connection._callbacks[queue] = partial(self._hand_over, callback, no_ack)
+        self._expecting = True
+        self._watch_bindings()
+        return result
+
+    def _basic_cancel(self, consumer_tag: str) -> Any:
+        queue = self._tag_to_queue.get(consumer_tag)
+        result = super()._basic_cancel(consumer_tag)
+        if queue is not None and queue not in self._active_queues:
+            self._return_arrived(queue)
+            self._watch_bindings()
+            self._return_unstarted_soon()
+        return result
+
+    def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
+        """One message, if there is one."""
+        packed, take = self._pack_take([queue], 1, no_ack)
+        try:
+            answer = self._send_take(packed)
+        except BaseException:
+            self._take_failed(take)
+            raise
+        if answer[0] == -1:
+            self.own().beat()
+            return self.basic_get(queue, no_ack, **kwargs)
+        self._maybe_update_queues_expire(self._shared_client, queue)
+        answer = self._without_troubles(answer)
+        if len(answer) == 1:
+            return None
+        message = self.Message(self._payload(Taken(queue, answer[2].decode(), answer[3])), channel=self)
+        if not no_ack:
+            self.qos.append(message, message.delivery_tag)
+        return message
+
+    # -- delivering ------------------------------------------------------------------------------------------------
+
+    def deliver_one(self) -> bool:
+        """Deliver the oldest message that was taken and not delivered yet. False if there is none."""
+        while self._arrived:
+            taken = self._arrived.popleft()
+            queue, tag = taken.queue, taken.tag
+            if tag and not self._still_own(tag):
+                continue
+            if queue not in self.connection._callbacks:
+                if tag:
+                    self.own().give_back([tag], counted=False, untouched=[tag])
+                continue
+            self.hooks.before_delivery(taken, self._arrived)
+            self._delivering = threading.get_ident()
+            try:
+                if not self.hooks.deliver(taken):
+                    self.connection._callbacks[queue](taken)
+            finally:
+                self._delivering = None
+            return True
+        return False
+
+    def _hand_over(self, callback: Callable[[Any], Any], no_ack: bool, received: Any) -> Any:
+        """What kombu's channel does with a delivery."""
+        message = self.message_of(received) if isinstance(received, Taken) else self.Message(received, channel=self)
+        if not no_ack:
+            self.qos.append(message, message.delivery_tag)
+        return callback(message)
+
+    def message_of(self, taken: Taken) -> Any:
+        """The message that was taken. What is known of the event in it goes with it."""
+        message = self.Message(self._payload(taken), channel=self)
+        message.choreo_event = None if message.errors else taken.known_event
+        return message
+
+    def receipt_of(self, taken: Taken) -> Receipt:
+        """The receipt of a message that was taken, and never before."""
+        owner = taken.tag.rpartition(":")[0]
+        return Receipt(owner, self.keys.inflight(owner), taken.tag, taken.claim, taken.certain_until)
+
+    def _deliver_taken(self) -> bool:
+        if not self.has_event_loop:
+            return self.deliver_one()
+        self._deliver_slice()
+        return True
+
+    def _deliver_slice(self) -> None:
+        """
+        With an event loop: deliver for a little while, then let the loop have its turn.
+
+        What is left makes the next turn ask Redis for an answer that comes at once, and is delivered on that answer.
+        A timer would not do: the loop waits for sockets before it carries out the acks that a timer's call left.
+        """
+        until = monotonic() + SLICE_SECONDS
+        half = len(self._arrived) // 2
+        while not self.closed and self.deliver_one() and monotonic() < until:
+            if len(self._arrived) == half:
+                self._ask_early()
+        self.hooks.after_slice()
+
+    def _still_own(self, tag: str) -> bool:
+        """False if this process slept so long that its messages went back."""
+        own = self.own()
+        if not own.is_fresh():
+            with serving():
+                own.beat()
+        return tag.startswith(own.owner)
+
+    def _payload(self, taken: Taken) -> dict[str, Any]:
+        payload, tag = unpack(taken.text), taken.tag
+        properties = payload["properties"]
+        properties["delivery_tag"] = tag or self._next_delivery_tag()
+        if tag:
+            owner = tag.rpartition(":")[0]
+            about = {OWNER: owner, INFLIGHT: self.keys.inflight(owner), TAG: tag, CERTAIN_UNTIL: taken.certain_until}
+            properties["delivery_info"].update(about | {CLAIM: taken.claim} if taken.claim else about)
+        return payload
+
+    # -- acks ------------------------------------------------------------------------------------------------------
+
+    def ack_later(self, tag: str, *, urgent: bool = True) -> None:
+        """
+        Note an ack. It travels with the next take.
+
+        With an event loop, what does not travel is sent in the loop's next turn.
+        Without one it is sent at once, unless it comes from within a delivery, when it is sent after that.
+        """
+        own = self._ownership
+        if own is None or self.hooks.acks(tag):
+            return
+        own.ack(tag, urgent=urgent)
+        if self._settled or self.closed:
+            return
+        if not self.has_event_loop and self._delivering != threading.get_ident():
+            self.flush_acks()
+
+    def requeue(self, tag: str) -> None:
+        """Return a delivered message to the front of its queue, counted as a failed attempt."""
+        self.give_back([tag], counted=True)
+
+    def give_back(self, tags: list[str], *, counted: bool) -> None:
+        """Return delivered messages to the front of their queues; later if Redis is away, and not from a fork."""
+        own = self._ownership
+        if own is None:
+            return
+        try:
+            own.give_back(tags, counted=counted)
+        except (RedisError, OSError) as exc:
+            owning.logger.warning("cannot return %d message(s) now, it is tried again: %s", len(tags), exc)
+            own.return_soon([str(tag) for tag in tags], counted=counted)
+
+    def before_poll(self) -> None:
+        """Send acks that no take will carry soon: one that waits is under way, or nothing more can be consumed."""
+        own = self._ownership
+        if own is None or not own.has_acks or self._settled or (self._taking is not None and not self._waiting):
+            return
+        no_more = self._in_poll or not self.qos.can_consume() or not self.active_queues
+        if no_more or (own.has_urgent_acks and self.has_enough):
+            self.flush_acks()
+
+    def flush_acks(self) -> None:
+        """Send the noted acks now."""
+        if self._ownership is not None and self._ownership.has_acks:
+            with serving():
+                self._ownership.flush(self.wire)
+
+    # -- stopping --------------------------------------------------------------------------------------------------
+
+    def _return_arrived(self, queue: str | None = None) -> None:
+        """Return what was taken and not delivered, of one queue or of all."""
+        back = [taken for taken in self._arrived if queue in (None, taken.queue)]
+        self._arrived = deque(taken for taken in self._arrived if queue not in (None, taken.queue))
+        tags = [taken.tag for taken in back if taken.tag]
+        if tags and self._ownership is not None:
+            self._ownership.give_back(tags, counted=False, untouched=untouched(back))
+
+    def _return_unstarted_soon(self) -> None:
+        """In a Celery worker that shuts down: return what no pool has started, while the rest is finished."""
+        if self._ownership is None or self.active_queues or not workload.is_stopping():
+            return
+        timer = threading.Timer(UNSTARTED_SECONDS, self._return_unstarted)
+        timer.daemon = True
+        timer.start()
+
+    def _return_unstarted(self) -> None:
+        own = self._ownership
+        if own is None or self._settled:
+            return
+        started = workload.begun()
+        tags = [str(tag) for tag in tuple(self.qos._delivered) if tag not in started and tag not in self.qos._dirty]
+        self.give_back(tags, counted=False)
+
+    def settle(self) -> None:
+        """The end of this channel's consuming: send the last acks, return the rest. Once; and never in a fork."""
+        own = self._ownership
+        if self._settled or own is None:
+            return
+        self._settled = True
+        self.hooks.settle()
+        unbegun = untouched(self._arrived)
+        self._arrived.clear()
+        unacked = self.qos.unacked()
+        self.qos._delivered.clear()
+        if workload.goes_on_with(unacked):
+            # The worker lost its connection: its handlers go on, and ack later.
+            own.retire(unacked)
+            return
+        try:
+            own.leave(unbegun)
+        except (RedisError, OSError) as exc:
+            owning.logger.warning(
+                "consumer %s cannot return its messages now (%s); it keeps trying, and should this process end first, "
+                "another consumer does it %g s later",
+                own.owner,
+                exc,
+                own.timeout,
+            )
+            own.retire(())
+
+    def close(self) -> None:
+        if self._is_inherited:
+            self._abandon()
+        elif not self.closed:
+            self._drop_poll()
+            self.settle()
+        super().close()
+
+    def _abandon(self) -> None:
+        """In a forked child: closing must not cancel, delete or return anything on the parent's behalf."""
+        self._settled, self._in_poll = True, None
+        self._consumers.clear()
+        self.auto_delete_queues.clear()
+
+
+def is_choreos(connection: Any) -> bool:
+    """Whether a kombu connection is to Redis, by choreo's transport."""
+    channel = getattr(connection.transport, "Channel", None)
+    return isinstance(channel, type) and issubclass(channel, ConsumingChannel)

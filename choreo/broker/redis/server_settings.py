@@ -1,0 +1,45 @@
+"""Server settings that decide whether Redis keeps what it was given: looked at once when a consumer starts."""
+
+import logging
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from choreo.redis_client.wire import Wire
+
+logger = logging.getLogger("choreo.broker")
+
+_warned: set[str] = set()
+
+
+def check(wire: Wire, server: str) -> None:
+    """Warn, once per process and server, about settings under which Redis drops messages."""
+    if server in _warned:
+        return
+    _warned.add(server)
+    policy, persistence = _setting(wire, "maxmemory-policy"), _setting(wire, "appendonly")
+    if policy not in (None, "noeviction"):
+        logger.warning(
+            "Redis at %s may evict queues and bindings when memory is full: maxmemory-policy is %r. "
+            "Set `maxmemory-policy noeviction`",
+            server,
+            policy,
+        )
+    if persistence == "no" and _setting(wire, "save") == "":
+        logger.warning(
+            "Redis at %s keeps nothing on disk: a restart loses all messages. "
+            "Set `appendonly yes` (or, to lose the last minutes only, a `save` schedule)",
+            server,
+        )
+
+
+def _setting(wire: Wire, name: str) -> str | None:
+    """The value of a setting; None where the server does not let us ask."""
+    try:
+        answer: Any = wire.command("CONFIG", "GET", name)
+    except ResponseError as exc:
+        logger.debug("cannot read the setting %s of Redis: %s", name, exc)
+        return None
+    pairs = answer if isinstance(answer, dict) else dict(zip(answer[::2], answer[1::2], strict=True))
+    value = pairs.get(name.encode())
+    return None if value is None else value.decode()

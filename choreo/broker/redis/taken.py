@@ -1,0 +1,43 @@
+"""A message that was taken and is not delivered yet."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from choreo.broker.incoming import EventText, plain_event
+
+
+@dataclass(slots=True, eq=False)
+class Taken:
+    """A message that was taken, and is not delivered yet."""
+
+    queue: str
+    #: The delivery tag; "" if the message need not be acked.
+    tag: str
+    text: bytes
+    #: The claim that was made when it was taken, and the time until which it certainly holds: see `Receipt`.
+    claim: str = ""
+    certain_until: float = 0.0
+    #: True once the channel's hooks have begun to handle it.
+    begun: bool = False
+    #: Free for the channel's hooks.
+    note: Any = None
+    _read: bool = False
+    _event: EventText | None = None
+
+    @property
+    def event(self) -> EventText | None:
+        """The event in it; None unless the text is as choreo writes it and the message comes for the first time."""
+        if not self._read:
+            self._event, self._read = plain_event(self.text), True
+        return self._event
+
+    @property
+    def known_event(self) -> EventText | None:
+        """The same, but None if `event` was not asked for yet."""
+        return self._event
+
+
+def untouched(back: Iterable[Taken]) -> list[str]:
+    """The tags of the messages that nothing has begun to handle: they come again as if for the first time."""
+    return [taken.tag for taken in back if taken.tag and not taken.begun]

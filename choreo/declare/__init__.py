@@ -1,0 +1,1 @@
+"""Declarations: pure data, made and checked when a service's module is imported."""

@@ -1,0 +1,211 @@
+"""A handler function as choreo sees it: what it reads and what it may announce, from its annotations alone."""
+
+import inspect
+import types
+import typing
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Any, cast
+
+from pydantic import BaseModel, ValidationError
+
+from choreo.declare.context import Context
+from choreo.errors import DeclarationError, EnvelopeError, UndeclaredEventWarning
+from choreo.events.envelope import Envelope
+from choreo.events.event import Event
+
+Function = Callable[..., Any]
+#: What a parameter takes: an event, several of a type, or None for one that has not arrived.
+Given = Envelope | Sequence[Envelope] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter of a handler. ``models`` are the classes that can read the event, the event's own class first."""
+
+    name: str
+    models: tuple[type[BaseModel], ...] = ()
+    wants_envelope: bool = False
+    wants_context: bool = False
+    optional: bool = False
+    #: It takes a list of such events: `choreo.Several` in a join.
+    listed: bool = False
+
+    def take(self, arrived: Envelope | Sequence[Envelope] | None) -> object:
+        """The argument for what has arrived. Raises `EnvelopeError` when the data of an event does not fit."""
+        if arrived is None:
+            return None
+        if isinstance(arrived, Envelope):
+            return self.read(arrived)
+        return [self.read(envelope) for envelope in arrived]
+
+    def read(self, envelope: Envelope) -> object:
+        """This event as the handler wants it. Raises `EnvelopeError` when its data does not fit."""
+        if self.wants_envelope:
+            return envelope
+        model = self._model(envelope.type)
+        try:
+            return model.read(envelope) if issubclass(model, Event) else model.model_validate(envelope.data)
+        except ValidationError as error:
+            raise EnvelopeError(f"{envelope} does not fit {model.__name__}: {error}") from error
+
+    def _model(self, event_type: str) -> type[BaseModel]:
+        for model in self.models:
+            if getattr(model, "event_type", None) == event_type:
+                return model
+        return self.models[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Reaction:
+    """A function, its parameters, and the events that its return annotation names (None: it says nothing)."""
+
+    function: Function
+    parameters: tuple[Parameter, ...]
+    announces: tuple[type[Event], ...] | None
+
+    @property
+    def inputs(self) -> list[Parameter]:
+        """The parameters that take an event."""
+        return [parameter for parameter in self.parameters if not parameter.wants_context]
+
+    def __call__(self, given: Sequence[Given], context: Context) -> list[Envelope]:
+        """
+        Call the function with these events, in the order of its inputs, and list the events that it announces.
+
+        Raises what the function raises, and `EnvelopeError` for an event whose data does not fit.
+        """
+        with context.active():
+            self.call(given, context)
+        return self.announced(context)
+
+    def call(self, given: Sequence[Given], context: Context) -> None:
+        """Call the function inside its context, which collects the events that it returns."""
+        waiting = iter(given)
+        arguments: dict[str, object] = {}
+        for parameter in self.parameters:
+            if parameter.wants_context:
+                arguments[parameter.name] = context
+            else:
+                arguments[parameter.name] = parameter.take(next(waiting))
+        # A generator runs while it is listed, so it must still be inside the context.
+        for event in _listed(self.function(**arguments), self.function):
+            context.announce(event)
+
+    def announced(self, context: Context) -> list[Envelope]:
+        """The events that leave. Warns of those that the return annotation does not name."""
+        leaving = context.leaving
+        self._check(leaving)
+        return leaving
+
+    def _check(self, announced: Iterable[Envelope]) -> None:
+        if self.announces is None:
+            return
+        for envelope in announced:
+            if all(envelope.type != event.event_type for event in self.announces):
+                warnings.warn(
+                    f"{describe(self.function)} announced {envelope.type}, which its return annotation does not name. "
+                    f"The map of the events is drawn from it: add the event's class there.",
+                    UndeclaredEventWarning,
+                    stacklevel=2,
+                )
+
+
+def inspect_function(function: Function) -> Reaction:
+    """Read a handler's annotations. Raises `DeclarationError`, naming what is missing and how to write it."""
+    if not (inspect.isfunction(function) or inspect.ismethod(function) or inspect.isbuiltin(function)):
+        raise DeclarationError(f"{function!r} is no function. A handler is a function: def charge_customer(...): ...")
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise DeclarationError(
+            f"{describe(function)} is async. Celery runs handlers in processes or threads: write `def`, and use "
+            f"asyncio.run(...) inside where you need it."
+        )
+    try:
+        hints = typing.get_type_hints(function)
+    except Exception as error:  # resolving evaluates whatever somebody wrote
+        raise DeclarationError(
+            f"{describe(function)}: an annotation cannot be resolved ({error!r}). Import its class at module level."
+        ) from error
+    signature = inspect.signature(function)
+    parameters = tuple(_parameter(function, parameter, hints) for parameter in signature.parameters.values())
+    return Reaction(function, parameters, _announces(function, hints))
+
+
+def _parameter(function: Function, parameter: inspect.Parameter, hints: Mapping[str, Any]) -> Parameter:
+    where = f"{describe(function)}, parameter {parameter.name!r}"
+    if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+        raise DeclarationError(f"{where}: a handler takes named parameters, not *args, **kwargs or positional-only.")
+    if parameter.name not in hints:
+        raise DeclarationError(
+            f"{where} has no annotation. Say what it reads: {parameter.name}: OrderPlaced (an event), a pydantic model "
+            f"with the fields you need, Envelope, or Context."
+        )
+    annotation = hints[parameter.name]
+    listed = typing.get_origin(annotation) is list
+    classes = _classes(typing.get_args(annotation)[0] if listed else annotation)
+    optional = type(None) in classes
+    models = tuple(cls for cls in classes if cls is not type(None))
+    if models == (Context,) and not listed:
+        return Parameter(parameter.name, wants_context=True)
+    if models == (Envelope,):
+        return Parameter(parameter.name, wants_envelope=True, optional=optional, listed=listed)
+    if models and all(isinstance(model, type) and issubclass(model, BaseModel) for model in models):
+        return Parameter(parameter.name, models, optional=optional, listed=listed)
+    raise DeclarationError(
+        f"{where} is annotated {hints[parameter.name]!r}, which cannot read an event. "
+        f"Use an event class, a pydantic model with the fields you need, Envelope, or Context."
+    )
+
+
+def _announces(function: Function, hints: Mapping[str, Any]) -> tuple[type[Event], ...] | None:
+    if "return" not in hints:
+        return None
+    announced: list[type[Event]] = []
+    for cls in _classes(hints["return"], inside_containers=True):
+        if cls is type(None):
+            continue
+        if not (isinstance(cls, type) and issubclass(cls, Event) and hasattr(cls, "event_type")):
+            raise DeclarationError(
+                f"{describe(function)} returns {cls!r}, which is not an event. A handler returns an event, a list or "
+                f"generator of events, or None."
+            )
+        announced.append(cls)
+    return tuple(announced)
+
+
+def _classes(annotation: Any, *, inside_containers: bool = False) -> list[Any]:
+    """``A | B | None`` → ``[A, B, NoneType]``; for return types also ``list[A]`` and ``Iterator[A]`` → ``[A]``."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return [cls for part in arguments for cls in _classes(part, inside_containers=inside_containers)]
+    if inside_containers and isinstance(origin, type) and _is_listed(origin):
+        # Generator[A, None, None] yields its first argument only.
+        inner = arguments[:1] if not issubclass(origin, tuple) else [part for part in arguments if part is not ...]
+        return [cls for part in inner for cls in _classes(part, inside_containers=True)]
+    return [type(None) if annotation is None else annotation]
+
+
+def _listed(returned: object, function: Function) -> list[Event]:
+    if returned is None:
+        return []
+    if isinstance(returned, Event):
+        return [returned]
+    if _is_listed(type(returned)):
+        events: list[Event] = list(cast(Iterable[Event], returned))
+        if all(isinstance(event, Event) for event in events):
+            return events
+    raise TypeError(
+        f"{describe(function)} returned {returned!r}. A handler returns an event, a list or generator of events, or "
+        f"None."
+    )
+
+
+def _is_listed(cls: type) -> bool:
+    """Whether this is a kind of list or generator. Sets have no order, and the ids of events follow from theirs."""
+    return issubclass(cls, Iterable) and not issubclass(cls, (str, bytes, Mapping, Set, BaseModel))
+
+
+def describe(function: Function) -> str:
+    """``handlers.payment.charge_customer``."""
+    return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', repr(function))}"

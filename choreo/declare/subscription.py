@@ -1,0 +1,89 @@
+"""What a handler listens to: pure data, made once when its module is imported."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from choreo.declare.context import Context
+from choreo.declare.reaction import Reaction, describe
+from choreo.declare.retry import Retry
+from choreo.errors import DeclarationError
+from choreo.events import naming
+from choreo.events.envelope import Envelope
+from choreo.events.event import Event
+
+#: What `@app.on` takes: an event class, or a pattern such as "order.*".
+Topic = type[Event] | str
+
+#: Middleware: called with the context and ``proceed``, which runs the rest. See `choreo.Service.around`.
+Around = Callable[[Context, Callable[[], list[Envelope]]], object]
+
+#: A queue, and a pattern that leads to it.
+Binding = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """One handler: its name (which is also its task's and its queue's), what it hears, and how it is retried."""
+
+    service: str
+    name: str
+    patterns: tuple[str, ...]
+    reaction: Reaction
+    retry: Retry
+    #: Middleware of this handler alone, outermost first.
+    around: tuple[Around, ...] = ()
+
+
+def patterns_of(topics: Sequence[Topic], where: str) -> tuple[str, ...]:
+    """Event classes and patterns → routing patterns. Raises `DeclarationError` for anything else."""
+    patterns = []
+    for topic in topics:
+        if isinstance(topic, type) and issubclass(topic, Event) and hasattr(topic, "event_type"):
+            patterns.append(topic.event_type)
+        elif isinstance(topic, str):
+            naming.check_pattern(topic)
+            patterns.append(topic)
+        else:
+            raise DeclarationError(
+                f'{where} listens to {topic!r}, which is neither an event class nor a pattern like "order.*".'
+            )
+    if len(set(patterns)) < len(patterns):
+        raise DeclarationError(f"{where} names the same event twice: {', '.join(sorted(patterns))}.")
+    return tuple(patterns)
+
+
+def check_single(reaction: Reaction, topics: Sequence[Topic]) -> None:
+    """Raise `DeclarationError` unless this function can take each of these events, one at a time."""
+    where = describe(reaction.function)
+    if len(reaction.inputs) != 1:
+        raise DeclarationError(
+            f"{where} takes {_count(len(reaction.inputs), 'event')}. A handler takes one (and a Context, if it wants); "
+            f"to wait for several events, declare a join."
+        )
+    (parameter,) = reaction.inputs
+    if parameter.listed:
+        raise DeclarationError(
+            f"{where} takes a list of events, and a handler takes one. To wait for several, declare a join: "
+            f"@app.join(OrderPlaced, Several(ItemPacked, 3))."
+        )
+    read = {model for model in parameter.models if issubclass(model, Event)}
+    if read and {getattr(model, "event_type", None) for model in read} != set(patterns_of(topics, where)):
+        heard = ", ".join(sorted(_spoken(topic) for topic in topics))
+        raise DeclarationError(
+            f"{where} listens to {heard}, but its parameter {parameter.name!r} reads "
+            f"{_names(read)}. Make them the same, or annotate it with Envelope."
+        )
+
+
+def _spoken(topic: Topic) -> str:
+    if isinstance(topic, str):
+        return "a pattern" if {"*", "#"} & set(topic) else topic
+    return topic.__name__
+
+
+def _names(classes: set[type[Event]]) -> str:
+    return ", ".join(sorted(cls.__name__ for cls in classes))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"no {noun}" if number == 0 else f"{number} {noun}s"

@@ -1,0 +1,1 @@
+"""The life of one delivery, without Celery: begin, run the handler, commit."""

@@ -1,0 +1,133 @@
+"""The clock: sends messages that fall due. Retries, deadlines of joins, delayed events, and the outbox after a crash.
+
+Every worker of a service looks into the schedules of its handlers, and every worker of any service into that of the
+delayed events, which may come from a program without workers. A message that one worker has taken is held back from the
+others for a while. It is removed only after the broker has it: a worker that dies in between costs a repetition, which
+the inbox recognises.
+"""
+
+import logging
+import time
+
+from choreo.daemon import Daemon
+from choreo.delivery.ports import Ports
+from choreo.delivery.signals import DEADLINE, signal
+from choreo.errors import PublishError, StoreError
+from choreo.events.message import Message
+from choreo.store.parts import key_of
+from choreo.store.schedule import DEADLINE_PREFIX, DELAYED, TENDED
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks.
+TICK = 0.2
+#: Messages of one handler that are sent between two looks at the others.
+BATCH = 200
+#: Seconds for which a taken message is held back from other workers.
+HOLD = 5.0
+#: After this many refusals in one batch the broker itself counts as in trouble, and is left alone until the next look.
+PATIENCE = 3
+
+
+class Clock:
+    """
+    The clock of one service.
+
+    `start` runs it in a thread; `tick` is one look.
+    """
+
+    def __init__(self, ports: Ports) -> None:
+        self._ports = ports
+        self._daemon = Daemon("choreo-clock", self._turn, TICK, self._failed)
+        self._is_failing = False
+        self._tell_at = 0.0
+        self._owners: list[str] = []
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._daemon.start()
+
+    def stop(self) -> None:
+        """Stop the thread, and wait for that: 5 seconds at most."""
+        self._daemon.stop()
+
+    def _turn(self) -> None:
+        self.tick()
+        self._is_failing = False
+
+    def _failed(self, error: Exception) -> None:
+        if not isinstance(error, (StoreError, PublishError)):
+            logger.error("the clock of %s stumbled, and goes on", self._ports.service_name, exc_info=error)
+            return
+        # Logged once, not five times a second. The messages stay due.
+        if not self._is_failing:
+            logger.warning("nothing falls due until this is mended: %s", error)
+        self._is_failing = True
+
+    def tick(self) -> int:
+        """
+        Send everything that is due now. Returns the number of messages.
+
+        Raises `PublishError` if the broker did not take some; the others are sent all the same.
+        """
+        if time.monotonic() >= self._tell_at:
+            self._tell_at = time.monotonic() + TENDED / 3
+            self._ports.store.tend(DELAYED, TENDED)
+            self._owners = self.owners()
+        count, trouble = 0, None
+        # One batch of each at a time: ten thousand retries of one handler do not delay another's deadlines.
+        owners = self._ports.store.ripe(self._owners)
+        while owners and not self._daemon.is_stopped:
+            busy = []
+            for owner in owners:
+                due = self._ports.store.due(owner, BATCH, HOLD)
+                sent, failed = self._send([(key, message or self.reminder(owner, key)) for key, message in due])
+                self._ports.store.sent(owner, sent)
+                count, trouble = count + len(sent), failed or trouble
+                if len(due) == BATCH:
+                    busy.append(owner)
+            owners = busy
+        if trouble is not None:
+            raise trouble
+        return count
+
+    def owners(self) -> list[str]:
+        """
+        The owners of the schedules that this clock looks into: those declared now, and those declared once.
+
+        The delayed events and the outbox of a handler must leave even when its code is gone.
+        """
+        name = self._ports.service_name
+        once = [owner for owner in self._ports.store.handlers() if owner.partition(".")[0] == name]
+        return list(dict.fromkeys([*self._ports.schedules(), *once]))
+
+    def reminder(self, handler: str, schedule_id: str) -> Message:
+        """The message that ends a join's time. It is made here, so that a million pending joins need not keep one."""
+        key = key_of(schedule_id.removeprefix(DEADLINE_PREFIX)) or ""
+        queue = self._ports.queue_of(handler)
+        return signal(DEADLINE, handler=handler, key=key, source=self._ports.service_name, queue=queue)
+
+    def _send(self, due: list[tuple[str, Message]]) -> tuple[list[str], PublishError | None]:
+        if not due:
+            return [], None
+        try:
+            self._ports.publisher.send([message for _, message in due])
+        except PublishError as error:
+            taken = {id(message) for message in error.confirmed}
+            sent, trouble = self._send_singly([entry for entry in due if id(entry[1]) not in taken])
+            return [key for key, message in due if id(message) in taken] + sent, trouble
+        return [key for key, _ in due], None
+
+    def _send_singly(self, due: list[tuple[str, Message]]) -> tuple[list[str], PublishError | None]:
+        """One message that the broker refuses must not hold up the others."""
+        sent: list[str] = []
+        troubles: list[PublishError] = []
+        for key, message in due:
+            try:
+                self._ports.publisher.send([message])
+                sent.append(key)
+            except PublishError as error:
+                troubles.append(error)
+            if len(troubles) == PATIENCE:
+                break
+        return sent, troubles[0] if troubles else None

@@ -1,0 +1,270 @@
+"""The life of one delivery.
+
+::
+
+    begin ─> RUN ──> the handler ──> commit: done, with the events it announced ──> send them ──> ack
+         │                    └────> commit: a retry is scheduled, or the dead letter is recorded ──> ack
+         ├─> WAIT, DONE ──> ack
+         ├─> BUSY ──> scheduled again, for when the other worker's lease has run out ──> ack
+         └─> POISON ──> commit: the dead letter is recorded ──> ack
+
+The message is acknowledged last. If the worker dies anywhere on the way, the message is delivered again, and `begin`
+finds out how far it came.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+from uuid import uuid4
+
+from choreo.declare.context import Context
+from choreo.declare.subscription import Subscription
+from choreo.delivery.dead_letter import DeadLetter, Reason
+from choreo.delivery.failure import RetryScheduledError, harmless, is_stop, line_of, trace_of
+from choreo.delivery.notice import notice
+from choreo.delivery.ports import Decisions, Ports
+from choreo.errors import EnvelopeError, JoinExpiredError, PublishError, StoreError
+from choreo.events.envelope import Envelope
+from choreo.events.message import Message
+from choreo.store.claims import FORGOTTEN, Begun, Claim, Committed, Outcome, Settlement, Verdict
+from choreo.store.schedule import Scheduled
+
+logger = logging.getLogger(__name__)
+
+TOO_LATE = "too late: another worker has taken over"
+SETTLED = "settled before: it seems by its own commit, whose answer was lost"
+
+Parts = Mapping[str, Envelope]
+
+
+class Delivery:
+    """One copy of one event in the hands of one worker."""
+
+    def __init__(
+        self,
+        ports: Ports,
+        subscription: Any,
+        envelope: Envelope,
+        attempt: int = 1,
+        *,
+        redelivered: bool = False,
+        token: str | None = None,
+        decisions: Decisions | None = None,
+    ) -> None:
+        """
+        ``attempt`` counts from 1. ``redelivered``: this copy was delivered before. ``token`` is that of the claim; it
+        must be unique to this delivery. ``decisions`` are made by the store, unless an object in front of it is given.
+
+        Raises `EnvelopeError` when the handler can do nothing with such an event.
+        """
+        self.ports = ports
+        self.decisions: Decisions = ports.store if decisions is None else decisions
+        self.subscription: Subscription = subscription
+        self.envelope = envelope
+        self.attempt = attempt
+        self.redelivered = redelivered
+        #: True once the outcome is recorded: whatever happens now, the copy need not come again.
+        self.settled = False
+        self.token = uuid4().hex if token is None else token
+        self.claim = self.make_claim()
+
+    def __str__(self) -> str:
+        return f"{self.subscription.name}({self.envelope})"
+
+    def live(self) -> str:
+        """
+        Handle this copy. Returns the outcome in words for people.
+
+        Raises `RetryScheduledError` when the attempt failed and is tried again, and the handler's error when it became
+        a dead letter. Any other error means that nothing is recorded, unless `settled` is true.
+        """
+        begun = self.begin()
+        match begun.verdict:
+            case Verdict.RUN:
+                return self._run(self.parts_of(begun))
+            case Verdict.WAIT:
+                return f"waiting, {begun.deliveries} of its events are here"
+            case Verdict.DONE:
+                return "done before"
+            case Verdict.BUSY:
+                return self._postpone(begun.busy_seconds)
+            case Verdict.POISON:
+                return self._bury(self.parts_of(begun), Reason.POISON, f"begun {begun.deliveries} times without an end")
+
+    # -- what a join does differently ------------------------------------------------------------------------------
+
+    def make_claim(self) -> Claim:
+        """The claim of this delivery on its unit."""
+        return self.claim_on(self.envelope.id)
+
+    def claim_on(self, unit: str, signal: str = "") -> Claim:
+        """A claim of this delivery on a unit."""
+        return Claim(self.subscription.name, unit, self.token, self.attempt, signal)
+
+    def begin(self) -> Begun:
+        """Claim the unit."""
+        return self.decisions.begin(self.claim)
+
+    def parts_of(self, begun: Begun) -> Parts:  # noqa: ARG002 - a join finds its parts there
+        """The events that the handler is called with: by type or, for a join, by the part's name."""
+        return {self.envelope.type: self.envelope}
+
+    def react(self, parts: Parts, context: Context) -> list[Envelope]:  # noqa: ARG002
+        """Call the handler. Returns what it announces."""
+        return self.subscription.reaction([self.envelope], context)
+
+    def context(self, parts: Parts) -> Context:  # noqa: ARG002
+        """The context that the handler is called in."""
+        return self._context(self.envelope, events=(self.envelope,))
+
+    def outdated(self) -> list[str]:
+        """Ids to remove from the schedule once this is settled."""
+        return []
+
+    @property
+    def remember(self) -> float:
+        """Seconds for which the finished unit is remembered at least."""
+        return 0.0
+
+    @property
+    def idempotency_key(self) -> str:
+        """See `Context.idempotency_key`."""
+        return f"{self.claim.handler}/{self.claim.unit}"
+
+    # -- running ---------------------------------------------------------------------------------------------------
+
+    def _run(self, parts: Parts) -> str:
+        try:
+            with self.ports.leases.kept(self.claim):
+                context = self.context(parts)
+                announced = self.react(parts, context)
+            settlement = self._success(announced, context)
+        except BaseException as error:  # any error of a handler is a failure of that handler, not of its worker
+            if is_stop(error):
+                raise
+            return self._failed(parts, error)
+        return self._succeeded(announced, settlement)
+
+    def _success(self, announced: list[Envelope], context: Context) -> Settlement:
+        """The records of a success. Raises `EventTooLargeError` for an event that cannot be announced."""
+        sent = {f"event:{envelope.id}": self.ports.publisher.message_for(envelope) for envelope in announced}
+        delays = {f"event:{key}": delay.seconds(self.ports.store.now) for key, delay in context.delays.items()}
+        later = [Scheduled(key, sent.pop(key), delay) for key, delay in delays.items() if key in sent]
+        return Settlement(sent=sent, scheduled=later, unscheduled=self.outdated(), remember=self.remember)
+
+    def _succeeded(self, announced: list[Envelope], settlement: Settlement) -> str:
+        if late := self._commit(settlement):
+            return late
+        return f"announced {', '.join(map(str, announced))}" if announced else "done"
+
+    def _failed(self, parts: Parts, error: BaseException) -> str:
+        wait = self._wait(error)
+        if wait is None:
+            self._bury(parts, self._reason(error), line_of(error), trace_of(error))
+            raise harmless(error)
+        retry = self.own_message(self.envelope, retries=self.attempt)
+        scheduled = Scheduled(f"retry:{self.claim.token}", retry, wait)
+        # This attempt must be remembered until the next one has come.
+        if late := self._commit(Settlement(done=False, scheduled=[scheduled], remember=self._remember_retry(wait))):
+            return late
+        attempts = f"attempt {self.attempt} of {self.subscription.retry.attempts}"
+        reason = f"{attempts} failed, the next is in {wait:.1f} s: {line_of(error)}"
+        raise RetryScheduledError(reason, harmless(error), wait) from error
+
+    def _bury(self, parts: Parts, reason: Reason, error: str, trace: str = "") -> str:
+        letter = DeadLetter(
+            service=self.ports.service_name,
+            handler=self.subscription.name,
+            reason=reason,
+            error=error,
+            traceback=trace,
+            attempts=self.attempt,
+            unit=self.claim.unit,
+            envelopes=tuple(parts.values()),
+            message=self.own_message(self.envelope),
+        )
+        self._commit(
+            Settlement(
+                letter=(letter.id, letter.to_json()),
+                sent={f"notice:{letter.id}": notice(letter, self.ports)},
+                unscheduled=self.outdated(),
+                remember=self.remember,
+            )
+        )
+        return f"dead letter {letter.id}: {reason}"
+
+    def _commit(self, settlement: Settlement) -> str:
+        """Settle the claim and send the messages that leave with it. Answers "", or the reason why it was too late."""
+        committed = self.decisions.commit(self.claim, settlement)
+        if committed.outcome is Outcome.LOST:
+            raise StoreError(FORGOTTEN)
+        self.settled = True
+        # The other worker's commit may differ from this one: nothing of this one leaves.
+        if committed.outcome is not Outcome.OK:
+            return log_too_late(str(self), self.claim, committed)
+        if committed.unheard:
+            self.ports.publisher.note_unheard(committed.unheard)
+        if committed.unsent:
+            self._send_now(committed.unsent)
+        return ""
+
+    def _postpone(self, seconds: float) -> str:
+        # If the other worker dies, this copy may be the last one: it waits in the schedule.
+        again = self.own_message(self.envelope, retries=self.attempt - 1)
+        self.ports.store.schedule(self.claim.handler, Scheduled(f"busy:{self.claim.token}", again, seconds))
+        self.settled = True
+        return f"another worker is at it; looking again in {seconds:.1f} s"
+
+    def _send_now(self, messages: Mapping[str, Message]) -> None:
+        try:
+            self.ports.publisher.send(messages.values())
+            self.ports.store.sent(self.claim.handler, list(messages))
+        except (PublishError, StoreError) as error:
+            # The commit holds. The clock of any worker of this service sends the rest.
+            logger.warning("%s is done, but not everything is sent yet: %s", self, error)
+
+    # -- small things ----------------------------------------------------------------------------------------------
+
+    def own_message(self, envelope: Envelope, retries: int = 0) -> Message:
+        """A message to this handler's queue, and to nobody else."""
+        queue = self.ports.queue_of(self.subscription.name)
+        return Message.carrying(envelope, exchange="", routing_key=queue, retries=retries)
+
+    def _context(
+        self, cause: Envelope, about: str | None = None, key: str | None = None, events: tuple[Envelope, ...] = ()
+    ) -> Context:
+        return Context(
+            service=self.ports.service_name,
+            handler=self.subscription.name,
+            envelope=cause,
+            about=about,
+            attempt=self.attempt,
+            attempts=self.subscription.retry.attempts,
+            idempotency_key=self.idempotency_key if key is None else key,
+            events=events,
+            now=self.ports.now,
+        )
+
+    def _wait(self, error: BaseException) -> float | None:
+        # The same data will not fit the same model next time either, and time does not come back.
+        if isinstance(error, (EnvelopeError, JoinExpiredError)):
+            return None
+        return self.subscription.retry.wait(self.attempt, error)
+
+    def _remember_retry(self, wait: float) -> float:
+        return max(self.remember, wait + self.ports.terms.retention.total_seconds())
+
+    def _reason(self, error: BaseException) -> Reason:
+        if isinstance(error, JoinExpiredError):
+            return Reason.EXPIRED
+        if isinstance(error, EnvelopeError):
+            return Reason.UNREADABLE
+        return Reason.EXHAUSTED if self.subscription.retry.covers(error) else Reason.REFUSED
+
+
+def log_too_late(delivery: str, claim: Claim, committed: Committed) -> str:
+    """Log that the unit was settled before. Returns the reason, for people who look at the run."""
+    late = SETTLED if committed.again else TOO_LATE
+    # The handler's effects elsewhere may have happened twice: that is worth a line in every log.
+    logger.log(logging.INFO if committed.again else logging.WARNING, "%s, %s: %s", delivery, claim.unit, late)
+    return late

@@ -1,0 +1,61 @@
+"""What a handler raised, as something that can be told, kept and raised again without harm."""
+
+import traceback
+from types import TracebackType
+
+from choreo.errors import HandlerCrashed
+
+#: Errors that Celery and gevent raise to stop a worker or a greenlet, by name: this room knows neither of them.
+_STOPS = frozenset({"WorkerShutdown", "WorkerTerminate", "GreenletExit"})
+
+
+class RetryScheduledError(Exception):
+    """
+    An attempt has failed, and its retry is in the schedule.
+
+    ``reason`` tells people what happened; ``error`` is what the handler raised; ``seconds`` is the wait until the next
+    attempt.
+    """
+
+    def __init__(self, reason: str, error: Exception, seconds: float) -> None:
+        super().__init__(reason)
+        self.reason, self.error, self.seconds = reason, error, seconds
+
+
+def is_stop(error: BaseException) -> bool:
+    """True if the worker is being stopped; False if the handler failed."""
+    return not _STOPS.isdisjoint(cls.__name__ for cls in type(error).__mro__)
+
+
+def harmless(error: BaseException) -> Exception:
+    """
+    The error, if it is an ordinary one, else a `HandlerCrashed` that tells of it.
+
+    SystemExit, MemoryError and their like would end the worker, or leak its slot for ever.
+    """
+    if isinstance(error, Exception) and not isinstance(error, (MemoryError, RecursionError)):
+        return error
+    crashed = HandlerCrashed(line_of(error))
+    crashed.__cause__ = error
+    return crashed
+
+
+def line_of(error: BaseException) -> str:
+    """``ValueError: no such card``; whatever the error's own text does."""
+    try:
+        text = str(error)
+    except Exception as fault:
+        text = f"<its text raised {type(fault).__name__}>"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def trace_of(error: BaseException) -> str:
+    """The traceback from where the user's code begins."""
+    return "".join(traceback.format_exception(type(error), error, _own_frames(error)))
+
+
+def _own_frames(error: BaseException) -> TracebackType | None:
+    frame = error.__traceback__
+    while frame and frame.tb_next and frame.tb_frame.f_globals.get("__name__", "").startswith("choreo."):
+        frame = frame.tb_next
+    return frame

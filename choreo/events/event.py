@@ -1,0 +1,198 @@
+"""Events: typed facts."""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, PrivateAttr
+
+from choreo.errors import DeclarationError, NotAnnouncedError
+from choreo.events import naming
+from choreo.events.envelope import Envelope
+
+#: Names of an event's own attributes, which no field can have.
+_OWN_NAMES = frozenset({"meta", "about", "sealed", "read", "event_type", "event_version"})
+
+
+class Event(BaseModel):
+    """
+    A fact that a service announces: something that has happened.
+
+        >>> class OrderPlaced(Event):
+        ...     customer_id: str
+        ...     total_cents: int
+        >>> OrderPlaced.event_type
+        'order.placed'
+
+    The type is made from the class name; ``class X(Event, type="order.placed", version=2)`` overrides it.
+    A name that gives an order (``ChargePayment``) raises `EventNameError`; ``fact=True`` says that it states a fact
+    after all. ``abstract=True`` makes a base class for events, which is not an event itself.
+
+    Events do not change. Fields that a reader does not know are ignored.
+    Two events are equal when they are of one class and say the same, whoever announced them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    #: How the event travels: ``order.placed``. Not set on abstract classes.
+    event_type: ClassVar[str]
+    #: The version of the event's fields, from 1.
+    event_version: ClassVar[int] = 1
+
+    # Slots, as pydantic fills in its private attributes by functions in Python: one for each class up to this one.
+    __slots__ = ("_meta", "_subject")
+    if TYPE_CHECKING:
+        _meta: Envelope = PrivateAttr()
+        _subject: str = PrivateAttr()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Takes the options of the class line; they are read once pydantic knows the fields."""
+
+    @classmethod
+    def __pydantic_init_subclass__(
+        cls,
+        type: str | None = None,  # noqa: A002 - the word users write in the class line
+        version: int = 1,
+        fact: bool = False,
+        abstract: bool = False,
+        **unknown: Any,
+    ) -> None:
+        if unknown:
+            raise DeclarationError(
+                f"class {cls.__name__}(Event, {next(iter(unknown))}=...): an event takes type, version, fact "
+                f"and abstract."
+            )
+        if taken := sorted(_OWN_NAMES & cls.model_fields.keys()):
+            raise DeclarationError(f"{cls.__name__}.{taken[0]}: this name is the event's own. Rename the field.")
+        if abstract:
+            return
+        if not isinstance(version, int) or version < 1:
+            raise DeclarationError(f"{cls.__name__}: version is {version!r}, not a number from 1.")
+        cls.event_type = type if type is not None else naming.type_of(cls.__name__)
+        cls.event_version = version
+        naming.check_type(cls.event_type)
+        if not fact:
+            naming.check_fact(cls.__name__, _words(cls.__name__, type))
+
+    @property
+    def meta(self) -> Envelope:
+        """
+        Id, type, source, subject, time, correlation id and causation id.
+
+        Raises `NotAnnouncedError` on an event that was made here and not yet announced.
+        """
+        meta: Envelope | None = _slot(self, "_meta")
+        if meta is None:
+            raise NotAnnouncedError(
+                f"This {type(self).__name__} has no metadata: nobody has announced it yet. In a test, give it some: "
+                f'choreo.testing.announced({type(self).__name__}(...), subject="ORD-1").'
+            )
+        return meta
+
+    def about(self, subject: str) -> Self:
+        """The same fact about another subject than that of the event which caused it."""
+        copy = self.model_copy()
+        copy._subject = subject
+        return copy
+
+    def sealed(self, *, id: str, source: str, subject: str | None, cause: Envelope | None, time: datetime) -> Envelope:  # noqa: A002
+        """The envelope of this event: about its own subject, else the one given, else that of its cause."""
+        about = _slot(self, "_subject")
+        if about is None:
+            about = subject
+        if about is None:
+            about = cause.subject if cause else ""
+        if not isinstance(about, str):
+            raise TypeError(f"the subject of an event is a text, such as 'ORD-1', not {about!r}")
+        return Envelope(
+            id=id,
+            type=self.event_type,
+            source=source,
+            subject=about,
+            time=time,
+            correlation_id=cause.correlation_id if cause else id,
+            causation_id=cause.id if cause else None,
+            version=self.event_version,
+            data=self.model_dump(mode="json", by_alias=True),
+        )
+
+    @classmethod
+    def read(cls, envelope: Envelope) -> Self:
+        """The event in this envelope. Raises `pydantic.ValidationError` when the data does not fit."""
+        event = cls.model_validate(envelope.data)
+        object.__setattr__(event, "_meta", envelope)
+        return event
+
+    def __copy__(self) -> Self:
+        return _fill(super().__copy__(), _slots_of(self))
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return _fill(super().__deepcopy__(memo), deepcopy(_slots_of(self), memo))
+
+    def copy(self, *args: Any, **options: Any) -> Self:
+        return _fill(super().copy(*args, **options), _slots_of(self))
+
+    def __getstate__(self) -> dict[Any, Any]:
+        return super().__getstate__() | {_SLOTS: _slots_of(self)}
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        super().__setstate__(state)
+        _fill(self, state.get(_SLOTS, {}))
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.__dict__ == other.__dict__
+
+    def __hash__(self) -> int:
+        # What cannot be hashed (a list) is left out: equal events have equal hashes all the same.
+        return hash((type(self), *(value for value in self.__dict__.values() if _is_hashable(value))))
+
+
+_E = TypeVar("_E", bound=Event)
+
+#: Where they are kept in the state of an event that is pickled.
+_SLOTS = "choreo"
+
+
+def _slot(event: Event, name: str) -> Any:
+    """What a slot holds, or None."""
+    try:
+        # Not `getattr`: of an event that keeps what it does not know, that would find a field of this name.
+        return object.__getattribute__(event, name)
+    except AttributeError:
+        return None
+
+
+def _slots_of(event: Event) -> dict[str, Any]:
+    return {name: _slot(event, name) for name in Event.__slots__ if _slot(event, name) is not None}
+
+
+def _fill(event: _E, slots: dict[str, Any]) -> _E:
+    for name, value in slots.items():
+        object.__setattr__(event, name, value)
+    return event
+
+
+def known_events(package: str = "") -> dict[str, type[Event]]:
+    """Every event class that is imported in this process, by type; of several of a type, that of this package."""
+    known = [event for event in _subclasses(Event) if "event_type" in vars(event)]
+    known.sort(key=lambda event: f"{event.__module__}.".startswith(f"{package}."))
+    return {event.event_type: event for event in known}
+
+
+def _subclasses(cls: type[Event]) -> Iterator[type[Event]]:
+    for subclass in cls.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
+
+
+def _words(class_name: str, event_type: str | None) -> list[str]:
+    return naming.words_of(class_name) if event_type is None else event_type.replace("_", ".").split(".")
+
+
+def _is_hashable(value: object) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True

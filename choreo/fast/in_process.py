@@ -1,0 +1,129 @@
+"""From a delivery to its handler, in a worker whose pool is its own process.
+
+On this way Celery asks what may be wanted of any task: an ETA, a rate limit, a message of protocol 1, a result, a
+callback. A handler's task wants none of it, and each question is asked of each event, as often as strategy, request,
+pool and tracer each ask it once more. What is left is here: the request, what `celery inspect` and Flower are told, the
+pool, the run, the ack. Everything else is left to Celery: failures, revoked tasks, rate limits, and every run that a
+signal, a log or a foreign tracer observes.
+"""
+
+import os
+from collections.abc import Callable
+from time import monotonic, time
+from typing import Any
+
+from celery.app.task import Context
+from celery.app.trace import fast_trace_task, trace_task_ret
+from celery.concurrency.base import apply_target
+from celery.signals import task_received
+from celery.worker import state
+from celery.worker.request import create_request_cls
+
+from choreo.fast.request import HandlerRequest
+from choreo.fast.tracer import Failed, attempt, is_listened_to, shown
+
+#: A strategy's (message, body, ack, reject, callbacks).
+OnMessage = Callable[[Any, Any, Any, Any, Any], Any]
+
+
+class InProcess:
+    """The strategy, and what is needed of it for those who come here by a `Shortcut`."""
+
+    def __init__(self, task: Any, app: Any, consumer: Any, celerys: OnMessage) -> None:
+        self.task, self._app, self._consumer, self._celerys = task, app, consumer, celerys
+        self._hostname, self._errors = consumer.hostname, consumer.connection_errors
+        self._apply, self._pid = consumer.pool.on_apply, os.getpid()
+        self._trace = fast_trace_task if app.use_fast_trace_task else trace_task_ret
+        eventer = self._eventer = consumer.event_dispatcher
+        #: Whose worker events tell of this task, if any do.
+        self.events: Any = eventer if eventer and task.send_events else None
+        #: Sends one.
+        self.tell: Callable[..., object] = self.events.send if self.events else _nothing
+        self.queue = app.amqp.queues[app.runtime.queue_of(task.name)]
+        self._request = create_request_cls(HandlerRequest, task, consumer.pool, consumer.hostname, eventer, app=app)
+
+    def __call__(self, message: Any, body: Any, ack: Any, reject: Any, callbacks: Any) -> Any:
+        if not self.is_clear or not self._is_plain(message):
+            return self._celerys(message, body, ack, reject, callbacks)
+        request = self.request(message, ack, reject)
+        self.tell(
+            "task-received",
+            uuid=request.id,
+            name=request.name,
+            args=request.argsrepr,
+            kwargs=request.kwargsrepr,
+            root_id=request.root_id,
+            parent_id=request.parent_id,
+            retries=message.headers.get("retries", 0),
+            eta=None,
+            expires=None,
+        )
+        state.task_reserved(request)
+        self._apply(self._run, (request,), callback=_nothing)
+        return None
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether nobody wants more than that the handler runs."""
+        consumer = self._consumer
+        is_limited = not consumer.disable_rate_limits and consumer.task_buckets[self.task.name]
+        is_watched = consumer.on_task_message or task_received.receivers or is_listened_to()
+        # After a connection was lost Celery counts each ack, until it fetches as much as before.
+        is_recovering = not getattr(consumer, "_maximum_prefetch_restored", False)
+        return bool(self.task.is_brief and not is_limited and not is_watched and not is_recovering)
+
+    def _is_plain(self, message: Any) -> bool:
+        """Whether it is as a handler's queue makes it. Somebody may also send the task, to the queue of all others."""
+        is_events = message.delivery_info.get("routing_key") == self.queue.name
+        return is_events and message.headers["id"] not in state.revoked
+
+    def request(self, message: Any, ack: Any, reject: Any) -> Any:
+        """The request that Celery would make of a message."""
+        return self._request(
+            message,
+            on_ack=ack,
+            on_reject=reject,
+            app=self._app,
+            hostname=self._hostname,
+            eventer=self._eventer,
+            task=self.task,
+            connection_errors=self._errors,
+            body=message.body,
+            headers=message.headers,
+        )
+
+    def accept(self, request: Any, began: float) -> None:
+        """Say that this process runs it, and since when. Nothing is told to anybody."""
+        request.worker_pid, request.time_start = self._pid, began
+        request.request_dict["is_eager"] = False
+
+    def _run(self, request: Any) -> None:
+        self.accept(request, time())
+        context = Context(request.request_dict, args=request.args, called_directly=False, kwargs=request.kwargs)
+        self.run(request, context, request.args, request.kwargs)
+
+    def run(self, request: Any, context: Context, args: Any, kwargs: Any) -> None:
+        """Run what is reserved, and settle it. ``request`` is Celery's, or a `Run`."""
+        task = self.task
+        state.task_accepted(request)
+        request.send_event("task-started")
+        began = monotonic()
+        answer, error = attempt(task, context, args, kwargs, here_again=True)
+        if error is not None:
+            self._fail(request, error)
+            return
+        took = monotonic() - began
+        state.task_ready(request)
+        request.acknowledge()
+        # Not as when it was received: the connection may be another one by now.
+        request.send_event("task-succeeded", result=shown(task, answer), runtime=took)
+
+    def _fail(self, request: Any, error: BaseException) -> None:
+        """Let Celery report what a handler has raised, and settle the delivery accordingly."""
+        body: Any = [Failed.instead_of(request.args[0], error)], {}, {}
+        call = self.task.name, request.id, request.request_dict, body, None, None
+        apply_target(self._trace, call, callback=request.on_success)
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """What there is to do when nobody is to be told, and when a run has ended."""

@@ -1,0 +1,48 @@
+"""The door of the fast lane. See README.md in this folder."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from choreo.broker.queue import GuardedQueue
+from choreo.broker.redis.consuming import ConsumingChannel
+from choreo.broker.redis.keys import INBOX
+from choreo.declare.join import Join
+from choreo.fast.ahead import Ahead
+from choreo.fast.channel import ChannelLane, Shortcut
+from choreo.fast.fused_store import FusedStore
+from choreo.fast.task import FastHandlerTask
+from choreo.store.port import Store
+
+
+class Lane:
+    """
+    The fast lane of one service. Without it, everything works, and more slowly.
+
+    ``store`` and ``tasks`` give the service's store and its tasks by name. `task_class` is the class of its handlers'
+    tasks, and `on_consume` is called for each of its queues before a worker consumes it.
+    """
+
+    task_class = FastHandlerTask
+
+    def __init__(self, store: Callable[[], Store], tasks: Callable[[], Mapping[str, Any]]) -> None:
+        self._store, self._tasks = store, tasks
+        #: True in a worker that runs handlers in its own process: every pool but prefork.
+        self.in_process = False
+        #: By handler, the shortest way to it in a worker of the solo pool: see `choreo.fast.shortcut`.
+        self.shortcuts: dict[str, Shortcut] = {}
+
+    def on_consume(self, queue: GuardedQueue) -> Mapping[str, Any] | None:
+        """Take part in the consuming of a handler's queue. Returns the consumer arguments."""
+        channel, store = queue.channel, self._store()
+        if not isinstance(channel, ConsumingChannel):
+            return None
+        fused, handler = isinstance(store, FusedStore), queue.handler
+        task = self._tasks().get(handler)
+        is_join = isinstance(getattr(task, "subscription", None), Join)
+        if channel.has_event_loop:
+            if not isinstance(channel.hooks, ChannelLane):
+                channel.hooks = ChannelLane(channel)
+            ahead = Ahead(task) if fused and is_join and self.in_process else None
+            channel.hooks.serve(queue.name, ahead, self.shortcuts.get(handler))
+        # A join is claimed by its parts, so its queue is not claimed when messages are taken.
+        return {INBOX: store.inbox(handler)} if isinstance(store, FusedStore) and not is_join else None

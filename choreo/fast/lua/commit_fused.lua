@@ -1,0 +1,59 @@
+-- Settle claims, put what is announced into the queues and ack: the broker is this very server. Each claim is settled
+-- in one step, all of it or nothing. Several of them are one script, since Redis takes as long to begin one as to do it.
+--
+-- KEYS 1..5             see settle.lua
+--      6 in flight      HASH tag -> queue key \0 token key \0 message, of the copies' consumer; '' if there is none
+--      7 bindings       SET, permanent: see the broker's route.lua
+--      8 routes         HASH, a cache: see the broker's route.lua
+-- (The queues are found by the script itself: lists, permanent; their tokens: lists, an hour. A broker is one server.)
+-- ARGV 1                see settle.lua
+--      2 separator of the bindings' members     3 key prefix     4 token key prefix
+--      5.. claims, one after the other: see settle.lua. The token is the tag of the copy in KEYS[6]: it is acked here,
+--      for good. Of each message there is: '1' if the routing key is a queue's name, routing key, delivery tag,
+--      the message's JSON up to the value of "routing_key"
+-- Returns               for each claim {'ok', how many queues each message reached ...} | {'already'} | {'stale'} |
+--                       {'lost'} | {'error', what is wrong}: this one is not settled then
+--!include redis_client/inbox
+--!include broker/redis/route
+--!include broker/redis/wake
+--!include store/settle
+
+local separator, prefix, tokens = ARGV[2], ARGV[3], ARGV[4]
+
+local function commit(i, own, last)
+  -- Where everything goes is found, and looked at, before the first write.
+  local places = {}
+  for at = own, last, 4 do
+    local queues = ARGV[at] == '1' and {ARGV[at + 1]} or route(KEYS[7], KEYS[8], ARGV[at + 1], separator)
+    for _, queue in ipairs(queues) do
+      local kind = redis.call('TYPE', prefix .. queue).ok
+      if kind ~= 'list' and kind ~= 'none' then
+        return {'error', 'WRONGTYPE queue ' .. queue .. ' is a ' .. kind .. ', not a list; nothing was done'}
+      end
+    end
+    places[at] = queues
+  end
+
+  local answer = {settle(i)}
+  if answer[1] ~= 'ok' then return answer end
+  if KEYS[6] ~= '' then redis.call('HDEL', KEYS[6], ARGV[i]) end
+
+  for at = own, last, 4 do
+    for n, queue in ipairs(places[at]) do
+      local address = cjson.encode(queue) .. '}, "delivery_tag": "' .. ARGV[at + 2] .. '.' .. n .. '"}}'
+      redis.call('LPUSH', prefix .. queue, ARGV[at + 3] .. address)
+      wake(tokens .. queue)
+    end
+    answer[#answer + 1] = #places[at]
+  end
+  return answer
+end
+
+local answers, i = {}, 5
+while i <= #ARGV do
+  local _, _, _, messages, own = shape(i)
+  local fine, answer = pcall(commit, i, own, own + 4 * messages - 1)
+  if not fine then answer = {'error', type(answer) == 'table' and answer.err or tostring(answer)} end
+  answers[#answers + 1], i = answer, own + 4 * messages
+end
+return answers

@@ -1,0 +1,60 @@
+"""The Celery task around a handler, in the fast lane."""
+
+from typing import Any
+
+from choreo.broker.incoming import EventText
+from choreo.broker.redis.receipt import Receipt
+from choreo.delivery.delivery import Delivery
+from choreo.events.envelope import Envelope
+from choreo.fast.commits import Commits
+from choreo.fast.fused_store import FusedStore
+from choreo.fast.held import HeldStore
+from choreo.fast.tracer import Failed, Trace, brief
+from choreo.worker.handler import HandlerTask
+
+
+class FastHandlerTask(HandlerTask):
+    """A `HandlerTask` with a strategy, a request and a tracer of choreo's own, and with the fused store at hand."""
+
+    abstract = True
+    Request = "choreo.fast.request:HandlerRequest"
+    Strategy = "choreo.fast.strategy:strategy"
+
+    @property
+    def __trace__(self) -> Trace | None:
+        """Celery's tracer of this task, in short: see `choreo.fast.tracer`."""
+        return self._trace
+
+    @__trace__.setter
+    def __trace__(self, celerys: Trace | None) -> None:
+        self._trace = celerys and brief(self, celerys)
+        self.is_brief = self._trace is not celerys
+
+    _trace: Trace | None = None
+    #: True if no signal, log or hook observes a run, so that the short tracer runs it.
+    is_brief = False
+
+    def run(self, event: str | dict[str, Any]) -> str:
+        if isinstance(event, Failed):
+            raise event.error
+        return super().run(event)
+
+    def delivery(self, event: str | dict[str, Any], envelope: Envelope) -> Delivery:
+        begun = getattr(event, "note", None) if isinstance(event, EventText) else None
+        if isinstance(begun, Delivery):
+            return begun
+        request = self.request
+        receipt = Receipt.of(request.properties)
+        if receipt is None:
+            return super().delivery(event, envelope)
+        commits = getattr(request, "choreo_commits", None)
+        return self.held_delivery(envelope, request.retries + 1, receipt, commits)
+
+    def held_delivery(self, envelope: Envelope, attempt: int, receipt: Receipt, commits: Commits | None) -> Delivery:
+        """A delivery of choreo's Redis transport. Raises `EnvelopeError`."""
+        runtime, again = self.app.runtime, receipt.redelivered
+        store = runtime.store
+        if not isinstance(store, FusedStore):
+            return self.make_delivery(envelope, attempt, redelivered=again)
+        held = HeldStore(store, runtime.publisher, receipt, commits, f"{self.name}({envelope})")
+        return self.make_delivery(envelope, attempt, redelivered=again, token=receipt.tag, decisions=held)

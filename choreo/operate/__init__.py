@@ -1,0 +1,1 @@
+"""Operations on a running platform: dead letters and pending joins."""

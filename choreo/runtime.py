@@ -1,0 +1,217 @@
+"""The runtime: one service put together. The only file that knows every room."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+from kombu import Connection
+from kombu.serialization import prepare_accept_content
+
+from choreo.broker.connections import joined, redis_url
+from choreo.broker.publisher import Publisher, Unheard
+from choreo.broker.redis.ownership import CONSUMER_TIMEOUT
+from choreo.broker.topology import Topology
+from choreo.declare.context import utc_now
+from choreo.declare.join import Join
+from choreo.declare.subscription import Subscription
+from choreo.delivery.lease_keeper import LeaseKeeper
+from choreo.delivery.notice import Listener, notices_of, park
+from choreo.errors import DeclarationError, EnvelopeError, JoinExpiredError, PermanentFailure
+from choreo.events.message import Message
+from choreo.fast.fused_store import FusedStore
+from choreo.fast.lane import Lane
+from choreo.operate.dead_letters import DeadLetters
+from choreo.operate.joins import Joins
+from choreo.store.memory import MemoryStore
+from choreo.store.port import Store
+from choreo.store.redis import RedisStore
+from choreo.store.schedule import DELAYED, Backlog
+from choreo.store.terms import Terms
+from choreo.worker.dead_letters import DeadLetterTask
+from choreo.worker.grace import SHUTDOWN_TIMEOUT
+from choreo.worker.handler import HandlerTask
+from choreo.worker.steps import STEPS
+
+
+class Runtime:
+    """
+    The parts of one service, each made when it is first needed. They are the `choreo.delivery.ports.Ports` of a worker.
+
+    ``subscriptions`` may grow as long as no part was made. ``conf`` gives Celery's configuration, ``connect`` opens a
+    connection to publish on, ``tasks`` gives Celery's tasks by name, and ``listener`` is told of dead letters.
+    """
+
+    #: Tells the time at which an event is announced.
+    now: Callable[[], datetime] = staticmethod(utc_now)
+
+    def __init__(
+        self,
+        service_name: str,
+        terms: Terms,
+        subscriptions: Sequence[Subscription],
+        conf: Callable[[], Any],
+        connect: Callable[[], Connection],
+        tasks: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        self.service_name = service_name
+        self.terms = terms
+        self.subscriptions = subscriptions
+        self._settings, self._connect, self._tasks = conf, connect, tasks
+
+    @property
+    def _conf(self) -> Any:
+        return self._settings()
+
+    @cached_property
+    def topology(self) -> Topology:
+        """The exchange, queues and bindings of this service."""
+        return Topology(
+            self.service_name,
+            self._conf.get("choreo_namespace") or "",
+            self.subscriptions,
+            self._park,
+            tasks=self._tasks,
+            accept=lambda: prepare_accept_content(self._conf.accept_content) or (),
+            on_consume=self.lane.on_consume if self.lane else None,
+        )
+
+    @cached_property
+    def lane(self) -> Lane | None:
+        """The fast lane; None with ``choreo_fast_lane = False``."""
+        is_on = self._conf.get("choreo_fast_lane", True)
+        if not isinstance(is_on, bool):
+            raise DeclarationError(f"choreo_fast_lane = {is_on!r}: it takes True or False.")
+        return Lane(lambda: self.store, self._tasks) if is_on else None
+
+    @cached_property
+    def publisher(self) -> Publisher:
+        """Sends events to the broker."""
+        unheard = Unheard.of(self._conf.get("choreo_unheard") or Unheard.LOG)
+        return Publisher(self._connect, self.topology.exchange, unheard)
+
+    @cached_property
+    def store(self) -> Store:
+        """Keeps joins, retries and dead letters. Raises `DeclarationError` when no setting says where it is."""
+        conf = self._conf
+        own = redis_url(joined(conf.broker_write_url))
+        url = conf.get("choreo_store_url") or own
+        if not url:
+            raise DeclarationError(
+                "choreo keeps joins, retries and dead letters in Redis, and this broker is none. Say where it is: "
+                'choreo_store_url = "redis://..." in celeryconfig.py.'
+            )
+        if url.startswith("memory:"):
+            return MemoryStore(self.terms)
+        prefix = ":".join(filter(None, ["choreo", self.topology.namespace]))
+        options = conf.broker_transport_options or {}
+        if url != own:
+            return RedisStore(url, self.terms, prefix, transport=options)
+        # As in kombu, it says nothing unless it is a table.
+        ssl = conf.broker_use_ssl if isinstance(conf.broker_use_ssl, dict) else None
+        if self.lane is None:
+            return RedisStore(url, self.terms, prefix, ssl=ssl, transport=options)
+        names = {"broker_prefix": "global_keyprefix", "sep": "sep"}
+        broker = {name: options[option] for name, option in names.items() if option in options}
+        exchange = self.topology.exchange.name
+        return FusedStore(url, self.terms, prefix, exchange, ssl=ssl, transport=options, **broker)
+
+    @cached_property
+    def leases(self) -> LeaseKeeper:
+        """Keeps the claims of running handlers."""
+        # A pool child may outlive its worker. It must renew its claim before any consumer finds the worker dead.
+        timeout = (self._conf.broker_transport_options or {}).get("consumer_timeout", CONSUMER_TIMEOUT)
+        return LeaseKeeper(self.store, min(self.terms.lease.total_seconds(), float(timeout)))
+
+    @cached_property
+    def dead_letters(self) -> DeadLetters:
+        """The dead letters of every service that uses this store."""
+        return DeadLetters(self.store, self.queue_of)
+
+    @cached_property
+    def joins(self) -> Joins:
+        """The pending joins of every service that uses this store."""
+        return Joins(self.store, self.queue_of)
+
+    def queue_of(self, name: str) -> str:
+        """The name on the broker of the queue of this handler, or of any other of the service's queues."""
+        return self.topology.name_of(name)
+
+    def backlog(self) -> dict[str, Backlog]:
+        """The messages that wait in the store, by owner: of every service that uses this store."""
+        return {owner: self.store.backlog(owner) for owner in (*self.store.handlers(), DELAYED)}
+
+    def owners(self) -> list[str]:
+        """The owners of this service's schedules and dead letters: its handlers and its other queues."""
+        handlers = [subscription.name for subscription in self.subscriptions]
+        return [*handlers, notices_of(self.service_name), self.service_name]
+
+    def schedules(self) -> list[str]:
+        """The owners of the schedules that this service's workers look into."""
+        return [*self.owners(), DELAYED]
+
+    def introduce(self) -> None:
+        """Make this service's handlers known in the store, and the declarations of its joins."""
+        self.store.register(self.owners())
+        joins = [subscription for subscription in self.subscriptions if isinstance(subscription, Join)]
+        self.store.describe_joins({join.name: json.dumps(join.described()) for join in joins})
+
+    def handler_task(self, subscription: Subscription) -> type[HandlerTask]:
+        """The task class of a handler."""
+        attributes = {
+            "name": subscription.name,
+            "subscription": subscription,
+            # An ordinary refusal is one line in the log; its traceback is in the dead letter.
+            "throws": (PermanentFailure, EnvelopeError, JoinExpiredError, *subscription.retry.never),
+            "__doc__": subscription.reaction.function.__doc__,
+            "__module__": subscription.reaction.function.__module__,
+        }
+        base = self.lane.task_class if self.lane else HandlerTask
+        return type("Handler", (base,), attributes)
+
+    def dead_letter_task(self, listener: Listener) -> type[DeadLetterTask]:
+        """The task class in which the service is told of its dead letters."""
+        attributes = {"name": notices_of(self.service_name), "listener": staticmethod(listener)}
+        return type("DeadLetters", (DeadLetterTask,), attributes)
+
+    def _park(self, handler: str, message: Message, error: Exception) -> None:
+        join = next((known for known in self.subscriptions if isinstance(known, Join) and known.name == handler), None)
+        park(self, handler, message, error, join=join)
+
+
+def defaults(runtime: Runtime, given: Iterable[str]) -> dict[str, Any]:
+    """
+    Celery's settings where choreo has another default; a user's configuration may override them.
+
+    ``given`` are the settings that the user's configuration has. The settings that correctness needs are set on the
+    tasks themselves.
+    """
+    topology = runtime.topology
+    settings = {
+        "accept_content": ["json"],
+        "task_serializer": "json",
+        "task_ignore_result": True,
+        "task_default_queue": topology.default_queue,
+        # A mistyped -Q would otherwise make a queue that no event ever reaches.
+        "task_create_missing_queues": False,
+        # Celery's own would reach every other program on this broker; see also choreo/worker/control.py.
+        "control_exchange": topology.name_of("choreo.control"),
+        "worker_send_task_events": True,
+        # A message that waits in a worker returns at once when the worker stops, and soon when it dies.
+        "worker_prefetch_multiplier": 4,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_channel_error_retry": True,
+        "worker_consumer": "choreo.worker.consumer:ServiceConsumer",
+        "choreo_shutdown_timeout": SHUTDOWN_TIMEOUT,
+    }
+    left_out = set(given)
+    return {name: value for name, value in settings.items() if name not in left_out}
+
+
+#: The steps that a service's worker takes beside Celery's own.
+WORKER_STEPS = STEPS
+#: The class of a service's worker.
+WORKER_CLASS = "choreo.worker.node:ServiceWorker"

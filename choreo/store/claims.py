@@ -1,0 +1,132 @@
+"""Claims: which worker runs which unit, and how a unit is settled.
+
+A **unit** is work that is done once: one event for one handler, or one key of a join. Its life is three calls::
+
+    begin / arrive ──> RUN ──> (the handler runs) ──> commit ──> OK
+                  ├──> WAIT    the join is not complete yet
+                  ├──> DONE    committed before: nothing to do
+                  ├──> BUSY    another worker holds the claim: come back when its lease has run out
+                  └──> POISON  begun too often and never finished: it kills its workers
+
+`Claims.commit` is one step. It settles the unit, and records what follows from it (announced events, a retry, a dead
+letter) in the schedule. A message in the schedule is sent when it falls due, by any worker of the service, and removed
+only after the broker has it. So another worker sends what a crash left unsent.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from choreo.events.message import Message
+from choreo.store.schedule import Scheduled
+
+#: Seconds after which any worker sends the outbox of a commit. The worker that committed sends it at once; after this
+#: long it must have died.
+OUTBOX_GRACE = 2.0
+
+#: The reason given when a commit answers `Outcome.LOST`.
+FORGOTTEN = "it has forgotten that this was begun: it was restarted without its data, or lost some"
+
+
+class Verdict(StrEnum):
+    """The answer of `begin` and `arrive` to a delivery."""
+
+    RUN = "run"
+    WAIT = "wait"
+    DONE = "done"
+    BUSY = "busy"
+    POISON = "poison"
+
+
+class Outcome(StrEnum):
+    """The answer of `commit`."""
+
+    OK = "ok"
+    #: The unit was settled before.
+    ALREADY = "already"
+    #: Another worker has the claim: nothing was changed.
+    STALE = "stale"
+    #: The store has forgotten the claim, and no other worker has it: nothing was changed, and nothing is done.
+    LOST = "lost"
+
+
+# Classes that are made for each event are not frozen: that would take three times as long.
+
+
+@dataclass(slots=True)
+class Claim:
+    """
+    A worker's request to run one attempt of a unit.
+
+    ``token`` is unique to the claim. The store compares it at each call, so a worker that lost its claim changes
+    nothing.
+    """
+
+    handler: str
+    unit: str
+    token: str
+    #: From 1; 0 for a claim that is no attempt at all (a join is cancelled by hand).
+    attempt: int = 1
+    #: The id of the signal whose attempts these are; "" for the unit's own. See `choreo.delivery.signals`.
+    signal: str = ""
+
+
+@dataclass(slots=True)
+class Begun:
+    """The answer to a claim."""
+
+    verdict: Verdict
+    #: How often this attempt was begun, this time included. With WAIT: how many parts have arrived.
+    deliveries: int = 0
+    #: Seconds until the current owner's lease runs out (BUSY).
+    busy_seconds: float = 0.0
+    #: The parts that have arrived for a join: the part's name (see `Arrival`) → its text.
+    parts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Settlement:
+    """The records that a commit makes: all of them or none."""
+
+    #: True: the unit is finished for good. False: only this attempt is.
+    done: bool = True
+    #: Messages that leave with the commit, by the id under which they wait in the outbox, if there is one.
+    sent: Mapping[str, Message] = field(default_factory=dict)
+    scheduled: Sequence[Scheduled] = ()
+    #: Ids to remove from the schedule.
+    unscheduled: Sequence[str] = ()
+    #: A dead letter: its id and its JSON.
+    letter: tuple[str, str] | None = None
+    #: Seconds for which the finished unit is remembered, if that is longer than `Terms.retention`.
+    remember: float = 0.0
+
+
+@dataclass(slots=True)
+class Committed:
+    """The answer to a commit."""
+
+    outcome: Outcome
+    #: Messages that the caller must send, and then report as `sent`. They are in the outbox: if the caller dies, other
+    #: workers send them.
+    unsent: Mapping[str, Message] = field(default_factory=dict)
+    #: Messages that the store sent itself and that reached no queue.
+    unheard: Sequence[Message] = ()
+    #: The commit was sent more than once because an answer got lost. If it answers ALREADY, that may be its own work.
+    again: bool = False
+
+
+class Claims(Protocol):
+    """The units of work. Every method is one atomic decision."""
+
+    def begin(self, claim: Claim) -> Begun:
+        """Claim a unit."""
+
+    def renew(self, claim: Claim) -> bool:
+        """Prolong the lease. False when another worker has the claim, or the unit is settled."""
+
+    def forgive(self, claim: Claim) -> None:
+        """Count one beginning less: a stop of the worker ended the handler, not the handler its worker."""
+
+    def commit(self, claim: Claim, settlement: Settlement) -> Committed:
+        """Settle a claim. Unless the outcome is OK, nothing of the settlement holds, and nothing is to be sent."""

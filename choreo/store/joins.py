@@ -1,0 +1,90 @@
+"""Joins: the parts that have arrived for a key, and the decision that they are complete."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from choreo.store.claims import Begun, Claim
+
+
+@dataclass(slots=True)
+class Arrival:
+    """
+    One event for a join, and the parts that the join needs.
+
+    A part is kept under its ``name``, once: its type, or type/id where the join needs several of a type.
+    """
+
+    part: str
+    name: str
+    text: str
+    #: The parts that are needed: type → how many; None for one, 0 for as many as another part says.
+    needs: Mapping[str, int | None]
+    #: How many of the needed types make the join complete.
+    at_least: int
+    #: Seconds from the first part to the deadline.
+    within: float
+    #: How many events of other types this one asks for: type → how many.
+    told: Mapping[str, int] = field(default_factory=dict)
+    #: True if this copy was delivered before. If the part is there already, it then counts neither as a duplicate nor
+    #: as late.
+    again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A join that is not settled yet. Times are seconds since 1970, by the store's clock."""
+
+    unit: str
+    #: The time at which it ends unless it is complete.
+    deadline: float
+    #: True once the deadline has passed and the handler was told.
+    reminded: bool
+    #: Name → text, in the order of arrival.
+    parts: Mapping[str, str]
+    #: Name → time of arrival.
+    arrived: Mapping[str, float]
+    #: How many events of a type another part has asked for.
+    told: Mapping[str, int]
+    #: Attempts whose failure is recorded.
+    attempts: int = 0
+    #: Seconds for which a worker still holds the claim; 0 when none does.
+    lease: float = 0.0
+
+
+class Joins(Protocol):
+    """The joins that wait. Every method is one atomic decision."""
+
+    def arrive(self, claim: Claim, arrival: Arrival) -> Begun:
+        """
+        Record one part of a join, and claim the join if it is complete.
+
+        The first part sets the deadline. WAIT comes with the number of parts that have arrived. A part that arrived
+        before is kept as it was, and claims all the same: the worker that claimed last may have died.
+        A complete join takes no further part, so that each attempt sees the same ones. Parts that are not kept are
+        counted: see `tally`.
+        """
+
+    def waiting(self, handler: str, limit: int, after: str = "") -> tuple[list[str], str]:
+        """
+        Units of pending joins, soonest deadline first, and the cursor of the next page; "" at the end.
+
+        A page can be shorter than ``limit``. A join that arrives or is settled between two pages may be missed.
+        """
+
+    def look(self, handler: str, unit: str) -> Waiting | None:
+        """A pending join as it is now; None if there is none."""
+
+    def tally(self, handler: str) -> dict[str, int]:
+        """
+        How many events did not count for a join.
+
+        "late": they came after the join was complete or settled. "duplicate": the part was there already. "surplus":
+        the join had enough of their type.
+        """
+
+    def describe_joins(self, descriptions: Mapping[str, str]) -> None:
+        """Record the declarations of these joins: handler → JSON."""
+
+    def joins(self) -> dict[str, str]:
+        """Every join that was ever described: handler → JSON."""

@@ -1,0 +1,32 @@
+"""Dead letters as the store keeps them: JSON by handler and id."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from choreo.store.schedule import Scheduled
+
+
+class Letters(Protocol):
+    """The dead letters of each handler. Every method is one atomic decision."""
+
+    def bury(self, handler: str, letter_id: str, letter: str, scheduled: Sequence[Scheduled] = ()) -> None:
+        """Record a dead letter outside any unit: a delivery that could not even be read."""
+
+    def letters(self, handler: str) -> list[str]:
+        """The dead letters of a handler as JSON, oldest first."""
+
+    def letter(self, handler: str, letter_id: str) -> str | None:
+        """One dead letter as JSON; None if there is none with this id."""
+
+    def discard(self, handler: str, letter_id: str) -> bool:
+        """Remove a dead letter. False when there was none."""
+
+    def replay(
+        self, handler: str, letter_id: str, unit: str | None, parts: Mapping[str, str], scheduled: Scheduled
+    ) -> bool:
+        """
+        Remove a dead letter, forget that its unit was settled, restore a join's parts, and schedule the message.
+
+        ``parts`` are named as in `Arrival`; ``?type`` is how many of a type another part has asked for.
+        False, and nothing is changed, when there was no such letter: another call was faster.
+        """

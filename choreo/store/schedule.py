@@ -1,0 +1,84 @@
+"""The schedule: messages that are sent later. Retries, deadlines of joins, delayed events, and the outbox."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from choreo.events.message import Message
+
+#: The owner of delayed events that were announced outside a handler. Every worker looks into this schedule.
+DELAYED = "delayed"
+#: A schedule id with this prefix is a join's deadline, which needs no message of its own.
+DEADLINE_PREFIX = "deadline:"
+#: Seconds for which a worker's report holds that it sends delayed events: see `Schedule.tend`.
+TENDED = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """A message to be sent ``delay`` seconds from now. Scheduling the same id again changes nothing."""
+
+    id: str
+    message: Message
+    delay: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """How much waits in one schedule."""
+
+    #: Messages that are due and not sent yet. Live workers keep this at 0, but for the moment that sending takes.
+    due: int = 0
+    #: Seconds for which the first of them has been due.
+    late: float = 0.0
+    #: Messages that fall due later.
+    later: int = 0
+    #: The time at which the next of them falls due, in seconds since 1970 by the store's clock; None if there is none.
+    next_at: float | None = None
+    #: Joins that have passed their deadline, were told so, and are not settled yet.
+    reminded: int = 0
+
+    @property
+    def total(self) -> int:
+        """All entries of the schedule."""
+        return self.due + self.later + self.reminded
+
+
+def deadline_id(unit: str) -> str:
+    """The schedule id of a join's deadline."""
+    return DEADLINE_PREFIX + unit
+
+
+class Schedule(Protocol):
+    """Messages that wait for their time. Every method is one atomic decision. Time is the store's own."""
+
+    def schedule(self, owner: str, scheduled: Scheduled) -> None:
+        """Keep a message for later. ``owner`` is the handler (or service) whose workers will send it."""
+
+    def unschedule(self, owner: str, schedule_id: str) -> bool:
+        """Remove a message that no worker has been given yet. False when it is too late, or there is none."""
+
+    def now(self) -> float:
+        """Seconds since 1970, by the clock that decides which messages are due."""
+
+    def tend(self, owner: str, seconds: float) -> None:
+        """Report that a worker looks into this schedule, and will for ``seconds``."""
+
+    def tended(self, owner: str) -> bool:
+        """True if a worker looks into this schedule."""
+
+    def ripe(self, owners: Sequence[str]) -> list[str]:
+        """The owners in whose schedules a message is due. One call for all of them, since mostly there is none."""
+
+    def due(self, owner: str, limit: int, hold: float) -> list[tuple[str, Message | None]]:
+        """
+        Up to ``limit`` messages that are due. They are due again after ``hold`` seconds unless `sent` is called.
+
+        A join's deadline (see `deadline_id`) comes without a message.
+        """
+
+    def sent(self, owner: str, ids: Sequence[str]) -> None:
+        """Remove messages that the broker has. A join whose deadline was sent stays pending until it is settled."""
+
+    def backlog(self, owner: str) -> Backlog:
+        """How much waits in the schedule."""

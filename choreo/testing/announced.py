@@ -1,0 +1,38 @@
+"""For tests of handlers, which are plain functions: events that look as if somebody had announced them."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TypeVar
+from uuid import uuid4
+
+from choreo.events.event import Event
+
+E = TypeVar("E", bound=Event)
+
+
+def announced(
+    event: E,
+    subject: str = "",
+    *,
+    id: str | None = None,  # noqa: A002 - as it is called in an envelope
+    correlation_id: str | None = None,
+    causation_id: str | None = None,
+    source: str = "test",
+    time: datetime | None = None,
+) -> E:
+    """
+    This event with metadata, as a handler gets it. Nothing is sent.
+
+        >>> placed = announced(OrderPlaced(customer_id="alice"), subject="ORD-1")
+        >>> placed.meta.subject
+        'ORD-1'
+
+    What is not given is as for the first event of a story: a new id, which is the correlation id too, and the time is
+    now. The event given stays as it is; both are equal, since they say the same.
+    """
+    own_id = id if id is not None else str(uuid4())
+    envelope = event.sealed(id=own_id, source=source, subject=subject, cause=None, time=time or datetime.now(UTC))
+    story = correlation_id if correlation_id is not None else own_id
+    copy = event.model_copy()
+    copy._meta = replace(envelope, correlation_id=story, causation_id=causation_id)
+    return copy
