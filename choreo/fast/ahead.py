@@ -1,12 +1,13 @@
 """
-Beginning parts of joins several at a time.
+Asking ahead: one round trip to the store for several parts of a join.
 
-Each part has to be asked about, and most of a question's time is its way to the store and back. So the parts that a
-worker took together are asked about together, before the first of them is begun.
+The store must be asked about each part (`arrive`), and most of a question's time is its way there and back. So the
+questions about the parts that a worker took together go out together, before the first of these parts is delivered.
+Each answer is read when its part is delivered: see `HeldStore.arrive`.
 
-A part must not overtake the cancellation that came before it: nothing behind a cancellation in the queue is asked about
-until that is settled, which with threads may be long after it was delivered. A message that once brought its worker
-down is begun alone.
+A part must not overtake a cancellation that came before it. So nothing behind a message that is no part is asked about
+until that message is settled, which with threads may be long after its delivery. A redelivered message may have killed
+its worker, so it is asked about alone.
 """
 
 from collections.abc import Sequence
@@ -24,22 +25,27 @@ from choreo.events.ids import task_id
 from choreo.fast.commits import Commits
 from choreo.fast.held import HeldStore
 
-#: Messages that are begun together, at most.
+#: The most messages that are asked about together.
 MOST_AHEAD = 16
-#: `Taken.note` of a message that cannot be begun together with others: nothing behind it is, until it is delivered.
+#: `Taken.note` of a message that cannot be asked about ahead. Nothing behind it is, until it is delivered.
 ALONE = "alone"
 
 
 class Ahead:
-    """Begins the parts of one join. ``task`` is its handler's `FastHandlerTask`."""
+    """Asks ahead about the parts of one join. ``task`` is its handler's `FastHandlerTask`."""
 
     def __init__(self, task: Any) -> None:
         self._task = task
-        #: The tags of the messages that were no part.
+        #: The tags of messages that are no parts, or may be none, and that may not be settled yet.
         self._others: list[str] = []
 
     def begin(self, channel: Any, commits: Commits, first: Taken, following: Sequence[Taken]) -> None:
-        """Begin the parts among the first messages that this channel took. ``first`` is about to be delivered."""
+        """
+        Ask about the parts among the messages that the channel took, up to the first message that is no part.
+
+        ``first`` is about to be delivered, ``following`` are behind it. The delivery made for a part is kept in the
+        ``note`` of its event, and its `Taken.begun` becomes true.
+        """
         together = to_begin(first, following)
         if not together:
             return
@@ -64,14 +70,14 @@ class Ahead:
     def _begin_one(self, channel: Any, commits: Commits, taken: Taken) -> bool:
         event = taken.event
         if event is None:
-            # It was not read yet, so it may be a cancellation.
+            # It is a retry or a redelivery, or cannot be read here. It may be a cancellation.
             self._others.append(taken.tag)
             return False
         delivery = self._task.held_delivery(event.envelope, 1, channel.receipt_of(taken), commits)
         if not (isinstance(delivery, JoinDelivery) and delivery.is_part):
             self._others.append(taken.tag)
             return False
-        # Mostly nothing is revoked, and an id need not be made to find that out.
+        # Making the id takes time, and hardly ever is any task revoked.
         if state.revoked and task_id(event.envelope.id, self._task.name) in state.revoked:
             return False
         held = delivery.decisions
@@ -83,7 +89,7 @@ class Ahead:
 
 def to_begin(first: Taken, following: Sequence[Taken]) -> list[Taken]:
     """
-    The messages to begin together before ``first`` is delivered. They are neighbours in one queue.
+    The messages to ask about together before ``first`` is delivered: ``first`` and its neighbours of the same queue.
 
     Empty until half of the current batch has been delivered.
     """

@@ -1,28 +1,32 @@
 """
-Commits that are under way: sent, and not answered yet.
+Sending commits ahead: a worker goes on with the next event before Redis has answered the commit of the last one.
 
-A worker that runs its handlers itself, one after another or in threads, need not stand still until Redis has answered
-each commit. It sends the commit, goes on with the next event, and reads the answers of several commits in one go, when
-it hears from Redis for another reason: of the next event, or that there is none. What has been sent reaches Redis even
-if the next thing that happens is `kill -9`, and Redis carries it out before anything that is sent later. (A pool child
-has no such line: its parent acks, and would have to be told of the answer.)
+Workers of the pools solo and threads do it, which run handlers in their own process. The worker sends a commit, begins
+the next event, and reads the answers of several commits together, when it reads from Redis for another reason: the
+next messages, or that there are none. Redis carries out a command that was sent, and before any that is sent later,
+even if the worker is killed (`kill -9`) right after. A child of the prefork pool cannot send ahead: its parent acks the
+message, and would have to be told the answer.
 
-*Several in one go.* Sending costs as much as a very short handler does, on both sides. So when a handler was done
-within `QUICK` and more is waiting in this process, its commit goes out with the next ones: after `TOGETHER` of them,
-or `SOON`. A thread sees to it that a long handler does not hold up the commits before it, nor their answers. It is not
-the heart's: reading may take as long as a broken connection is not known to be broken. A crash in between repeats
-what these few handlers did. It repeats it once: what was delivered before is not begun until everything before it is
-sent, and its own commit is sent at once. So what kills its worker takes nobody else along with it again and again.
-Threads share one line, and gain most: to wait for an answer each would hand the interpreter to another and back.
-Whoever has to ask the store before it begins takes along the commits that wait.
+*Several commits in one command.* Sending costs as much as a very short handler, on both sides. So if a handler took
+less than `QUICK` and more deliveries wait in this process, its commit waits for the next ones. They go out together
+after `TOGETHER` commits or `SOON`. A thread sends the commits that have waited for `AT_THE_LATEST`, and reads answers
+that nothing has read for `OLD`, so that a long handler delays neither. It is not the thread of the heartbeat, since
+reading blocks until a broken connection is known to be broken.
 
-*Asking ahead.* Every part of a join has to be asked about. Of parts that were taken together all questions go out at
-once, before the first of them is begun, and each answer is read when its part's turn comes.
+If the worker crashes while commits wait, those few handlers run again. They do so once: a redelivered message does not
+begin before all waiting commits are sent, and its own commit is sent at once. So an event that kills its worker does
+not repeat other events again and again.
 
-What is different is who hears of a failure, and when: the handler's task has ended by then. So a commit that was
-refused gives its event back here, and for a while afterwards nothing is sent ahead: each commit waits for its answer
-again, and a failure is the task's own. A commit whose answer was lost with the connection is sent again first, which
-changes nothing if it was carried out.
+Threads share one connection and gain most: if each waited for its answer, Python would switch threads twice per event.
+A question to the store, before a handler begins, takes the waiting commits along (`Commits.ask`).
+
+*Asking ahead.* The store must be asked about each part of a join. The questions about parts that were taken together
+go out together, before the first of them is delivered. Each answer is read when its part is delivered. See ahead.py.
+
+*Failures.* When a commit is answered, the run of its handler has ended. So if the store refuses the commit, the event
+is given back to its queue here, and for `WARY` nothing is sent ahead: each commit waits for its answer, and a failure
+is the run's own. If the connection breaks before the answer, the commit is sent again. If it had been carried out, the
+second one changes nothing.
 """
 
 import logging
@@ -45,42 +49,44 @@ from choreo.redis_client.wire import Part, Wire, pack, pack_some
 
 logger = logging.getLogger("choreo.broker")
 
-#: So many commits are under way at most.
+#: The most commits and questions that are sent and not answered.
 MOST = 128
 #: Seconds for which no commit is sent ahead after one has failed.
 WARY = 5.0
-#: An answer that has not been read for so many seconds is fetched before the next commit is sent, or by the thread.
+#: Seconds after which an unread answer is read: before the next commit is sent, or by the thread.
 OLD = 1.0
-#: A commit may wait for the next one if its handler took no longer than this, in seconds.
+#: A commit may wait for the next one if its handler took less than this, in seconds.
 QUICK = 0.001
-#: So many commits are sent in one go at most.
+#: The most commits that wait to be sent together.
 TOGETHER = 16
-#: No commit waits for longer than this for the next handler to begin; nor for twice the second, whatever runs.
+#: Seconds for which a commit waits to be sent. SOON: checked when a handler begins and when it commits. AT_THE_LATEST:
+#: checked by the thread, as often as this; so no commit waits for longer than twice this, however long a handler runs.
 SOON, AT_THE_LATEST = 0.005, 0.01
 #: Pauses in seconds before commits are sent again after the connection broke.
 PAUSES = (0.0, 0.05, 0.2, 0.5)
 
 
 class Fate(Enum):
-    """What becomes of the copy whose commit was answered."""
+    """What to do with the delivered copy once its commit is answered."""
 
-    #: The commit took it along.
+    #: Nothing: the commit has acked it.
     GONE = auto()
-    #: It is of no use any more: somebody else has settled it, or has taken over.
+    #: Ack it: another delivery has settled the unit, or has claimed it.
     ACK = auto()
-    #: Nothing was committed.
+    #: Give it back to its queue: nothing was committed.
     BACK = auto()
 
 
-#: Told the answer, or the error, and whether the commit was sent more than once.
+#: Callback: gets the answer to a commit (or the error), and True if the commit was sent more than once.
 Told = Callable[[Any, bool], Fate]
 
 
 class Header:
     """
-    What commits have in common that can be sent as one command: those of one handler, for one consumer.
+    The script, keys and first arguments that the commits of one handler for one consumer have in common.
 
-    The script does any number of them, and answers a list: an answer for each, or ``[b"error", why]``.
+    Commits with the same header can be sent as one command. The script settles any number of claims, and answers a
+    list: for each its answer, or ``[b"error", reason]``.
     """
 
     def __init__(self, script: Script, keys: Sequence[Part], args: Sequence[Part]) -> None:
@@ -88,7 +94,7 @@ class Header:
         self._packed = "", 0, b""
 
     def packed(self, wire: Wire) -> tuple[int, bytes]:
-        """How many parts of the command this is, and those, packed. Raises as `pack_some` does."""
+        """The number of parts of a command that this header makes, and these parts, packed once per script."""
         sha = wire.known(self.script).sha
         if self._packed[0] != sha:
             parts = wire.evalsha(self.script, self.keys, self.args)
@@ -98,21 +104,21 @@ class Header:
 
 @dataclass(slots=True)
 class Commit:
-    """What settles one delivery."""
+    """The commit of one delivery. ``tag`` is the delivery's."""
 
     tag: str
     header: Header
-    #: What the script is told about this one.
+    #: The script's arguments for this claim.
     args: Sequence[Part]
     told: Told
     packed: bytes = b""
-    #: Whether it was sent again, after a connection broke.
+    #: True if it was sent more than once, because a connection broke.
     again: bool = False
 
 
 @dataclass(slots=True, eq=False)
 class Question:
-    """A script whose answer is wanted later. It may be run again."""
+    """A call of a script whose answer is read later. The script must be one that can be run again without harm."""
 
     script: Script
     keys: Sequence[Part]
@@ -120,16 +126,15 @@ class Question:
     packed: bytes = b""
     again: bool = False
     answered: bool = False
-    #: None if there is none.
+    #: None until it is answered, and if Redis refused it or the answer was lost.
     answer: Any = None
 
 
-#: What has been sent, and is to be answered.
 Sent = Commit | Question
 
 
 class _Turn(threading.local):
-    """What the handler that runs in this thread is like."""
+    """The handler that runs in this thread: when it began, and True if its commit must not wait for others."""
 
     began = 0.0
     alone = True
@@ -137,22 +142,25 @@ class _Turn(threading.local):
 
 class Commits:
     """
-    The commits of one channel's consumer. ``own`` is whose messages they are about.
+    The commits of one channel's consumer, on a connection of their own.
 
-    A commit's ack is part of it, so the message must not be acked apart: see `decides`.
+    ``wire`` is that connection, ``own`` returns the ownership that holds the consumer's messages, and ``more`` returns
+    a true value if more deliveries wait in this process. It is closed with its channel. Safe in threads.
+
+    A commit acks its message, so the message must not be acked apart: see `decides`.
     """
 
     def __init__(self, wire: Wire, own: Callable[[], Ownership], more: Callable[[], object] = lambda: False) -> None:
         self._wire = wire
         self._own = own
-        #: Whether more deliveries wait in this process.
         self._more = more
+        #: Everything that has no answer yet, oldest first; the last of it may not be sent yet.
         self._pending: deque[Sent] = deque()
-        #: How many of them each command that was sent is about.
+        #: For each command that was sent and not answered: how many of the pending it holds.
         self._commands: deque[int] = deque()
-        #: How many commands were sent so far.
+        #: The number of commands that were sent so far.
         self.sent = 0
-        #: The newest of them, which are not sent, and since when the oldest of those waits.
+        #: The last of the pending, which are not sent yet; and the time since which the oldest of these waits.
         self._unsent: list[Sent] = []
         self._unsent_since = 0.0
         self._turn = _Turn()
@@ -160,24 +168,36 @@ class Commits:
         #: True while the daemon looks after commits that wait to be sent.
         self._is_watched = False
         self._closed = False
+        #: The tags of deliveries whose commits were sent ahead, until Celery acks them: see `decides`.
         self._tags: set[str] = set()
+        #: The time since which the oldest of the pending has no answer.
         self._since = 0.0
         self._wary_until = 0.0
-        # Handlers may run in many threads, and one more looks after what they sent.
+        # Handlers may run in many threads; one more thread sends and reads for them.
         self._lock = threading.RLock()
 
     def begin(self, *, alone: bool) -> None:
-        """A handler begins in this thread. ``alone``: whatever becomes of it, no other commit may be lost with it."""
+        """
+        Call this when a handler begins in this thread.
+
+        ``alone``: the handler may kill the worker, so all waiting commits are sent first, and its own does not wait.
+        """
         now = time.monotonic()
         if self._unsent and (alone or now - self._unsent_since > SOON):
             self.flush()
         self._turn.began, self._turn.alone = now, alone
 
     def send(self, commit: Commit) -> bool:
-        """Send a commit ahead. False if that is not wise now: nothing was sent, and the caller waits for an answer."""
+        """
+        Send a commit ahead, now or together with the next ones. `Commit.told` gets its answer.
+
+        False if a commit has failed within the last `WARY` seconds, or this is closed: nothing was sent, and the
+        caller must commit by itself and wait for the answer. Raises as `pack_some` does for arguments that cannot be
+        packed.
+        """
         if time.monotonic() < self._wary_until:
             return False
-        # Nothing may go wrong any more once it counts as pending.
+        # Once it is pending, nothing may fail any more. So everything is packed before.
         commit.header.packed(self._wire)
         commit.packed = pack_some(commit.args)
         with self._lock:
@@ -192,9 +212,14 @@ class Commits:
             return True
 
     def ask_ahead(self, question: Question) -> bool:
-        """Put a question. It goes out with the next `flush`. False if that is not wise now: nothing was asked."""
+        """
+        Note a question, which goes out with the next `flush`; `answer` returns its answer.
+
+        False if nothing can be sent ahead now: see `send`. Also False if another thread has the connection for longer
+        than `SOON`.
+        """
         question.packed = pack(self._wire.evalsha(question.script, question.keys, question.args))
-        # The event loop asks, and must not wait for as long as a thread may wait for an answer.
+        # The event loop calls this. It must not wait for as long as a thread may wait for an answer.
         if not self._lock.acquire(timeout=SOON):
             return False
         try:
@@ -203,10 +228,10 @@ class Commits:
             self._lock.release()
 
     def answer(self, question: Question) -> Any:
-        """Wait for the answer to a question. None if there is none."""
+        """Wait for the answer to a question. None if Redis refused it, or the connection broke."""
         with self._lock:
             if not question.answered:
-                # Commits that wait go on waiting, if the question does not.
+                # If the question was sent before, the commits that wait may go on waiting.
                 if question in self._unsent:
                     self.flush()
                 self._read(question)
@@ -238,7 +263,11 @@ class Commits:
         )
 
     def flush(self, *, wait: bool = True) -> None:
-        """Send what waits. Without ``wait``, that is left to others while another thread has the line."""
+        """
+        Send everything that waits.
+
+        Without ``wait``, do nothing if another thread has the connection: that thread, or the next call, sends it.
+        """
         if not self._unsent or not self._lock.acquire(blocking=wait):
             return
         try:
@@ -251,7 +280,7 @@ class Commits:
             self._lock.release()
 
     def _packed(self) -> list[bytes]:
-        """What waits, as commands that count as sent."""
+        """Everything that waits, as packed commands, one per header and question. They count as sent from now on."""
         unsent, self._unsent = self._unsent, []
         commands: list[bytes] = []
         before = len(self._commands)
@@ -273,8 +302,8 @@ class Commits:
         """
         One turn of the thread. Returns the seconds until the next one.
 
-        It sends the commits that have waited for too long, and reads the answers that no handler has read for a while:
-        a long handler may be running.
+        It sends commits that have waited for `AT_THE_LATEST`, and reads answers that nothing has read for `OLD`: a long
+        handler may be running.
         """
         if self._is_watched and time.monotonic() - self._unsent_since < AT_THE_LATEST:
             return AT_THE_LATEST
@@ -289,11 +318,12 @@ class Commits:
 
     def ask(self, script: Script, keys: Sequence[Part], args: Sequence[Part]) -> Any:
         """
-        Run a script and return its answer; commits that wait go out with it. None if this line cannot tell the answer.
+        Run a script and return its answer. Waiting commits go out with it.
 
-        The script may be one of those that can be run again.
+        None if there is no answer: another thread has the connection, it broke, or Redis refused the script. The script
+        may have been carried out, so it must be one that can be run again without harm.
         """
-        # Another thread may wait for an answer just now, and this one need not wait for that.
+        # Another thread may be waiting for an answer. This one need not wait for it: it has another connection.
         if not self._lock.acquire(blocking=False):
             return None
         try:
@@ -318,10 +348,10 @@ class Commits:
 
     def decides(self, tag: str) -> bool:
         """
-        Whether the commit decides what becomes of this delivery. Asked once, when Celery acks it.
+        True if a commit that was sent ahead settles this delivery, so that it must not be acked apart.
 
-        That may be after the answer, which other threads read as well, and after the end of this line: what goes back
-        must not be acked then.
+        Called once per delivery, when Celery acks it. That may be after the commit was answered, which another thread
+        may have read, and after `close`. A delivery that was given back must not be acked even then.
         """
         if tag not in self._tags:
             return False
@@ -330,10 +360,10 @@ class Commits:
 
     def settle(self, *, wait: bool = True, sent_before: int | None = None) -> None:
         """
-        Read the answers: all of them, or those to the commands that were sent before `sent` was so many.
+        Read answers: all of them, or those to the first ``sent_before`` commands. Sends the waiting commits if all.
 
-        Whatever they are, this raises nothing: those who wait for them are told. Without ``wait``, nothing is done
-        while another thread has the line.
+        Raises nothing: each answer, or error, goes to its `Commit.told`. Without ``wait``, do nothing if another thread
+        has the connection.
         """
         if not self._pending or not self._lock.acquire(blocking=wait):
             return
@@ -345,15 +375,19 @@ class Commits:
             self._lock.release()
 
     def _read(self, wanted: Question | None = None, sent_before: int | None = None) -> None:
-        self._call_each(self._read_answers(wanted, sent_before))  # the first of them loads the script
+        self._call_each(self._read_answers(wanted, sent_before))  # the first call loads the script
 
     def _read_answers(self, wanted: Question | None = None, sent_before: int | None = None) -> list[Sent]:
-        """Read all answers, or some of them. Returns what they are to of which Redis did not know the script."""
+        """
+        Read the answers up to that of ``wanted``, or to the first ``sent_before`` commands, or all.
+
+        Returns the commits and questions that Redis answered with NOSCRIPT.
+        """
         until = sys.maxsize if sent_before is None else sent_before
         unknown: list[Sent] = []
         while self._pending:
             if unknown:
-                # All are read before a script is loaded, also those to what still waits.
+                # Before a script is loaded, everything is sent and all answers are read.
                 self.flush()
             elif wanted.answered if wanted is not None else self.sent - len(self._commands) >= until:
                 break
@@ -373,11 +407,11 @@ class Commits:
         return unknown
 
     def _answered(self) -> list[Sent]:
-        """What the oldest command was about. It is no longer pending."""
+        """The commits or the question of the oldest command. They are no longer pending."""
         return [self._pending.popleft() for _ in range(self._commands.popleft())]
 
     def close(self) -> None:
-        """Read what is left, and close the connection."""
+        """Send and read what is left, close the connection and end the thread. Nothing is sent ahead after that."""
         with self._lock:
             self.settle()
             self._wire.close()
@@ -385,28 +419,32 @@ class Commits:
         self._daemon.end()
 
     def _send_again(self) -> None:
-        """Call for what is pending. What was carried out before is not carried out twice."""
+        """
+        After the connection broke: send all pending commits once more, and wait for each answer.
+
+        A commit that Redis had carried out is answered ALREADY, and changes nothing. Questions end without an answer.
+        """
         for sent in islice(self._pending, len(self._pending) - len(self._unsent)):
             sent.again = True
-        # What waits to be sent is pending as well, and answers to what was sent before are none to what is sent now.
+        # Waiting commits are pending as well. Answers to earlier commands will not come: the connection is dropped.
         self._unsent = []
         self._commands.clear()
         pending, self._pending = self._pending, deque()
         if pending:
             self._wire.drop()
-        # Who asked asks again, since nobody waits for him alone.
+        # `answer` returns None for a question, and its caller asks again.
         for question in pending:
             if isinstance(question, Question):
                 self._finish(question, ConnectionError())
         self._call_each(sent for sent in pending if isinstance(sent, Commit))
 
     def _call_each(self, several: Iterable[Sent]) -> None:
-        """One by one, each waiting for its answer."""
+        """Send each by itself, and wait for its answer. If Redis is away for one, the others are not tried."""
         away: Exception | None = None
         for sent in several:
             answer = away or self._call(sent)
             if isinstance(answer, Exception) and not isinstance(answer, ResponseError):
-                away = answer  # what did not work for one need not be tried for each
+                away = answer
             self._finish(sent, answer)
 
     def _call(self, sent: Sent) -> Any:
@@ -439,13 +477,14 @@ class Commits:
             self._own().ack(sent.tag)
         elif fate is Fate.BACK:
             self._wary_until = time.monotonic() + WARY
-            # A refusal may come again and again, so it counts; where Redis is away, nothing can be said of the event.
+            # A refusal may repeat with every delivery, so it counts as a failed one. If Redis is away, that says
+            # nothing about the event.
             away = isinstance(answer, Exception) and not isinstance(answer, ResponseError)
             self._own().return_soon([sent.tag], counted=not away)
 
 
 def _apart(together: Sequence[Sent], answer: Any) -> Sequence[Any]:
-    """The answers to what was one command."""
+    """The answer for each of the commits, or for the question, that were one command."""
     if isinstance(together[0], Question):
         return [answer]
     if type(answer) is not list or len(answer) != len(together):
@@ -454,5 +493,5 @@ def _apart(together: Sequence[Sent], answer: Any) -> Sequence[Any]:
 
 
 def refused(answer: Any) -> ResponseError | None:
-    """The error that a script answers about one of its commits."""
+    """The error in a script's answer about one of its commits; None if the answer is no error."""
     return ResponseError(answer[1].decode(errors="replace")) if answer and answer[0] == b"error" else None

@@ -1,40 +1,41 @@
-"""The store where the broker is the same Redis: taking is beginning, committing is acking.
+"""
+The store where the broker is the same Redis server: taking a message claims its unit, and a commit acks it.
 
-There, recording what a handler announces and sending it are one step: the commit puts the copies into the queues. No
-outbox is written, nothing is left for a relay, and two round trips are saved. The commit also removes the copy that was
-handled from its worker's hands, so that it is acked if, and only if, its outcome is recorded.
+*Commit.* One script settles the unit, puts the announced events into the queues, and removes the handled copy from the
+messages in flight. So a copy is acked if, and only if, its outcome is recorded. No outbox is written, the relay has
+nothing to do, and two round trips are saved.
 
-For a plain handler, `begin` needs no round trip either. The script that takes a message from the handler's queue looks
-into the inbox in the same step (the broker's claim.lua). What was done before is dropped there, and counted. The rest
-is *claimed*: the unit says which delivery it belongs to. A join is claimed by its parts, as everywhere.
+*Begin.* A handler that is no join begins without a round trip. The script that takes a message from the handler's queue
+looks into the inbox in the same step (the broker's claim.lua). If the unit is done, it drops the copy and counts it.
+Else it *claims* the unit: the unit's record then names this delivery. A join is claimed by its parts, as in any store.
 
-*How long a claim holds.* As long as the message is in flight, which is as long as its consumer lives: however long its
-handler runs, and not a moment longer than it takes the broker to find that the consumer died, stopped, or gave the
-message back. Handlers that run for longer also renew a lease, from their own process: should the worker's main process
-be killed alone, a pool child that still runs keeps others out.
+*How long such a claim holds.* As long as the message is in flight, which is as long as its consumer lives, however long
+the handler runs. It ends when the broker finds that the consumer died or stopped, or when the message is given back.
+The process of a handler that runs for longer also renews a lease. If the worker's main process is killed alone, that
+lease keeps other workers out while a pool child still runs.
 
-*Two copies of one event.* The first that is taken is claimed, wherever the second is taken. The second asks the store
-when it is about to run, finds the unit busy, and waits in the schedule; or done.
+*Two copies of one event.* The copy that is taken first gets the claim, whichever consumer takes the second. The second
+copy asks the store when it is about to run. The answer is BUSY, and it waits in the schedule, or DONE.
 
-*Who may begin without asking.* A claim was true when the message was taken. Taking is also a sign of life: for the
-consumer timeout from then on nobody can have taken the consumer for dead. Until most of that time has passed, by a
-clock that all processes of a machine share, a handler begins at once. After that (a long backlog in the worker, a
-process that was stopped) it asks the store, as it does while its worker is stopping.
+*When a handler begins without asking.* The claim was true when the message was taken. Taking is also a sign of life: no
+other consumer can take this one for dead before `consumer_timeout` has passed. Until most of that time has passed, by a
+clock that all processes of a machine share, a handler begins at once. Later (after a long backlog in the worker, or in
+a process that was stopped), and while its worker is stopping, it asks the store first.
 
-*Counting crashes.* To be taken is not to be begun: most of what a worker dies with was waiting in it. A pool of n
-begins what it was given in order, and each commit takes its own copy away: so a worker is busy with the n oldest of
-what it has in flight. Whoever finds it dead notes those, and they count as begun once. (Commits of very short handlers
-may have waited for each other just then, or acks that no commit carries. Handled copies are among the oldest in that
-case, and what killed the worker counts from its next beginning.) When a pool child dies alone, its worker knows what
-that was busy with, and notes it as it gives that back. What was delivered before is never claimed by taking: it asks
-the store, which counts from there. So what kills its workers is parked after `Terms.max_deliveries`, and what waited
-beside it is not.
+*Counting crashes.* A message that was taken has not always begun: most of the messages that a worker dies with were
+waiting in it. A pool of size n begins its messages in order, and each commit removes its own copy. So a worker is busy
+with the n oldest of its messages in flight. The consumer that finds it dead records that these n have begun once. (The
+commits of very short handlers may have been waiting to be sent together just then, and so may acks that no commit
+carries. Handled copies are then among the n oldest, and the event that killed the worker counts from its next
+beginning.) When a pool child dies alone, its worker knows the event it was busy with, and records that when it gives
+the event back. A redelivered message is never claimed by taking. It asks the store, which counts from there. So an
+event that kills its workers is parked after `Terms.max_deliveries`, and the events that waited beside it are not.
 
-*Sending ahead.* A worker of the pools solo and threads does not wait for each commit's answer: see the broker's
-commits.py.
+*Sending ahead.* Workers of the pools solo and threads do not wait for the answer to each commit: see commits.py.
 
-*Fencing.* The token of a claim is the name of the delivery, which is never used twice. Whoever lost his claim to
-another delivery cannot commit. Who lost it to nobody still may: the copy that went back is dropped when it is taken.
+*Fencing.* The token of a claim is the tag of the delivery, which is never used twice. If another delivery has claimed
+the unit, the commit is refused. If no other delivery has claimed it, the commit still succeeds, and a copy that was
+given back meanwhile is dropped when it is taken again.
 """
 
 from collections.abc import Iterable, Mapping
@@ -56,11 +57,13 @@ from choreo.store.terms import Terms
 
 class FusedStore(RedisStore):
     """
-    The store on the broker's own Redis. ``exchange`` is the one on which events are announced.
+    The store on the broker's own Redis server: a `RedisStore` whose commit also sends and acks.
 
-    ``broker_prefix`` and ``sep`` are the transport options `global_keyprefix` and `sep`.
-    The token of a claim is the tag of its delivery, `owner:number`, which names the consumer that holds it. A claim
-    with another token is one whose message was not taken from this server.
+    ``exchange`` is the one on which events are announced. ``broker_prefix`` and ``sep`` are the transport options
+    `global_keyprefix` and `sep`; the other parameters are those of `RedisStore`.
+
+    The token of a claim is the tag of its delivery, `owner:number`, which names the consumer that holds the message. A
+    claim with any other token (of a join that is cancelled by hand, say) has no message in flight, and acks none.
     """
 
     def __init__(
@@ -84,17 +87,22 @@ class FusedStore(RedisStore):
         self._commit = Script.load("fast/commit_fused")
 
     def commit(self, claim: Claim, settlement: Settlement) -> Committed:
+        """
+        Settle a claim, send what leaves with it and ack its message: all in one step.
+
+        `Committed.unsent` is always empty. Raises `StoreError`.
+        """
         header = self.header(claim)
         args = [*header.args, *self.commit_args(claim, settlement)]
         (answer,), again = self._calls.run_once(self._commit, header.keys, args, _check)
         return committed(answer, settlement, again)
 
     def header(self, claim: Claim) -> Header:
-        """The part that the commits of one handler for one consumer have in common."""
+        """The script, keys and first arguments that the commits of one handler for one consumer have in common."""
         place = claim.handler, self._in_flight(claim)
         header = self._headers.get(place)
         if header is None:
-            # A consumer has a new name after each outage.
+            # A consumer has a new id after each outage, so old headers would collect.
             if len(self._headers) >= 1000:
                 self._headers.clear()
             handler, inflight = place
@@ -110,26 +118,34 @@ class FusedStore(RedisStore):
         return args
 
     def beginning(self, claim: Claim) -> Question:
-        """The question that `begin` asks."""
+        """The question that `begin` asks, for `Commits.ask`."""
         return Question(self._begin, *self._beginning(claim))
 
     def arriving(self, claim: Claim, arrival: Arrival, *, ahead: bool = False) -> Question:
-        """The question that `arrive` asks. ``ahead``: before its turn, so that the claim does not count as begun."""
+        """The question that `arrive` asks. ``ahead``: it is asked early, and the claim does not count as begun yet."""
         return Question(self._arrive, *self._arriving(claim, arrival, ahead=ahead))
 
     def answered(self, answer: Any) -> Begun:
-        """The answer to one of these questions."""
+        """The answer to `beginning` or `arriving`, read."""
         return begun(answer)
 
     def fate(self, answer: Any, settlement: Settlement, again: bool) -> Committed | StoreError:
-        """The answer to a commit that was sent ahead: the outcome, or the error for which nothing was committed."""
+        """
+        The answer to a commit that was sent ahead, read: the outcome, or the error if nothing was committed.
+
+        ``again``: the commit was sent more than once.
+        """
         if isinstance(answer, Exception):
             return self._calls.failed(answer)
         outcome = committed(answer, settlement, again)
         return StoreError(FORGOTTEN) if outcome.outcome is Outcome.LOST else outcome
 
     def inbox(self, handler: str) -> str:
-        """The consumer argument with which the broker looks into the handler's inbox and claims for it: claim.lua."""
+        """
+        The consumer argument that lets the broker claim units for this handler when it takes messages: see claim.lua.
+
+        It holds the inbox's retention in milliseconds, and the prefix of the handler's keys.
+        """
         return f"{self._retention} {self._key(handler, '')}"
 
     def _in_flight(self, claim: Claim) -> str:
@@ -138,7 +154,7 @@ class FusedStore(RedisStore):
 
 
 def _check(answer: Any) -> None:
-    # A server that refuses (the master that was) is no longer the right one: the next call connects anew.
+    # A server that refuses (a former master, say) is no longer the right one. Raising here drops the connection.
     error = refused(answer[0])
     if error is not None:
         raise error

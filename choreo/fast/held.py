@@ -1,4 +1,4 @@
-"""The fused store in the hands of one delivery: fewer questions, and commits that do not wait for their answers."""
+"""The fused store for one delivery: it asks the store less, and does not wait for the answer to a commit."""
 
 import logging
 
@@ -19,13 +19,14 @@ _SENT = Committed(Outcome.OK)
 
 class HeldStore:
     """
-    Decides for one delivery, in place of the store: see `choreo.delivery.ports.Decisions`.
+    Makes the decisions of one delivery in place of the store: see `choreo.delivery.ports.Decisions`.
 
-    - `begin` asks nothing if the message was claimed when it was taken, and the claim certainly holds.
-    - `arrive` uses the answer to a question that was asked ahead.
-    - `commit` of a success is sent on ``commits``, if there is one, and counts as done. `_hear` gets the answer.
+    - `begin` asks nothing if the message was claimed when it was taken, and that claim certainly still holds.
+    - `arrive` uses the answer to a question that was asked ahead, if there is one.
+    - `commit` of a success is sent ahead on ``commits`` and answers OK at once. `_hear` gets the real answer.
 
-    ``what`` names the delivery in the log.
+    Without ``commits``, and while the worker is stopping, every decision waits for the store. The methods raise
+    `StoreError`, as the store's do. ``what`` names the delivery in the log.
     """
 
     __slots__ = ("_asked", "_commits", "_publisher", "_receipt", "_store", "what")
@@ -39,20 +40,25 @@ class HeldStore:
         self.what = what
 
     def begin(self, claim: Claim) -> Begun:
-        """Claim a unit, without asking if the message was claimed when it was taken."""
+        """Claim a unit. Asks the store unless the message was claimed when it was taken and the claim still holds."""
         if self._receipt.holds(claim.unit, claim.attempt) and not is_stopping():
             return self._about_to_run(Begun(Verdict.RUN, deliveries=1))
         return self._about_to_run(self._ask(self._store.beginning(claim)) or self._store.begin(claim))
 
     def arrive(self, claim: Claim, arrival: Arrival) -> Begun:
-        """Record one part of a join, and claim the join if it is complete."""
+        """Record one part of a join, and claim the join if it is complete: by the answer asked ahead, if it holds."""
         begun = self._answer_ahead(arrival) if self._asked else None
         if begun is None:
             begun = self._ask(self._store.arriving(claim, arrival)) or self._store.arrive(claim, arrival)
         return self._about_to_run(begun)
 
     def commit(self, claim: Claim, settlement: Settlement) -> Committed:
-        """Settle a claim. A success may be sent ahead: then the answer is OK, and `_hear` gets the real one."""
+        """
+        Settle a claim.
+
+        A success (done, without a dead letter) is sent ahead if possible: OK then means sent, not yet committed. If
+        the store refuses it, the event is given back to its queue. Every other settlement waits for the store.
+        """
         commits, store = self._commits, self._store
         if commits is not None and settlement.done and settlement.letter is None:
 
@@ -64,7 +70,11 @@ class HeldStore:
         return store.commit(claim, settlement)
 
     def ask_ahead(self, claim: Claim, arrival: Arrival) -> bool:
-        """Ask what `arrive` will ask, without waiting for the answer. False if that cannot be done now."""
+        """
+        Ask the question of `arrive` ahead; `arrive` reads the answer. It goes out with the next `Commits.flush`.
+
+        False if nothing can be asked ahead now.
+        """
         if self._commits is None:
             return False
         question = self._store.arriving(claim, arrival, ahead=True)
@@ -74,29 +84,33 @@ class HeldStore:
         return True
 
     def _ask(self, question: Question) -> Begun | None:
-        """Ask on the line of the commits; None if that cannot tell. The store's own connection is more patient."""
+        """
+        Ask over the connection of the commits, which saves a round trip if commits wait to be sent.
+
+        None if there is no answer; the caller then asks over the store's connection, which tries more than once.
+        """
         if self._commits is None:
             return None
         answer = self._commits.ask(question.script, question.keys, question.args)
         return None if answer is None else self._store.answered(answer)
 
     def _answer_ahead(self, arrival: Arrival) -> Begun | None:
-        """The answer to the question that was asked ahead, if it still holds."""
+        """The answer to the question that was asked ahead. None if there is none, or it may no longer hold."""
         question, self._asked = self._asked, None
         if question is None or self._commits is None:
             return None
         answer = self._commits.answer(question)
         begun = None if answer is None else self._store.answered(answer)
         if stopping := is_stopping():
-            # The claim may have been given back, and nothing is sent ahead any more.
+            # The claim may have been given back. From now on nothing is sent ahead.
             self._commits = None
         if begun is None:
-            # The question may have been carried out, although there is no answer.
+            # The store may have recorded the part although its answer is lost. A second record is no duplicate.
             arrival.again = True
             return None
         if begun.verdict in (Verdict.WAIT, Verdict.DONE):
             return begun
-        # BUSY may mean that this worker itself was at it, a moment ago.
+        # BUSY may be outdated: the claim may have been this worker's own, for the part before, and settled since.
         holds = begun.verdict is not Verdict.BUSY and self._receipt.is_certain
         return begun if holds and not stopping else None
 
@@ -106,7 +120,7 @@ class HeldStore:
         return begun
 
     def _hear(self, claim: Claim, committed: Committed | StoreError) -> Fate:
-        """Take the answer to a commit that was sent ahead."""
+        """Handle the answer to a commit that was sent ahead, and return the fate of the delivered copy."""
         what = self.what or f"{claim.handler}({claim.unit})"
         if isinstance(committed, StoreError):
             logger.error("%s: %s; it goes back to its queue", what, committed)

@@ -1,10 +1,10 @@
-"""From a delivery to its handler, in a worker whose pool is its own process.
+"""From a delivery to its handler, in a worker whose pool runs in the worker's own process (solo, threads).
 
-On this way Celery asks what may be wanted of any task: an ETA, a rate limit, a message of protocol 1, a result, a
-callback. A handler's task wants none of it, and each question is asked of each event, as often as strategy, request,
-pool and tracer each ask it once more. What is left is here: the request, what `celery inspect` and Flower are told, the
-pool, the run, the ack. Everything else is left to Celery: failures, revoked tasks, rate limits, and every run that a
-signal, a log or a foreign tracer observes.
+Celery checks each delivery for everything that any task may have: an ETA, a rate limit, a message of protocol 1, a
+result, a callback. A handler's task has none of it, and Celery's strategy, request, pool and tracer check again each.
+Only the necessary steps are here: the request, the state that `celery inspect` shows, worker events, the pool, the run
+and the ack. Celery does the rest: failures, revoked tasks, rate limits, and every run that a signal receiver, a log
+line or a foreign tracer observes.
 """
 
 import os
@@ -22,12 +22,17 @@ from celery.worker.request import create_request_cls
 from choreo.fast.request import HandlerRequest
 from choreo.fast.tracer import Failed, attempt, is_listened_to, shown
 
-#: A strategy's (message, body, ack, reject, callbacks).
+#: The function that a strategy returns. Callback: gets message, body, ack, reject, callbacks.
 OnMessage = Callable[[Any, Any, Any, Any, Any], Any]
 
 
 class InProcess:
-    """The strategy, and what is needed of it for those who come here by a `Shortcut`."""
+    """
+    The function that a worker calls with each delivery to one handler: see `choreo.fast.strategy`.
+
+    ``consumer`` is Celery's; the object lives as long as the consumer's connection. ``celerys`` is the function of
+    Celery's own strategy, which gets every delivery that is not plain. A `Shortcut` uses the other methods.
+    """
 
     def __init__(self, task: Any, app: Any, consumer: Any, celerys: OnMessage) -> None:
         self.task, self._app, self._consumer, self._celerys = task, app, consumer, celerys
@@ -35,9 +40,9 @@ class InProcess:
         self._apply, self._pid = consumer.pool.on_apply, os.getpid()
         self._trace = fast_trace_task if app.use_fast_trace_task else trace_task_ret
         eventer = self._eventer = consumer.event_dispatcher
-        #: Whose worker events tell of this task, if any do.
+        #: The dispatcher of worker events; None if this task sends none.
         self.events: Any = eventer if eventer and task.send_events else None
-        #: Sends one.
+        #: Sends one worker event, or does nothing.
         self.tell: Callable[..., object] = self.events.send if self.events else _nothing
         self.queue = app.amqp.queues[app.runtime.queue_of(task.name)]
         self._request = create_request_cls(HandlerRequest, task, consumer.pool, consumer.hostname, eventer, app=app)
@@ -64,21 +69,25 @@ class InProcess:
 
     @property
     def is_clear(self) -> bool:
-        """Whether nobody wants more than that the handler runs."""
+        """True if nothing observes or limits this handler's runs just now, so that they may take this way."""
         consumer = self._consumer
         is_limited = not consumer.disable_rate_limits and consumer.task_buckets[self.task.name]
         is_watched = consumer.on_task_message or task_received.receivers or is_listened_to()
-        # After a connection was lost Celery counts each ack, until it fetches as much as before.
+        # After a lost connection Celery counts each ack, until its prefetch is as large as before.
         is_recovering = not getattr(consumer, "_maximum_prefetch_restored", False)
         return bool(self.task.is_brief and not is_limited and not is_watched and not is_recovering)
 
     def _is_plain(self, message: Any) -> bool:
-        """Whether it is as a handler's queue makes it. Somebody may also send the task, to the queue of all others."""
+        """
+        True if the message comes from the handler's queue, which has checked it, and is not revoked.
+
+        A program can also send the handler's task, like any task, to the service's queue for ordinary tasks.
+        """
         is_events = message.delivery_info.get("routing_key") == self.queue.name
         return is_events and message.headers["id"] not in state.revoked
 
     def request(self, message: Any, ack: Any, reject: Any) -> Any:
-        """The request that Celery would make of a message."""
+        """The request that Celery would make for a message."""
         return self._request(
             message,
             on_ack=ack,
@@ -93,7 +102,7 @@ class InProcess:
         )
 
     def accept(self, request: Any, began: float) -> None:
-        """Say that this process runs it, and since when. Nothing is told to anybody."""
+        """Note in the request that this process runs it since ``began`` (a Unix time). Sends no worker event."""
         request.worker_pid, request.time_start = self._pid, began
         request.request_dict["is_eager"] = False
 
@@ -103,7 +112,11 @@ class InProcess:
         self.run(request, context, request.args, request.kwargs)
 
     def run(self, request: Any, context: Context, args: Any, kwargs: Any) -> None:
-        """Run what is reserved, and settle it. ``request`` is Celery's, or a `Run`."""
+        """
+        Run a reserved request, ack it, and send the worker events. ``request`` is Celery's, or a `Run`.
+
+        If the handler fails, Celery reports that, and acks or rejects the delivery.
+        """
         task = self.task
         state.task_accepted(request)
         request.send_event("task-started")
@@ -115,15 +128,15 @@ class InProcess:
         took = monotonic() - began
         state.task_ready(request)
         request.acknowledge()
-        # Not as when it was received: the connection may be another one by now.
+        # By the request and not by `tell`, as the reception was: the connection may be another one by now.
         request.send_event("task-succeeded", result=shown(task, answer), runtime=took)
 
     def _fail(self, request: Any, error: BaseException) -> None:
-        """Let Celery report what a handler has raised, and settle the delivery accordingly."""
+        """Let Celery report the error that the handler raised, and ack or reject the delivery."""
         body: Any = [Failed.instead_of(request.args[0], error)], {}, {}
         call = self.task.name, request.id, request.request_dict, body, None, None
         apply_target(self._trace, call, callback=request.on_success)
 
 
 def _nothing(*_: Any, **__: Any) -> None:
-    """What there is to do when nobody is to be told, and when a run has ended."""
+    """Take any arguments, and do nothing."""

@@ -1,4 +1,4 @@
-"""The door of the fast lane. See README.md in this folder."""
+"""The entry to the fast lane: `choreo.runtime` makes one `Lane` per service. See README.md in this folder."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,10 +16,11 @@ from choreo.store.port import Store
 
 class Lane:
     """
-    The fast lane of one service. Without it, everything works, and more slowly.
+    The fast lane of one service. Without it the service keeps the same promises, and is slower.
 
-    ``store`` and ``tasks`` give the service's store and its tasks by name. `task_class` is the class of its handlers'
-    tasks, and `on_consume` is called for each of its queues before a worker consumes it.
+    ``store`` returns the service's store, ``tasks`` its Celery tasks by name; both are called when a worker consumes.
+    `task_class` is the base class of the handlers' tasks. `on_consume` is called for each handler's queue before a
+    worker consumes it, once per connection.
     """
 
     task_class = FastHandlerTask
@@ -28,11 +29,15 @@ class Lane:
         self._store, self._tasks = store, tasks
         #: True in a worker that runs handlers in its own process: every pool but prefork.
         self.in_process = False
-        #: By handler, the shortest way to it in a worker of the solo pool: see `choreo.fast.shortcut`.
+        #: Handler's name → its shortcut, in a worker of the solo pool: see `choreo.fast.shortcut`.
         self.shortcuts: dict[str, Shortcut] = {}
 
     def on_consume(self, queue: GuardedQueue) -> Mapping[str, Any] | None:
-        """Take part in the consuming of a handler's queue. Returns the consumer arguments."""
+        """
+        Attach the fast lane to the channel that is about to consume a handler's queue.
+
+        Returns the consumer arguments; None if the queue needs none, or is consumed by another transport.
+        """
         channel, store = queue.channel, self._store()
         if not isinstance(channel, ConsumingChannel):
             return None
@@ -44,5 +49,5 @@ class Lane:
                 channel.hooks = ChannelLane(channel)
             ahead = Ahead(task) if fused and is_join and self.in_process else None
             channel.hooks.serve(queue.name, ahead, self.shortcuts.get(handler))
-        # A join is claimed by its parts, so its queue is not claimed when messages are taken.
+        # A join is claimed by its parts, so taking a message from its queue must not claim anything.
         return {INBOX: store.inbox(handler)} if isinstance(store, FusedStore) and not is_join else None

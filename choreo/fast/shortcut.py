@@ -1,13 +1,14 @@
 """
-The shortest way from a message to its handler: from choreo's Redis transport, in a worker of the solo pool.
+The shortcut: the shortest way from a message of choreo's Redis transport to its handler, in a worker of the solo pool.
 
-Most deliveries are events as choreo sends them, which come for the first time, and which nobody but their handler wants
-anything of. From kombu's message and Celery's request such a one needs nothing, and to make them takes longer than all
-the rest. So the event is read from the text that was taken, handled, and acked. Celery's worker state, its events and
-its current task are what they always are. What may be asked about a run is made when somebody asks.
+Most deliveries are events that choreo has sent, that come for the first time, and whose runs nothing observes. Such a
+delivery needs neither kombu's message nor Celery's request, and making those takes longer than everything else. So the
+event is read from the text that was taken, handled, and acked. Celery's worker state, its worker events and its current
+task are as always. The other facts about a run, which a program hardly ever reads, are made when it reads them.
 
-Whatever is not so plain goes the usual way, from where it was taken: what came before, is tried again, cannot be read,
-was revoked. A handler that fails has its failure reported by Celery, with the request that it would have had.
+All other deliveries go the usual way from the moment at which they were taken: redeliveries, retries, events that
+cannot be read, and revoked tasks. If a handler fails, Celery reports the failure, with the request that it would have
+made.
 """
 
 from functools import cached_property
@@ -25,15 +26,16 @@ from choreo.fast.channel import commits_of
 from choreo.fast.in_process import InProcess
 from choreo.worker.worker_events import received_facts
 
-#: What a `Run` itself must have.
+#: Attributes that a `Run` has itself; it never looks for them in Celery's request.
 _OWN = frozenset("id name request _way _channel _taken _envelope _received _started _is_untold".split())
 
 
 class Run:
     """
-    A run of a handler as Celery's worker state keeps it.
+    One run of a handler, in the place of Celery's request in Celery's worker state.
 
-    It knows what that asks of every run. For whoever looks closer it is the request that Celery would have made.
+    It has the attributes that the worker reads at every run. All others come from the request that Celery would have
+    made, which is made at the first such access: by `celery inspect`, for example.
     """
 
     def __init__(self, way: InProcess, channel: Any, taken: Taken, unit: str, envelope: Envelope) -> None:
@@ -45,26 +47,26 @@ class Run:
 
     @cached_property
     def request(self) -> Any:
-        """Celery's own."""
+        """Celery's request for this run."""
         message = self._channel.message_of(self._taken)
         self._way.queue.prepare(message)
         request = self._way.request(message, message.ack_log_error, message.reject_log_error)
         self._way.accept(request, self._received)
-        # Whoever has looked closer may tell more of it, and that comes after this.
+        # The request may send worker events of its own now. The first ones of the run must come before.
         self._tell_beginning()
         return request
 
     def __getattr__(self, name: str) -> Any:
-        if name in _OWN:  # a copy that is being made, for one, has none of them yet
+        if name in _OWN:  # `copy`, for one, asks an object that has none of them yet
             raise AttributeError(name)
         return getattr(self.request, name)
 
     def send_event(self, kind: str, **facts: Any) -> None:
         """
-        As Celery's request does.
+        Send a worker event about this run, as Celery's request does.
 
-        What is told while a handler runs in its worker's only thread is sent when it has ended. So it is told then, in
-        one go.
+        Worker events are not sent while a handler runs in the worker's only thread. So those of a success (received,
+        started, succeeded) are made together at its end, with their own times.
         """
         if kind == "task-started":
             self._started = time()
@@ -76,11 +78,11 @@ class Run:
 
     @property
     def _about(self) -> tuple[str, str, str]:
-        """The event, and its relations."""
+        """The event in words, its correlation id, and its id."""
         return str(self._envelope), self._envelope.correlation_id, self._envelope.id
 
     def _may_tell(self) -> bool:
-        """Whether nobody has told yet that it began. True once, also among threads that a handler has started."""
+        """True for the first call only, also if threads that the handler started call it: nothing has been sent yet."""
         return bool(vars(self).pop("_is_untold", False))
 
     def _tell_beginning(self) -> None:
@@ -90,14 +92,14 @@ class Run:
             self._way.tell("task-started", timestamp=self._started, uuid=self.id)
 
     def acknowledge(self) -> None:
-        """Ack what was taken, as kombu's QoS does."""
+        """Ack the message, as Celery's request does. A message that was not claimed is acked without delay."""
         self._channel.ack_later(self._taken.tag, urgent=not self._taken.claim)
 
     def on_success(self, outcome: Any, **options: Any) -> Any:
         """
-        Settle what Celery's tracer has reported: here, always a failure.
+        Ack or reject the message after Celery's tracer has reported a failure. (A success never gets here.)
 
-        Celery acks or rejects the message then, so its consumer must hold it.
+        Celery's request does that with a message that kombu has delivered, so kombu is told of it first.
         """
         message = self.request.message
         self._channel.qos.append(message, message.delivery_tag)
@@ -108,7 +110,7 @@ class Run:
 
 
 class RunContext(Context):
-    """What a handler finds as Celery's ``task.request``, made when it looks there."""
+    """Celery's ``task.request`` in a shortcut. Its fields are made when a program reads one of them, except ``id``."""
 
     def __init__(self, run: Run, event: EventText) -> None:
         object.__getattribute__(self, "__dict__")["_about"] = run, event
@@ -118,26 +120,26 @@ class RunContext(Context):
         about = facts.get("_about")
         if about is not None:
             run, event = about
-            if name == "id":  # of which Celery asks whenever a handler logs
+            if name == "id":  # Celery reads it whenever a handler logs
                 return run.id
-            # Nobody finds it half made: the handler may have handed it to threads.
+            # All at once: the handler may have handed this object to threads, which must not find it half made.
             facts.update(vars(Context(run.request.request_dict, args=[event], called_directly=False, kwargs={})))
             facts.pop("_about", None)
         return super().__getattribute__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        vars(self)  # what is set must not be overwritten later
+        vars(self)  # makes the fields now, so that they cannot overwrite this value later
         super().__setattr__(name, value)
 
 
 class Shortcut:
-    """Handles deliveries of one handler. ``way`` is what is done with those that it leaves."""
+    """The shortcut to one handler. ``way`` runs it, and lives as long: until the worker connects anew."""
 
     def __init__(self, way: InProcess) -> None:
         self._way, self._task = way, way.task
 
     def __call__(self, channel: Any, taken: Taken) -> bool:
-        """Handle what a channel has taken. False if it has to go the usual way: nothing was done then."""
+        """Fast path; returns True if it handled the message. False: nothing was done, and it goes the usual way."""
         if not self._way.is_clear:
             return False
         event = taken.event
@@ -147,7 +149,7 @@ class Shortcut:
             try:
                 receipt, commits = channel.receipt_of(taken), commits_of(channel)
                 event.note = self._task.held_delivery(event.envelope, 1, receipt, commits)
-            except Exception:  # whatever it is, it comes up again where it can be dealt with
+            except Exception:  # the usual way meets the same error, and handles it
                 return False
         unit = task_id(event.envelope.id, self._task.name)
         if unit in state.revoked:

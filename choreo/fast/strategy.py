@@ -1,4 +1,4 @@
-"""The strategy of a handler's task: how a worker goes from a message to the pool. Celery calls it."""
+"""The strategy of a handler's task: how a worker gets from a message to the pool."""
 
 import logging
 from typing import Any
@@ -16,7 +16,13 @@ from choreo.worker.worker_events import ServiceDispatcher
 
 
 def strategy(task: Any, app: Any, consumer: Any, **options: Any) -> OnMessage:
-    """What a worker does with the deliveries of a handler's task. Celery finds it as ``Task.Strategy``."""
+    """
+    Return the function that a worker calls with each delivery to this handler.
+
+    That is `InProcess` in the pools solo and threads, else Celery's own. Celery's own is also used at log level INFO,
+    at which Celery logs each run. With the solo pool and choreo's Redis transport the handler gets a `Shortcut` too.
+    Celery finds this function as ``Task.Strategy``, and calls it each time the worker connects.
+    """
     celerys: OnMessage = default(task, app, consumer, **options)
     app.runtime.lane.shortcuts.pop(task.name, None)
     is_usual = symbol_by_name(task.Request) is HandlerRequest and type(consumer.pool) in (SoloPool, ThreadPool)

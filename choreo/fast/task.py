@@ -1,4 +1,4 @@
-"""The Celery task around a handler, in the fast lane."""
+"""The Celery task around a handler in the fast lane."""
 
 from typing import Any
 
@@ -14,7 +14,11 @@ from choreo.worker.handler import HandlerTask
 
 
 class FastHandlerTask(HandlerTask):
-    """A `HandlerTask` with a strategy, a request and a tracer of choreo's own, and with the fused store at hand."""
+    """
+    A `HandlerTask` with choreo's own strategy, request and tracer in place of Celery's.
+
+    With the fused store, its deliveries decide through a `HeldStore`.
+    """
 
     abstract = True
     Request = "choreo.fast.request:HandlerRequest"
@@ -22,7 +26,11 @@ class FastHandlerTask(HandlerTask):
 
     @property
     def __trace__(self) -> Trace | None:
-        """Celery's tracer of this task, in short: see `choreo.fast.tracer`."""
+        """
+        The tracer of this task: the short one where a run may use it, else Celery's. See `choreo.fast.tracer`.
+
+        Celery sets it when a worker starts.
+        """
         return self._trace
 
     @__trace__.setter
@@ -35,11 +43,17 @@ class FastHandlerTask(HandlerTask):
     is_brief = False
 
     def run(self, event: str | dict[str, Any]) -> str:
+        """Handle one delivery. A `Failed` has been handled before: its error is raised again, for Celery to report."""
         if isinstance(event, Failed):
             raise event.error
         return super().run(event)
 
     def delivery(self, event: str | dict[str, Any], envelope: Envelope) -> Delivery:
+        """
+        The delivery of this run: the one that was made ahead, if there is one, else a new one.
+
+        Raises `EnvelopeError` if the handler cannot take such an event.
+        """
         begun = getattr(event, "note", None) if isinstance(event, EventText) else None
         if isinstance(begun, Delivery):
             return begun
@@ -51,7 +65,11 @@ class FastHandlerTask(HandlerTask):
         return self.held_delivery(envelope, request.retries + 1, receipt, commits)
 
     def held_delivery(self, envelope: Envelope, attempt: int, receipt: Receipt, commits: Commits | None) -> Delivery:
-        """A delivery of choreo's Redis transport. Raises `EnvelopeError`."""
+        """
+        The delivery of a message that choreo's Redis transport took. ``commits`` sends its commit ahead; None: no.
+
+        Raises `EnvelopeError` if the handler cannot take such an event.
+        """
         runtime, again = self.app.runtime, receipt.redelivered
         store = runtime.store
         if not isinstance(store, FusedStore):

@@ -1,10 +1,10 @@
 """
-Running a handler's task with less ceremony than Celery's tracer.
+A short tracer for the task around a handler. (In Celery a tracer is the function that runs a task.)
 
-Celery's tracer also serves result backends, chains, chords, callbacks, and tasks that were successful before. A
-handler's task has none of these, and pays for the questions with each event. What is left of a success is here: the
-request on its stack, the handler, the answer. Whatever else there may be to do is left to Celery: failures, and
-everything where somebody listens to its signals or reads its log.
+Celery's tracer also serves result backends, chains, chords, callbacks, and tasks that succeeded before. A handler's
+task has none of these, but Celery checks for them at each event. The short tracer does only what a success needs: it
+pushes the request on its stack, runs the task, and returns the answer. Celery's own tracer does everything else:
+failures, and every run that a signal receiver, a log line or a foreign wrapper observes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,32 +21,42 @@ from celery.loaders.base import BaseLoader
 from celery.signals import task_postrun, task_prerun, task_success
 from celery.utils.saferepr import saferepr
 
-#: A tracer's (uuid, args, kwargs, request).
+#: A tracer. Callback: gets uuid, args, kwargs, request, and returns Celery's answer for the pool.
 Trace = Callable[..., Any]
 
-#: What Celery's tracer knows of a task whose class does more than run, by its names there: None where it does not.
+#: Variables of Celery's tracer that hold the hooks of a task's class. None: the class does not override that hook.
 _HOOKS = ("task_before_start", "task_on_success", "task_after_return")
-#: What somebody may ask of one run, if it was not the broker that sent it.
+#: Fields of a request that add work after one run. A program can set them when it sends the task itself.
 _WISHES = ("callbacks", "errbacks", "chain", "chord")
 
 
 class Failed(str):
-    """An event whose handler has failed already, for Celery to hear of it: running it raises ``error``."""
+    """
+    An event whose handler has failed already. Running it raises ``error``, so that Celery reports the failure.
+
+    See `FastHandlerTask.run`.
+    """
 
     __slots__ = ("error",)
     error: BaseException
 
     @classmethod
     def instead_of(cls, event: str, error: BaseException) -> "Failed":
+        """This event, with the error that its handler raised."""
         failed = cls(event)
-        # Where it has been so far, in `attempt` and in the task's `run`, it will be again.
+        # Raising it again adds the frames of `attempt` and of the task's `run` once more, so they are cut off here.
         trace = error.__traceback__ and error.__traceback__.tb_next
         failed.error = error.with_traceback(trace and trace.tb_next)
         return failed
 
 
 def brief(task: Any, celerys: Trace) -> Trace:
-    """The tracer of a handler's task, beside the one that Celery has built for it, or somebody around that."""
+    """
+    The tracer to use for a handler's task.
+
+    ``celerys`` is the one that Celery has built for the task, perhaps wrapped by a foreign library. It is returned as
+    it is if something observes every run, else a short tracer, which calls it where a run needs more.
+    """
     if not _can_be_brief(task, celerys):
         return celerys
 
@@ -64,15 +74,15 @@ def brief(task: Any, celerys: Trace) -> Trace:
 
 
 def _can_be_brief(task: Any, celerys: Trace) -> bool:
-    """Whether nobody reads of each run in the log, or has something to do at each."""
-    # Sentry and others measure each run: they wrap the tracer, or have Celery build it for a wrapped task.
+    """True if neither the log, nor a hook, nor a foreign wrapper observes every run."""
+    # Sentry and others measure each run: they wrap the tracer, or let Celery build it for a wrapped task.
     if logger.isEnabledFor(INFO) or not _is_celerys(celerys):
         return False
     knows = getclosurevars(celerys).nonlocals
     run, call, loader = task.run, type(task).__call__, type(task.app.loader)
     return (
         knows.get("task") is task
-        # In a worker Celery calls the task itself, which has been taught there to call `run`.
+        # In a worker Celery calls the task, whose `__call__` it has replaced by one that calls `run`.
         and (knows.get("fun") == run or (knows.get("fun") is task and _is_celerys(call)))
         and all(knows.get(hook, task) is None for hook in _HOOKS)
         and all(getattr(loader, hook) is getattr(BaseLoader, hook) for hook in ("on_task_init", "on_process_cleanup"))
@@ -80,12 +90,12 @@ def _can_be_brief(task: Any, celerys: Trace) -> bool:
 
 
 def _is_celerys(function: Any) -> bool:
-    """Whether Celery itself has made this function, and nobody has put something around it."""
+    """True if this is Celery's own function, and no wrapper around it."""
     return type(function) is FunctionType and function.__globals__["__name__"].startswith("celery.")
 
 
 def _is_an_event(args: Sequence[Any], kwargs: Mapping[str, Any], request: Mapping[str, Any] | None) -> bool:
-    """Whether this is a run of which nobody wants anything. Somebody may also send the task as any other."""
+    """True if this run is an event, with nothing to do after it. A program can also send the task as any other task."""
     return (
         request is not None
         and request.get("ignore_result") is True
@@ -98,7 +108,7 @@ def _is_an_event(args: Sequence[Any], kwargs: Mapping[str, Any], request: Mappin
 
 
 def is_listened_to() -> bool:
-    """Whether somebody wants to be told of each run."""
+    """True if one of Celery's signals around a run has a receiver."""
     return bool(task_prerun.receivers or task_postrun.receivers or task_success.receivers)
 
 
@@ -106,19 +116,20 @@ def attempt(
     task: Any, context: Context, args: Any, kwargs: Any, *, here_again: bool = False
 ) -> tuple[Any, BaseException | None]:
     """
-    Run the task. Returns its answer and None, or None and what it raised.
+    Run the task. Returns its answer and None, or None and the error that it raised, of any kind.
 
-    ``here_again``: more will run in this thread; in a greenlet that runs one, nothing may stay behind.
+    ``here_again``: True if this thread runs more tasks, and may keep its empty stacks. A greenlet that runs one task
+    must not leave any behind.
     """
     requests = task.request_stack
     tasks, contexts = _task_stack.push(task), requests.push(context)
     try:
         return task.run(*args, **kwargs), None
-    except BaseException as error:  # whatever it is, Celery knows what to do
+    except BaseException as error:  # Celery's tracer handles every kind
         return None, error
     finally:
-        # Celery's own `pop` throws away a list that is empty, and to make one for each run takes several times as long.
-        # Not every kind of its stacks answers with its list.
+        # Celery's own `pop` throws an empty list away; making one for each run takes several times as long as this.
+        # `push` returns the list, but not with every kind of Celery's stacks.
         if here_again and tasks is not None and contexts is not None:
             tasks.pop()
             contexts.pop()
@@ -128,6 +139,6 @@ def attempt(
 
 
 def shown(task: Any, answer: Any) -> str:
-    """The answer as Flower shows it."""
+    """The answer as Flower shows it, cut to the task's `resultrepr_maxsize`."""
     longest: int = task.resultrepr_maxsize
     return repr(answer) if type(answer) is str and len(answer) < longest else str(saferepr(answer, longest))

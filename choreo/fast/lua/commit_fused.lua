@@ -1,5 +1,5 @@
--- Settle claims, put what is announced into the queues and ack: the broker is this very server. Each claim is settled
--- in one step, all of it or nothing. Several of them are one script, since Redis takes as long to begin one as to do it.
+-- Settle claims, put the announced events into the queues, and ack: the broker is this same server. Each claim is
+-- settled in one step, all of it or nothing. One call settles several: a call costs Redis as much as a settlement does.
 --
 -- KEYS 1..5             see settle.lua
 --      6 in flight      HASH tag -> queue key \0 token key \0 message, of the copies' consumer; '' if there is none
@@ -8,11 +8,11 @@
 -- (The queues are found by the script itself: lists, permanent; their tokens: lists, an hour. A broker is one server.)
 -- ARGV 1                see settle.lua
 --      2 separator of the bindings' members     3 key prefix     4 token key prefix
---      5.. claims, one after the other: see settle.lua. The token is the tag of the copy in KEYS[6]: it is acked here,
---      for good. Of each message there is: '1' if the routing key is a queue's name, routing key, delivery tag,
---      the message's JSON up to the value of "routing_key"
--- Returns               for each claim {'ok', how many queues each message reached ...} | {'already'} | {'stale'} |
---                       {'lost'} | {'error', what is wrong}: this one is not settled then
+--      5.. claims, one after the other: see settle.lua. The token is the tag of the copy in KEYS[6], which is acked
+--      here. For each message: '1' if the routing key is a queue's name, routing key, delivery tag, the message's
+--      JSON up to the value of "routing_key"
+-- Returns               for each claim {'ok', number of queues reached by each message ...} | {'already'} | {'stale'} |
+--                       {'lost'} | {'error', reason}; nothing of the claim is settled unless it is 'ok'
 --!include redis_client/inbox
 --!include broker/redis/route
 --!include broker/redis/wake
@@ -21,7 +21,7 @@
 local separator, prefix, tokens = ARGV[2], ARGV[3], ARGV[4]
 
 local function commit(i, own, last)
-  -- Where everything goes is found, and looked at, before the first write.
+  -- All queues are found and checked before the first write.
   local places = {}
   for at = own, last, 4 do
     local queues = ARGV[at] == '1' and {ARGV[at + 1]} or route(KEYS[7], KEYS[8], ARGV[at + 1], separator)
