@@ -1,1 +1,1 @@
-"""The life of one delivery, without Celery: begin, run the handler, commit."""
+"""One delivery, without Celery: begin, run the handler, commit. And the clock, the lease keeper and the notices."""

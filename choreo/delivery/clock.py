@@ -1,9 +1,9 @@
-"""The clock: sends messages that fall due. Retries, deadlines of joins, delayed events, and the outbox after a crash.
+"""The clock: sends messages that fall due: retries, deadlines of joins, delayed events, and the outbox after a crash.
 
-Every worker of a service looks into the schedules of its handlers, and every worker of any service into that of the
-delayed events, which may come from a program without workers. A message that one worker has taken is held back from the
-others for a while. It is removed only after the broker has it: a worker that dies in between costs a repetition, which
-the inbox recognises.
+Every worker of a service looks into the schedules of its handlers. Every worker of any service looks into the schedule
+of the delayed events, which may come from a program without workers. A message that one worker has taken is held back
+from the others for `HOLD` seconds. It is removed only after the broker has it. So a worker that dies in between costs a
+repetition, which the inbox recognises.
 """
 
 import logging
@@ -21,19 +21,19 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two looks.
 TICK = 0.2
-#: Messages of one handler that are sent between two looks at the others.
+#: The most messages of one handler that are sent before those of the others.
 BATCH = 200
 #: Seconds for which a taken message is held back from other workers.
 HOLD = 5.0
-#: After this many refusals in one batch the broker itself counts as in trouble, and is left alone until the next look.
+#: Refusals in one batch after which the broker itself counts as in trouble. The rest waits for the next look.
 PATIENCE = 3
 
 
 class Clock:
     """
-    The clock of one service.
+    The clock of one service, in one worker: it starts and stops with the worker.
 
-    `start` runs it in a thread; `tick` is one look.
+    `start` runs it in a thread, which calls `tick` every `TICK` seconds. After `stop` it cannot be started again.
     """
 
     def __init__(self, ports: Ports) -> None:
@@ -44,11 +44,11 @@ class Clock:
         self._owners: list[str] = []
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread, unless it runs."""
         self._daemon.start()
 
     def stop(self) -> None:
-        """Stop the thread, and wait for that: 5 seconds at most."""
+        """Stop the thread, and wait for its end: 5 seconds at most."""
         self._daemon.stop()
 
     def _turn(self) -> None:
@@ -57,25 +57,26 @@ class Clock:
 
     def _failed(self, error: Exception) -> None:
         if not isinstance(error, (StoreError, PublishError)):
-            logger.error("the clock of %s stumbled, and goes on", self._ports.service_name, exc_info=error)
+            logger.error("the clock of %s failed in one look, and goes on", self._ports.service_name, exc_info=error)
             return
         # Logged once, not five times a second. The messages stay due.
         if not self._is_failing:
-            logger.warning("nothing falls due until this is mended: %s", error)
+            logger.warning("due messages wait until this is mended: %s", error)
         self._is_failing = True
 
     def tick(self) -> int:
         """
-        Send everything that is due now. Returns the number of messages.
+        Send everything that is due now. Returns the number of messages sent.
 
-        Raises `PublishError` if the broker did not take some; the others are sent all the same.
+        Raises `PublishError` if the broker did not take some messages (the others are sent, and these stay due), and
+        `StoreError`.
         """
         if time.monotonic() >= self._tell_at:
             self._tell_at = time.monotonic() + TENDED / 3
             self._ports.store.tend(DELAYED, TENDED)
             self._owners = self.owners()
         count, trouble = 0, None
-        # One batch of each at a time: ten thousand retries of one handler do not delay another's deadlines.
+        # One batch of each owner in turn: ten thousand retries of one handler do not delay another's deadlines.
         owners = self._ports.store.ripe(self._owners)
         while owners and not self._daemon.is_stopped:
             busy = []
@@ -93,16 +94,16 @@ class Clock:
 
     def owners(self) -> list[str]:
         """
-        The owners of the schedules that this clock looks into: those declared now, and those declared once.
+        The owners of the schedules that this clock looks into: handlers that are declared now, or were declared before.
 
-        The delayed events and the outbox of a handler must leave even when its code is gone.
+        The delayed events and the outbox of a handler must be sent even after its code is gone.
         """
         name = self._ports.service_name
         once = [owner for owner in self._ports.store.handlers() if owner.partition(".")[0] == name]
         return list(dict.fromkeys([*self._ports.schedules(), *once]))
 
     def reminder(self, handler: str, schedule_id: str) -> Message:
-        """The message that ends a join's time. It is made here, so that a million pending joins need not keep one."""
+        """The message that tells a join of its deadline. It is made here: a million pending joins store none."""
         key = key_of(schedule_id.removeprefix(DEADLINE_PREFIX)) or ""
         queue = self._ports.queue_of(handler)
         return signal(DEADLINE, handler=handler, key=key, source=self._ports.service_name, queue=queue)
@@ -119,7 +120,7 @@ class Clock:
         return [key for key, _ in due], None
 
     def _send_singly(self, due: list[tuple[str, Message]]) -> tuple[list[str], PublishError | None]:
-        """One message that the broker refuses must not hold up the others."""
+        """Send one by one, so that a message which the broker refuses does not hold up the others."""
         sent: list[str] = []
         troubles: list[PublishError] = []
         for key, message in due:

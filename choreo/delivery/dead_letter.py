@@ -1,4 +1,4 @@
-"""Dead letters: events whose handling failed for good, kept whole until somebody decides."""
+"""Dead letters: events whose handling failed for good. Each is kept whole until it is replayed or discarded."""
 
 import json
 from dataclasses import dataclass, field, fields
@@ -16,11 +16,11 @@ class Reason(StrEnum):
 
     #: Every attempt failed.
     EXHAUSTED = "exhausted"
-    #: The error is one that is never retried.
+    #: The handler raised an error that is never retried: see `Retry.covers`.
     REFUSED = "refused"
     #: The delivery was not a readable event.
     UNREADABLE = "unreadable"
-    #: It was begun too often without an end: it kills the worker that handles it.
+    #: It was begun more than `Terms.max_deliveries` times and never finished: it kills the worker that handles it.
     POISON = "poison"
     #: A join was not complete in time.
     EXPIRED = "expired"
@@ -29,10 +29,12 @@ class Reason(StrEnum):
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
     """
-    What failed, where, why and how often.
+    One event, or one join, whose handling failed for good.
 
-    ``envelopes`` holds the event, or every part of a join that had arrived; it is empty when the delivery could not
-    be read, and then ``message`` holds what came, byte for byte.
+    ``envelopes`` holds the event, or every part of a join that had arrived. It is empty if the delivery could not be
+    read; ``message`` then holds it as it came, byte for byte. ``error`` is one line, ``traceback`` the handler's.
+    ``attempts`` is the number of the last attempt. The store keeps a letter without a time limit, until it is replayed
+    or discarded.
     """
 
     service: str
@@ -42,7 +44,7 @@ class DeadLetter:
     message: Message
     traceback: str = ""
     attempts: int = 0
-    #: What is forgotten when the letter is replayed: see `choreo.store`.
+    #: The unit that the store forgets when the letter is replayed; None if the delivery could not be read.
     unit: str | None = None
     envelopes: tuple[Envelope, ...] = ()
     failed_at: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -50,6 +52,7 @@ class DeadLetter:
 
     @property
     def subject(self) -> str:
+        """The subject of the first event; "" if there is none."""
         return self.envelopes[0].subject if self.envelopes else ""
 
     def __str__(self) -> str:
@@ -57,7 +60,8 @@ class DeadLetter:
         return f"{what} {self.subject}".rstrip()
 
     def to_json(self) -> str:
-        # Not dataclasses.asdict(): it follows the data of an event down, and there may be no end to that.
+        """The letter as one JSON object: see `from_json`."""
+        # Not dataclasses.asdict(): it copies the data of an event recursively, and that may be nested very deeply.
         record = {name.name: getattr(self, name.name) for name in fields(self)} | {
             "message": self.message.to_json(),
             "envelopes": [envelope.to_wire() for envelope in self.envelopes],
@@ -67,6 +71,7 @@ class DeadLetter:
 
     @classmethod
     def from_json(cls, text: str) -> "DeadLetter":
+        """The letter that `to_json` wrote. Raises `ValueError` or `KeyError` for any other text."""
         record: dict[str, Any] = json.loads(text)
         return cls(
             **record

@@ -8,8 +8,8 @@
          ├─> BUSY ──> scheduled again, for when the other worker's lease has run out ──> ack
          └─> POISON ──> commit: the dead letter is recorded ──> ack
 
-The message is acknowledged last. If the worker dies anywhere on the way, the message is delivered again, and `begin`
-finds out how far it came.
+The message is acked last. If the worker dies anywhere on the way, the message is delivered again, and the answer of
+`begin` depends on how far the first delivery came.
 """
 
 import logging
@@ -32,13 +32,14 @@ from choreo.store.schedule import Scheduled
 logger = logging.getLogger(__name__)
 
 TOO_LATE = "too late: another worker has taken over"
-SETTLED = "settled before: it seems by its own commit, whose answer was lost"
+SETTLED = "settled before, it seems by its own commit, whose answer was lost"
 
+#: The events that a handler is called with: by type or, for a join, by the part's name.
 Parts = Mapping[str, Envelope]
 
 
 class Delivery:
-    """One copy of one event in the hands of one worker."""
+    """One copy of one event, delivered to one handler in one worker. It lives for one attempt."""
 
     def __init__(
         self,
@@ -52,10 +53,9 @@ class Delivery:
         decisions: Decisions | None = None,
     ) -> None:
         """
-        ``attempt`` counts from 1. ``redelivered``: this copy was delivered before. ``token`` is that of the claim; it
-        must be unique to this delivery. ``decisions`` are made by the store, unless an object in front of it is given.
-
-        Raises `EnvelopeError` when the handler can do nothing with such an event.
+        ``attempt`` counts from 1. ``redelivered``: this copy was delivered before. ``token`` is the claim's, and unique
+        to this delivery; None makes one. ``decisions`` begins and commits in place of the store.
+        Raises `EnvelopeError` if the handler cannot take such an event.
         """
         self.ports = ports
         self.decisions: Decisions = ports.store if decisions is None else decisions
@@ -63,7 +63,7 @@ class Delivery:
         self.envelope = envelope
         self.attempt = attempt
         self.redelivered = redelivered
-        #: True once the outcome is recorded: whatever happens now, the copy need not come again.
+        #: True once the outcome is recorded. From then on the copy can be acked, whatever else fails.
         self.settled = False
         self.token = uuid4().hex if token is None else token
         self.claim = self.make_claim()
@@ -75,8 +75,9 @@ class Delivery:
         """
         Handle this copy. Returns the outcome in words for people.
 
-        Raises `RetryScheduledError` when the attempt failed and is tried again, and the handler's error when it became
-        a dead letter. Any other error means that nothing is recorded, unless `settled` is true.
+        Raises `RetryScheduledError` if the attempt failed and a retry is scheduled, and the handler's error if the
+        event became a dead letter. With any other error (`StoreError`, above all) nothing is recorded, unless `settled`
+        is true, and the message must be delivered again.
         """
         begun = self.begin()
         match begun.verdict:
@@ -89,28 +90,29 @@ class Delivery:
             case Verdict.BUSY:
                 return self._postpone(begun.busy_seconds)
             case Verdict.POISON:
-                return self._bury(self.parts_of(begun), Reason.POISON, f"begun {begun.deliveries} times without an end")
+                error = f"begun {begun.deliveries} times and never finished"
+                return self._bury(self.parts_of(begun), Reason.POISON, error)
 
-    # -- what a join does differently ------------------------------------------------------------------------------
+    # -- overridden by joins ---------------------------------------------------------------------------------------
 
     def make_claim(self) -> Claim:
-        """The claim of this delivery on its unit."""
+        """The claim of this delivery on its unit. Called once, when the delivery is made."""
         return self.claim_on(self.envelope.id)
 
     def claim_on(self, unit: str, signal: str = "") -> Claim:
-        """A claim of this delivery on a unit."""
+        """A claim of this delivery on a unit. ``signal`` is the signal's id, for a signal to a join: see `Claim`."""
         return Claim(self.subscription.name, unit, self.token, self.attempt, signal)
 
     def begin(self) -> Begun:
-        """Claim the unit."""
+        """Claim the unit. Raises `StoreError`."""
         return self.decisions.begin(self.claim)
 
     def parts_of(self, begun: Begun) -> Parts:  # noqa: ARG002 - a join finds its parts there
-        """The events that the handler is called with: by type or, for a join, by the part's name."""
+        """The events that the handler is called with: see `Parts`."""
         return {self.envelope.type: self.envelope}
 
     def react(self, parts: Parts, context: Context) -> list[Envelope]:  # noqa: ARG002
-        """Call the handler. Returns what it announces."""
+        """Call the handler. Returns the events to announce; raises what the handler raises."""
         return self.subscription.reaction([self.envelope], context)
 
     def context(self, parts: Parts) -> Context:  # noqa: ARG002
@@ -118,12 +120,12 @@ class Delivery:
         return self._context(self.envelope, events=(self.envelope,))
 
     def outdated(self) -> list[str]:
-        """Ids to remove from the schedule once this is settled."""
+        """The ids that the commit removes from the schedule."""
         return []
 
     @property
     def remember(self) -> float:
-        """Seconds for which the finished unit is remembered at least."""
+        """Seconds for which the finished unit is remembered, if that is longer than `Terms.retention`."""
         return 0.0
 
     @property
@@ -164,7 +166,7 @@ class Delivery:
             raise harmless(error)
         retry = self.own_message(self.envelope, retries=self.attempt)
         scheduled = Scheduled(f"retry:{self.claim.token}", retry, wait)
-        # This attempt must be remembered until the next one has come.
+        # This attempt must be remembered until the next one has arrived.
         if late := self._commit(Settlement(done=False, scheduled=[scheduled], remember=self._remember_retry(wait))):
             return late
         attempts = f"attempt {self.attempt} of {self.subscription.retry.attempts}"
@@ -194,12 +196,12 @@ class Delivery:
         return f"dead letter {letter.id}: {reason}"
 
     def _commit(self, settlement: Settlement) -> str:
-        """Settle the claim and send the messages that leave with it. Answers "", or the reason why it was too late."""
+        """Settle the claim, and send the messages that leave with it. Returns "", or the reason if it was too late."""
         committed = self.decisions.commit(self.claim, settlement)
         if committed.outcome is Outcome.LOST:
             raise StoreError(FORGOTTEN)
         self.settled = True
-        # The other worker's commit may differ from this one: nothing of this one leaves.
+        # The unit was settled by another commit. Nothing of this one is sent.
         if committed.outcome is not Outcome.OK:
             return log_too_late(str(self), self.claim, committed)
         if committed.unheard:
@@ -213,7 +215,7 @@ class Delivery:
         again = self.own_message(self.envelope, retries=self.attempt - 1)
         self.ports.store.schedule(self.claim.handler, Scheduled(f"busy:{self.claim.token}", again, seconds))
         self.settled = True
-        return f"another worker is at it; looking again in {seconds:.1f} s"
+        return f"another worker runs it; it is tried again in {seconds:.1f} s"
 
     def _send_now(self, messages: Mapping[str, Message]) -> None:
         try:
@@ -223,10 +225,10 @@ class Delivery:
             # The commit holds. The clock of any worker of this service sends the rest.
             logger.warning("%s is done, but not everything is sent yet: %s", self, error)
 
-    # -- small things ----------------------------------------------------------------------------------------------
+    # -- helpers ---------------------------------------------------------------------------------------------------
 
     def own_message(self, envelope: Envelope, retries: int = 0) -> Message:
-        """A message to this handler's queue, and to nobody else."""
+        """A message that carries an event to this handler's queue only."""
         queue = self.ports.queue_of(self.subscription.name)
         return Message.carrying(envelope, exchange="", routing_key=queue, retries=retries)
 
@@ -246,7 +248,7 @@ class Delivery:
         )
 
     def _wait(self, error: BaseException) -> float | None:
-        # The same data will not fit the same model next time either, and time does not come back.
+        # Neither can succeed later: the same data does not fit the same model, and the deadline has passed.
         if isinstance(error, (EnvelopeError, JoinExpiredError)):
             return None
         return self.subscription.retry.wait(self.attempt, error)
@@ -263,8 +265,8 @@ class Delivery:
 
 
 def log_too_late(delivery: str, claim: Claim, committed: Committed) -> str:
-    """Log that the unit was settled before. Returns the reason, for people who look at the run."""
+    """Log that a commit was refused, since the unit is settled or another worker has claimed it. Returns the reason."""
     late = SETTLED if committed.again else TOO_LATE
-    # The handler's effects elsewhere may have happened twice: that is worth a line in every log.
+    # The handler's effects elsewhere may have happened twice, so a worker at the default log level logs this.
     logger.log(logging.INFO if committed.again else logging.WARNING, "%s, %s: %s", delivery, claim.unit, late)
     return late

@@ -1,11 +1,11 @@
-"""What a handler raised, as something that can be told, kept and raised again without harm."""
+"""Errors of handlers: how they are shown, kept in dead letters, and raised again without harm to the worker."""
 
 import traceback
 from types import TracebackType
 
 from choreo.errors import HandlerCrashed
 
-#: Errors that Celery and gevent raise to stop a worker or a greenlet, by name: this room knows neither of them.
+#: Errors that Celery and gevent raise to stop a worker or a greenlet. By name, since this room imports neither.
 _STOPS = frozenset({"WorkerShutdown", "WorkerTerminate", "GreenletExit"})
 
 
@@ -13,8 +13,7 @@ class RetryScheduledError(Exception):
     """
     An attempt has failed, and its retry is in the schedule.
 
-    ``reason`` tells people what happened; ``error`` is what the handler raised; ``seconds`` is the wait until the next
-    attempt.
+    ``reason`` is a line for people; ``error`` is the handler's; ``seconds`` is the wait until the next attempt.
     """
 
     def __init__(self, reason: str, error: Exception, seconds: float) -> None:
@@ -29,9 +28,9 @@ def is_stop(error: BaseException) -> bool:
 
 def harmless(error: BaseException) -> Exception:
     """
-    The error, if it is an ordinary one, else a `HandlerCrashed` that tells of it.
+    The error itself if it is an ordinary `Exception`, else a `HandlerCrashed` whose cause it is.
 
-    SystemExit, MemoryError and their like would end the worker, or leak its slot for ever.
+    Raised in a Celery task, SystemExit, MemoryError and the like would end the worker, or block its slot for ever.
     """
     if isinstance(error, Exception) and not isinstance(error, (MemoryError, RecursionError)):
         return error
@@ -41,7 +40,7 @@ def harmless(error: BaseException) -> Exception:
 
 
 def line_of(error: BaseException) -> str:
-    """``ValueError: no such card``; whatever the error's own text does."""
+    """The error in one line, such as ``ValueError: no such card``. Never raises, even if the error's own text does."""
     try:
         text = str(error)
     except Exception as fault:
@@ -50,7 +49,7 @@ def line_of(error: BaseException) -> str:
 
 
 def trace_of(error: BaseException) -> str:
-    """The traceback from where the user's code begins."""
+    """The traceback, without choreo's own frames at its beginning."""
     return "".join(traceback.format_exception(type(error), error, _own_frames(error)))
 
 

@@ -1,7 +1,7 @@
-"""How a delivery differs when its handler is a join.
+"""The delivery of an event to a join.
 
-Four kinds of event reach a join: its parts, the events that cancel it, its own deadline, and the request to fire it by
-hand. All settle the same unit, the join's key. Only a part is an attempt to run it.
+Four kinds of event reach a join: its parts, the events that cancel it, its deadline, and the signal to fire it by hand.
+All settle the same unit, which is the join's key. Only a part is an attempt to run it.
 """
 
 from collections.abc import Sequence
@@ -26,33 +26,45 @@ class JoinDelivery(Delivery):
     subscription: Join
 
     def make_claim(self) -> Claim:
+        """The claim on the join's key. Raises `EnvelopeError` if the event does not tell its key or its counts."""
         join, event = self.subscription, self.envelope
-        # A signal is about the key itself.
+        # The subject of a signal is the key.
         key = event.subject if self._is_signal else join.key_of(event)
-        # An event that cannot be read must be found out here, where it becomes a dead letter.
+        # Read here, because an event that cannot be read becomes a dead letter if this method raises.
         self._told = join.told_by(event)
         return self.claim_on(unit_of(key), signal="" if self.is_part else event.id)
 
     def begin(self) -> Begun:
+        """
+        Record a part, and claim the join if it is complete; or claim the join for a cancellation or a signal.
+
+        DONE for a signal that no longer has an effect, and for an event that this join does not declare.
+        """
         if self.is_part:
             return self.decisions.arrive(self.claim, self.arrival)
         if not self._is_signal and not self.subscription.cancels(self.envelope):
-            # A binding that an earlier version of the service left behind still brings such events.
+            # A binding that an earlier version of the service made still brings such events.
             return Begun(Verdict.DONE)
         begun = self.decisions.begin(self.claim)
         if begun.verdict is Verdict.RUN and self._is_moot(begun):
-            # It was no attempt, and the same signal may mean something later.
+            # It counts as no attempt: the same signal may have an effect later.
             claim = replace(self.claim, attempt=0)
             self.decisions.commit(claim, Settlement(done=False, scheduled=self._reminder(begun)))
             return Begun(Verdict.DONE)
         return begun
 
     def parts_of(self, begun: Begun) -> Parts:
-        # By name, and not by type: there are several of some types. In the order of the join, whatever the store's is.
+        """The parts that have arrived, by name, in the order of the join's declaration and then of their age."""
+        # Not by type: there can be several of a type.
         found = zip(begun.parts, unpacked(begun.parts), strict=True)
         return dict(sorted(found, key=lambda part: (self.subscription.place_of(part[1]), age(part[1]))))
 
     def react(self, parts: Parts, context: Context) -> list[Envelope]:
+        """
+        Call the handler, or ``on_timeout`` after the deadline. A cancellation calls nothing.
+
+        Raises `JoinExpiredError` after the deadline of a join without ``on_timeout``.
+        """
         join = self.subscription
         if join.cancels(self.envelope):
             return []
@@ -66,18 +78,19 @@ class JoinDelivery(Delivery):
 
     def context(self, parts: Parts) -> Context:
         """
-        The cause is the part that was announced last; the subject is that of the first part.
+        The cause is the part that was announced last; the subject is that of the first part in the join's order.
 
-        Both stay the same in whatever order the parts arrive, and whichever of them comes again after a crash.
+        Both are the same for every order of arrival, and for every part that is redelivered after a crash.
         """
         return self._context(self._cause(parts), self._about(parts), self._key_of(parts), tuple(parts.values()))
 
     def outdated(self) -> list[str]:
+        """The id of the join's deadline in the schedule."""
         return [deadline_id(self.claim.unit)]
 
     @property
     def remember(self) -> float:
-        # A cancellation may come long before the parts.
+        """The join's ``within`` in seconds: a cancellation may come that long before the parts."""
         return self.subscription.within.total_seconds()
 
     @property
@@ -93,15 +106,15 @@ class JoinDelivery(Delivery):
         """True for a signal that no longer has an effect on this join."""
         if self.envelope.type == FIRED:
             return not begun.parts
-        # It was complete in time, and only waits for its next attempt.
+        # It was complete in time, and waits for its next attempt.
         return self.envelope.type == DEADLINE and self._complete(begun)
 
     def _reminder(self, begun: Begun) -> list[Scheduled]:
         """
-        One part of a complete join once more, in case that no worker has begun it.
+        A message with one part of a complete join, to be delivered again in case that no worker has begun the join.
 
-        A join that was incomplete when its last part came can be complete now: a new version of the service needs less.
-        If an attempt was made, the copy is done before.
+        A join that was incomplete when its last part came can be complete now, if a new version of the service needs
+        fewer parts. If an attempt was made already, the message does nothing.
         """
         if not begun.parts:
             return []
@@ -113,9 +126,10 @@ class JoinDelivery(Delivery):
 
     def _key_of(self, parts: Parts) -> str:
         """
-        The idempotency key. It follows from the join's key and from its parts, which are the same for each attempt.
+        The idempotency key. It follows from the join's key and its parts, which are the same for each attempt.
 
-        The same key may be joined again once the first time is forgotten. Those are other parts, so it is another key.
+        The same key may be joined again after the store has forgotten the first join. Those parts are other events, so
+        the idempotency key is another one.
         """
         what = named_id("/".join(sorted(envelope.id for envelope in parts.values())))
         return f"{self.idempotency_key}/{what}{'/expired' if self.envelope.type == DEADLINE else ''}"
@@ -134,7 +148,7 @@ class JoinDelivery(Delivery):
 
     @property
     def arrival(self) -> Arrival:
-        """This part, and the parts that the join needs."""
+        """This part, and the parts that the join needs, for `Decisions.arrive`."""
         join, event = self.subscription, self.envelope
         return Arrival(
             part=event.type,

@@ -1,4 +1,4 @@
-"""Keeps a claim while its handler runs, however long that takes."""
+"""The lease keeper: renews a claim while its handler runs, however long that takes."""
 
 import logging
 import threading
@@ -16,8 +16,9 @@ class LeaseKeeper:
     """
     Renews the claims of the handlers that run in this process, from one thread, every third of ``lease_seconds``.
 
-    A process that is stopped (SIGSTOP) or dies stops renewing, and its work goes to another worker. When it comes back,
-    its commit is refused as stale.
+    The thread starts with the first claim and ends with the process. A process that dies or is stopped (SIGSTOP) renews
+    nothing, so another worker can claim its units. If it goes on later, its commits are refused as stale. A renewal
+    that fails is logged, and repeated with the next one.
     """
 
     def __init__(self, claims: Claims, lease_seconds: float) -> None:
@@ -27,12 +28,12 @@ class LeaseKeeper:
         forks.guard(self)
 
     def after_fork(self) -> None:
-        # The parent's handlers run in the parent.
+        """Forget the parent's claims: their handlers run in the parent."""
         self._claims: dict[str, Claim] = {}
         self._lock = threading.Lock()
 
     def kept(self, claim: Claim) -> AbstractContextManager[None]:
-        """Keep this claim for as long as the block runs."""
+        """Context manager: keep this claim while the block runs."""
         return _Kept(self, claim)
 
     def keep(self, claim: Claim) -> None:
@@ -62,7 +63,7 @@ class LeaseKeeper:
 
 
 class _Kept:
-    """`LeaseKeeper.kept`."""
+    """The context manager of `LeaseKeeper.kept`. A generator would take longer, once per event."""
 
     __slots__ = ("_claim", "_keeper")
 

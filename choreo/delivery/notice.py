@@ -22,14 +22,14 @@ from choreo.store.schedule import Scheduled
 
 logger = logging.getLogger(__name__)
 
-#: The function above which `@app.dead_letter` stands.
+#: The function declared with `@app.dead_letter`. Callback: gets each dead letter of the service; its result is ignored.
 Listener = Callable[[DeadLetter], Any]
 
 
 def log_dead_letter(letter: DeadLetter) -> None:
     """The listener of a service that declares none: one line in the log."""
     logger.error(
-        "dead letter %s: %s could not handle %s (%s: %s). `choreo dead-letters show %s` tells more.",
+        "dead letter %s: %s could not handle %s (%s: %s). `choreo dead-letters show %s` shows all of it.",
         letter.id,
         letter.handler,
         letter,
@@ -40,7 +40,7 @@ def log_dead_letter(letter: DeadLetter) -> None:
 
 
 def notices_of(service: str) -> str:
-    """The name of the task, and of the queue, in which a service gets its notices."""
+    """The name of the task that receives a service's notices, and of its queue (without the namespace)."""
     return f"{service}.dead_letters"
 
 
@@ -51,7 +51,7 @@ def notice(letter: DeadLetter, ports: Ports) -> Message:
     headers = task_headers(
         task,
         str(uuid4()),
-        # In Flower the row hangs on the run that failed, and belongs to the same story.
+        # In Flower the row is a child of the run that failed, and belongs to the same story.
         root_id=first.correlation_id if first else None,
         parent_id=task_id(first.id, letter.handler) if first else None,
         argsrepr=f"{letter.handler}: {letter}",
@@ -69,9 +69,10 @@ def park(
     join: Join | None = None,
 ) -> None:
     """
-    Keep a delivery that cannot be handled as a dead letter, and tell the service. Raises `StoreError`.
+    Record a delivery that cannot be handled as a dead letter, and schedule its notice. Raises `StoreError`.
 
-    ``join`` is the handler's declaration, if it is one.
+    ``error`` is the reason; after an `UnansweredError` it is POISON, else UNREADABLE. ``envelopes`` holds the event if
+    it can be read. ``join`` is the handler's declaration if the handler is a join.
     """
     letter = DeadLetter(
         ports.service_name, handler, Reason.UNREADABLE, str(error), message, attempts=1, envelopes=envelopes
@@ -85,10 +86,10 @@ def park(
 
 class NoticeDelivery:
     """
-    One notice in the hands of one worker.
+    One notice, delivered to one worker: it calls the listener with the dead letter.
 
-    The letter is in the store before, and stays there after. The listener is called once, and an error of it is logged.
-    A listener that ends its worker is called again, `Terms.max_deliveries` times at most.
+    The letter stays in the store. The listener is called once; if it raises, it is not called again. If it ends its
+    worker, it is called again, `Terms.max_deliveries` times in all.
     """
 
     def __init__(self, ports: Ports, listener: Listener, letter: DeadLetter) -> None:
@@ -96,7 +97,11 @@ class NoticeDelivery:
         self._claim = Claim(notices_of(ports.service_name), f"notice:{letter.id}", uuid4().hex)
 
     def live(self) -> str:
-        """Tell the listener. Returns the outcome in words; raises `StoreError`, or the listener's error."""
+        """
+        Call the listener, unless it was called before. Returns the outcome in words.
+
+        Raises the listener's error, which Celery logs, and `StoreError`, after which the notice must come again.
+        """
         store = self._ports.store
         begun = store.begin(self._claim)
         match begun.verdict:
@@ -105,10 +110,10 @@ class NoticeDelivery:
             case Verdict.BUSY:
                 again = Scheduled(f"busy:{self._claim.token}", notice(self._letter, self._ports), begun.busy_seconds)
                 store.schedule(self._claim.handler, again)
-                return f"another worker is at it; looking again in {begun.busy_seconds:.1f} s"
+                return f"another worker runs it; it is tried again in {begun.busy_seconds:.1f} s"
             case Verdict.POISON:
                 what = describe(self._listener)
-                logger.error("%s ended its worker too often: it is not told of %s any more", what, self._letter.id)
+                logger.error("%s ended its worker too often: it is not called again with %s", what, self._letter.id)
         store.commit(self._claim, Settlement())
         return "told before"
 
@@ -117,7 +122,7 @@ class NoticeDelivery:
         try:
             with self._ports.leases.kept(self._claim):
                 self._listener(self._letter)
-        except BaseException as error:  # the letter is kept; the worker must be, too
+        except BaseException as error:  # an error of the listener must not end the worker
             if is_stop(error):
                 raise
             store.commit(self._claim, Settlement())
@@ -131,5 +136,5 @@ def _unit_of(join: Join | None, envelope: Envelope) -> str:
         try:
             return unit_of(join.key_of(envelope))
         except EnvelopeError:
-            pass  # the event does not say what it belongs to
+            pass  # the event does not tell its join's key
     return envelope.id

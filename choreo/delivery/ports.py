@@ -1,7 +1,7 @@
-"""Ports: the things that a delivery needs of the world around it.
+"""Ports: the interfaces through which a delivery reaches the broker and the store.
 
-A worker has them from its broker and its store. `choreo.testing.stage` has them in memory, with a clock that a test can
-turn.
+In a worker `choreo.runtime.Runtime` implements them. `choreo.testing.stage` implements them in memory, with a clock
+that a test moves.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,9 +19,10 @@ from choreo.store.terms import Terms
 
 class Decisions(Protocol):
     """
-    The three calls to the store in the life of one delivery. See `choreo.store.claims` for what each promises.
+    The three calls to the store in the life of one delivery. Each raises `StoreError`.
 
-    A store has them. The fast lane puts an object of its own in front of the store.
+    See `choreo.store.claims.Claims` and `choreo.store.joins.Joins` for their promises. Every store has these methods.
+    The fast lane puts an object of its own in front of the store.
     """
 
     def begin(self, claim: Claim) -> Begun:
@@ -31,7 +32,7 @@ class Decisions(Protocol):
         """Record one part of a join, and claim the join if it is complete."""
 
     def commit(self, claim: Claim, settlement: Settlement) -> Committed:
-        """Settle a claim."""
+        """Settle a claim. Unless the outcome is OK, nothing of the settlement holds."""
 
 
 class Sends(Protocol):
@@ -44,18 +45,23 @@ class Sends(Protocol):
         """Send messages. Raises `PublishError` unless the broker confirms every one."""
 
     def note_unheard(self, messages: Iterable[Message]) -> None:
-        """Count events that reached no queue."""
+        """Count events that reached no queue, and log them as ``choreo_unheard`` says."""
 
 
 class Keeps(Protocol):
     """The lease keeper, as a delivery sees it."""
 
     def kept(self, claim: Claim) -> AbstractContextManager[None]:
-        """Keep this claim for as long as the block runs."""
+        """Context manager: keep this claim while the block runs."""
 
 
 class Ports(Protocol):
-    """The things that a delivery, the clock and the keepers need of the service that they work for."""
+    """
+    One service, as a delivery, the clock and the notices see it.
+
+    The attributes stay the same objects for the life of the process. Reading the first of them may raise
+    `DeclarationError`, if a setting of the service is wrong.
+    """
 
     @property
     def service_name(self) -> str:
@@ -63,7 +69,7 @@ class Ports(Protocol):
 
     @property
     def terms(self) -> Terms:
-        """How long the store waits and remembers for this service."""
+        """The times for which the store waits and remembers for this service, and `Terms.max_deliveries`."""
 
     @property
     def store(self) -> Store:
@@ -71,18 +77,18 @@ class Ports(Protocol):
 
     @property
     def publisher(self) -> Sends:
-        """The way to the broker."""
+        """The publisher, which sends to the broker."""
 
     @property
     def leases(self) -> Keeps:
-        """Keeps the claims of running handlers."""
+        """The lease keeper of this process."""
 
     @property
     def now(self) -> Callable[[], datetime]:
-        """The time at which an event is announced. The store has a clock of its own."""
+        """Callback: returns the time at which an event is announced (UTC). The store has a clock of its own."""
 
     def schedules(self) -> list[str]:
-        """The owners of the schedules that this service's workers look into: its queues, and the delayed events."""
+        """The owners of the schedules that this service's clock looks into: its queues, and the delayed events."""
 
     def queue_of(self, name: str) -> str:
         """The name on the broker of the queue of this handler, or of any other of the service's queues."""

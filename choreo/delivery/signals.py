@@ -1,6 +1,7 @@
-"""What a join is told by its own service: that its time is up, or that somebody wants it fired as it is.
+"""Signals: messages that a service sends to its own joins.
 
-They travel to the handler's own queue and to nobody else.
+DEADLINE: the join's time is up. FIRED: the join was fired by hand (see `Joins.fire`). A signal goes to the queue of the
+join's handler only.
 """
 
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ SIGNALS = (DEADLINE, FIRED)
 
 
 def signal(kind: str, *, handler: str, key: str, source: str, queue: str) -> Message:
-    """A signal to the join with this key."""
+    """A signal to the join with this key. ``kind`` is DEADLINE or FIRED; ``queue`` is the handler's queue."""
     envelope = Envelope(
         id=f"{handler}/{key}/{kind}",
         type=kind,

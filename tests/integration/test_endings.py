@@ -38,7 +38,7 @@ def test_what_exceeds_its_time_limit_is_begun_again_and_parked_in_the_end(paymen
 
     eventually(lambda: payment.noted("done") == [2], 30)
     letter = letter_of(payment, 1)
-    assert (letter.reason, letter.error) == (Reason.POISON, "begun 3 times without an end")
+    assert (letter.reason, letter.error) == (Reason.POISON, "begun 3 times and never finished")
     assert payment.noted("begun").count(1) == 2
     eventually(lambda: payment.noted("told") == [1])
 

@@ -410,7 +410,7 @@ def test_an_event_that_kills_its_workers_ends_as_a_dead_letter():
 
     (letter,) = stage.letters
     assert letter.reason is Reason.POISON
-    assert letter.error == "begun 3 times without an end"
+    assert letter.error == "begun 3 times and never finished"
     assert stage.announced == []
 
 

@@ -281,7 +281,7 @@ def test_a_notice_that_another_worker_has_in_hand_waits_for_it():
     (letter,) = stage.letters
     stage.store.begin(Claim(task.name, f"notice:{letter.id}", "other"))
 
-    assert "another worker is at it" in task.apply(args=[letter.id]).result
+    assert "another worker runs it" in task.apply(args=[letter.id]).result
     assert told == []
     stage.now += 60
     stage.clock.tick()
