@@ -18,9 +18,9 @@ from choreo.store.schedule import Scheduled
 
 class DeadLetters:
     """
-    The dead letters of every handler that uses one store.
+    The dead letters of every handler that uses one store. Every method raises `StoreError`.
 
-    ``queue_of`` gives the name of a handler's queue, to which a replay goes.
+    ``queue_of`` returns the name of a handler's queue, to which a replay is sent.
     """
 
     def __init__(self, store: Store, queue_of: Callable[[str], str]) -> None:
@@ -29,7 +29,11 @@ class DeadLetters:
 
     @property
     def handlers(self) -> list[str]:
-        """Every handler that has run, or may still have dead letters; and each service, for its other queues."""
+        """
+        Every handler that was ever started with this store, and so may have dead letters.
+
+        Also the name of each service, for its ordinary tasks, and ``<service>.dead_letters``, for its notices.
+        """
         return self._store.handlers()
 
     def __iter__(self) -> Iterator[DeadLetter]:
@@ -37,29 +41,32 @@ class DeadLetters:
         return iter(self.find())
 
     def find(self, *owners: str) -> list[DeadLetter]:
-        """Dead letters, oldest first: all of them, or those of these services (``payment``) and handlers."""
+        """
+        Dead letters, oldest first: all of them, or those of these services and handlers.
+
+        ``find("payment", "driver.assign_driver")``. A name that the store does not know finds nothing.
+        """
         letters = [
             DeadLetter.from_json(text) for handler in self._handlers(owners) for text in self._store.letters(handler)
         ]
         return sorted(letters, key=lambda letter: letter.failed_at)
 
     def get(self, letter_id: str) -> DeadLetter:
-        """One dead letter. Raises `DeadLetterError` when there is none with this id."""
+        """One dead letter. Raises `DeadLetterError` if there is none with this id."""
         for handler in self._handlers(()):
             text = self._store.letter(handler, letter_id)
             if text is not None:
                 return DeadLetter.from_json(text)
-        raise DeadLetterError(
-            f"There is no dead letter {letter_id!r}. `choreo dead-letters list` shows which there are."
-        )
+        raise DeadLetterError(f"There is no dead letter {letter_id!r}. `choreo dead-letters list` shows all of them.")
 
     def replay(self, letter_id: str) -> DeadLetter:
         """
-        Hand the event once more to the handler that failed, and to nobody else. The letter is gone then.
+        Send the event once more to the handler that failed, and to no other handler. This removes the letter.
 
-        It runs when a worker of the service takes it, with all its attempts before it again, and the same ids: what
-        was announced or charged before is recognised. When it fails again, it is a new dead letter.
-        Raises `DeadLetterError` when there is no such letter, or somebody else was faster.
+        The handler runs when a worker of its service takes the event, and has all its attempts again. The event, the
+        idempotency key and the announced events keep their ids, so effects of an earlier attempt are recognised. If the
+        handler fails again, that makes a new dead letter.
+        Raises `DeadLetterError` if there is no such letter, or another caller has just replayed or discarded it.
         """
         letter = self.get(letter_id)
         queue = self._queue_of(letter.handler)
@@ -72,17 +79,17 @@ class DeadLetters:
             message = letter.message
         scheduled = Scheduled(f"replay:{letter.id}", message)
         if not self._store.replay(letter.handler, letter.id, letter.unit, parts, scheduled):
-            raise DeadLetterError(f"Dead letter {letter_id!r} has just been replayed or discarded by somebody else.")
+            raise DeadLetterError(f"Dead letter {letter_id!r} has just been replayed or discarded by another caller.")
         return letter
 
     def discard(self, letter_id: str) -> DeadLetter:
-        """Forget a dead letter for good. Raises `DeadLetterError` when there is none with this id."""
+        """Remove a dead letter for good, and return it. Raises `DeadLetterError` if there is none with this id."""
         letter = self.get(letter_id)
         self._store.discard(letter.handler, letter_id)
         return letter
 
     def _parts_of(self, letter: DeadLetter) -> dict[str, str]:
-        """The parts of a join as the store keeps them."""
+        """The parts of a join as the store keeps them, by name; empty if the letter is not a join's."""
         if letter.unit is None or key_of(letter.unit) is None:
             return {}
         several: dict[str, dict[str, Any]] = {}
@@ -104,6 +111,6 @@ class DeadLetters:
 
 
 def _is_signal(letter: DeadLetter) -> bool:
-    """Whether a join failed that had been fired by hand, or in its on_timeout: that is what runs again."""
-    # Without an on_timeout there is nothing to run. It waits once more, for the part that was late.
+    """True if a replay sends a signal: a join has failed in its ``on_timeout``, or after it was fired by hand."""
+    # Without an on_timeout nothing can run at the deadline. The parts are replayed, and the join waits once more.
     return letter.reason is not Reason.EXPIRED and letter.message.headers.get("argsrepr", "").startswith(SIGNALS)

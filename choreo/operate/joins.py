@@ -1,4 +1,4 @@
-"""Pending joins: what each waits for, since when and until when; and what to do about one that waits in vain."""
+"""Operations on pending joins: list, find, cancel, fire."""
 
 import json
 import logging
@@ -16,13 +16,13 @@ from choreo.store.parts import by_type, key_of, unit_of, unpacked
 
 logger = logging.getLogger(__name__)
 
-#: How many pending joins are asked for at a time.
+#: The most pending joins that are read from the store at a time.
 PAGE = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """A part that is here, and when it came."""
+    """A part that has arrived. ``at`` is the time of its arrival by the store's clock, in UTC."""
 
     envelope: Envelope
     at: datetime
@@ -30,7 +30,7 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What a join still waits for: ``count`` more of a type; None while nothing has told how many."""
+    """A part that a join still waits for: ``count`` more events of ``type``; None until an event has told how many."""
 
     type: str
     count: int | None = 1
@@ -43,29 +43,38 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class PendingJoin:
-    """One join that is not settled yet, as it was when it was looked at."""
+    """
+    A join that is not settled yet, as the store had it when it was read. It does not change afterwards.
+
+    All times are by the store's clock, in UTC.
+    """
 
     handler: str
     key: str
     #: In the order of their arrival.
     arrived: tuple[Arrived, ...]
+    #: Empty if no worker has described the join to the store yet.
     missing: tuple[Missing, ...]
-    #: How many of the missing parts would be enough; 0 when it is complete, and its handler runs or failed.
+    #: The number of missing types that would be enough; 0 if it is complete, and its handler runs or has failed.
     needed: int
+    #: The time at which the first part arrived; None if none has.
     since: datetime | None
+    #: The deadline.
     until: datetime
-    #: Its time was up, and its handler was told.
+    #: True if the deadline has passed and the signal of it was sent to the handler.
     overdue: bool
-    #: Attempts of its handler that failed.
+    #: The number of attempts of its handler that failed.
     attempts: int
-    #: Seconds for which a worker holds it at least; 0 when none does.
+    #: Seconds for which a worker still holds the claim, at least; 0 if no worker runs it.
     lease: float
 
     @property
     def complete(self) -> bool:
+        """True if no further part is needed."""
         return self.needed == 0
 
     def to_json(self) -> str:
+        """The join as one JSON object. Times are ISO 8601, ``lease`` is in seconds."""
         record = {
             "handler": self.handler,
             "key": self.key,
@@ -83,7 +92,7 @@ class PendingJoin:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some of the pending joins, soonest deadline first. ``after`` is where the next page begins; '' at the end."""
+    """Some of the pending joins, soonest deadline first. ``after`` is the cursor of the next page; "" at the end."""
 
     joins: list[PendingJoin] = field(default_factory=list)
     after: str = ""
@@ -91,10 +100,10 @@ class Page:
 
 class Joins:
     """
-    The pending joins of every handler that uses one store.
+    The pending joins of every handler that uses one store. Every method raises `StoreError`.
 
-    What a join waits for is known once a worker of its service has run with this version of choreo.
-    ``queue_of`` gives the name of a handler's queue.
+    The missing parts of a join are known after a worker of its service has started, which describes its joins in the
+    store. ``queue_of`` returns the name of a handler's queue.
     """
 
     def __init__(self, store: Store, queue_of: Callable[[str], str]) -> None:
@@ -103,11 +112,11 @@ class Joins:
 
     @property
     def handlers(self) -> list[str]:
-        """Every handler that is a join, or was one."""
+        """Every handler that was ever described as a join in this store."""
         return list(self._store.joins())
 
     def __iter__(self) -> Iterator[PendingJoin]:
-        """All pending joins, handler by handler, soonest deadline first. They are asked for a few at a time."""
+        """All pending joins, handler by handler, soonest deadline first. They are read `PAGE` at a time."""
         for handler in self.handlers:
             yield from self.of(handler)
 
@@ -123,9 +132,9 @@ class Joins:
 
     def page(self, handler: str, limit: int = PAGE, after: str = "") -> Page:
         """
-        Up to ``limit`` pending joins of one handler, soonest deadline first.
+        Up to ``limit`` pending joins of one handler, soonest deadline first, from the cursor ``after`` on.
 
-        What arrives, or is settled, while the pages are read may be missed.
+        A page can be shorter than ``limit``. A join that arrives or is settled between two pages may be missed.
         """
         description = self._description(handler)
         units, cursor = self._store.waiting(handler, limit, after)
@@ -133,7 +142,7 @@ class Joins:
         return Page([_pending(handler, found, description) for found in seen if found is not None], cursor)
 
     def find(self, key: str, handler: str | None = None) -> list[PendingJoin]:
-        """The pending joins with this key: one per handler that waits for it."""
+        """The pending joins with this key: one for each handler that waits for it, or that of ``handler``."""
         found = []
         for name in self.handlers if handler is None else [handler]:
             waiting = self._store.look(name, unit_of(key))
@@ -142,7 +151,7 @@ class Joins:
         return found
 
     def get(self, key: str, handler: str | None = None) -> PendingJoin:
-        """The one pending join with this key. Raises `JoinError` when there is none, or more than one."""
+        """The one pending join with this key. Raises `JoinError` if there is none, or more than one."""
         found = self.find(key, handler)
         if len(found) == 1:
             return found[0]
@@ -151,15 +160,15 @@ class Joins:
             raise JoinError(f"{len(found)} joins wait for {key!r}: {names}. Say which handler.")
         whose = f"{handler} has no pending join {key!r}" if handler else f"No join waits for {key!r}"
         raise JoinError(
-            f"{whose}: it was settled, cancelled or never begun. `choreo joins list` shows which there are."
+            f"{whose}: it was settled, cancelled or never begun. `choreo joins list` shows the pending joins."
         )
 
     def tally(self, handler: str) -> dict[str, int]:
         """
-        How many events did not count for this handler's joins.
+        The numbers of events that did not count for this handler's joins, since the store was made.
 
-        "late": they came after the join was complete or settled. "duplicate": they were there already. "surplus":
-        they were more than the join needs.
+        "late": they came after the join was complete or settled. "duplicate": they had arrived before. "surplus": the
+        join had enough of their type.
         """
         return {"late": 0, "duplicate": 0, "surplus": 0} | self._store.tally(handler)
 
@@ -167,30 +176,30 @@ class Joins:
         """
         Settle a join without running its handler. Parts that come later are ignored, as after ``unless``.
 
-        What had arrived is returned, and written into the log with the reason; it is kept nowhere else.
-        Raises `JoinError` when there is no such join, or a worker runs it right now.
+        Returns the join with the parts that had arrived, and logs it with the reason. It is kept nowhere else.
+        Raises `JoinError` if there is no such join, or more than one, or a worker runs it right now.
         """
         join = self.get(key, handler)
         claim = Claim(join.handler, unit_of(key), uuid4().hex, attempt=0)
         begun = self._store.begin(claim)
         if begun.verdict is Verdict.BUSY:
             raise JoinError(
-                f"{join.handler} is at work on {key!r} right now. Try again in {begun.busy_seconds:.0f} seconds."
+                f"{join.handler} {key}: a worker runs it right now. Try again in {begun.busy_seconds:.0f} seconds."
             )
         within = float(self._description(join.handler).get("within", 0))
         settlement = Settlement(unscheduled=[deadline_id(claim.unit)], remember=within)
         if begun.verdict is Verdict.DONE or self._store.commit(claim, settlement).outcome is not Outcome.OK:
             raise JoinError(f"{join.handler} has just settled {key!r}.")
-        logger.warning("%s %s was cancelled by hand: %s. What it was: %s", join.handler, key, reason, join.to_json())
+        logger.warning("%s %s was cancelled by hand: %s. The join was: %s", join.handler, key, reason, join.to_json())
         return join
 
     def fire(self, key: str, handler: str | None = None, *, as_timeout: bool = False) -> PendingJoin:
         """
-        Run a join's handler with what has arrived: None stands for a missing part, and a list is as long as it is.
+        Run a join's handler with the parts that have arrived. A missing part is None, a list may be shorter than asked.
 
-        ``as_timeout`` runs its ``on_timeout`` instead, as if its time were up. It happens on a worker of the service,
-        with retries and a dead letter as usual. Raises `JoinError` when there is no such join, or its handler could
-        not take what is there.
+        ``as_timeout`` runs its ``on_timeout`` instead, as if the deadline had passed. A worker of the service runs it,
+        with retries and a dead letter as usual. Raises `JoinError` if there is no such join, or more than one, or its
+        handler cannot be called with the parts that have arrived.
         """
         join = self.get(key, handler)
         description = self._description(join.handler)
@@ -204,7 +213,7 @@ class Joins:
     def _check_fire(self, join: PendingJoin, description: Mapping[str, Any], as_timeout: bool) -> None:
         where = f"{join.handler} cannot be fired for {join.key!r}"
         if not description:
-            raise JoinError(f"{where}: what it takes is not known, since no worker of its service has run yet.")
+            raise JoinError(f"{where}: its parts are not known, since no worker of its service has run yet.")
         if as_timeout:
             if join.complete:
                 raise JoinError(f"{where} as on timeout: it is complete. Fire it without that.")
@@ -245,7 +254,7 @@ def _pending(handler: str, waiting: Waiting, description: Mapping[str, Any]) -> 
 def _missing(
     waiting: Waiting, arrived: Mapping[str, list[Envelope]], description: Mapping[str, Any]
 ) -> tuple[tuple[Missing, ...], int]:
-    """What is not here, and how many of those types it takes to be complete."""
+    """The missing parts, and the number of missing types that would make the join complete."""
     if not description:
         return (), 1
     missing: list[Missing] = []

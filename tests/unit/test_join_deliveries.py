@@ -539,7 +539,7 @@ def test_a_join_that_a_worker_runs_cannot_be_cancelled():
     stage.deliver(packed("a"))
     stage.store.begin(Claim(HANDLER, "join:ORD-1", "another", attempt=0))
 
-    with pytest.raises(JoinError, match=r"at work on 'ORD-1' right now. Try again in 15 seconds"):
+    with pytest.raises(JoinError, match=r"a worker runs it right now. Try again in 15 seconds"):
         stage.app.joins.cancel("ORD-1", "why not")
 
 
