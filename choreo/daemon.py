@@ -1,4 +1,4 @@
-"""One way to run a background thread: named, stoppable, and ended by no error."""
+"""Background threads: named, stoppable, and not ended by an error."""
 
 import logging
 import threading
@@ -13,9 +13,12 @@ class Daemon:
     """
     A daemon thread that calls ``turn`` again and again.
 
-    ``turn`` returns the seconds until its next call, or None for ``interval``. The first call comes after ``interval``.
-    If it raises, ``on_error`` gets the error (the default logs it with its traceback), and the next call comes after
-    ``interval``. A forked child has no thread: `start` starts one there.
+    ``turn`` is a callback that returns the seconds until its next call, or None for ``interval`` (seconds). The first
+    call comes ``interval`` after `start`. If it raises, ``on_error`` gets the error (by default it is logged with its
+    traceback), and the next call comes after ``interval``.
+
+    The thread runs until `stop`, `end` or the end of the process. A stopped daemon cannot be started again. A forked
+    child has no thread, and may call `start`.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class Daemon:
         self._starting = threading.Lock()
 
     def after_fork(self) -> None:
+        """Start afresh in a forked child: not started, and not stopped."""
         self._start_afresh()
 
     @property
@@ -47,7 +51,7 @@ class Daemon:
         return self._stopped.is_set()
 
     def start(self) -> None:
-        """Start the thread, unless it runs or was stopped."""
+        """Start the thread. Does nothing if it runs, or was stopped."""
         with self._starting:
             if not self.is_running and not self.is_stopped:
                 thread = threading.Thread(target=self._run, name=self.name, daemon=True)
@@ -55,7 +59,7 @@ class Daemon:
                 self._thread, self.is_running = thread, True
 
     def wake(self) -> None:
-        """Call ``turn`` now instead of at its time."""
+        """Make the thread call ``turn`` now instead of at its time."""
         self._wake.set()
 
     def end(self) -> None:
@@ -64,7 +68,7 @@ class Daemon:
         self._wake.set()
 
     def stop(self, timeout: float = 5.0) -> None:
-        """Make the thread end, and wait for that: ``timeout`` seconds at most."""
+        """Make the thread end, and wait for its end: ``timeout`` seconds at most."""
         self.end()
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
@@ -80,7 +84,7 @@ class Daemon:
                 return
             try:
                 wait = self._turn()
-            except Exception as error:  # the thread must go on, whatever a turn raises
+            except Exception as error:  # no error of one turn may end the thread
                 wait = None
                 self._on_error(error)
 

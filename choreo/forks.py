@@ -1,8 +1,8 @@
-"""One guard for forked processes.
+"""A guard for forked processes.
 
-A forked child inherits objects, but none of the threads that worked for them, and it shares its parent's sockets. A
-lock may be held by a thread that does not exist in the child. So an object with threads, locks or connections registers
-here, and is told once in each child, before any other code of choreo runs there.
+A forked child inherits objects, but no threads, and it shares its parent's sockets. A lock may be held by a thread that
+does not exist in the child. So an object with threads, locks or connections registers here. In each child its
+`after_fork` is called once, before any other code of choreo runs there.
 """
 
 import os
@@ -14,14 +14,14 @@ class Forkable(Protocol):
     """An object that can start afresh in a forked child."""
 
     def after_fork(self) -> None:
-        """Drop what belongs to the parent: connections (without closing them there), threads, locks."""
+        """Drop the parent's connections (without closing them for the parent), threads and locks. Must not raise."""
 
 
 _objects: "WeakSet[Forkable]" = WeakSet()
 
 
 def guard(forkable: Forkable) -> None:
-    """Call ``forkable.after_fork()`` in every forked child. Holds no reference: the guard ends with the object."""
+    """Call ``forkable.after_fork()`` in every forked child. Holds a weak reference: the guard ends with the object."""
     _objects.add(forkable)
 
 

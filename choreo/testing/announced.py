@@ -1,4 +1,4 @@
-"""For tests of handlers, which are plain functions: events that look as if somebody had announced them."""
+"""For tests of handlers, which are plain functions: events with the metadata of announced events."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -21,14 +21,15 @@ def announced(
     time: datetime | None = None,
 ) -> E:
     """
-    This event with metadata, as a handler gets it. Nothing is sent.
+    Return a copy of this event with metadata, as a handler gets it. Nothing is sent.
 
         >>> placed = announced(OrderPlaced(customer_id="alice"), subject="ORD-1")
         >>> placed.meta.subject
         'ORD-1'
 
-    What is not given is as for the first event of a story: a new id, which is the correlation id too, and the time is
-    now. The event given stays as it is; both are equal, since they say the same.
+    Metadata that is not given is that of the first event of a story: a new id, which is also the correlation id, no
+    causation id, and the time of the call (UTC). The event that was passed stays as it is. Both are equal, since
+    metadata does not count in a comparison.
     """
     own_id = id if id is not None else str(uuid4())
     envelope = event.sealed(id=own_id, source=source, subject=subject, cause=None, time=time or datetime.now(UTC))

@@ -1,1 +1,1 @@
-"""What runs inside `celery worker`."""
+"""The parts that run inside `celery worker`: its tasks, its consumer, its steps and its remote control."""

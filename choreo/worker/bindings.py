@@ -1,13 +1,13 @@
-"""Bindings belong to declarations: a binding that no worker of a service declares any more is removed.
+"""The binding keeper: removes bindings that no worker of a service declares any more.
 
 Otherwise a handler that once listened to ``order.*`` would get those events for ever.
 
-Old and new versions of a service run side by side during a deployment. So a worker does not go by its own code alone:
-each reports in the store what it declares, for as long as it lives. A binding is stale when no live worker declares it.
-It is removed when the last old worker has stopped, or has been silent for `TTL` seconds. In the meantime the queue gets
-the events that either version listens to.
+Old and new versions of a service run side by side during a deployment. So a worker does not decide by its own code
+alone: while it lives, it reports its bindings in the store. A binding is stale if no live worker declares it. It is
+removed when the last old worker has stopped, or has been silent for `TTL` seconds. Until then the queue gets the events
+of both versions.
 
-A queue is never deleted: its messages may be wanted. A queue whose handler is gone is reported in the log.
+A queue is never deleted, because its messages may be wanted. A queue whose handler is gone is named in the log.
 """
 
 import logging
@@ -29,9 +29,10 @@ INTERVAL = 15.0
 
 class BindingKeeper:
     """
-    Reports what a worker declares, and removes stale bindings.
+    Reports the bindings of one worker, and removes stale bindings of its service.
 
-    ``patterns`` are those of each of the worker's queues. `start` looks every `INTERVAL` seconds, in a thread.
+    ``worker`` is an id that no other worker has. ``patterns`` maps each of its queues to the patterns it is bound to.
+    `start` looks every `INTERVAL` seconds, in a thread, until `stop`.
     """
 
     def __init__(
@@ -49,19 +50,19 @@ class BindingKeeper:
         self._daemon.start()
 
     def look(self) -> None:
-        """Look once. A failure is logged, and the next look repeats it."""
+        """Report, and remove stale bindings, once. A failure is logged, and the next look repeats it."""
         try:
             self._look()
         except StoreError as error:
             logger.warning("stale bindings stay until this is mended: %s", error)
-        except Exception as error:  # brokers' clients raise dozens of kinds
+        except Exception as error:  # the brokers' clients raise many kinds of errors
             logger.warning("stale bindings stay, since the broker did not remove them: %r", error)
 
     def _look(self) -> None:
         answer = self._register.declare(self._service, self._worker, self._declared, TTL)
         if self._began:
-            # Another worker may have removed one of these bindings: while this one was silent for too long, or just
-            # before it reported. That worker makes it again, unless the store or a kill comes in between.
+            # Another worker may have removed one of these bindings while this one was silent for too long, or just
+            # before it reported. That worker makes it again, unless it is killed or the store fails in between.
             self._bindings.ensure(self._declared)
         self._began = True
         if answer.stale:
@@ -79,8 +80,8 @@ class BindingKeeper:
         waiting = self._bindings.waiting(sorted(orphans))
         for queue, count in waiting.items():
             logger.warning(
-                "no worker declares the handler of queue %s any more: it gets no more events, and nobody reads the %d "
-                "message(s) in it. Declare the handler again (name=... if it was renamed), or delete the queue.",
+                "no worker declares the handler of queue %s any more: it gets no more events, and no worker reads the "
+                "%d message(s) in it. Declare the handler again (name=... if it was renamed), or delete the queue.",
                 queue,
                 count,
             )
@@ -89,13 +90,13 @@ class BindingKeeper:
         self._reported |= waiting.keys()
 
     def stop(self) -> None:
-        """Stop the thread, report the end of this worker, and close the connection."""
+        """Stop the thread (waiting 5 seconds at most), report the end of this worker, and close the connection."""
         self._daemon.stop()
         self.retire()
         self._bindings.close()
 
     def retire(self) -> None:
-        """Report that this worker declares nothing any more."""
+        """Report that this worker declares nothing any more. A failure is logged."""
         try:
             self._register.declare(self._service, self._worker, (), 0)
         except StoreError as error:

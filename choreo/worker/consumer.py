@@ -1,4 +1,4 @@
-"""What a service's worker does differently from Celery's when it talks to its broker."""
+"""The consumer of a service's worker: Celery's, with some differences in how it uses the broker."""
 
 import logging
 from functools import cached_property
@@ -15,7 +15,7 @@ from choreo.worker.worker_events import Lull
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that RabbitMQ has for any answer. Waiting for messages is not waiting for an answer.
+#: Seconds after which RabbitMQ must have answered a request. (Waiting for messages is no request.)
 ANSWER_TIMEOUT = 10.0
 
 
@@ -25,47 +25,53 @@ class ServiceConsumer(Consumer):
 
     - No native delayed delivery. Celery sets it up wherever it sees a quorum queue: 28 queues and a permanent binding
       ``#.<queue>``, which would also catch events. choreo's delays are in the store.
-    - Worker events and replies to remote control do not wait for publisher confirms: nobody would send them again,
-      and the event loop would stand still meanwhile.
-    - `celery control add_consumer` knows the service's own queues only: any other would be bound to nothing.
-    - A broker that does not answer is left and connected to again. Celery waits for ever for the answer to
-      "consume", and RabbitMQ gives none while a quorum queue has no leader.
-    - A stopping worker returns at once what it has not started.
+    - Worker events and replies to remote control do not wait for publisher confirms: no code sends them again, and
+      waiting would stop the event loop.
+    - `celery control add_consumer` accepts the service's own queues only: any other would be bound to nothing.
+    - If the broker does not answer within `ANSWER_TIMEOUT`, the consumer connects again. Celery waits for ever for the
+      answer to "consume", and RabbitMQ gives none while a quorum queue has no leader.
+    - A stopping worker gives back at once the deliveries that it has not begun.
     - Worker events are collected for a moment before they are sent: see `choreo.worker.worker_events`.
     """
 
     class Blueprint(Consumer.Blueprint):
+        """Celery's steps, without native delayed delivery."""
+
         default_steps = tuple(
             step for step in Consumer.Blueprint.default_steps if not step.endswith(":DelayedDelivery")
         )
 
     def connect(self) -> Any:
+        """Connect as Celery does, with `ANSWER_TIMEOUT` for the answers of RabbitMQ."""
         connection = super().connect()
         if self.lull:
-            self.lull.forget()  # what was set for later may have gone with the last connection
+            self.lull.forget()  # its timer may have gone with the last connection
         if isinstance(connection.connection, amqp.Connection):
             connection.connection.transport.sock.settimeout(ANSWER_TIMEOUT)
         return connection
 
     def connection_for_read(self, heartbeat: Any = None) -> Any:
+        """Celery's, without publisher confirms. It tells choreo's Redis transport how many handlers run at a time."""
         options = _UNCONFIRMED | {"at_a_time": self._at_a_time()}
         return self.ensure_connected(self.app.connection_for_read(heartbeat=heartbeat, transport_options=options))
 
     def connection_for_write(self, url: Any = None, heartbeat: Any = None) -> Any:
+        """Celery's, without publisher confirms."""
         connection = self.app.connection_for_write(url=url, heartbeat=heartbeat, transport_options=_UNCONFIRMED)
         return self.ensure_connected(connection)
 
     def _at_a_time(self) -> int:
-        """How many handlers run at a time at most: should all of it die, so many are to be blamed."""
+        """The most handlers that run at a time. If the worker dies, one of so many events has killed it."""
         if isinstance(self.pool, SoloPool):
             return 1
         worker = self.controller
         return int(getattr(worker, "max_concurrency", None) or worker.concurrency)
 
     def add_task_queue(self, queue: str, *args: Any, **options: Any) -> None:
+        """Consume from one more queue, as Celery does, if it is one of the service's; else log an error."""
         if queue not in self.app.amqp.queues:
             logger.error(
-                "add_consumer %s: %s has no such queue, so that nothing is consumed from it. It has %s.",
+                "add_consumer %s: %s has no such queue, so nothing is consumed from it. Its queues are %s.",
                 queue,
                 self.app.service_name,
                 ", ".join(sorted(self.app.amqp.queues)),
@@ -75,31 +81,32 @@ class ServiceConsumer(Consumer):
 
     @cached_property
     def lull(self) -> Lull | None:
-        """When collected worker events are sent; None where there is no event loop, and they are sent at once."""
+        """Decides when collected worker events are sent; None without an event loop: they are sent at once."""
         return Lull(self.hub, self._flush_events) if self.hub else None
 
     def on_send_event_buffered(self) -> None:
-        """Celery's call whenever a worker event was collected; from any thread."""
+        """Celery calls this, from any thread, whenever a worker event was collected: schedule its sending."""
         if self.lull:
             self.lull.collected()
 
     def stop(self) -> None:
-        # Its connection is closed before the dispatcher is.
+        """Stop as Celery does, but send the collected worker events first, and give back unbegun deliveries."""
+        # Celery closes the connection before it closes the dispatcher.
         ignore_errors(self, self._flush_events)
         reserved = listed(state.reserved_requests)
         super().stop()
-        # What was delivered while the consumer was being cancelled is in the second.
+        # Some deliveries may have come while the consumer was being cancelled.
         self._return_unstarted({*reserved, *listed(state.reserved_requests)})
 
     def _return_unstarted(self, reserved: set[Any]) -> None:
-        """Give RabbitMQ back what no pool worker has begun; it would otherwise wait for what runs to end."""
+        """Give RabbitMQ the deliveries back that the pool has not begun. Else they wait for the running handlers."""
         for request in reserved.difference(listed(state.active_requests)):
-            # The Redis transport returns it by itself, without counting it as a failed delivery.
+            # choreo's Redis transport gives them back by itself, without counting a failed delivery.
             if not request.acknowledged and isinstance(request.message.channel, amqp.Channel):
-                # Should the pool begin it after all, it must not be acknowledged: the inbox sorts out the rest.
+                # If the pool begins it after all, it must not be acked: the inbox recognises the second delivery.
                 request.acknowledged = True
                 request.message.reject_log_error(logger, self.connection_errors, requeue=True)
 
 
-#: See the second difference above. Other transports take no notice.
+#: See the second difference above. Only the transport of RabbitMQ reads it.
 _UNCONFIRMED = {"confirm_publish": False}

@@ -1,4 +1,4 @@
-"""The task in which a service gets the notices of its dead letters."""
+"""The task that receives the notices of a service's dead letters."""
 
 import logging
 from contextlib import suppress
@@ -15,13 +15,21 @@ logger = logging.getLogger(__name__)
 
 
 class DeadLetterTask(SafeTask):
-    """Runs on ``<service>.dead_letters``: one `NoticeDelivery` for each message."""
+    """
+    The task ``<service>.dead_letters``: one `NoticeDelivery` for each message.
+
+    ``listener`` is the function declared with `@app.dead_letter`. One subclass is made when the service is finalized.
+    """
 
     abstract = True
     listener: ClassVar[Listener]
 
     def run(self, letter_id: str) -> str:
-        """Tell the listener of one dead letter. The answer is for people who read logs and Flower."""
+        """
+        Call the listener with one dead letter. The answer is for people who read logs and Flower.
+
+        Raises `Reject` while the store is away, after holding the notice: see `choreo.worker.outage`.
+        """
         runtime = self.app.runtime
         try:
             try:

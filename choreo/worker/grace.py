@@ -1,12 +1,12 @@
-"""A stop that ends in time.
+"""The grace step: a warm shutdown ends in time.
 
-On SIGTERM a worker finishes what it has begun and returns the rest. Celery waits for that without a limit, until
-whoever sent the signal loses patience and kills everything. This step is a little earlier: it gives back to the broker
-what still runs, and ends the worker as ``kill -9`` would, which everything here is built to survive. Nothing counts
-as a failed attempt, nor as a beginning without an end, of which there may not be many.
+On SIGTERM a worker finishes the handlers that it has begun, and gives the rest back. Celery waits for them without a
+limit, until the service manager (Kubernetes, systemd, Docker) kills all its processes. This step acts before that: it
+gives the events whose handlers still run back to the broker, and ends the worker as ``kill -9`` would, which choreo
+survives. These events do not count as failed attempts, nor as attempts that never finished; see `max_deliveries`.
 
-Celery's own soft and cold shutdown do not do: the former always waits for its full time, the latter raises
-`SystemExit` in handlers, and can hang when a warm shutdown is under way.
+Celery's own soft and cold shutdown cannot do this. The soft one always waits for its full time; the cold one raises
+`SystemExit` in handlers, and can hang during a warm shutdown.
 """
 
 import logging
@@ -27,9 +27,10 @@ from choreo.worker.handler import HandlerTask, read
 
 logger = logging.getLogger(__name__)
 
-#: Seconds from SIGTERM. Kubernetes kills after 30, systemd after 90, Docker after 10.
+#: The default of ``choreo_shutdown_timeout``, in seconds from SIGTERM. Kubernetes kills after 30, systemd after 90,
+#: Docker after 10.
 SHUTDOWN_TIMEOUT = 25.0
-#: Seconds for saying goodbye to the broker.
+#: The most seconds for giving events back to the broker and closing the connection.
 CLOSING = 2.0
 
 
@@ -41,6 +42,7 @@ class GraceStep(bootsteps.StartStopStep):
         self._worker = worker
 
     def start(self, worker: Any) -> None:  # noqa: ARG002 - Celery's signature
+        """Wait for the signal to stop. The time runs from then on."""
         worker_shutting_down.connect(self._begin, weak=False)
 
     def _begin(self, how: str = "", **_: Any) -> None:
@@ -63,9 +65,9 @@ class GraceStep(bootsteps.StartStopStep):
         os._exit(EX_FAILURE)
 
     def _close(self) -> None:
-        """Whatever is not acknowledged returns to its queue, and was not begun in vain too often."""
+        """Uncount the beginnings of the running handlers, and close the connection: every delivery is given back."""
         for request in listed(state.active_requests):
-            # What cannot be forgiven counts: it then is parked a little sooner than it deserves.
+            # If this fails, the beginning stays counted, and the event may be parked one delivery too early.
             with suppress(Exception):
                 self._forgive(request)
         connection = getattr(self._worker.consumer, "connection", None)

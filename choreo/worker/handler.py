@@ -27,13 +27,22 @@ logger = logging.getLogger(__name__)
 
 
 class HandlerTask(SafeTask):
-    """Runs one delivery. One subclass per handler is made when the service is finalized."""
+    """
+    The task ``<service>.<handler>``: runs one delivery.
+
+    One subclass per handler is made when the service is finalized. ``subscription`` is its declaration.
+    """
 
     abstract = True
     subscription: ClassVar[Subscription]
 
     def run(self, event: str | dict[str, Any]) -> str:
-        """Handle one delivery, the event as JSON. The answer is for people who read logs and Flower."""
+        """
+        Handle one delivery, the event as JSON. The answer is for people who read logs and Flower.
+
+        Raises Celery's `Retry` if a retry is scheduled, the handler's error or an `EnvelopeError` if the event became a
+        dead letter, and `Reject`, which puts the message back into its queue, if nothing could be recorded.
+        """
         envelope, delivery, parked = None, None, False
         try:
             try:
@@ -49,8 +58,8 @@ class HandlerTask(SafeTask):
         except BaseException as error:
             if parked or (delivery is not None and delivery.settled) or is_stop(error):
                 raise
-            # Nothing is recorded yet. Whatever this is (the store is away, a time limit struck between two lines), an
-            # ack would lose the event.
+            # Nothing is recorded yet, so an ack would lose the event. The store may be away, or a time limit may have
+            # ended this method between two lines.
             what = delivery or self.name
             if isinstance(error, StoreError):
                 logger.error("%s: %s; it is held until the store is back", what, error)
@@ -63,13 +72,13 @@ class HandlerTask(SafeTask):
             raise Reject(error, requeue=True) from error
 
     def delivery(self, event: str | dict[str, Any], envelope: Envelope) -> Delivery:  # noqa: ARG002
-        """The delivery in hand. Raises `EnvelopeError` when this handler can do nothing with such an event."""
+        """The delivery of this run. Raises `EnvelopeError` if the handler cannot take such an event."""
         request = self.request
         redelivered = bool((request.delivery_info or {}).get("redelivered"))
         return self.make_delivery(envelope, request.retries + 1, redelivered=redelivered)
 
     def make_delivery(self, envelope: Envelope, attempt: int, **options: Any) -> Delivery:
-        """A delivery to this handler. ``options`` are those of `Delivery`."""
+        """A delivery to this handler. ``options`` are those of `Delivery`, and so are the errors."""
         kind = JoinDelivery if isinstance(self.subscription, Join) else Delivery
         return kind(self.app.runtime, self.subscription, envelope, attempt, **options)
 
@@ -85,7 +94,7 @@ class HandlerTask(SafeTask):
 
 
 def read(event: str | dict[str, Any]) -> Envelope:
-    """The event that a task message carries. Raises `EnvelopeError` when it is none."""
+    """The event that a task message carries. Raises `EnvelopeError` if it cannot be read."""
     if isinstance(event, EventText):
         return event.envelope
     try:

@@ -1,4 +1,4 @@
-"""The worker program: `celery -A handlers.payment worker` is node ``payment@host`` without being told."""
+"""The worker program: `celery -A handlers.payment worker` runs as node ``payment@host`` without `-n`."""
 
 import gc
 from socket import gethostname
@@ -18,14 +18,16 @@ RESULTS_READ = 10
 
 class ServiceWorker(Worker):
     """
-    Celery's worker, named after its service.
+    Celery's worker, named after its service. It refuses to start with settings that would break a promise.
 
-    ``-n fast@%h`` is node ``payment.fast@host``: its service must be told from its name, see `ServiceControl`.
+    ``-n fast@%h`` is node ``payment.fast@host``: the name must begin with the service, see `ServiceControl`.
+    Raises `ImproperlyConfigured` for the eventlet pool, for a time limit in a pool that cannot enforce it (every pool
+    but prefork), and for ``task_annotations`` that would lose events.
     """
 
     def __init__(self, app: Any = None, hostname: str | None = None, **options: Any) -> None:
-        # A parent whose connection broke just before the stop reads no more results, and each child would wait for
-        # half a minute. A result that is not read is an ack that is not sent: the delivery comes again, as done.
+        # If the connection broke just before the stop, the parent reads no more results, and each child would wait half
+        # a minute for it. A result that is not read is an ack that is not sent: the event comes again, and is done.
         pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = RESULTS_READ
         service = (app or self.app).service_name
         super().__init__(app=app, hostname=node_name(service, hostname or f"celery@{gethostname()}"), **options)
@@ -34,14 +36,14 @@ class ServiceWorker(Worker):
             self.app.runtime.lane.in_process = in_process
         if _name_of(self.pool_cls) == "eventlet":
             raise ImproperlyConfigured(
-                "choreo does not run on the eventlet pool: its own authors advise against eventlet in anything that "
-                "is not on it yet, and nothing here is tried with it. Run this service with --pool gevent or threads."
+                "choreo does not run on the eventlet pool: eventlet's own authors advise against new uses of it, and "
+                "choreo is not tested with it. Run this service with --pool gevent or threads."
             )
         limits = {"task_time_limit": self.time_limit, "task_soft_time_limit": self.soft_time_limit}
         for setting, seconds in limits.items():
             if seconds and in_process:
                 raise ImproperlyConfigured(
-                    f"{setting} = {seconds}: the {_name_of(self.pool_cls)} pool cannot end a handler, so it would do "
+                    f"{setting} = {seconds}: the {_name_of(self.pool_cls)} pool cannot end a handler, so this would do "
                     f"nothing. Run this service with --pool prefork, or without the limit."
                 )
         for task in self.app.tasks.values():
@@ -49,9 +51,10 @@ class ServiceWorker(Worker):
                 task.check()
 
     def on_start(self) -> None:
+        """Start as Celery does, then exempt all objects that exist now from garbage collection."""
         super().on_start()
-        # What is there now stays until the end, for the pool's children as well. Looking for garbage in it takes a
-        # twentieth of a second each time, in which no event is handled.
+        # They stay until the end, also in the pool's children. Searching them for garbage takes a twentieth of a second
+        # each time, in which no event is handled.
         gc.collect()
         gc.freeze()
 

@@ -1,7 +1,7 @@
 """Holding a delivery until the store is back.
 
-RabbitMQ counts each delivery that is given back, and takes the event for poison when that happens too often. While the
-store is away nothing is wrong with the event, so it is not given back once a second: it is held.
+RabbitMQ counts each delivery that is given back, and gives up on an event after its delivery limit. While the store is
+away, nothing is wrong with the event. So the worker holds the delivery instead of giving it back once a second.
 """
 
 import time
@@ -13,17 +13,21 @@ from choreo.broker.workload import is_stopping
 from choreo.errors import StoreError
 from choreo.store.schedule import DELAYED, TENDED, Schedule
 
-#: Seconds between two looks at the store; the last goes on.
+#: Seconds between two tries of the store; the last one repeats.
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
-#: Seconds after which a delivery is given back all the same: RabbitMQ allows a handler half an hour, and a pool child
-#: does not hear that its worker is stopping.
+#: Seconds after which a delivery is given back even so: RabbitMQ allows a handler half an hour, and a pool child does
+#: not know that its worker is stopping.
 MOST = 600.0
-#: Seconds after which it is noticed that the worker is stopping.
+#: Seconds between two checks if the worker is stopping.
 STEP = 0.25
 
 
 def outlast(store: Schedule, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Return when the store takes something again, when this worker is stopping, or after `MOST` seconds."""
+    """
+    Return when the store accepts a write again, when this worker is stopping, or after `MOST` seconds.
+
+    ``sleep`` is a parameter for tests.
+    """
     held = 0.0
     for pause in chain(PAUSES, repeat(PAUSES[-1])):
         until = held + pause
@@ -33,6 +37,6 @@ def outlast(store: Schedule, sleep: Callable[[float], None] = time.sleep) -> Non
             sleep(STEP)
             held += STEP
         with suppress(StoreError):
-            # One that is full, or only a replica by now, still answers a ping.
+            # A write, because a Redis that is full or has become a replica still answers a ping.
             store.tend(DELAYED, TENDED)
             return

@@ -12,7 +12,7 @@ from choreo.worker.grace import GraceStep
 
 
 class ClockStep(bootsteps.StartStopStep):
-    """Starts the clock with the worker's pool, and stops it before."""
+    """Starts the clock after the worker's pool, and stops it before the pool."""
 
     requires = ("celery.worker.components:Pool",)
 
@@ -21,7 +21,7 @@ class ClockStep(bootsteps.StartStopStep):
         self.clock: Clock | None = None
 
     def start(self, worker: Any) -> None:
-        """Make the handlers known, and start the clock."""
+        """Register the handlers and joins in the store, and start the clock. Raises `StoreError`."""
         runtime = worker.app.runtime
         runtime.introduce()
         self.clock = Clock(runtime)
@@ -36,7 +36,7 @@ class ClockStep(bootsteps.StartStopStep):
 
 
 class BindingsStep(bootsteps.StartStopStep):
-    """Reports what this worker declares before it binds anything, and removes stale bindings."""
+    """Reports this worker's bindings before it binds anything, and removes stale bindings while it runs."""
 
     requires = ("celery.worker.components:Pool",)
 
@@ -45,7 +45,7 @@ class BindingsStep(bootsteps.StartStopStep):
         self._keeper: BindingKeeper | None = None
 
     def start(self, worker: Any) -> None:
-        """Look once, then start the keeper."""
+        """Report once, then start the keeper."""
         runtime = worker.app.runtime
         self._keeper = BindingKeeper(
             runtime.service_name,
@@ -58,7 +58,7 @@ class BindingsStep(bootsteps.StartStopStep):
         self._keeper.start()
 
     def stop(self, worker: Any) -> None:  # noqa: ARG002 - Celery's signature
-        """Stop the keeper."""
+        """Stop the keeper, which reports that this worker is gone."""
         if self._keeper is not None:
             self._keeper.stop()
 

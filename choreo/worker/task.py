@@ -1,25 +1,25 @@
-"""What the tasks of a service have in common."""
+"""The base class of a service's own tasks: of its handlers, and of its dead-letter notices."""
 
 from celery import Task
 from celery.exceptions import ImproperlyConfigured
 
-#: What would lose events were it otherwise.
+#: Attributes of `SafeTask` that must not change, or events are lost.
 _PROMISES = ("acks_late", "reject_on_worker_lost", "acks_on_timeout")
 
 
 class SafeTask(Task):
-    """A task that is acknowledged last, and comes back whatever ends it early."""
+    """A task that is acked last, and whose message comes back if anything ends the task early."""
 
     abstract = True
     acks_late = True
     reject_on_worker_lost = True
-    # What exceeds its time limit is begun again, and is parked when that happens too often.
+    # A handler that exceeds its time limit begins again, and its event is parked when that has happened too often.
     acks_on_timeout = False
     ignore_result = True
     serializer = "json"
 
     def check(self) -> None:
-        """Raises `ImproperlyConfigured` where ``task_annotations`` breaks a promise."""
+        """Raises `ImproperlyConfigured` if ``task_annotations`` changes an attribute so that events could be lost."""
         for name in _PROMISES:
             said, needed = getattr(self, name), getattr(SafeTask, name)
             if said is not needed:

@@ -1,4 +1,4 @@
-"""Worker events (what Flower reads), sent in fewer and larger messages."""
+"""Worker events (Celery's own events, which Flower reads), sent in fewer and larger messages."""
 
 import logging
 from collections.abc import Callable
@@ -12,23 +12,23 @@ from kombu.exceptions import EncodeError
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for which worker events are collected. Celery's own way is to send them at each turn of the event loop,
-#: which with a pool of processes is at each handled event, and costs more than handling it.
+#: Seconds for which worker events are collected. Celery sends them at each turn of the event loop. With a pool of
+#: processes that is once per handled event, which costs more than handling it.
 COLLECT_SECONDS = 0.2
 
-#: They are sent when nothing has been collected for a moment, in seconds, so that nothing to handle waits for that; but
-#: at the latest after so many.
+#: After that they are sent in the first pause of LULL_SECONDS without a new one, so that no event to handle waits for
+#: the sending; but AT_THE_LATEST seconds after the first was collected.
 LULL_SECONDS, AT_THE_LATEST = 0.02, 0.3
 
-#: The most that is collected.
+#: The most worker events that are collected; then they are sent at once.
 BUFFER = 1000
 
-#: What happens in the life of every task.
+#: The worker events of every run. Only these are collected the short way.
 _OFTEN = frozenset({"task-received", "task-started", "task-succeeded"})
 
 
 class Lull:
-    """Finds the moment at which to ``send`` what is collected. ``hub`` is the event loop."""
+    """Calls ``send`` in a pause, some time after the first worker event was collected. ``hub`` is the event loop."""
 
     def __init__(self, hub: Any, send: Callable[[], object]) -> None:
         self._hub, self._send = hub, send
@@ -36,15 +36,15 @@ class Lull:
         self._until = self._collected_at = 0.0
 
     def collected(self) -> None:
-        """Something was collected. From any thread."""
+        """Call this, from any thread, when a worker event was collected."""
         self._collected_at = now = monotonic()
         if not self._is_awaited:
             self._is_awaited, self._until = True, now + AT_THE_LATEST
-            # Timers are the loop's own business, and may only be set from within it.
+            # Timers may only be set in the loop's own thread.
             self._hub.call_soon(self._hub.call_later, COLLECT_SECONDS, self._look)
 
     def forget(self) -> None:
-        """What was set in the loop is gone."""
+        """Call this when the event loop has lost its timers: the next worker event sets a new one."""
         self._is_awaited = False
 
     def _look(self) -> None:
@@ -58,22 +58,23 @@ class Lull:
 
 class ServiceDispatcher(EventDispatcher):
     """
-    Celery's dispatcher with a larger buffer, which outlives its connection.
+    Celery's dispatcher with a larger buffer, whose content outlives the connection.
 
-    What was collected is written when it is sent, and where nobody listens only the first of it.
+    Worker events are encoded when they are sent, and not when they are collected. While nothing listens (no Flower),
+    only the first of those that were collected is encoded and sent, as far as the broker tells: Redis does.
     """
 
     def __init__(self, *args: Any, buffer_limit: int = BUFFER, **options: Any) -> None:
-        #: What all events say; empty until it is looked at again.
+        #: The fields that all worker events have; empty after each `flush`, and then made anew.
         self._about: dict[str, Any] = {}
-        #: Where the exchange is known to be.
+        #: The channel on which the exchange was declared.
         self._declared_on: Any = None
-        #: Whether somebody listened the last time, as far as the broker tells.
+        #: True if something listened at the last sending, as far as the broker tells.
         self._is_heard = False
         super().__init__(*args, buffer_limit=buffer_limit, **options)
 
     def send(self, type: str, **fields: Any) -> None:  # noqa: A002 - Celery's name
-        """Celery's way, and a shorter one for what is collected and often."""
+        """Send or collect a worker event, as Celery does; the most frequent ones in a shorter way."""
         if type in _OFTEN and self._is_collecting:
             self._collect(self._event(type, **fields))
         else:
@@ -91,7 +92,11 @@ class ServiceDispatcher(EventDispatcher):
         result: str,
         runtime: float,
     ) -> None:
-        """Tell of a first run that it was received, started, and has succeeded, once it has. Times are since 1970."""
+        """
+        Send the worker events of a run that has succeeded at its first attempt: received, started, succeeded.
+
+        ``received`` and ``started`` are Unix times, ``runtime`` is in seconds.
+        """
         facts = received_facts(name, args, root_id, parent_id)
         if self._is_collecting:
             self._collect(
@@ -106,11 +111,11 @@ class ServiceDispatcher(EventDispatcher):
 
     @property
     def _is_collecting(self) -> bool:
-        """Whether what happens often is wanted, and collected."""
+        """True if worker events about tasks are enabled and collected."""
         return self.enabled and "task" in self.buffer_group and not self.groups
 
     def _event(self, kind: str, timestamp: float | None = None, **fields: Any) -> dict[str, Any]:
-        about = self._about  # which another thread may take away meanwhile
+        about = self._about  # read once: another thread may empty it
         if not about:
             about = self._about = {"hostname": self.hostname, "utcoffset": utcoffset(), "pid": self.pid}
         return {**about, "type": kind, "timestamp": timestamp or time(), "clock": self.clock.forward(), **fields}
@@ -124,7 +129,8 @@ class ServiceDispatcher(EventDispatcher):
             self.on_send_buffered()
 
     def flush(self, errors: bool = True, groups: bool = True) -> None:
-        # The offset changes with the season.
+        """Send the collected worker events, as Celery does."""
+        # Made anew, since the UTC offset in it changes with daylight saving time.
         self._about = {}
         super().flush(errors, groups)
 
@@ -134,7 +140,7 @@ class ServiceDispatcher(EventDispatcher):
             return
         if producer is None:
             return
-        # One alone tells whether anybody listens. If nobody does, nobody would hear the others either.
+        # The answer to the first tells if something listens. If not, the others need not be encoded and sent.
         first = len(event) if self._is_heard else 1
         try:
             self._publish_some(event[:first], producer, routing_key)
@@ -142,13 +148,13 @@ class ServiceDispatcher(EventDispatcher):
             if event and self._is_heard:
                 self._publish_some(event, producer, routing_key)
         except EncodeError:
-            # Celery would keep it, and what came with it, and fail each time that it sends what it kept.
+            # Celery would keep this worker event and those sent with it, and fail at each later sending.
             if len(event) > 1:
                 for one in event:
                     self._publish([one], producer, routing_key)
             else:
-                logger.exception("a worker event cannot be written, and nobody is told of it")
-        except Exception:  # whatever a broker's client raises: it is sent with the next connection
+                logger.exception("a worker event cannot be encoded, and is dropped")
+        except Exception:  # any error of a broker's client: they are sent over the next connection
             if not self.buffer_while_offline:
                 raise
             self._outbound_buffer.append((event, routing_key))
@@ -159,30 +165,30 @@ class ServiceDispatcher(EventDispatcher):
             events,
             routing_key=routing_key,
             exchange=self.exchange.name,
-            # Kombu knows by itself what it has declared, and takes as long to find out as to send.
+            # Kombu remembers its declarations by itself, but looking there takes as long as sending.
             declare=[self.exchange] if channel is not self._declared_on else None,
             serializer=self.serializer,
             headers=self.headers,
             delivery_mode=self.delivery_mode,
         )
         self._declared_on = channel
-        # RabbitMQ does not tell.
+        # RabbitMQ does not tell, and the attribute is missing there.
         self._is_heard = getattr(channel, "listeners", None) != 0
 
     def extend_buffer(self, other: EventDispatcher) -> None:
-        """Take over what another dispatcher has not sent, now that its connection is gone."""
+        """Take over the worker events that another dispatcher has not sent, because its connection is gone."""
         super().extend_buffer(other)
         for group, events in other._group_buffer.items():
             self._group_buffer[group].extend(events)
 
 
 def received_facts(name: str, args: str, root_id: str, parent_id: str) -> dict[str, Any]:
-    """What is told of a task that was received for the first time."""
+    """The fields of the worker event "task-received" for a task that is received for the first time."""
     about = {"name": name, "args": args, "kwargs": "", "root_id": root_id, "parent_id": parent_id}
     return {**about, "retries": 0, "eta": None, "expires": None}
 
 
 class ServiceEvents(Events):
-    """``app.events`` of a service."""
+    """``app.events`` of a service: Celery's, with a `ServiceDispatcher`."""
 
     dispatcher_cls = "choreo.worker.worker_events:ServiceDispatcher"

@@ -211,7 +211,7 @@ def test_what_cannot_be_written_keeps_nothing_else_from_being_sent(caplog: pytes
 
     assert [event["result"] for event in told(made)] == ["one", "three"]
     assert [record.message for record in caplog.records] == [
-        "a worker event cannot be written, and nobody is told of it"
+        "a worker event cannot be encoded, and is dropped"
     ]
 
 
