@@ -38,13 +38,14 @@ from choreo.worker.steps import STEPS
 
 class Runtime:
     """
-    The parts of one service, each made when it is first needed. They are the `choreo.delivery.ports.Ports` of a worker.
+    The parts of one service. Each is made when it is first read, and then lives as long as the service.
 
-    ``subscriptions`` may grow as long as no part was made. ``conf`` gives Celery's configuration, ``connect`` opens a
-    connection to publish on, ``tasks`` gives Celery's tasks by name, and ``listener`` is told of dead letters.
+    A runtime is the `choreo.delivery.ports.Ports` of a worker. ``subscriptions`` is the service's own list. ``conf``
+    returns Celery's configuration, ``connect`` opens a connection to publish on, ``tasks`` returns Celery's tasks by
+    name. Reading a part raises `DeclarationError` if a setting that it needs is wrong.
     """
 
-    #: Tells the time at which an event is announced.
+    #: Callback: returns the time at which an event is announced.
     now: Callable[[], datetime] = staticmethod(utc_now)
 
     def __init__(
@@ -94,13 +95,18 @@ class Runtime:
 
     @cached_property
     def store(self) -> Store:
-        """Keeps joins, retries and dead letters. Raises `DeclarationError` when no setting says where it is."""
+        """
+        Keeps joins, retries and dead letters.
+
+        The fused store if it is on the broker's own Redis server and the fast lane is on; a store in memory for
+        ``memory:``; else a store in Redis. Raises `DeclarationError` if no setting says where it is.
+        """
         conf = self._conf
         own = redis_url(joined(conf.broker_write_url))
         url = conf.get("choreo_store_url") or own
         if not url:
             raise DeclarationError(
-                "choreo keeps joins, retries and dead letters in Redis, and this broker is none. Say where it is: "
+                "choreo keeps joins, retries and dead letters in Redis, and this broker is no Redis. Say where it is: "
                 'choreo_store_url = "redis://..." in celeryconfig.py.'
             )
         if url.startswith("memory:"):
@@ -109,7 +115,7 @@ class Runtime:
         options = conf.broker_transport_options or {}
         if url != own:
             return RedisStore(url, self.terms, prefix, transport=options)
-        # As in kombu, it says nothing unless it is a table.
+        # As in kombu, broker_use_ssl has no effect unless it is a dict.
         ssl = conf.broker_use_ssl if isinstance(conf.broker_use_ssl, dict) else None
         if self.lane is None:
             return RedisStore(url, self.terms, prefix, ssl=ssl, transport=options)
@@ -121,7 +127,7 @@ class Runtime:
     @cached_property
     def leases(self) -> LeaseKeeper:
         """Keeps the claims of running handlers."""
-        # A pool child may outlive its worker. It must renew its claim before any consumer finds the worker dead.
+        # A pool child may outlive its worker's main process. It must renew its claim before that counts as dead.
         timeout = (self._conf.broker_transport_options or {}).get("consumer_timeout", CONSUMER_TIMEOUT)
         return LeaseKeeper(self.store, min(self.terms.lease.total_seconds(), float(timeout)))
 
@@ -140,7 +146,7 @@ class Runtime:
         return self.topology.name_of(name)
 
     def backlog(self) -> dict[str, Backlog]:
-        """The messages that wait in the store, by owner: of every service that uses this store."""
+        """The messages that wait in the store, by owner, of every service that uses it. Raises `StoreError`."""
         return {owner: self.store.backlog(owner) for owner in (*self.store.handlers(), DELAYED)}
 
     def owners(self) -> list[str]:
@@ -149,17 +155,17 @@ class Runtime:
         return [*handlers, notices_of(self.service_name), self.service_name]
 
     def schedules(self) -> list[str]:
-        """The owners of the schedules that this service's workers look into."""
+        """The owners of the schedules that this service's clock looks into: its own, and the delayed events."""
         return [*self.owners(), DELAYED]
 
     def introduce(self) -> None:
-        """Make this service's handlers known in the store, and the declarations of its joins."""
+        """Register this service's handlers in the store, and describe its joins there. Raises `StoreError`."""
         self.store.register(self.owners())
         joins = [subscription for subscription in self.subscriptions if isinstance(subscription, Join)]
         self.store.describe_joins({join.name: json.dumps(join.described()) for join in joins})
 
     def handler_task(self, subscription: Subscription) -> type[HandlerTask]:
-        """The task class of a handler."""
+        """Make the task class of a handler."""
         attributes = {
             "name": subscription.name,
             "subscription": subscription,
@@ -172,7 +178,7 @@ class Runtime:
         return type("Handler", (base,), attributes)
 
     def dead_letter_task(self, listener: Listener) -> type[DeadLetterTask]:
-        """The task class in which the service is told of its dead letters."""
+        """Make the task class that receives the service's notices. ``listener`` gets each dead letter."""
         attributes = {"name": notices_of(self.service_name), "listener": staticmethod(listener)}
         return type("DeadLetters", (DeadLetterTask,), attributes)
 
@@ -188,10 +194,10 @@ class Runtime:
 
 def defaults(runtime: Runtime, given: Iterable[str]) -> dict[str, Any]:
     """
-    Celery's settings where choreo has another default; a user's configuration may override them.
+    Celery's settings for which choreo has another default, without those that the user's configuration sets.
 
-    ``given`` are the settings that the user's configuration has. The settings that correctness needs are set on the
-    tasks themselves.
+    ``given`` are the names of the user's settings. Settings that the promises need are not here: they are attributes of
+    the tasks, see `choreo.worker.task.SafeTask`.
     """
     topology = runtime.topology
     settings = {
@@ -199,12 +205,12 @@ def defaults(runtime: Runtime, given: Iterable[str]) -> dict[str, Any]:
         "task_serializer": "json",
         "task_ignore_result": True,
         "task_default_queue": topology.default_queue,
-        # A mistyped -Q would otherwise make a queue that no event ever reaches.
+        # Otherwise a mistyped -Q would make a queue that no event ever reaches.
         "task_create_missing_queues": False,
-        # Celery's own would reach every other program on this broker; see also choreo/worker/control.py.
+        # Celery's own default is shared with every other Celery program on this broker. See choreo/worker/control.py.
         "control_exchange": topology.name_of("choreo.control"),
         "worker_send_task_events": True,
-        # A message that waits in a worker returns at once when the worker stops, and soon when it dies.
+        # Waiting in a worker is harmless: a message is given back at once if the worker stops, and soon if it dies.
         "worker_prefetch_multiplier": 4,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "broker_connection_retry_on_startup": True,
@@ -217,7 +223,7 @@ def defaults(runtime: Runtime, given: Iterable[str]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in left_out}
 
 
-#: The steps that a service's worker takes beside Celery's own.
+#: The steps that a service's worker runs in addition to Celery's own.
 WORKER_STEPS = STEPS
 #: The class of a service's worker.
 WORKER_CLASS = "choreo.worker.node:ServiceWorker"

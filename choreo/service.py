@@ -1,4 +1,4 @@
-"""A service: a Celery app that reacts to events. It declares and publishes; `choreo.runtime` puts it together."""
+"""A service: a Celery app that reacts to events. This file declares and publishes; `choreo.runtime` makes the parts."""
 
 import importlib.util
 import logging
@@ -44,32 +44,38 @@ logger = logging.getLogger(__name__)
 F = TypeVar("F", bound=Callable[..., Any])
 A = TypeVar("A", bound=Around)
 
-#: How many events of `Service.publish_many` are confirmed together.
+#: The most events of `Service.publish_many` that are confirmed together.
 BATCH = 500
 
 
 class Service(Celery):
     """
-    A Celery app that hears events, and announces its own.
+    A Celery app that reacts to events, and announces its own.
 
         >>> app = Service("payment")
         >>> @app.on(OrderPlaced)
         ... def charge_customer(order: OrderPlaced) -> PaymentCharged | PaymentFailed:
         ...     return PaymentCharged(amount_cents=order.total_cents)
 
-    ``celery -A handlers.payment worker`` runs it: queues, node name, late acknowledgement and JSON come along.
-    A ``celeryconfig`` module on the path is read as Celery's settings; these belong to choreo:
+    ``celery -A handlers.payment worker`` runs it. Queues, node name, late acks and JSON are set. A service lives as
+    long as its process: make it at module level, and declare its handlers before a worker starts. Publishing is safe in
+    threads, and in a process that is forked later.
+
+    ``name`` is the service's name on the broker: it begins the name of each of its queues and tasks.
+    ``retry`` is for every handler that declares none. ``terms`` are the times for which the store waits and remembers.
+    ``config`` is a module name, an object or a dict with settings, as for `celery.Celery`; None: no configuration. By
+    default a module ``celeryconfig`` is read, if there is one on the path. All other options go to `celery.Celery`.
+    Raises `DeclarationError` for a name or a value that cannot work, and for an option that neither class has.
+
+    These of the settings are choreo's:
 
     - ``choreo_store_url``: the Redis that keeps joins, retries and dead letters. Default: the broker, if it is Redis.
-    - ``choreo_namespace``: separates whole platforms that share a broker ("staging").
-    - ``choreo_unheard``: the reaction to an event that no handler hears: "ignore", "log" (the default: one line per
-      type) or "error" (`publish` raises). ``app.publisher.unheard`` counts them per type.
-    - ``choreo_shutdown_timeout``: seconds after which a worker that is told to stop ends its handlers. Default: 25.
-    - ``choreo_fast_lane``: False turns the fast lane off. The promises are the same, and it is slower.
-
-    ``retry`` holds for every handler that declares none. ``terms`` say how long the store waits and remembers.
-    ``config`` is a module name, an object or a dict with settings, as for `celery.Celery`; None: no configuration.
-    All other options go to `celery.Celery`. Raises `DeclarationError` for an option that neither knows.
+    - ``choreo_namespace``: separates whole platforms that share a broker ("staging"). Default: none.
+    - ``choreo_unheard``: the reaction to an event that no handler listens to: "ignore", "log" (the default: one line
+      per type and process) or "error" (`publish` raises). ``app.publisher.unheard`` counts them per type.
+    - ``choreo_shutdown_timeout``: seconds after which a worker that was told to stop ends its handlers. Default: 25;
+      None: it waits for them without a limit.
+    - ``choreo_fast_lane``: False turns the fast lane off. The promises stay the same, and the service is slower.
     """
 
     amqp_cls = "choreo.broker.connections:ServiceAMQP"
@@ -117,10 +123,11 @@ class Service(Celery):
         """
         Declare a handler: a function that is called with each event of these types, or that matches these patterns.
 
-        It stays a plain function. The events that it returns are announced after it succeeded.
-        Its task and its queue are called ``<service>.<function>``; ``name`` pins that when the function is renamed.
-        ``around`` is middleware for this handler alone: see `around`.
-        Raises `DeclarationError` when the function cannot take these events.
+        The function stays a plain function. The events that it returns are announced if it succeeds. If it raises, it
+        is called again as ``retry`` says (default: the service's), and then the event becomes a dead letter.
+        Its task and its queue are named ``<service>.<function>``, or ``<service>.<name>``: if you rename the function,
+        set ``name`` to the old name. ``around`` is middleware for this handler only, outermost first: see `around`.
+        Raises `DeclarationError` if the function cannot take these events, or its name is taken.
         """
         check_options("@app.on", unknown, ["retry", "name", "around"])
         check_called("on", topics)
@@ -162,14 +169,18 @@ class Service(Celery):
         """
         Declare a handler that waits until all these events have arrived for one subject, and is then called once.
 
-        They may arrive in any order, and more than once. ``Several(ItemPacked, 3)`` waits for three of a type.
-        ``by`` a field instead of the subject: ``by="order_id"``, or for each its own, ``by={OrderConfirmed: "order_id",
-        PaymentCharged: "reference"}`` (None there is the subject). ``at_least`` so many of the parts are enough: the
-        handler is called with None for the rest.
-        ``unless`` one of those events comes, which cancels the join, also for parts that come later.
-        If it is not complete ``within`` the time from the first event, ``on_timeout`` is called with what did arrive
-        (None for the rest); without ``on_timeout``, what arrived becomes a dead letter.
-        Raises `DeclarationError` when the functions cannot take these events.
+        The events may arrive in any order, and more than once. ``Several(ItemPacked, 3)`` waits for three of a type.
+
+        - ``by`` names a field that takes the place of the subject: ``by="order_id"``, or one per type,
+          ``by={OrderConfirmed: "order_id", PaymentCharged: "reference"}`` (None: the subject).
+        - ``at_least``: this many of the parts are enough. The handler is called with None for the missing ones.
+        - ``within``: the time from the arrival of the first part to the deadline. Default: an hour.
+        - ``on_timeout`` is called at the deadline with the parts that have arrived (None for the missing ones). Without
+          it, they become a dead letter.
+        - ``unless``: one of these events cancels the join, also for parts that come later.
+        - ``retry``, ``name`` and ``around``: see `on`.
+
+        Raises `DeclarationError` if one of the functions cannot take these events, or an option does not fit them.
         """
         check_options(
             "@app.join", unknown, ["by", "at_least", "within", "on_timeout", "unless", "retry", "name", "around"]
@@ -201,16 +212,20 @@ class Service(Celery):
         """
         Declare middleware: a function that is called around every handler of this service, ``on_timeout`` included.
 
+        It is called once per attempt, and also for handlers that are declared earlier. See docs/middleware.md.
+
             >>> @app.around
             ... def logged(context: Context, proceed: Proceed) -> None:
             ...     with bound_contextvars(subject=context.subject):
             ...         proceed()
 
-        ``proceed()`` runs the rest and returns the events that are going to be announced. It raises what the handler
-        raises. What the middleware raises is a failure of the handler, which is retried or becomes a dead letter; so is
-        its return without a call of ``proceed``.
-        Several nest in the order of their declaration, the first outermost; those of ``@app.on(..., around=[...])`` and
-        ``@app.join(..., around=[...])`` are inside. Raises `DeclarationError` unless it can be called like that.
+        ``proceed()`` calls the next middleware, or the handler. It returns the events that are going to be announced,
+        and raises the handler's errors. An error that the middleware raises is a failure of the handler: it is retried
+        or ends in a dead letter. Returning without calling ``proceed``, or calling it twice, is such an error
+        (`MiddlewareError`).
+        Middleware nests in the order of declaration, the first outermost. That of ``@app.on(..., around=[...])`` and
+        ``@app.join(..., around=[...])`` is inside the service's.
+        Raises `DeclarationError` unless the function can be called with a context and ``proceed``.
         """
         self._around.append(checked_around(function, f"Service({self.service_name!r})"))
         self.subscriptions[:] = [surrounded(known, self._around) for known in self.subscriptions]
@@ -220,7 +235,12 @@ class Service(Celery):
         return function
 
     def dead_letter(self, function: F = None, **unknown: Any) -> F:  # type: ignore[assignment]
-        """Declare what happens when an event of this service becomes a dead letter, in place of a line in the log."""
+        """
+        Declare the function that is called with each dead letter of this service, in place of a line in the log.
+
+        A worker of the service calls it once per letter. An error of it is logged, and the letter is kept in any case.
+        Raises `DeclarationError` if it cannot be called with one dead letter, or the service has such a function.
+        """
         check_options("@app.dead_letter", unknown, [])
         check_listener(function)
         if self._listener is not log_dead_letter:
@@ -232,7 +252,7 @@ class Service(Celery):
         return function
 
     def task(self, *args: Any, **options: Any) -> Any:
-        """Celery's decorator for an ordinary task, which stays this service's own: Celery would share it with all."""
+        """Celery's decorator for an ordinary task. Unlike Celery's, the task is not shared with other apps."""
         return super().task(*args, **{"shared": False, **options})
 
     # -- announcing ----------------------------------------------------------------------------------------------
@@ -255,16 +275,17 @@ class Service(Celery):
         at: datetime | None = None,
     ) -> Envelope | Announcement:
         """
-        Announce an event to whoever listens.
+        Announce an event to all handlers that listen to it.
 
-        On return the broker holds it for every subscribed queue. Inside a handler of this service the event joins what
-        the handler returns instead: it leaves only if the handler succeeds, about the same subject unless one is given.
-        Raises `PublishError` when the broker does not confirm; publishing again is safe.
+        On return the broker holds it for every subscribed queue. Inside a handler of this service, the event joins
+        those that the handler returns: it leaves only if the handler succeeds. Its subject is then the handler's,
+        unless one is given. Raises `PublishError` if the broker does not confirm; publishing again is safe. Raises
+        `EventTooLargeError` for more than 256 KiB.
 
-        With a ``delay`` (a timedelta, or seconds), or ``at`` a moment, the event is kept in the store and leaves then;
-        `Announcement.cancel` calls it off. Any live worker of any service of this namespace that uses the same store
-        sends it, at most a quarter of a second late: the program that announced it may have ended by then. While
-        there is no worker at all, it waits. Raises `StoreError` when the store does not take it.
+        With ``delay`` (a timedelta, or seconds) or ``at`` (a moment), the store keeps the event until then, and the
+        result is an `Announcement`, whose `Announcement.cancel` calls it off. Any live worker of any service of this
+        namespace that uses the same store sends it, at most a quarter of a second late. The program that announced it
+        may have ended by then. Without any worker, it waits. Raises `StoreError` if the store does not take it.
         """
         if delay is None and at is None:
             return self._announce([event], subject)[0]
@@ -272,22 +293,22 @@ class Service(Celery):
 
     def call_off(self, key: str) -> bool:
         """
-        Call off a delayed event by its `Announcement.key`, in whichever process.
+        Call off a delayed event by its `Announcement.key`, from any process.
 
-        True promises that nobody will hear of it. False when it has left, or may be leaving right now.
+        True: it will not be sent. False: it has left, or may be leaving right now. Raises `StoreError`.
         """
         owner, _, event_id = key.partition("/")
         return self.runtime.store.unschedule(owner, f"event:{event_id}")
 
     def publish_many(self, events: Iterable[Event], subject: str | None = None) -> int:
         """
-        Announce any number of events, and return how many; see `publish`. ``event.about("ORD-1")`` gives each its own
-        subject.
+        Announce any number of events, and return their number. See `publish` for what it promises of each.
 
-        They are taken from ``events`` and sent a few hundred at a time, so that a generator of millions needs little
-        memory. Each batch is confirmed before the next is made, and sent only if all in it are valid.
-        In a `PublishError`, ``before`` is how many were announced with earlier batches; ``confirmed`` and
-        ``unconfirmed`` are the envelopes of the batch that failed.
+        ``event.about("ORD-1")`` gives an event its own subject. The events are taken from ``events`` and sent `BATCH`
+        (500) at a time, so a generator of millions needs little memory. Each batch is confirmed before the next is
+        made, and is sent only if all its events are valid.
+        In a `PublishError`, ``before`` is the number of events in earlier batches, which are announced; ``confirmed``
+        and ``unconfirmed`` are the envelopes of the batch that failed.
         """
         count = 0
         iterator = iter(events)
@@ -318,7 +339,7 @@ class Service(Celery):
         context = current()
         if context is not None and context.service == self.service_name:
             envelope, owner = context.announce(event, subject, delay), context.handler
-            # Until the handler has succeeded it is in the handler's hands, and then in the store.
+            # The store has it after the handler has succeeded. Until then only its context knows it.
             call_off = partial(self._withdraw, context, f"{owner}/{envelope.id}")
         else:
             now = self.runtime.now()
@@ -347,7 +368,7 @@ class Service(Celery):
 
     @property
     def publisher(self) -> Publisher:
-        """Sends events to the broker. ``unheard`` counts the events that no handler heard, by type."""
+        """Sends events to the broker. Its ``unheard`` counts, per type, the events that no handler listened to."""
         return self.runtime.publisher
 
     @property
@@ -362,9 +383,9 @@ class Service(Celery):
 
     def backlog(self) -> dict[str, Backlog]:
         """
-        The messages that wait in the store to be sent, by handler: of every service that uses this store.
+        The messages that wait in the store to be sent, by handler, for every service that uses this store.
 
-        "delayed" are the delayed events that no handler announced. Raises `StoreError`.
+        The entry "delayed" is for delayed events that were announced outside of a handler. Raises `StoreError`.
         """
         return self.runtime.backlog()
 

@@ -77,5 +77,5 @@ def test_a_wrong_url_in_the_environment_is_refused_too(monkeypatch):
 def test_a_store_that_nobody_has_named_can_be_said_on_the_command_line():
     said = run("dead-letters", "list", "--broker", "amqp://nowhere", code=1).stderr
 
-    assert "this broker is none. Say where it is: choreo_store_url" in said
+    assert "this broker is no Redis. Say where it is: choreo_store_url" in said
     assert "Or say it here: --store / CHOREO_STORE_URL." in said
