@@ -1,4 +1,4 @@
-"""Dead letters: events whose handling failed for good, kept whole until somebody decides."""
+"""Dead letters: events whose handling failed for good. The store keeps them until they are replayed or discarded."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -20,42 +20,50 @@ from choreo.store import Scheduled, Store
 class Reason(StrEnum):
     """Why an event became a dead letter."""
 
-    #: Every attempt failed.
+    #: Every attempt failed with an error that is retried.
     EXHAUSTED = "exhausted"
-    #: The error is one that is never retried.
+    #: An attempt failed with an error that is not retried.
     REFUSED = "refused"
-    #: The delivery was not a readable event.
+    #: The message held no readable event.
     UNREADABLE = "unreadable"
-    #: It was begun too often without an end: it kills the worker that handles it.
+    #: Too many attempts began and never finished: the event kills its worker. See `Terms.max_deliveries`.
     POISON = "poison"
-    #: A join was not complete in time.
+    #: A join without ``on_timeout`` passed its deadline.
     EXPIRED = "expired"
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
     """
-    What failed, where, why and how often.
-
-    ``envelopes`` holds the event, or every part of a join that had arrived; it is empty when the delivery could not
-    be read, and then ``message`` holds what came, byte for byte.
+    An event whose handling failed for good, with its error. The store keeps it until it is replayed or discarded.
     """
 
+    #: The name of the service.
     service: str
+    #: The name of the handler that failed, or of the service for a message of its other queues.
     handler: str
+    #: Why the event became a dead letter.
     reason: Reason
+    #: The error of the last attempt, as text.
     error: str
+    #: The message of the failed delivery. If it held no readable event, this is the message, byte for byte.
     message: Message
+    #: The traceback of the last attempt. '' if there is none.
     traceback: str = ""
+    #: The number of attempts that were made.
     attempts: int = 0
-    #: What is forgotten when the letter is replayed: see `choreo.store`.
+    #: The unit that a replay resets, so that it can run again: see `choreo.store`. None if there is none.
     unit: str | None = None
+    #: The event, or all parts of a join that had arrived. Empty if the message held no readable event.
     envelopes: tuple[Envelope, ...] = ()
+    #: The time of the failure, in UTC.
     failed_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    #: The id of the dead letter: ten hexadecimal digits.
     id: str = field(default_factory=lambda: uuid4().hex[:10])
 
     @property
     def subject(self) -> str:
+        """The subject of the event, or of the first part of a join. '' if there is none."""
         return self.envelopes[0].subject if self.envelopes else ""
 
     def __str__(self) -> str:
@@ -63,7 +71,8 @@ class DeadLetter:
         return f"{what} {self.subject}".rstrip()
 
     def to_json(self) -> str:
-        # Not dataclasses.asdict(): it follows the data of an event down, and there may be no end to that.
+        """Return the dead letter as one JSON object."""
+        # Not dataclasses.asdict(): it recurses into the data of an event, which may be nested too deeply for that.
         record = {name.name: getattr(self, name.name) for name in fields(self)} | {
             "message": self.message.to_json(),
             "envelopes": [envelope.to_wire() for envelope in self.envelopes],
@@ -73,6 +82,7 @@ class DeadLetter:
 
     @classmethod
     def from_json(cls, text: str) -> "DeadLetter":
+        """Read a dead letter that `to_json` wrote."""
         record: dict[str, Any] = json.loads(text)
         return cls(
             **record
@@ -87,9 +97,9 @@ class DeadLetter:
 
 class DeadLetters:
     """
-    The dead letters of every handler that uses one store.
+    The dead letters of every handler that uses one store. Its methods raise `StoreError` when the store is away.
 
-    ``queue_of`` gives the name of a handler's queue, to which a replay goes.
+    ``queue_of`` is a callback: it returns the name of a handler's queue, to which a replay is sent.
     """
 
     def __init__(self, store: Store, queue_of: Callable[[str], str]) -> None:
@@ -98,37 +108,36 @@ class DeadLetters:
 
     @property
     def handlers(self) -> list[str]:
-        """Every handler that has run, or may still have dead letters; and each service, for its other queues."""
+        """Every handler whose service has ever started a worker, and each service, for its other queues. Sorted."""
         return self._store.handlers()
 
     def __iter__(self) -> Iterator[DeadLetter]:
-        """All dead letters, oldest first."""
+        """Iterate over all dead letters, oldest first."""
         return iter(self.find())
 
     def find(self, *owners: str) -> list[DeadLetter]:
-        """Dead letters, oldest first: all of them, or those of these services (``payment``) and handlers."""
+        """Return dead letters, oldest first: all of them, or those of these services (``payment``) and handlers."""
         letters = [
             DeadLetter.from_json(text) for handler in self._handlers(owners) for text in self._store.letters(handler)
         ]
         return sorted(letters, key=lambda letter: letter.failed_at)
 
     def get(self, letter_id: str) -> DeadLetter:
-        """One dead letter. Raises `DeadLetterError` when there is none with this id."""
+        """Return the dead letter with this id. Raises `DeadLetterError` when there is none."""
         for handler in self._handlers(()):
             text = self._store.letter(handler, letter_id)
             if text is not None:
                 return DeadLetter.from_json(text)
-        raise DeadLetterError(
-            f"There is no dead letter {letter_id!r}. `choreo dead-letters list` shows which there are."
-        )
+        raise DeadLetterError(f"There is no dead letter {letter_id!r}. `choreo dead-letters list` shows all of them.")
 
     def replay(self, letter_id: str) -> DeadLetter:
         """
-        Hand the event once more to the handler that failed, and to nobody else. The letter is gone then.
+        Send the event once more to the handler that failed, and to no other handler. Removes the dead letter.
 
-        It runs when a worker of the service takes it, with all its attempts before it again, and the same ids: what
-        was announced or charged before is recognised. When it fails again, it is a new dead letter.
-        Raises `DeadLetterError` when there is no such letter, or somebody else was faster.
+        The handler runs when a worker of the service takes the event. It has all its attempts again, and the same
+        idempotency key and event ids, so other systems recognise earlier effects. If it fails again, a new dead letter
+        is made. Raises `DeadLetterError` when there is no dead letter with this id, or it was just replayed or
+        discarded by another process.
         """
         letter = self.get(letter_id)
         queue = self._queue_of(letter.handler)
@@ -141,17 +150,17 @@ class DeadLetters:
             message = letter.message
         scheduled = Scheduled(f"replay:{letter.id}", message)
         if not self._store.replay(letter.handler, letter.id, letter.unit, parts, scheduled):
-            raise DeadLetterError(f"Dead letter {letter_id!r} has just been replayed or discarded by somebody else.")
+            raise DeadLetterError(f"Dead letter {letter_id!r} has just been replayed or discarded by another process.")
         return letter
 
     def discard(self, letter_id: str) -> DeadLetter:
-        """Forget a dead letter for good. Raises `DeadLetterError` when there is none with this id."""
+        """Delete a dead letter, and return it. Raises `DeadLetterError` when there is none with this id."""
         letter = self.get(letter_id)
         self._store.discard(letter.handler, letter_id)
         return letter
 
     def _parts_of(self, letter: DeadLetter) -> dict[str, str]:
-        """The parts of a join as the store keeps them."""
+        """Return the parts of a join as the store keeps them; empty if the letter is not of a join."""
         if letter.unit is None or key_of(letter.unit) is None:
             return {}
         several: dict[str, dict[str, Any]] = {}
@@ -173,6 +182,6 @@ class DeadLetters:
 
 
 def _is_signal(letter: DeadLetter) -> bool:
-    """Whether a join failed that had been fired by hand, or in its on_timeout: that is what runs again."""
-    # Without an on_timeout there is nothing to run. It waits once more, for the part that was late.
+    """True if the failed delivery was a signal (a fired join, or its on_timeout). A replay then repeats the signal."""
+    # Without an on_timeout there is nothing to run. The replayed join waits again for the missing parts.
     return letter.reason is not Reason.EXPIRED and letter.message.headers.get("argsrepr", "").startswith(SIGNALS)

@@ -1,4 +1,4 @@
-"""What a handler listens to: pure data, made once when its module is imported."""
+"""Subscriptions: the events that a handler listens to. Data only, made once when the module is imported."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,22 +9,30 @@ from choreo.event import Event
 from choreo.reaction import Reaction, describe
 from choreo.retry import Retry
 
+#: An event class, or a pattern such as "order.*".
 Topic = type[Event] | str
 
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """One handler: its name (which is also its task's and its queue's), what it hears, and how it is retried."""
+    """The declaration of one handler."""
 
+    #: The name of the service.
     service: str
+    #: The name of the handler and of its task: ``<service>.<function>``. The queue has it too, after the namespace.
     name: str
+    #: The event types and patterns that the handler listens to.
     patterns: tuple[str, ...]
     reaction: Reaction
     retry: Retry
 
 
 def patterns_of(topics: Sequence[Topic], where: str) -> tuple[str, ...]:
-    """Event classes and patterns → routing patterns. Raises `DeclarationError` for anything else."""
+    """
+    Return the routing patterns of event classes and patterns.
+
+    Raises `DeclarationError` for anything else, and for an event that is named twice.
+    """
     patterns = []
     for topic in topics:
         if isinstance(topic, type) and issubclass(topic, Event) and hasattr(topic, "event_type"):
@@ -42,7 +50,7 @@ def patterns_of(topics: Sequence[Topic], where: str) -> tuple[str, ...]:
 
 
 def check_single(reaction: Reaction, topics: Sequence[Topic]) -> None:
-    """Raise `DeclarationError` unless this function can take each of these events, one at a time."""
+    """Raise `DeclarationError` unless the function takes exactly one event, and can read each of these events."""
     where = describe(reaction.function)
     if len(reaction.inputs) != 1:
         raise DeclarationError(

@@ -163,7 +163,7 @@ def test_a_letter_is_replayed_once(stage):
 
     said = run("replay", letter.id, code=1).output
 
-    assert f"There is no dead letter {letter.id!r}. `choreo dead-letters list` shows which there are." in said
+    assert f"There is no dead letter {letter.id!r}. `choreo dead-letters list` shows all of them." in said
 
 
 def test_several_letters_are_replayed_up_to_the_one_that_is_unknown(stage):
@@ -199,7 +199,7 @@ def test_an_unknown_letter_is_one_line(stage, command):
     said = run(*command, "nonesuch", code=1)
 
     assert said.stderr == (
-        "Error: There is no dead letter 'nonesuch'. `choreo dead-letters list` shows which there are.\n"
+        "Error: There is no dead letter 'nonesuch'. `choreo dead-letters list` shows all of them.\n"
     )
 
 

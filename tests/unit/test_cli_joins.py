@@ -178,7 +178,7 @@ def test_a_join_is_fired_or_refused_with_the_way_out(stage):
 
     said = CliRunner().invoke(joins, ["fire", "ORD-1"])
     assert said.exit_code == 1
-    assert "cannot do without payment.charged. Make the parameter `| None`, or fire it as on timeout" in said.output
+    assert "does not accept None for payment.charged. Make the parameter `| None`, or fire it as on timeout" in said.output
 
     said = CliRunner().invoke(joins, ["fire", "ORD-1", "--as-timeout"]).stdout
     assert "on_timeout runs with order.confirmed, as soon as its service runs." in " ".join(said.split())
