@@ -1,4 +1,4 @@
-"""`choreo publish`: announce an event from the shell."""
+"""`choreo publish`: announces an event from the shell."""
 
 import json
 from difflib import get_close_matches
@@ -23,7 +23,7 @@ def publish(app: Service, event_type: str, subject: str, data: str, package: str
     """
     Announce an event of TYPE, such as order.placed.
 
-    The data is checked against the event's class before anything is sent.
+    The data is validated against the class of the event before the event is sent.
 
     \b
     choreo publish order.placed --subject ORD-9 \\
@@ -34,12 +34,12 @@ def publish(app: Service, event_type: str, subject: str, data: str, package: str
     click.echo(f"{envelope} announced; its id is {envelope.id}")
     if not subject:
         _warn(
-            f"{event_type} has no subject. A join that goes by the subject cannot take it, and keeps it as a dead "
-            f"letter. Say what it is about: --subject ORD-1."
+            f"{event_type} has no subject. A join that uses the subject as its key makes it a dead letter. "
+            f"Name a subject: --subject ORD-1."
         )
     if app.publisher.unheard:
         _warn(
-            f"nobody listens to {event_type} at {broker_of(app)}; is this the right broker? "
+            f"no handler listens to {event_type} at {broker_of(app)}; is this the right broker? "
             f"(--broker, CHOREO_BROKER_URL)"
         )
 
@@ -73,12 +73,12 @@ def _made(event: type[Event], data: str) -> Event:
         faults += [_worded(fault) for fault in error.errors()]
     if faults:
         listed = "\n".join(f"  {fault}" for fault in faults)
-        raise click.BadParameter(f"this makes no {event.event_type}:\n{listed}", param_hint="--data")
+        raise click.BadParameter(f"not a valid {event.event_type}:\n{listed}", param_hint="--data")
     return made
 
 
 def _strangers(event: type[Event], fields: object) -> list[str]:
-    """What is neither a field nor an alias of one. A reader would ignore it; who types it has mistyped it."""
+    """Return a fault for each name that is neither a field nor an alias. Services would ignore it: it is a typo."""
     if not isinstance(fields, dict) or event.model_config.get("extra") == "allow":
         return []
     known = _names(event)
@@ -101,7 +101,7 @@ def _names(event: type[Event]) -> set[str]:
 
 def _worded(fault: Any) -> str:
     place = ".".join(map(str, fault["loc"])) or "data"
-    # What misses a field is the whole object, which the reader has just typed.
+    # The input of a missing field is the whole object. The user has just typed that.
     value = "" if fault["type"] == "missing" else f", not {_shortened(fault['input'])}"
     return f"{place}: {fault['msg']}{value}"
 
