@@ -59,7 +59,7 @@ def speaking(command: Callable[..., None]) -> Callable[..., None]:
             broker or group.broker or os.environ.get("CHOREO_BROKER_URL"),
             store or group.store or os.environ.get("CHOREO_STORE_URL"),
         )
-        with _told(app):
+        with _explained_errors(app):
             command(app, *args, **options)
 
     return connecting(speak)
@@ -81,7 +81,7 @@ def broker_of(app: Service) -> str:
 
 
 @contextmanager
-def _told(app: Service) -> Iterator[None]:
+def _explained_errors(app: Service) -> Iterator[None]:
     try:
         yield
     except EventTooLargeError:

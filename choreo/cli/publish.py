@@ -66,18 +66,18 @@ def _made(event: type[Event], data: str) -> Event:
         fields: Any = json.loads(data)
     except ValueError as error:
         raise click.BadParameter(f"not JSON: {error}", param_hint="--data") from error
-    faults = _strangers(event, fields)
+    faults = _unknown_fields(event, fields)
     try:
         made = event.model_validate(fields)
     except ValidationError as error:
-        faults += [_worded(fault) for fault in error.errors()]
+        faults += [_described(fault) for fault in error.errors()]
     if faults:
         listed = "\n".join(f"  {fault}" for fault in faults)
         raise click.BadParameter(f"not a valid {event.event_type}:\n{listed}", param_hint="--data")
     return made
 
 
-def _strangers(event: type[Event], fields: object) -> list[str]:
+def _unknown_fields(event: type[Event], fields: object) -> list[str]:
     """Return a fault for each name that is neither a field nor an alias. Services would ignore it: it is a typo."""
     if not isinstance(fields, dict) or event.model_config.get("extra") == "allow":
         return []
@@ -99,7 +99,7 @@ def _names(event: type[Event]) -> set[str]:
     return names - {""}
 
 
-def _worded(fault: Any) -> str:
+def _described(fault: Any) -> str:
     place = ".".join(map(str, fault["loc"])) or "data"
     # The input of a missing field is the whole object. The user has just typed that.
     value = "" if fault["type"] == "missing" else f", not {_shortened(fault['input'])}"

@@ -196,9 +196,9 @@ class Supervisor:
         """Run until Ctrl-C. Raises ChoreoError when the embedded server has ended."""
         while True:
             self._show_logs()
-            self._notice_the_dead()
-            self._start_what_is_due()
-            self._notice_the_ready()
+            self._schedule_restarts()
+            self._restart_due()
+            self._report_ready()
             server = self._platform.server
             if server is not None and not server.running:
                 raise ChoreoError(
@@ -212,7 +212,7 @@ class Supervisor:
                 if not self._quiet:
                     _say(f"{click.style(name.ljust(self._width), fg=self._colours[name])}  {short_line(line)}")
 
-    def _notice_the_dead(self) -> None:
+    def _schedule_restarts(self) -> None:
         for name, code in self._platform.exited.items():
             if name in self._start_at:
                 continue
@@ -224,13 +224,13 @@ class Supervisor:
             _say("\n".join(f"  {line}" for line in self._platform.last_lines(name)) or "  (nothing)")
             self._alert(f"{name} is started again in {pause:g} s; the others stay up.")
 
-    def _start_what_is_due(self) -> None:
+    def _restart_due(self) -> None:
         for name, when in list(self._start_at.items()):
             if time.monotonic() >= when:
                 self._platform.start(name)
                 del self._start_at[name]
 
-    def _notice_the_ready(self) -> None:
+    def _report_ready(self) -> None:
         for name in self._pauses.keys() - self._ready_since.keys():
             if self._platform.is_ready(name):
                 self._tails[name].position = self._platform.ready_at(name)

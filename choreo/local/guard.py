@@ -162,7 +162,7 @@ class Watch:
     def run(self) -> int:
         """Return the exit code of the child, once the child and all processes that it left behind have ended."""
         while not self._is_over():
-            self._wait_for_news()
+            self._wait_for_input()
             self._reap()
             if self._kill_at is not None and time.monotonic() >= self._kill_at:
                 self._kill_at = None
@@ -174,7 +174,7 @@ class Watch:
     def _is_over(self) -> bool:
         return self._stopping if self._child is None else self._exit_code is not None
 
-    def _wait_for_news(self) -> None:
+    def _wait_for_input(self) -> None:
         timeout = None if self._kill_at is None else max(0.0, self._kill_at - time.monotonic())
         ready, _, _ = select.select(self._inputs, [], [], timeout)
         if self._signals in ready and set(os.read(self._signals, 512)) & {signal.SIGTERM, signal.SIGHUP}:

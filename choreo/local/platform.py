@@ -63,7 +63,7 @@ class WorkerDiedError(PlatformError):
         self.name = name
         self.exit_code = exit_code
         self.lines = list(lines)
-        super().__init__(f"{name} {describe_exit(exit_code)}. {_last_words(name, lines)}")
+        super().__init__(f"{name} {describe_exit(exit_code)}. {_log_end(name, lines)}")
 
 
 class NotReadyError(PlatformError):
@@ -71,7 +71,7 @@ class NotReadyError(PlatformError):
 
     def __init__(self, logs: Mapping[str, Sequence[str]], seconds: float) -> None:
         self.names = list(logs)
-        said = "\n".join(_last_words(name, lines) for name, lines in logs.items())
+        said = "\n".join(_log_end(name, lines) for name, lines in logs.items())
         super().__init__(f"Not ready after {seconds:g} s: {', '.join(self.names)}.\n{said}")
 
 
@@ -400,6 +400,6 @@ def _is_healthy(url: str) -> bool:
         return False
 
 
-def _last_words(name: str, lines: Sequence[str]) -> str:
+def _log_end(name: str, lines: Sequence[str]) -> str:
     said = "\n".join(f"  {line}" for line in lines) or "  (nothing)"
     return f"The end of {name}'s log:\n{said}"
