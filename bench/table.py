@@ -140,8 +140,8 @@ _DRAIN = "Fan-out to four services, a backlog of published events: handler execu
 _KILLED = "A worker is killed (SIGKILL) in the middle of its backlog and replaced: are all events handled?"
 
 SECTIONS = (
-    Section("publish to 1 queue", "Publishing to one queue, nobody consuming", _PUBLISH, "wall_us", True),
-    Section("publish to 4 queues", "Publishing one event to four queues, nobody consuming", _PUBLISH, "wall_us", True),
+    Section("publish to 1 queue", "Publishing to one queue, without consumers", _PUBLISH, "wall_us", True),
+    Section("publish to 4 queues", "Publishing one event to four queues, without consumers", _PUBLISH, "wall_us", True),
     Section("drain", _DRAIN, (Column("per_second", "executions/s"), *_WORK), "per_second"),
     Section(
         "steady",

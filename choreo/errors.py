@@ -72,7 +72,7 @@ class PublishError(ChoreoError):
     """
     The broker did not confirm that it holds the event.
 
-    ``confirmed`` and ``unconfirmed`` are the envelopes of the batch, divided by whether the broker confirmed them.
+    ``confirmed`` and ``unconfirmed`` are the envelopes of the batch that the broker confirmed, and the others.
     To try again, pass ``unconfirmed`` to ``app.publisher.announce``. The events keep their ids, so a handler runs
     once for an event of which only the confirmation was lost. ``before`` is the number of events that
     `Service.publish_many` announced in earlier batches; otherwise it is 0.

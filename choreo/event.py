@@ -90,7 +90,7 @@ class Event(BaseModel):
         meta: Envelope | None = _slot(self, "_meta")
         if meta is None:
             raise NotAnnouncedError(
-                f"This {type(self).__name__} has no metadata: nobody has announced it yet. In a test, give it some: "
+                f"This {type(self).__name__} has no metadata: it has not been announced. In a test, give it some: "
                 f'choreo.testing.announced({type(self).__name__}(...), subject="ORD-1").'
             )
         return meta

@@ -95,13 +95,13 @@ class Join(Subscription):
         name = self.keys.get(envelope.type)
         if name is None:
             if not envelope.subject:
-                raise EnvelopeError(f"{envelope.type} has no subject, so {self.name} cannot tell what it belongs to")
+                raise EnvelopeError(f"{envelope.type} has no subject, so {self.name} has no key for it")
             return envelope.subject
         value = envelope.data.get(name)
         if not isinstance(value, (str, int)) or isinstance(value, bool) or value == "":
             raise EnvelopeError(
-                f"{name} of {envelope} is {value!r}, neither a text nor a whole number, so {self.name} cannot tell "
-                f"what it belongs to"
+                f"{name} of {envelope} is {value!r}, neither a text nor a whole number, so {self.name} has no key "
+                f"for it"
             )
         return str(value)
 

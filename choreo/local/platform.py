@@ -85,8 +85,8 @@ class Platform:
     """
     The services of a package, each in a worker process of its own, with a broker and a store.
 
-    Processes run between start() and close(). A `with` block calls close(). No process is left after Ctrl-C, nor,
-    within `grace` seconds, after `kill -9` of the process that holds the platform.
+    Processes run between start() and close(). A `with` block calls close(). No process is left after Ctrl-C. After
+    `kill -9` of the process that holds the platform, its processes end within `grace` seconds.
 
     Without `broker_url` the platform starts an embedded server. close() ends it and deletes its data.
     The workers find the broker in CHOREO_BROKER_URL and the store in CHOREO_STORE_URL.
