@@ -24,7 +24,7 @@ class Reason(StrEnum):
     EXHAUSTED = "exhausted"
     #: An attempt failed with an error that is not retried.
     REFUSED = "refused"
-    #: The message held no readable event.
+    #: The message holds no event, or an event that the handler cannot read: its data does not fit, or a key is missing.
     UNREADABLE = "unreadable"
     #: Too many attempts began and never finished: the event kills its worker. See `Terms.max_deliveries`.
     POISON = "poison"
@@ -34,9 +34,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """
-    An event whose handling failed for good, with its error. The store keeps it until it is replayed or discarded.
-    """
+    """An event whose handling failed for good, with its error. The store keeps it until it is replayed or discarded."""
 
     #: The name of the service.
     service: str
@@ -46,7 +44,8 @@ class DeadLetter:
     reason: Reason
     #: The error of the last attempt, as text.
     error: str
-    #: The message of the failed delivery. If it held no readable event, this is the message, byte for byte.
+    #: A message with the event, to the queue of the handler. If no event could be read: the received message, byte for
+    #: byte.
     message: Message
     #: The traceback of the last attempt. '' if there is none.
     traceback: str = ""

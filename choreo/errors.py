@@ -5,7 +5,7 @@
     ChoreoError
      ├── DeclarationError            a wrong declaration of a handler, join or service; raised at import
      │    └── EventNameError         the name of an event is a command
-     ├── EnvelopeError               a message holds no readable event
+     ├── EnvelopeError               a message holds no event, or one that the handler cannot read
      │    └── UnansweredError        RabbitMQ delivered a message up to its limit, and no worker answered
      ├── NotAnnouncedError           an event has no metadata before it is announced
      ├── PublishError                the broker did not confirm an event
@@ -53,7 +53,7 @@ class EventNameError(DeclarationError):
 
 
 class EnvelopeError(ChoreoError, ValueError):
-    """A message holds no readable event. The message of the error names the attribute."""
+    """A message holds no event, or an event that the handler cannot read. The text of the error names the fault."""
 
 
 class UnansweredError(EnvelopeError):

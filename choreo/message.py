@@ -56,7 +56,7 @@ class Message:
     exchange: str
     routing_key: str
     body: bytes
-    #: The headers of Celery's task protocol 2, or those of a message that somebody else sent.
+    #: The headers of Celery's task protocol 2, or those of a message from another program.
     headers: dict[str, Any] = field(default_factory=dict)
     content_type: str = JSON
     content_encoding: str = "utf-8"

@@ -63,7 +63,7 @@ class Retry:
 
     def bound(self, attempt: int) -> float:
         """Return the longest wait, in seconds, after this attempt failed. Attempts count from 1."""
-        # An exponent above 60 only brings the float nearer to an overflow: ``cap`` is smaller than that.
+        # Beyond 2**60 seconds the cap applies anyway, and a larger exponent could overflow the float.
         return min(self.cap, self.first * 2.0 ** min(attempt - 1, 60))
 
     def wait(self, attempt: int, error: BaseException) -> float | None:

@@ -18,7 +18,7 @@ _WIDTH = 43
 @connecting
 @click.pass_context
 def dead_letters(context: click.Context, broker: str | None, store: str | None) -> None:
-    """List, replay or discard events whose handling failed for good."""
+    """List, replay or discard events that failed for good."""
     context.obj = Where(broker, store)
 
 

@@ -15,8 +15,8 @@ from choreo.service import Service
 
 @click.command(context_settings={"show_default": True})
 @click.argument("event_type", metavar="TYPE")
-@click.option("--subject", default="", help="What the event is about, such as ORD-9.")
-@click.option("--data", default="{}", metavar="JSON", help="The event's fields.")
+@click.option("--subject", default="", help="The subject of the event, such as ORD-9.")
+@click.option("--data", default="{}", metavar="JSON", help="The fields of the event.")
 @click.option("--package", default="handlers", metavar="NAME", help="The package of services that knows the event.")
 @speaking
 def publish(app: Service, event_type: str, subject: str, data: str, package: str) -> None:

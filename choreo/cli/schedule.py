@@ -23,9 +23,10 @@ _LATE = 10.0
 @speaking
 def schedule(app: Service, owners: tuple[str, ...], everything: bool, as_json: bool) -> None:
     """
-    Show the messages that wait to be sent: retries, deadlines of joins, delayed events, and the outbox.
+    Show the messages that wait to be sent.
 
-    A live worker of the handler's service sends a DUE message within a quarter of a second.
+    They are retries, deadlines of joins, delayed events, and the outbox. A live worker of the handler's service sends a
+    DUE message within a quarter of a second.
     """
     backlog = _chosen(app.backlog(), owners)
     shown = {owner: waits for owner, waits in backlog.items() if everything or waits.total}
