@@ -1,6 +1,6 @@
-"""What a join is told by its own service: that its time is up, or that somebody wants it fired as it is.
+"""Signals: messages that a service sends to one of its own joins.
 
-They travel to the handler's own queue and to nobody else.
+A signal goes to the queue of the join's handler, and to no other queue.
 """
 
 from datetime import UTC, datetime
@@ -8,13 +8,15 @@ from datetime import UTC, datetime
 from choreo.events.envelope import Envelope
 from choreo.events.message import Message
 
+#: The deadline of the join has passed.
 DEADLINE = "choreo.join_expired"
+#: An operator fired the join: its handler runs with the parts that have arrived.
 FIRED = "choreo.join_fired"
 SIGNALS = (DEADLINE, FIRED)
 
 
 def signal(kind: str, *, handler: str, key: str, source: str, queue: str) -> Message:
-    """A signal to the join with this key."""
+    """Return a signal of this kind to the join with this key."""
     envelope = Envelope(
         id=f"{handler}/{key}/{kind}",
         type=kind,

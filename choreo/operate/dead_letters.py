@@ -18,9 +18,9 @@ from choreo.store.schedule import Scheduled
 
 class DeadLetters:
     """
-    The dead letters of every handler that uses one store.
+    The dead letters of every handler that uses one store. Its methods raise `StoreError` when the store is away.
 
-    ``queue_of`` gives the name of a handler's queue, to which a replay goes.
+    ``queue_of`` is a callback: it returns the name of a handler's queue, to which a replay is sent.
     """
 
     def __init__(self, store: Store, queue_of: Callable[[str], str]) -> None:
@@ -29,37 +29,36 @@ class DeadLetters:
 
     @property
     def handlers(self) -> list[str]:
-        """Every handler that has run, or may still have dead letters; and each service, for its other queues."""
+        """Every handler whose service has ever started a worker, and each service, for its other queues. Sorted."""
         return self._store.handlers()
 
     def __iter__(self) -> Iterator[DeadLetter]:
-        """All dead letters, oldest first."""
+        """Iterate over all dead letters, oldest first."""
         return iter(self.find())
 
     def find(self, *owners: str) -> list[DeadLetter]:
-        """Dead letters, oldest first: all of them, or those of these services (``payment``) and handlers."""
+        """Return dead letters, oldest first: all of them, or those of these services (``payment``) and handlers."""
         letters = [
             DeadLetter.from_json(text) for handler in self._handlers(owners) for text in self._store.letters(handler)
         ]
         return sorted(letters, key=lambda letter: letter.failed_at)
 
     def get(self, letter_id: str) -> DeadLetter:
-        """One dead letter. Raises `DeadLetterError` when there is none with this id."""
+        """Return the dead letter with this id. Raises `DeadLetterError` when there is none."""
         for handler in self._handlers(()):
             text = self._store.letter(handler, letter_id)
             if text is not None:
                 return DeadLetter.from_json(text)
-        raise DeadLetterError(
-            f"There is no dead letter {letter_id!r}. `choreo dead-letters list` shows which there are."
-        )
+        raise DeadLetterError(f"There is no dead letter {letter_id!r}. `choreo dead-letters list` shows all of them.")
 
     def replay(self, letter_id: str) -> DeadLetter:
         """
-        Hand the event once more to the handler that failed, and to nobody else. The letter is gone then.
+        Send the event once more to the handler that failed, and to no other handler. Removes the dead letter.
 
-        It runs when a worker of the service takes it, with all its attempts before it again, and the same ids: what
-        was announced or charged before is recognised. When it fails again, it is a new dead letter.
-        Raises `DeadLetterError` when there is no such letter, or somebody else was faster.
+        The handler runs when a worker of the service takes the event. It has all its attempts again, and the same
+        idempotency key and event ids, so other systems recognise earlier effects. If it fails again, a new dead letter
+        is made. Raises `DeadLetterError` when there is no dead letter with this id, or it was just replayed or
+        discarded by another process.
         """
         letter = self.get(letter_id)
         queue = self._queue_of(letter.handler)
@@ -72,17 +71,17 @@ class DeadLetters:
             message = letter.message
         scheduled = Scheduled(f"replay:{letter.id}", message)
         if not self._store.replay(letter.handler, letter.id, letter.unit, parts, scheduled):
-            raise DeadLetterError(f"Dead letter {letter_id!r} has just been replayed or discarded by somebody else.")
+            raise DeadLetterError(f"Dead letter {letter_id!r} has just been replayed or discarded by another process.")
         return letter
 
     def discard(self, letter_id: str) -> DeadLetter:
-        """Forget a dead letter for good. Raises `DeadLetterError` when there is none with this id."""
+        """Delete a dead letter, and return it. Raises `DeadLetterError` when there is none with this id."""
         letter = self.get(letter_id)
         self._store.discard(letter.handler, letter_id)
         return letter
 
     def _parts_of(self, letter: DeadLetter) -> dict[str, str]:
-        """The parts of a join as the store keeps them."""
+        """Return the parts of a join as the store keeps them; empty if the letter is not of a join."""
         if letter.unit is None or key_of(letter.unit) is None:
             return {}
         several: dict[str, dict[str, Any]] = {}
@@ -104,6 +103,6 @@ class DeadLetters:
 
 
 def _is_signal(letter: DeadLetter) -> bool:
-    """Whether a join failed that had been fired by hand, or in its on_timeout: that is what runs again."""
-    # Without an on_timeout there is nothing to run. It waits once more, for the part that was late.
+    """True if the failed delivery was a signal (a fired join, or its on_timeout). A replay then repeats the signal."""
+    # Without an on_timeout there is nothing to run. The replayed join waits again for the missing parts.
     return letter.reason is not Reason.EXPIRED and letter.message.headers.get("argsrepr", "").startswith(SIGNALS)
