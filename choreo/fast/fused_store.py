@@ -19,7 +19,8 @@ when it is about to run, finds the unit busy, and waits in the schedule; or done
 *Who may begin without asking.* A claim was true when the message was taken. Taking is also a sign of life: for the
 consumer timeout from then on nobody can have taken the consumer for dead. Until most of that time has passed, by a
 clock that all processes of a machine share, a handler begins at once. After that (a long backlog in the worker, a
-process that was stopped) it asks the store, as it does while its worker is stopping.
+process that was stopped) it asks the store, as it does while its worker is stopping. A pool child does not know that,
+so a stopping worker does not give back what a child has in its pipe.
 
 *Counting crashes.* To be taken is not to be begun: most of what a worker dies with was waiting in it. A pool of n
 begins what it was given in order, and each commit takes its own copy away: so a worker is busy with the n oldest of

@@ -10,7 +10,7 @@ from celery.worker import state
 from celery.worker.consumer import Consumer
 from kombu.common import ignore_errors
 
-from choreo.broker.workload import listed
+from choreo.broker.workload import begun_requests, listed, written_job
 from choreo.worker.worker_events import Lull
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,8 @@ class ServiceConsumer(Consumer):
       "consume", and RabbitMQ gives none while a quorum queue has no leader.
     - A stopping worker returns at once what it has not started.
     - Worker events are collected for a moment before they are sent: see `choreo.worker.worker_events`.
+    - What was written to a pool child is not forgotten when the worker stops or loses its connection.
+    - Worker events are collected for a moment before they are sent: see `choreo.worker.events`.
     """
 
     class Blueprint(Consumer.Blueprint):
@@ -83,6 +85,20 @@ class ServiceConsumer(Consumer):
         if self.lull:
             self.lull.collected()
 
+    def on_close(self) -> None:
+        """
+        Celery's call when it stops or has lost its connection. It forgets the requests that the pool has not accepted.
+
+        A child begins what is in its pipe all the same. If its parent no longer knew of that, it would give the
+        message back, and another worker would begin it as well.
+        """
+        written = [(request, written_job(request)) for request in listed(state.reserved_requests)]
+        super().on_close()
+        for request, job in written:
+            if job is not None and not job.ready() and job._write_to._is_alive():
+                job._cache[job._job] = job
+                state.task_reserved(request)
+
     def stop(self) -> None:
         # Its connection is closed before the dispatcher is.
         ignore_errors(self, self._flush_events)
@@ -92,8 +108,8 @@ class ServiceConsumer(Consumer):
         self._return_unstarted({*reserved, *listed(state.reserved_requests)})
 
     def _return_unstarted(self, reserved: set[Any]) -> None:
-        """Give RabbitMQ back what no pool worker has begun; it would otherwise wait for what runs to end."""
-        for request in reserved.difference(listed(state.active_requests)):
+        """Give RabbitMQ back what no pool worker begins; it would otherwise wait for what runs to end."""
+        for request in reserved.difference(begun_requests()):
             # The Redis transport returns it by itself, without counting it as a failed delivery.
             if not request.acknowledged and isinstance(request.message.channel, amqp.Channel):
                 # Should the pool begin it after all, it must not be acknowledged: the inbox sorts out the rest.
