@@ -257,7 +257,7 @@ def test_an_outage_of_seconds_loses_nothing(payment: Payment, redis_url: str, po
         time.sleep(2)  # so long that a commit is given up
         proxy.set("ok")
 
-        eventually(lambda: set(payment.noted("done")) == set(numbers), 40)
+        eventually(lambda: set(payment.noted("done")) == set(numbers), 75)
         payment.settled()
 
 
