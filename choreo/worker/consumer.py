@@ -31,9 +31,8 @@ class ServiceConsumer(Consumer):
     - A broker that does not answer is left and connected to again. Celery waits for ever for the answer to
       "consume", and RabbitMQ gives none while a quorum queue has no leader.
     - A stopping worker returns at once what it has not started.
+    - A job that was written to a pool child is not forgotten when the worker stops or loses its connection.
     - Worker events are collected for a moment before they are sent: see `choreo.worker.worker_events`.
-    - What was written to a pool child is not forgotten when the worker stops or loses its connection.
-    - Worker events are collected for a moment before they are sent: see `choreo.worker.events`.
     """
 
     class Blueprint(Consumer.Blueprint):

@@ -350,7 +350,7 @@ def test_a_worker_that_loses_its_connection_does_not_give_back_what_a_pool_child
     with proxy_to(int(redis_url.rpartition(":")[2].partition("/")[0])) as proxy:
         child = frozen_child(payment, payment.start("prefork", timeout=60, lease=60, port=proxy.port))
         # What it gives back, it must not take again.
-        payment.app.control.cancel_consumer(payment.app.topology.name_of("payment.charge"), reply=True)
+        payment.app.control.cancel_consumer(payment.app.runtime.topology.name_of("payment.charge"), reply=True)
         payment.ready(payment.start("prefork", timeout=60, lease=60))
         proxy.cut()
         eventually(lambda: len(payment.noted("done")) > 1, 20, "what waited in the parent runs elsewhere")
