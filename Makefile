@@ -1,4 +1,4 @@
-# Everything runs from a local virtual environment that is built on first use. Needs Python 3.11+ and make.
+# All targets use a local virtual environment, which is built on first use. Needs Python 3.11+ and make.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -14,7 +14,7 @@ help:  ## Show this list
 	@touch $@
 
 .venv/.demo: .venv/.created pyproject.toml
-	@echo "Installing choreo and what the demo needs (once) ..."
+	@echo "Installing choreo and the packages of the demo (once) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo]'
 	@touch $@
 
@@ -29,13 +29,13 @@ demo: .venv/.demo  ## Run the food-delivery story: seven services, real workers,
 test: .venv/.dev  ## Run every test that this machine can run
 	@$(BIN)/python -m pytest
 
-chaos: .venv/.dev  ## Hunt for lost events, the long way (CHAOS_ORDERS=2000; CHAOS_SEED=... repeats a run)
+chaos: .venv/.dev  ## Hunt for lost events for a long time (CHAOS_ORDERS=2000; CHAOS_SEED=... repeats a run)
 	@CHAOS_ORDERS=$${CHAOS_ORDERS:-2000} $(BIN)/python -m pytest tests/chaos -s --durations=10
 
 bench: .venv/.dev  ## Measure choreo beside stock Celery (12 minutes at most)
 	@$(BIN)/python -m bench
 
-bench-peers: .venv/.dev  ## ... and beside FastStream, Nameko, dramatiq, celery-pubsub (builds .bench-envs/)
+bench-peers: .venv/.dev  ## Measure choreo beside FastStream, Nameko, dramatiq, celery-pubsub (builds .bench-envs/)
 	@$(BIN)/python -m bench --peers
 
 lint: .venv/.dev  ## Check style (ruff) and types (mypy strict)
@@ -47,7 +47,7 @@ format: .venv/.dev  ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean:  ## Remove the virtual environment and everything built
+clean:  ## Remove the virtual environment and all built files
 	rm -rf .venv .bench-envs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .PHONY: help demo test chaos bench bench-peers lint format clean

@@ -1,5 +1,5 @@
-"""Flower's settings. `celery ... flower` reads this file in the directory where it starts."""
+"""Flower's settings. `celery ... flower` reads this file from the directory in which it starts."""
 
-# Flower's own choice of columns leaves out the arguments, which is where a row says what it is about: "order.placed
-# ORD-1". The uuid is the link to the task's page, so it stays where a window 1280 pixels wide still shows it.
+# Flower's default columns leave out the arguments, which name the event of a row: "order.placed ORD-1". The uuid links
+# to the page of the task, so it is in a place that a window of 1280 pixels shows.
 tasks_columns = "name,args,state,uuid,runtime,received,worker"

@@ -1,1 +1,1 @@
-"""The benchmark suite: choreo beside what people build without it, on the same machine, in the same minutes."""
+"""The benchmark suite: choreo beside other ways to build the same services, at one time on one machine."""

@@ -1,10 +1,10 @@
 """
-``python -m bench``: measure choreo beside stock Celery, and say so in a table.
+``python -m bench``: measures choreo beside stock Celery, and prints tables.
 
     python -m bench                  everything, three times round, in at most 12 minutes
     python -m bench --quick          the solo pool, once, in at most 2
     python -m bench --peers          beside other libraries; builds an environment for each in .bench-envs/
-    python -m bench --resume         go on with the last run, leaving out what it has
+    python -m bench --resume         continue the last run; skips the steps that it has finished
     python -m bench --report         write the last run's tables and plot into bench/README.md
 """
 
@@ -22,24 +22,28 @@ from bench.session import Row, Size
 from bench.side import CHORDS, OWN, PEERS, Side, find
 from bench.table import tables
 
-#: What one step may take at most; a step is begun only if that much time is left.
+#: The most seconds that a step of each kind takes. A step begins only if enough of --minutes is left.
 STEP_SECONDS = {"session": 32.0, "killed worker": 40.0, "memory": 60.0}
 
 
 @dataclass(frozen=True)
 class Step:
-    """One side put through one thing, once."""
+    """One measurement of one side."""
 
+    #: "session", "killed worker" or "memory".
     kind: str
     side: Side
+    #: The number of this repetition, from 0.
     repetition: int
 
     @property
     def name(self) -> str:
+        """The step in words, for the progress output."""
         return f"{self.side.name}, {self.kind}, {self.repetition}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     options = _options(arguments)
     if options.report:
         print("written:", *report.write(Journal.latest("all") or Journal.latest("quick"), Journal.latest("peers")))
@@ -58,20 +62,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             _measure(steps, brokers, store, journal, options)
         except KeyboardInterrupt:
-            print("\nInterrupted; --resume goes on from here.")
-    print(
-        f"\n{tables(journal.results())}\nAll of it is in {journal.path}; `python -m bench --report` writes the README."
-    )
+            print("\nInterrupted. Continue with --resume.")
+    print(f"\n{tables(journal.results())}")
+    print(f"The results are in {journal.path}; `python -m bench --report` writes them into the README.")
 
 
 def plan(options: argparse.Namespace) -> list[Step]:
-    """What to do, in order: repetitions are interleaved (A B C, A B C), so that all meet the same weather."""
+    """Return the steps in order, repetitions interleaved (A B C, A B C), so that other load affects all sides."""
     if options.only:
         sides = [find(name) for name in options.only]
     elif options.peers:
         sides = [find("choreo/redis/solo"), find("choreo/rabbitmq/solo"), *PEERS]
     elif options.quick:
-        # The pool with the least overhead, and the incumbent join.
+        # The pool with the least overhead, and the chord for comparison with the join.
         sides = [side for side in OWN if side.pool == "solo" and side.name != "topic/rabbitmq/solo"] + CHORDS[:1]
     else:
         sides = [*OWN, *CHORDS]
@@ -79,8 +82,8 @@ def plan(options: argparse.Namespace) -> list[Step]:
     steps = [Step("session", side, number) for number in range(options.repetitions) for side in sides]
     if options.only or options.peers:
         return steps
-    # After the first round, so that the bound on the whole takes from repetitions, not from these. Prefork, because
-    # there a worker prefetches while its handler runs.
+    # After the first round: if time runs out, repetitions are left out, not these steps. The killed worker has the
+    # prefork pool, because such a worker prefetches while its handler runs.
     killed = [side for side in OWN if side.broker == "redis" and side.pool == "prefork"]
     extra = [Step("memory", find("choreo/redis/solo"), 0), *(Step(kill.SCENARIO, side, 0) for side in killed)]
     return [*steps[: len(sides)], *extra, *steps[len(sides) :]]
@@ -101,9 +104,9 @@ def _measure(
             return
         began = time.monotonic()
         try:
-            # Written down together, so that --resume repeats a step that was interrupted.
+            # All rows of a step are written together, so that --resume repeats an interrupted step.
             rows = list(_rows(step, brokers, store, options))
-        except Exception as error:  # one side's misfortune, of whatever kind, is not the others'
+        except Exception as error:  # an error of one side must not end the run
             rows = [Row(step.kind if step.kind != "session" else step.side.phases[0], problem=repr(error))]
         for row in rows:
             journal.add(Result.of(row, step.side, step.repetition))
@@ -115,12 +118,12 @@ def _measure(
 def _rows(step: Step, brokers: dict[str, Broker], store: Redis, options: argparse.Namespace) -> Iterator[Row]:
     size = Size(seconds=0.4, most=800, quiet_seconds=2.0, others=(1, 100)) if options.quick else Size()
     if step.repetition and step.side.broker == "rabbitmq":
-        # RabbitMQ takes seconds to declare and delete hundreds of queues, so those figures are taken once.
+        # RabbitMQ takes seconds to declare and delete hundreds of queues, so these rows are measured once.
         size = replace(size, others=())
     match step.kind:
         case "memory":
             counts = [2_000] if options.quick else [10_000, 100_000] + ([1_000_000] if options.huge else [])
-            # A million has all the time it needs.
+            # A million events have an hour.
             yield from memory.run(step.side, store, counts, 10.0 if options.quick else 3600.0 if options.huge else 30.0)
         case "killed worker":
             yield kill.run(step.side, brokers[step.side.broker], store)
@@ -139,14 +142,16 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="the solo pool, once")
     parser.add_argument("--peers", action="store_true", help="beside other libraries")
     parser.add_argument("--report", action="store_true", help="write the last results into bench/README.md")
-    parser.add_argument("--resume", action="store_true", help="go on with the last run")
-    parser.add_argument("--huge", action="store_true", help="memory for a million events and joins as well")
-    parser.add_argument("--redis", metavar="URL", help="an empty Redis; by default one is started")
+    parser.add_argument("--resume", action="store_true", help="continue the last run")
+    parser.add_argument("--huge", action="store_true", help="also measure the memory of a million events and joins")
+    parser.add_argument("--redis", metavar="URL", help="an empty Redis; default: start one")
     parser.add_argument("--rabbitmq", metavar="URL", default="amqp://guest:guest@127.0.0.1:5672", help="or 'none'")
-    parser.add_argument("--only", metavar="SIDE", action="append", help="for example choreo/redis/solo; repeat it")
+    parser.add_argument(
+        "--only", metavar="SIDE", action="append", help="for example choreo/redis/solo; may be repeated"
+    )
     parser.add_argument("--repetitions", type=int, help="how often each side is measured (3; quick: 1)")
-    parser.add_argument("--minutes", type=float, help="begin nothing that would end later (12; quick: 2; peers: 12)")
-    parser.add_argument("--keep", action="store_true", help="keep the logs of workers below the temporary directory")
+    parser.add_argument("--minutes", type=float, help="time limit: begin no step that would end later (12; quick: 2)")
+    parser.add_argument("--keep", action="store_true", help="keep the logs of the workers in the temporary directory")
     options = parser.parse_args(arguments)
     options.repetitions = options.repetitions or (1 if options.quick else 3)
     options.minutes = options.minutes or (2.0 if options.quick else 120.0 if options.huge else 12.0)

@@ -1,4 +1,4 @@
-"""The brokers: a Redis of our own (or the one that was named), and a vhost of our own on RabbitMQ."""
+"""The brokers: an embedded Redis (or a given one), and a temporary vhost on RabbitMQ."""
 
 import contextlib
 import subprocess
@@ -22,14 +22,14 @@ class Broker(Protocol):
     version: str
 
     def wipe(self) -> None:
-        """Forget everything, before the next session."""
+        """Delete all data, before the next session."""
 
     def cpu(self) -> float | None:
-        """Seconds of CPU time it has used; None where that cannot be known."""
+        """Return the CPU seconds that the broker has used; None if that is not known."""
 
 
 class Redis:
-    """A Redis or Valkey. One that was named must be empty: it is flushed between sessions."""
+    """A Redis or Valkey. Its database is flushed between sessions."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -39,20 +39,22 @@ class Redis:
         self.version = f"{kind} {info.get('valkey_version') or info['redis_version']}"
 
     def wipe(self) -> None:
+        """Flush the database."""
         self.client.flushdb()
 
     def cpu(self) -> float | None:
+        """Return the CPU seconds that the server has used."""
         info = self.client.info("cpu")
         return float(info["used_cpu_user"] + info["used_cpu_sys"])
 
     def memory(self) -> int:
-        """Bytes that its data takes."""
+        """Return the used memory in bytes."""
         return int(self.client.info("memory")["used_memory"])
 
 
 @contextmanager
 def redis_broker(url: str | None) -> Iterator[Redis]:
-    """The Redis at this URL, or an embedded one that ends with us."""
+    """Context manager: the Redis at this URL, which must be empty, or an embedded one that ends with the block."""
     if url is None:
         with EmbeddedServer() as server:
             yield Redis(server.url)
@@ -82,18 +84,22 @@ class RabbitMQ:
 
     @property
     def url(self) -> str:
+        """The URL of the current vhost."""
         return f"{self._server}/{self._vhost}"
 
     def wipe(self) -> None:
+        """Delete the vhost, and make a new one."""
         self.close()
         self._vhost = f"choreo-bench-{uuid4().hex[:8]}"
         _rabbitmqctl("add_vhost", self._vhost)
         _rabbitmqctl("set_permissions", "-p", self._vhost, self._user, ".*", ".*", ".*")
 
     def cpu(self) -> float | None:
+        """Return the CPU seconds of the server's process; None if there is none on this machine."""
         return process_cpu(self._pid) if self._pid else None
 
     def close(self) -> None:
+        """Delete the vhost."""
         if self._vhost:
             with contextlib.suppress(subprocess.SubprocessError):
                 _rabbitmqctl("delete_vhost", self._vhost)
@@ -102,7 +108,7 @@ class RabbitMQ:
 
 @contextmanager
 def rabbitmq_broker(url: str) -> Iterator[RabbitMQ | None]:
-    """A vhost of our own, or None, with a word about it, where there is no RabbitMQ to make one on."""
+    """Context manager: a vhost that is deleted at the end. Yields None, and prints why, if there is no RabbitMQ."""
     try:
         broker = RabbitMQ(url)
         broker.wipe()

@@ -1,4 +1,4 @@
-"""One virtual environment per peer, below .bench-envs/, with the versions of its requirements file."""
+"""Virtual environments of the peers: one each in .bench-envs/, with the versions of its requirements file."""
 
 import hashlib
 import subprocess
@@ -16,7 +16,7 @@ REQUIREMENTS = Path(__file__).resolve().parent / "peers"
 
 @cache
 def _built(name: str) -> str:
-    """Build the environment if it is not there. Returns what went wrong, or ''."""
+    """Build the environment if it is missing or outdated. Returns the error, or ''."""
     requirements = REQUIREMENTS / f"{name}.txt"
     digest = hashlib.sha256(requirements.read_bytes()).hexdigest()
     folder, stamp = FOLDER / name, FOLDER / name / ".installed"
@@ -35,7 +35,7 @@ def _built(name: str) -> str:
 
 
 def ready(side: Side) -> bool:
-    """Whether the side's environment is there, built now if need be; says what is left out and why."""
+    """Return True if the side has its environment. Builds it if needed; prints why if that fails."""
     if not side.environment:
         return True
     problem = _built(side.environment)

@@ -1,4 +1,4 @@
-"""The arithmetic: medians, percentiles, and ratios of what ran side by side."""
+"""The arithmetic: medians, percentiles, and ratios of sides that ran next to each other."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,25 +6,25 @@ from statistics import median
 
 
 def percentile(values: Iterable[float], share: float) -> float:
-    """The smallest value that at least this share of all values do not exceed (nearest rank)."""
+    """Return the percentile by nearest rank. ``share`` is above 0 and at most 1. Raises `ValueError` without values."""
     ordered = sorted(values)
     if not ordered:
         raise ValueError("no values have no percentile")
     if not 0 < share <= 1:
-        raise ValueError(f"{share} is no share: it is more than 0 and at most 1")
+        raise ValueError(f"{share} is no share: give a number above 0 and at most 1")
     return ordered[math.ceil(share * len(ordered)) - 1]
 
 
 def ratios(ours: Mapping[int, float], theirs: Mapping[int, float]) -> list[float]:
-    """Ours divided by theirs, for each repetition that both have: what else ran on the machine then hit both."""
+    """Return ours / theirs for each common repetition. Other load on the machine affects both numbers of a ratio."""
     return [ours[repetition] / theirs[repetition] for repetition in sorted(ours) if theirs.get(repetition)]
 
 
 def middle(values: Sequence[float]) -> float | None:
-    """The median, or None of nothing."""
+    """Return the median; None without values."""
     return median(values) if values else None
 
 
 def spread(values: Sequence[float]) -> float | None:
-    """How far the values lie apart: (largest - smallest) / median."""
+    """Return (largest - smallest) / median; None for fewer than two values."""
     return (max(values) - min(values)) / median(values) if len(values) > 1 and median(values) else None

@@ -1,9 +1,8 @@
 """
-What happens to the events when one worker is killed in the middle of its backlog, and another takes its place.
+Kills one worker in the middle of its backlog, starts another, and counts the lost events.
 
-Not a figure of speed: it shows what a row's promise is worth. The worker dies by SIGKILL while its first handler runs
-and its prefetch is full; then the others go on. Each side is told to give a dead worker's events back after a few
-seconds, where it can be told.
+This measures a promise, not speed. The worker dies by SIGKILL while its first handler runs and its prefetch is full.
+Each side that has such a setting returns the events of a dead worker after a few seconds.
 """
 
 import shutil
@@ -18,17 +17,18 @@ from bench.session import READY_SECONDS, Row, Session, Size
 from bench.side import Side
 
 SCENARIO = "killed worker"
-#: Seconds after which a dead worker's events should come back.
+#: Seconds after which the events of a dead worker should be redelivered.
 PATIENCE = 4
-#: Without an event for so long, the rest counts as not back.
+#: After so many seconds without an event, the missing events count as not back.
 GIVE_UP = 15.0
+#: The service whose worker is killed.
 VICTIM = "restaurant"
 #: A backlog of several prefetches, on every side.
 EVENTS = 600
 
 
 def run(side: Side, broker: Broker, store: Redis) -> Row:
-    """Publish a backlog, kill one of four workers part of the way through, start it again, and count."""
+    """Publish a backlog, kill one of four workers, start it again, and return the counts."""
     directory = tempfile.mkdtemp(prefix="choreo-bench-")
     broker.wipe()
     store.wipe()
@@ -56,7 +56,7 @@ def _run(session: Session, broker: Broker) -> Row:
         if time.monotonic() > deadline:
             raise SideError("not every worker began")
         time.sleep(0.01)
-    # The prefetch fills up behind the handlers that wait.
+    # Meanwhile the workers fill their prefetch.
     time.sleep(1.0)
     kill(session.workers.pop(VICTIM))
     killed = time.monotonic()
@@ -64,7 +64,7 @@ def _run(session: Session, broker: Broker) -> Row:
     session.start_worker(VICTIM)
     session.wait(story.VIEWED, first, count, patience=GIVE_UP)
     found = session.tally(story.VIEWED, first, count)
-    # What kombu still holds for the dead worker is late, not lost.
+    # Events that kombu still keeps for the dead worker are late, not lost.
     held = min(found.lost, _held(broker))
     row.tally = replace(found, lost=found.lost - held)
     row.figures["not_back"] = held

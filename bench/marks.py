@@ -1,8 +1,8 @@
 """
-Counting who handled what: one memory-mapped file per handler, with a count and a time for each event.
+Counts handled events: one memory-mapped file per handler, with a count and a time for each event.
 
-A handler's mark costs about a microsecond and no system call, the same for every side. The driver reads the files
-while the workers run, and knows at the end which events were lost and which were handled twice.
+A mark costs about a microsecond and no system call, the same for every side. The benchmark reads the files while the
+workers run. At the end they show which events were lost, and which were handled twice.
 """
 
 import mmap
@@ -20,10 +20,13 @@ _STAMP = 8
 
 @dataclass(frozen=True)
 class Tally:
-    """How often the events of one range were handled, over all handlers that should have."""
+    """Counts of a range of events, over all handlers that react to them."""
 
+    #: The executions that should have happened.
     expected: int
+    #: Those that did not happen.
     lost: int
+    #: Those that happened more than once.
     repeated: int
 
     def __add__(self, other: "Tally") -> "Tally":
@@ -31,7 +34,7 @@ class Tally:
 
 
 class Marks:
-    """The counter of one handler. Numbers below ``capacity`` name the events."""
+    """The counters of one handler. Events are numbered from 0 to ``capacity`` - 1."""
 
     def __init__(self, directory: str | Path, handler: str, capacity: int, *, create: bool = False) -> None:
         path = Path(directory, f"{handler}.marks")
@@ -44,33 +47,34 @@ class Marks:
             self._map = mmap.mmap(file.fileno(), size)
 
     def mark(self, number: int) -> None:
-        """Event ``number`` was handled, now."""
+        """Record that event ``number`` was handled now."""
         self._map[number] = min(self._map[number] + 1, 255)
         struct.pack_into("d", self._map, self.capacity + _STAMP * number, time.monotonic())
 
     def handled(self, first: int, count: int) -> int:
-        """How many of these events were handled at least once."""
+        """Return how many of these events were handled at least once."""
         return count - self._map[first : first + count].count(0)
 
     def tally(self, first: int, count: int) -> Tally:
-        """What became of these events."""
+        """Return the counts of these events."""
         counts = self._map[first : first + count]
         once = counts.count(1)
         lost = counts.count(0)
         return Tally(expected=count, lost=lost, repeated=count - once - lost)
 
     def times(self, first: int, count: int) -> list[float]:
-        """When each of these events was last handled, by CLOCK_MONOTONIC; 0.0 for one that was not."""
+        """Return when each event was last handled, in seconds of CLOCK_MONOTONIC; 0.0 if it was not."""
         return list(struct.unpack_from(f"{count}d", self._map, self.capacity + _STAMP * first))
 
     def close(self) -> None:
+        """Unmap the file."""
         self._map.close()
 
 
 class Gate:
-    """While it is closed, handlers that pass through it wait. So a backlog can be filled under running workers."""
+    """A gate for handlers: they wait while it is closed. So a backlog can be filled under running workers."""
 
-    #: One byte for the gate, then one per handler that waits or has waited at it.
+    #: Bytes of the file: one for the gate, then one for each handler that has reached it.
     SIZE = 64
 
     def __init__(self, directory: str | Path, *, create: bool = False) -> None:
@@ -81,16 +85,19 @@ class Gate:
             self._map = mmap.mmap(file.fileno(), self.SIZE)
 
     def close(self) -> None:
+        """Close the gate."""
         self._map[:] = b"\1" + bytes(self.SIZE - 1)
 
     def open(self) -> None:
+        """Open the gate."""
         self._map[0] = 0
 
     def waiting(self) -> int:
-        """How many handlers have come to the closed gate."""
+        """Return how many handlers have reached the closed gate."""
         return sum(self._map[1:])
 
     def pass_through(self, place: int) -> None:
+        """Wait while the gate is closed. ``place`` is the number of the handler, from 0."""
         if self._map[0]:
             self._map[1 + place] = 1
             while self._map[0]:
@@ -109,7 +116,7 @@ def _gate() -> Gate:
 
 
 def mark(handler: str, number: int) -> None:
-    """In a worker: this handler has handled this event."""
+    """In a worker: record that this handler has handled this event."""
     _marker(handler)(number)
 
 

@@ -1,8 +1,8 @@
 """
-Bytes in Redis per handled event (what the inbox keeps) and per pending join, and whether the cost per event stays flat.
+Measures the bytes in Redis per handled event (in the inbox) and per pending join, and the CPU time as they grow.
 
-Through real services: a worker handles the events, or takes in the first part of each join. Memory is what Redis says
-it uses, before and after, with nothing else running.
+A real worker handles the events, or receives the first part of each join. Memory is the `used_memory` of Redis before
+and after, while nothing else runs.
 """
 
 import shutil
@@ -17,12 +17,12 @@ from bench.processes import SideError
 from bench.session import Row, Session, Size
 from bench.side import Side
 
-#: Published at once, so that the queue itself never holds much.
+#: The number of events to publish at a time. Small, so that the queue takes little memory.
 STEP = 2000
 
 
 def run(side: Side, broker: Redis, counts: list[int], seconds: float) -> Iterator[Row]:
-    """For each count, in turn, how much memory each event and each join takes. ``seconds`` bounds each of the two."""
+    """Yield the memory per event, then per join, at each of these counts. Each of the two takes at most ``seconds``."""
     yield from _fill(side, broker, "handled event", "order.viewed", counts, seconds)
     yield from _fill(side, broker, "pending join", "item.packed", counts, seconds)
 
@@ -37,7 +37,7 @@ def _fill(side: Side, broker: Redis, what: str, kind: str, counts: list[int], se
         session.start_workers()
         session.warm_up({"pair": (story.SHIPPED,)})
         _quiet(broker)
-        # The clients' buffers are there before and after.
+        # The buffers of the clients count before and after, so they cancel out.
         before, done, deadline, started = broker.memory(), 0, time.monotonic() + seconds, time.monotonic()
         for count in sorted(counts):
             reached, spent = done, dict[str, float]()
@@ -52,7 +52,7 @@ def _fill(side: Side, broker: Redis, what: str, kind: str, counts: list[int], se
                 return
             row = Row(f"memory per {what}, {done:,}")
             row.figures["bytes"] = (broker.memory() - before) / done
-            # Over what was added since the last count: the last events of a million beside the first thousands.
+            # Only the events since the last count, so that the last of a million compare with the first thousands.
             row.figures["per_second"] = (done - reached) / (time.monotonic() - started)
             row.figures |= {f"{name}_us": cpu / (done - reached) * 1e6 for name, cpu in spent.items()}
             yield row
@@ -67,12 +67,12 @@ def _fill(side: Side, broker: Redis, what: str, kind: str, counts: list[int], se
 
 
 def _drained(session: Session, broker: Redis, patience: float = 60.0) -> None:
-    """Wait until every list and every in-flight record is gone."""
+    """Wait until the queues and the in flight records are empty. Raises `SideError` after ``patience`` seconds."""
     deadline = time.monotonic() + patience
     while _waiting(broker):
         session.check_workers()
         if time.monotonic() > deadline:
-            raise SideError("the worker does not get through its queue")
+            raise SideError("the worker does not empty its queue")
         time.sleep(0.02)
 
 
@@ -87,7 +87,7 @@ def _waiting(broker: Redis) -> int:
 
 
 def _quiet(broker: Redis) -> None:
-    """Wait until memory does not move any more."""
+    """Wait until the used memory is stable."""
     for _ in range(20):
         before = broker.memory()
         time.sleep(0.25)

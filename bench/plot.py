@@ -1,4 +1,4 @@
-"""The plot: bars of handler executions, orders and joins per second, drawn by hand as SVG."""
+"""The plot: bars of handler executions, orders and joins per second, as SVG."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,33 +22,36 @@ _STYLE = """
 
 @dataclass(frozen=True)
 class Bar:
-    """One side's figure, or the reason why there is none."""
+    """The figure of one side."""
 
     label: str
     value: float | None
+    #: Why there is no value.
     note: str = ""
+    #: True if bars are grouped by pool.
     by_pool: bool = True
 
     @property
     def group(self) -> tuple[bool, str]:
-        """Bars of one group are drawn without a gap: one broker and, where all have one, one pool."""
+        """The group of the bar: its broker and, with ``by_pool``, its pool. A group is drawn without a gap."""
         _, broker, *pool = self.label.split("/")
         return broker == "rabbitmq", pool[0] if pool and self.by_pool else ""
 
     @property
     def is_ours(self) -> bool:
+        """True for choreo."""
         return self.label.startswith("choreo")
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One group of bars on one scale."""
+    """Bars on one scale, with a title."""
 
     title: str
     bars: Sequence[Bar]
 
 
-#: The first with every pool, the others with the one that costs least.
+#: Scenario, title and pools of each panel. Only the first shows every pool; the others show the cheapest.
 PANELS = (
     ("drain", "Fan-out to four services: handler executions per second", ("solo", "threads", "prefork")),
     ("flow", "Whole order flow with a join: orders per second", ("solo",)),
@@ -57,7 +60,7 @@ PANELS = (
 
 
 def panels(figures: Figures) -> list[Panel]:
-    """The plot's groups; a side that lost events has no bar, but says so."""
+    """Return the panels of the plot. A side that lost events has a note in place of a bar."""
     found = []
     for scenario, title, pools in PANELS:
         sides = figures.sides(scenario)
@@ -65,17 +68,17 @@ def panels(figures: Figures) -> list[Panel]:
         bars = [
             Bar(side, figures.median(scenario, side, "per_second"), figures.fault(scenario, side), by_pool)
             for side in sides
-            # A peer has no pool in its name, or one that it does not get on without.
+            # A peer has no pool in its name, except celery-pubsub, which needs prefork.
             if len(side.split("/")) < 3 or side.split("/")[2] in pools or side.startswith("celery-pubsub")
         ]
         if bars:
-            # A broker and a pool in a group, choreo first.
+            # Sorted by group, choreo first in each.
             found.append(Panel(title, sorted(bars, key=lambda bar: (bar.group, not bar.is_ours))))
     return found
 
 
 def draw(groups: Sequence[Panel], caption: str) -> str:
-    """The SVG."""
+    """Return the SVG."""
     parts: list[str] = []
     y = 12
     for panel in groups:

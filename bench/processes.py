@@ -1,4 +1,4 @@
-"""Starting and stopping what is measured, and what it costs in CPU time. Full figures need Linux's /proc."""
+"""Starts and stops the measured processes, and reads their CPU time. CPU time needs Linux's /proc."""
 
 import contextlib
 import ctypes
@@ -16,22 +16,22 @@ from typing import Any, Self
 from bench.setting import ROOT, VARIABLE, Setting
 
 _PR_SET_PDEATHSIG = 1
-#: A publisher that does not answer for this long has failed.
+#: Seconds after which a silent publisher has failed.
 ANSWER_SECONDS = 90.0
 
 
 class SideError(Exception):
-    """A side does not work here; its row says so."""
+    """A side failed. Its row in the table shows the error."""
 
 
 def _die_with_parent() -> None:
-    # `kill -9` of the driver must leave nothing behind.
+    # `kill -9` of the benchmark must leave no process behind.
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def start(command: Sequence[str], setting: Setting, log: str, **more: Any) -> subprocess.Popen[str]:
-    """Start a program of the session, in a session of its own."""
+    """Start a process in a process group of its own. Its output goes to ``log``."""
     environment = {
         **os.environ,
         VARIABLE: str(Path(setting.directory, "setting.json")),
@@ -54,7 +54,7 @@ def start(command: Sequence[str], setting: Setting, log: str, **more: Any) -> su
 
 
 def stop(processes: Sequence[subprocess.Popen[str]], grace: float = 6.0) -> None:
-    """End them: SIGTERM, some patience, then SIGKILL for whatever is left of each one's group."""
+    """Stop the processes: SIGTERM, then, after ``grace`` seconds together, SIGKILL to each process group."""
     for process in processes:
         if process.poll() is None:
             process.terminate()
@@ -66,14 +66,14 @@ def stop(processes: Sequence[subprocess.Popen[str]], grace: float = 6.0) -> None
 
 
 def kill(process: subprocess.Popen[str]) -> None:
-    """SIGKILL for the process and its children, at once."""
+    """Kill the process and its children with SIGKILL, and wait for its end."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait(10)
 
 
 def session_cpu(process: subprocess.Popen[str]) -> float:
-    """Seconds of CPU time that a process and its living children have used; 0 where that cannot be known."""
+    """Return the CPU seconds of a process and its living children; 0 without /proc."""
     ticks = 0
     with contextlib.suppress(OSError):
         for entry in Path("/proc").iterdir():
@@ -83,13 +83,13 @@ def session_cpu(process: subprocess.Popen[str]) -> float:
 
 
 def process_cpu(pid: int) -> float | None:
-    """Seconds of CPU time of one process."""
+    """Return the CPU seconds of one process; None if it does not exist."""
     fields = _stat(Path("/proc", str(pid)))
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else None
 
 
 def find_process(name: str) -> int | None:
-    """The oldest process of this name."""
+    """Return the id of the oldest process with this name; None if there is none."""
     found: list[tuple[int, int]] = []
     with contextlib.suppress(OSError):
         for entry in Path("/proc").iterdir():
@@ -111,7 +111,7 @@ def _stat(process: Path) -> list[str] | None:
 
 
 class PublisherProcess:
-    """The publisher of a session, asked by JSON lines."""
+    """The publisher process of a session. It takes orders, and answers, in JSON lines."""
 
     def __init__(self, python: str, setting: Setting) -> None:
         self._process = start(
@@ -125,7 +125,7 @@ class PublisherProcess:
         self._read()
 
     def ask(self, do: str, **order: Any) -> dict[str, Any]:
-        """Give an order and return the answer. Raises `SideError` with the log's end when there is none."""
+        """Send an order and return the answer. Raises `SideError`, with the end of the log, when there is none."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps({"do": do, **order}) + "\n")
@@ -134,7 +134,7 @@ class PublisherProcess:
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
-        # One line per order, so nothing of an answer is left in the reader's buffer.
+        # There is one line per order, so select() need not look into the buffer of the reader.
         ready, _, _ = select.select([self._process.stdout], [], [], ANSWER_SECONDS)
         line = self._process.stdout.readline() if ready else ""
         if not line:
@@ -143,6 +143,7 @@ class PublisherProcess:
         return answer
 
     def close(self) -> None:
+        """Stop the process."""
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
@@ -156,5 +157,5 @@ class PublisherProcess:
 
 
 def tail(path: Path, length: int = 400) -> str:
-    """The end of a log, on one line."""
+    """Return the last ``length`` characters of a log, on one line."""
     return " ".join(path.read_text(errors="replace").split())[-length:] if path.exists() else "(no log)"

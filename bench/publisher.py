@@ -1,10 +1,10 @@
 """
-The publisher's process: does what the driver asks, one JSON line in, one out.
+The publisher process: reads orders as JSON lines, and answers each with one line.
 
     {"do": "publish", "kind": "order.viewed", "first": 0, "most": 2000, "seconds": 1.0, "rate": 0}
 
-publishes events from number ``first`` on, as fast as it can (or ``rate`` per second), until ``most`` are published or
-``seconds`` are over, and answers how many, from when to when, and for how much CPU time.
+publishes events from number ``first`` on, as fast as possible or at ``rate`` per second, until ``most`` are published
+or ``seconds`` are over. The answer holds their count, the times of begin and end, and the CPU seconds.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ PAIR = ("item.packed", "label.printed")
 
 
 class Numbers:
-    """The numbers to publish, in their time. Notes when each was handed out."""
+    """Iterates over the numbers to publish, at the given rate. ``times`` records when each was yielded."""
 
     def __init__(self, first: int, most: int, seconds: float, rate: float) -> None:
         self.first, self.most, self.seconds, self.rate = first, most, seconds, rate
@@ -42,6 +42,7 @@ class Numbers:
 
 
 def publish(publisher: Any, order: dict[str, Any]) -> dict[str, Any]:
+    """Carry out an order to publish, and return the answer."""
     numbers = Numbers(order["first"], order["most"], order["seconds"], order.get("rate", 0))
     kind = order["kind"]
     started, cpu = time.monotonic(), time.process_time()
@@ -57,13 +58,14 @@ def publish(publisher: Any, order: dict[str, Any]) -> dict[str, Any]:
 
 
 def answer(publisher: Any, order: dict[str, Any]) -> dict[str, Any]:
+    """Carry out an order, and return the answer."""
     match order["do"]:
         case "prepare":
             publisher.prepare()
         case "publish":
             return publish(publisher, order)
         case "lengths":
-            # Not every peer's queues can be asked how long they are.
+            # The length of a queue is not known for every peer.
             queues = publisher.queues(order["kind"]) if hasattr(publisher, "queues") else []
             return dict(publisher.lengths(queues)) if queues else {}
         case "purge":
@@ -75,7 +77,8 @@ def answer(publisher: Any, order: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    # Whatever a library prints must not look like an answer.
+    """Answer orders until standard input ends."""
+    # Standard output becomes standard error, so that the output of a library is not taken for an answer.
     with os.fdopen(os.dup(1), "w") as out, contextlib.redirect_stdout(sys.stderr):
         os.dup2(2, 1)
         publisher = importlib.import_module(current().module).Publisher()

@@ -1,4 +1,4 @@
-"""Writing the results into README.md, between its markers, with the plot beside it."""
+"""Writes the results into README.md, between its markers, and the plots as SVG files."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ BEGIN, END = "<!-- results: written by `python -m bench --report` -->", "<!-- en
 
 
 def write(own: Journal | None, peers: Journal | None) -> list[Path]:
-    """Render the results of these journals, beside Celery and beside other libraries. Returns the written files."""
+    """Write the results of a run beside Celery, and of one beside other libraries. Returns the written files."""
     if own is None and peers is None:
         raise SystemExit("There are no results yet. Run `python -m bench` first.")
     readme = FOLDER / "README.md"
@@ -31,16 +31,16 @@ def write(own: Journal | None, peers: Journal | None) -> list[Path]:
 
 
 def replace(text: str, results: str) -> str:
-    """The README with these results in place of what stands between the markers."""
+    """Return the README with these results between the markers."""
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise SystemExit(f"bench/README.md has lost its markers {BEGIN!r} and {END!r}.")
+        raise SystemExit(f"bench/README.md has lost its markers {BEGIN!r} and {END!r}. Restore them.")
     return f"{before}{BEGIN}\n\n{results.strip()}\n\n{END}{after}"
 
 
 def promises() -> str:
-    """What each side promises: figures of different promises are not the same work."""
+    """Return the table of promises. A side that promises more does more work for each event."""
     lines = ["## What each side promises", "", "| side | promise | processes or threads, prefetch |", "|---|---|---|"]
     for one in (*side.OWN, *side.CHORDS, *side.PEERS):
         setting = f"{one.concurrency} per service, prefetch {one.prefetch}"

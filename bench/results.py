@@ -1,4 +1,4 @@
-"""Results as JSON lines: one per scenario, side and repetition. What was interrupted can go on where it stopped."""
+"""Results as JSON lines: one per scenario, side and repetition. An interrupted run can be continued."""
 
 import json
 import os
@@ -20,7 +20,7 @@ DIRECTORY = Path(__file__).resolve().parent / "results"
 
 @dataclass(frozen=True)
 class Result:
-    """One line."""
+    """One line of a journal."""
 
     scenario: str
     side: str
@@ -36,6 +36,7 @@ class Result:
 
     @classmethod
     def of(cls, row: Row, side: Side, repetition: int) -> "Result":
+        """Return the result of a measured row."""
         tally: Tally = row.tally
         return cls(
             scenario=row.scenario,
@@ -53,7 +54,7 @@ class Result:
 
     @property
     def fault(self) -> str:
-        """Why its figures do not count; '' when they do."""
+        """Why the figures do not count; '' if they do."""
         if self.problem:
             return "failed"
         if self.lost:
@@ -64,14 +65,14 @@ class Result:
 
 
 class Journal:
-    """A file of results, with the machine in its first line."""
+    """A file of results. Its first line describes the machine."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @classmethod
     def begin(cls, kind: str, facts: dict[str, Any]) -> "Journal":
-        """A new file. ``kind`` says what was run: "all", "quick", "peers" or "some"."""
+        """Begin a new file. ``kind`` is "all", "quick", "peers" or "some"."""
         DIRECTORY.mkdir(exist_ok=True)
         journal = cls(DIRECTORY / f"{time.strftime('%Y-%m-%d-%H%M%S')}-{kind}.jsonl")
         journal.path.write_text(json.dumps({"facts": facts}) + "\n")
@@ -79,25 +80,29 @@ class Journal:
 
     @classmethod
     def latest(cls, kind: str) -> "Journal | None":
+        """Return the last journal of this kind; None if there is none."""
         files = sorted(DIRECTORY.glob(f"*-{kind}.jsonl"))
         return cls(files[-1]) if files else None
 
     def add(self, result: Result) -> None:
+        """Append a result."""
         with self.path.open("a") as file:
             file.write(json.dumps(result.__dict__) + "\n")
 
     def facts(self) -> dict[str, Any]:
+        """Return the description of the machine, as `machine` made it."""
         for line in self._lines():
             if "facts" in line:
                 return dict(line["facts"])
         return {}
 
     def results(self) -> list[Result]:
+        """Return all results."""
         return [Result(**line) for line in self._lines() if "scenario" in line]
 
     def _lines(self) -> Iterable[dict[str, Any]]:
         for text in self.path.read_text().splitlines():
-            # A run that was killed can have left half a line.
+            # A killed run may have left half a line.
             try:
                 yield json.loads(text)
             except ValueError:
@@ -105,7 +110,7 @@ class Journal:
 
 
 def machine(brokers: Iterable[str]) -> dict[str, Any]:
-    """What the figures depend on."""
+    """Return the facts on which figures depend: date, processor, versions and command line."""
     packages = ("choreo", "celery", "kombu", "redis", "hiredis", "amqp", "pydantic")
     versions = {}
     for package in packages:

@@ -1,8 +1,8 @@
 """
-One session: the workers of one side, started once, and the phases that they go through.
+Sessions: a session starts the workers of one side once, and runs its phases.
 
-Phases are bounded by time, not by a number of events, so that a slow side takes no longer than a fast one; each
-publishes for ``seconds``, and ends when every event is handled, or nothing has happened for ``STALL_SECONDS``.
+A phase is bounded by time, not by a number of events, so a slow side takes no longer than a fast one. It publishes for
+``seconds``, and ends when every event is handled, or when none was handled for ``STALL_SECONDS``.
 """
 
 import contextlib
@@ -24,32 +24,38 @@ from bench.processes import PublisherProcess, SideError, session_cpu, start, sto
 from bench.setting import Setting
 from bench.side import Side
 
+#: A phase ends after so many seconds without a handled event.
 STALL_SECONDS = 12.0
+#: Seconds that the workers may take to start.
 READY_SECONDS = 40.0
-#: Numbers of warm-up events, which are not counted.
+#: Warm-up events have the numbers below this one, and are not counted.
 WARM = 100
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured."""
+    """The size of the measurements."""
 
+    #: The publishing time of a phase.
     seconds: float = 0.7
+    #: The most events of a phase.
     most: int = 2500
-    #: For so long that the slowest hundredth is more than one order.
+    #: The publishing time of the phase "quiet": so long that the slowest hundredth is more than one order.
     quiet_seconds: float = 10.0
+    #: Orders per second in the phase "quiet".
     quiet_rate: float = 20.0
+    #: Numbers of bound queues that do not match.
     others: tuple[int, ...] = (1, 100, 500)
 
     @property
     def capacity(self) -> int:
-        """Room for the events of all phases, one after the other."""
+        """The number of events of all phases."""
         return WARM + 8 * self.most + int(self.quiet_rate * self.quiet_seconds)
 
 
 @dataclass
 class Row:
-    """What came out of one phase."""
+    """The results of one phase. ``problem`` is the error, if it failed."""
 
     scenario: str
     figures: dict[str, float] = field(default_factory=dict)
@@ -86,20 +92,23 @@ class Session:
     # -- workers ---------------------------------------------------------------------------------------------------
 
     def start_worker(self, service: str) -> None:
+        """Start the worker of a service."""
         command = self.side.worker_command(service)
         self.workers[service] = start(command, self.setting, f"{service}.log", env={"CHOREO_BENCH_SERVICE": service})
 
     def start_workers(self) -> None:
+        """Start the workers of all services of the side."""
         for service in self.side.services:
             self.start_worker(service)
 
     def close(self) -> None:
+        """Stop the workers and the publisher."""
         self.gate.open()
         stop([*self.workers.values()])
         self.publisher.close()
 
     def check_workers(self) -> None:
-        """Raise `SideError` with the end of its log if a worker has ended."""
+        """Raise `SideError`, with the end of its log, if a worker has ended."""
         for service, worker in self.workers.items():
             if worker.poll() is not None:
                 raise SideError(f"the worker of {service} ended: {self._log(service)}")
@@ -110,12 +119,12 @@ class Session:
     # -- counting --------------------------------------------------------------------------------------------------
 
     def take_numbers(self, count: int) -> int:
-        """Reserve numbers for the events of a phase; returns the first."""
+        """Reserve numbers for the events of a phase, and return the first."""
         first, self._next = self._next, self._next + count
         return first
 
     def wait(self, counters: Sequence[str], first: int, count: int, patience: float = STALL_SECONDS) -> None:
-        """Wait until each of these handlers has handled each of these events, or nothing happens any more."""
+        """Wait until every handler has handled every event, or none was handled for ``patience`` seconds."""
         before, since = -1, time.monotonic()
         while (now := sum(self.marks[name].handled(first, count) for name in counters)) < count * len(counters):
             if now != before:
@@ -125,16 +134,17 @@ class Session:
             time.sleep(0.01)
 
     def tally(self, counters: Sequence[str], first: int, count: int) -> Tally:
+        """Return the counts of these events, over these handlers."""
         return sum((self.marks[name].tally(first, count) for name in counters), Tally(0, 0, 0))
 
     def last(self, counters: Sequence[str], first: int, count: int) -> float:
-        """When the last of these events was handled."""
+        """Return when the last of these events was handled, in seconds of CLOCK_MONOTONIC."""
         return max(max(self.marks[name].times(first, count), default=0.0) for name in counters)
 
     # -- warming up ------------------------------------------------------------------------------------------------
 
     def warm_up(self, kinds: dict[str, tuple[str, ...]]) -> None:
-        """Publish uncounted events until every handler has seen one, and all is quiet."""
+        """Publish uncounted events until every handler has run once, and wait until none runs. Raises `SideError`."""
         deadline, number = time.monotonic() + READY_SECONDS, 0
         while not all(self.marks[name].handled(0, WARM) for names in kinds.values() for name in names):
             self.check_workers()
@@ -152,13 +162,14 @@ class Session:
             time.sleep(0.3)
 
     def publish(self, kind: str, first: int, most: int, seconds: float = 60.0, **more: Any) -> dict[str, Any]:
+        """Let the publisher publish events, and return its answer."""
         return self.publisher.ask("publish", kind=kind, first=first, most=most, seconds=seconds, **more)
 
     # -- costs -----------------------------------------------------------------------------------------------------
 
     @contextmanager
     def costs(self, figures: dict[str, float]) -> Iterator[None]:
-        """Add the CPU seconds of workers and broker while the block runs."""
+        """Context manager: adds the CPU seconds that the workers and the broker use in the block."""
         workers, servers = self._worker_cpu(), self._server_cpu()
         yield
         figures["worker_cpu"] = figures.get("worker_cpu", 0.0) + self._worker_cpu() - workers
@@ -166,7 +177,7 @@ class Session:
             figures["broker_cpu"] = figures.get("broker_cpu", 0.0) + after - servers
 
     def _server_cpu(self) -> float | None:
-        """Of the broker, and of the Redis beside it where joins and inboxes are kept."""
+        """Return the CPU seconds of the broker, and of the Redis that is its store."""
         spent = [server.cpu() for server in dict.fromkeys((self.broker, self._store))]
         return sum(cpu for cpu in spent if cpu is not None) if None not in spent else None
 
@@ -175,7 +186,7 @@ class Session:
 
 
 def run(side: Side, broker: Broker, store: Redis, size: Size, keep: bool = False) -> Iterator[Row]:
-    """Put one side through its phases. What goes wrong becomes a row with a problem."""
+    """Run the phases of one side, and yield their rows. An error becomes a row with a problem."""
     directory = tempfile.mkdtemp(prefix="choreo-bench-")
     broker.wipe()
     store.wipe()
@@ -209,7 +220,7 @@ def run(side: Side, broker: Broker, store: Redis, size: Size, keep: bool = False
 
 
 def _kinds(side: Side) -> dict[str, tuple[str, ...]]:
-    """What the warm-up publishes -> who has to react to it."""
+    """Return the events of the warm-up: type -> the handlers that must react."""
     kinds: dict[str, tuple[str, ...]] = {}
     if "join" in side.phases:
         kinds["pair"] = (story.SHIPPED,)
@@ -221,7 +232,7 @@ def _kinds(side: Side) -> dict[str, tuple[str, ...]]:
 
 
 def _publish_alone(session: Session) -> Iterator[Row]:
-    """Publishing while nobody consumes: to one queue, and past queues that do not match."""
+    """Measure publishing without consumers: to one queue, and past queues that do not match."""
     session.publish(story.ARCHIVE_TYPE, 0, 30)
     scenarios = {"publish to 1 queue": 0}
     if session.side.approach != "hand" and session.side.pool == "solo":
@@ -236,7 +247,7 @@ def _publish_alone(session: Session) -> Iterator[Row]:
 
 
 def _publish(session: Session, scenario: str, kind: str, first: int) -> tuple[Row, dict[str, Any]]:
-    """Publish, and count what is in the queues then, where the side can tell."""
+    """Publish, and count the messages in the queues, if the side can."""
     row = Row(scenario)
     broker = session.broker.cpu()
     answer = session.publish(kind, first, session.size.most, session.size.seconds)
@@ -257,11 +268,11 @@ def _publishing(row: Row, answer: dict[str, Any]) -> None:
 
 
 def _waiting(session: Session, kind: str, count: int) -> Tally:
-    """Whether every copy is in its queue."""
+    """Compare the lengths of the queues with the number of published events."""
     deadline = time.monotonic() + 5
     while True:
         lengths = session.publisher.ask("lengths", kind=kind)
-        # RabbitMQ says so a moment later than it confirms.
+        # RabbitMQ updates the length a moment after it confirms.
         if all(length == count for length in lengths.values()) or time.monotonic() > deadline:
             lost = sum(max(0, count - length) for length in lengths.values())
             more = sum(max(0, length - count) for length in lengths.values())
@@ -270,7 +281,7 @@ def _waiting(session: Session, kind: str, count: int) -> Tally:
 
 
 def _drain(session: Session) -> Iterator[Row]:
-    """Four services work off what was published before they started. All begin at the same moment."""
+    """Measure how fast four services handle a backlog. All begin at the same moment."""
     size, side = session.size, session.side
     session.gate.close()
     first = session.take_numbers(size.most)
@@ -284,7 +295,7 @@ def _drain(session: Session) -> Iterator[Row]:
         if time.monotonic() > deadline:
             raise SideError(f"only {session.gate.waiting()} workers began: {session._log(side.services[0])}")
         time.sleep(0.01)
-    # The slowest import is over; let what it started settle.
+    # The slowest worker has started. Let the machine settle.
     time.sleep(0.3)
     spent: dict[str, float] = {}
     with session.costs(spent):
@@ -305,13 +316,13 @@ def _handled(
     started: float,
     units: int | None = None,
 ) -> None:
-    """Rate and costs of a phase. A unit is an execution, or (where ``units`` says so) an order or a join."""
+    """Add the rate and the costs of a phase, per execution or, if ``units`` is given, per order or join."""
     units = units if units is not None else count * len(counters)
     took = session.last(counters, first, count) - started
     if took > 0:
         row.figures["per_second"] = units / took
     row.figures |= {f"{name}_us": seconds / units * 1e6 for name, seconds in spent.items()}
-    # What comes twice comes late.
+    # Repeated events arrive late.
     time.sleep(0.2)
     row.tally = session.tally(counters, first, count)
 
@@ -329,7 +340,7 @@ def _flow(session: Session) -> Row:
 
 
 def _run(session: Session, scenario: str, kind: str, counters: Sequence[str], *, per_order: bool) -> Row:
-    """Publish as fast as possible while the workers run."""
+    """Measure handling while events are published as fast as possible."""
     row, size, spent = Row(scenario), session.size, dict[str, float]()
     first = session.take_numbers(size.most)
     with session.costs(spent):
@@ -342,7 +353,7 @@ def _run(session: Session, scenario: str, kind: str, counters: Sequence[str], *,
 
 
 def _quiet(session: Session) -> Row:
-    """Orders at a low rate: how long from just before publishing to the first handler, and to the notification."""
+    """Measure latency at a low rate: the time from publishing to the first handler, and to the notification."""
     row, size, spent = Row("quiet"), session.size, dict[str, float]()
     most = int(size.quiet_rate * size.quiet_seconds)
     first = session.take_numbers(most)
@@ -355,7 +366,7 @@ def _quiet(session: Session) -> Row:
         late = [(done - began) * 1e3 for began, done in zip(answer["times"], times, strict=True) if done]
         if late:
             row.figures |= {f"{name}_p50_ms": percentile(late, 0.5), f"{name}_p99_ms": percentile(late, 0.99)}
-    # What idle waiting costs is part of this.
+    # These costs include those of idle waiting.
     row.figures |= {f"{name}_us": seconds / answer["count"] * 1e6 for name, seconds in spent.items()}
     return row
 

@@ -1,8 +1,8 @@
 """
-What every process of one session has to know: the side it plays, and where brokers and counters are.
+The settings of a session, for all of its processes: the side, the brokers and the counters.
 
-The driver writes it as JSON and names the file in the environment; publishers and workers read it. Standard library
-only: the environments of the peers import this too.
+The benchmark writes them as JSON, and names the file in the environment. Publishers and workers read it. Standard
+library only: the environments of the peers import this module, too.
 """
 
 import json
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Setting:
-    """One session's facts."""
+    """The settings of one session."""
 
     side: str
     module: str
@@ -29,9 +29,9 @@ class Setting:
     broker_url: str
     redis_url: str
     directory: str
-    #: How many events the counters can tell apart.
+    #: The number of events that the counters hold.
     capacity: int
-    #: Seconds after which a dead worker's events come back, where the side can be told; 0: its own default.
+    #: Seconds after which the events of a dead worker are redelivered, if the side has such a setting. 0: its default.
     patience: int = 0
 
     def write(self) -> str:
@@ -43,5 +43,5 @@ class Setting:
 
 @cache
 def current() -> Setting:
-    """The setting of this process."""
+    """Return the settings of this process."""
     return Setting(**json.loads(Path(os.environ[VARIABLE]).read_text()))

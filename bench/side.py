@@ -1,4 +1,4 @@
-"""The sides: which way of building the services, on which broker, with which pool, and what it promises."""
+"""The sides of the comparison: an approach, a broker, a pool, and a promise each."""
 
 import sys
 from dataclasses import dataclass, replace
@@ -8,77 +8,82 @@ from bench.setting import ROOT
 
 
 class Publisher(Protocol):
-    """What the ``Publisher()`` of a module in `bench.sides` or `bench.peers` can do. It has a process of its own."""
+    """The interface of ``Publisher()`` in the modules of `bench.sides` and `bench.peers`. Has its own process."""
 
     def prepare(self) -> None:
         """Declare exchanges, queues and bindings, so that events can wait before any worker runs."""
 
     def publish_all(self, kind: str, numbers: Any) -> None:
-        """Publish one event of this type per number, each as safely as the side promises."""
+        """Publish one event of this type for each number, as safely as the side promises."""
 
     def publish_pairs(self, kinds: tuple[str, str], numbers: Any) -> None:
-        """Publish the two parts of a join per number."""
+        """Publish the two parts of a join for each number."""
 
     def queues(self, kind: str) -> list[str]:
-        """The queues that get a copy of this type; none where their length cannot be known."""
+        """Return the queues that get a copy of this type. Empty if their length is not known."""
 
     def lengths(self, queues: list[str]) -> dict[str, int]:
-        """How many messages wait in these queues."""
+        """Return the number of messages in each queue."""
 
     def purge(self, queue: str) -> None:
         """Empty a queue."""
 
 
-#: Promises of a side, from the weakest. Figures of different promises are not the same work.
+#: The promises. Sides with different promises do not do the same work.
 PROMISES = {
-    "once": "each effect once: inbox, and what a handler announces is committed with its outcome",
-    "at least once": "delivered until acked; a crash can repeat an event, and what a handler announces can be lost",
-    "unconfirmed": "as at least once, but a publish is not confirmed by the broker, so it can be lost",
+    "once": "each effect once: an inbox, and announced events are committed with the outcome of the handler",
+    "at least once": "delivered until acked; a crash can repeat an event, and lose what its handler announces",
+    "unconfirmed": "as at least once, but the broker does not confirm a publish, so it can be lost",
     "lossy": "copies share one delivery tag: a crash or a stop can lose events, or repeat them to everybody",
-    "split": "as at least once once sent, but one send per subscriber: a crash in between informs only some",
+    "split": "as at least once for each send, but one send per subscriber: a crash in between reaches only some",
 }
 
 
 @dataclass(frozen=True)
 class Side:
-    """One column of the comparison."""
+    """One side of the comparison."""
 
+    #: "choreo", "topic", "hand", "chord", or the name of a peer.
     approach: str
     broker: str
     pool: str
+    #: A key of PROMISES.
     promise: str
+    #: The module with its `Publisher` and its services.
     module: str
-    #: Name of its environment below .bench-envs; '' for this one.
+    #: The name of its environment in .bench-envs; '' for the one that runs the benchmark.
     environment: str = ""
     concurrency: int = 1
     prefetch: int = 64
-    #: What it takes part in.
+    #: The phases that it runs.
     phases: tuple[str, ...] = ("publish", "drain", "steady", "join", "flow", "quiet")
     services: tuple[str, ...] = ("restaurant", "payment", "driver", "notification")
-    #: Whether a second handling of an event breaks a promise.
+    #: True if a repeated event breaks its promise.
     once: bool = False
     patience: int = 0
 
     @property
     def name(self) -> str:
+        """The name in the tables: approach/broker/pool."""
         return "/".join(part for part in (self.approach, self.broker, self.pool) if part)
 
     @property
     def python(self) -> str:
+        """The path of its Python."""
         return str(ROOT / ".bench-envs" / self.environment / "bin" / "python") if self.environment else sys.executable
 
     def worker_command(self, service: str) -> list[str]:
-        """The command that runs one service, which it also finds in CHOREO_BENCH_SERVICE."""
+        """Return the command that runs one service. Its environment names the service in CHOREO_BENCH_SERVICE."""
         if self.environment:
             return [self.python, "-m", "bench.worker", self.module, service]
-        # A choreo service knows its own queues. Else everything is off that the side can do without; choreo's worker
-        # events stay on, as they are by default.
+        # A choreo service knows its own queues. Optional features are off on every side, except choreo's worker events,
+        # which are on by default.
         queues = [] if self.approach == "choreo" else ["-Q", service]
         command = [self.python, "-m", "celery", "-A", self.module, "worker", "-P", self.pool, *queues]
         return [*command, "-n", f"{service}@bench", "--without-gossip", "--without-mingle", "-l", "WARNING"]
 
 
-#: Two worker threads: the machine has to be shared with three other workers, a publisher and the broker.
+#: Pool → processes or threads per worker. Few: three other workers, a publisher and the broker share the machine.
 POOLS = {"solo": 1, "threads": 2, "prefork": 1}
 
 
@@ -89,7 +94,7 @@ def _own() -> list[Side]:
         for pool, concurrency in POOLS.items():
             base = Side("choreo", broker, pool, "once", "bench.sides.choreo_side", concurrency=concurrency, once=True)
             if pool != "solo":
-                # Latency at a low rate takes time to measure, and says the same with every pool.
+                # Latency at a low rate takes long to measure, and is about the same with every pool.
                 base = replace(base, phases=base.phases[:-1])
             topic = replace(
                 base,
@@ -131,5 +136,5 @@ PEERS = _peers()
 
 
 def find(name: str) -> Side:
-    """The side of this name. Raises `KeyError`."""
+    """Return the side with this name. Raises `KeyError` when there is none."""
     return {side.name: side for side in (*OWN, *CHORDS, *PEERS)}[name]

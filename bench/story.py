@@ -1,5 +1,7 @@
 """
-The work: who reacts to what, and how. The same for every side; standard library only, but for the join's Redis.
+The work: the events and the reactions of each service, the same for every side.
+
+Standard library only, except for the Redis client of the hand-written join.
 
 ::
 
@@ -7,7 +9,7 @@ The work: who reacts to what, and how. The same for every side; standard library
     order.placed    -> restaurant -> order.confirmed ─┐
                     -> payment ────> payment.charged ─┴─> driver -> driver.assigned -> notification
     item.packed + label.printed -> driver                                a join alone
-    order.archived  -> nobody; one queue is bound                        for measuring the publisher alone
+    order.archived  -> one bound queue without a consumer                for measuring the publisher alone
 """
 
 from collections.abc import Callable
@@ -28,14 +30,14 @@ HEARS = {
     "item.packed": ("driver",),
     "label.printed": ("driver",),
 }
-#: Who announces what, for peers that subscribe to a source.
+#: Event type -> the announcing service, for peers that subscribe to a source.
 SOURCES = {"order.confirmed": "restaurant", "payment.charged": "payment", "driver.assigned": "driver"}
-#: What is joined.
+#: The event types that are parts of a join.
 PARTS = ("order.confirmed", "payment.charged", "item.packed", "label.printed")
 #: A queue with no consumer that is bound to this type.
 ARCHIVE_QUEUE, ARCHIVE_TYPE = "bench.archive", "order.archived"
 
-#: The counters. Each is one handler's.
+#: The counters, one for each handler.
 VIEWED = tuple(f"{service}.view" for service in SERVICES)
 FLOW = ("restaurant.confirm", "payment.charge", "driver.assign", "notification.notify")
 SHIPPED = "driver.ship"
@@ -43,7 +45,7 @@ COUNTERS = (*VIEWED, *FLOW, SHIPPED)
 
 Publish = Callable[[str, dict[str, Any]], Any]
 
-#: The join that people write by hand: one round trip, and the event that completes it wins.
+#: A join as users write it by hand: one round trip; the event that completes the join gets 1.
 JOIN_LUA = """
 if redis.call('HSETNX', KEYS[1], ARGV[1], 1) == 0 then return 0 end
 redis.call('EXPIRE', KEYS[1], 3600)
@@ -52,7 +54,7 @@ return redis.call('HLEN', KEYS[1]) == tonumber(ARGV[2]) and 1 or 0
 
 
 def data(number: int) -> dict[str, Any]:
-    """What an event says; some 150 bytes of JSON."""
+    """Return the data of an event: about 150 bytes of JSON."""
     return {
         "n": number,
         "customer_id": "cust-alice-000017",
@@ -64,7 +66,7 @@ def data(number: int) -> dict[str, Any]:
 
 
 def event(kind: str, number: int) -> dict[str, Any]:
-    """An event with metadata, for sides that have no envelope of their own."""
+    """Return an event with metadata, for sides without an envelope of their own."""
     return {
         "id": f"{kind}-{number:08d}",
         "type": kind,
@@ -76,12 +78,12 @@ def event(kind: str, number: int) -> dict[str, Any]:
 
 
 def hears(service: str) -> list[str]:
-    """The types that this service reacts to."""
+    """Return the event types that this service reacts to."""
     return [kind for kind, services in HEARS.items() if service in services]
 
 
 def react(service: str, cause: dict[str, Any], publish: Publish) -> None:
-    """What a service does with an event, on sides where the join is written by hand."""
+    """Handle an event, on sides with a hand-written join."""
     kind, number = cause["type"], cause["data"]["n"]
     if kind in PARTS and not _arrived(kind, cause["subject"]):
         return
@@ -91,7 +93,7 @@ def react(service: str, cause: dict[str, Any], publish: Publish) -> None:
 
 
 def done(service: str, kind: str, number: int) -> str | None:
-    """Mark the event as handled; for a join, once it is complete. Returns the type to announce, if any."""
+    """Mark an event, or a complete join, as handled. Returns the type to announce, or None."""
     match kind:
         case "order.viewed":
             pass_gate(SERVICES.index(service))
@@ -110,7 +112,7 @@ def done(service: str, kind: str, number: int) -> str | None:
 
 
 def join_key(kind: str, subject: str) -> str:
-    """Where the hand-written join keeps its parts."""
+    """Return the Redis key of a hand-written join."""
     return f"join:{'ship' if kind in ('item.packed', 'label.printed') else 'assign'}:{subject}"
 
 

@@ -1,4 +1,4 @@
-"""Results as tables: figures, ratios to choreo in the same repetition, and what went wrong in place of a figure."""
+"""Results as tables: figures, ratios to choreo in the same repetition, and faults in place of a figure."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from bench.results import Result
 
 @dataclass(frozen=True)
 class Column:
-    """One figure: its name in the results, its head in the table."""
+    """One column: the name of its figure in the results, and its head in the table."""
 
     figure: str
     head: str
@@ -18,7 +18,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Section:
-    """One table. ``compared`` is the figure of the ratio; where less is better, ``less_is_better`` turns it round."""
+    """One table. ``compared`` is the figure of the ratio, which ``less_is_better`` inverts."""
 
     scenario: str
     title: str
@@ -28,7 +28,7 @@ class Section:
 
 
 class Figures:
-    """Everything that was measured, by scenario and side."""
+    """All results, by scenario and side."""
 
     def __init__(self, results: Iterable[Result]) -> None:
         self._results: dict[tuple[str, str], list[Result]] = {}
@@ -36,42 +36,46 @@ class Figures:
             self._results.setdefault((result.scenario, result.side), []).append(result)
 
     def sides(self, scenario: str) -> list[str]:
+        """Return the sides with results of a scenario."""
         return [side for name, side in self._results if name == scenario]
 
     def scenarios(self) -> list[str]:
+        """Return all scenarios."""
         return list(dict.fromkeys(scenario for scenario, _ in self._results))
 
     def of(self, scenario: str, side: str) -> list[Result]:
+        """Return the results of a side."""
         return self._results.get((scenario, side), [])
 
     def values(self, scenario: str, side: str, figure: str) -> dict[int, float]:
-        """The figure of each repetition that was without fault."""
+        """Return the figure of each repetition without a fault: repetition → figure."""
         found = self.of(scenario, side)
         return {r.repetition: r.figures[figure] for r in found if not r.fault and figure in r.figures}
 
     def median(self, scenario: str, side: str, figure: str) -> float | None:
+        """Return the median of a figure; None without results."""
         return middle(list(self.values(scenario, side, figure).values()))
 
     def ratio(self, scenario: str, side: str, figure: str, less_is_better: bool = False) -> float | None:
-        """How many times better choreo is, on the same broker and pool, in the same repetitions."""
+        """Return how many times better choreo is, on the same broker and pool, as the median over repetitions."""
         ours = self.values(scenario, counterpart(side, self.sides(scenario)), figure)
         theirs = self.values(scenario, side, figure)
         return middle(ratios(theirs, ours) if less_is_better else ratios(ours, theirs))
 
     def fault(self, scenario: str, side: str) -> str:
-        """The first thing that went wrong; '' if nothing did."""
+        """Return the first fault; '' if there is none."""
         return next((result.fault for result in self.of(scenario, side) if result.fault), "")
 
 
 def counterpart(side: str, sides: Sequence[str]) -> str:
-    """The choreo side that another one is compared with: same broker and pool, else the same broker's solo pool."""
+    """Return the choreo side to compare with: the same broker and pool, else the same broker and the solo pool."""
     _, broker, *pool = side.split("/")
     same = "/".join(("choreo", broker, *pool))
     return same if same in sides else f"choreo/{broker}/solo"
 
 
 def render(section: Section, figures: Figures) -> str:
-    """A markdown table of one scenario. '' when nothing was measured."""
+    """Return a markdown table of one scenario; '' without results."""
     sides = figures.sides(section.scenario)
     if not sides:
         return ""
@@ -112,7 +116,7 @@ def _ratio(section: Section, figures: Figures, side: str) -> str:
 
 
 def number(value: float | None, digits: int = 0) -> str:
-    """A figure for people: 1,234."""
+    """Format a figure: 1,234. None becomes "-"."""
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
@@ -136,8 +140,8 @@ _DRAIN = "Fan-out to four services, a backlog of published events: handler execu
 _KILLED = "A worker is killed (SIGKILL) in the middle of its backlog and replaced: are all events handled?"
 
 SECTIONS = (
-    Section("publish to 1 queue", "Publishing to one queue, nobody consuming", _PUBLISH, "wall_us", True),
-    Section("publish to 4 queues", "Publishing one event to four queues, nobody consuming", _PUBLISH, "wall_us", True),
+    Section("publish to 1 queue", "Publishing to one queue, without consumers", _PUBLISH, "wall_us", True),
+    Section("publish to 4 queues", "Publishing one event to four queues, without consumers", _PUBLISH, "wall_us", True),
     Section("drain", _DRAIN, (Column("per_second", "executions/s"), *_WORK), "per_second"),
     Section(
         "steady",
@@ -165,7 +169,7 @@ SECTIONS = (
 
 
 def past_queues(figures: Figures) -> str:
-    """What bound queues cost that do not match, side by side."""
+    """Return the table of publishing past bound queues that do not match."""
     scenarios = [name for name in figures.scenarios() if name.startswith("publish past")]
     if not scenarios:
         return ""
@@ -184,7 +188,7 @@ def past_queues(figures: Figures) -> str:
 
 
 def memory(figures: Figures) -> str:
-    """Bytes in Redis, and whether the cost stays flat."""
+    """Return the table of bytes and costs as the data in Redis grows."""
     scenarios = [name for name in figures.scenarios() if name.startswith("memory per")]
     if not scenarios:
         return ""
@@ -199,7 +203,7 @@ def memory(figures: Figures) -> str:
 
 
 def tables(results: Sequence[Result]) -> str:
-    """Every table for which there are results."""
+    """Return all tables that have results."""
     figures = Figures(results)
     parts = [render(section, figures) for section in SECTIONS]
     return "\n".join(part for part in [*parts, past_queues(figures), memory(figures)] if part)

@@ -6,20 +6,43 @@ from choreo.declare.context import Context
 from choreo.declare.join import Several
 from choreo.declare.retry import Retry
 from choreo.delivery.dead_letter import DeadLetter, Reason
-from choreo.errors import ChoreoError, PermanentFailure, PublishError, RetryLater, UndeclaredEventWarning
+from choreo.errors import (
+    ChoreoError,
+    DeadLetterError,
+    DeclarationError,
+    EnvelopeError,
+    EventTooLargeError,
+    JoinError,
+    MiddlewareError,
+    NotAnnouncedError,
+    PermanentFailure,
+    PublishError,
+    RetryLater,
+    StoreError,
+    UndeclaredEventWarning,
+)
 from choreo.events.envelope import Envelope
 from choreo.events.event import Event
 from choreo.operate.joins import PendingJoin
 from choreo.service import Service
+from choreo.store.schedule import Backlog
 from choreo.store.terms import Terms
 
 __all__ = [
     "Announcement",
+    "Backlog",
     "ChoreoError",
     "Context",
     "DeadLetter",
+    "DeadLetterError",
+    "DeclarationError",
     "Envelope",
+    "EnvelopeError",
     "Event",
+    "EventTooLargeError",
+    "JoinError",
+    "MiddlewareError",
+    "NotAnnouncedError",
     "PendingJoin",
     "PermanentFailure",
     "Proceed",
@@ -29,6 +52,7 @@ __all__ = [
     "RetryLater",
     "Service",
     "Several",
+    "StoreError",
     "Terms",
     "UndeclaredEventWarning",
 ]

@@ -1,4 +1,4 @@
-"""An event that leaves later, and how to call it off."""
+"""Delayed events: when they are sent, and how to call them off."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,23 +10,29 @@ from choreo.events.envelope import Envelope
 @dataclass(frozen=True, slots=True)
 class Announcement:
     """
-    An event that leaves later.
+    A delayed event, as `choreo.Service.publish` returns it.
 
-    ``cancel()`` calls it off, and answers whether that was in time: True promises that nobody will hear of it.
-    Another process does the same with ``app.call_off(announcement.key)``.
+    `cancel` calls it off. Another process does the same with ``app.call_off(announcement.key)``.
     """
 
+    #: The event with its metadata.
     envelope: Envelope
-    #: When it leaves.
+    #: The moment at which the event is due. Has a time zone.
     at: datetime
-    #: What `choreo.Service.call_off` takes. A text without a meaning of its own.
+    #: The argument of `choreo.Service.call_off`: an opaque text, valid until the event is sent.
     key: str
     _call_off: Callable[[], bool] = field(repr=False, compare=False)
 
     @property
     def id(self) -> str:
+        """The id of the event."""
         return self.envelope.id
 
     def cancel(self) -> bool:
-        """Call it off. False when it has left, may be leaving right now, or was called off before."""
+        """
+        Call the event off.
+
+        True promises that no handler receives it. False: it was sent, may be about to be sent, or was called off
+        before. Raises `StoreError` when the store does not answer.
+        """
         return self._call_off()

@@ -1,25 +1,25 @@
-"""Everything that choreo raises, in one tree.
+"""Every exception of choreo, in one tree.
 
 ::
 
     ChoreoError
-     ├── DeclarationError            a handler, join or service is declared wrongly; raised at import
-     │    └── EventNameError         an event is named like a command
-     ├── EnvelopeError               what arrived is not a readable event
-     │    └── UnansweredError        the broker gave up delivering it
-     ├── NotAnnouncedError           metadata was asked of an event that nobody has announced yet
-     ├── PublishError                the broker did not take an event
-     │    └── EventTooLargeError     the event is larger than a broker should carry
-     ├── StoreError                  the store could not be reached, or refused
-     ├── DeadLetterError             a dead letter cannot be found, or cannot be replayed
-     ├── JoinError                   a pending join cannot be found, or not be cancelled or fired
-     ├── JoinExpiredError            a join was not complete in time, and has no on_timeout
+     ├── DeclarationError            a wrong declaration of a handler, join or service; raised at import
+     │    └── EventNameError         the name of an event is a command
+     ├── EnvelopeError               a message holds no event, or one that the handler cannot read
+     │    └── UnansweredError        RabbitMQ delivered a message up to its limit, and no worker answered
+     ├── NotAnnouncedError           an event has no metadata before it is announced
+     ├── PublishError                the broker did not confirm an event
+     │    └── EventTooLargeError     an event is too large, or nested too deeply, to be sent
+     ├── StoreError                  the store did not answer, or refused the call
+     ├── DeadLetterError             a dead letter does not exist, or cannot be replayed
+     ├── JoinError                   a pending join does not exist, or cannot be cancelled or fired
+     ├── JoinExpiredError            a join without on_timeout passed its deadline
      ├── MiddlewareError             middleware returned without calling proceed, or called it twice
      ├── HandlerCrashed              a handler raised SystemExit, MemoryError or the like
      ├── PermanentFailure            raised by a handler: do not retry
      └── RetryLater                  raised by a handler: retry after this many seconds
 
-    UndeclaredEventWarning           a handler announced what its annotation does not say
+    UndeclaredEventWarning           a handler announced an event that its annotation does not name
 """
 
 import math
@@ -28,18 +28,18 @@ from typing import Any
 
 
 class ChoreoError(Exception):
-    """The base of every error of choreo."""
+    """The base class of every exception of choreo."""
 
 
 class DeclarationError(ChoreoError):
-    """A declaration that cannot work. The message names the line's values and the way out."""
+    """A declaration is wrong. The message names the wrong value and the correct form."""
 
 
 class EventNameError(DeclarationError):
     """
-    An event's name does not say what happened; often it says what to do.
+    The name of an event does not say in the past tense what happened.
 
-    ``suggestion`` is the name that was meant, or None where there is no telling.
+    ``name`` is the refused name. ``suggestion`` is a name in the past tense, or None if none could be derived.
     """
 
     def __init__(self, name: str, suggestion: str | None) -> None:
@@ -54,11 +54,11 @@ class EventNameError(DeclarationError):
 
 
 class EnvelopeError(ChoreoError, ValueError):
-    """What arrived is not a readable event."""
+    """A message holds no event, or an event that the handler cannot read. The text of the error names the fault."""
 
 
 class UnansweredError(EnvelopeError):
-    """RabbitMQ delivered an event up to its delivery limit, and no worker ever answered."""
+    """RabbitMQ delivered an event up to its delivery limit, and no worker answered. ``envelope`` is the event."""
 
     def __init__(self, message: str, envelope: Any) -> None:
         super().__init__(message)
@@ -66,17 +66,17 @@ class UnansweredError(EnvelopeError):
 
 
 class NotAnnouncedError(ChoreoError):
-    """An event has no id, time or source before it is announced."""
+    """`Event.meta` was read before the event was announced. It has no id, time or source until then."""
 
 
 class PublishError(ChoreoError):
     """
     The broker did not confirm that it holds the event.
 
-    ``confirmed`` and ``unconfirmed`` are the envelopes, of those sent together, that it does and does not hold.
-    To try again, hand the unconfirmed ones to ``app.publisher.announce``: they keep their ids, so that nobody counts
-    an event twice whose confirmation only was lost. Where `Service.publish_many` raised, ``before`` is the number of
-    events that it had announced with earlier batches.
+    ``confirmed`` and ``unconfirmed`` are the envelopes of the batch that the broker confirmed, and the others.
+    To try again, pass ``unconfirmed`` to ``app.publisher.announce``. The events keep their ids, so a handler runs
+    once for an event of which only the confirmation was lost. ``before`` is the number of events that
+    `Service.publish_many` announced in earlier batches; otherwise it is 0.
     """
 
     def __init__(
@@ -93,23 +93,23 @@ class PublishError(ChoreoError):
 
 
 class EventTooLargeError(PublishError):
-    """An event is larger, or nested deeper, than everybody could carry. Keep the blob elsewhere and say where it is."""
+    """An event is too large, or nested too deeply, to be sent. Keep the data elsewhere, and announce where it is."""
 
 
 class StoreError(ChoreoError):
-    """The store could not be reached, or refused the call."""
+    """The store did not answer, or refused the call."""
 
 
 class DeadLetterError(ChoreoError, LookupError):
-    """A dead letter cannot be found, or cannot be replayed."""
+    """A dead letter does not exist, or cannot be replayed."""
 
 
 class JoinError(ChoreoError, LookupError):
-    """A pending join cannot be found, or cannot be cancelled or fired by hand."""
+    """A pending join does not exist, or cannot be cancelled or fired by hand."""
 
 
 class JoinExpiredError(ChoreoError, TimeoutError):
-    """A join was not complete in time, and nothing says what then. What had arrived becomes a dead letter."""
+    """A join without ``on_timeout`` passed its deadline. The parts that had arrived become a dead letter."""
 
 
 class MiddlewareError(ChoreoError):
@@ -117,15 +117,19 @@ class MiddlewareError(ChoreoError):
 
 
 class HandlerCrashed(ChoreoError):
-    """A handler raised what would have ended its worker. It is a failure like any other."""
+    """A handler raised an exception that would end its worker. choreo treats it like any other failure."""
 
 
 class PermanentFailure(ChoreoError):
-    """Raise this in a handler when trying again cannot help: the event becomes a dead letter at once."""
+    """Raise this in a handler when a retry cannot help. The event becomes a dead letter at once."""
 
 
 class RetryLater(ChoreoError):
-    """Raise this in a handler to be called again after ``seconds``. It uses up one attempt."""
+    """
+    Raise this in a handler to be called again after ``seconds``. It uses up one attempt.
+
+    Raises `ValueError` when ``seconds`` is negative or not finite.
+    """
 
     def __init__(self, seconds: float, reason: str = "") -> None:
         if not (math.isfinite(seconds) and seconds >= 0):
@@ -135,4 +139,4 @@ class RetryLater(ChoreoError):
 
 
 class UndeclaredEventWarning(UserWarning):
-    """A handler announced an event that its return annotation does not name, so the map would not show it."""
+    """A handler announced an event that its return annotation does not name. The map of the events lacks it."""

@@ -1,4 +1,4 @@
-"""The analytics service: hears every event there is, also those that are invented after it was deployed."""
+"""The analytics service: counts every event, also events of types that are added after its deployment."""
 
 from choreo import Envelope, Service
 from handlers.ledger import Ledger
@@ -13,16 +13,16 @@ ledger = Ledger(
 )
 
 
-# The envelope rather than an event class: analytics reads what all events have in common, and needs no vocabulary.
+# An Envelope, not an event class: analytics reads metadata only, so it needs no event classes.
 @app.on("#")
 def count_event(event: Envelope) -> None:
-    """Keep what happened, to whom, and when."""
+    """Record the event: its type, its order and its time."""
     ledger.write(
         "INSERT OR IGNORE INTO facts VALUES (?, ?, ?, ?)", event.id, event.type, event.subject, event.time.isoformat()
     )
 
 
 def counts() -> dict[str, int]:
-    """How often each type of event has happened."""
+    """Return the number of events of each type."""
     rows = ledger.rows("SELECT type, count(*) AS times FROM facts GROUP BY type ORDER BY type")
     return {row["type"]: row["times"] for row in rows}

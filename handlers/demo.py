@@ -1,14 +1,14 @@
-"""`make demo`: the whole platform on this machine, and a story told on real orders. See handlers/story."""
+"""`make demo`: runs the platform on this machine, and tells a story with real orders. See handlers/story."""
 
 import os
 import sys
 
 
 def main() -> int:
-    """Tell the story. The exit code is 0 if it came out as told, 1 if it did not, 130 after Ctrl-C."""
+    """Tell the story. Returns the exit code: 0 on success, 1 if the story failed, 130 after Ctrl-C."""
     try:
         print("choreo: seven services deliver food, and nobody is in charge.", flush=True)
-        # Importing Celery takes a moment, and the first line should not wait for it.
+        # Importing Celery takes a moment. The first line is printed before that.
         from handlers.story.performance import perform
 
         return perform()
@@ -16,7 +16,7 @@ def main() -> int:
         print("\nInterrupted before anything was started.")
         return 130
     except BrokenPipeError:
-        # The reader went away (`make demo | head`). Python would complain once more when it flushes at the end.
+        # The reader of the pipe has ended (`make demo | head`). Python would raise again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 

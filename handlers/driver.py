@@ -1,4 +1,4 @@
-"""The driver service: sends a driver once the food is being cooked *and* paid for, in whichever order that happens."""
+"""The driver service: sends a driver once the restaurant has confirmed *and* the customer has paid, in any order."""
 
 from datetime import timedelta
 from zlib import crc32
@@ -27,7 +27,7 @@ ledger = Ledger(
 
 
 def report_delay(confirmed: OrderConfirmedByRestaurant | None, charged: PaymentCharged | None) -> OrderDelayed:
-    """Say what an order still waits for when its time is up."""
+    """Announce the missing part of an order when its time is up."""
     arrived = confirmed or charged
     assert arrived is not None, "a join begins with its first event"
     missing = "the restaurant's answer" if charged else "the payment"
@@ -42,7 +42,7 @@ def report_delay(confirmed: OrderConfirmedByRestaurant | None, charged: PaymentC
     on_timeout=report_delay,
 )
 def assign_driver(confirmed: OrderConfirmedByRestaurant, charged: PaymentCharged, context: Context) -> DriverAssigned:
-    """Send the driver who is next."""
+    """Choose a driver, and send them to the restaurant."""
     driver_id = DRIVERS[crc32(context.subject.encode()) % len(DRIVERS)]
     ledger.write("INSERT OR IGNORE INTO trips VALUES (?, ?, ?)", context.idempotency_key, context.subject, driver_id)
     return DriverAssigned(

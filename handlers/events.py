@@ -1,7 +1,8 @@
 """
-The shared vocabulary: what can happen to an order.
+The shared vocabulary: the events of an order.
 
-This is all that the services have in common. An event says little, on purpose: who needs more asks its own data.
+The services share this module, and a helper for their databases. An event carries few fields on purpose: a service
+that needs more keeps its own data.
 """
 
 from choreo import Event
@@ -33,7 +34,7 @@ class OrderRejectedByRestaurant(Event):
 
 
 class OrderDelayed(Event):
-    """An order could not be handed to a driver in time, because something it needs is still missing."""
+    """No driver was assigned in time: the order still waits for a confirmation or a payment."""
 
     customer_id: str
     missing: str
@@ -55,7 +56,7 @@ class PaymentFailed(Event):
 
 
 class PaymentRefunded(Event):
-    """What had been charged went back to the customer."""
+    """The charged amount was paid back to the customer."""
 
     customer_id: str
     amount_cents: int

@@ -1,8 +1,7 @@
 """
-A database file for each service that owns data. No service opens another's.
+A database file for each service that owns data. No service opens the file of another.
 
-SQLite keeps the platform free of servers. Several worker processes of one service may write at the same time: each
-write waits for its turn.
+SQLite needs no server. Several worker processes of one service may write at the same time: SQLite serialises them.
 """
 
 import os
@@ -12,20 +11,20 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-#: How long a write waits for its turn.
+#: Seconds that a write waits for another write to finish.
 BUSY_SECONDS = 10.0
 
 
 def data_directory() -> Path:
-    """Where all database files are: CHOREO_DATA, or the folder `data` beside this package."""
+    """Return the directory of all database files: CHOREO_DATA, or the folder `data` beside this package."""
     return Path(os.environ.get("CHOREO_DATA") or Path(__file__).parent.parent / "data")
 
 
 class Ledger:
     """
-    The database of one service. The tables are made when it is first used.
+    The database of one service. The first use creates the tables.
 
-    No connection is kept open, so nothing is shared with a forked child or another thread.
+    Each call opens and closes a connection, so forked children and threads share none.
     """
 
     def __init__(self, service: str, tables: str) -> None:
@@ -33,11 +32,12 @@ class Ledger:
         self._tables = tables
 
     def write(self, statement: str, *values: Any) -> bool:
-        """Execute a statement, durably. True if it changed anything."""
+        """Execute a statement and commit it. Return True if it changed a row."""
         with self._open() as connection, connection:
             return connection.execute(statement, values).rowcount > 0
 
     def rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
+        """Return all rows of a query."""
         with self._open() as connection:
             return connection.execute(query, values).fetchall()
 

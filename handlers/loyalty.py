@@ -23,31 +23,32 @@ ledger = Ledger(
 
 
 class Spending(BaseModel):
-    """All that this service reads of a payment. Its other fields may come and go."""
+    """A view of a payment: the fields that this service reads. Its other fields may change."""
 
     customer_id: str
     amount_cents: int
 
     @property
     def points(self) -> int:
+        """One point for each whole unit of money."""
         return self.amount_cents // 100
 
 
 @app.on(PaymentCharged)
 def award_points(spending: Spending, context: Context) -> None:
-    """A payment earns points."""
+    """Add points for a payment."""
     _book(spending.customer_id, spending.points, context)
 
 
-# A refund may be heard before its payment. A sum does not mind the order of its terms.
+# A refund may arrive before its payment. The order does not change the sum.
 @app.on(PaymentRefunded)
 def withdraw_points(spending: Spending, context: Context) -> None:
-    """A refund takes them back."""
+    """Subtract the points of a refund."""
     _book(spending.customer_id, -spending.points, context)
 
 
 def balance(customer_id: str) -> int:
-    """How many points a customer has."""
+    """Return the points of a customer."""
     (row,) = ledger.rows("SELECT coalesce(sum(points), 0) AS total FROM points WHERE customer_id = ?", customer_id)
     return int(row["total"])
 

@@ -1,4 +1,4 @@
-"""The notification service: texts the customer what has become of the order."""
+"""The notification service: sends the customer text messages about the order."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ class SmsGatewayDown(Exception):
     """The provider of text messages does not answer."""
 
 
-# Short, so that nobody has to wait to see a dead letter. A real gateway deserves Retry(times=8, cap=300).
+# Short waits, so that the demo soon shows a dead letter. For a real gateway use Retry(times=8, cap=300).
 app = Service("notification", retry=Retry(times=2, first=0.4, only=(SmsGatewayDown,)))
 
 ledger = Ledger(
@@ -27,43 +27,43 @@ ledger = Ledger(
 
 @app.on(DriverAssigned)
 def text_arrival(assigned: DriverAssigned, context: Context) -> None:
-    """The driver is on the way."""
+    """Text the customer that the driver is on the way."""
     minutes = assigned.estimated_minutes
     _text(assigned.customer_id, f"Your driver {assigned.driver_id} is on the way: {minutes} minutes.", context)
 
 
 @app.on(OrderRejectedByRestaurant)
 def text_rejection(rejected: OrderRejectedByRestaurant, context: Context) -> None:
-    """Sorry, no food tonight."""
+    """Text the customer that the restaurant has rejected the order."""
     text = f"Sorry, {rejected.restaurant_id} cannot take your order: {rejected.reason}. You do not pay."
     _text(rejected.customer_id, text, context)
 
 
 @app.on(PaymentFailed)
 def text_refusal(failed: PaymentFailed, context: Context) -> None:
-    """The card was refused."""
+    """Text the customer that the payment failed."""
     _text(failed.customer_id, f"We could not take your payment: {failed.reason}.", context)
 
 
 @app.on(OrderDelayed)
 def text_delay(delayed: OrderDelayed, context: Context) -> None:
-    """It takes longer than it should."""
+    """Text the customer that the order is late."""
     _text(delayed.customer_id, f"Your order is late, we still wait for {delayed.missing}.", context)
 
 
 @app.dead_letter
 def alarm_operator(letter: DeadLetter) -> None:
-    """Somebody has to look at it: the customer was not told."""
+    """Record an alarm for the operator: a text message was not sent."""
     ledger.write("INSERT OR IGNORE INTO alarms VALUES (?, ?, ?)", letter.id, letter.subject, letter.error)
 
 
 def gateway_outage() -> Path:
-    """While this file exists, the SMS gateway is down."""
+    """Return the path of a file. While it exists, the SMS gateway is down."""
     return data_directory() / "sms-gateway-is-down"
 
 
 def _text(customer_id: str, text: str, context: Context) -> None:
-    """Stands in for the SMS gateway: it sends one message for each idempotency key."""
+    """Stand-in for the SMS gateway. It sends one message for each idempotency key."""
     if gateway_outage().exists():
         raise SmsGatewayDown("no route to sms.example.com")
     ledger.write(

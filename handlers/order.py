@@ -1,8 +1,8 @@
 """
-The order service: accepts an order, keeps it, and announces that it was placed. That is all.
+The order service: accepts an order, saves it, and announces that it was placed.
 
-It does not know who listens. `place_order` is what a web application calls; the worker of this service runs the task
-`order.announce_unsent`, which cron or Celery beat asks for now and then.
+It does not know its listeners. A web application calls `place_order`. The worker of this service runs the task
+`order.announce_unsent`; cron or Celery beat sends that task from time to time.
 """
 
 import json
@@ -32,13 +32,14 @@ def place_order(customer_id: str, restaurant_id: str, items: list[str], total_ce
     """
     Accept an order, and return its id.
 
-    Once this has returned, the order is placed, even if the broker is down: it is announced when the broker is back.
+    After the return the order is placed, even if the broker is down. `announce_unsent` announces it when the broker is
+    back.
     """
     order_id = f"ORD-{uuid4().hex[:8].upper()}"
     placed = OrderPlaced(
         customer_id=customer_id, restaurant_id=restaurant_id, items=items, total_cents=total_cents
     ).sealed(id=str(uuid4()), source=app.service_name, subject=order_id, cause=None, time=datetime.now(UTC))
-    # Save before announcing: an order that others know of and we do not would be worse than one announced late.
+    # Save before announcing: a late announcement is better than an announced order that is not saved.
     ledger.write("INSERT INTO orders VALUES (?, ?, ?, 0)", order_id, customer_id, json.dumps(placed.to_wire()))
     try:
         _announce(placed)
@@ -49,7 +50,7 @@ def place_order(customer_id: str, restaurant_id: str, items: list[str], total_ce
 
 @app.task(name="order.announce_unsent")
 def announce_unsent() -> int:
-    """Announce the orders that a crash or a missing broker has left unannounced. Returns how many there were."""
+    """Announce the orders that a crash or a missing broker left unannounced. Returns their number."""
     unsent = ledger.rows("SELECT event FROM orders WHERE NOT announced ORDER BY rowid")
     for row in unsent:
         _announce(Envelope.from_wire(json.loads(row["event"])))
@@ -57,7 +58,7 @@ def announce_unsent() -> int:
 
 
 def _announce(placed: Envelope) -> None:
-    # A crash between these two lines, or two of us at once, announces the order a second time. It has the same id
-    # then, because the event was saved with the order, so every handler knows that it has seen it.
+    # A crash between these two lines, or two processes at once, announce the order twice. Both events have one id,
+    # because the event was saved with the order. So every handler handles it once.
     app.publisher.announce([placed])
     ledger.write("UPDATE orders SET announced = 1 WHERE id = ?", placed.subject)

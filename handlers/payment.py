@@ -1,4 +1,4 @@
-"""The payment service: charges a customer's card, and gives the money back when there is nothing to eat."""
+"""The payment service: charges a customer's card, and refunds the charge if the restaurant rejects the order."""
 
 from datetime import timedelta
 
@@ -13,16 +13,16 @@ from handlers.events import (
 )
 from handlers.ledger import Ledger
 
-#: The cards on file that are not simply good: they behave as their names say, like a payment provider's test cards.
+#: Cards on file with a fault: customer → kind, like the test cards of a payment provider. All other cards are good.
 CARDS = {"carol": "flaky", "olga": "expired", "victor": "frozen"}
 
 
 class CardRefused(Exception):
-    """The bank says no, and will say no again."""
+    """The bank refused the card. A retry would not help."""
 
 
 class GatewayTimeout(Exception):
-    """The payment provider did not answer. It may do so in a moment."""
+    """The payment provider did not answer. A retry may help."""
 
 
 app = Service("payment")
@@ -50,17 +50,17 @@ def charge_customer(order: OrderPlaced, context: Context) -> PaymentCharged | Pa
     )
 
 
-# Charging and cooking begin at the same time, so a rejection may come before the charge or after it.
-# The join does not care. One of the other two events comes for every order that needs no refund.
+# Charging and cooking begin at the same time, so a rejection may arrive before the charge or after it. The join accepts
+# both orders. For an order that needs no refund, one of the events in `unless` arrives.
 @app.join(
     PaymentCharged,
     OrderRejectedByRestaurant,
     unless=(OrderConfirmedByRestaurant, PaymentFailed),
-    # Long enough for somebody to look at a charge that became a dead letter, and replay it.
+    # Long enough for an operator to replay a charge that became a dead letter.
     within=timedelta(days=7),
 )
 def refund_customer(charged: PaymentCharged, rejected: OrderRejectedByRestaurant, context: Context) -> PaymentRefunded:
-    """Give the money back for an order that was charged and rejected."""
+    """Refund an order that was charged and rejected."""
     ledger.write(
         "INSERT OR IGNORE INTO refunds VALUES (?, ?, ?)", context.idempotency_key, context.subject, charged.amount_cents
     )
@@ -70,7 +70,7 @@ def refund_customer(charged: PaymentCharged, rejected: OrderRejectedByRestaurant
 
 
 def _charge(card: str, amount_cents: int, context: Context) -> None:
-    """Stands in for the payment provider: it takes the money once for each idempotency key."""
+    """Stand-in for the payment provider. It charges once for each idempotency key."""
     if card == "expired":
         raise CardRefused("the card has expired")
     if card == "flaky" and context.attempt <= 2:

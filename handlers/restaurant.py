@@ -21,7 +21,7 @@ ledger = Ledger(
 
 @app.on(OrderPlaced)
 def answer_order(order: OrderPlaced, context: Context) -> OrderConfirmedByRestaurant | OrderRejectedByRestaurant:
-    """Ask the kitchen."""
+    """Confirm the order if the kitchen is open; otherwise reject it."""
     if _kitchen_takes(order, context):
         return OrderConfirmedByRestaurant(
             customer_id=order.customer_id,
@@ -34,7 +34,7 @@ def answer_order(order: OrderPlaced, context: Context) -> OrderConfirmedByRestau
 
 
 def _kitchen_takes(order: OrderPlaced, context: Context) -> bool:
-    # The first answer counts. A kitchen that closes between two deliveries of one event must not say both yes and no.
+    # The first answer counts: if the kitchen closes before a redelivery of the event, the answer must not change.
     key, answer = context.idempotency_key, order.restaurant_id not in CLOSED
     ledger.write("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?)", key, context.subject, order.restaurant_id, answer)
     (given,) = ledger.rows("SELECT confirmed FROM answers WHERE idempotency_key = ?", key)

@@ -1,1 +1,1 @@
-"""The same work on other libraries, each in an environment of its own. Only what that environment has is imported."""
+"""The same work on other libraries, each in its own environment. A module imports only packages of that environment."""

@@ -42,15 +42,17 @@ publish = _subscribe()
 
 
 def run_worker(service: str) -> None:
+    """Become the worker of a service."""
     command = [sys.executable, "-m", "celery", "-A", "bench.peers.celery_pubsub", "worker", "-P", _SET.pool]
     command += ["-Q", service, "-n", f"{service}@bench", "--without-gossip", "--without-mingle", "-l", "WARNING"]
     os.execvpe(command[0], command, os.environ)
 
 
 class Publisher:
-    """Publishes to the tasks that are subscribed in this process."""
+    """See `bench.side.Publisher`. Publishes to the tasks that are subscribed in this process."""
 
     def prepare(self) -> None:
+        """Declare exchanges, queues and bindings."""
         from kombu import Exchange, Queue
 
         with app.connection_for_write() as connection:
@@ -58,10 +60,12 @@ class Publisher:
                 Queue(service, Exchange(service), service, durable=True)(connection.default_channel).declare()
 
     def publish_all(self, kind: str, numbers: Iterable[int]) -> None:
+        """Publish one event for each number."""
         for number in numbers:
             publish(kind, story.event(kind, number))
 
     def publish_pairs(self, kinds: tuple[str, str], numbers: Iterable[int]) -> None:
+        """Publish the two parts of a join for each number."""
         for number in numbers:
             for kind in kinds:
                 publish(kind, story.event(kind, number))

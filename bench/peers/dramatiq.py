@@ -41,6 +41,7 @@ def _make() -> tuple[Any, story.Publish]:
 
 
 def run_worker(service: str) -> None:
+    """Become the worker of a service."""
     threads = str(current().concurrency)
     command = [sys.executable, "-m", "dramatiq", "bench.peers.dramatiq", "--processes", "1", "--threads", threads]
     os.environ["CHOREO_BENCH_SERVICE"] = service
@@ -48,27 +49,31 @@ def run_worker(service: str) -> None:
 
 
 class Publisher:
-    """Sends one message per subscriber."""
+    """See `bench.side.Publisher`. Sends one message per subscriber."""
 
     def __init__(self) -> None:
         self._broker, self._publish = _make()
 
     def prepare(self) -> None:
+        """Declare exchanges, queues and bindings."""
         for service in story.SERVICES:
             self._broker.declare_queue(
                 service, **({} if "redis" in type(self._broker).__module__ else {"ensure": True})
             )
 
     def publish_all(self, kind: str, numbers: Iterable[int]) -> None:
+        """Publish one event for each number."""
         for number in numbers:
             self._publish(kind, story.event(kind, number))
 
     def publish_pairs(self, kinds: tuple[str, str], numbers: Iterable[int]) -> None:
+        """Publish the two parts of a join for each number."""
         for number in numbers:
             for kind in kinds:
                 self._publish(kind, story.event(kind, number))
 
     def close(self) -> None:
+        """Close the connection."""
         self._broker.close()
 
 

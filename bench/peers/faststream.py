@@ -2,7 +2,7 @@
 FastStream. On Redis: streams with consumer groups, acked after the handler. On RabbitMQ: a durable topic exchange, a
 queue per service and type, confirmed publishes. The join is a Lua script written by hand, as FastStream has none.
 
-Joins and handlers are async, as its users would write them; the Lua call is awaited.
+Joins and handlers are async, as users of FastStream write them. The Lua call is awaited.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ _ON_REDIS = _SET.broker_url.startswith("redis")
 
 
 def _broker() -> tuple[Any, Any]:
-    """The broker, and how to publish with it."""
+    """Return the broker, and a function that publishes with it."""
     if _ON_REDIS:
         from faststream.redis import RedisBroker
 
@@ -80,6 +80,7 @@ def _handler(service: str, publish: Any) -> Any:
 
 
 def application(service: str) -> FastStream:
+    """Return the application of a service."""
     broker, publish = _broker()
     for kind in story.hears(service):
         _subscriber(broker, service, kind)(_handler(service, publish))
@@ -87,13 +88,14 @@ def application(service: str) -> FastStream:
 
 
 def run_worker(service: str) -> None:
+    """Become the worker of a service."""
     command = [sys.executable, "-m", "faststream", "run", "bench.peers.faststream:app", "--log-level", "warning"]
     os.environ["CHOREO_BENCH_SERVICE"] = service
     os.execvpe(command[0], [*command, "--loop", "uvloop:new_event_loop"], os.environ)
 
 
 class Publisher:
-    """Publishes one after the other, each awaited."""
+    """See `bench.side.Publisher`. Publishes one event after the other, and awaits each."""
 
     def __init__(self) -> None:
         import uvloop
@@ -104,6 +106,7 @@ class Publisher:
         self._loop.run_until_complete(self._broker.start())
 
     def prepare(self) -> None:
+        """Declare exchanges, queues and bindings."""
         self._loop.run_until_complete(self._prepare())
 
     async def _prepare(self) -> None:
@@ -127,9 +130,11 @@ class Publisher:
                 await queue.bind(exchange, routing_key=kind)
 
     def publish_all(self, kind: str, numbers: Iterable[int]) -> None:
+        """Publish one event for each number."""
         self._loop.run_until_complete(self._run((kind, number) for number in numbers))
 
     def publish_pairs(self, kinds: tuple[str, str], numbers: Iterable[int]) -> None:
+        """Publish the two parts of a join for each number."""
         self._loop.run_until_complete(self._run((kind, number) for number in numbers for kind in kinds))
 
     async def _run(self, events: Iterator[tuple[str, int]]) -> None:
@@ -137,6 +142,7 @@ class Publisher:
             await self._publish(kind, story.event(kind, number))
 
     def close(self) -> None:
+        """Close the connection."""
         self._loop.run_until_complete(self._broker.stop())
 
 

@@ -13,11 +13,12 @@ _SOURCES = {**story.SOURCES, "item.packed": "orders", "label.printed": "orders"}
 
 def _config() -> dict[str, Any]:
     setting = current()
-    # Its prefetch is the number of its workers.
+    # Nameko's prefetch is the number of its workers.
     return {"AMQP_URI": setting.broker_url.replace("amqp:", "pyamqp:"), "max_workers": setting.prefetch}
 
 
 def run_worker(service: str) -> None:
+    """Run the worker of a service until it is stopped."""
     import eventlet
 
     eventlet.monkey_patch()
@@ -41,7 +42,7 @@ def run_worker(service: str) -> None:
 
 
 class Publisher:
-    """Dispatches as the service ``orders``."""
+    """See `bench.side.Publisher`. Dispatches events as the service ``orders``."""
 
     def __init__(self) -> None:
         from nameko.standalone.events import event_dispatcher
@@ -49,6 +50,7 @@ class Publisher:
         self._dispatch = event_dispatcher(_config(), use_confirms=True)
 
     def prepare(self) -> None:
+        """Declare exchanges, queues and bindings."""
         from kombu import Connection, Queue
         from nameko.standalone.events import get_event_exchange
 
@@ -57,15 +59,17 @@ class Publisher:
                 source = _SOURCES.get(kind, "orders")
                 exchange = get_event_exchange(source, {})
                 for service in services:
-                    # As nameko names them.
+                    # The names that nameko gives to its queues.
                     name = f"evt-{source}-{kind}--{service}.on_{kind.replace('.', '_')}"
                     Queue(name, exchange, kind, durable=True)(connection.default_channel).declare()
 
     def publish_all(self, kind: str, numbers: Iterable[int]) -> None:
+        """Publish one event for each number."""
         for number in numbers:
             self._dispatch("orders", kind, story.event(kind, number))
 
     def publish_pairs(self, kinds: tuple[str, str], numbers: Iterable[int]) -> None:
+        """Publish the two parts of a join for each number."""
         for number in numbers:
             for kind in kinds:
                 self._dispatch("orders", kind, story.event(kind, number))

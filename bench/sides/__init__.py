@@ -1,1 +1,1 @@
-"""What is measured: one module per way to build the same services. See `bench.side.Adapter` for what each must have."""
+"""The measured sides: one module per way to build the same services. Each has a `bench.side.Publisher`."""

@@ -3,9 +3,9 @@ Celery without choreo, in three ways (the setting's ``approach``):
 
 - ``topic``: one message per event on a topic exchange, a queue per service. On Redis this is kombu's own transport.
 - ``hand``: the publisher knows its subscribers and calls `send_task` once for each.
-- ``chord``: the join is a Celery chord, with the parts as its header; nothing else is done that way.
+- ``chord``: the join is a Celery chord, with the parts as its header. Only the join is measured.
 
-Joins are a Lua script of one round trip, written by hand. Messages are acked late, as everybody who cares does.
+In the other two, a join is a hand-written Lua script of one round trip. Messages are acked late.
 """
 
 import os
@@ -37,7 +37,7 @@ app.conf.update(
     task_default_queue="driver",
 )
 if _SET.patience and _SET.broker_url.startswith("redis"):
-    # Kombu looks each ten seconds, and acts each tenth time, unless it is told otherwise.
+    # By default kombu looks every ten seconds, and acts every tenth time.
     app.conf.broker_transport_options = {
         "visibility_timeout": _SET.patience,
         "unacked_restore_interval": 1,
@@ -55,6 +55,7 @@ app.conf.task_queues = [_queue(service) for service in story.SERVICES]
 
 
 def publish(kind: str, event: dict[str, Any]) -> None:
+    """Publish an event in the way of the approach."""
     if _SET.approach == "topic":
         app.send_task(
             kind, args=(event,), exchange=EXCHANGE.name, exchange_type="topic", routing_key=kind, ignore_result=True
@@ -66,18 +67,21 @@ def publish(kind: str, event: dict[str, Any]) -> None:
 
 @app.task(name="chord.part")
 def part(event: dict[str, Any]) -> dict[str, Any]:
+    """A task in the header of the chord: one part of the join."""
     return event
 
 
 @app.task(name="chord.done", ignore_result=True)
 def done(events: list[dict[str, Any]]) -> None:
+    """The body of the chord: the handler of the join."""
     mark(story.SHIPPED, events[0]["data"]["n"])
 
 
 class Publisher:
-    """Sends from a process that runs no tasks."""
+    """See `bench.side.Publisher`. Sends from a process that runs no tasks."""
 
     def prepare(self) -> None:
+        """Declare exchanges, queues and bindings."""
         with app.connection_for_write() as connection:
             for queue in app.conf.task_queues:
                 queue(connection.default_channel).declare()
@@ -90,21 +94,24 @@ class Publisher:
                 archive(connection.default_channel).declare()
 
     def bind_others(self, first: int, count: int) -> None:
+        """Bind queues that match no published event."""
         with app.connection_for_write() as connection:
             for number in range(first, first + count):
                 queue = Queue(f"bench.other.{number}", EXCHANGE, f"other.thing_{number}", durable=True)
                 queue(connection.default_channel).declare()
 
     def _bind(self, name: str, kind: str) -> None:
-        # Kombu's Redis transport routes as `direct` until the exchange is declared in this process.
+        # Kombu's Redis transport treats an exchange as `direct` until it is declared in this process.
         with app.connection_for_write() as connection:
             Queue(name, EXCHANGE, kind, durable=True)(connection.default_channel).declare()
 
     def publish_all(self, kind: str, numbers: Iterable[int]) -> None:
+        """Publish one event for each number."""
         for number in numbers:
             publish(kind, story.event(kind, number))
 
     def publish_pairs(self, kinds: tuple[str, str], numbers: Iterable[int]) -> None:
+        """Publish the two parts of a join for each number."""
         for number in numbers:
             if _SET.approach == "chord":
                 chord([part.s(story.event(kind, number)) for kind in kinds])(done.s())
@@ -113,18 +120,22 @@ class Publisher:
                     publish(kind, story.event(kind, number))
 
     def fill(self, kind: str, numbers: Iterable[int]) -> None:
+        """Publish in bulk."""
         self.publish_all(kind, numbers)
 
     def lengths(self, queues: list[str]) -> dict[str, int]:
+        """Return the number of messages in each queue."""
         with app.connection_for_read() as connection:
             channel = connection.default_channel
             return {queue: channel.queue_declare(queue, passive=True).message_count for queue in queues}
 
     def purge(self, queue: str) -> None:
+        """Empty a queue."""
         with app.connection_for_write() as connection:
             connection.default_channel.queue_purge(queue)
 
     def queues(self, kind: str) -> list[str]:
+        """Return the queues that get a copy of this type."""
         if kind == story.ARCHIVE_TYPE:
             return [story.ARCHIVE_QUEUE]
         return list(story.SERVICES) if kind == "order.viewed" else []
@@ -132,7 +143,7 @@ class Publisher:
 
 def _register(service: str) -> None:
     for kind in story.hears(service):
-        # An event on the exchange names no handler, so its type is the task's name.
+        # A message on the exchange names no handler, so the name of the task is the event type.
         name = kind if _SET.approach == "topic" else f"{service}.{kind}"
 
         @app.task(name=name)

@@ -1,4 +1,4 @@
-"""choreo: four services, declared as a user would."""
+"""choreo: four services, declared as users declare them."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -62,7 +62,7 @@ EVENTS: dict[str, type[_Order]] = {
 
 
 def service(name: str) -> Service:
-    """One of the four services, or the publisher, which has no handlers."""
+    """Return one of the four services. Any other name gives a service without handlers, for the publisher."""
     setting = current()
     config: dict[str, Any] = {
         "broker_url": setting.broker_url,
@@ -72,7 +72,7 @@ def service(name: str) -> Service:
     }
     if setting.patience and setting.broker_url.startswith("redis"):
         config["broker_transport_options"] = {"consumer_timeout": setting.patience}
-    # A dead worker's claim on the event that it was handling ends with its lease.
+    # The claim of a dead worker ends with its lease.
     terms = Terms(lease=timedelta(seconds=setting.patience)) if setting.patience else Terms()
     app = Service(name, config=config, terms=terms)
     if name not in story.SERVICES:
@@ -118,13 +118,13 @@ def service(name: str) -> Service:
 
 
 class Publisher:
-    """Announces from a process that has no handlers."""
+    """See `bench.side.Publisher`. Announces from a process without handlers."""
 
     def __init__(self) -> None:
         self.app = service("orders")
 
     def prepare(self) -> None:
-        """Declare everything that the workers will, so that a backlog can be filled before they start."""
+        """Declare the queues and bindings of all workers, so that a backlog can be filled before they start."""
         for name in story.SERVICES:
             other = service(name)
             with other.connection_for_write() as connection:
@@ -133,7 +133,7 @@ class Publisher:
         self._bind(story.ARCHIVE_QUEUE, story.ARCHIVE_TYPE)
 
     def bind_others(self, first: int, count: int) -> None:
-        """Bind queues that match nothing which is published."""
+        """Bind queues that match no published event."""
         with self.app.connection_for_write() as connection:
             for number in range(first, first + count):
                 self._queue(f"bench.other.{number}", f"other.thing_{number}")(connection.default_channel).declare()
@@ -146,11 +146,13 @@ class Publisher:
         return Queue(name, self.app.runtime.topology.exchange, kind, durable=True)
 
     def publish_all(self, kind: str, numbers: Iterable[int]) -> None:
+        """Publish one event for each number."""
         cls, publish = EVENTS[kind], self.app.publish
         for number in numbers:
             publish(cls(**story.data(number)), subject=f"ORD-{number:08d}")
 
     def publish_pairs(self, kinds: tuple[str, str], numbers: Iterable[int]) -> None:
+        """Publish the two parts of a join for each number."""
         first, second = (EVENTS[kind] for kind in kinds)
         publish = self.app.publish
         for number in numbers:
@@ -161,19 +163,22 @@ class Publisher:
     def fill(self, kind: str, numbers: Iterable[int]) -> None:
         """Publish in bulk."""
         for batch in _batches(numbers, 200):
-            # Each has a subject of its own, which a batch as a whole does not.
+            # `about` gives each event its own subject.
             self.app.publish_many([EVENTS[kind](**story.data(n)).about(f"ORD-{n:08d}") for n in batch])
 
     def lengths(self, queues: list[str]) -> dict[str, int]:
+        """Return the number of messages in each queue."""
         with self.app.connection_for_read() as connection:
             channel = connection.default_channel
             return {queue: channel.queue_declare(queue, passive=True).message_count for queue in queues}
 
     def purge(self, queue: str) -> None:
+        """Empty a queue."""
         with self.app.connection_for_write() as connection:
             connection.default_channel.queue_purge(queue)
 
     def queues(self, kind: str) -> list[str]:
+        """Return the queues that get a copy of this type."""
         if kind == story.ARCHIVE_TYPE:
             return [story.ARCHIVE_QUEUE]
         return list(story.VIEWED) if kind == "order.viewed" else []

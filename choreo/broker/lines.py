@@ -66,7 +66,7 @@ class Line(Protocol):
         """Close without asking the broker, which may no longer answer."""
 
 
-class VirtualLine:
+class VirtualLine(Line):
     """A line to a broker of which kombu knows no confirms (memory): what the call did not refuse is there."""
 
     def __init__(self, connection: Connection, exchange: Exchange) -> None:

@@ -27,9 +27,29 @@ def is_stopping() -> bool:
 
 
 def begun() -> set[str]:
-    """The delivery tags of what the pool has begun."""
+    """The delivery tags of what the pool has begun, or can no longer be kept from beginning."""
+    return _tags_of(begun_requests())
+
+
+def begun_requests() -> list[Any]:
+    """
+    Returns the requests that the pool has begun, and those that were written to a pool child.
+
+    A child begins what is in its pipe. It does not know that its worker is stopping, and nothing can be taken back.
+    """
     worker = _worker()
-    return _tags_of(worker.active_requests) if worker is not None else set()
+    if worker is None:
+        return []
+    written = [request for request in listed(worker.reserved_requests) if written_job(request) is not None]
+    return [*listed(worker.active_requests), *written]
+
+
+def written_job(request: Any) -> Any:
+    """Returns the pool's job of a request, if any of it was written to a pool child; else None."""
+    # A `Run` would make Celery's request if it were asked for an attribute that it does not have.
+    reference = vars(request).get("_apply_result")
+    job = reference and reference()
+    return job if getattr(job, "_write_to", None) is not None else None
 
 
 def waiting() -> int:

@@ -1,4 +1,4 @@
-"""The `choreo` command."""
+"""The `choreo` command line."""
 
 import sys
 from pathlib import Path
@@ -19,7 +19,7 @@ def choreo() -> None:
     """
     Event choreography on Celery.
 
-    Workers are Celery's own: `celery -A handlers.payment worker`.
+    Run a worker with Celery's own command: `celery -A handlers.payment worker`.
     """
 
 
@@ -31,8 +31,8 @@ choreo.add_command(schedule)
 
 
 def main() -> None:
-    """Run the command line. An error of choreo is one line on stderr and exit code 1."""
-    # Unlike `python -m`, a console script does not look for modules in the current directory.
+    """Run the command line. An error of choreo is printed as one line on stderr, and the exit code is 1."""
+    # Unlike `python -m`, a console script does not import modules from the current directory.
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)

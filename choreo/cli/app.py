@@ -1,4 +1,4 @@
-"""The service as which the command line speaks, where it finds broker and store, and what it says when it cannot."""
+"""The service of the command line: finds the broker and the store, and explains errors of either."""
 
 import os
 import re
@@ -31,27 +31,25 @@ _STORES = frozenset({"redis", "rediss", "unix", "memory"})
 
 @dataclass(frozen=True)
 class Where:
-    """What a group's options said."""
+    """The options `--broker` and `--store` of a command group. A command's own options go before them."""
 
     broker: str | None = None
     store: str | None = None
 
 
 def connecting(command: F) -> F:
-    """Add `--broker` and `--store` to a command. Without them, celeryconfig.py in this directory says where."""
-    # click would read the variables for a group and for its command alike, and the latter hides the group's option.
-    store = click.option(
-        "--store", metavar="URL", help="The store, if it is not the broker.  [env var: CHOREO_STORE_URL]"
-    )
+    """Decorator: adds `--broker` and `--store` to a command. Without them, celeryconfig.py names both."""
+    # No `envvar`: click would read it for the command as well, and that value would hide the option of the group.
+    store = click.option("--store", metavar="URL", help="The store, if not the broker.  [env var: CHOREO_STORE_URL]")
     broker = click.option("--broker", metavar="URL", help="The broker.  [env var: CHOREO_BROKER_URL]")
     return broker(store(command))
 
 
 def speaking(command: Callable[..., None]) -> Callable[..., None]:
     """
-    Hand the command a service, ``app``, and give it `--broker` and `--store`, which go before those of its group.
+    Decorator: passes a service, ``app``, to the command, and adds `--broker` and `--store` to its options.
 
-    What goes wrong at the broker or in the store becomes one line, with the URL and the way out.
+    An error of the broker or the store becomes one line, with the URL and a remedy.
     """
 
     @wraps(command)
@@ -61,14 +59,14 @@ def speaking(command: Callable[..., None]) -> Callable[..., None]:
             broker or group.broker or os.environ.get("CHOREO_BROKER_URL"),
             store or group.store or os.environ.get("CHOREO_STORE_URL"),
         )
-        with _told(app):
+        with _explained_errors(app):
             command(app, *args, **options)
 
     return connecting(speak)
 
 
 def command_line_service(broker: str | None, store: str | None) -> Service:
-    """A service without handlers, which announces and looks after dead letters and joins."""
+    """Return a service without handlers, for announcing events and for work on dead letters and joins."""
     app = Service("command_line")
     if broker:
         app.conf.broker_url = _checked(broker, "broker", _BROKERS, "redis://host:6379/0 or amqp://user:password@host/")
@@ -78,12 +76,12 @@ def command_line_service(broker: str | None, store: str | None) -> Service:
 
 
 def broker_of(app: Service) -> str:
-    """Where the broker is, without a password."""
+    """Return the URL of the broker, without passwords."""
     return _shown(joined(app.conf.broker_write_url) or "amqp://")
 
 
 @contextmanager
-def _told(app: Service) -> Iterator[None]:
+def _explained_errors(app: Service) -> Iterator[None]:
     try:
         yield
     except EventTooLargeError:
@@ -102,7 +100,7 @@ def _told(app: Service) -> Iterator[None]:
     except DeclarationError as error:
         if "choreo_store_url" not in str(error):
             raise
-        raise click.ClickException(f"{_sentence(error)} Or say it here: --store / CHOREO_STORE_URL.") from error
+        raise click.ClickException(f"{_sentence(error)} Or name it here: --store / CHOREO_STORE_URL.") from error
     except (DeadLetterError, JoinError) as error:
         raise click.ClickException(str(error)) from error
 
@@ -119,7 +117,7 @@ def _checked(url: str, kind: str, schemes: frozenset[str], example: str) -> str:
     # Several URLs of one broker are separated by semicolons.
     if not all(_is_url(part, schemes) for part in url.split(";")):
         raise click.BadParameter(
-            f"{_shown(url)!r} is no URL of a {kind}. Write one like {example}.",
+            f"{_shown(url)!r} is not a URL of a {kind}. Write one like {example}.",
             param_hint=f"--{kind} / CHOREO_{kind.upper()}_URL",
         )
     return url
@@ -129,7 +127,7 @@ def _is_url(text: str, schemes: frozenset[str]) -> bool:
     scheme = text.partition(":")[0].partition("+")[0]
     try:
         return scheme in schemes and ("://" in text or text == "memory:") and urlsplit(text).port != 0
-    except ValueError:  # the port is no number
+    except ValueError:  # the port is not a number
         return False
 
 
@@ -138,9 +136,9 @@ def _shown(url: str) -> str:
 
 
 def _without_password(url: str) -> str:
-    """Also of a URL that is none: whoever mistypes it does not want to see the password in a log either."""
+    """Return a URL without its password. Works for a mistyped URL, too: its password must not get into a log."""
     before, separator, rest = url.rpartition("://")
     access, at, place = rest.rpartition("@")
     user = re.match(r"[\w.-]*", access)
-    # What a URL carries behind the question mark may be a password as well.
+    # The query of a URL may hold a password, too.
     return f"{before}{separator}{user[0] if user and at else ''}{':**@' if at else ''}{place.partition('?')[0]}"

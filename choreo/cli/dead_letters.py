@@ -1,4 +1,4 @@
-"""`choreo dead-letters`: what failed for good, and what to do about it."""
+"""`choreo dead-letters`: lists, shows, replays and discards dead letters."""
 
 import json
 import textwrap
@@ -19,16 +19,16 @@ _WIDTH = 43
 @connecting
 @click.pass_context
 def dead_letters(context: click.Context, broker: str | None, store: str | None) -> None:
-    """See and settle events whose handling failed for good."""
+    """List, replay or discard events that failed for good."""
     context.obj = Where(broker, store)
 
 
 @dead_letters.command("list")
 @click.argument("owners", nargs=-1, metavar="[SERVICE|HANDLER]...")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @speaking
 def list_(app: Service, owners: tuple[str, ...], as_json: bool) -> None:
-    """List dead letters, oldest first: all, or those of these services or handlers."""
+    """List dead letters, oldest first: all, or those of the given services or handlers."""
     _check_known(app.dead_letters, owners)
     letters = app.dead_letters.find(*owners)
     if as_json:
@@ -52,7 +52,7 @@ def list_(app: Service, owners: tuple[str, ...], as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="The letter as one JSON object.")
 @speaking
 def show(app: Service, letter_id: str, as_json: bool) -> None:
-    """Show one dead letter whole: the event, the error, the attempts."""
+    """Show one dead letter: its event, error, attempts and traceback."""
     letter = app.dead_letters.get(letter_id)
     click.echo(letter.to_json() if as_json else "\n".join([*headlines(letter), *_contents(letter)]))
 
@@ -61,17 +61,17 @@ def show(app: Service, letter_id: str, as_json: bool) -> None:
 @click.argument("letter_ids", nargs=-1, required=True, metavar="ID...")
 @speaking
 def replay(app: Service, letter_ids: tuple[str, ...]) -> None:
-    """Hand events once more to the handlers that failed, and to nobody else."""
+    """Send events once more to the handlers that failed, and to no others."""
     for letter_id in letter_ids:
         click.echo(replayed(app.dead_letters.replay(letter_id)))
 
 
 @dead_letters.command()
 @click.argument("letter_ids", nargs=-1, required=True, metavar="ID...")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @speaking
 def discard(app: Service, letter_ids: tuple[str, ...], yes: bool) -> None:
-    """Forget dead letters for good. `show --json` keeps a copy."""
+    """Delete dead letters for good. To keep a copy, run `show --json` first."""
     for letter_id in letter_ids:
         letter = app.dead_letters.get(letter_id)
         if yes or click.confirm(f"Forget {letter.id} ({letter.handler}: {letter}) for good?"):
@@ -80,7 +80,7 @@ def discard(app: Service, letter_ids: tuple[str, ...], yes: bool) -> None:
 
 
 def headlines(letter: DeadLetter) -> list[str]:
-    """What failed, where, why and when: how `choreo dead-letters show` begins."""
+    """Return the first lines of `choreo dead-letters show`: the id, handler, reason, error and time."""
     facts = {
         "dead letter": letter.id,
         "handler": letter.handler,
@@ -92,7 +92,7 @@ def headlines(letter: DeadLetter) -> list[str]:
 
 
 def replayed(letter: DeadLetter) -> str:
-    """What `choreo dead-letters replay` says."""
+    """Return the output of `choreo dead-letters replay` for this letter."""
     return f"{letter.id}: {letter} goes to {letter.handler} again, as soon as its service runs."
 
 
@@ -102,7 +102,7 @@ def _contents(letter: DeadLetter) -> list[str]:
         lines += ["", f"{envelope}  (id {envelope.id}, from {envelope.source})"]
         lines += textwrap.indent(json.dumps(envelope.data, indent=2, ensure_ascii=False), "  ").splitlines()
     if not letter.envelopes:
-        lines += ["", "What came:", textwrap.indent(letter.message.body.decode(errors="backslashreplace"), "  ")]
+        lines += ["", "The message:", textwrap.indent(letter.message.body.decode(errors="backslashreplace"), "  ")]
     if letter.traceback:
         lines += ["", letter.traceback.rstrip()]
     return lines

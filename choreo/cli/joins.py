@@ -1,4 +1,4 @@
-"""`choreo joins`: what waits, for what, and until when; and what to do about what waits in vain."""
+"""`choreo joins`: lists, shows, cancels and fires pending joins."""
 
 import shlex
 import textwrap
@@ -12,28 +12,28 @@ from choreo.operate.joins import PAGE, Joins, PendingJoin
 from choreo.service import Service
 
 _ROW = "{:<20}  {:<30}  {:<11}  {}"
-_of_handler = click.option("--handler", metavar="NAME", help="Whose join, where several handlers wait for KEY.")
+_of_handler = click.option("--handler", metavar="NAME", help="The handler, if several wait for KEY.")
 
 
 @click.group("joins")
 @connecting
 @click.pass_context
 def joins(context: click.Context, broker: str | None, store: str | None) -> None:
-    """See what pending joins wait for, and settle one by hand."""
+    """List pending joins and the events that they wait for. Cancel or fire one."""
     context.obj = Where(broker, store)
 
 
 @joins.command("list")
 @click.argument("owners", nargs=-1, metavar="[SERVICE|HANDLER]...")
-@click.option("--limit", default=50, show_default=True, help="At most so many of each handler; 0: all of them.")
-@click.option("--after", metavar="PLACE", help="Go on where an earlier list of one HANDLER ended.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--limit", default=50, show_default=True, help="The most joins to list for each handler. 0: no limit.")
+@click.option("--after", metavar="PLACE", help="Continue an earlier list of one HANDLER.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @speaking
 def list_(app: Service, owners: tuple[str, ...], limit: int, after: str | None, as_json: bool) -> None:
-    """List pending joins, those first whose time is up first: of all handlers, or of these."""
+    """List pending joins, soonest deadline first: of all handlers, or of the given services or handlers."""
     handlers = _chosen(app.joins, owners)
     if after and len(handlers) != 1:
-        raise click.UsageError("--after goes on with one HANDLER: name it.")
+        raise click.UsageError("--after continues the list of one HANDLER. Name it.")
     for number, handler in enumerate(handlers):
         if not as_json:
             click.echo(("\n" if number else "") + _headline(app.joins, handler))
@@ -52,10 +52,10 @@ def list_(app: Service, owners: tuple[str, ...], limit: int, after: str | None, 
 @joins.command()
 @click.argument("key", metavar="KEY")
 @_of_handler
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @speaking
 def show(app: Service, key: str, handler: str | None, as_json: bool) -> None:
-    """Explain what waits for KEY: what has arrived, what is missing, since when and until when."""
+    """Show the joins that wait for KEY: their parts, their missing events and their deadline."""
     found = app.joins.find(key, handler)
     if not found:
         app.joins.get(key, handler)
@@ -66,15 +66,15 @@ def show(app: Service, key: str, handler: str | None, as_json: bool) -> None:
 @joins.command()
 @click.argument("key", metavar="KEY")
 @_of_handler
-@click.option("--reason", prompt="Why", help="It is written into the log.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--reason", prompt="Why", help="The reason. It is written to the log.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @speaking
 def cancel(app: Service, key: str, handler: str | None, reason: str, yes: bool) -> None:
-    """Settle the join of KEY without running its handler. `show --json` keeps a copy of what had arrived."""
+    """Settle the join of KEY without running its handler. To keep a copy of its parts, run `show --json` first."""
     join = app.joins.get(key, handler)
     if not yes:
         click.echo(_wrapped(f"{join.handler} {key} has {_arrived(join)}."))
-    if yes or click.confirm("Forget that for good?"):
+    if yes or click.confirm("Forget the join for good?"):
         app.joins.cancel(key, reason, join.handler)
         click.echo(_wrapped(f"{join.handler} {key}: cancelled. Parts that come later are ignored."))
 
@@ -82,10 +82,10 @@ def cancel(app: Service, key: str, handler: str | None, reason: str, yes: bool) 
 @joins.command()
 @click.argument("key", metavar="KEY")
 @_of_handler
-@click.option("--as-timeout", is_flag=True, help="Run its on_timeout, as if its time were up.")
+@click.option("--as-timeout", is_flag=True, help="Run on_timeout, as at the deadline.")
 @speaking
 def fire(app: Service, key: str, handler: str | None, as_timeout: bool) -> None:
-    """Run the handler that waits for KEY with what has arrived: None stands for a missing part."""
+    """Run the handler that waits for KEY with the parts that have arrived. A missing part is None."""
     join = app.joins.fire(key, handler, as_timeout=as_timeout)
     what = "on_timeout runs" if as_timeout else "runs"
     click.echo(_wrapped(f"{join.handler} {key}: {what} with {_arrived(join)}, as soon as its service runs."))
@@ -105,7 +105,7 @@ def _chosen(joins: Joins, owners: tuple[str, ...]) -> list[str]:
 
 
 def _rows(joins: Joins, handler: str, limit: int, after: str) -> Iterator[tuple[PendingJoin, str]]:
-    """Pending joins, the last of them with the place where the list can go on."""
+    """Iterate over pending joins with a cursor: '' for all but the last, from which the list can continue."""
     left = limit
     while True:
         page = joins.page(handler, min(left, PAGE) if limit else PAGE, after)
@@ -133,11 +133,11 @@ def _explained(join: PendingJoin) -> str:
     facts = [("waits for", _waits_for(join))]
     if join.since:
         facts.append(("since", _when(join.since)))
-    facts.append(("until", _when(join.until) + (", and its handler was told" if join.overdue else "")))
+    facts.append(("until", _when(join.until) + (", and its handler was notified" if join.overdue else "")))
     if join.attempts:
         facts.append(("attempts", f"{join.attempts} failed"))
     if join.lease:
-        facts.append(("worker", f"one is at it, for {join.lease:.0f} s more at least"))
+        facts.append(("worker", f"one holds the lease, for another {join.lease:.0f} s at least"))
     lines += [_wrapped(f"  {name + ':':<11}{fact}", indent=13) for name, fact in facts]
     lines.append("  has:" if join.arrived else "  has nothing yet")
     for part in join.arrived:
@@ -150,7 +150,7 @@ def _explained(join: PendingJoin) -> str:
 def _waits_for(join: PendingJoin) -> str:
     if join.complete:
         return "nothing: it is complete" if not join.attempts else "its next attempt"
-    missing = ", ".join(map(str, join.missing)) or "what, no worker has told yet"
+    missing = ", ".join(map(str, join.missing)) or "unknown: no worker has started"
     return f"{join.needed} of: {missing}" if join.needed < len(join.missing) else missing
 
 

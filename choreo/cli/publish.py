@@ -1,4 +1,4 @@
-"""`choreo publish`: announce an event from the shell."""
+"""`choreo publish`: announces an event from the shell."""
 
 import json
 from difflib import get_close_matches
@@ -15,15 +15,15 @@ from choreo.service import Service
 
 @click.command(context_settings={"show_default": True})
 @click.argument("event_type", metavar="TYPE")
-@click.option("--subject", default="", help="What the event is about, such as ORD-9.")
-@click.option("--data", default="{}", metavar="JSON", help="The event's fields.")
+@click.option("--subject", default="", help="The subject of the event, such as ORD-9.")
+@click.option("--data", default="{}", metavar="JSON", help="The fields of the event.")
 @click.option("--package", default="handlers", metavar="NAME", help="The package of services that knows the event.")
 @speaking
 def publish(app: Service, event_type: str, subject: str, data: str, package: str) -> None:
     """
     Announce an event of TYPE, such as order.placed.
 
-    The data is checked against the event's class before anything is sent.
+    The data is validated against the class of the event before the event is sent.
 
     \b
     choreo publish order.placed --subject ORD-9 \\
@@ -34,12 +34,12 @@ def publish(app: Service, event_type: str, subject: str, data: str, package: str
     click.echo(f"{envelope} announced; its id is {envelope.id}")
     if not subject:
         _warn(
-            f"{event_type} has no subject. A join that goes by the subject cannot take it, and keeps it as a dead "
-            f"letter. Say what it is about: --subject ORD-1."
+            f"{event_type} has no subject. A join that uses the subject as its key makes it a dead letter. "
+            f"Name a subject: --subject ORD-1."
         )
     if app.publisher.unheard:
         _warn(
-            f"nobody listens to {event_type} at {broker_of(app)}; is this the right broker? "
+            f"no handler listens to {event_type} at {broker_of(app)}; is this the right broker? "
             f"(--broker, CHOREO_BROKER_URL)"
         )
 
@@ -66,19 +66,19 @@ def _made(event: type[Event], data: str) -> Event:
         fields: Any = json.loads(data)
     except ValueError as error:
         raise click.BadParameter(f"not JSON: {error}", param_hint="--data") from error
-    faults = _strangers(event, fields)
+    faults = _unknown_fields(event, fields)
     try:
         made = event.model_validate(fields)
     except ValidationError as error:
-        faults += [_worded(fault) for fault in error.errors()]
+        faults += [_described(fault) for fault in error.errors()]
     if faults:
         listed = "\n".join(f"  {fault}" for fault in faults)
-        raise click.BadParameter(f"this makes no {event.event_type}:\n{listed}", param_hint="--data")
+        raise click.BadParameter(f"not a valid {event.event_type}:\n{listed}", param_hint="--data")
     return made
 
 
-def _strangers(event: type[Event], fields: object) -> list[str]:
-    """What is neither a field nor an alias of one. A reader would ignore it; who types it has mistyped it."""
+def _unknown_fields(event: type[Event], fields: object) -> list[str]:
+    """Return a fault for each name that is neither a field nor an alias. Services would ignore it: it is a typo."""
     if not isinstance(fields, dict) or event.model_config.get("extra") == "allow":
         return []
     known = _names(event)
@@ -99,9 +99,9 @@ def _names(event: type[Event]) -> set[str]:
     return names - {""}
 
 
-def _worded(fault: Any) -> str:
+def _described(fault: Any) -> str:
     place = ".".join(map(str, fault["loc"])) or "data"
-    # What misses a field is the whole object, which the reader has just typed.
+    # The input of a missing field is the whole object. The user has just typed that.
     value = "" if fault["type"] == "missing" else f", not {_shortened(fault['input'])}"
     return f"{place}: {fault['msg']}{value}"
 

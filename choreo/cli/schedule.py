@@ -1,4 +1,4 @@
-"""`choreo schedule`: what waits in the store to be sent, and whether anybody sends it."""
+"""`choreo schedule`: shows the messages that wait in the store to be sent, and for how long they are due."""
 
 import json
 from dataclasses import asdict
@@ -12,20 +12,21 @@ from choreo.service import Service
 from choreo.store import DELAYED, Backlog
 
 _ROW = "{:<38}  {:>6}  {:>7}  {:>6}  {}"
-#: Seconds that live workers are late at most, with some in hand for a busy machine.
+#: Seconds after which a due message counts as late. Live workers are faster, also on a busy machine.
 _LATE = 10.0
 
 
 @click.command()
 @click.argument("owners", nargs=-1, metavar="[SERVICE|HANDLER]...")
-@click.option("--all", "everything", is_flag=True, help="Also those for whom nothing waits.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--all", "everything", is_flag=True, help="Include handlers for which nothing waits.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @speaking
 def schedule(app: Service, owners: tuple[str, ...], everything: bool, as_json: bool) -> None:
     """
-    Show what waits to be sent: retries, deadlines of joins, delayed events, and what a crash left unsent.
+    Show the messages that wait to be sent.
 
-    What is DUE is sent by any live worker of the handler's service within a quarter of a second.
+    They are retries, deadlines of joins, delayed events, and the outbox. A live worker of the handler's service sends a
+    DUE message within a quarter of a second.
     """
     backlog = _chosen(app.backlog(), owners)
     shown = {owner: waits for owner, waits in backlog.items() if everything or waits.total}
@@ -48,7 +49,7 @@ def _chosen(backlog: dict[str, Backlog], owners: tuple[str, ...]) -> dict[str, B
     for owner in owners:
         if not any(owner in (known, _service(known)) for known in backlog):
             known = ", ".join(sorted({_service(known) for known in backlog}))
-            raise DeclarationError(f"no schedule of {owner!r} is known. There are those of {known}.")
+            raise DeclarationError(f"no schedule of {owner!r} is known. There are schedules of {known}.")
     return {known: waits for known, waits in backlog.items() if not owners or {known, _service(known)} & set(owners)}
 
 

@@ -1,4 +1,4 @@
-"""`choreo up`: all services of a package on this machine, until Ctrl-C."""
+"""`choreo up`: runs all services of a package on this machine, until Ctrl-C."""
 
 import json
 import os
@@ -19,22 +19,23 @@ from choreo.local.discovery import DiscoveryError
 from choreo.local.platform import BrokerUnreachableError, Platform, PlatformError, WorkerDiedError, describe_exit
 from choreo.local.server import NoServerError
 
-#: What the terminal is assumed to show.
+#: The assumed width of the terminal, in columns.
 WIDTH = 80
-#: The pause before a worker that ended by itself is started again: it doubles each time, up to the second number.
+#: Seconds before a worker that ended unexpectedly is started again: the first pause, doubled up to the longest.
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
-#: A worker that was up for so long begins again with the first pause.
+#: After so many seconds of uptime a worker gets the first pause again.
 STEADY_SECONDS = 60.0
-#: One worker process of a service handles so many events at once; the machine has to carry all services.
+#: The number of events that a service handles at once. Small, because the machine runs all services.
 CONCURRENCY = 2
 
+#: The colours of the services in the log.
 COLOURS = ("cyan", "yellow", "green", "magenta", "blue", "bright_cyan", "bright_yellow", "bright_green")
-#: How a line of Celery's log begins. Time and level are enough beside the service's name.
+#: The beginning of a line of Celery's log. Only its time and level are shown.
 LOG_LINE = re.compile(r"^\[\d{4}-\d\d-\d\d (?P<time>\d\d:\d\d:\d\d),\d+: (?P<level>\w+)/[^\]]*\] ")
 
 
 class Refusal(click.ClickException):
-    """The command line asks for something that cannot be; nothing was left running."""
+    """The command cannot be carried out as given. No process is left running. The exit code is 2."""
 
     exit_code = 2
 
@@ -46,14 +47,14 @@ class Refusal(click.ClickException):
     metavar="URL",
     envvar="CHOREO_BROKER_URL",
     show_envvar=True,
-    help="A broker that runs already; by default an embedded server, gone at the end.",
+    help="A running broker. Default: an embedded server, whose data ends with it.",
 )
 @click.option(
     "--store",
     metavar="URL",
     envvar="CHOREO_STORE_URL",
     show_envvar=True,
-    help="A Redis for the store; by default the broker.",
+    help="A Redis for the store. Default: the broker.",
 )
 @click.option(
     "--only", metavar="NAMES", multiple=True, help="Start these services only: payment,driver, or the option repeated."
@@ -73,7 +74,7 @@ class Refusal(click.ClickException):
     "--logs",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Keep the logs here, as SERVICE.log; by default they are removed at the end.",
+    help="Keep the logs here, as SERVICE.log. Default: they are removed at the end.",
 )
 def up(
     package: str,
@@ -89,17 +90,17 @@ def up(
     """
     Run every service of PACKAGE on this machine, until Ctrl-C.
 
-    Each service gets a `celery worker` process of its own. PACKAGE is searched from the current directory; it works
-    for any package whose modules define services.
+    Each service gets a `celery worker` process of its own. PACKAGE is any package whose modules define services; it is
+    searched from the current directory.
 
-    A worker that ends by itself is reported with the end of its log and started again, after 1 s at first and up to
-    30 s when it keeps ending. The other services stay up meanwhile.
+    When a worker ends unexpectedly, the end of its log is shown, and it is started again after 1 s; if it keeps
+    ending, after up to 30 s. The other services stay up.
 
-    Ctrl-C and SIGTERM let the workers finish what they have begun, for 10 s at most; a second Ctrl-C does not wait.
-    Nothing is left running, not even after `kill -9` of this command.
+    After Ctrl-C or SIGTERM the workers finish their running handlers, for 10 s at most. A second Ctrl-C kills them. No
+    process is left running, not even after `kill -9` of this command.
 
     The exit code is 0 after Ctrl-C, 1 if the services could not be started or the embedded server ended, and 2 if the
-    command line asks for what cannot be.
+    command line cannot be carried out.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     names = [name.strip() for names in only for name in names.split(",") if name.strip()]
@@ -127,7 +128,7 @@ def _run(platform: Platform, names: list[str], flower: bool, quiet: bool) -> Non
         _introduce(platform, flower_url)
         Supervisor(platform, quiet=quiet).watch()
     except KeyboardInterrupt:
-        _say("\nStopping; what the workers have begun may finish. Ctrl-C again does not wait.")
+        _say("\nStopping. Running handlers may finish; press Ctrl-C again to kill them.")
         _close(platform)
         _say("Everything is stopped.")
     finally:
@@ -142,7 +143,7 @@ def _close(platform: Platform) -> None:
 
 
 def _introduce(platform: Platform, flower_url: str | None) -> None:
-    """Say where everything is, and what to do with it."""
+    """Print the URLs, and the commands to try."""
     embedded = platform.server is not None
     note = "  (embedded: its data ends with it)" if embedded else ""
     _say(f"  broker  {maybe_sanitize_url(platform.broker_url)}{note}")
@@ -150,7 +151,7 @@ def _introduce(platform: Platform, flower_url: str | None) -> None:
         _say(f"  Flower  {flower_url}")
     _say("\nAnnounce an event from a second terminal, in this directory:")
     if embedded:
-        # The password protects a server that ends with this command; without it nobody else could join in.
+        # Shows the password: other terminals need it, and the server ends with this command.
         _say(f"  export CHOREO_BROKER_URL={platform.broker_url}")
     elif os.environ.get("CHOREO_BROKER_URL") != platform.broker_url:
         _say(f"  export CHOREO_BROKER_URL={maybe_sanitize_url(platform.broker_url)}")
@@ -159,7 +160,7 @@ def _introduce(platform: Platform, flower_url: str | None) -> None:
 
 
 def _example(package: str) -> str:
-    """Return arguments for `choreo publish` that announce the first event of the package's vocabulary."""
+    """Return arguments for `choreo publish` that announce the first event of the package."""
     root = package.partition(".")[0]
     for name, event in known_events().items():
         if event.__module__.partition(".")[0] == root:
@@ -178,7 +179,7 @@ def _example_data(event: type[Event]) -> str:
 
 
 class Supervisor:
-    """Shows the workers' logs, and starts again what ended by itself."""
+    """Shows the logs of the workers, and restarts workers that ended unexpectedly."""
 
     def __init__(self, platform: Platform, *, quiet: bool) -> None:
         self._platform = platform
@@ -192,15 +193,17 @@ class Supervisor:
         self._start_at: dict[str, float] = {}
 
     def watch(self) -> NoReturn:
-        """Go on until Ctrl-C, or until the embedded server has ended."""
+        """Run until Ctrl-C. Raises ChoreoError when the embedded server has ended."""
         while True:
             self._show_logs()
-            self._notice_the_dead()
-            self._start_what_is_due()
-            self._notice_the_ready()
+            self._schedule_restarts()
+            self._restart_due()
+            self._report_ready()
             server = self._platform.server
             if server is not None and not server.running:
-                raise ChoreoError(f"The embedded server ended by itself, and the workers with it:\n{server.log()}")
+                raise ChoreoError(
+                    f"The embedded server ended unexpectedly. The workers are stopped. Its log:\n{server.log()}"
+                )
             time.sleep(0.1)
 
     def _show_logs(self) -> None:
@@ -209,7 +212,7 @@ class Supervisor:
                 if not self._quiet:
                     _say(f"{click.style(name.ljust(self._width), fg=self._colours[name])}  {short_line(line)}")
 
-    def _notice_the_dead(self) -> None:
+    def _schedule_restarts(self) -> None:
         for name, code in self._platform.exited.items():
             if name in self._start_at:
                 continue
@@ -221,13 +224,13 @@ class Supervisor:
             _say("\n".join(f"  {line}" for line in self._platform.last_lines(name)) or "  (nothing)")
             self._alert(f"{name} is started again in {pause:g} s; the others stay up.")
 
-    def _start_what_is_due(self) -> None:
+    def _restart_due(self) -> None:
         for name, when in list(self._start_at.items()):
             if time.monotonic() >= when:
                 self._platform.start(name)
                 del self._start_at[name]
 
-    def _notice_the_ready(self) -> None:
+    def _report_ready(self) -> None:
         for name in self._pauses.keys() - self._ready_since.keys():
             if self._platform.is_ready(name):
                 self._tails[name].position = self._platform.ready_at(name)
@@ -239,14 +242,14 @@ class Supervisor:
 
 
 class LogTail:
-    """The lines that were added to a log file."""
+    """Reads the lines that are added to a log file after `position`, an offset in bytes."""
 
     def __init__(self, path: Path, position: int) -> None:
         self.path = path
         self.position = position
 
     def new_lines(self) -> list[str]:
-        """Return the lines that were completed since the last call."""
+        """Return the lines that have been completed since the last call."""
         with self.path.open("rb") as file:
             file.seek(self.position)
             complete, end, _ = file.read().rpartition(b"\n")
@@ -255,7 +258,7 @@ class LogTail:
 
 
 def short_line(line: str) -> str:
-    """Return a log line without what a terminal has no room for."""
+    """Return a line of Celery's log with its time and, unless it is INFO, its level. Other lines stay unchanged."""
 
     def time_and_level(found: re.Match[str]) -> str:
         return f"{found['time']} " if found["level"] == "INFO" else f"{found['time']} {found['level']} "

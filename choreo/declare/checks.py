@@ -1,4 +1,4 @@
-"""What a service refuses when it is declared, and the words with the way out."""
+"""Checks of a service's declarations. The messages name the wrong value and the correct form."""
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -14,22 +14,22 @@ from choreo.events.event import Event
 
 
 def check_name(kind: str, name: str) -> None:
-    """Raise `DeclarationError` unless this can be part of a queue's name."""
+    """Raise `DeclarationError` unless this can be part of a queue's name. ``kind`` is "service" or "handler"."""
     if not isinstance(name, str) or not name.isidentifier():
         raise DeclarationError(
-            f"{name!r} is no name for a {kind}: it becomes part of queue names. Write it like a_name."
+            f"{name!r} is not a valid name for a {kind}: it becomes part of queue names. Write it like a_name."
         )
 
 
 def checked_retry(retry: object, where: str) -> Retry:
-    """This retry. Raises `DeclarationError` when it is none."""
+    """Return ``retry``. Raises `DeclarationError` when it is not a `Retry`. ``where`` begins the message."""
     if not isinstance(retry, Retry):
         raise DeclarationError(f"{where}: retry={retry!r} is not a Retry. Write retry=Retry(times=5).")
     return retry
 
 
 def check_options(where: str, unknown: Iterable[str], known: Sequence[str]) -> None:
-    """Raise `DeclarationError` if there are unknown options, with the known one that was meant."""
+    """Raise `DeclarationError` for the first unknown option. The message suggests a known one."""
     for option in unknown:
         guess = get_close_matches(option, known, n=1)
         hint = f"did you mean {guess[0]}?" if guess else f"it takes {', '.join(known) or 'none'}."
@@ -37,22 +37,22 @@ def check_options(where: str, unknown: Iterable[str], known: Sequence[str]) -> N
 
 
 def check_service_options(options: Iterable[str], own: Sequence[str]) -> None:
-    """Raise `DeclarationError` for what is neither ``own``, a parameter of `celery.Celery`, nor a Celery setting."""
-    # The name and the configuration go to Celery under names of Service's own.
+    """Raise `DeclarationError` for an option that is not in ``own``, no parameter of `celery.Celery` and no setting."""
+    # Service takes these two under other names: `name` and `config`.
     taken = [name for name in signature(Celery).parameters if name not in ("main", "config_source", "kwargs")]
     unknown = [name for name in options if name not in taken and name not in SETTING_KEYS]
     check_options("Service", unknown, [*own, *taken])
 
 
 def check_called(decorator: str, topics: tuple[object, ...]) -> None:
-    """Raise `DeclarationError` if the decorator was written without its parentheses."""
+    """Raise `DeclarationError` if a topic is a function or class: the decorator was written without parentheses."""
     for topic in topics:
         if isfunction(topic):
             raise DeclarationError(
                 f"@app.{decorator} above {describe(topic)} names no event. Write @app.{decorator}(OrderPlaced)."
             )
         if callable(topic) and not (isinstance(topic, type) and issubclass(topic, Event)):
-            # Above a class the decorator would replace it with a function that nobody calls.
+            # The decorator would replace the class by a function that is never called.
             raise DeclarationError(
                 f"@app.{decorator}: {describe(topic)} is neither an event class nor a pattern. "
                 f"Write @app.{decorator}(OrderPlaced) above a function."
@@ -60,7 +60,7 @@ def check_called(decorator: str, topics: tuple[object, ...]) -> None:
 
 
 def check_listener(function: object) -> None:
-    """Raise `DeclarationError` unless this can be called with a dead letter."""
+    """Raise `DeclarationError` unless the function can be called with one dead letter."""
     if function is None:
         raise DeclarationError("The dead-letter handler is declared without parentheses. Write @app.dead_letter.")
     try:
@@ -74,7 +74,7 @@ def check_listener(function: object) -> None:
 
 
 def checked_event(event: object) -> Event:
-    """This event. Raises `DeclarationError` when it is none, or an abstract one."""
+    """Return ``event``. Raises `DeclarationError` when it is not an event, or of an abstract class."""
     if not isinstance(event, Event) or not hasattr(event, "event_type"):
         raise DeclarationError(f"{event!r} cannot be announced: it is not an event. Write class OrderPlaced(Event).")
     return event

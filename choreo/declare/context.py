@@ -1,4 +1,4 @@
-"""What a handler may know about the delivery it is working on."""
+"""The context of a handler: the delivery that it works on, and the events that it announces."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -23,28 +23,31 @@ _current: ContextVar["Context | None"] = ContextVar("choreo_context", default=No
 @dataclass(frozen=True, slots=True)
 class Context:
     """
-    Give a handler a parameter of this type to receive it.
+    The delivery that a handler works on. A handler receives it in a parameter of this type.
 
-    ``idempotency_key`` stays the same through every retry, redelivery and replay of the same work: pass it to the
-    outside system (a payment provider) whose effect must happen once.
+    A context lives for one attempt. Do not keep it after the handler has returned.
     """
 
+    #: The name of the service.
     service: str
+    #: The name of the handler: ``<service>.<function>``.
     handler: str
-    #: The event which is handled; for a join, that of its parts which was announced last.
+    #: The event that is handled. For a join: the part that was announced last.
     envelope: Envelope
-    #: This attempt, from 1.
+    #: The number of this attempt, from 1.
     attempt: int
-    #: How many attempts there are at most.
+    #: The largest number of attempts: `Retry.attempts`.
     attempts: int
+    #: The same in every retry, redelivery and replay of this unit. Pass it to an outside system (a payment provider)
+    #: whose effect must happen once.
     idempotency_key: str
-    #: What the handler has announced so far. It leaves only if the handler succeeds.
+    #: The events that the handler has announced so far. They are sent only if the handler succeeds.
     announced: list[Envelope] = field(default_factory=list)
-    #: Which of these leave later: id → when.
+    #: The delayed events among them: event id → delay.
     delays: dict[str, Delay] = field(default_factory=dict)
-    #: Which of these were called off.
+    #: The ids of the events among them that were called off.
     withdrawn: set[str] = field(default_factory=set)
-    #: What announced events are about, if that is not what ``envelope`` is about: see `subject`.
+    #: The subject of announced events, if it is not that of ``envelope``. See `subject`.
     about: str | None = None
     #: The events that the handler is called with: one, or the parts of a join that have arrived, in the join's order.
     events: tuple[Envelope, ...] = ()
@@ -53,19 +56,20 @@ class Context:
 
     @property
     def subject(self) -> str:
-        """What the work is about; for a join, what the first of its parts is about."""
+        """The subject of the event. For a join: the subject of its first part."""
         return self.envelope.subject if self.about is None else self.about
 
     @property
     def correlation_id(self) -> str:
+        """The correlation id of the event."""
         return self.envelope.correlation_id
 
     def announce(self, event: Event, subject: str | None = None, delay: Delay | None = None) -> Envelope:
         """
-        Add an event to what leaves when the handler succeeds, or so long after.
+        Add an event to those that are sent when the handler succeeds, or ``delay`` later.
 
-        Its id follows from the work and its place in the batch: when a crash makes the handler run again, the same
-        facts get the same ids, and nobody counts them twice.
+        The id of the event derives from the unit and from its position among the announced events. If the handler runs
+        again after a crash, its events get the same ids, so other handlers recognise them.
         """
         now = self.now()
         envelope = event.sealed(
@@ -81,7 +85,7 @@ class Context:
         return envelope
 
     def withdraw(self, event_id: str) -> bool:
-        """Take back what was announced here and has not left. False when it was taken back before."""
+        """Call off an event that was announced in this context. Returns False if it was called off before."""
         if event_id in self.withdrawn:
             return False
         self.withdrawn.add(event_id)
@@ -89,16 +93,16 @@ class Context:
 
     @property
     def leaving(self) -> list[Envelope]:
-        """What has been announced and was not called off."""
+        """The announced events that were not called off."""
         return [envelope for envelope in self.announced if envelope.id not in self.withdrawn]
 
     def active(self) -> AbstractContextManager[None]:
-        """Let `current` find this context while the handler runs."""
+        """Return a context manager inside which `current` returns this context."""
         return _Active(self)
 
 
 class _Active:
-    """`Context.active`."""
+    """The context manager of `Context.active`."""
 
     __slots__ = ("_context", "_token")
 
@@ -113,5 +117,5 @@ class _Active:
 
 
 def current() -> Context | None:
-    """The context of the handler that runs in this thread, if any."""
+    """Return the context of the handler that runs in this thread; None outside a handler."""
     return _current.get()

@@ -1,4 +1,4 @@
-"""What a join waits for: pure data, made and checked once when its module is imported."""
+"""Joins: the events that a handler waits for. Data only, made and checked once when the module is imported."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -12,25 +12,31 @@ from choreo.errors import DeclarationError, EnvelopeError
 from choreo.events.envelope import Envelope
 from choreo.events.event import Event
 
-#: How a join finds what belongs together: a field of all its events, or one for each; None is the subject.
+#: How a join finds the key of an event: a field of all its events, or a field for each; None is the subject.
 By = str | Mapping[type[Event], str | None] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Several:
     """
-    A part of a join that is more than one event of a type: ``Several(ItemPacked, 3)`` waits for three.
+    A part of a join that consists of several events of one type. ``Several(ItemPacked, 3)`` waits for three.
 
-    ``Several(ItemPacked, per="items", of=OrderPlaced)`` waits for as many as another part of the join says: its field
-    is a list, and counts as its length, or a number.
+    ``Several(ItemPacked, per="items", of=OrderPlaced)`` takes the number from another part of the join: the field is a
+    number, or a list whose length counts.
 
-    The handler takes them as ``list[ItemPacked]``, in the order in which they were announced. They are told apart by
-    their event ids, so that one which is delivered twice counts once.
+    The handler takes the events as ``list[ItemPacked]``, in the order in which they were announced. An event id counts
+    once, also if the event is delivered twice.
+
+    Raises `DeclarationError` unless either ``times``, or both ``per`` and ``of``, are given.
     """
 
+    #: The event class.
     event: type[Event]
+    #: The number of events, from 1.
     times: int | None = None
+    #: The field of ``of`` that holds the number or the list.
     per: str | None = None
+    #: The event class of the other part.
     of: type[Event] | None = None
 
     def __post_init__(self) -> None:
@@ -47,65 +53,67 @@ class Several:
             raise DeclarationError(f"Several({name}, {self.times!r}): a whole number from 1.")
 
 
-#: What `@app.join` takes.
+#: One argument of `@app.join`.
 Part = type[Event] | Several
 
 
 @dataclass(frozen=True, slots=True)
 class Join(Subscription):
     """
-    A handler that waits until what it needs has arrived for one key, and then runs once.
+    A handler that waits until its parts have arrived for one key, and then runs once for this key.
 
-    Order does not matter, and an event which arrives twice changes nothing. What is not complete ``within`` that time
-    ends with ``on_timeout``, or as a dead letter where there is none. ``unless`` cancels the join, and keeps it
-    cancelled for parts which come later.
+    The order of arrival does not matter. An event that arrives twice counts once.
     """
 
-    #: The types of its events, in the order of the handler's parameters.
+    #: The event types of the parts, in the order of the handler's parameters.
     parts: tuple[str, ...] = ()
+    #: The time from the first part to the deadline.
     within: timedelta = timedelta(hours=1)
+    #: Runs at the deadline if the join is not complete. None: the parts that arrived become a dead letter.
     on_timeout: Reaction | None = None
+    #: Event types that cancel the join. It ignores parts that arrive later.
     unless: tuple[str, ...] = ()
-    #: So many of the parts are enough.
+    #: The number of parts that complete the join. 0: all parts.
     at_least: int = 0
-    #: Those parts of which there are several.
+    #: The parts that consist of several events: type → declaration.
     several: Mapping[str, Several] = field(default_factory=dict)
-    #: Where the key is, for the events that are not keyed by their subject: type → name of the field as it travels.
+    #: For events whose key is not their subject: type → the field that holds the key, by its name on the wire.
     keys: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def quorum(self) -> int:
-        """How many of the parts make it complete."""
+        """The number of parts that complete the join."""
         return self.at_least or len(self.parts)
 
     def cancels(self, envelope: Envelope) -> bool:
+        """Return True if this event cancels the join."""
         return envelope.type in self.unless
 
     def key_of(self, envelope: Envelope) -> str:
-        """What this event belongs to. Raises `EnvelopeError` when it does not say."""
+        """Return the key that this event belongs to. Raises `EnvelopeError` when the event has none."""
         name = self.keys.get(envelope.type)
         if name is None:
             if not envelope.subject:
-                raise EnvelopeError(f"{envelope.type} has no subject, so {self.name} cannot tell what it belongs to")
+                raise EnvelopeError(f"{envelope.type} has no subject, so {self.name} has no key for it")
             return envelope.subject
         value = envelope.data.get(name)
         if not isinstance(value, (str, int)) or isinstance(value, bool) or value == "":
             raise EnvelopeError(
-                f"{name} of {envelope} is {value!r}, neither a text nor a whole number, so {self.name} cannot tell "
-                f"what it belongs to"
+                f"{name} of {envelope} is {value!r}, neither a text nor a whole number, so {self.name} has no key "
+                f"for it"
             )
         return str(value)
 
     def place_of(self, envelope: Envelope) -> int:
-        """Where among the parts this event is; behind them all what is none, such as one of an earlier version."""
+        """Return the position of this event among the parts. An event of an unknown type comes after all parts."""
         return self.parts.index(envelope.type) if envelope.type in self.parts else len(self.parts)
 
     def needs(self) -> dict[str, int | None]:
-        """How many events each of `several` needs; None where another part tells."""
+        """Return how many events each part in `several` needs; None if another part holds the number."""
         return {part: several.times for part, several in self.several.items()}
 
     def told_by(self, envelope: Envelope) -> dict[str, int]:
-        """How many events of other parts this one asks for. Raises `EnvelopeError` when it does not say."""
+        """Return how many events of other parts this event asks for. Raises `EnvelopeError` without a number."""
         told = {}
         for part, several in self.several.items():
             if several.of is not None and several.of.event_type == envelope.type and several.per is not None:
@@ -114,9 +122,9 @@ class Join(Subscription):
 
     def in_order(self, arrived: Mapping[str, Sequence[Envelope]]) -> list["Envelope | list[Envelope] | None"]:
         """
-        What the handler takes, in the order of its parameters.
+        Return the arguments of the handler, in the order of its parameters.
 
-        None for one part that has not arrived; what there are several of comes in the order of its announcement.
+        A part that has not arrived is None. Several events of a type are ordered by the time of their announcement.
         """
         taken: list[Envelope | list[Envelope] | None] = []
         for part in self.parts:
@@ -125,7 +133,7 @@ class Join(Subscription):
         return taken
 
     def is_complete(self, arrived: Mapping[str, Sequence[Envelope]]) -> bool:
-        """Whether this is enough to run the handler."""
+        """Return True if these events complete the join."""
         told: dict[str, int] = {}
         for part in self.parts:
             for envelope in arrived.get(part, ()):
@@ -137,7 +145,7 @@ class Join(Subscription):
         return sum(len(arrived.get(part, ())) >= needed.get(part, 1) for part in self.parts) >= self.quorum
 
     def described(self) -> dict[str, Any]:
-        """The join as JSON, for those who look at what is pending without having its code."""
+        """Return the join as JSON. `choreo joins` reads it, which works without the code of the service."""
         lacking = {
             parameter.name if part is None else part: parameter.optional or parameter.listed
             for part, parameter in zip(self.parts, self.reaction.inputs, strict=True)
@@ -155,24 +163,28 @@ class Join(Subscription):
             "unless": list(self.unless),
             "within": self.within.total_seconds(),
             "on_timeout": self.on_timeout is not None,
-            #: Which parts the handler can do without.
+            # The parts for which the handler accepts None, or an empty list.
             "optional": [part for part, without in lacking.items() if without],
         }
 
 
 def age(envelope: Envelope) -> tuple[Any, str]:
-    """Orders events by when they were announced, the same way wherever it is asked."""
+    """Sort key: events by the time of their announcement. Their ids break ties, so every worker sorts alike."""
     return envelope.time, envelope.id
 
 
 def wire_name(event: type[Event], name: str) -> str:
-    """How a field of this event is called as it travels."""
+    """Return the name that a field of this event has on the wire."""
     info = event.model_fields[name]
     return info.serialization_alias or info.alias or name
 
 
 def count_in(envelope: Envelope, name: str, part: str) -> int:
-    """The number in this field, or the length of the list. Raises `EnvelopeError` when it is neither."""
+    """
+    Return the number in this field, or the length of the list.
+
+    Raises `EnvelopeError` when the field holds neither. ``part`` is the counted event type, for the message.
+    """
     value = envelope.data.get(name)
     if isinstance(value, list):
         return len(value)
@@ -194,7 +206,7 @@ def make_join(
     by: By,
     around: tuple[Around, ...] = (),
 ) -> Join:
-    """The join of this handler. Raises `DeclarationError`, with the way out, when it cannot work."""
+    """Make a join from the arguments of ``@app.join``. Raises `DeclarationError` when they do not fit together."""
     where = describe(reaction.function)
     events = [part.event if isinstance(part, Several) else part for part in parts]
     names = patterns_of(events, where)
@@ -225,8 +237,8 @@ def check_join(reaction: Reaction, parts: Sequence[Part], *, optional: bool | No
     """
     Raise `DeclarationError` unless this function takes exactly these events, in this order.
 
-    With ``optional`` each that can be missing must be ``| None``; otherwise it may be, for a join that somebody fires
-    by hand. A list can be empty.
+    With ``optional``, each parameter for a single event must be ``| None``, because the event can be missing. Without
+    it the parameter may be ``| None``: an operator can then fire the join without the event. A list can be empty.
     """
     inputs = reaction.inputs
     fits = len(inputs) == len(parts) and all(
@@ -276,7 +288,7 @@ def _check_parts(
 
 def _check_times(where: str, within: object, unless: Sequence[object], at_least: object, parts: int) -> None:
     if not isinstance(within, timedelta) or within <= timedelta(0):
-        raise DeclarationError(f"{where}: within={within!r} is no time to wait. Write within=timedelta(minutes=30).")
+        raise DeclarationError(f"{where}: within={within!r} is not a time to wait. Write within=timedelta(minutes=30).")
     if not all(isinstance(event, type) for event in unless):
         raise DeclarationError(f"{where}: unless={unless!r} takes event classes, not patterns.")
     if at_least is None:
@@ -294,13 +306,12 @@ def _keys(where: str, by: By, events: Sequence[type[Event]]) -> dict[str, str]:
     if isinstance(by, str):
         by = dict.fromkeys(events, by)
     elif not isinstance(by, Mapping):
-        raise DeclarationError(f'{where}: by={by!r} is no field. Write by="order_id".')
+        raise DeclarationError(f'{where}: by={by!r} is not a field. Write by="order_id".')
     keys = {}
     for event in events:
         if event not in by:
             raise DeclarationError(
-                f"{where}: by= does not say what {event.__name__} belongs to. Name a field of it, or None for its "
-                f"subject."
+                f"{where}: by= names no key for {event.__name__}. Name a field of it, or None for its subject."
             )
         name = by[event]
         if name is not None:
@@ -308,7 +319,7 @@ def _keys(where: str, by: By, events: Sequence[type[Event]]) -> dict[str, str]:
             keys[event.event_type] = wire_name(event, name)
     if strange := [event for event in by if event not in events]:
         named = ", ".join(getattr(event, "__name__", repr(event)) for event in strange)
-        raise DeclarationError(f"{where}: by= speaks of {named}, which this join does not listen to.")
+        raise DeclarationError(f"{where}: by= names {named}, which this join does not listen to.")
     return keys
 
 

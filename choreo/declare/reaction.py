@@ -1,4 +1,4 @@
-"""A handler function as choreo sees it: what it reads and what it may announce, from its annotations alone."""
+"""Reads the annotations of a handler function: the events that it takes, and the events that it may announce."""
 
 import inspect
 import types
@@ -22,18 +22,22 @@ Given = Envelope | Sequence[Envelope] | None
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter of a handler. ``models`` are the classes that can read the event, the event's own class first."""
+    """One parameter of a handler."""
 
     name: str
+    #: The classes that can read the event: event classes, or views. Empty for an envelope or a context.
     models: tuple[type[BaseModel], ...] = ()
+    #: True if the parameter takes the envelope of the event.
     wants_envelope: bool = False
+    #: True if the parameter takes the `Context`, not an event.
     wants_context: bool = False
+    #: True if the parameter accepts None.
     optional: bool = False
-    #: It takes a list of such events: `choreo.Several` in a join.
+    #: True if the parameter takes a list of events: `choreo.Several` in a join.
     listed: bool = False
 
     def take(self, arrived: Envelope | Sequence[Envelope] | None) -> object:
-        """The argument for what has arrived. Raises `EnvelopeError` when the data of an event does not fit."""
+        """Return the argument for one event, several, or None. Raises `EnvelopeError` when their data does not fit."""
         if arrived is None:
             return None
         if isinstance(arrived, Envelope):
@@ -41,7 +45,7 @@ class Parameter:
         return [self.read(envelope) for envelope in arrived]
 
     def read(self, envelope: Envelope) -> object:
-        """This event as the handler wants it. Raises `EnvelopeError` when its data does not fit."""
+        """Return the event in the form that the handler takes. Raises `EnvelopeError` when its data does not fit."""
         if self.wants_envelope:
             return envelope
         model = self._model(envelope.type)
@@ -59,10 +63,11 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Reaction:
-    """A function, its parameters, and the events that its return annotation names (None: it says nothing)."""
+    """A handler function with its annotations."""
 
     function: Function
     parameters: tuple[Parameter, ...]
+    #: The events that the return annotation names. None if there is no annotation.
     announces: tuple[type[Event], ...] | None
 
     @property
@@ -113,9 +118,11 @@ class Reaction:
 
 
 def inspect_function(function: Function) -> Reaction:
-    """Read a handler's annotations. Raises `DeclarationError`, naming what is missing and how to write it."""
+    """Read the annotations of a handler. Raises `DeclarationError`, which names the fault and the correct form."""
     if not (inspect.isfunction(function) or inspect.ismethod(function) or inspect.isbuiltin(function)):
-        raise DeclarationError(f"{function!r} is no function. A handler is a function: def charge_customer(...): ...")
+        raise DeclarationError(
+            f"{function!r} is not a function. A handler is a function: def charge_customer(...): ..."
+        )
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise DeclarationError(
             f"{describe(function)} is async. Celery runs handlers in processes or threads: write `def`, and use "
@@ -123,7 +130,7 @@ def inspect_function(function: Function) -> Reaction:
         )
     try:
         hints = typing.get_type_hints(function)
-    except Exception as error:  # resolving evaluates whatever somebody wrote
+    except Exception as error:  # an annotation can be any code, and raise anything
         raise DeclarationError(
             f"{describe(function)}: an annotation cannot be resolved ({error!r}). Import its class at module level."
         ) from error
@@ -175,7 +182,7 @@ def _announces(function: Function, hints: Mapping[str, Any]) -> tuple[type[Event
 
 
 def _classes(annotation: Any, *, inside_containers: bool = False) -> list[Any]:
-    """``A | B | None`` → ``[A, B, NoneType]``; for return types also ``list[A]`` and ``Iterator[A]`` → ``[A]``."""
+    """Split ``A | B | None`` into ``[A, B, NoneType]``. In return types ``list[A]``, ``Iterator[A]`` → ``[A]``."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         return [cls for part in arguments for cls in _classes(part, inside_containers=inside_containers)]
@@ -202,10 +209,10 @@ def _listed(returned: object, function: Function) -> list[Event]:
 
 
 def _is_listed(cls: type) -> bool:
-    """Whether this is a kind of list or generator. Sets have no order, and the ids of events follow from theirs."""
+    """True for lists and generators. Not for sets: they have no order, and an event's id depends on its position."""
     return issubclass(cls, Iterable) and not issubclass(cls, (str, bytes, Mapping, Set, BaseModel))
 
 
 def describe(function: Function) -> str:
-    """``handlers.payment.charge_customer``."""
+    """Return the full name of a function: ``handlers.payment.charge_customer``."""
     return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', repr(function))}"

@@ -1,4 +1,4 @@
-"""When to try again: pure arithmetic."""
+"""When a failed attempt is retried. Computes numbers only; the store keeps the retry."""
 
 import math
 import random
@@ -13,14 +13,13 @@ ErrorTypes = tuple[type[BaseException], ...]
 @dataclass(frozen=True, slots=True)
 class Retry:
     """
-    Exponential backoff with full jitter.
+    How often, and after which waits, a failed handler is called again: exponential backoff with full jitter.
 
-    The first retry waits up to ``first`` seconds, each next one up to twice as long as the one before, never more
-    than ``cap``. The wait itself is drawn evenly between nothing and that bound, so that a thousand events which
-    failed together do not come back together
+    The first retry waits up to ``first`` seconds. The bound doubles with each retry, up to ``cap`` seconds. The wait
+    is drawn evenly between 0 and the bound, so a thousand events that failed together do not come back together
     (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
 
-    ``never`` lists errors that are not retried; with ``only``, every other error is not.
+    Raises `DeclarationError` when a value is out of range.
 
         >>> Retry(times=3, first=1.0).attempts
         4
@@ -28,10 +27,15 @@ class Retry:
         datetime.timedelta(seconds=7)
     """
 
+    #: The number of retries after the first attempt. 0: never retry.
     times: int = 5
+    #: The longest wait before the first retry, in seconds.
     first: float = 1.0
+    #: The longest wait before any retry, in seconds.
     cap: float = 60.0
+    #: Errors of these classes are not retried.
     never: ErrorTypes = ()
+    #: If given, only errors of these classes are retried.
     only: ErrorTypes = ()
 
     def __post_init__(self) -> None:
@@ -49,21 +53,21 @@ class Retry:
 
     @property
     def attempts(self) -> int:
-        """How often a handler is called at most: once, and then ``times`` times again."""
+        """The largest number of attempts: the first one, and ``times`` retries."""
         return self.times + 1
 
     @property
     def longest(self) -> timedelta:
-        """All waits together if each came out at its longest. The handler's own running time is not in it."""
+        """The sum of the longest waits. The running time of the handler is not part of it."""
         return timedelta(seconds=sum(self.bound(attempt) for attempt in range(1, self.attempts)))
 
     def bound(self, attempt: int) -> float:
-        """The longest wait in seconds after this attempt (from 1) has failed."""
-        # Past 2**60 the float would only grow towards an overflow; the cap has long decided.
+        """Return the longest wait, in seconds, after this attempt failed. Attempts count from 1."""
+        # Beyond 2**60 seconds the cap applies anyway, and a larger exponent could overflow the float.
         return min(self.cap, self.first * 2.0 ** min(attempt - 1, 60))
 
     def wait(self, attempt: int, error: BaseException) -> float | None:
-        """Seconds to wait after this attempt (from 1) failed with ``error``; None when it is not tried again."""
+        """Return the seconds to wait after this attempt (from 1) failed with ``error``; None if it is not retried."""
         if attempt >= self.attempts or not self.covers(error):
             return None
         if isinstance(error, RetryLater):
@@ -71,7 +75,7 @@ class Retry:
         return random.uniform(0, self.bound(attempt))
 
     def covers(self, error: BaseException) -> bool:
-        """Whether this error is retried at all."""
+        """Return True if this error is retried while attempts are left."""
         if isinstance(error, RetryLater):
             return True
         if isinstance(error, (PermanentFailure, *self.never)):

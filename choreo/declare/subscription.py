@@ -1,4 +1,4 @@
-"""What a handler listens to: pure data, made once when its module is imported."""
+"""Subscriptions: the events that a handler listens to. Data only, made once when the module is imported."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from choreo.events import naming
 from choreo.events.envelope import Envelope
 from choreo.events.event import Event
 
-#: What `@app.on` takes: an event class, or a pattern such as "order.*".
+#: An event class, or a pattern such as "order.*".
 Topic = type[Event] | str
 
 #: Middleware: called with the context and ``proceed``, which runs the rest. See `choreo.Service.around`.
@@ -23,10 +23,13 @@ Binding = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """One handler: its name (which is also its task's and its queue's), what it hears, and how it is retried."""
+    """The declaration of one handler."""
 
+    #: The name of the service.
     service: str
+    #: The name of the handler and of its task: ``<service>.<function>``. The queue has it too, after the namespace.
     name: str
+    #: The event types and patterns that the handler listens to.
     patterns: tuple[str, ...]
     reaction: Reaction
     retry: Retry
@@ -35,7 +38,11 @@ class Subscription:
 
 
 def patterns_of(topics: Sequence[Topic], where: str) -> tuple[str, ...]:
-    """Event classes and patterns → routing patterns. Raises `DeclarationError` for anything else."""
+    """
+    Return the routing patterns of event classes and patterns.
+
+    Raises `DeclarationError` for anything else, and for an event that is named twice.
+    """
     patterns = []
     for topic in topics:
         if isinstance(topic, type) and issubclass(topic, Event) and hasattr(topic, "event_type"):
@@ -53,7 +60,7 @@ def patterns_of(topics: Sequence[Topic], where: str) -> tuple[str, ...]:
 
 
 def check_single(reaction: Reaction, topics: Sequence[Topic]) -> None:
-    """Raise `DeclarationError` unless this function can take each of these events, one at a time."""
+    """Raise `DeclarationError` unless the function takes exactly one event, and can read each of these events."""
     where = describe(reaction.function)
     if len(reaction.inputs) != 1:
         raise DeclarationError(

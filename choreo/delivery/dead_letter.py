@@ -1,4 +1,4 @@
-"""Dead letters: events whose handling failed for good. Each is kept whole until it is replayed or discarded."""
+"""Dead letters: events whose handling failed for good. The store keeps them until they are replayed or discarded."""
 
 import json
 from dataclasses import dataclass, field, fields
@@ -14,45 +14,49 @@ from choreo.events.message import Message
 class Reason(StrEnum):
     """Why an event became a dead letter."""
 
-    #: Every attempt failed.
+    #: Every attempt failed with an error that is retried.
     EXHAUSTED = "exhausted"
-    #: The handler raised an error that is never retried: see `Retry.covers`.
+    #: An attempt failed with an error that is not retried.
     REFUSED = "refused"
-    #: The delivery was not a readable event.
+    #: The message holds no event, or an event that the handler cannot read: its data does not fit, or a key is missing.
     UNREADABLE = "unreadable"
-    #: It was begun more than `Terms.max_deliveries` times and never finished: it kills the worker that handles it.
+    #: Too many attempts began and never finished: the event kills its worker. See `Terms.max_deliveries`.
     POISON = "poison"
-    #: A join was not complete in time.
+    #: A join without ``on_timeout`` passed its deadline.
     EXPIRED = "expired"
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """
-    One event, or one join, whose handling failed for good.
+    """An event whose handling failed for good, with its error. The store keeps it until it is replayed or discarded."""
 
-    ``envelopes`` holds the event, or every part of a join that had arrived. It is empty if the delivery could not be
-    read; ``message`` then holds it as it came, byte for byte. ``error`` is one line, ``traceback`` the handler's.
-    ``attempts`` is the number of the last attempt. The store keeps a letter without a time limit, until it is replayed
-    or discarded.
-    """
-
+    #: The name of the service.
     service: str
+    #: The name of the handler that failed, or of the service for a message of its other queues.
     handler: str
+    #: Why the event became a dead letter.
     reason: Reason
+    #: The error of the last attempt, as text.
     error: str
+    #: A message with the event, to the queue of the handler. If no event could be read: the received message, byte for
+    #: byte.
     message: Message
+    #: The traceback of the last attempt. '' if there is none.
     traceback: str = ""
+    #: The number of attempts that were made.
     attempts: int = 0
-    #: The unit that the store forgets when the letter is replayed; None if the delivery could not be read.
+    #: The unit that a replay resets, so that it can run again: see `choreo.store`. None if there is none.
     unit: str | None = None
+    #: The event, or all parts of a join that had arrived. Empty if the message held no readable event.
     envelopes: tuple[Envelope, ...] = ()
+    #: The time of the failure, in UTC.
     failed_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    #: The id of the dead letter: ten hexadecimal digits.
     id: str = field(default_factory=lambda: uuid4().hex[:10])
 
     @property
     def subject(self) -> str:
-        """The subject of the first event; "" if there is none."""
+        """The subject of the event, or of the first part of a join. '' if there is none."""
         return self.envelopes[0].subject if self.envelopes else ""
 
     def __str__(self) -> str:
@@ -60,8 +64,8 @@ class DeadLetter:
         return f"{what} {self.subject}".rstrip()
 
     def to_json(self) -> str:
-        """The letter as one JSON object: see `from_json`."""
-        # Not dataclasses.asdict(): it copies the data of an event recursively, and that may be nested very deeply.
+        """Return the dead letter as one JSON object."""
+        # Not dataclasses.asdict(): it recurses into the data of an event, which may be nested too deeply for that.
         record = {name.name: getattr(self, name.name) for name in fields(self)} | {
             "message": self.message.to_json(),
             "envelopes": [envelope.to_wire() for envelope in self.envelopes],
@@ -71,7 +75,7 @@ class DeadLetter:
 
     @classmethod
     def from_json(cls, text: str) -> "DeadLetter":
-        """The letter that `to_json` wrote. Raises `ValueError` or `KeyError` for any other text."""
+        """Read a dead letter that `to_json` wrote."""
         record: dict[str, Any] = json.loads(text)
         return cls(
             **record

@@ -1,7 +1,6 @@
-"""Signals: messages that a service sends to its own joins.
+"""Signals: messages that a service sends to one of its own joins.
 
-DEADLINE: the join's time is up. FIRED: the join was fired by hand (see `Joins.fire`). A signal goes to the queue of the
-join's handler only.
+A signal goes to the queue of the join's handler, and to no other queue.
 """
 
 from datetime import UTC, datetime
@@ -9,13 +8,15 @@ from datetime import UTC, datetime
 from choreo.events.envelope import Envelope
 from choreo.events.message import Message
 
+#: The deadline of the join has passed.
 DEADLINE = "choreo.join_expired"
+#: An operator fired the join: its handler runs with the parts that have arrived.
 FIRED = "choreo.join_fired"
 SIGNALS = (DEADLINE, FIRED)
 
 
 def signal(kind: str, *, handler: str, key: str, source: str, queue: str) -> Message:
-    """A signal to the join with this key. ``kind`` is DEADLINE or FIRED; ``queue`` is the handler's queue."""
+    """Return a signal of this kind to the join with this key."""
     envelope = Envelope(
         id=f"{handler}/{key}/{kind}",
         type=kind,

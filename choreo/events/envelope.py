@@ -1,8 +1,8 @@
-"""An event as it travels: a CloudEvents 1.0 envelope.
+"""The form in which an event travels: a CloudEvents 1.0 envelope.
 
-The attributes are those of the specification (https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md):
-``id source type subject time datacontenttype data``; ``correlationid``, ``causationid`` and ``dataversion`` are
-extension attributes. Attributes that this version does not know are kept and passed on.
+``id source type subject time datacontenttype data`` are attributes of the specification
+(https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md). ``correlationid``, ``causationid`` and
+``dataversion`` are extension attributes. Attributes that this version does not know are kept and passed on.
 """
 
 from dataclasses import dataclass, field
@@ -18,29 +18,34 @@ _KNOWN = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """
-    One announced event with its metadata.
+    """An announced event with its metadata. Immutable."""
 
-    ``subject`` is what the event is about ("ORD-1"), ``correlation_id`` names the whole story, ``causation_id`` the
-    event that directly led to this one (None for the first of a story).
-    """
-
+    #: The id of this event. Copies, redeliveries and replays of the event keep it.
     id: str
+    #: The event type, such as ``order.placed``.
     type: str
+    #: The name of the service that announced the event.
     source: str
+    #: The thing that the event is about, such as ``ORD-1``. '' if it has none.
     subject: str
+    #: When the event was announced, or, for a delayed event, when it is due. Has a time zone.
     time: datetime
+    #: The same for all events of one story: the id of its first event.
     correlation_id: str
+    #: The id of the event that directly caused this one. None for the first event of a story.
     causation_id: str | None = None
+    #: The version of the event's fields, from 1.
     version: int = 1
+    #: The fields of the event, as JSON values.
     data: dict[str, Any] = field(default_factory=dict)
+    #: Attributes on the wire that this version of choreo does not know.
     extensions: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.type} {self.subject}".rstrip()
 
     def to_wire(self) -> dict[str, Any]:
-        """The envelope as CloudEvents JSON; ``from_wire`` reads it back."""
+        """Return the envelope as a CloudEvents JSON object. `from_wire` reads it back."""
         wire: dict[str, Any] = {
             "specversion": "1.0",
             "id": self.id,
@@ -59,7 +64,7 @@ class Envelope:
 
     @classmethod
     def from_wire(cls, wire: object) -> "Envelope":
-        """Read an envelope. Raises `EnvelopeError`, naming the attribute, when it is not one."""
+        """Read an envelope. Raises `EnvelopeError`, which names the faulty attribute."""
         if not isinstance(wire, dict):
             raise EnvelopeError(f"an envelope is a JSON object, not {type(wire).__name__}")
         event_id = _text(wire, "id")

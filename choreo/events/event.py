@@ -1,4 +1,4 @@
-"""Events: typed facts."""
+"""Events: facts with typed fields."""
 
 from collections.abc import Iterator
 from copy import deepcopy
@@ -11,13 +11,13 @@ from choreo.errors import DeclarationError, NotAnnouncedError
 from choreo.events import naming
 from choreo.events.envelope import Envelope
 
-#: Names of an event's own attributes, which no field can have.
+#: Attributes of `Event`. No field can have one of these names.
 _OWN_NAMES = frozenset({"meta", "about", "sealed", "read", "event_type", "event_version"})
 
 
 class Event(BaseModel):
     """
-    A fact that a service announces: something that has happened.
+    A fact that a service announces: something that has happened. Subclass it, and name the class in the past tense.
 
         >>> class OrderPlaced(Event):
         ...     customer_id: str
@@ -25,29 +25,34 @@ class Event(BaseModel):
         >>> OrderPlaced.event_type
         'order.placed'
 
-    The type is made from the class name; ``class X(Event, type="order.placed", version=2)`` overrides it.
-    A name that gives an order (``ChargePayment``) raises `EventNameError`; ``fact=True`` says that it states a fact
-    after all. ``abstract=True`` makes a base class for events, which is not an event itself.
+    The class line takes these options:
 
-    Events do not change. Fields that a reader does not know are ignored.
-    Two events are equal when they are of one class and say the same, whoever announced them.
+    - ``type="order.placed"`` replaces the type that is derived from the class name.
+    - ``version=2`` is the version of the fields, from 1.
+    - ``fact=True`` accepts a name that reads like a command. Without it ``ChargePayment`` raises `EventNameError`.
+    - ``abstract=True`` makes a base class for events. It has no type and cannot be announced.
+
+    Raises `DeclarationError` for any other option, and for a field with the name of one of `Event`'s own attributes.
+
+    Events are immutable. Fields that the class does not know are ignored.
+    Two events are equal if they are of one class and have equal fields. The metadata does not count.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    #: How the event travels: ``order.placed``. Not set on abstract classes.
+    #: The type under which the event travels, such as ``order.placed``. Not set on abstract classes.
     event_type: ClassVar[str]
     #: The version of the event's fields, from 1.
     event_version: ClassVar[int] = 1
 
-    # Slots, as pydantic fills in its private attributes by functions in Python: one for each class up to this one.
+    # Slots, not pydantic's private attributes: pydantic sets those with one Python call per class in the hierarchy.
     __slots__ = ("_meta", "_subject")
     if TYPE_CHECKING:
         _meta: Envelope = PrivateAttr()
         _subject: str = PrivateAttr()
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Takes the options of the class line; they are read once pydantic knows the fields."""
+        """Accept the options of the class line. `__pydantic_init_subclass__` reads them, when the fields are known."""
 
     @classmethod
     def __pydantic_init_subclass__(
@@ -78,26 +83,31 @@ class Event(BaseModel):
     @property
     def meta(self) -> Envelope:
         """
-        Id, type, source, subject, time, correlation id and causation id.
+        The envelope of this event: its id, type, source, subject, time, correlation id and causation id.
 
-        Raises `NotAnnouncedError` on an event that was made here and not yet announced.
+        An event that a handler receives has one. Raises `NotAnnouncedError` on any other event.
         """
         meta: Envelope | None = _slot(self, "_meta")
         if meta is None:
             raise NotAnnouncedError(
-                f"This {type(self).__name__} has no metadata: nobody has announced it yet. In a test, give it some: "
+                f"This {type(self).__name__} has no metadata: it has not been announced. In a test, give it some: "
                 f'choreo.testing.announced({type(self).__name__}(...), subject="ORD-1").'
             )
         return meta
 
     def about(self, subject: str) -> Self:
-        """The same fact about another subject than that of the event which caused it."""
+        """Return a copy that is about this subject. It goes before the subject of the cause and that of `publish`."""
         copy = self.model_copy()
         copy._subject = subject
         return copy
 
     def sealed(self, *, id: str, source: str, subject: str | None, cause: Envelope | None, time: datetime) -> Envelope:  # noqa: A002
-        """The envelope of this event: about its own subject, else the one given, else that of its cause."""
+        """
+        Return the envelope of this event.
+
+        Its subject is the one of `about`, else ``subject``, else that of ``cause``, else ''. Its correlation id is
+        that of ``cause``, else ``id``. Raises `TypeError` when the subject is not a text.
+        """
         about = _slot(self, "_subject")
         if about is None:
             about = subject
@@ -119,7 +129,7 @@ class Event(BaseModel):
 
     @classmethod
     def read(cls, envelope: Envelope) -> Self:
-        """The event in this envelope. Raises `pydantic.ValidationError` when the data does not fit."""
+        """Return the event in this envelope. Raises `pydantic.ValidationError` when the data does not fit."""
         event = cls.model_validate(envelope.data)
         object.__setattr__(event, "_meta", envelope)
         return event
@@ -131,6 +141,7 @@ class Event(BaseModel):
         return _fill(super().__deepcopy__(memo), deepcopy(_slots_of(self), memo))
 
     def copy(self, *args: Any, **options: Any) -> Self:
+        """Copy as pydantic's deprecated ``copy`` does, with the metadata."""
         return _fill(super().copy(*args, **options), _slots_of(self))
 
     def __getstate__(self) -> dict[Any, Any]:
@@ -144,20 +155,20 @@ class Event(BaseModel):
         return type(self) is type(other) and self.__dict__ == other.__dict__
 
     def __hash__(self) -> int:
-        # What cannot be hashed (a list) is left out: equal events have equal hashes all the same.
+        # Values that cannot be hashed (a list) are left out. Equal events still have equal hashes.
         return hash((type(self), *(value for value in self.__dict__.values() if _is_hashable(value))))
 
 
 _E = TypeVar("_E", bound=Event)
 
-#: Where they are kept in the state of an event that is pickled.
+#: The key of the slots in the state of a pickled event.
 _SLOTS = "choreo"
 
 
 def _slot(event: Event, name: str) -> Any:
-    """What a slot holds, or None."""
+    """Return the value of a slot, or None if it is not set."""
     try:
-        # Not `getattr`: of an event that keeps what it does not know, that would find a field of this name.
+        # Not `getattr`: on an event with `extra="allow"` that would find an unknown field of this name.
         return object.__getattribute__(event, name)
     except AttributeError:
         return None
@@ -174,7 +185,11 @@ def _fill(event: _E, slots: dict[str, Any]) -> _E:
 
 
 def known_events(package: str = "") -> dict[str, type[Event]]:
-    """Every event class that is imported in this process, by type; of several of a type, that of this package."""
+    """
+    Return every event class that is imported in this process, by type.
+
+    If several classes have one type, a class of ``package`` goes first.
+    """
     known = [event for event in _subclasses(Event) if "event_type" in vars(event)]
     known.sort(key=lambda event: f"{event.__module__}.".startswith(f"{package}."))
     return {event.event_type: event for event in known}

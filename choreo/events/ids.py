@@ -1,4 +1,4 @@
-"""Ids that follow from what they name: the same name, the same id, on every machine and for ever."""
+"""Ids derived from names: the same name gives the same id, on every machine and at any time."""
 
 from hashlib import sha1
 from uuid import NAMESPACE_OID
@@ -8,7 +8,7 @@ _NAMESPACE = NAMESPACE_OID.bytes
 
 def named_id(name: str) -> str:
     """
-    ``str(uuid.uuid5(uuid.NAMESPACE_OID, name))`` in a quarter of the time.
+    Return ``str(uuid.uuid5(uuid.NAMESPACE_OID, name))``, computed in a quarter of the time.
 
         >>> named_id("e-1/payment.charge_customer")
         '61e81f80-b280-5c42-ac97-d3c403bf4d4b'

@@ -1,4 +1,4 @@
-"""A broker message, ready to be sent: what the schedule keeps and the publisher sends."""
+"""Broker messages, ready to be sent. The schedule keeps them, and the publisher sends them."""
 
 import json
 import reprlib
@@ -10,28 +10,30 @@ from pydantic_core import from_json
 
 from choreo.events.envelope import Envelope
 
-#: The task name of every announced event. Which handler it is for, the queue that holds the copy knows.
+#: The task name of every announced event. The queue that holds a copy determines the handler.
 EVENT_TASK = "choreo.event"
-#: How deeply the data of an event may be nested. Python reads and writes JSON recursively, and how deep it can go
-#: depends on where it is: what one place can still read, another one could not write again.
+#: The number of levels to which the data of an event may be nested. Python reads and writes JSON recursively, so the
+#: deepest possible nesting depends on the depth of the call stack: code at one place can read what code at another
+#: place cannot write.
 MOST_NESTED = 100
+#: The content type of every message that choreo makes.
 JSON = "application/json"
 
-#: JSON without a byte too many. `json.dumps` makes an encoder for each call.
+#: Writes JSON without spaces. `json.dumps` would make an encoder for each call.
 compact = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 def parsed(text: str | bytes) -> Any:
-    """What ``json.loads`` makes of a text, in half the time. Raises what that raises."""
+    """Return the result of ``json.loads``, in half the time. Raises the same errors."""
     try:
         return from_json(text)
     except (ValueError, TypeError):
-        # Half a surrogate pair, or nesting beyond 200: JSON all the same. Or an error that people know.
+        # Half a surrogate pair, or more than 200 levels: json.loads accepts both. For all else it raises its own error.
         return json.loads(text)
 
 
 def is_too_deep(value: Any, most: int = MOST_NESTED) -> bool:
-    """Whether lists and objects are nested in each other more than ``most`` times."""
+    """Return True if lists and objects are nested more than ``most`` levels deep."""
     level = [value]
     for _ in range(most + 1):
         inner: list[Any] = []
@@ -81,11 +83,13 @@ def task_headers(
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """Where to (``exchange`` '' addresses the queue named by ``routing_key``), headers and body."""
+    """A message of the broker: its address, headers and body."""
 
+    #: The exchange that routes the message. '' sends it to the queue that ``routing_key`` names.
     exchange: str
     routing_key: str
     body: bytes
+    #: The headers of Celery's task protocol 2, or those of a message from another program.
     headers: dict[str, Any] = field(default_factory=dict)
     content_type: str = JSON
     content_encoding: str = "utf-8"
@@ -106,7 +110,7 @@ class Message:
         return cls(exchange, routing_key, body, headers)
 
     def to_json(self) -> str:
-        """The message as text. A header that is nested beyond reading comes back as a few words about it."""
+        """Return the message as JSON. A header that is nested too deeply is replaced by its shortened ``repr``."""
         try:
             body, encoded = self.body.decode(), False
         except UnicodeDecodeError:
@@ -120,11 +124,12 @@ class Message:
             "base64": encoded,
             "body": body,
         }
-        # A header of a foreign message can hold what JSON cannot (a timestamp in an AMQP table).
+        # A header of a foreign message can hold a value that JSON cannot (a timestamp in an AMQP table).
         return json.dumps(record, separators=(",", ":"), default=str)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Message":
+        """Read a message that `to_json` wrote."""
         record = json.loads(text)
         encoded, body = record.pop("base64"), record.pop("body")
         return cls(body=b64decode(body) if encoded else body.encode(), **record)
@@ -133,5 +138,5 @@ class Message:
 def _writable(headers: dict[str, Any]) -> dict[str, Any]:
     if not is_too_deep(headers):
         return headers
-    # Only a stranger's: choreo's own are flat. Whoever replays the message does so for its body.
+    # Only foreign messages: the headers of choreo are flat. A replay needs the body of the message, not this header.
     return {name: reprlib.repr(value) if is_too_deep(value) else value for name, value in headers.items()}

@@ -1,8 +1,8 @@
-"""From a class name to an event type, and how to tell a fact from a command.
+"""Derives an event type from a class name, and tells a fact from a command.
 
-``OrderConfirmedByRestaurant`` travels as ``order.confirmed_by_restaurant``: the first word is what it happened to,
-the rest says what happened. A name whose rest holds no past participle, or which starts with a word that can only be
-an order ("send"), is a command in disguise.
+``OrderConfirmedByRestaurant`` travels as ``order.confirmed_by_restaurant``. The first word names the thing that the
+event happened to; the other words say what happened. A name is refused as a command if none of its other words is a
+past participle, or if its first word can only be a command ("send").
 """
 
 import re
@@ -13,7 +13,7 @@ _WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z0-9]+|[A-Z0-9]+")
 _TYPE = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+")
 _PATTERN = re.compile(r"([a-z][a-z0-9_]*|\*|#)(\.([a-z][a-z0-9_]*|\*|#))*")
 
-#: Irregular verbs that events are made of: the order → the fact.
+#: Irregular verbs that event names use: command → fact.
 _IRREGULAR = {
     "become": "became", "begin": "begun", "bind": "bound", "break": "broken", "bring": "brought", "build": "built",
     "buy": "bought", "catch": "caught", "choose": "chosen", "come": "came", "cut": "cut", "do": "done",
@@ -34,37 +34,42 @@ _PARTICIPLES = frozenset(_IRREGULAR.values()) | frozenset(
     "spun stood struck stuck stung sung sunk swept swollen sworn swum swung taught thought thrust torn typeset unpaid "
     "unsent unset understood undertaken upheld upset withheld withstood woken worn wound woven".split()
 )
-#: Words in -ed that do not say that something has happened.
+#: Words in -ed that are not past participles.
 _NO_PARTICIPLES = frozenset(
     "bed bleed breed creed deed embed exceed feed greed heed need proceed red reed seed shed sled speed steed "
     "succeed wed weed".split()
 )
-#: Words that can only be an order, never the thing that something happened to.
+#: Words that can only be a command, never the thing that an event happened to.
 _ORDERS = frozenset(
     "send create assign notify confirm reject delete remove add validate calculate generate execute "
     "register deliver allocate reserve authorize approve decline".split()
 )
-#: Words that are an order when they come first, though some of them are nouns elsewhere.
+#: Words that are a command at the beginning of a name. Some of them are nouns elsewhere.
 _VERBS = _ORDERS | frozenset(
     "accept activate award book cancel charge check close complete deactivate dispatch expire finish handle "
     "issue mark open order pack place prepare print process publish receive record refund release request "
     "return save schedule ship start stop submit track transfer update".split()
 ) | frozenset(_IRREGULAR)  # fmt: skip
-#: Words that are no part of what an order is about: "ShipOrderNow", "SendEmailToCustomer".
+#: Words that are never a noun of a command: "ShipOrderNow", "SendEmailToCustomer".
 _NO_NOUNS = frozenset(
     "again all and are as asap at be by can for from has have if immediately in is it later must next not now of off "
     "on or out please quickly ready soon that the then this to today tomorrow up when with".split()
 )
+#: Verbs that double their last letter: "shipped".
 _DOUBLED = frozenset("ship stop drop plan submit refer transfer pack_up swap tag tip trim".split())
 
 
 def words_of(class_name: str) -> list[str]:
-    """``OrderPlaced`` → ``["order", "placed"]``."""
+    """Return the words of a class name: ``OrderPlaced`` → ``["order", "placed"]``."""
     return [word.lower() for word in _WORD.findall(class_name)]
 
 
 def type_of(class_name: str) -> str:
-    """``OrderConfirmedByRestaurant`` → ``order.confirmed_by_restaurant``."""
+    """
+    Return the event type of a class name: ``OrderConfirmedByRestaurant`` → ``order.confirmed_by_restaurant``.
+
+    Raises `DeclarationError` when the name is a single word.
+    """
     first, *rest = words_of(class_name) or [""]
     if not rest:
         raise DeclarationError(
@@ -75,7 +80,7 @@ def type_of(class_name: str) -> str:
 
 
 def check_type(event_type: str) -> None:
-    """Raise `DeclarationError` unless this is a type that the broker can route."""
+    """Raise `DeclarationError` unless this is an event type that the broker can route."""
     if not isinstance(event_type, str) or not _TYPE.fullmatch(event_type):
         raise DeclarationError(
             f'{event_type!r} is not an event type. Write lower-case words with dots between them, like "order.placed".'
@@ -91,7 +96,7 @@ def check_pattern(pattern: str) -> None:
 
 
 def check_fact(class_name: str, words: list[str]) -> None:
-    """Raise `EventNameError` when the words give an order instead of stating a fact."""
+    """Raise `EventNameError` when the words are a command, not a fact."""
     if words[0] not in _ORDERS and any(_is_past(word) for word in words[1:]):
         return
     raise EventNameError(class_name, _fact(words))
@@ -102,11 +107,11 @@ def _is_past(word: str) -> bool:
 
 
 def _fact(words: list[str]) -> str | None:
-    """The fact that was meant; None where guessing would make up words."""
+    """Return the name of the fact that belongs to a command; None if it cannot be derived."""
     first, *rest = words
     if not rest or _NO_NOUNS & set(rest):
         return None
-    # "OrderPlace" misses a letter, while "CancelOrder" is an order. What begins with "order" is about one.
+    # "CancelOrder" is a command. "OrderPlace" is not: "order" is its noun, and "place" lacks a letter.
     if first in _VERBS and first != "order":
         noun = [word for word in rest if not _is_past(word)] or rest
         return _camel([*noun, _participle(first)])

@@ -20,7 +20,8 @@ copy asks the store when it is about to run. The answer is BUSY, and it waits in
 *When a handler begins without asking.* The claim was true when the message was taken. Taking is also a sign of life: no
 other consumer can take this one for dead before `consumer_timeout` has passed. Until most of that time has passed, by a
 clock that all processes of a machine share, a handler begins at once. Later (after a long backlog in the worker, or in
-a process that was stopped), and while its worker is stopping, it asks the store first.
+a process that was stopped), and while its worker is stopping, it asks the store first. A pool child does not know that
+its worker is stopping, so a stopping worker does not give back the messages that are in a child's pipe.
 
 *Counting crashes.* A message that was taken has not always begun: most of the messages that a worker dies with were
 waiting in it. A pool of size n begins its messages in order, and each commit removes its own copy. So a worker is busy

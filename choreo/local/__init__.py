@@ -1,4 +1,4 @@
-"""What starts and stops processes on a developer's machine: the embedded server, the workers, Flower."""
+"""Processes on a developer's machine: starts and stops the embedded server, the workers and Flower."""
 
 from choreo.local.platform import Platform
 from choreo.local.server import EmbeddedServer

@@ -1,4 +1,4 @@
-"""Find the services of a package: which module holds which service."""
+"""Finds the services of a package, and the modules that define them."""
 
 import ast
 import importlib
@@ -14,7 +14,7 @@ from celery import Celery
 
 from choreo.errors import ChoreoError
 
-#: Modules that are scripts or tests: importing them does more than declaring a service.
+#: Modules that are scripts or tests. They are not imported: an import would run more than declarations.
 SKIPPED = ("__main__", "conftest", "test", "tests")
 
 
@@ -24,15 +24,18 @@ class DiscoveryError(ChoreoError):
 
 @dataclass(frozen=True)
 class FoundService:
-    """A service and where it is."""
+    """A service and its place."""
 
+    #: The name of the service.
     name: str
+    #: The dotted name of its module.
     module: str
+    #: The name of the variable that holds it.
     attribute: str
 
     @property
     def target(self) -> str:
-        """What `celery -A` needs to be told."""
+        """The argument of `celery -A` for this service."""
         return self.module if self.attribute == "app" else f"{self.module}:{self.attribute}"
 
 
@@ -40,9 +43,10 @@ def find_services(package: str) -> dict[str, FoundService]:
     """
     Import a package and all its modules, and return the services that they define, by name.
 
-    A service counts where it is made, not where it is only imported.
-    A module that is no package is searched alone.
+    A service belongs to the module that makes it, not to a module that imports it.
+    If the name is that of a module, only this module is searched.
     Scripts (`__main__`) and tests are not imported.
+    Raises `DiscoveryError` when the package cannot be imported, defines no service, or two of one name.
     """
     found: dict[str, FoundService] = {}
     for module in _modules(package):
@@ -55,11 +59,11 @@ def find_services(package: str) -> dict[str, FoundService]:
             if other is not service:
                 raise DiscoveryError(
                     f"{other.module} and {service.module} both define a service named {service.name!r}. "
-                    "They would take each other's events: rename one."
+                    "They would take each other's events. Rename one."
                 )
     if not found:
         raise DiscoveryError(
-            f"No module of {package!r} defines a service. One is made like this: app = choreo.Service('payment')."
+            f"No module of {package!r} defines a service. Define one like this: app = choreo.Service('payment')."
         )
     return dict(sorted(found.items()))
 
@@ -74,7 +78,7 @@ def _modules(package: str) -> Iterator[ModuleType]:
 
 
 def _import(name: str) -> ModuleType:
-    # A package written a moment ago (a test, a generator) may be missing from the import system's caches.
+    # The import caches may not know a package that was written a moment ago (by a test or a generator).
     importlib.invalidate_caches()
     try:
         return importlib.import_module(name)
@@ -82,7 +86,7 @@ def _import(name: str) -> ModuleType:
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
             raise DiscoveryError(
                 f"There is no package or module {name!r} here. "
-                "Give its dotted name, and start in the directory that holds it."
+                "Give its dotted name, and run the command in the directory that holds it."
             ) from error
         raise DiscoveryError(_blame(name, error)) from error
     except Exception as error:
@@ -98,8 +102,7 @@ def _services_in(module: ModuleType) -> Iterator[FoundService]:
     imported = _imported_names(module)
     seen: set[int] = set()
     for attribute, value in vars(module).items():
-        # type() rather than isinstance(), which a lazy proxy such as celery.current_app answers for whatever
-        # app happens to be current.
+        # type(), not isinstance(): for a lazy proxy such as celery.current_app, isinstance() tests the current app.
         if attribute in imported or id(value) in seen or not issubclass(type(value), Celery):
             continue
         seen.add(id(value))
@@ -109,11 +112,11 @@ def _services_in(module: ModuleType) -> Iterator[FoundService]:
 
 
 def _imported_names(module: ModuleType) -> set[str]:
-    """Return the names that the module's source imports, at any depth: its guests, not its own."""
+    """Return the names that the source of the module imports, at any depth."""
     try:
         tree = ast.parse(inspect.getsource(sys.modules[module.__name__]))
     except (OSError, TypeError, SyntaxError):
-        # No source, such as a namespace package or a compiled module: then everything in it is its own.
+        # There is no source (a namespace package, a compiled module): treat every name as defined here.
         return set()
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
     return {alias.asname or alias.name.partition(".")[0] for node in imports for alias in node.names}

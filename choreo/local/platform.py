@@ -1,7 +1,7 @@
 """
-All services of a package on one machine: one real `celery worker` process per service.
+Runs all services of a package on one machine: one real `celery worker` process per service.
 
-This is for a developer, a demo and tests. In production each service is deployed by itself; nobody needs a Platform.
+It is for developers, demos and tests. In production each service is deployed by itself.
 """
 
 import importlib.util
@@ -26,29 +26,29 @@ from choreo.local.guard import GRACE_SECONDS, Guard
 from choreo.local.ready import READY_FILE
 from choreo.local.server import EmbeddedServer, free_port
 
-#: How long a broker that was given may take to answer.
+#: Seconds that a given broker may take to answer.
 BROKER_SECONDS = 3.0
-#: How long all workers together may take to start.
+#: Seconds that all workers together may take to start.
 READY_SECONDS = 60.0
-#: How long Flower may take to answer.
+#: Seconds that Flower may take to answer.
 FLOWER_SECONDS = 30.0
-#: How much of a log an error message shows.
+#: The number of log lines that an error message shows.
 LOG_LINES = 20
-#: INFO is the level on which Celery says what it received and what became of it. Mingle and gossip cost each worker a
-#: second and more at the start, to learn what other workers of the same service know; here, each service has one.
+#: At INFO Celery logs each task that it receives and the result. Mingle and gossip delay the start of a worker by a
+#: second and more. They exchange state between the workers of a service, of which there is one here.
 WORKER_OPTIONS = ("--loglevel", "INFO", "--without-mingle", "--without-gossip")
 
 
 class PlatformError(ChoreoError):
-    """The platform cannot do what it was asked for."""
+    """The platform cannot carry out a call."""
 
 
 class BrokerUnreachableError(PlatformError):
-    """Nobody answers at the URL that was given. The message does not show its password."""
+    """No broker answers at the given URL. The message hides the password."""
 
     def __init__(self, url: str, reason: object) -> None:
         self.url = maybe_sanitize_url(url)
-        # A KeyError comes in quotes, other reasons with a full stop.
+        # The text of a KeyError has quotes; other errors end with a full stop.
         said = str(reason).strip("'.")
         super().__init__(
             f"The broker at {self.url} cannot be used: {said}. "
@@ -57,21 +57,21 @@ class BrokerUnreachableError(PlatformError):
 
 
 class WorkerDiedError(PlatformError):
-    """A process of the platform ended by itself. The message ends with the last lines of its log."""
+    """A process of the platform ended unexpectedly. The message ends with the last lines of its log."""
 
     def __init__(self, name: str, exit_code: int, lines: Sequence[str]) -> None:
         self.name = name
         self.exit_code = exit_code
         self.lines = list(lines)
-        super().__init__(f"{name} {describe_exit(exit_code)}. {_last_words(name, lines)}")
+        super().__init__(f"{name} {describe_exit(exit_code)}. {_log_end(name, lines)}")
 
 
 class NotReadyError(PlatformError):
-    """Processes of the platform run, but did not become ready in time. The message shows what their logs say last."""
+    """Processes of the platform did not become ready in time. The message ends with the last lines of their logs."""
 
     def __init__(self, logs: Mapping[str, Sequence[str]], seconds: float) -> None:
         self.names = list(logs)
-        said = "\n".join(_last_words(name, lines) for name, lines in logs.items())
+        said = "\n".join(_log_end(name, lines) for name, lines in logs.items())
         super().__init__(f"Not ready after {seconds:g} s: {', '.join(self.names)}.\n{said}")
 
 
@@ -83,15 +83,18 @@ class _Worker:
 
 class Platform:
     """
-    The services of a package, each run by a worker process of its own, and what they need.
+    The services of a package, each in a worker process of its own, with a broker and a store.
 
-    Nothing runs before start(), and nothing is left after close(), which a `with` block calls; nor after Ctrl-C, nor
-    after `kill -9` of the process that holds the platform (then within the grace that running handlers are given).
+    Processes run between start() and close(). A `with` block calls close(). No process is left after Ctrl-C. After
+    `kill -9` of the process that holds the platform, its processes end within `grace` seconds.
 
-    Without `broker_url` the platform has a server of its own, which ends with it, data and all.
+    Without `broker_url` the platform starts an embedded server. close() ends it and deletes its data.
     The workers find the broker in CHOREO_BROKER_URL and the store in CHOREO_STORE_URL.
-    `environment` is added to what they inherit, `worker_options` to `celery worker`.
-    Logs are in `directory`; without one they are in a temporary directory that close() removes.
+    `environment` is added to the environment of the workers, `worker_options` to the command `celery worker`.
+    `grace` is the number of seconds that running handlers have to finish.
+    Logs are written to `directory`; without one, to a temporary directory that close() removes.
+
+    Raises `choreo.local.discovery.DiscoveryError` when the package has no services.
 
         >>> with Platform("handlers") as platform:
         ...     platform.start()
@@ -131,23 +134,23 @@ class Platform:
 
     @property
     def started(self) -> list[str]:
-        """The services that were started and not stopped, in the order of their start, whatever became of them."""
+        """The services that were started and not stopped, in the order of their start. Some may have ended."""
         return list(self._workers)
 
     @property
     def running(self) -> list[str]:
-        """The services whose worker process runs, ready or not."""
+        """The services whose worker process runs. It may not be ready yet."""
         return [name for name, worker in self._workers.items() if worker.guard.poll() is None]
 
     @property
     def exited(self) -> dict[str, int]:
-        """The services whose worker ended without being asked to, with its exit code, until they are started again."""
+        """The services whose worker ended unexpectedly, with its exit code, until they are started again."""
         codes = {name: worker.guard.poll() for name, worker in self._workers.items()}
         return {name: code for name, code in codes.items() if code is not None}
 
     @property
     def broker_url(self) -> str:
-        """Where the broker is, password included."""
+        """The URL of the broker, with its password."""
         if self.server is not None:
             return self.server.url
         assert self._broker_url is not None
@@ -155,17 +158,17 @@ class Platform:
 
     @property
     def store_url(self) -> str | None:
-        """Where the store is, or None for choreo's own default, which is the broker."""
+        """The URL of the store, with its password. None: choreo's default, the broker."""
         return self._store_url or (self.server.url if self.server is not None else None)
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process needs in its environment to take part: the URLs, the package's place, and what was given."""
+        """The environment variables that a process needs to join the platform: URLs, PYTHONPATH, and the given ones."""
         urls = {"CHOREO_BROKER_URL": self.broker_url} | ({"CHOREO_STORE_URL": self.store_url} if self.store_url else {})
         return urls | {"PYTHONPATH": self._python_path()} | self._extra_environment
 
     def open(self) -> None:
-        """Start the server, or see that the given broker answers. start() does this by itself."""
+        """Start the embedded server, or check that the given broker answers. start() calls this."""
         if self._open:
             return
         if self.server is not None:
@@ -180,10 +183,10 @@ class Platform:
 
     def start(self, *names: str) -> None:
         """
-        Start the workers of these services, by default of all, side by side.
+        Start the workers of these services, by default of all, in parallel.
 
-        Returns at once: wait_ready() tells when they can work.
-        One that runs already is left alone; one that ended starts anew, and its log goes on.
+        Returns at once; wait_ready() waits until they are ready. A running worker is left alone. A worker that ended
+        is started again, and appends to its log. Raises PlatformError for an unknown service.
         """
         chosen = self._chosen(names)
         self.open()
@@ -193,30 +196,30 @@ class Platform:
 
     def stop(self, *names: str) -> None:
         """
-        Stop the workers of these services, by default of all, side by side, and wait until they are gone.
+        Stop the workers of these services, by default of all, in parallel, and wait until they have ended.
 
-        A worker finishes the handlers that it has begun. One that takes longer than the grace is killed.
+        A worker finishes its running handlers. It is killed if that takes longer than the grace.
         """
         stopping = [self._workers.pop(name).guard for name in self._chosen(names) if name in self._workers]
         _stop_together(stopping)
 
     def kill(self, name: str) -> None:
-        """Kill a service's worker with SIGKILL, its pool included, as a crash would. start(name) brings it back."""
+        """Kill the worker of a service and its pool with SIGKILL, as in a crash. start(name) starts it again."""
         self._chosen([name])
         if name in self._workers:
             self._workers.pop(name).guard.kill()
 
     def signal(self, name: str, number: int) -> None:
-        """Send a signal to all processes of a service's worker, such as SIGSTOP and SIGCONT."""
+        """Send a signal, such as SIGSTOP or SIGCONT, to all processes of a service's worker."""
         self._chosen([name])
         if name in self._workers:
             self._workers[name].guard.send(number)
 
     def wait_ready(self, timeout: float = READY_SECONDS) -> None:
         """
-        Wait until every started worker consumes its queues; they are declared and bound then.
+        Wait until every started worker consumes its queues. The queues are declared and bound then.
 
-        Raises WorkerDiedError as soon as one has ended, and NotReadyError when the time is over.
+        Raises WorkerDiedError as soon as a worker has ended, and NotReadyError after `timeout` seconds.
         """
         give_up_at = time.monotonic() + timeout
         while waiting := [name for name in self._workers if not self.is_ready(name)]:
@@ -227,30 +230,32 @@ class Platform:
             time.sleep(0.02)
 
     def is_ready(self, name: str) -> bool:
-        """True if the service's worker has begun to consume, and runs."""
+        """Return True if the worker of the service runs and has begun to consume."""
         worker = self._workers.get(name)
         return worker is not None and worker.ready_file.exists() and worker.guard.poll() is None
 
     def pid(self, name: str) -> int:
-        """Return the process id of a ready worker's main process."""
+        """Return the process id of a ready worker's main process. Raises PlatformError if it is not ready."""
         return self._ready_facts(name)[0]
 
     def ready_at(self, name: str) -> int:
-        """Return how many bytes the log had when the worker became ready. What follows is about its work."""
+        """Return the length of the log, in bytes, at the moment when the worker became ready."""
         return self._ready_facts(name)[1]
 
     def start_flower(self, timeout: float = FLOWER_SECONDS) -> str:
         """
         Start Flower on a free port of 127.0.0.1, wait until it answers, and return its URL.
 
-        Anybody on this machine can open it: it has no password here.
+        It has no password: every user of this machine can open it.
         Its API answers only with FLOWER_UNAUTHENTICATED_API=true in `environment`.
+        Raises PlatformError if Flower is not installed, WorkerDiedError if it ends, and NotReadyError after `timeout`
+        seconds.
         """
         if importlib.util.find_spec("flower") is None:
             raise PlatformError("Flower is not installed here: pip install flower.")
         self.open()
         port = free_port()
-        # Flower asks the workers through one service's app, and shows those of all.
+        # Flower is started with the app of one service, and shows the workers of all.
         target = self._found[next(iter(self.started), next(iter(self._found)))].target
         options = ["flower", "--address=127.0.0.1", f"--port={port}"]
         self._flower = self._run("flower", ["-A", target, *options], {})
@@ -264,21 +269,21 @@ class Platform:
         return f"http://127.0.0.1:{port}"
 
     def log(self, name: str) -> Path:
-        """Return the log file of a service, or of "flower". It grows through restarts, and may not exist yet."""
+        """Return the log file of a service, or of "flower". Restarts append to it. It may not exist yet."""
         if name != "flower":
             self._chosen([name])
         return self._logs() / f"{name}.log"
 
     def last_lines(self, name: str, count: int = LOG_LINES) -> list[str]:
-        """Return the last lines of a log."""
+        """Return the last `count` lines of a log."""
         path = self.log(name)
         return path.read_text(errors="replace").splitlines()[-count:] if path.exists() else []
 
     def close(self, *, force: bool = False) -> None:
         """
-        Stop everything: the workers first, then Flower, the server last. Does nothing the second time.
+        Stop the workers, then Flower, then the embedded server. A second call does nothing.
 
-        With `force` the workers are killed, and what they were doing is cut off.
+        With `force` the workers are killed, together with their running handlers.
         """
         if force:
             for worker in self._workers.values():
@@ -324,7 +329,7 @@ class Platform:
     def _start_worker(self, service: FoundService) -> _Worker:
         ready_file = self._logs() / f"{service.name}.ready"
         ready_file.unlink(missing_ok=True)
-        # Quiet leaves out the banner only.
+        # --quiet suppresses the banner only.
         arguments = ["--quiet", "-A", service.target, "worker", "--include", "choreo.local.ready"]
         options = [*WORKER_OPTIONS, *self.worker_options]
         return _Worker(self._run(service.name, arguments + options, {READY_FILE: str(ready_file)}), ready_file)
@@ -339,11 +344,11 @@ class Platform:
         )
 
     def _surroundings(self) -> dict[str, str]:
-        # Celery prefers variables of its own to any configuration, so they must name the same broker.
+        # These variables of Celery go before any configuration, so they must name the same broker.
         broker = {f"CELERY_BROKER{kind}_URL": self.broker_url for kind in ("", "_READ", "_WRITE")}
         surroundings = broker | {"PYTHONUNBUFFERED": "1"}
         if not self._keep_directory:
-            # A pool that is killed leaves its temporary files; here they go with everything else.
+            # A killed pool leaves temporary files. Here they are removed with the directory.
             temporary = self._logs() / "tmp"
             temporary.mkdir(exist_ok=True)
             surroundings["TMPDIR"] = str(temporary)
@@ -355,15 +360,15 @@ class Platform:
         return self._directory.absolute()
 
     def _python_path(self) -> str:
-        # The workers must find the package where this process found it, whatever its own sys.path is made of.
+        # The workers must find the package in the place where this process found it.
         module = sys.modules[self.package.partition(".")[0]]
         places = [*getattr(module, "__path__", ()), getattr(module, "__file__", None) or ""]
         return os.pathsep.join(filter(None, [str(Path(places[0]).absolute().parent), os.environ.get("PYTHONPATH")]))
 
 
 def check_broker(url: str) -> None:
-    """Connect to a broker, once and with a time limit; BrokerUnreachableError if that fails."""
-    # The connect timeout does not cover a Redis that accepts the connection and then says nothing.
+    """Connect to a broker once. Raises BrokerUnreachableError when that fails, or takes longer than BROKER_SECONDS."""
+    # The connect timeout does not cover a Redis that accepts the connection and then does not answer.
     patience = {"socket_timeout": BROKER_SECONDS}
     try:
         with Connection(url, connect_timeout=BROKER_SECONDS, transport_options=patience) as connection:
@@ -373,8 +378,8 @@ def check_broker(url: str) -> None:
 
 
 def describe_exit(code: int) -> str:
-    """Say in words how a guarded process ended."""
-    # The guard reports a signal like a shell does; the guard itself may also have been killed.
+    """Return in words how a guarded process ended: "was ended by signal 9", "ended with exit code 1"."""
+    # The guard reports signal n as 128 + n, like a shell. A code below 0 means that the guard itself was killed.
     number = code - 128 if code > 128 else -code
     return f"was ended by signal {number}" if number > 0 else f"ended with exit code {code}"
 
@@ -395,6 +400,6 @@ def _is_healthy(url: str) -> bool:
         return False
 
 
-def _last_words(name: str, lines: Sequence[str]) -> str:
+def _log_end(name: str, lines: Sequence[str]) -> str:
     said = "\n".join(f"  {line}" for line in lines) or "  (nothing)"
     return f"The end of {name}'s log:\n{said}"

@@ -1,8 +1,8 @@
 """
-Tell the platform that a worker is ready.
+Tells the platform that a worker is ready.
 
-Imported by the worker itself (`celery worker --include choreo.local.ready`), because Celery's own signal is surer than
-its log, whose level and format belong to the user.
+The worker imports this module (`celery worker --include choreo.local.ready`). It uses Celery's signal, not the log,
+because users can change the level and the format of the log.
 """
 
 import os
@@ -18,13 +18,13 @@ READY_FILE = "CHOREO_READY_FILE"
 @worker_ready.connect(weak=False)
 def write_ready_file(**_: Any) -> None:
     """
-    Write the worker's process id, and how long its log was by now, into the file that the platform waits for.
+    Write the process id of the worker, and the length of its log in bytes, into the file that the platform waits for.
 
-    Nothing happens outside a platform.
+    Does nothing outside a platform.
     """
     if path := os.environ.get(READY_FILE):
-        # Renaming is atomic: whoever sees the file can read everything in it.
+        # Renaming is atomic: a reader that finds the file finds all of its content.
         draft = Path(f"{path}.draft")
-        # In a platform the standard output is the log file.
+        # In a platform, standard output is the log file.
         draft.write_text(f"{os.getpid()} {os.fstat(1).st_size}")
         draft.replace(path)

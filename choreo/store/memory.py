@@ -12,6 +12,7 @@ from choreo.declare.subscription import Binding
 from choreo.events.message import Message
 from choreo.store.claims import OUTBOX_GRACE, Begun, Claim, Committed, Outcome, Settlement, Verdict
 from choreo.store.joins import Arrival, Waiting
+from choreo.store.port import Store
 from choreo.store.register import Declared
 from choreo.store.schedule import DEADLINE_PREFIX, Backlog, Scheduled, deadline_id
 from choreo.store.terms import Terms
@@ -101,7 +102,7 @@ def _locked(method: F) -> F:
     return cast(F, call)
 
 
-class MemoryStore:
+class MemoryStore(Store):
     """
     See `choreo.store.Store` for what each method promises.
 

@@ -1,4 +1,4 @@
-"""How the store keeps the parts of a join: under which name, and as what text."""
+"""Names and texts of the parts of a join, as the store keeps them."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -10,25 +10,26 @@ from choreo.events.message import compact, parsed
 
 
 def unit_of(key: str) -> str:
-    """The unit of the join with this key."""
+    """Return the unit of the join with this key."""
     return f"join:{key}"
 
 
 def key_of(unit: str) -> str | None:
-    """The key of a join from its unit; None for a unit that is no join."""
+    """Return the key of the join with this unit; None if the unit is not a join."""
     return unit.removeprefix("join:") if unit.startswith("join:") else None
 
 
 def name_of(envelope: Envelope, several: Iterable[str]) -> str:
-    """Under which name a part is kept: its type, and of what there are several also its id."""
+    """Return the name of a part: its type, or ``type/id`` if the join takes several of the type."""
     return f"{envelope.type}/{envelope.id}" if envelope.type in several else envelope.type
 
 
 def packed(envelope: Envelope) -> str:
     """
-    A part as text. The same event gives the same text, however often it comes.
+    Return an event as text. The same event always gives the same text.
 
-    Its attributes have their places instead of names, and its type is the part's name: there may be millions.
+    To save memory (there may be millions of parts), the text is a list without names of attributes, and without the
+    type, which is in the name of the part.
     """
     record: list[Any] = [
         envelope.id,
@@ -46,11 +47,12 @@ def packed(envelope: Envelope) -> str:
 
 
 def unpacked(parts: Mapping[str, str]) -> list[Envelope]:
-    """The events that are kept under these names."""
+    """Return the events of these parts: name → text."""
     return [_unpack(name, text) for name, text in parts.items()]
 
 
 def by_type(envelopes: Iterable[Envelope]) -> dict[str, list[Envelope]]:
+    """Group events by their type, in the given order."""
     arrived: dict[str, list[Envelope]] = defaultdict(list)
     for envelope in envelopes:
         arrived[envelope.type].append(envelope)

@@ -16,6 +16,7 @@ from choreo.redis_client.wire import Part
 from choreo.store.calls import Calls
 from choreo.store.claims import OUTBOX_GRACE, Begun, Claim, Committed, Outcome, Settlement, Verdict
 from choreo.store.joins import Arrival, Waiting
+from choreo.store.port import Store
 from choreo.store.register import Declared
 from choreo.store.schedule import Backlog, Scheduled, deadline_id
 from choreo.store.terms import Terms
@@ -23,7 +24,7 @@ from choreo.store.terms import Terms
 logger = logging.getLogger(__name__)
 
 
-class RedisStore:
+class RedisStore(Store):
     """
     The store in Redis. See the protocols of `choreo.store` for what each method promises.
 

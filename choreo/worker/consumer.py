@@ -10,7 +10,7 @@ from celery.worker import state
 from celery.worker.consumer import Consumer
 from kombu.common import ignore_errors
 
-from choreo.broker.workload import listed
+from choreo.broker.workload import begun_requests, listed, written_job
 from choreo.worker.worker_events import Lull
 
 logger = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ class ServiceConsumer(Consumer):
     - If the broker does not answer within `ANSWER_TIMEOUT`, the consumer connects again. Celery waits for ever for the
       answer to "consume", and RabbitMQ gives none while a quorum queue has no leader.
     - A stopping worker gives back at once the deliveries that it has not begun.
+    - A job that was written to a pool child is not forgotten when the worker stops or loses its connection.
     - Worker events are collected for a moment before they are sent: see `choreo.worker.worker_events`.
     """
 
@@ -89,6 +90,20 @@ class ServiceConsumer(Consumer):
         if self.lull:
             self.lull.collected()
 
+    def on_close(self) -> None:
+        """
+        Close as Celery does if the worker stops or has lost its connection, but keep the jobs in the children's pipes.
+
+        Celery forgets the requests that the pool has not accepted. A child begins the job in its pipe even so. If its
+        parent had forgotten that job, it would give the message back, and another worker would begin it as well.
+        """
+        written = [(request, written_job(request)) for request in listed(state.reserved_requests)]
+        super().on_close()
+        for request, job in written:
+            if job is not None and not job.ready() and job._write_to._is_alive():
+                job._cache[job._job] = job
+                state.task_reserved(request)
+
     def stop(self) -> None:
         """Stop as Celery does, but send the collected worker events first, and give back unbegun deliveries."""
         # Celery closes the connection before it closes the dispatcher.
@@ -99,8 +114,8 @@ class ServiceConsumer(Consumer):
         self._return_unstarted({*reserved, *listed(state.reserved_requests)})
 
     def _return_unstarted(self, reserved: set[Any]) -> None:
-        """Give RabbitMQ the deliveries back that the pool has not begun. Else they wait for the running handlers."""
-        for request in reserved.difference(listed(state.active_requests)):
+        """Give RabbitMQ the deliveries back that the pool does not begin. Else they wait for the running handlers."""
+        for request in reserved.difference(begun_requests()):
             # choreo's Redis transport gives them back by itself, without counting a failed delivery.
             if not request.acknowledged and isinstance(request.message.channel, amqp.Channel):
                 # If the pool begins it after all, it must not be acked: the inbox recognises the second delivery.

@@ -1,1 +1,1 @@
-"""What `make demo` tells. The services know nothing of it: it only listens, like anybody could."""
+"""The story of `make demo`. It listens to the events like any other program; the services do not know it."""

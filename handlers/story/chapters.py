@@ -1,4 +1,4 @@
-"""The five chapters. Each is told while it happens, and stops the story if it does not come out as told."""
+"""The five chapters. Each prints its events as they happen, and raises `StoryError` if one of them fails."""
 
 import textwrap
 
@@ -9,15 +9,16 @@ from handlers import loyalty, notification, payment
 from handlers.story.paper import WIDTH
 from handlers.story.stage import Order, Stage
 
-#: Customers and restaurants whose names decide what happens to them: see CARDS and CLOSED in the services.
+#: Restaurants. Names of customers and restaurants decide the outcome: see CARDS and CLOSED in the services.
 PIZZA, CLOSED = "pizza-palace", "night-owl"
-#: Analytics hears everything, and would double every line.
+#: Handlers that are not shown. Analytics receives every event, and would double every line.
 QUIET = ("count_event",)
-#: Payment is ready to refund every order. Where that comes to nothing, it only distracts.
+#: Also hides the refund join, which begins for every order, in chapters without a refund.
 NO_REFUND = (*QUIET, "refund_customer")
 
 
 def happy(stage: Stage) -> None:
+    """An order succeeds."""
     stage.chapter(
         "1. Everybody does their part",
         "alice orders for 25.00. The restaurant and the payment begin at once; the driver waits for both.",
@@ -29,10 +30,11 @@ def happy(stage: Stage) -> None:
 
 
 def rejected(stage: Stage) -> None:
+    """A restaurant rejects an order, and the customer gets a refund."""
     stage.chapter(
         "2. The restaurant says no",
-        "bob orders from a kitchen that is closed, and is charged at the same moment. Nobody tells payment to refund "
-        "him: it waits for both events, and does not mind which one comes first.",
+        "bob orders from a kitchen that is closed, and is charged at the same moment. No service tells payment to "
+        "refund him: payment waits for both events, and either may come first.",
         leave_out=QUIET,
     )
     bob = stage.place("bob", CLOSED, ["ramen"], 1450)
@@ -42,6 +44,7 @@ def rejected(stage: Stage) -> None:
 
 
 def flaky(stage: Stage) -> None:
+    """A charge succeeds at the third attempt."""
     stage.chapter(
         "3. The payment provider does not answer",
         "carol's payment times out twice. Payment tries again, a little later each time; the kitchen cooks meanwhile.",
@@ -55,6 +58,7 @@ def flaky(stage: Stage) -> None:
 
 
 def dead_letter(stage: Stage) -> None:
+    """A text message becomes a dead letter, and is replayed."""
     stage.chapter(
         "4. A dead letter, and a second chance",
         "The SMS gateway is down, for longer than notification wants to try. Nothing else has to wait for it.",
@@ -69,7 +73,7 @@ def dead_letter(stage: Stage) -> None:
     stage.paper.prose()
     stage.paper.verbatim([f"$ choreo dead-letters show {letter.id}", *headlines(letter), "..."])
     stage.paper.prose()
-    stage.paper.prose("The gateway works again. The event goes to the handler that failed, and to nobody else:")
+    stage.paper.prose("The gateway works again. The event goes to the handler that failed, and to no other:")
     stage.paper.prose()
     notification.gateway_outage().unlink()
     said = replayed(letters.replay(letter.id))
@@ -80,6 +84,7 @@ def dead_letter(stage: Stage) -> None:
 
 
 def loyalty_is_down(stage: Stage) -> None:
+    """A stopped service catches up."""
     stage.chapter(
         "5. A service is stopped, and nobody notices",
         "loyalty is taken down for maintenance. eve and frank order all the same.",
@@ -97,40 +102,46 @@ def loyalty_is_down(stage: Stage) -> None:
     stage.paper.words(end=True)
     stage.until("loyalty has caught up", lambda: loyalty.balance("eve") == 22 and loyalty.balance("frank") == 13)
     stage.paper.prose()
-    stage.paper.prose("eve has her 22 points and frank his 13: loyalty has missed nothing.")
+    stage.paper.prose("eve has her 22 points and frank his 13: loyalty has missed no event.")
 
 
+#: The chapters in the order of the story.
 CHAPTERS = (happy, rejected, flaky, dead_letter, loyalty_is_down)
 
 
 def told(order: Order) -> bool:
-    """The customer was sent a message."""
+    """Return True if the customer was sent a message."""
     return bool(notification.ledger.rows("SELECT 1 FROM messages WHERE order_id = ?", order.id))
 
 
 def message(order: Order) -> str:
+    """Return the message to the customer."""
     (row,) = notification.ledger.rows("SELECT text FROM messages WHERE order_id = ?", order.id)
     return str(row["text"])
 
 
 def alarmed(order: Order) -> bool:
+    """Return True if the operator has an alarm about the order."""
     return bool(notification.ledger.rows("SELECT 1 FROM alarms WHERE order_id = ?", order.id))
 
 
 def charges(order: Order) -> int:
+    """Return the number of charges for the order."""
     return len(payment.ledger.rows("SELECT 1 FROM charges WHERE order_id = ?", order.id))
 
 
 def refunds(order: Order) -> int:
+    """Return the number of refunds for the order."""
     return len(payment.ledger.rows("SELECT 1 FROM refunds WHERE order_id = ?", order.id))
 
 
 def withdrawn(order: Order) -> bool:
+    """Return True if the points of the order were added and withdrawn."""
     return len(loyalty.ledger.rows("SELECT 1 FROM points WHERE order_id = ?", order.id)) == 2
 
 
 def backlog() -> int:
-    """How many events wait for loyalty at the broker."""
+    """Return the number of events in loyalty's queue."""
     connection: Connection
     with loyalty.app.connection_for_read() as connection:
         queue = loyalty.app.amqp.queues[loyalty.app.runtime.topology.name_of("loyalty.award_points")]

@@ -1,8 +1,8 @@
 """
-A listener that takes no part: it sees the events pass, and what the workers say of each run.
+A passive listener: it receives all events, and Celery's worker events about each run.
 
-The events come from a queue of its own on the exchange, bound to everything, which is gone when the story is over. The
-runs come from Celery's own worker events, which Flower reads as well.
+It reads the events from a queue of its own, which is bound to all types and deleted at the end of the story. Worker
+events are those that Flower reads, too.
 """
 
 import threading
@@ -20,26 +20,28 @@ from choreo import Envelope, Service
 from choreo.declare.join import Join
 from choreo.declare.subscription import Subscription
 
-#: Events and worker events travel on different paths. Each is held back for so long, and they are told in the order in
-#: which they happened.
+#: Seconds for which each event is held back. Events and worker events travel on different paths; this delay puts them
+#: into the order in which they happened.
 HOLD_SECONDS = 0.15
 
 
 @dataclass(frozen=True, order=True)
 class Happening:
-    """Something that a reader wants to know."""
+    """One line of the story."""
 
+    #: Seconds since 1970.
     at: float
     service: str
     subject: str
     text: str
-    #: The handler that ran, where it is not an event that passed.
+    #: The handler that ran. '' for an event.
     handler: str = ""
+    #: True if an attempt failed.
     trouble: bool = False
 
 
 class Observer(ConsumerMixin):
-    """Listens in a thread of its own between start() and stop()."""
+    """Listens in its own thread between start() and stop()."""
 
     def __init__(self, app: Service, services: list[Service]) -> None:
         self._app = app
@@ -48,25 +50,26 @@ class Observer(ConsumerMixin):
         }
         self._happenings: PriorityQueue[Happening] = PriorityQueue()
         self._runs: dict[str, Run] = {}
-        #: Every event that passed, by its id.
+        #: Every received event, by its id.
         self.events: dict[str, Envelope] = {}
         self._listening = threading.Event()
         self._thread = threading.Thread(target=self.run, kwargs={"safety_interval": 0.2}, daemon=True)
 
     def start(self) -> None:
-        """Begin to listen. Nothing that is announced after this is missed."""
+        """Begin to listen. Receives every event that is announced later. Raises `TimeoutError` after 10 s."""
         self.connection = self._app.connection_for_read()
         self._thread.start()
         if not self._listening.wait(10):
             raise TimeoutError("the observer could not listen to the broker within 10 s")
 
     def stop(self) -> None:
+        """Stop listening, and wait for the thread, for 5 s at most."""
         self.should_stop = True
         if self._thread.ident is not None:
             self._thread.join(5)
 
     def next(self) -> Happening | None:
-        """What happened next, or None while it is not sure that nothing earlier is still on its way."""
+        """Return the next happening; None while an earlier one may still be under way."""
         try:
             happening = self._happenings.get_nowait()
         except Empty:
@@ -76,9 +79,10 @@ class Observer(ConsumerMixin):
             return None
         return happening
 
-    # -- what kombu asks for -------------------------------------------------------------------------------------
+    # -- called by kombu -----------------------------------------------------------------------------------------
 
     def get_consumers(self, make: Any, channel: Any) -> list[Consumer]:
+        """Return consumers of all events and all worker events."""
         everything = Queue(
             self._app.topology.name_of(f"audience.{uuid4().hex[:8]}"),
             self._app.topology.exchange,
@@ -94,9 +98,10 @@ class Observer(ConsumerMixin):
         ]
 
     def on_consume_ready(self, *_: Any, **__: Any) -> None:
+        """Let start() return."""
         self._listening.set()
 
-    # -- what is heard -------------------------------------------------------------------------------------------
+    # -- callbacks -----------------------------------------------------------------------------------------------
 
     def _on_event(self, body: Any, _: Any) -> None:
         envelope = Envelope.from_wire(body[0][0])
@@ -120,10 +125,11 @@ class Observer(ConsumerMixin):
 
 @dataclass(frozen=True)
 class Run:
-    """One attempt of one handler, as its worker tells it."""
+    """One attempt of one handler, from the worker event `task-received`."""
 
     service: str
     handler: str
+    #: The type of the handled event.
     heard: str
     subject: str
     attempt: int
@@ -131,13 +137,14 @@ class Run:
 
     @classmethod
     def of(cls, received: Mapping[str, Any], subscriptions: Mapping[str, Subscription]) -> "Run":
+        """Return the run that this worker event begins."""
         service, _, handler = received["name"].rpartition(".")
         heard, _, subject = received["args"].rpartition(" ")
         attempt = int(received.get("retries") or 0) + 1
         return cls(service, handler, heard, subject, attempt, subscriptions.get(received["name"]))
 
     def outcome(self, event: Mapping[str, Any]) -> str | None:
-        """What became of it, in words; None where the events that it announced say it already."""
+        """Return the outcome in words; None if the announced events show it already."""
         if self.subscription is None:
             return self._notice(event)
         error = str(event.get("exception", "")).partition("(")[0]
@@ -156,7 +163,7 @@ class Run:
         if answer.startswith("waiting"):
             return f"{self.heard} -> {self.handler} waits"
         if isinstance(self.subscription, Join):
-            # What comes after the join has fired or was cancelled changes nothing.
+            # An event that arrives after the join has fired or was cancelled is ignored.
             cancels = answer == "done" and self.heard in self.subscription.unless
             return f"{self.heard} -> {self.handler} cancelled" if cancels else None
         return f"{self.heard} -> {self.handler} {answer}"

@@ -1,4 +1,4 @@
-"""From the empty stage to the last line, and nothing left behind."""
+"""Runs the story: starts the platform, tells every chapter, and stops everything."""
 
 import os
 import shutil
@@ -13,12 +13,12 @@ from handlers.story.chapters import CHAPTERS
 from handlers.story.paper import Paper
 from handlers.story.stage import Stage, StoryError
 
-#: One process for each worker is enough for one order at a time, and starts sooner.
+#: One pool process per worker. It starts sooner, and is enough for one order at a time.
 WORKER_OPTIONS = ("--concurrency", "1")
 
 
 def perform() -> int:
-    """Start everything, tell every chapter, count, and stop everything. Returns the exit code."""
+    """Start the platform, tell every chapter, check the counts, and stop everything. Returns the exit code."""
     paper = Paper()
     began_at = time.monotonic()
     try:
@@ -33,18 +33,18 @@ def perform() -> int:
         finally:
             _close(platform)
     except (StoryError, ChoreoError) as error:
-        _confess(paper, error)
+        _show_failure(paper, error)
         return 1
     paper.prose(f"The end. Everything is stopped, and nothing is left running ({time.monotonic() - began_at:.0f} s).")
     paper.prose()
     paper.prose("This keeps the platform up until Ctrl-C, for you to play with:")
-    # Not clipped like other lines: it is there to be copied.
+    # Not clipped like other lines, so that it can be copied.
     paper.words(f"    {choreo_command()} up handlers --flower", end=True)
     return 0
 
 
 def choreo_command() -> str:
-    """How the `choreo` beside this Python is called from here: by its name, if that is what PATH finds."""
+    """Return the command that runs the `choreo` of this Python: its name if PATH finds it, else its path."""
     script = Path(sys.executable).with_name("choreo")
     on_path = shutil.which("choreo")
     if not script.exists() or (on_path is not None and Path(on_path).resolve() == script.resolve()):
@@ -54,18 +54,18 @@ def choreo_command() -> str:
 
 
 def _close(platform: Platform) -> None:
-    """Let the workers finish what they have begun, unless Ctrl-C is pressed once more."""
+    """Stop everything. Running handlers may finish, unless Ctrl-C is pressed once more."""
     try:
         platform.close()
     except KeyboardInterrupt:
         platform.close(force=True)
 
 
-def _confess(paper: Paper, error: Exception) -> None:
+def _show_failure(paper: Paper, error: Exception) -> None:
     paper.prose()
-    paper.prose("The story did not come out as it is told:", colour="red")
+    paper.prose("The story failed:", colour="red")
     for line in str(error).splitlines():
-        # What is indented is the end of a log.
+        # Indented lines are the end of a log.
         if line.startswith("  "):
             paper.verbatim([line.strip()])
         else:
@@ -75,7 +75,7 @@ def _confess(paper: Paper, error: Exception) -> None:
 def _play(platform: Platform, paper: Paper) -> None:
     paper.prose("Starting an embedded server, a Celery worker for each service, and Flower.")
     platform.open()
-    _point_here(platform)
+    _use_platform(platform)
     stage = Stage(platform, paper)
     stage.start()
     flower = platform.start_flower()
@@ -90,8 +90,8 @@ def _play(platform: Platform, paper: Paper) -> None:
         stage.observer.stop()
 
 
-def _point_here(platform: Platform) -> None:
-    """Let this process and the workers use the platform's own server, and a folder that goes when it goes."""
+def _use_platform(platform: Platform) -> None:
+    """Point this process and the workers to the platform's server, and to a data folder that ends with it."""
     os.environ.update(platform.environment)
     os.environ["CHOREO_DATA"] = str(platform.log("order").parent / "data")
 
@@ -101,8 +101,9 @@ def _introduce(paper: Paper, flower: str) -> None:
     paper.prose(f"Flower shows the same while this runs: {flower}/tasks")
     paper.prose()
     paper.prose(
-        "Each line below is something that happens now: after how many seconds, in which service, and what it heard -> "
-        "what it announced or did. Left out are analytics, which hears everything, and refunds that nobody needs."
+        "Each line below happens now. It shows the seconds since the order, the service, and the event that it "
+        "received -> the event that it announced, or its action. Analytics, which receives every event, is left out, "
+        "and so are refunds that are not needed."
     )
 
 
@@ -112,5 +113,5 @@ def _count(stage: Stage) -> None:
     stage.paper.table(table.rows())
     table.check(stage)
     stage.paper.prose()
-    stage.paper.prose("Each order exactly once, through retries, a replay and a service that was away.")
+    stage.paper.prose("Each order exactly once, through retries, a replay and a service that was down.")
     stage.paper.prose()

@@ -1,4 +1,4 @@
-"""What every service did, counted in the services' own databases."""
+"""Counts the effects of every service in its own database."""
 
 from collections import Counter
 
@@ -8,7 +8,7 @@ from handlers.story.stage import Stage, StoryError
 
 
 def rows() -> list[tuple[str, str]]:
-    """One row for each service."""
+    """Return one row for each service: its name and its counts."""
     confirmed = count(restaurant.ledger, "answers WHERE confirmed")
     rejected = count(restaurant.ledger, "answers WHERE NOT confirmed")
     announced = count(order.ledger, "orders WHERE announced")
@@ -28,7 +28,7 @@ def rows() -> list[tuple[str, str]]:
 
 
 def check(stage: Stage) -> None:
-    """Raise `StoryError` unless everything was done exactly once for every order."""
+    """Raise `StoryError` unless every effect happened exactly once for every order."""
     ids = {placed.id for placed in stage.orders}
     confirmed = of_each(restaurant.ledger, "answers WHERE confirmed")
     rejected = of_each(restaurant.ledger, "answers WHERE NOT confirmed")
@@ -47,14 +47,17 @@ def check(stage: Stage) -> None:
 
 
 def count(ledger: Ledger, table: str) -> int:
+    """Return the number of rows. ``table`` may end in a WHERE clause."""
     return int(ledger.rows(f"SELECT count(*) AS times FROM {table}")[0]["times"])
 
 
 def of_each(ledger: Ledger, table: str, column: str = "order_id") -> Counter[str]:
+    """Return the number of rows of each order. ``table`` may end in a WHERE clause."""
     return Counter(row[column] for row in ledger.rows(f"SELECT {column} FROM {table}"))
 
 
 def heard_by_analytics() -> int:
+    """Return the number of events that analytics has counted."""
     return sum(analytics.counts().values())
 
 

@@ -120,6 +120,16 @@ class Payment:
     def _units(self, handler: str) -> list[str]:
         return list(self.redis.scan_iter(f"choreo:{self.namespace}:{{{handler}}}:unit:*"))
 
+    def written_to_children(self) -> int:
+        """How many events the only worker, of the prefork pool, has handed to its children so far."""
+        answers = self.app.control.inspect(timeout=1).stats() or {}
+        return sum(stats["pool"]["writes"]["total"] for stats in answers.values())
+
+    def is_idle(self) -> bool:
+        """True if the only worker has heard the end of everything that it took."""
+        inspect = self.app.control.inspect(timeout=1)
+        return [*(inspect.reserved() or {"": 1}).values(), *(inspect.active() or {"": 1}).values()] == [[], []]
+
     def close(self) -> None:
         for worker in self.workers:
             kill(worker)
@@ -247,7 +257,7 @@ def test_an_outage_of_seconds_loses_nothing(payment: Payment, redis_url: str, po
         time.sleep(2)  # so long that a commit is given up
         proxy.set("ok")
 
-        eventually(lambda: set(payment.noted("done")) == set(numbers), 40)
+        eventually(lambda: set(payment.noted("done")) == set(numbers), 75)
         payment.settled()
 
 
@@ -303,6 +313,54 @@ def test_what_a_stopping_worker_returns_runs_elsewhere_at_once(payment: Payment,
     assert stopped.wait(20) == 0
     payment.settled()
     assert sorted(payment.noted("begun")) == list(range(21))
+
+
+def frozen_child(payment: Payment, worker: Any) -> psutil.Process:
+    """The only pool child of a worker. It gets no turn: event 1 is in its pipe, and event 2 waits in its parent."""
+    payment.place(OrderPlaced(number=0))
+    payment.settled(30)
+    # Only to a child that has answered is anything written.
+    eventually(payment.is_idle, 30)
+    _, child = family(worker)
+    child.suspend()
+    payment.place(OrderPlaced(number=1), OrderPlaced(number=2))
+    eventually(lambda: payment.written_to_children() == 2, 30)
+    return child
+
+
+def test_a_stopping_worker_does_not_give_back_what_a_pool_child_will_begin(payment: Payment):
+    stopped = payment.start("prefork", timeout=60, lease=60)
+    child = frozen_child(payment, stopped)
+    payment.ready(payment.start("prefork", timeout=60, lease=60))
+    stopped.send_signal(signal.SIGTERM)
+    eventually(lambda: len(payment.noted("done")) > 1, 20, "what waited in the parent runs elsewhere")
+    elsewhere = payment.noted("begun")
+    child.resume()
+
+    assert stopped.wait(20) == 0
+    eventually(lambda: set(payment.noted("done")) == {0, 1, 2}, 20)
+    payment.settled()
+    assert elsewhere == [0, 2]
+    assert payment.noted("begun") == [0, 2, 1]
+
+
+def test_a_worker_that_loses_its_connection_does_not_give_back_what_a_pool_child_will_begin(
+    payment: Payment, redis_url: str
+):
+    with proxy_to(int(redis_url.rpartition(":")[2].partition("/")[0])) as proxy:
+        child = frozen_child(payment, payment.start("prefork", timeout=60, lease=60, port=proxy.port))
+        # What it gives back, it must not take again.
+        payment.app.control.cancel_consumer(payment.app.runtime.topology.name_of("payment.charge"), reply=True)
+        payment.ready(payment.start("prefork", timeout=60, lease=60))
+        proxy.cut()
+        eventually(lambda: len(payment.noted("done")) > 1, 20, "what waited in the parent runs elsewhere")
+        elsewhere = payment.noted("begun")
+        child.resume()
+
+        eventually(lambda: set(payment.noted("done")) == {0, 1, 2}, 20)
+        payment.settled()
+    assert elsewhere == [0, 2]
+    assert payment.noted("begun") == [0, 2, 1]
 
 
 def test_sigterm_to_the_whole_process_group_loses_nothing(payment: Payment):

@@ -36,6 +36,6 @@ def test_an_event_that_nobody_hears_is_announced_and_the_broker_is_asked_about(r
     assert "driver.assigned ORD-1 announced" in result.stdout
     shown = f"redis://:**@{broker.rpartition('@')[2]}"
     assert result.stderr == (
-        f"Warning: nobody listens to driver.assigned at {shown}; is this the right broker? "
+        f"Warning: no handler listens to driver.assigned at {shown}; is this the right broker? "
         f"(--broker, CHOREO_BROKER_URL)\n"
     )

@@ -63,15 +63,15 @@ def test_a_moment_that_has_passed_is_now(stage):
 @pytest.mark.parametrize(
     ("when", "said"),
     [
-        ({"at": datetime(2030, 1, 1)}, "does not say in which time zone. Write datetime(..., tzinfo=UTC)"),
-        ({"at": "tomorrow"}, "at='tomorrow' is no moment"),
-        ({"delay": -1}, "delay=-1 is no time to wait"),
-        ({"delay": timedelta(seconds=-1)}, "is no time to wait"),
-        ({"delay": float("nan")}, "delay=nan is no time to wait"),
-        ({"delay": float("inf")}, "delay=inf is no time to wait"),
-        ({"delay": True}, "delay=True is no time to wait"),
+        ({"at": datetime(2030, 1, 1)}, "has no time zone. Write datetime(..., tzinfo=UTC)"),
+        ({"at": "tomorrow"}, "at='tomorrow' is not a moment"),
+        ({"delay": -1}, "delay=-1 is not a time to wait"),
+        ({"delay": timedelta(seconds=-1)}, "is not a time to wait"),
+        ({"delay": float("nan")}, "delay=nan is not a time to wait"),
+        ({"delay": float("inf")}, "delay=inf is not a time to wait"),
+        ({"delay": True}, "delay=True is not a time to wait"),
         ({"delay": "5 s"}, "Write delay=timedelta(minutes=30), or seconds from 0."),
-        ({"delay": 1, "at": datetime(2030, 1, 1, tzinfo=UTC)}, "say one of them"),
+        ({"delay": 1, "at": datetime(2030, 1, 1, tzinfo=UTC)}, "give one of them"),
     ],
 )
 def test_what_is_no_time_is_refused_and_nothing_is_kept(stage, when, said):

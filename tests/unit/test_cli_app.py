@@ -60,22 +60,20 @@ def test_what_is_said_goes_before_the_environment(spoken_to, monkeypatch):
 )
 def test_what_is_no_url_is_refused_by_its_name_and_without_its_password(command, url, shown):
     said = run(*command, "--broker", url, code=2).stderr
-    assert (
-        f"Invalid value for --broker / CHOREO_BROKER_URL: {shown!r} is no URL of a broker. Write one like redi" in said
-    )
+    assert f"Invalid value for --broker / CHOREO_BROKER_URL: {shown!r} is not a URL of a broker. Write one" in said
 
     said = run(*command, "--store", url, code=2).stderr
-    assert f"Invalid value for --store / CHOREO_STORE_URL: {shown!r} is no URL of a store. Write one like redis" in said
+    assert f"Invalid value for --store / CHOREO_STORE_URL: {shown!r} is not a URL of a store. Write one" in said
 
 
 def test_a_wrong_url_in_the_environment_is_refused_too(monkeypatch):
     monkeypatch.setenv("CHOREO_BROKER_URL", "nonsense")
 
-    assert "'nonsense' is no URL of a broker" in run("joins", "list", code=2).stderr
+    assert "'nonsense' is not a URL of a broker" in run("joins", "list", code=2).stderr
 
 
 def test_a_store_that_nobody_has_named_can_be_said_on_the_command_line():
     said = run("dead-letters", "list", "--broker", "amqp://nowhere", code=1).stderr
 
     assert "this broker is no Redis. Say where it is: choreo_store_url" in said
-    assert "Or say it here: --store / CHOREO_STORE_URL." in said
+    assert "Or name it here: --store / CHOREO_STORE_URL." in said

@@ -139,7 +139,7 @@ def test_of_what_could_not_be_read_every_byte_is_shown(stage):
 
     assert "reason:      unreadable, after 1 attempt\n" in said
     assert "error:       id is None, not a text\n" in said
-    assert 'What came:\n  {"not": "an event\\xff"}\n' in said
+    assert 'The message:\n  {"not": "an event\\xff"}\n' in said
 
 
 # -- replay and discard ----------------------------------------------------------------------------------------------
@@ -199,9 +199,7 @@ def test_a_letter_is_discarded_without_a_question_if_that_is_wanted(stage):
 def test_an_unknown_letter_is_one_line(stage, command):
     said = run(*command, "nonesuch", code=1)
 
-    assert said.stderr == (
-        "Error: There is no dead letter 'nonesuch'. `choreo dead-letters list` shows all of them.\n"
-    )
+    assert said.stderr == ("Error: There is no dead letter 'nonesuch'. `choreo dead-letters list` shows all of them.\n")
 
 
 def test_the_command_is_there():

@@ -100,7 +100,7 @@ def test_a_long_list_goes_on_where_it_ended(stage):
     second = CliRunner().invoke(joins, ["list", *shlex.split(arguments)]).stdout
     assert "ORD-2" in second
     assert "ORD-0" not in second
-    assert "--after goes on with one HANDLER" in run("list", "--after", "x", code=2).output
+    assert "--after continues the list of one HANDLER" in run("list", "--after", "x", code=2).output
 
 
 def _lines(*options: str) -> list[str]:
@@ -149,7 +149,7 @@ def test_a_join_that_is_overdue_is_listed_first_and_as_such(stage):
 
     assert (first.split()[0], first.split()[-1]) == ("ORD-1", "overdue")
     assert (second.split()[0], second.split()[-1]) == ("ORD-2", "12:30")
-    assert "and its handler was told" in run("show", "ORD-1").stdout
+    assert "and its handler was notified" in run("show", "ORD-1").stdout
 
 
 def test_what_is_not_pending_is_one_line(stage):
@@ -163,7 +163,7 @@ def test_a_join_is_cancelled_after_a_question(stage):
     stage.deliver(envelope(OrderConfirmed(), subject="ORD-1"), ASSIGN)
 
     assert (
-        "ORD-1 has order.confirmed.\nForget that for good?"
+        "ORD-1 has order.confirmed.\nForget the join for good?"
         in run("cancel", "ORD-1", "--reason", "called", input="n\n").stdout
     )
     assert len(list(stage.app.joins)) == 1
@@ -178,7 +178,9 @@ def test_a_join_is_fired_or_refused_with_the_way_out(stage):
 
     said = CliRunner().invoke(joins, ["fire", "ORD-1"])
     assert said.exit_code == 1
-    assert "cannot do without payment.charged. Make the parameter `| None`, or fire it as on timeout" in said.output
+    assert (
+        "does not accept None for payment.charged. Make the parameter `| None`, or fire it as on timeout" in said.output
+    )
 
     said = CliRunner().invoke(joins, ["fire", "ORD-1", "--as-timeout"]).stdout
     assert "on_timeout runs with order.confirmed, as soon as its service runs." in " ".join(said.split())

@@ -60,7 +60,7 @@ def test_an_event_is_announced_under_its_subject(outbox):
         ("parcel.wieghed", GOOD, "knows no event 'parcel.wieghed'. Did you mean parcel.weighed?"),
         ("xyz", GOOD, "knows no event 'xyz'. It knows "),
         ("parcel.weighed", "{weight_grams: 5}", "not JSON: Expecting property name"),
-        ("parcel.weighed", "{}", "this makes no parcel.weighed:\n  weight_grams: Field required\n"),
+        ("parcel.weighed", "{}", "not a valid parcel.weighed:\n  weight_grams: Field required\n"),
         ("parcel.weighed", '{"weight_grams": "heavy"}', "  weight_grams: Input should be a valid integer"),
         ("parcel.weighed", '{"weight_grams": "heavy"}', ', not "heavy"\n'),
         ("parcel.weighed", '{"weight_grams": "%s"}' % ("x" * 99), f', not "{"x" * 56}...\n'),
@@ -96,7 +96,7 @@ def test_an_event_without_a_subject_is_announced_with_a_warning(outbox):
     result = run("parcel.lost")
 
     assert len(outbox.announced) == 1
-    assert "Warning: parcel.lost has no subject. A join that goes by the subject cannot take it" in result.stderr
+    assert "Warning: parcel.lost has no subject. A join that uses the subject as its key" in result.stderr
     assert "--subject ORD-1" in result.stderr
 
 
@@ -106,5 +106,6 @@ def test_an_event_that_nobody_hears_is_announced_with_a_question(outbox, monkeyp
     result = run("parcel.lost", "--subject", "P-1")
 
     assert result.stderr == (
-        "Warning: nobody listens to parcel.lost at memory://; is this the right broker? (--broker, CHOREO_BROKER_URL)\n"
+        "Warning: no handler listens to parcel.lost at memory://; is this the right broker? "
+        "(--broker, CHOREO_BROKER_URL)\n"
     )

@@ -70,4 +70,4 @@ def test_an_unknown_name_is_refused_with_the_known_ones(stage: Stage):
     result = run("paymnt")
 
     assert result.exit_code != 0
-    assert "no schedule of 'paymnt' is known. There are those of any service, payment" in str(result.exception)
+    assert "no schedule of 'paymnt' is known. There are schedules of any service, payment" in str(result.exception)

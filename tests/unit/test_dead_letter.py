@@ -124,7 +124,7 @@ def test_of_two_who_replay_at_once_only_one_succeeds(store, letters):
 
     letters.replay(failed.id)
 
-    with pytest.raises(DeadLetterError, match="has just been replayed or discarded by another caller"):
+    with pytest.raises(DeadLetterError, match="has just been replayed or discarded by another process"):
         letters.replay(failed.id)
     assert store.backlog("payment.charge").total == 1
 

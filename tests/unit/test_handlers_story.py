@@ -186,7 +186,7 @@ def test_a_worker_that_ends_by_itself_ends_the_story(monkeypatch: pytest.MonkeyP
     stage = _stage()
     monkeypatch.setattr(stage.platform, "exited", {"driver": 1})
 
-    with pytest.raises(StoryError, match=r"driver ended by itself(.|\n)*the last words of driver"):
+    with pytest.raises(StoryError, match=r"driver ended unexpectedly(.|\n)*the last words of driver"):
         stage.until("something", lambda: False)
 
 
@@ -205,7 +205,7 @@ def test_a_story_that_is_not_true_ends_with_exit_code_1(
     monkeypatch.setattr(performance, "_play", fail)
 
     assert performance.perform() == 1
-    assert "did not come out as it is told" in capsys.readouterr().out
+    assert "The story failed" in capsys.readouterr().out
 
 
 def test_the_command_at_the_end_works_whether_or_not_it_is_on_the_path(

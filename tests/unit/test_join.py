@@ -138,7 +138,7 @@ def test_a_key_that_an_event_does_not_have_is_refused(app):
 def test_a_key_must_be_said_for_what_cancels_too(app):
     by = {OrderConfirmed: "restaurant_id", PaymentCharged: None}
 
-    assert "by= does not say what OrderPlaced belongs to. Name a field of it, or None for its subject." in refused(
+    assert "by= names no key for OrderPlaced. Name a field of it, or None for its subject." in refused(
         lambda: app.join(OrderConfirmed, PaymentCharged, unless=OrderPlaced, by=by)(both)
     )
 
@@ -146,14 +146,14 @@ def test_a_key_must_be_said_for_what_cancels_too(app):
 def test_a_key_of_what_is_not_heard_is_refused(app):
     by = {OrderConfirmed: "restaurant_id", PaymentCharged: None, OrderPlaced: None}
 
-    assert "by= speaks of OrderPlaced, which this join does not listen to." in refused(
+    assert "by= names OrderPlaced, which this join does not listen to." in refused(
         lambda: app.join(OrderConfirmed, PaymentCharged, by=by)(both)
     )
 
 
 @pytest.mark.parametrize("by", [5, ["order_id"], OrderConfirmed])
 def test_a_key_that_is_no_field_is_refused(app, by):
-    assert f"by={by!r} is no field" in refused(lambda: app.join(OrderConfirmed, PaymentCharged, by=by)(both))
+    assert f"by={by!r} is not a field" in refused(lambda: app.join(OrderConfirmed, PaymentCharged, by=by)(both))
 
 
 # -- as others see it -------------------------------------------------------------------------------------------

@@ -21,9 +21,6 @@ class Line:
     def begin(self, *, alone: bool) -> None:
         self.begun.append(alone)
 
-    def send(self, commit: Any) -> bool:
-        return False
-
 
 @pytest.mark.parametrize("redelivered", [True, False])
 def test_what_was_delivered_before_lets_no_other_commit_wait(redelivered: bool):

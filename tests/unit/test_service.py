@@ -128,7 +128,8 @@ def test_an_unknown_option_is_refused_with_the_one_that_was_meant(app):
     assert "@app.join(withn=...): unknown option, did you mean within?" in refused(
         lambda: app.join(OrderConfirmed, PaymentCharged, withn=timedelta(1))
     )
-    assert "@app.on(xyz=...): unknown option, it takes retry, name, around." in refused(lambda: app.on(OrderPlaced, xyz=1))
+    told = refused(lambda: app.on(OrderPlaced, xyz=1))
+    assert "@app.on(xyz=...): unknown option, it takes retry, name, around." in told
 
 
 def test_an_unknown_option_of_a_service_is_refused_with_the_one_that_was_meant():
@@ -184,7 +185,7 @@ def test_a_decorator_above_a_class_is_refused(app):
 
 @pytest.mark.parametrize("name", ["charge.customer", "charge customer", "", "9lives", "*", 5])
 def test_a_handler_name_that_cannot_be_a_queues_is_refused(app, name):
-    assert f"{name!r} is no name for a handler: it becomes part of queue names" in refused(
+    assert f"{name!r} is not a valid name for a handler: it becomes part of queue names" in refused(
         lambda: app.on(OrderPlaced, name=name)(charge)
     )
 
@@ -197,7 +198,7 @@ def test_a_handler_cannot_take_the_name_of_the_services_own_queue(app):
 
 @pytest.mark.parametrize("name", ["pay.ment", "pay ment", "", "#", None])
 def test_a_service_name_that_cannot_be_a_queues_is_refused(name):
-    assert f"{name!r} is no name for a service" in refused(lambda: Service(name, config=None))
+    assert f"{name!r} is not a valid name for a service" in refused(lambda: Service(name, config=None))
 
 
 def test_a_handler_that_cannot_take_its_event_is_refused_by_the_decorator(app):

@@ -210,9 +210,7 @@ def test_what_cannot_be_written_keeps_nothing_else_from_being_sent(caplog: pytes
     made.flush()
 
     assert [event["result"] for event in told(made)] == ["one", "three"]
-    assert [record.message for record in caplog.records] == [
-        "a worker event cannot be encoded, and is dropped"
-    ]
+    assert [record.message for record in caplog.records] == ["a worker event cannot be encoded, and is dropped"]
 
 
 def test_what_was_told_before_a_broker_went_away_is_not_told_again():

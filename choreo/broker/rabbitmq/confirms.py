@@ -17,14 +17,14 @@ from typing import Any
 import amqp
 from kombu import Connection, Exchange
 
-from choreo.broker.lines import TIMEOUT, Post, ensure_connected
+from choreo.broker.lines import TIMEOUT, Line, Post, ensure_connected
 
 
 class SilenceError(TimeoutError):
     """The broker neither confirms nor refuses."""
 
 
-class RabbitLine:
+class RabbitLine(Line):
     """A connection to RabbitMQ with one channel in confirm mode. See `choreo.broker.lines.Line`."""
 
     def __init__(self, connection: Connection, exchange: Exchange) -> None:

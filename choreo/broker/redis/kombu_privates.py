@@ -8,7 +8,9 @@ them or changes its arguments fails that test by name, before it loses anybody's
 import inspect
 from collections.abc import Iterator
 
+from billiard.pool import ApplyResult
 from celery.worker import state
+from celery.worker.request import Request
 from kombu.transport import redis, virtual
 from redis.connection import AbstractConnection, ConnectionPool
 
@@ -64,6 +66,10 @@ LEANS_ON: tuple[tuple[type, str, tuple[str, ...] | None, str], ...] = (
     (AbstractConnection, "can_read", ("timeout",), "whether something, or the end, can be read"),
     (AbstractConnection, "check_health", (), "a PING when it is due"),
     (ConnectionPool, "get_connection", None, "a connection to keep"),
+    (Request, "_apply_result", None, "a weak reference to the pool's job"),
+    (ApplyResult, "_write_to", None, "the pool child that a job is written to; None before that"),
+    (ApplyResult, "_cache", None, "the jobs of which the pool awaits an answer"),
+    (ApplyResult, "_job", None, "a job's key there"),
 )
 
 #: Module attributes: `celery.worker.state` tells what a worker is doing while its channel ends.
