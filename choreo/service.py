@@ -13,7 +13,7 @@ from celery import Celery
 
 from choreo.announcement import Announcement
 from choreo.broker.publisher import Publisher
-from choreo.declare.around import Around, checked_around, surrounded
+from choreo.declare.around import Around, checked_around, checked_chain, surrounded
 from choreo.declare.checks import (
     check_called,
     check_listener,
@@ -146,7 +146,7 @@ class Service(Celery):
                     patterns=patterns,
                     reaction=reaction,
                     retry=self.retry if retry is None else checked_retry(retry, where),
-                    around=tuple(checked_around(one, where) for one in around),
+                    around=checked_chain(around, where),
                 )
             )
             return function
@@ -201,7 +201,7 @@ class Service(Celery):
                     unless=unless if isinstance(unless, tuple) else (unless,),
                     at_least=at_least,
                     by=by,
-                    around=tuple(checked_around(one, where) for one in around),
+                    around=checked_chain(around, where),
                 )
             )
             return function

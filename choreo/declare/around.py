@@ -1,8 +1,8 @@
-"""Middleware: functions that are called around a handler."""
+"""Middleware: functions that are called around a handler. See docs/middleware.md."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from inspect import iscoroutinefunction, signature
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction, signature
 from typing import Any
 
 from choreo.declare.context import Context
@@ -12,9 +12,10 @@ from choreo.declare.subscription import Around, Subscription
 from choreo.errors import DeclarationError, MiddlewareError
 from choreo.events.envelope import Envelope
 
-__all__ = ["Around", "Proceed", "checked_around", "surrounded"]
+__all__ = ["Around", "Proceed", "checked_around", "checked_chain", "surrounded"]
 
-#: Runs the rest: the next middleware, or the handler. Returns the events that are going to be announced.
+#: Callback: calls the next middleware, or the handler. Returns the events that are going to be announced, and raises
+#: the handler's errors. It may be called once.
 Proceed = Callable[[], list[Envelope]]
 
 
@@ -55,7 +56,11 @@ class Surrounded(Reaction):
 
 
 def surrounded(subscription: Subscription, outer: Sequence[Around]) -> Subscription:
-    """The subscription with all its middleware: ``outer`` is the service's. Without any, calls cost nothing more."""
+    """
+    The subscription with all its middleware. ``outer`` is the service's, outside the handler's own.
+
+    Without any middleware its reactions are plain ones, which cost nothing more per event.
+    """
     chain = (*outer, *subscription.around)
     wrapped: dict[str, Any] = {"reaction": _through(subscription.reaction, chain)}
     if isinstance(subscription, Join) and subscription.on_timeout is not None:
@@ -71,13 +76,25 @@ def _through(reaction: Reaction, chain: tuple[Around, ...]) -> Reaction:
 _REACTION = [field.name for field in fields(Reaction)]
 
 
+def checked_chain(around: object, where: str) -> tuple[Around, ...]:
+    """The middleware of one handler, checked. Raises `DeclarationError` unless it is a list of such functions."""
+    if not isinstance(around, Sequence) or isinstance(around, str):
+        name = describe(around) if callable(around) else repr(around)
+        raise DeclarationError(f"{where}: around takes a list of functions. Write around=[{name}].")
+    return tuple(checked_around(one, where) for one in around)
+
+
 def checked_around(function: object, where: str) -> Around:
     """This function. Raises `DeclarationError` unless it can be called with a context and ``proceed``."""
     try:
         if not callable(function):
             raise TypeError("it is no function")
-        if iscoroutinefunction(function):
+        kind: Any = type(function)
+        called = (function, kind.__call__)  # the second is the method of an object that is no function
+        if any(iscoroutinefunction(one) or isasyncgenfunction(one) for one in called):
             raise TypeError("it is async")
+        if any(isgeneratorfunction(one) for one in called):
+            raise TypeError("it is a generator")
         signature(function).bind("context", "proceed")
     except (TypeError, ValueError) as error:
         raise DeclarationError(
