@@ -221,6 +221,28 @@ def test_an_event_that_middleware_publishes_joins_the_batch():
     assert {(event.subject, event.causation_id) for event in stage.outbox.announced} == {("ORD-1", "e-1")}
 
 
+def test_outer_middleware_sees_the_events_of_the_inner_as_well():
+    app = service("payment")
+    returned: list[list[str]] = []
+
+    def noted(context: Context, proceed: Proceed) -> None:
+        returned.append([event.type for event in proceed()])
+
+    def adds(context: Context, proceed: Proceed) -> None:
+        proceed()
+        app.publish(PaymentFailed())
+
+    app.around(noted)
+
+    @app.on(OrderPlaced, around=[adds, noted])
+    def charge(order: OrderPlaced):
+        return PaymentCharged()
+
+    Stage(app).deliver(ORDER)
+
+    assert returned == [["payment.charged"], ["payment.charged", "payment.failed"]]
+
+
 def test_the_list_that_proceed_returns_is_a_copy():
     stage = stage_with(lambda _, proceed: proceed().clear(), lambda *_: PaymentCharged())
 
