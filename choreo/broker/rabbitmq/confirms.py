@@ -25,7 +25,7 @@ class SilenceError(TimeoutError):
 
 
 class RabbitLine:
-    """A connection to RabbitMQ with one channel in confirm mode. See `choreo.broker.lines.Line`."""
+    """A line to RabbitMQ, with one channel in confirm mode. See `choreo.broker.lines.Line`."""
 
     def __init__(self, connection: Connection, exchange: Exchange) -> None:
         # py-amqp's option `confirm_publish` would wait for a confirm after every message.
