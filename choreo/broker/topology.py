@@ -43,8 +43,8 @@ HANDLER_QUEUE = {
     "x-overflow": "reject-publish",
 }
 
-#: The arguments of the dead-letter queue. RabbitMQ 4's default limit would drop a notice after 20 deliveries, and there is
-#: no further queue to take it.
+#: The arguments of the dead-letter queue. RabbitMQ 4's default limit would drop a notice after 20 deliveries, and there
+#: is no further queue to take it.
 LETTERS_QUEUE = {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000_000}
 
 

@@ -11,8 +11,8 @@ page, `LLEN` and list-based autoscalers find them.
 import re
 from dataclasses import dataclass
 
-#: Consumer argument that names the inbox of the queue's handler: the retention in ms, a space, and the start of the names
-#: of the handler's keys. See lua/claim.lua.
+#: Consumer argument that names the inbox of the queue's handler: the retention in ms, a space, and the start of the
+#: names of the handler's keys. See lua/claim.lua.
 INBOX = "x-choreo-inbox"
 
 
@@ -47,7 +47,7 @@ class Keys:
         return re.sub(r"([\\*?\[\]])", r"\\\1", self.inflight("")) + "*"
 
     def begun(self, owner: str) -> str:
-        """Set, kept for a day: tags of messages that the owner had begun. The store's lease.lua builds this name too."""
+        """Set, kept for a day: tags of messages that the owner had begun. The store's lease.lua uses it too."""
         return f"{self.prefix}_choreo.begun.{owner}"
 
     def routes(self, exchange: str) -> str:

@@ -30,8 +30,8 @@ def encode_body(body: Any, headers: Mapping[str, Any] | None) -> tuple[Any, str]
     """The body in a form that a JSON string can hold, and the name of its encoding."""
     if not isinstance(body, bytes):
         return body, "utf-8"
-    # Kombu decompresses a body before it encodes a text, so a compressed body must arrive as bytes, even if it happens to
-    # be valid UTF-8.
+    # Kombu decompresses a body before it encodes a text, so a compressed body must arrive as bytes, even if it happens
+    # to be valid UTF-8.
     if not (headers and headers.get("compression")):
         try:
             return body.decode("utf-8"), "utf-8"

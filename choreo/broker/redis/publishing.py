@@ -26,6 +26,7 @@ class Topic(TopicExchange):
     """A topic exchange whose queues are found by a script in Redis."""
 
     def deliver(self, message: dict[str, Any], exchange: str, routing_key: str, **kwargs: Any) -> int:
+        """Broadcast the message. Unlike kombu's, it returns the number of queues that got a copy."""
         reached: int = self.channel.broadcast(message, exchange, routing_key, **kwargs)
         return reached
 
@@ -34,6 +35,7 @@ class Direct(DirectExchange):
     """A direct exchange whose queues are found by a script in Redis."""
 
     def deliver(self, message: dict[str, Any], exchange: str, routing_key: str, **kwargs: Any) -> int:
+        """Broadcast the message. Unlike kombu's, it returns the number of queues that got a copy."""
         reached: int = self.channel.broadcast(message, exchange, routing_key, **kwargs)
         return reached
 

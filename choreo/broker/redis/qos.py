@@ -28,8 +28,8 @@ class QoS(virtual.QoS):
         self.channel.ack_later(delivery_tag, urgent=message is None or CLAIM not in message.delivery_info)
         super().ack(delivery_tag)
         if self.channel.closed:
-            # Kombu drops acked tags at the next delivery, and a closed channel has none. A retired owner waits until the
-            # tags are dropped: see `Ownership.retire`.
+            # Kombu drops acked tags at the next delivery, and a closed channel has none. A retired owner waits until
+            # the tags are dropped: see `Ownership.retire`.
             self._flush()
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
