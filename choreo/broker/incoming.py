@@ -60,7 +60,7 @@ def plain_event(text: bytes) -> EventText | None:
     """
     Fast path: the event in the text of a message, if choreo wrote the message and it was not delivered before.
 
-    None in every other case, and for every error: `Incoming` then reads the message and says what is wrong with it.
+    None in every other case, and for every error: `Incoming` then reads the message, and names the fault.
     """
     try:
         message = parsed(text.decode())

@@ -29,7 +29,7 @@ PAUSES = (0.0, 0.0, 0.2, 0.5)
 
 
 class Unheard(StrEnum):
-    """What the publisher does with an event to which no queue is bound. It is always counted."""
+    """The treatment of an event to which no queue is bound. Such an event is always counted."""
 
     IGNORE = "ignore"
     #: One line in the log per type of event and process.
@@ -176,10 +176,10 @@ def _check(posts: Sequence[Post], things: Sequence[Any]) -> None:
     if not failed:
         return
     reasons = {post.refused: str(post) for post in reversed(failed)}
-    what = "; ".join(f"{example!r}: {reason}" for reason, example in reversed(reasons.items()))
+    examples = "; ".join(f"{example!r}: {reason}" for reason, example in reversed(reasons.items()))
     count = f"{len(failed)} of {len(posts)} messages, such as " if len(posts) > 1 else ""
     raise PublishError(
-        f"the broker did not take {count}{what}",
+        f"the broker did not take {count}{examples}",
         confirmed=[thing for thing, post in zip(things, posts, strict=True) if post.confirmed],
         unconfirmed=[thing for thing, post in zip(things, posts, strict=True) if not post.confirmed],
     )

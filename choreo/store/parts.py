@@ -1,4 +1,4 @@
-"""How the store keeps the parts of a join: under which name, and as what text."""
+"""The parts of a join as the store keeps them: their names and their texts."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -20,15 +20,16 @@ def key_of(unit: str) -> str | None:
 
 
 def name_of(envelope: Envelope, several: Iterable[str]) -> str:
-    """Under which name a part is kept: its type, and of what there are several also its id."""
+    """The name of a part: its type; type/id if the join needs several events of that type."""
     return f"{envelope.type}/{envelope.id}" if envelope.type in several else envelope.type
 
 
 def packed(envelope: Envelope) -> str:
     """
-    A part as text. The same event gives the same text, however often it comes.
+    A part as text. The same event always gives the same text.
 
-    Its attributes have their places instead of names, and its type is the part's name: there may be millions.
+    The text is short, since there may be millions of parts: a list of the attributes without their names, and without
+    the type, which is in the part's name.
     """
     record: list[Any] = [
         envelope.id,
@@ -46,11 +47,12 @@ def packed(envelope: Envelope) -> str:
 
 
 def unpacked(parts: Mapping[str, str]) -> list[Envelope]:
-    """The events that are kept under these names."""
+    """The events of these parts: name → text."""
     return [_unpack(name, text) for name, text in parts.items()]
 
 
 def by_type(envelopes: Iterable[Envelope]) -> dict[str, list[Envelope]]:
+    """Type → the events of that type, in their order."""
     arrived: dict[str, list[Envelope]] = defaultdict(list)
     for envelope in envelopes:
         arrived[envelope.type].append(envelope)

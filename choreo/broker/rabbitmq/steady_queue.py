@@ -2,7 +2,7 @@
 
 *Other arguments.* RabbitMQ fixes the arguments of a queue when it is created, and closes the channel of a client that
 declares it with other ones. Stock Celery then ends, or reconnects for ever. A queue with older arguments still carries
-events. So choreo uses it as it is, and one line in the log says what differs and what to do.
+events. So choreo uses it as it is, and logs the difference and the remedy in one line.
 
 *An early kill.* A RabbitMQ node that is killed may forget a quorum queue that it has just created. The node keeps the
 names of its quorum queues in a file (ra's ``names.dets``), and writes a new name only after three seconds (seen with

@@ -7,8 +7,8 @@
 --
 -- prefix .. slot .. ':' .. bucket   hash: 16 bytes of a unit's id -> ''. There is one for each slot of time (a third of
 --     the retention) and each of 16384 buckets. A million units in a slot make hashes of 60 fields. Redis keeps them as
---     listpacks, with about 25 bytes per unit; a key per unit would take 200. A hash expires one retention after the end
---     of its slot. So each unit is kept for the retention, and for one slot longer at most.
+--     listpacks, with about 25 bytes per unit; a key per unit would take 200. A hash expires one retention after the
+--     end of its slot. So each unit is kept for the retention, and for one slot longer at most.
 local INBOX_SLOTS = 3
 
 local INBOX_UUID = '^(%x%x%x%x%x%x%x%x)%-(%x%x%x%x)%-(%x%x%x%x)%-(%x%x%x%x)%-(%x%x%x%x)(%x%x%x%x%x%x%x%x)$'

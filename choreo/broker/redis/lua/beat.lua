@@ -9,8 +9,8 @@
 -- ARGV[3] '1' to register a new owner, '0' to prolong a registered one
 -- Returns: {1 if the owner is registered, 0 if not; then the dead owners ...}.
 --
--- An owner whose time has passed is dead, but an outage of the server must make no owner count as dead. The script tells
--- one from the other by the silence of the calling consumer, the time since its last beat:
+-- An owner whose time has passed is dead, but an outage of the server must make no owner count as dead. The script
+-- tells one from the other by the silence of the calling consumer, the time since its last beat:
 --   up to half of the other owner's timeout: the server was reachable, so the other owner is dead;
 --   more than half of its own timeout: this consumer or the server was away. If no other consumer was heard of, it was
 --       the server, and the other owner's time starts again. Else this consumer leaves the decision to others;

@@ -1,7 +1,7 @@
 -- Write bindings; or repair them, if the server has lost some.
 --
--- A consumer that finds bindings missing repairs them and changes the epoch. A different epoch tells every other consumer
--- that its bindings may be missing too.
+-- A consumer that finds bindings missing repairs them and changes the epoch. A different epoch tells every other
+-- consumer that its bindings may be missing too.
 --
 -- KEYS[1] bound       hash, permanent: exchange -> how many bindings it should have; '' -> the epoch
 -- KEYS[2] exchanges   hash, permanent: exchange -> its type
