@@ -92,7 +92,7 @@ class ServiceQueues(Queues):
 
 
 class ServiceAMQP(AMQP):
-    """Celery's factory of connections and queues, with choreo's own."""
+    """Celery's factory of connections and queues. It makes choreo's."""
 
     Connection = BrokerConnection
     queues_cls = ServiceQueues

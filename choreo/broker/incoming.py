@@ -29,7 +29,7 @@ _brief.maxstring = _brief.maxother = 200
 #: Shortens a value from a message for an error text: the value may be of any size.
 brief = _brief.repr
 
-#: The highest number of attempts that is believed. No handler is retried so often: a larger one is not choreo's.
+#: The highest credible number of attempts. No handler is retried so often, so choreo never writes a higher one.
 MOST_RETRIES = 1_000_000
 
 

@@ -98,7 +98,7 @@ class VirtualLine:
             post.confirmed = True
 
     def is_passing(self, error: Exception) -> bool:
-        """True if the connection broke. A timeout is not passing: it has cost `TIMEOUT` seconds already."""
+        """True if the connection broke, except by a timeout."""
         return isinstance(error, self._connection.recoverable_connection_errors) and not _is_timeout(error)
 
     def concerns_one(self, error: Exception) -> bool:  # noqa: ARG002

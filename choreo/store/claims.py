@@ -57,7 +57,7 @@ class Outcome(StrEnum):
 @dataclass(slots=True)
 class Claim:
     """
-    A worker's request to run one attempt of a unit.
+    A worker's right to run one attempt of a unit, as the worker asks for it.
 
     ``token`` is unique to the claim. The store compares it at each call, so a worker that lost its claim changes
     nothing.
@@ -79,7 +79,7 @@ class Begun:
     verdict: Verdict
     #: How often this attempt was begun, including this time. With WAIT: how many parts have arrived.
     deliveries: int = 0
-    #: Seconds until the current owner's lease runs out (BUSY).
+    #: With BUSY: seconds until the lease of the current claim runs out.
     busy_seconds: float = 0.0
     #: The parts that have arrived for a join: the part's name (see `Arrival`) → its text.
     parts: Mapping[str, str] = field(default_factory=dict)
@@ -91,7 +91,7 @@ class Settlement:
 
     #: True: the unit is finished for good. False: only this attempt is.
     done: bool = True
-    #: Messages that leave with the commit, by the id under which they wait in the outbox, if there is one.
+    #: Messages that leave with the commit: id → message. With an outbox, they wait in it under this id.
     sent: Mapping[str, Message] = field(default_factory=dict)
     scheduled: Sequence[Scheduled] = ()
     #: Ids to remove from the schedule.

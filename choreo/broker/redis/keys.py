@@ -38,7 +38,7 @@ class Keys:
         return f"{self.prefix}_choreo.exchanges"
 
     def inflight(self, owner: str) -> str:
-        """Hash, one per owner: tag -> queue key, token key and message."""
+        """Hash, one per owner: tag -> the queue's key, the wake-up token's key, and the message."""
         return f"{self.prefix}_choreo.inflight.{owner}"
 
     @property

@@ -78,8 +78,8 @@ def new_owner(timeout: float, at_a_time: int = 1) -> str:
     """
     The id of a new owner: ``host-pid-random-at_a_time-timeout``, with the timeout in ms.
 
-    Host and pid are for people. The scripts read the last two numbers: after how long a silence the owner is dead, and
-    how many of its messages it handled at the same time, at most.
+    Host and pid are for people. The scripts read the last two numbers: how many messages the owner handles at the same
+    time, at most, and after how long a silence it is dead.
     """
     return f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:12]}-{at_a_time}-{int(timeout * 1000)}"
 
@@ -390,7 +390,7 @@ class Ownership:
         self._held = [ref for ref in self._held if ref() is not None]
         return [str(tag) for ref in self._held if (tag := ref()) is not None]
 
-    # -- memory ----------------------------------------------------------------------------------------------------
+    # -- lost bindings ---------------------------------------------------------------------------------------------
 
     def repair_bindings(self) -> None:
         """Make the bindings of this consumer's queues again if Redis has lost any."""

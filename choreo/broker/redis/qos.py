@@ -21,7 +21,7 @@ class QoS(virtual.QoS):
         super().append(message, tag)
 
     def ack(self, delivery_tag: str) -> None:
-        """Ack a message with the channel's next take, or at once if the channel is closed."""
+        """Ack a message: with the channel's next take, or by the thread of its `Ownership` if the channel is closed."""
         message = self._delivered.get(delivery_tag)
         # The commit acks a message that was claimed when it was taken, so this ack is not urgent. If the message comes
         # again, its unit is finished.

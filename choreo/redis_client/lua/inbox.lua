@@ -4,6 +4,7 @@
 -- inbox_has(prefix, place, retention, ms): true if the unit was added within the last `retention` ms.
 -- inbox_add(prefix, place, retention, ms), inbox_remove(prefix, place, retention, ms): add or remove the unit.
 -- KEYS/ARGV: none of their own. prefix: the start of the hashes' names. retention: in ms. ms: the server's time.
+-- Returns: see each function; inbox_add and inbox_remove return nothing.
 --
 -- prefix .. slot .. ':' .. bucket   hash: 16 bytes of a unit's id -> ''. There is one for each slot of time (a third of
 --     the retention) and each of 16384 buckets. A million units in a slot make hashes of 60 fields. Redis keeps them as

@@ -1,7 +1,7 @@
 -- Shared function, for `--!include store/lease` in begin.lua and arrive.lua: claim a unit.
 --
--- claim(unit, parts, attempt, token, lease_ms, max_deliveries, retention_ms, inflight, ahead) returns
---   {'done'} | {'busy', ms left} | {'poison' or 'run', deliveries, part's name, part, part's name, part, ...}
+-- claim(unit, parts, attempt, token, lease_ms, max_deliveries, retention_ms, inflight, ahead)
+-- Returns {'done'} | {'busy', ms left} | {'poison' or 'run', deliveries, part's name, part, part's name, part, ...}
 --
 -- unit is a HASH:
 --   done        1 once a join, or a unit with a dead letter, is finished. Any other finished unit is in the inbox
@@ -13,12 +13,12 @@
 --   deliveries  how often the current attempt was begun
 --
 -- A claim holds as long as `until` or `inflight` says so. `until` says so until the lease runs out. `inflight` says so
--- as long as the token, which is then the tag of the message, is a field of that HASH: until the message is acked or
--- returned. The argument inflight is '' if the copy was not taken from this server.
+-- as long as the token, then the tag of the message, is a field of that HASH: until the message is acked or returned.
+-- The argument inflight is '' if the copy was not taken from this server.
 --
--- With ahead, the claim is made before the handler's turn, and does not count as begun. If the consumer dies, the broker
--- notes the messages that had begun. Such a claim is given only if the unit was not begun before, and the copy is in
--- flight. Otherwise the answer is {'busy', 0}, and the worker asks again in the handler's turn.
+-- With ahead, the claim is made before the handler's turn, and does not count as begun. If the consumer dies, the
+-- broker notes the messages that had begun. Such a claim is given only if the unit was not begun before, and the copy
+-- is in flight. Otherwise the answer is {'busy', 0}, and the worker asks again in the handler's turn.
 
 local function now_ms()
   local time = redis.call('TIME')

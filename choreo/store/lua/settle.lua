@@ -1,9 +1,9 @@
 -- Shared functions, for `--!include store/settle` after redis_client/inbox: settle a claim. Used by commit.lua and by
 -- choreo/fast/lua/commit_fused.lua.
 --
--- settle(i) settles the claim whose arguments begin at ARGV[i], and returns
---   'ok' | 'already' (the unit was settled before) | 'stale' (another worker has the claim, or had it)
---   | 'lost' (the claim is not known, nor is it settled: this server has lost data)
+-- settle(i) settles the claim whose arguments begin at ARGV[i].
+-- Returns 'ok' | 'already' (the unit was settled before) | 'stale' (another worker has the claim, or had it)
+--     | 'lost' (the unit is neither claimed nor settled: this server has lost data)
 -- KEYS 1 due            ZSET schedule id -> time in ms        2 post   HASH schedule id -> message
 --      3 letters        HASH dead letter id -> JSON           4 index  ZSET dead letter id -> time in ms
 --      5 done           start of the names of the inbox's HASHes: see redis_client/lua/inbox.lua
