@@ -373,7 +373,7 @@ def test_an_event_that_nobody_hears_is_counted_and_said_once(
 
     assert app.publisher.unheard == {"order.forgotten": 3}
     assert [record.getMessage() for record in caplog.records] == [
-        "nobody listens to order.forgotten yet; this is said once (choreo_unheard)"
+        "nobody listens to order.forgotten yet; logged once per type and process (choreo_unheard)"
     ]
     assert len(ear.heard()) == 1
 
