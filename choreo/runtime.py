@@ -11,6 +11,7 @@ from kombu.serialization import prepare_accept_content
 
 from choreo.broker.connections import joined, redis_url
 from choreo.broker.publisher import Publisher, Unheard
+from choreo.broker.queue import GuardedQueue
 from choreo.broker.redis.ownership import CONSUMER_TIMEOUT
 from choreo.broker.topology import Topology
 from choreo.declare.context import utc_now
@@ -74,7 +75,7 @@ class Runtime:
             self._park,
             tasks=self._tasks,
             accept=lambda: prepare_accept_content(self._conf.accept_content) or (),
-            on_consume=self.lane.on_consume if self.lane else None,
+            on_consume=self._on_consume,
         )
 
     @cached_property
@@ -174,6 +175,10 @@ class Runtime:
         """The task class in which the service is told of its dead letters."""
         attributes = {"name": notices_of(self.service_name), "listener": staticmethod(listener)}
         return type("DeadLetters", (DeadLetterTask,), attributes)
+
+    def _on_consume(self, queue: GuardedQueue) -> Mapping[str, Any] | None:
+        # The lane is asked for late. It reads the configuration, whose defaults need the topology.
+        return self.lane.on_consume(queue) if self.lane else None
 
     def _park(self, handler: str, message: Message, error: Exception) -> None:
         join = next((known for known in self.subscriptions if isinstance(known, Join) and known.name == handler), None)
