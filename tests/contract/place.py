@@ -41,24 +41,21 @@ class Worker:
             self.connection.drain_events(timeout=seconds)
         return not self.messages
 
-    def lease(self, number: int = 0) -> Receipt:
-        lease = Receipt.of(self.messages[number].properties)
-        assert lease is not None
-        return lease
+    def receipt(self, number: int = 0) -> Receipt:
+        receipt = Receipt.of(self.messages[number].properties)
+        assert receipt is not None
+        return receipt
 
     def claim(self, unit: str, number: int = 0, attempt: int = 1) -> Claim:
-        lease = self.lease(number)
-        return Claim(HANDLER, unit, lease.tag, attempt, (lease.inflight, lease.tag))
+        return Claim(HANDLER, unit, self.receipt(number).tag, attempt)
 
     def holds(self, unit: str, number: int = 0, attempt: int = 1) -> bool:
-        return self.lease(number).holds(unit, attempt)
+        return self.receipt(number).holds(unit, attempt)
 
     def die(self) -> None:
         """Stop like a killed process: nothing is acked, returned or said any more."""
-        own = self.channel._ownership
-        assert own is not None
-        own._stopped.set()
-        own._wake.set()
+        own = self.channel.own()
+        own._heart.end()
         self.place.corner.redis.zadd(f"{self.place.corner.prefix}_choreo.consumers", {own.owner: 1})
 
     def go(self) -> None:

@@ -121,7 +121,7 @@ class Reader:
 
     def die(self) -> None:
         """As after kill -9: no more heartbeats, nothing is given back."""
-        self.channel._ownership.forsake()
+        self.channel.own()._heart.end()
         self.channel._ownership = None
 
     def close(self) -> None:

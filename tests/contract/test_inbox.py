@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from choreo import Terms
-from choreo.broker.redis import scripts
+from choreo.redis_client.scripts import source_of
 from choreo.store import Claim, Settlement, Verdict
 from choreo.store.redis import RedisStore
 
@@ -43,7 +43,7 @@ def run(client: Any, namespace: str) -> Iterator[Any]:
     prefix = f"{namespace}:"
 
     def run(lua: str, *args: Any) -> Any:
-        return client.eval(scripts.source_of("inbox") + lua, 1, prefix, *args)
+        return client.eval(source_of("redis_client/inbox") + lua, 1, prefix, *args)
 
     yield run
     for key in client.scan_iter(f"{prefix}*", count=1000):

@@ -18,11 +18,12 @@ import pytest
 from kombu import Consumer, Queue
 from kombu.asynchronous import Hub
 
-from choreo.broker.redis import consuming, scripts, taking
+from choreo.broker.redis import consuming, scripts, server_settings, taking
 from choreo.broker.redis.ownership import Ownership
 from choreo.broker.redis.packing import UNREADABLE
 from choreo.broker.redis.receipt import Receipt
 from choreo.broker.redis.taking import Pace
+from choreo.fast.channel import ChannelLane
 from choreo.local.server import EmbeddedServer
 from tests.contract.redis_broker import EVENTS, TIMEOUT, TRANSPORT, Corner, Reader, proxy_to
 from tests.waiting import eventually
@@ -359,7 +360,8 @@ def test_in_a_rush_a_worker_that_handles_messages_itself_lets_some_come_together
     hub = Hub()
     reader.connection.transport.register_with_event_loop(reader.connection.connection, hub)
     if in_process:
-        reader.channel._shortcuts["q"] = lambda *_: False
+        reader.channel.hooks = ChannelLane(reader.channel)
+        reader.channel.hooks.serve("q", None, lambda *_: False)
     reader.channel._pace = SimpleNamespace(is_rush=rush, note=lambda _: None)
     rested = []
     reader.on_message = lambda message: message.ack()
@@ -497,12 +499,12 @@ def test_a_delivery_knows_its_owner_so_that_a_script_can_ack_it(corner: Corner):
     reader = corner.reader("q")
     [message] = reader.drain(1)
 
-    lease = Receipt.of(message.properties)
+    receipt = Receipt.of(message.properties)
 
-    assert lease is not None
-    assert [lease.owner] == corner.owners()
-    assert corner.redis.hdel(lease.inflight, lease.tag) == 1
-    assert corner.redis.hdel(lease.inflight, lease.tag) == 0
+    assert receipt is not None
+    assert [receipt.owner] == corner.owners()
+    assert corner.redis.hdel(receipt.inflight, receipt.tag) == 1
+    assert corner.redis.hdel(receipt.inflight, receipt.tag) == 0
     message.ack()  # once more, by the worker: no harm
     reader.close()
     assert corner.waiting("q") == []
@@ -612,7 +614,7 @@ def test_a_beat_while_its_consumer_leaves_does_not_keep_the_messages_from_going_
     fill(corner, "q", 1)
     reader = corner.reader("q")
     reader.drain(1)
-    own = reader.channel._ownership
+    own = reader.channel.own()
     call = own._wire.call
 
     def beat_just_after_leaving(script: scripts.Script, *args):
@@ -670,17 +672,22 @@ def test_a_message_that_cannot_be_counted_comes_back_and_ends_no_heart(corner: C
 
     survivor.drain(1, timeout=TIMEOUT * 4)
 
-    assert survivor.channel._ownership._thread.is_alive()
+    assert has_a_heart(survivor.channel.own())
 
 
-@pytest.mark.parametrize("step", ["_catch_up", "repair_bindings", "bury", "_first_look"])
+def has_a_heart(own: Ownership) -> bool:
+    return any(thread.name == f"choreo-heart-{own.owner}" for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("step", ["_catch_up", "repair_bindings", "bury", "check"])
 def test_nothing_that_a_heart_stumbles_over_makes_it_stop(
     corner: Corner, step: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     def stumble(*_) -> None:
         raise OverflowError("nobody thought of this")
 
-    monkeypatch.setattr(Ownership, step, stumble)
+    # A new consumer's thread first checks the server.
+    monkeypatch.setattr(server_settings if step == "check" else Ownership, step, stumble)
     fill(corner, "q", 1, 2)
     dead = corner.reader("q")
     dead.drain(1)
@@ -690,9 +697,9 @@ def test_nothing_that_a_heart_stumbles_over_makes_it_stop(
 
     assert living.nothing(TIMEOUT * 3) or step != "bury"
 
-    own = living.channel._ownership
+    own = living.channel.own()
     assert own.owner in corner.owners()
-    assert own._thread.is_alive()
+    assert has_a_heart(own)
     said = dead.messages[0].delivery_info["choreo_owner"] if step == "bury" else own.owner
     assert sum(said in line and "ERROR" in line for line in caplog.text.splitlines()) == 1
 
@@ -739,7 +746,7 @@ def test_whoever_lives_keeps_its_messages_though_redis_has_forgotten_who_lived(c
     starts = corner.reader("q")
 
     assert starts.nothing(TIMEOUT * 3)
-    assert living.channel._ownership.owner in corner.owners()
+    assert living.channel.own().owner in corner.owners()
 
 
 def test_a_message_is_its_owners_as_long_as_the_owner_lives(corner: Corner):
@@ -757,7 +764,7 @@ def test_a_stopped_process_loses_its_messages_and_its_late_acks_do_no_harm(corne
     fill(corner, "q", 1)
     zombie = corner.reader("q")
     [message] = zombie.drain(1)
-    own = zombie.channel._ownership
+    own = zombie.channel.own()
     before = own.owner
     # As SIGSTOP would: no beats for longer than the timeout.
     own._beating.acquire()
@@ -779,10 +786,10 @@ def test_what_a_zombie_prefetched_is_not_delivered_twice(corner: Corner):
     fill(corner, "q", 1, 2)
     zombie = corner.reader("q", prefetch=2)
     zombie.drain(1)
-    zombie.channel._ownership._beating.acquire()
+    zombie.channel.own()._beating.acquire()
     other = corner.reader("q", prefetch=2)
     other.drain(2, timeout=TIMEOUT * 4)
-    zombie.channel._ownership._beating.release()
+    zombie.channel.own()._beating.release()
 
     assert zombie.nothing(1.0)
     assert sorted(other.bodies) == [1, 2]

@@ -23,8 +23,10 @@ from kombu import Consumer
 from choreo import Envelope, PermanentFailure, Reason, Retry, Service
 from choreo.broker.queue import HandlerQueue
 from choreo.declare.context import current
+from choreo.delivery.delivery import Delivery
 from choreo.events.ids import task_id
 from choreo.events.message import MOST_NESTED, Message, compact
+from choreo.fast.channel import commits_of
 from choreo.fast.strategy import strategy
 from choreo.worker.worker_events import ServiceDispatcher
 from tests.contract.redis_broker import Corner
@@ -136,7 +138,7 @@ class Worker:
         with Consumer(self.channel, self.queues, on_message=self._received, auto_declare=False):
             while any(self.left(queue.name) for queue in self.queues):
                 self.connection.drain_events(timeout=5)
-                self.channel.line.settle()
+                commits_of(self.channel).settle()
         self.channel.flush_acks()
 
     def left(self, queue: str) -> int:
@@ -281,7 +283,7 @@ def test_a_handler_finds_the_request_and_the_worker_knows_of_it(start: Start, wa
     assert facts["delivery_info"]["routing_key"] == worker.queues[0].name
     assert facts["hostname"] == "shop@here"
     assert facts["is_eager"] is False
-    assert facts["choreo_line"] is worker.channel.line
+    assert facts["choreo_commits"] is commits_of(worker.channel)
     assert "Zoë" in facts["args"][0]
     assert facts["acknowledged"] is False
     assert facts["time_start"] > 0
@@ -335,8 +337,8 @@ def test_a_copy_that_could_not_be_settled_goes_back(start: Start, way: str, monk
             raise ZeroDivisionError("a defect of choreo")
         return began(self)
 
-    began = type(worker.app.tasks[HANDLER])._delivery.__globals__["Delivery"].begin
-    monkeypatch.setattr("choreo.delivery.delivery.Delivery.begin", begin)
+    began = Delivery.begin
+    monkeypatch.setattr(Delivery, "begin", begin)
     worker.tell(envelope(ORDER, id="e-1"))
 
     worker.run()

@@ -192,7 +192,7 @@ def test_a_child_does_not_wait_for_a_lock_that_a_thread_of_its_parent_held(redis
     held, over = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with store._client.connection_pool._lock:
+        with store._calls._client.connection_pool._lock:
             held.set()
             over.wait(30)
 
