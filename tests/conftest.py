@@ -1,12 +1,38 @@
 """Fixtures that every tier shares."""
 
+import os
+import signal
 from collections.abc import Iterator
+from typing import Any
 from uuid import uuid4
 
 import pytest
+from hypothesis import settings
 
 from choreo.local.server import EmbeddedServer
+from tests.parallel import Scheduling, longest_first
 from tests.servers import rabbitmq_vhost, require_rabbitmq
+
+settings.register_profile("dev", deadline=None, max_examples=50)
+settings.register_profile("ci", deadline=None, max_examples=200, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") == "true" else "dev"))
+
+
+# Last, because pytest-randomly shuffles them first.
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    longest_first(items)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    return Scheduling(config, log)
+
+
+def pytest_configure() -> None:
+    # A shell that starts `make test &` lets it ignore SIGINT, and every process inherits that. The programs under test
+    # are to hear Ctrl-C, as they do when a user starts them.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

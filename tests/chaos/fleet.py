@@ -33,7 +33,7 @@ POOLS = {
 #: How long a worker may take to begin to consume, on a machine that does other things as well.
 READY_SECONDS = 60.0
 #: How long a worker may take to stop after SIGTERM.
-GRACE_SECONDS = 15.0
+GRACE_SECONDS = 60.0
 
 
 @dataclass

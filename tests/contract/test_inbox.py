@@ -96,7 +96,7 @@ def test_whatever_an_id_looks_like_it_is_told_from_others_and_spread(run, client
 
 
 def test_many_units_take_few_bytes_each(run, client, namespace):
-    before, count = client.info("memory")["used_memory"], 200_000
+    before, count = client.info("memory")["used_memory"], 20_000
 
     for part in range(10):
         run(FILL, count // 10, part)

@@ -28,7 +28,7 @@ from choreo.worker.events import ServiceDispatcher
 from choreo.worker.strategy import strategy
 from tests.contract.redis_broker import Corner
 from tests.unit.events import OrderConfirmed, OrderPlaced, PaymentCharged, envelope
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 HANDLER, JOIN = "shop.charge", "shop.ship"
 ORDER = OrderPlaced(customer_id="Zoë", total_cents=500)
@@ -134,7 +134,7 @@ class Worker:
         """Handle what is in the queues, and settle it."""
         with Consumer(self.channel, self.queues, on_message=self._received, auto_declare=False):
             while any(self.left(queue.name) for queue in self.queues):
-                self.connection.drain_events(timeout=5)
+                self.connection.drain_events(timeout=DEADLINE)
                 self.channel.line.settle()
         self.channel.flush_acks()
 
@@ -611,7 +611,7 @@ def test_nobody_finds_a_request_that_is_half_made(start: Start, monkeypatch: pyt
         request = current_task.request
         first = threading.Thread(target=lambda: request.root_id)
         first.start()
-        assert making.wait(5)
+        assert making.wait(DEADLINE)
         seen.append("")
         seen.append(request.root_id)
         first.join()

@@ -14,7 +14,7 @@ from choreo.broker.topology import HANDLER_QUEUE
 from tests.integration.orders import OrderPlaced
 from tests.integration.rabbitmq_node import RabbitNode
 from tests.integration.workers import Payment
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 BEGIN_AGAIN = """
     {ok, Queue} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"NAME">>)),
@@ -61,11 +61,11 @@ def test_what_was_confirmed_survives_the_death_of_the_broker_and_the_worker_goes
     node.kill()
     before = len(confirmed)
     node.start()
-    eventually(lambda: len(confirmed) > before + 50, 30)
+    eventually(lambda: len(confirmed) > before + 50)
     stop.set()
     thread.join()
 
-    eventually(lambda: set(confirmed) <= set(payment.noted("done")), 25, "everything confirmed is handled")
+    eventually(lambda: set(confirmed) <= set(payment.noted("done")), reason="everything confirmed is handled")
     # Nothing was handled twice, whatever was delivered twice.
     assert len(payment.noted("done")) == len(set(payment.noted("done")))
     assert worker.process.poll() is None
@@ -107,7 +107,7 @@ def test_a_queue_without_a_leader_is_named_and_after_an_election_the_worker_goes
     node.control("eval", f"ra:trigger_election({{'%2F_{letters}', node()}}).")
     payment.app.publish(OrderPlaced(number=1))
 
-    assert eventually(lambda: payment.noted("done") == [1], 25)
+    assert eventually(lambda: payment.noted("done") == [1])
     assert worker.log().count("does not answer") == 1
 
 
@@ -127,7 +127,7 @@ def test_a_broker_without_memory_is_an_error_in_bounded_time_that_says_so(
     finally:
         node.control("set_vm_memory_high_watermark", "0.4")
 
-    assert seconds < 4
+    assert seconds < DEADLINE / 2
     payment.app.publish(OrderPlaced())
 
 
@@ -154,11 +154,11 @@ def test_a_handler_that_outlasts_consumer_timeout_runs_once_and_the_worker_goes_
     worker = payment.worker("--pool", "threads")
 
     payment.app.publish(OrderPlaced(number=1, seconds=7))
-    worker.wait_for("delivery acknowledgement on channel", 15)
-    eventually(lambda: payment.noted("done") == [1], 15)
+    worker.wait_for("delivery acknowledgement on channel")
+    eventually(lambda: payment.noted("done") == [1])
     payment.app.publish(OrderPlaced(number=2))
 
-    assert eventually(lambda: payment.noted("done") == [1, 2], 20)
+    assert eventually(lambda: payment.noted("done") == [1, 2])
     assert payment.noted("begun") == [1, 2]
     assert worker.process.poll() is None
 
@@ -170,7 +170,7 @@ def test_a_broker_that_stays_away_is_an_error_in_bounded_time(node: RabbitNode, 
         began_at = time.monotonic()
         with pytest.raises(PublishError, match="refused"):
             payment.app.publish(OrderPlaced())
-        assert time.monotonic() - began_at < sum(publisher.PAUSES) + 3
+        assert time.monotonic() - began_at < sum(publisher.PAUSES) + DEADLINE / 2
     finally:
         node.start()
     payment.app.publish(OrderPlaced())
