@@ -54,6 +54,6 @@ format: .venv/.dev  ## Format the code
 	$(BIN)/ruff format .
 
 clean:  ## Remove the virtual environment and everything built
-	rm -rf .venv .bench-envs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .bench-envs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
 
 .PHONY: help demo test unit chaos bench bench-peers lint format clean

@@ -76,7 +76,10 @@ def test_the_first_example_works_as_printed(shop: Path, tmp_path: Path) -> None:
         assert re.findall(r"->  (\w+)@", pinged.stdout) == ["payment"]
     finally:
         up.send_signal(signal.SIGINT)
-        assert up.wait(DEADLINE) == 0
+        try:
+            assert up.wait(DEADLINE) == 0
+        finally:
+            up.kill()
 
 
 def test_the_make_commands_exist() -> None:
