@@ -7,7 +7,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 #: Seconds. A deadline costs nothing when the test passes, so it leaves room for a machine that is busy with more.
-DEADLINE = 60.0
+DEADLINE = 120.0
 
 
 def eventually(probe: Callable[[], T], timeout: float = DEADLINE, reason: str = "") -> T:

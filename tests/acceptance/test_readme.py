@@ -51,12 +51,12 @@ def test_the_first_example_works_as_printed(shop: Path, tmp_path: Path) -> None:
         up = subprocess.Popen(command("choreo up"), cwd=shop, env=environment, stdout=log, stderr=log)
     try:
         line = eventually(
-            lambda: re.search(r"export CHOREO_BROKER_URL=(\S+)", said.read_text()), 60, "choreo up says where it is"
+            lambda: re.search(r"export CHOREO_BROKER_URL=(\S+)", said.read_text()), reason="choreo up says where it is"
         )
         environment["CHOREO_BROKER_URL"] = shlex.split(line[1])[0]
 
         published = subprocess.run(
-            command("choreo publish"), cwd=shop, env=environment, capture_output=True, text=True, timeout=30
+            command("choreo publish"), cwd=shop, env=environment, capture_output=True, text=True, timeout=DEADLINE
         )
 
         assert published.returncode == 0, published.stderr

@@ -58,8 +58,8 @@ def hello(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_the_exit_code_is_the_commands(hello: Path) -> None:
-    assert Guard(python("sys.exit(3)", hello)).wait(10) == 3
-    assert Guard(python("os.kill(os.getpid(), signal.SIGKILL)", hello)).wait(10) == 128 + signal.SIGKILL
+    assert Guard(python("sys.exit(3)", hello)).wait(DEADLINE) == 3
+    assert Guard(python("os.kill(os.getpid(), signal.SIGKILL)", hello)).wait(DEADLINE) == 128 + signal.SIGKILL
 
 
 def test_a_command_that_does_not_exist_says_so(tmp_path: Path) -> None:

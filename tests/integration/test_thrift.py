@@ -46,7 +46,7 @@ def told(payment: Payment) -> Iterator[list[dict[str, Any]]]:
     thread.start()
     yield seen
     stop.set()
-    thread.join(10)
+    thread.join(DEADLINE)
 
 
 def calls(payment: Payment, command: str) -> int:
