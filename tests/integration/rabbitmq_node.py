@@ -86,7 +86,7 @@ class RabbitNode:
         assert self._process is not None
         assert self._process.poll() is None, (self._home / "out").read_text()
         try:
-            with kombu.Connection(self.url, connect_timeout=1) as connection:
+            with kombu.Connection(self.url, connect_timeout=10) as connection:
                 connection.connect()
         except OSError:
             return False

@@ -77,7 +77,7 @@ def test_a_dead_letter_handler_that_ends_its_process_is_not_called_for_ever(paym
 
     payment.app.publish(OrderPlaced(number=13, seconds=0))
 
-    worker.wait_for("ended its worker too often", 40)
+    worker.wait_for("ended its worker too often")
     eventually(lambda: payment.noted("told") == [13, 13])
     payment.app.publish(OrderPlaced(number=14, seconds=0))
     eventually(lambda: payment.noted("told") == [13, 13, 14])

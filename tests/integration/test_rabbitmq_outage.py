@@ -88,7 +88,7 @@ def test_a_queue_that_was_made_just_before_the_broker_died_is_there_with_what_wa
     node.start()
     with payment.app.connection_for_read() as connection:
         connection.connect()
-        connection.connection.transport.sock.settimeout(10)
+        connection.connection.transport.sock.settimeout(DEADLINE)
         found = [queue(connection.default_channel).get(no_ack=True) for queue in queues]
     assert [message and message.headers["id"] for message in found] == [envelope.id] * 2
 
@@ -102,7 +102,7 @@ def test_a_queue_without_a_leader_is_named_and_after_an_election_the_worker_goes
     # What RabbitMQ before 4.3 does when it starts and does not find a queue in its list.
     node.control("eval", BEGIN_AGAIN.replace("NAME", letters))
     node.control("close_all_connections", "test")
-    worker.wait_for(f"queue {letters} does not answer", 25)
+    worker.wait_for(f"queue {letters} does not answer")
     # The way out that docs/deployment.md names.
     node.control("eval", f"ra:trigger_election({{'%2F_{letters}', node()}}).")
     payment.app.publish(OrderPlaced(number=1))

@@ -46,7 +46,7 @@ def an_envelope(subject: str) -> Envelope:
     return Envelope("event-7", "order.placed", "web", subject, time, "story-7", data={"number": 7, "seconds": 0})
 
 
-def taken(payment: Payment, count: int, timeout: float = 5) -> list[Any]:
+def taken(payment: Payment, count: int) -> list[Any]:
     """Take messages off the handler's queue, as another worker would."""
     messages: list[Any] = []
     with payment.app.connection_for_read() as connection:
@@ -57,7 +57,7 @@ def taken(payment: Payment, count: int, timeout: float = 5) -> list[Any]:
                 messages.append(message)
             return len(messages) >= count
 
-        eventually(take, timeout, f"{count} messages in {payment.queue}")
+        eventually(take, reason=f"{count} messages in {payment.queue}")
     return messages
 
 
@@ -65,7 +65,7 @@ def test_a_worker_shows_its_queues_as_they_are_and_makes_no_others(payment: Paym
     payment.worker(patterns="order.*")
     control, namespace = payment.app.control, payment.namespace
 
-    (queues,) = control.inspect(timeout=3).active_queues().values()
+    (queues,) = control.inspect(timeout=DEADLINE, limit=1).active_queues().values()
 
     shown = {queue["name"]: (queue["exchange"]["name"], queue["routing_key"]) for queue in queues}
     assert shown == {
@@ -105,11 +105,11 @@ def test_what_does_not_belong_into_a_handlers_queue_is_kept_as_a_dead_letter(pay
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_sigterm_finishes_what_runs_and_returns_the_rest_at_once(pool: str, payment: Payment) -> None:
     worker = payment.worker("--pool", pool, "--prefetch-multiplier", "4")
-    payment.app.publish_many(OrderPlaced(number=number, seconds=4) for number in range(6))
+    payment.app.publish_many(OrderPlaced(number=number, seconds=10) for number in range(6))
     eventually(lambda: len(payment.noted("begun")) == 2)
 
     worker.process.terminate()
-    returned = taken(payment, 4, timeout=3)
+    returned = taken(payment, 4)
 
     assert payment.noted("done") == []
     assert worker.process.wait(DEADLINE) == 0

@@ -124,7 +124,7 @@ def test_tasks_run_a_shutdown_returns_the_rest_at_once_and_a_kill_loses_nothing(
     eventually(lambda: corner.in_flight() == {}, reason="the last acks are sent although nothing more is taken")
     assert corner.publish("order.placed", [[100], {}, {}], headers={"task": "work", "id": "x"}) == 1
     workers.wait_for("done", 31)
-    replies = workers.app.control.inspect(timeout=5, limit=1).active_queues()
+    replies = workers.app.control.inspect(timeout=DEADLINE, limit=1).active_queues()
     assert [queue["name"] for queues in replies.values() for queue in queues] == ["tasks"]
 
     # SIGTERM: what runs is finished, the rest goes back while it still runs.
