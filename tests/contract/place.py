@@ -14,6 +14,7 @@ from choreo.fast.fused_store import FusedStore
 from choreo.store import Begun, Claim, Verdict
 from tests.contract.redis_broker import Corner
 from tests.unit.events import OrderPlaced, envelope
+from tests.waiting import DEADLINE
 
 HANDLER = "payment.charge"
 RUN = Begun(Verdict.RUN, deliveries=1)
@@ -33,7 +34,7 @@ class Worker:
 
     def take(self, count: int = 1) -> list[Any]:
         while len(self.messages) < count:
-            self.connection.drain_events(timeout=5)
+            self.connection.drain_events(timeout=DEADLINE)
         return self.messages
 
     def takes_nothing(self, seconds: float = 0.3) -> bool:

@@ -25,7 +25,7 @@ from choreo.store import Arrival, Claim, Verdict
 from choreo.store.parts import unit_of
 from tests.contract.redis_broker import Corner
 from tests.unit.events import OrderConfirmed, OrderRejected, PaymentCharged, envelope
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 HANDLER = "shop.ship"
 ARRIVAL = Arrival("a", "a", "<a>", {"a": None, "b": None}, at_least=2, within=60)
@@ -70,7 +70,7 @@ class Shop:
         consumer = Consumer(self.channel, [self.queue], on_message=self._received, auto_declare=False)
         consumer.consume()
         while len(self.messages) < count:
-            self.connection.drain_events(timeout=5)
+            self.connection.drain_events(timeout=DEADLINE)
         return self.messages
 
     def _received(self, message: Any) -> None:

@@ -31,7 +31,7 @@ from choreo.fast.strategy import strategy
 from choreo.worker.worker_events import ServiceDispatcher
 from tests.contract.redis_broker import Corner
 from tests.unit.events import OrderConfirmed, OrderPlaced, PaymentCharged, envelope
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 HANDLER, JOIN = "shop.charge", "shop.ship"
 ORDER = OrderPlaced(customer_id="Zoë", total_cents=500)
@@ -137,7 +137,7 @@ class Worker:
         """Handle what is in the queues, and settle it."""
         with Consumer(self.channel, self.queues, on_message=self._received, auto_declare=False):
             while any(self.left(queue.name) for queue in self.queues):
-                self.connection.drain_events(timeout=5)
+                self.connection.drain_events(timeout=DEADLINE)
                 commits_of(self.channel).settle()
         self.channel.flush_acks()
 
@@ -614,7 +614,7 @@ def test_nobody_finds_a_request_that_is_half_made(start: Start, monkeypatch: pyt
         request = current_task.request
         first = threading.Thread(target=lambda: request.root_id)
         first.start()
-        assert making.wait(5)
+        assert making.wait(DEADLINE)
         seen.append("")
         seen.append(request.root_id)
         first.join()

@@ -575,10 +575,7 @@ def test_a_join_does_as_the_model_says_whatever_happens_to_it(redis_server: Embe
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=150 if kind == "memory" else 75,
             stateful_step_count=40,
-            deadline=None,
-            derandomize=True,
             suppress_health_check=list(HealthCheck),
         ),
     )

@@ -174,10 +174,7 @@ def test_both_stores_give_the_same_answers_whatever_the_workers_do(redis_server,
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=100,
             stateful_step_count=30,
-            deadline=None,
-            derandomize=True,
             suppress_health_check=list(HealthCheck),
         ),
     )
