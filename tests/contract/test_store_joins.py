@@ -358,6 +358,17 @@ def test_what_was_handed_out_cannot_be_called_off_any_more(rig):
     assert not rig.store.unschedule(HANDLER, "m")
 
 
+def test_a_deadline_that_was_sent_cannot_be_called_off_and_its_join_is_still_found(rig):
+    arrive(rig.store, "a")
+    rig.pass_time(WITHIN + 5)
+    assert due(rig.store) == [deadline_id(UNIT)]
+    rig.store.sent(HANDLER, [deadline_id(UNIT)])
+
+    assert not rig.store.unschedule(HANDLER, deadline_id(UNIT))
+
+    assert rig.store.look(HANDLER, UNIT).reminded
+
+
 def test_what_was_called_off_can_be_scheduled_again(rig):
     rig.store.schedule(HANDLER, Scheduled("m", Message("", HANDLER, b"first"), 0))
     rig.store.unschedule(HANDLER, "m")

@@ -201,7 +201,7 @@ def test_a_child_does_not_wait_for_a_lock_that_a_thread_of_its_parent_held(redis
     held.wait(DEADLINE)
     child = os.fork()
     if child == 0:
-        signal.alarm(5)
+        signal.alarm(int(DEADLINE))
         os._exit(0 if store.begin(claim()).verdict is Verdict.RUN else 1)
     over.set()
     _, status = os.waitpid(child, 0)

@@ -33,7 +33,7 @@ LEANS_ON: tuple[tuple[type, str, tuple[str, ...] | None, str], ...] = (
     (redis.Channel, "_get_pool", ("asynchronous",), "a pool with the channel's settings"),
     (redis.Channel, "_create_client", ("asynchronous",), "a client with the channel's settings"),
     (redis.Channel, "_disconnect_pools", (), "called at the end and after a fork; extended"),
-    (redis.Channel, "_after_fork", (), "called in a forked child; extended"),
+    (redis.Channel, "_after_fork", (), "closes the pools in a forked child"),
     (redis.Channel, "_basic_cancel", ("consumer_tag",), "called when a consumer is cancelled; extended"),
     (redis.Channel, "_unsubscribe_from", ("queue",), "called by _basic_cancel for fanout queues"),
     (redis.Channel, "conn_or_acquire", ("client",), "gives kombu its client; replaced"),
