@@ -1,6 +1,9 @@
 # All targets use a local virtual environment, which is built on first use. Needs Python 3.11+ and make.
 
 PYTHON ?= python3
+# Most tests wait for processes and for time to pass, so there are more of them at once than a machine has cores.
+WORKERS ?= 4
+PARALLEL := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 
@@ -26,8 +29,11 @@ help:  ## Show this list
 demo: .venv/.demo  ## Run the food-delivery story: seven services, real workers, an embedded server
 	@$(BIN)/python -m handlers.demo
 
-test: .venv/.dev  ## Run every test that this machine can run
-	@$(BIN)/python -m pytest
+test: .venv/.dev  ## Run every test that this machine can run, in random order (PYTEST="-k joins")
+	@$(BIN)/python -m pytest $(PARALLEL) $(PYTEST)
+
+unit: .venv/.dev  ## Run the tests that open no socket, in seconds
+	@$(BIN)/python -m pytest tests/unit -n 2 $(PYTEST)
 
 chaos: .venv/.dev  ## Hunt for lost events for a long time (CHAOS_ORDERS=2000; CHAOS_SEED=... repeats a run)
 	@CHAOS_ORDERS=$${CHAOS_ORDERS:-2000} $(BIN)/python -m pytest tests/chaos -s --durations=10
@@ -48,6 +54,6 @@ format: .venv/.dev  ## Format the code
 	$(BIN)/ruff format .
 
 clean:  ## Remove the virtual environment and all built files
-	rm -rf .venv .bench-envs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .bench-envs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
 
-.PHONY: help demo test chaos bench bench-peers lint format clean
+.PHONY: help demo test unit chaos bench bench-peers lint format clean

@@ -183,8 +183,7 @@ class Runtime:
         return type("DeadLetters", (DeadLetterTask,), attributes)
 
     def _on_consume(self, queue: GuardedQueue) -> Mapping[str, Any] | None:
-        # The lane is asked when a queue is consumed. Asking for it while the topology is made could make two lanes:
-        # reading a setting for the first time makes the topology.
+        # The lane is asked for late. It reads the configuration, whose defaults need the topology.
         return self.lane.on_consume(queue) if self.lane else None
 
     def _park(self, handler: str, message: Message, error: Exception) -> None:

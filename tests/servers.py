@@ -10,6 +10,8 @@ from uuid import uuid4
 import kombu
 import pytest
 
+from tests.waiting import DEADLINE
+
 #: A RabbitMQ that tests may make vhosts on. CI must have one.
 RABBITMQ_URL = os.environ.get("CHOREO_TEST_RABBITMQ_URL", "amqp://guest:guest@127.0.0.1:5672")
 
@@ -36,7 +38,7 @@ def rabbitmq_vhost(url: str) -> Iterator[str]:
     """A fresh vhost for one test where `rabbitmqctl` is at hand; otherwise the server's own, with its queues shared."""
     vhost = f"choreo-test-{uuid4().hex[:8]}"
     try:
-        subprocess.run(["rabbitmqctl", "-q", "add_vhost", vhost], check=True, capture_output=True, timeout=30)
+        subprocess.run(["rabbitmqctl", "-q", "add_vhost", vhost], check=True, capture_output=True, timeout=DEADLINE)
     except (FileNotFoundError, subprocess.SubprocessError):
         yield url
         return
@@ -47,4 +49,4 @@ def rabbitmq_vhost(url: str) -> Iterator[str]:
     try:
         yield f"{url.rstrip('/')}/{vhost}"
     finally:
-        subprocess.run(["rabbitmqctl", "-q", "delete_vhost", vhost], check=True, capture_output=True, timeout=30)
+        subprocess.run(["rabbitmqctl", "-q", "delete_vhost", vhost], check=True, capture_output=True, timeout=DEADLINE)

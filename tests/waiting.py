@@ -6,8 +6,11 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+#: Seconds. A deadline costs nothing when the test passes, so it leaves room for a machine that is busy with more.
+DEADLINE = 120.0
 
-def eventually(probe: Callable[[], T], timeout: float = 15.0, reason: str = "") -> T:
+
+def eventually(probe: Callable[[], T], timeout: float = DEADLINE, reason: str = "") -> T:
     """Call ``probe`` until it answers something true, and return that. Fails with its last answer."""
     deadline = time.monotonic() + timeout
     while True:

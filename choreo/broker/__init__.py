@@ -1,1 +1,1 @@
-"""How events travel: the Redis transport, and what RabbitMQ needs to promise the same."""
+"""How events travel: the transport for Redis, and the additions that give RabbitMQ the same guarantees."""

@@ -1,6 +1,6 @@
-"""Bindings that exist on the broker: removing them, making them again, and looking at queues nobody reads.
+"""Bindings on the broker: removing them, making them again, and counting the messages in orphaned queues.
 
-No broker lists its bindings over the protocol, so the store remembers which ones there may be.
+No broker lists its bindings over the protocol, so the store remembers which ones may exist.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,16 +15,21 @@ from choreo.declare.subscription import Binding
 
 
 class Bindings:
-    """The bindings of one exchange. Calls open connections of their own; they are rare, but for `ensure`."""
+    """
+    The bindings of one exchange.
+
+    Each call opens a connection of its own, since calls are rare. Only `ensure` is called often: on Redis it keeps its
+    connection.
+    """
 
     def __init__(self, connect: Callable[[], Connection], exchange: Exchange) -> None:
         self._connect = connect
         self._exchange = exchange
-        #: To Redis, for `ensure`.
+        #: The connection to Redis that `ensure` keeps.
         self._held: Connection | None = None
 
     def remove(self, bindings: Sequence[Binding]) -> None:
-        """Remove bindings. What is gone already is no error."""
+        """Remove bindings. A binding that does not exist is no error."""
 
         def remove(channel: Any, queue: str, pattern: str) -> None:
             Queue(queue, channel=channel).unbind_from(self._exchange, routing_key=pattern)
@@ -32,7 +37,7 @@ class Bindings:
         self._do(remove, bindings)
 
     def make(self, bindings: Sequence[Binding]) -> None:
-        """Make bindings. A queue that does not exist gets none."""
+        """Make bindings. A queue that does not exist is skipped."""
 
         def make(channel: Any, queue: str, pattern: str) -> None:
             self._exchange(channel).declare()
@@ -41,7 +46,11 @@ class Bindings:
         self._do(make, bindings)
 
     def ensure(self, bindings: Sequence[Binding]) -> None:
-        """Make those that are missing, as `make` does. RabbitMQ cannot tell which are, and makes what is there anew."""
+        """
+        Make the bindings that are missing, as `make` does.
+
+        RabbitMQ cannot tell which are missing: there all of them are made, and an existing one stays as it is.
+        """
         try:
             missing = self._missing(bindings)
         except Exception:
@@ -61,13 +70,13 @@ class Bindings:
         return missing
 
     def close(self) -> None:
-        """Close what is held open. A later call opens it again."""
+        """Close the connection that `ensure` keeps. A later call opens it again."""
         held, self._held = self._held, None
         if held is not None:
             held.release()
 
     def waiting(self, queues: Sequence[str]) -> dict[str, int]:
-        """How many messages wait in each of these queues; those that do not exist are left out."""
+        """Queue → how many messages wait in it. A queue that does not exist is left out."""
         found: dict[str, int] = {}
 
         def look(channel: Any, queue: str) -> None:
@@ -77,12 +86,12 @@ class Bindings:
         return found
 
     def _do(self, step: Callable[..., None], about: Iterable[tuple[str, ...]]) -> None:
-        """Do a step for each. What does not exist is left out."""
+        """Call ``step`` with each tuple of names. A queue or exchange that does not exist is skipped."""
         with self._connect() as connection:
             ensure_connected(connection)
             if isinstance(connection.connection, amqp.Connection):
                 connection.connection.transport.sock.settimeout(TIMEOUT)
-            # One channel costs as much as all that is done on it. RabbitMQ's client opens it again after a refusal.
+            # One channel for all steps: opening it takes as long as they do. py-amqp reopens it after a refusal.
             channel = connection.channel()
             for names in about:
                 try:

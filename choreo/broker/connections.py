@@ -1,4 +1,4 @@
-"""How a service reaches its broker: Celery's AMQP toolbox, with choreo's queues and a safe connection."""
+"""How a service connects to its broker: Celery's AMQP classes, with choreo's queues, transport and options."""
 
 from collections.abc import Iterable
 from importlib import import_module
@@ -12,7 +12,7 @@ from kombu import Connection, Queue
 from choreo.broker.queue import HandlerQueue
 from choreo.errors import DeclarationError
 
-#: For these schemes choreo brings its own transport; see choreo/broker/redis/transport.py for the reasons.
+#: URL scheme → choreo's own transport. See choreo/broker/redis/transport.py for its guarantees.
 _TRANSPORTS = {
     "redis": "choreo.broker.redis.transport:Transport",
     "rediss": "choreo.broker.redis.transport:Transport",
@@ -20,17 +20,17 @@ _TRANSPORTS = {
     "valkeys": "choreo.broker.redis.transport:Transport",
     "sentinel": "choreo.broker.redis.transport:SentinelTransport",
 }
-#: Without confirms RabbitMQ loses what is published while a connection breaks, and nobody is told.
+#: Without publisher confirms, a message that is published while the connection breaks is lost without an error.
 _AMQP_OPTIONS = {"confirm_publish": True}
 
 
 def joined(url: str | Iterable[str] | None) -> str:
-    """A broker's URL or, as Celery takes it too, the URLs of its nodes: one text, with semicolons in between."""
+    """A broker's URL or a list of its nodes' URLs, which Celery takes too, as one text: joined by semicolons."""
     return url if isinstance(url, str) else ";".join(url or ())
 
 
 def redis_url(broker_url: str) -> str:
-    """The URL of a broker as Redis's own clients write it; "" where the broker is no Redis."""
+    """The broker's URL in the form that redis-py takes; "" if the broker is no Redis."""
     scheme, _, rest = broker_url.partition("://")
     if scheme == "redis+socket":
         path, _, query = rest.partition("?")
@@ -44,7 +44,7 @@ class BrokerConnection(Connection):
     """
     A kombu connection that uses choreo's transport on Redis, and publisher confirms on RabbitMQ.
 
-    Raises `DeclarationError` where the broker is several Redis servers.
+    Raises `DeclarationError` if the URL names several Redis servers.
     """
 
     def __init__(self, hostname: str | Iterable[str] = "localhost", *args: Any, **options: Any) -> None:
@@ -53,12 +53,12 @@ class BrokerConnection(Connection):
         if scheme in _TRANSPORTS and scheme != "sentinel" and ";" in rest:
             places = ", ".join(urlsplit(url).netloc.rpartition("@")[2] for url in hostname.split(";"))
             raise DeclarationError(
-                f"the broker is several Redis servers ({places}): what one of them holds the others do not know of, so "
-                "that events would wait where nobody looks, and joins fall apart. Name one of them or, where they are "
-                "copies of each other, Sentinel: sentinel://a:26379;sentinel://b:26379."
+                f"the broker is several Redis servers ({places}), which share no data: events would wait on one while "
+                "workers read from another, and joins would never complete. Name one of them or, if they are replicas "
+                "of each other, Sentinel: sentinel://a:26379;sentinel://b:26379."
             )
         if scheme == "redis+socket":
-            # For a URL with a plus kombu goes by the URL alone; the transport has an alias for that.
+            # For a URL with a plus kombu ignores the option `transport` and looks its scheme up among the aliases.
             import_module("choreo.broker.redis.transport")
             hostname = f"choreo+socket://{rest}"
         if scheme in _TRANSPORTS and not options.get("transport"):
@@ -68,12 +68,12 @@ class BrokerConnection(Connection):
         super().__init__(hostname, *args, **options)
 
     def switch(self, conn_str: str) -> None:
-        """Go on to another node. Kombu goes by the URL alone then, and takes its own transport."""
+        """Switch to another node. Kombu would take its own transport, by the URL's scheme; this keeps choreo's."""
         super().switch(conn_str)
         self.transport_cls: Any = _TRANSPORTS.get(str(self.transport_cls), self.transport_cls)
 
     def as_uri(self, *args: Any, **options: Any) -> str:
-        """The URL by the scheme that everybody knows (Flower, the worker's banner), not by the transport's path."""
+        """The URL with the usual scheme, for Flower and the worker's banner. Kombu would show the transport's path."""
         uri = str(super().as_uri(*args, **options))
         for scheme in ("sentinel", "rediss" if self.ssl else "redis"):
             uri = uri.replace(f"{_TRANSPORTS[scheme]}://", f"{scheme}://")
@@ -81,10 +81,10 @@ class BrokerConnection(Connection):
 
 
 class ServiceQueues(Queues):
-    """The queues of a service, as the worker's banner shows them."""
+    """The queues of a service. They differ from Celery's in how the worker's banner shows them."""
 
     def format(self, indent: int = 0, indent_first: bool = True) -> str:
-        """Where each queue gets its messages from."""
+        """One line per queue: its name, its exchange, and the patterns that it is bound to."""
         lines = [_line(queue) for _, queue in sorted(self.consume_from.items())]
         if indent_first or not lines:
             return str(textindent("\n".join(lines), indent))
@@ -92,12 +92,13 @@ class ServiceQueues(Queues):
 
 
 class ServiceAMQP(AMQP):
-    """Celery asks this for connections and queues."""
+    """Celery's factory of connections and queues. It makes choreo's."""
 
     Connection = BrokerConnection
     queues_cls = ServiceQueues
 
     def Queues(self, queues: Any, *args: Any, **options: Any) -> Queues:  # noqa: N802 - Celery's name
+        """The given queues, and those of the service's topology."""
         return super().Queues([*self.app.runtime.topology.queues(), *(queues or ())], *args, **options)
 
 

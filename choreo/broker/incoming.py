@@ -1,8 +1,7 @@
-"""What a broker hands over, read with suspicion.
+"""Reading deliveries that may hold anything.
 
-Anybody can put anything into a queue. What Celery makes of a message that it does not expect ranges from silence to
-the end of the worker, so nothing of the sender's is passed on as it came: the event is read here, and Celery gets a
-message that is made here.
+Any program can put any message into a queue. Celery drops some unexpected messages and ends the worker on others. So
+no delivery is passed on as it came: the event is read and checked here, and Celery gets a message that is built here.
 """
 
 import json
@@ -22,32 +21,32 @@ from choreo.events.message import EVENT_TASK, JSON, MOST_NESTED, Message, is_too
 Headers = dict[str, Any]
 
 _dumps = json.JSONEncoder(ensure_ascii=False).encode
-#: How choreo writes the arguments of a task message around an event.
+#: The text before and after an event in the body of a task message that choreo writes.
 _BEFORE, _AFTER = "[[{", "}],{},{}]"
 
 _brief = Repr()
 _brief.maxstring = _brief.maxother = 200
-#: A stranger's value in an error: it may be lists without end.
+#: Shortens a value from a message for an error text: the value may be of any size.
 brief = _brief.repr
 
-#: More attempts than anybody makes; what is above was not written by choreo.
+#: The highest credible number of attempts. No handler is retried so often, so choreo never writes a higher one.
 MOST_RETRIES = 1_000_000
 
 
 class EventText(str):
-    """An event as JSON, with its envelope. Pickled, it is a plain text: another process reads the envelope again."""
+    """An event as JSON, with its envelope. It is pickled as a plain text: another process reads the envelope again."""
 
     __slots__ = ("envelope", "note")
     envelope: Envelope
-    #: Free for the hooks of the channel that took the event.
+    #: For the hooks of the channel that took the event; choreo.broker does not use it.
     note: Any
 
     @classmethod
     def of(cls, envelope: Envelope, text: str | None = None) -> "EventText":
-        """Raises `EnvelopeError` when it cannot be written."""
+        """The text for this envelope. Raises `EnvelopeError` when the envelope cannot be written as JSON."""
         try:
             made = cls(_dumps(envelope.to_wire()) if text is None else text)
-            made.encode()  # half a surrogate pair is no UTF-8
+            made.encode()  # raises for half a surrogate pair, which is no UTF-8
         except (ValueError, RecursionError) as error:
             raise EnvelopeError(f"it cannot be written again: {error}") from error
         made.envelope, made.note = envelope, None
@@ -59,9 +58,9 @@ class EventText(str):
 
 def plain_event(text: bytes) -> EventText | None:
     """
-    The event in the text of a message that is as choreo sends it, and comes for the first time.
+    Fast path: the event in the text of a message, if choreo wrote the message and it was not delivered before.
 
-    None where somebody has to look closer: see `Incoming`.
+    None in every other case, and for every error: `Incoming` then reads the message, and names the fault.
     """
     try:
         message = parsed(text.decode())
@@ -79,21 +78,21 @@ def plain_event(text: bytes) -> EventText | None:
         )
         event = _own_text(body) if is_plain else None
         return EventText.of(Envelope.from_wire(parsed(event)), event) if event else None
-    except Exception:  # whatever it is, it is found again by whoever looks closer
+    except Exception:  # `Incoming` will find the same fault, and report it
         return None
 
 
 class Incoming:
-    """A delivery of RabbitMQ's client, or of one of kombu's virtual transports."""
+    """A delivery by py-amqp (RabbitMQ) or by one of kombu's virtual transports (Redis, memory)."""
 
     def __init__(self, message: Any) -> None:
         self.message = message
-        # RabbitMQ's client keeps in the properties what kombu's messages have as attributes.
+        # py-amqp keeps headers and content type in the properties; kombu's messages have them as attributes.
         self._is_amqp = isinstance(message, amqp.Message)
 
     @property
     def headers(self) -> Headers:
-        """The headers. Raises `EnvelopeError` when there is no table of them."""
+        """The headers. Raises `EnvelopeError` when they are no table."""
         headers = self._headers()
         if not isinstance(headers, dict):
             raise EnvelopeError(f"the headers are {type(headers).__name__}, not a table")
@@ -101,10 +100,15 @@ class Incoming:
 
     @property
     def content_type(self) -> Any:
+        """The content type, as the sender wrote it: it may be of any Python type."""
         return self._property("content_type")
 
     def event(self, *tasks: str) -> tuple[EventText, int]:
-        """The event, and how often it was tried before. Raises `EnvelopeError` when there is none."""
+        """
+        The event, and how many attempts were made before.
+
+        ``tasks`` are task names that are allowed beside `EVENT_TASK`. Raises `EnvelopeError` when there is no event.
+        """
         headers = self.headers
         if headers.get("task") not in (EVENT_TASK, *tasks):
             raise EnvelopeError(
@@ -123,8 +127,8 @@ class Incoming:
         raise EnvelopeError("the body is not a task message whose one argument is an event")
 
     def _may_be_deep(self) -> bool:
-        """Whether there are so many brackets that looking closer is worth the time."""
-        # What is compressed or escaped shows no brackets.
+        """True if the body has more brackets than `MOST_NESTED`, so that its depth must be measured."""
+        # Brackets cannot be counted in a compressed body. A backslash may escape one, so it counts as one.
         if self._is_amqp and self.headers.get("compression"):
             return True
         body = self.message.body
@@ -133,7 +137,7 @@ class Incoming:
         return _has_many_brackets(body)
 
     def _text_of_event(self) -> str | None:
-        """The event's own text, where it is as choreo writes it; None where it has to be written anew."""
+        """The event's own text, if choreo wrote it; None if the text must be made from the envelope."""
         body = self.message.body
         if isinstance(body, bytes):
             body = body.decode(errors="replace")
@@ -149,16 +153,17 @@ class Incoming:
         return _parsed(self._plain())
 
     def decoded(self, accept: Container[str]) -> Any:
-        """The body as Celery will decode it. Raises `EnvelopeError` where Celery would not take or not read it."""
+        """The body as Celery will decode it. Raises `EnvelopeError` if Celery would refuse or could not read it."""
         content_type = self.content_type
         if not isinstance(content_type, str) or content_type not in accept:
             raise EnvelopeError(f"the content type {brief(content_type)} is none that the service takes")
         if getattr(self.message, "errors", None):
             raise EnvelopeError(f"the body cannot be decompressed: {self.message.errors[0][1]}")
         try:
-            # Kombu makes objects of what looks like its own types, and Celery drops what it cannot make one of.
+            # Kombu turns JSON objects that look like its typed values into such values. If that fails, Celery drops
+            # the message.
             return loads(self._plain(), content_type, self._property("content_encoding"), accept=accept)
-        except Exception as error:  # whatever a decoder may raise
+        except Exception as error:  # a decoder may raise anything
             raise EnvelopeError(f"the body cannot be read: {short(error)}") from error
 
     def _plain(self) -> Any:
@@ -167,11 +172,15 @@ class Incoming:
             return body
         try:
             return decompress(body, self.headers["compression"])
-        except Exception as error:  # whatever a decoder may raise on bytes that somebody else made
+        except Exception as error:  # a decoder may raise anything
             raise EnvelopeError(f"the body cannot be decompressed: {short(error)}") from error
 
     def become(self, headers: Headers, argument: str, delivery_info: dict[str, Any]) -> None:
-        """Make this delivery another message, as plain as can be. Raises `EnvelopeError` when it cannot be written."""
+        """
+        Replace headers and body of this delivery: the task's one argument is the text ``argument``.
+
+        Raises `EnvelopeError` when the text cannot be written as UTF-8.
+        """
         try:
             self.message.body = f"[[{quoted(argument)}], {{}}, {{}}]".encode()
         except ValueError as error:
@@ -182,11 +191,11 @@ class Incoming:
         else:
             self.message.headers = headers
             self.message.content_type, self.message.content_encoding = JSON, "utf-8"
-            # Celery looks at the arguments; it need not parse what was written a moment ago.
+            # The decoded arguments, so that Celery need not parse the body.
             self.message._decoded_cache = [[argument], {}, {}]
 
     def raw(self, queue: str) -> Message:
-        """What came, byte for byte, addressed so that a replay brings it to this queue again."""
+        """The delivery byte for byte, addressed so that a replay brings it to ``queue`` again."""
         headers, body = self._headers(), self.message.body
         return Message(
             exchange="",
@@ -205,7 +214,7 @@ class Incoming:
 
 
 def _own_text(body: str) -> str | None:
-    # An escape may stand for what cannot be written.
+    # An escape may stand for half a surrogate pair, which cannot be written as UTF-8.
     if body.startswith(_BEFORE) and body.endswith(_AFTER) and "\\u" not in body:
         return str(body[len(_BEFORE) - 1 : 1 - len(_AFTER)])
     return None
@@ -218,16 +227,16 @@ def _has_many_brackets(body: str) -> bool:
 def _parsed(text: Any) -> Any:
     try:
         return parsed(text)
-    except Exception as error:  # whatever a parser may raise on a text that somebody else made
+    except Exception as error:  # a parser may raise anything
         raise EnvelopeError(f"the body is not JSON: {short(error)}") from error
 
 
 def _text(value: Any) -> str:
-    """A property for people to look at; what should be a text may be lists without end."""
+    """A property as a text for people, shortened if it is no text."""
     return value if isinstance(value, str) else brief(value)
 
 
 def short(error: Exception) -> str:
-    """The error in a line."""
+    """The error in one line of at most 203 characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else f"{text[:200]}..."

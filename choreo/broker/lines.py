@@ -1,7 +1,7 @@
-"""Connections to publish on.
+"""Lines: connections for publishing.
 
-A line is one connection, in the hands of one thread at a time. It is used until something goes wrong on it, and then
-thrown away: after an error nobody knows what is still under way on it. A process that was forked makes its own.
+A line is one connection, used by one thread at a time. After an error it is dropped, since messages and answers may
+still be under way on it. A forked process makes lines of its own.
 """
 
 import threading
@@ -17,30 +17,32 @@ from choreo import forks
 from choreo.errors import PublishError
 from choreo.events.message import Message
 
-#: Seconds without any answer after which the broker counts as stuck.
+#: Seconds to wait for an answer of the broker.
 TIMEOUT = 5.0
-#: How many lines one process has at most.
+#: The most lines of one process.
 LINES = 10
 
 
 @dataclass(slots=True, eq=False)
 class Post:
-    """A message on its way."""
+    """A message that is being published, and the broker's answer."""
 
     message: Message
-    #: The broker holds it for every queue that it is meant for.
+    #: True once the broker holds the message for every queue that it is meant for.
     confirmed: bool = False
-    #: Why the broker does not take it; it is not tried again.
+    #: The reason why the broker did not take the message; "" if there is none. It is not sent again then.
     refused: str = ""
-    #: Whether any queue got it; None where the broker does not say.
+    #: True if a queue got the message, False if none did; None if the broker does not say.
     heard: bool | None = None
 
     @property
     def pending(self) -> bool:
+        """True until the broker has confirmed or refused the message."""
         return not (self.confirmed or self.refused)
 
     @property
     def to_one_queue(self) -> bool:
+        """True if the message is addressed to one queue by its name, and not to an exchange."""
         return self.message.exchange == ""
 
     def __str__(self) -> str:
@@ -48,26 +50,26 @@ class Post:
 
 
 class Line(Protocol):
-    """One connection to publish on. After an exception it is to be dropped."""
+    """One connection for publishing. The caller must drop it after an exception."""
 
     def send(self, posts: Sequence[Post]) -> None:
-        """Send all, and mark each as confirmed or refused. Raises whatever the client raises, some still pending."""
+        """Send all posts, and mark each as confirmed or refused. After an exception some are still pending."""
 
     def is_passing(self, error: Exception) -> bool:
-        """Whether the same may well succeed on a new line."""
+        """True if sending again on a new line may succeed."""
 
     def concerns_one(self, error: Exception) -> bool:
-        """Whether the error is about one of several messages, and a new line would take the others."""
+        """True if the error is due to one of several messages, so that the others may succeed on a new line."""
 
     def why(self, error: Exception) -> str:
-        """The error in words for people."""
+        """The error as a text for people."""
 
     def drop(self) -> None:
-        """Close without asking the broker, which may no longer answer."""
+        """Close the connection without a request to the broker, which may no longer answer."""
 
 
 class VirtualLine(Line):
-    """A line to a broker of which kombu knows no confirms (memory): what the call did not refuse is there."""
+    """A line to a broker without publisher confirms (memory): a message counts as confirmed when the call returns."""
 
     def __init__(self, connection: Connection, exchange: Exchange) -> None:
         connection.transport_options.setdefault("socket_timeout", TIMEOUT)
@@ -76,6 +78,7 @@ class VirtualLine(Line):
         self._producer: Any = None
 
     def send(self, posts: Sequence[Post]) -> None:
+        """Send the posts one by one."""
         if self._producer is None:
             ensure_connected(self._connection)
             self._producer = Producer(self._connection.channel(), auto_declare=False)
@@ -89,28 +92,32 @@ class VirtualLine(Line):
                 content_type=message.content_type,
                 content_encoding=message.content_encoding,
                 delivery_mode=2,
-                # Without the declaration a fresh process would not know that the exchange is a topic exchange.
+                # Without the declaration kombu would take the exchange for a direct exchange.
                 declare=[] if post.to_one_queue else [self._exchange],
             )
             post.confirmed = True
 
     def is_passing(self, error: Exception) -> bool:
+        """True if the connection broke, except by a timeout."""
         return isinstance(error, self._connection.recoverable_connection_errors) and not _is_timeout(error)
 
-    def concerns_one(self, error: Exception) -> bool:  # noqa: ARG002 - never: messages are sent one by one
+    def concerns_one(self, error: Exception) -> bool:  # noqa: ARG002
+        """False: messages are sent one by one."""
         return False
 
     def why(self, error: Exception) -> str:
+        """The error as a text for people."""
         if _is_timeout(error):
             return f"the broker did not answer within {TIMEOUT:g} s"
         return str(error) or repr(error)
 
     def drop(self) -> None:
+        """Close the connection, and wait for the socket for 1 second at most."""
         self._connection.collect(socket_timeout=1)
 
 
 class Lines:
-    """A pool of lines. Safe in threads, and in a forked child, which never touches its parent's sockets."""
+    """A pool of lines. Safe in threads, and in a forked child, which never uses its parent's sockets."""
 
     def __init__(self, make: Callable[[], Line], limit: int = LINES) -> None:
         self._make = make
@@ -124,7 +131,11 @@ class Lines:
 
     @contextmanager
     def one(self) -> Iterator[Line]:
-        """A line for this block alone. If the block raises, the line is dropped."""
+        """
+        A line for this block alone. If the block raises, the line is dropped.
+
+        Raises `PublishError` if no line is free within `TIMEOUT` seconds.
+        """
         free, idle = self._free, self._idle
         if not free.acquire(timeout=TIMEOUT):
             raise PublishError(f"all {self._limit} connections of this process were busy for {TIMEOUT:g} s")
@@ -147,19 +158,23 @@ class Lines:
 
     def close(self) -> None:
         """Drop the lines that are not in use."""
-        # Another thread may take the last one meanwhile.
+        # Another thread may take the last one in between, so an empty deque is no error.
         with suppress(IndexError):
             while True:
                 self._idle.pop().drop()
 
     def after_fork(self) -> None:
-        # The lines belong to the parent. Forgetting them closes this process's copy of each socket and sends nothing;
-        # the semaphore may have been held by a thread that does not exist here.
+        """
+        Begin again without lines, in a forked child: they belong to the parent.
+
+        Forgetting them closes the child's copies of the sockets, and sends nothing. The semaphore is new too: a thread
+        of the parent may have held it.
+        """
         self._start()
 
 
 def ensure_connected(connection: Connection) -> None:
-    """Connect, trying each address of a list once. Raises the client's own error."""
+    """Connect, trying each URL of the broker once. Raises the client's own error."""
     others = max(0, len(getattr(connection, "alt", None) or ()) - 1)
     connection.ensure_connection(
         max_retries=others, interval_start=0, interval_step=0.1, interval_max=0.1, reraise_as_library_errors=False
@@ -167,5 +182,5 @@ def ensure_connected(connection: Connection) -> None:
 
 
 def _is_timeout(error: Exception) -> bool:
-    # redis-py has a TimeoutError of its own, which is no OSError.
+    # redis-py has a TimeoutError that is not derived from Python's.
     return isinstance(error, TimeoutError) or type(error).__name__ == "TimeoutError"

@@ -1,4 +1,4 @@
-"""Sending: an event becomes one broadcast, and the broker says that it has it."""
+"""The publisher: sends events and messages, and returns once the broker has confirmed them."""
 
 import logging
 import threading
@@ -21,24 +21,25 @@ from choreo.events.message import MOST_NESTED, Message, is_too_deep
 
 logger = logging.getLogger(__name__)
 
-#: Larger events make every queue, every worker and the broker's memory pay for a blob: announce where it is instead.
+#: The largest event. The broker keeps a copy of it per queue, and every worker reads it whole: announce the place of a
+#: blob, and not the blob.
 MAX_EVENT_BYTES = 256 * 1024
-#: Seconds to wait before each attempt, when a connection breaks or cannot be made.
+#: Seconds to wait before each attempt; the next one is made when a connection breaks or cannot be made.
 PAUSES = (0.0, 0.0, 0.2, 0.5)
 
 
 class Unheard(StrEnum):
-    """What happens with an event to which no queue is bound. It is always counted."""
+    """The treatment of an event to which no queue is bound. Such an event is always counted."""
 
     IGNORE = "ignore"
-    #: One line per type of event and process.
+    #: One line in the log per type of event and process.
     LOG = "log"
-    #: `Publisher.announce` raises. What a handler announces is logged: its commit has happened.
+    #: `Publisher.announce` raises `PublishError`. An event from a handler is logged: its commit has happened.
     ERROR = "error"
 
     @classmethod
     def of(cls, setting: str) -> "Unheard":
-        """The setting ``choreo_unheard``. Raises `DeclarationError`."""
+        """The value of the setting ``choreo_unheard``. Raises `DeclarationError` for any other value."""
         try:
             return cls(setting)
         except ValueError:
@@ -48,9 +49,10 @@ class Unheard(StrEnum):
 
 class Publisher:
     """
-    Safe in threads, and in a process that was forked after the first message.
+    Publishes over a pool of lines. Safe in threads, and after a fork.
 
-    ``unheard`` counts, per type, the events that nobody listened to, as far as the broker says so.
+    ``unheard`` counts, per type, the events to which no queue was bound. It needs a broker that says so: Redis and
+    RabbitMQ do, the memory transport does not.
     """
 
     def __init__(
@@ -68,9 +70,9 @@ class Publisher:
         """
         Broadcast events. On return the broker holds each of them for every queue that is bound to its type.
 
-        Raises `PublishError` when it does not, or does not say so in time; ``confirmed`` and ``unconfirmed`` tell
-        which, and announcing the unconfirmed ones again is safe. Raises `EventTooLargeError` before anything was
-        sent. Whether an event that nobody listens to is an error, ``choreo_unheard`` decides.
+        Raises `PublishError` unless the broker confirms all of them in time. Its ``confirmed`` and ``unconfirmed`` list
+        the events, and announcing the unconfirmed ones again is safe. With ``choreo_unheard = "error"`` it is also
+        raised for events to which no queue is bound. Raises `EventTooLargeError` before anything is sent.
         """
         envelopes = list(envelopes)
         posts = self._deliver([self.message_for(envelope) for envelope in envelopes])
@@ -85,18 +87,18 @@ class Publisher:
             )
 
     def message_for(self, envelope: Envelope) -> Message:
-        """The message that announces an event. Raises `EventTooLargeError`."""
+        """The message that announces an event. Raises `EventTooLargeError` if it is too large, or nested too deeply."""
         try:
             message = Message.carrying(envelope, exchange=self._exchange.name, routing_key=envelope.type)
         except RecursionError:
             message = None
-        # Most events do not have so many brackets at all.
+        # Counting brackets is cheap; few events have so many that their depth must be measured.
         if message is None or (
             message.body.count(b"[") + message.body.count(b"{") > MOST_NESTED and is_too_deep(envelope.to_wire())
         ):
             raise EventTooLargeError(
-                f"the data of {envelope} is nested more than {MOST_NESTED} times: not everybody could read that. "
-                f"Announce it as a text, or flatter.",
+                f"the data of {envelope} is nested more than {MOST_NESTED} times, which not every JSON parser "
+                f"can read. Announce it as a text, or flatter.",
                 unconfirmed=[envelope],
             )
         if len(message.body) > MAX_EVENT_BYTES:
@@ -113,21 +115,21 @@ class Publisher:
         _check(self._deliver(messages), messages)
 
     def note_unheard(self, messages: Iterable[Message]) -> None:
-        """Count events that reached nobody, and say so as ``choreo_unheard`` wants it."""
+        """Count events that reached no queue, and log the first of each type unless ``choreo_unheard`` is "ignore"."""
         for message in messages:
             kind = message.routing_key
             with self._counting:
                 self.unheard[kind] += 1
                 first = self.unheard[kind] == 1
             if first and self._when_unheard is not Unheard.IGNORE:
-                logger.info("nobody listens to %s yet; this is said once (choreo_unheard)", kind)
+                logger.info("nobody listens to %s yet; logged once per type and process (choreo_unheard)", kind)
 
     def close(self) -> None:
-        """Drop the connections that are not in use. Publishing again makes new ones."""
+        """Drop the lines that are not in use. Publishing again makes new ones."""
         self._lines.close()
 
     def after_fork(self) -> None:
-        # A thread that does not exist here may have held it.
+        """Replace the lock in a forked child: a thread of the parent may have held it."""
         self._counting = threading.Lock()
 
     def _deliver(self, messages: Sequence[Message]) -> list[Post]:
@@ -137,18 +139,18 @@ class Publisher:
         return posts
 
     def _attempt(self, posts: Sequence[Post]) -> None:
-        """Send until each is confirmed or refused. What may have been sent before has the same ids."""
+        """Send until each post is confirmed or refused. A message that is sent twice keeps its id."""
         for attempt, pause in enumerate(PAUSES, start=1):
             posts = [post for post in posts if post.pending]
             if not posts:
                 return
-            if pause:  # sleeping for no time at all takes 60 µs
+            if pause:  # time.sleep(0) takes 60 µs
                 time.sleep(pause)
             line: Line | None = None
             try:
                 with self._lines.one() as line:
                     line.send(posts)
-            except Exception as error:  # brokers' clients raise dozens of kinds, and each means the same here
+            except Exception as error:  # the brokers' clients raise dozens of types
                 if line is None:
                     _refuse(posts, str(error))
                 elif line.concerns_one(error):
@@ -157,7 +159,7 @@ class Publisher:
                 elif attempt == len(PAUSES) or not line.is_passing(error):
                     _refuse(posts, line.why(error))
                 else:
-                    # What broke this line, most likely broke those that wait as well; there are more than attempts.
+                    # The idle lines are most likely broken too, and there may be more of them than attempts.
                     self._lines.close()
 
     def _new_line(self) -> Line:
@@ -169,15 +171,15 @@ class Publisher:
 
 
 def _check(posts: Sequence[Post], things: Sequence[Any]) -> None:
-    """Raise `PublishError` unless all are confirmed. ``things`` are what the caller knows the posts as."""
+    """Raise `PublishError` unless all posts are confirmed. ``things`` are the caller's objects, one per post."""
     failed = [post for post in posts if not post.confirmed]
     if not failed:
         return
     reasons = {post.refused: str(post) for post in reversed(failed)}
-    what = "; ".join(f"{example!r}: {reason}" for reason, example in reversed(reasons.items()))
+    examples = "; ".join(f"{example!r}: {reason}" for reason, example in reversed(reasons.items()))
     count = f"{len(failed)} of {len(posts)} messages, such as " if len(posts) > 1 else ""
     raise PublishError(
-        f"the broker did not take {count}{what}",
+        f"the broker did not take {count}{examples}",
         confirmed=[thing for thing, post in zip(things, posts, strict=True) if post.confirmed],
         unconfirmed=[thing for thing, post in zip(things, posts, strict=True) if not post.confirmed],
     )

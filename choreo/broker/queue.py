@@ -1,11 +1,14 @@
-"""A queue that knows whose it is.
+"""Queues that check each delivery, and turn an event into a run of their handler, before Celery sees it.
 
-The broker puts a copy of each event into the queue of every handler that listens. The message names no handler (the
-publisher would have to know them); the queue does, so it writes its handler's name into the copy on the way to Celery.
-It also gives the copy a task id of its own, since otherwise all services' runs of one event would be one row in
-Flower, and addresses it to this queue, so that whatever Celery re-sends comes back here and nowhere else.
+The broker puts a copy of each event into the queue of every handler that listens. The message names no handler, since
+the publisher does not know them. The queue knows its handler, and writes into the copy:
 
-What is not a readable event never reaches Celery, which would drop it or die of it: it is parked as a dead letter.
+- the handler's name, as the task that Celery shall run;
+- a task id of its own: with the sender's id all services' runs of one event would be one row in Flower;
+- the queue as the address, so that a message that Celery sends again comes back to this queue only.
+
+A delivery that holds no readable event never reaches Celery, which would drop it or end the worker. It is kept as a
+dead letter.
 """
 
 import logging
@@ -23,11 +26,11 @@ from choreo.events.message import Message, task_headers
 
 logger = logging.getLogger(__name__)
 
-#: Seconds to wait when the store does not answer.
+#: Seconds to wait before a delivery returns to its queue, when the store could not keep it as a dead letter.
 STORE_PAUSE = 1.0
-#: Keeps what cannot be read: handler, message, what is wrong with it.
+#: Callback: keeps a delivery that cannot be read as a dead letter. Gets the handler, the message and the error.
 Park = Callable[[str, Message, Exception], None]
-#: Called with a queue before it is consumed. Returns its consumer arguments, or None.
+#: Callback: called with a queue before it is consumed. Returns its consumer arguments, or None.
 OnConsume = Callable[["GuardedQueue"], Mapping[str, Any] | None]
 #: The headers of a notice of a dead letter: see `choreo.delivery.notice`.
 _NOTICE = frozenset("lang task id root_id parent_id argsrepr kwargsrepr origin".split())
@@ -35,9 +38,10 @@ _NOTICE = frozenset("lang task id root_id parent_id argsrepr kwargsrepr origin".
 
 class GuardedQueue(SteadyQueue):
     """
-    A queue that looks at each delivery before Celery does. ``handler`` is the one whose deliveries they are.
+    A queue that checks each delivery before Celery sees it.
 
-    ``on_consume`` is called with the queue before it is consumed; it returns consumer arguments.
+    ``handler`` is the name of the handler whose deliveries they are. ``park`` and ``on_consume`` are callbacks: see
+    `Park` and `OnConsume`.
     """
 
     attrs = (*SteadyQueue.attrs, ("handler", None), ("park", None), ("on_consume", None))
@@ -53,6 +57,8 @@ class GuardedQueue(SteadyQueue):
         nowait: bool = False,
         on_cancel: Any = None,
     ) -> str:
+        """Consume as kombu does, but prepare each delivery, or set it aside, before ``callback`` gets it."""
+
         def on_delivery(message: Any) -> Any:
             try:
                 self.prepare(message)
@@ -64,24 +70,24 @@ class GuardedQueue(SteadyQueue):
         return str(super().consume(consumer_tag, on_delivery, no_ack, nowait, on_cancel))
 
     def prepare(self, message: Any) -> None:
-        """Make the delivery one that Celery can run. Raises `EnvelopeError`, and nothing else, when it cannot be."""
+        """Make the delivery one that Celery can run. Raises `EnvelopeError`, and nothing else, when that fails."""
         try:
             self.read(message)
         except EnvelopeError:
             raise
-        except Exception as error:  # one delivery that nobody thought of must not end every worker of the service
+        except Exception as error:  # an unforeseen delivery must not end every worker of the service
             raise EnvelopeError(f"it cannot be read: {short(error)}") from error
 
     def read(self, message: Any) -> None:
-        """What `prepare` does. It may raise anything."""
+        """The work of `prepare`, for a subclass to implement. It may raise anything."""
         raise NotImplementedError
 
-    def origin(self, message: Any) -> tuple[str, str]:  # noqa: ARG002 - the dead-letter queue asks the message
-        """The handler that a delivery which is set aside was meant for, and that handler's queue."""
+    def origin(self, message: Any) -> tuple[str, str]:  # noqa: ARG002 - a dead-letter queue reads it
+        """The handler for which a delivery was meant, and that handler's queue. Used when it is set aside."""
         return self.handler, self.name
 
     def as_dict(self, recurse: bool = False) -> dict[str, Any]:
-        """The declaration. ``recurse`` is what `celery inspect active_queues` asks for: plain values, for people."""
+        """The declaration. With ``recurse``, as for `celery inspect active_queues`: plain values, with the bindings."""
         facts: dict[str, Any] = super().as_dict(recurse=False)
         if recurse:
             exchange, patterns = self.source()
@@ -93,10 +99,10 @@ class GuardedQueue(SteadyQueue):
 
     def source(self) -> tuple[dict[str, Any], list[str]]:
         """
-        Where the queue gets its messages from: the exchange as plain values, and the patterns.
+        The source of the queue's messages: the exchange as plain values, and the patterns of its bindings.
 
-        Celery gives every queue an exchange to reach that one queue by, which is not where its events come from.
-        Were `Queue.exchange` the one of the events, ``send_task(queue=...)`` would broadcast.
+        It is not `Queue.exchange`, which Celery uses to address this one queue. If that were the exchange of the
+        events, ``send_task(queue=...)`` would broadcast.
         """
         if not self.bindings:
             return {"name": "", "type": "direct"}, [self.name]
@@ -109,8 +115,8 @@ class GuardedQueue(SteadyQueue):
         handler, queue = self.origin(message)
         try:
             self.park(handler, Incoming(message).raw(queue), error)
-        except Exception as trouble:  # above all a `StoreError`; none is worth the worker
-            # It may be the only copy: keep it in the queue until the store is back, and do not ask all the time.
+        except Exception as trouble:  # most likely a `StoreError`; none of them may end the worker
+            # This may be the only copy, so it stays in the queue until the store is back. The pause spares the store.
             logger.error("%s could not keep a dead letter, it stays in the queue: %s", self.name, trouble)
             time.sleep(STORE_PAUSE)
             message.channel.basic_reject(message.delivery_tag, requeue=True)
@@ -119,62 +125,68 @@ class GuardedQueue(SteadyQueue):
 
 
 class HandlerQueue(GuardedQueue):
-    """A durable queue whose deliveries are runs of ``handler``."""
+    """A durable queue whose deliveries become runs of ``handler``."""
 
     def declare(self, nowait: bool = False, channel: Any = None) -> str:
-        """Declare the queue and its bindings. Celery gives every queue an exchange; this one has only bindings."""
+        """Declare the queue and its bindings, but not `Queue.exchange`: Celery sets it, and no event comes from it."""
         self.queue_declare(nowait=nowait, channel=channel)
         self._create_bindings(nowait=nowait, channel=channel)
         return str(self.name)
 
     def read(self, message: Any) -> None:
+        """Turn the event in the delivery into a run of the handler."""
         incoming = Incoming(message)
-        # A virtual transport that gives a delivery back to its queue may do so as what it has become below.
+        # A virtual transport may return a delivery to its queue in the form that `become` gave it. So the handler's own
+        # name is allowed as the task.
         known = getattr(message, "choreo_event", None)
         event, retries = (known, 0) if known else incoming.event(self.handler)
         address = {"exchange": "", "routing_key": self.name}
-        # As an object the event would go through Celery's decoder, which makes dates of what looks like its own types.
+        # The event is passed as a text. An object would go through Celery's decoder, which turns values that look like
+        # its own types into dates.
         incoming.become(run_headers(self.handler, event.envelope, retries), event, address)
 
 
 class DeadLetterQueue(HandlerQueue):
     """
-    Where a service is told of its dead letters.
+    The queue of a service's notices, one for each of its dead letters.
 
-    RabbitMQ also puts here what it delivered too often without an answer. ``prefix`` is the namespace's.
+    RabbitMQ also puts deliveries here that exceeded the delivery limit of their queue: they become dead letters.
+    ``prefix`` is the namespace with a dot, as in the names of queues, or "".
     """
 
     attrs = (*HandlerQueue.attrs, ("prefix", None))
     prefix: str
 
     def read(self, message: Any) -> None:
+        """Check a notice. Raises `UnansweredError` for an event that RabbitMQ delivered too often."""
         incoming = Incoming(message)
         if incoming.headers.get("task") != self.handler:
             event, _ = incoming.event()
             raise UnansweredError("the broker delivered it too often without an answer", event.envelope)
-        # Only choreo writes here; whatever else Celery might read in the headers is none of ours, and is left out.
+        # Only choreo writes notices. Celery reads more headers than they have, so all others are left out.
         headers = incoming.headers
         limits = headers.get("eta"), headers.get("expires"), *(headers.get("timelimit") or ())
         strange = not isinstance(headers.get("id"), str) or any(limits)
         match incoming.body():
             case [[str() as letter], dict(kwargs), dict(embed)] if not (strange or kwargs or any(embed.values())):
-                told: Headers = {name: text for name, text in headers.items() if name in _NOTICE and type(text) is str}
-                told |= {"retries": 0, "ignore_result": True}
-                incoming.become(told, letter, {"exchange": "", "routing_key": self.name})
+                plain: Headers = {name: text for name, text in headers.items() if name in _NOTICE and type(text) is str}
+                plain |= {"retries": 0, "ignore_result": True}
+                incoming.become(plain, letter, {"exchange": "", "routing_key": self.name})
                 return
         raise EnvelopeError("it is not a notice of a dead letter")
 
     def origin(self, message: Any) -> tuple[str, str]:
+        """The handler and the queue from which RabbitMQ moved the delivery here; else this queue and its handler."""
         queue = self.name
         with suppress(EnvelopeError):
             named = Incoming(message).headers.get("x-first-death-queue")
-            # Half a surrogate pair is no name that the store could keep a letter under.
+            # The store cannot use a name with half a surrogate pair as a key; `isprintable` is False for it.
             queue = named if isinstance(named, str) and named and named.isprintable() else queue
         return queue.removeprefix(self.prefix or ""), queue
 
 
 def run_headers(handler: str, envelope: Envelope, retries: int) -> Headers:
-    """The headers under which Celery runs ``handler`` on this event."""
+    """The headers with which Celery runs ``handler`` on this event."""
     return task_headers(
         handler,
         task_id(envelope.id, handler),

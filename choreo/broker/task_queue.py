@@ -1,6 +1,6 @@
-"""The queue of a service's ordinary Celery tasks: those that are called by name, and not by an event.
+"""The queue of a service's ordinary Celery tasks, which are called by their name and not by an event.
 
-Celery dies of some messages and drops others. Here too, what it could not run is set aside as a dead letter.
+A message that Celery would drop, or that would end the worker, is set aside as a dead letter.
 """
 
 from collections.abc import Callable, Container
@@ -13,26 +13,32 @@ from choreo.errors import EnvelopeError
 
 
 class TaskQueue(GuardedQueue):
-    """A queue of calls to ``tasks()``, the tasks that the service has by name, in the content types of ``accept()``."""
+    """
+    A queue of calls to the service's tasks.
+
+    ``tasks`` and ``accept`` are callbacks: they return the names of the tasks, and the allowed content types.
+    """
 
     attrs = (*GuardedQueue.attrs, ("tasks", None), ("accept", None))
     tasks: Callable[[], Container[str]]
     accept: Callable[[], Container[str]]
 
     def read(self, message: Any) -> None:
+        """Check that Celery can run the message, and leave it as it is. Raises `EnvelopeError` when it cannot."""
         incoming = Incoming(message)
         headers = incoming.headers
         task = headers.get("task")
         if not isinstance(task, str) or task not in self.tasks():
             raise EnvelopeError(f"the service has no task {brief(task)}")
         _check_headers(headers)
-        # Which serializers there are is the user's choice (accept_content); what Celery could not read, it would drop.
+        # The user chooses the serializers (accept_content). Celery would drop a body that it cannot read.
         match incoming.decoded(self.accept()):
             case [list() | tuple(), dict(), dict() | None]:
                 return
         raise EnvelopeError("the body is not that of a task message")
 
     def source(self) -> tuple[dict[str, Any], list[str]]:
+        """The queue's own exchange, as plain values, and its routing key."""
         exchange: dict[str, Any] = self.exchange.as_dict(recurse=True)
         return exchange, [self.routing_key]
 
@@ -50,7 +56,7 @@ def _check_headers(headers: Headers) -> None:
             pass
         case limit:
             raise EnvelopeError(f"timelimit is {brief(limit)}, not two numbers")
-    # Celery looks these up among what was revoked.
+    # Celery compares these with the revoked stamps.
     names, stamps = headers.get("stamped_headers"), headers.get("stamps")
     if not (names is None or (isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names))):
         raise EnvelopeError(f"stamped_headers is {brief(names)}, not a list of names")
@@ -63,7 +69,7 @@ def _is_time(value: Any) -> bool:
         return True
     try:
         time = value if isinstance(value, datetime) else datetime.fromisoformat(value)
-        # At both ends of the calendar there are times that do not exist elsewhere.
+        # Near the first and the last year the time in UTC may be out of range.
         time.astimezone(UTC)
     except (TypeError, ValueError, OverflowError, OSError):
         return False

@@ -6,7 +6,7 @@
     choreo.events ──────┼─ order.placed ──> restaurant.confirm_order
     (topic exchange)    └─ order.* ───────> analytics.count
 
-                            payment.dead_letters                         told of each dead letter
+                            payment.dead_letters                         a notice of each dead letter
                             payment                                      ordinary Celery tasks of the service
 """
 
@@ -18,36 +18,42 @@ from choreo.broker.queue import DeadLetterQueue, HandlerQueue, OnConsume, Park
 from choreo.broker.task_queue import TaskQueue
 from choreo.declare.subscription import Subscription
 
-#: A backstop: the store parks what kills workers long before (`Terms.max_deliveries`), but each stop of a worker
-#: counts here too for what it had prefetched.
+#: RabbitMQ's limit of deliveries per message: a backstop. An event that kills its workers becomes a dead letter long
+#: before (`Terms.max_deliveries`). But each stop of a worker counts here as a delivery of all that it had prefetched.
 DELIVERY_LIMIT = 100
 
-#: How RabbitMQ makes a handler's queue. Other brokers take no notice.
+#: The arguments of a handler's queue on RabbitMQ. Other brokers ignore them.
 #:
-#: They are arguments and not a policy, which is what RabbitMQ's documentation prefers, because without them an event
-#: is lost: nobody should have to configure the broker for that. A policy can still lower the delivery limit. Renewing
-#: them is explained by `choreo.broker.rabbitmq.steady_queue`.
+#: RabbitMQ's documentation recommends a policy instead of arguments. But without these settings events are lost, so
+#: they must not depend on the configuration of the broker. A policy can still lower the delivery limit. For a queue
+#: that exists with other arguments see `choreo.broker.rabbitmq.steady_queue`.
 HANDLER_QUEUE = {
-    # Replicated in a cluster, on disk before it is confirmed, and counts deliveries.
+    # A quorum queue is replicated in a cluster, writes a message to disk before it confirms it, and counts deliveries.
     "x-queue-type": "quorum",
-    # Without one RabbitMQ 3.x delivers for ever, and 4.x drops what it has delivered 20 times.
+    # Without a limit RabbitMQ 3.x redelivers for ever, and 4.x drops a message after 20 deliveries.
     "x-delivery-limit": DELIVERY_LIMIT,
-    # The default exchange and a queue's name: the dead-letter queue of the service.
+    # The default exchange; `Topology` adds the routing key, the name of the service's dead-letter queue.
     "x-dead-letter-exchange": "",
-    # By default a dead letter is published without waiting for an answer, and gone if the target cannot take it just
-    # then. "at-least-once" (3.10 and later) keeps it until the target has confirmed, and demands "reject-publish",
-    # since a full queue must not drop its oldest. As there is no length limit, nothing is ever rejected for it;
-    # should an operator set one, publishers get a nack and raise, which is what G1 promises.
+    # By default RabbitMQ publishes a dead letter without waiting for a confirm, and loses it if the target queue is not
+    # available at that moment. "at-least-once" (3.10 and later) keeps it until the target queue has confirmed. It
+    # requires "reject-publish": a full queue refuses new messages and does not drop its oldest. The queue has no length
+    # limit, so it refuses none. If an operator sets one, the publisher gets a nack and raises `PublishError`: as
+    # `Publisher.announce` promises, it returns only once every bound queue holds the event.
     "x-dead-letter-strategy": "at-least-once",
     "x-overflow": "reject-publish",
 }
 
-#: The queue of notices has nowhere to give up to, and RabbitMQ 4 would drop what it has delivered 20 times.
+#: The arguments of the dead-letter queue. RabbitMQ 4's default limit would drop a notice after 20 deliveries, and there
+#: is no further queue to take it.
 LETTERS_QUEUE = {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000_000}
 
 
 class Topology:
-    """Where the events of a service go in and come out. ``namespace`` keeps platforms on one broker apart."""
+    """
+    The exchange, the queues and the bindings of one service.
+
+    ``namespace`` begins all their names, so that several platforms can share a broker.
+    """
 
     def __init__(
         self,
@@ -74,14 +80,16 @@ class Topology:
 
     @property
     def dead_letter_queue(self) -> str:
+        """The name of the queue of the service's notices."""
         return self.name_of(f"{self.service}.dead_letters")
 
     @property
     def default_queue(self) -> str:
+        """The name of the queue of the service's ordinary tasks."""
         return self.name_of(self.service)
 
     def queues(self) -> list[Queue]:
-        """Every queue that a worker of this service consumes from when it is not told otherwise."""
+        """Every queue of the service. A worker consumes from all of them, unless it is started with ``-Q``."""
         handlers = [self._handler_queue(subscription) for subscription in self._subscriptions]
         letters = DeadLetterQueue(
             self.dead_letter_queue,
@@ -103,7 +111,7 @@ class Topology:
         return [*handlers, letters, tasks]
 
     def patterns(self) -> dict[str, list[str]]:
-        """What each handler's queue is bound to."""
+        """The name of each handler's queue → the patterns that it is bound to."""
         return {self.name_of(subscription.name): list(subscription.patterns) for subscription in self._subscriptions}
 
     def _handler_queue(self, subscription: Subscription) -> Queue:

@@ -1,7 +1,7 @@
 """
-What a Celery worker in this process is doing, as far as its broker needs to know.
+The state of the Celery worker in this process: is it stopping, and which deliveries does it have?
 
-The transport serves other programs as well, and asks Celery nothing where it is not there.
+It is read from Celery's own lists, and only if Celery's worker is loaded: the transport also serves other programs.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import Any
 
 
 def _worker() -> Any:
-    """`celery.worker.state`, if this process may be a Celery worker."""
+    """`celery.worker.state` if it is loaded, else None."""
     return sys.modules.get("celery.worker.state")
 
 
 def is_stopping() -> bool:
-    """Whether a worker was told to end. It gives back what it has not begun, and with that the claims on it."""
+    """True if the worker is shutting down. It gives back the deliveries that it has not begun, and their claims."""
     worker = _worker()
     if worker is None:
         return False
     soon, now = worker.should_stop, worker.should_terminate
-    # Celery writes an exit code there, which may be 0.
+    # Celery sets them to an exit code, which may be 0: that means True.
     return not ((soon is None or soon is False) and (now is None or now is False))
 
 
@@ -53,18 +53,18 @@ def written_job(request: Any) -> Any:
 
 
 def waiting() -> int:
-    """How many deliveries wait for a place in the pool."""
+    """How many deliveries wait for a free place in the pool."""
     worker = _worker()
     return len(worker.reserved_requests) - len(worker.active_requests) if worker is not None else 0
 
 
 def goes_on_with(tags: Iterable[str]) -> bool:
-    """Whether a worker that goes on has some of these deliveries in its hands."""
+    """True if the worker has some of these deliveries, and is not shutting down."""
     return has(tags) and not is_stopping()
 
 
 def has(tags: Iterable[str]) -> bool:
-    """Whether a worker has some of these deliveries in its hands."""
+    """True if the worker has some of these deliveries, begun or not."""
     worker = _worker()
     if worker is None:
         return False
@@ -72,12 +72,12 @@ def has(tags: Iterable[str]) -> bool:
 
 
 def listed(requests: Iterable[Any]) -> list[Any]:
-    """What is in one of Celery's sets just now. A pool's threads add to it and remove from it meanwhile."""
+    """A copy of one of Celery's sets of requests, which the pool's threads change meanwhile."""
     while True:
         try:
             return list(requests)
         except RuntimeError:
-            continue  # it changed under our hands
+            continue  # the set changed during the copy
 
 
 def _tags_of(requests: Iterable[Any]) -> set[str]:

@@ -1,1 +1,1 @@
-"""The ground under store and broker: connections to Redis, and one loader for Lua scripts."""
+"""Redis for the store and the broker: connections, and the loader of all Lua scripts."""

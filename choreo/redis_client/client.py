@@ -1,4 +1,4 @@
-"""How the store reaches its Redis: directly, over TLS, or where Sentinel says that the master is."""
+"""The store's client: for one Redis server, with or without TLS, or for the master that Sentinel names."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,15 +9,17 @@ from redis.sentinel import Sentinel
 
 from choreo.errors import DeclarationError
 
-#: redis-py's defaults wait for ever.
+#: Options of each client, in seconds. redis-py's defaults wait for ever.
 OPTIONS = {"socket_timeout": 10, "socket_connect_timeout": 5, "health_check_interval": 25}
 SENTINEL_PORT = 26379
 
 
 def make_client(url: str, ssl: Mapping[str, Any] | None, transport: Mapping[str, Any]) -> Any:
     """
-    A client for the URL. ``ssl`` is Celery's setting `broker_use_ssl`, and ``transport`` its
-    `broker_transport_options`, of which Sentinel needs some. Raises `DeclarationError`.
+    A client for the URL.
+
+    ``ssl`` is Celery's setting `broker_use_ssl`. ``transport`` is `broker_transport_options`: for Sentinel it must name
+    the master. Raises `DeclarationError` for a URL or options that cannot work.
     """
     options: dict[str, Any] = dict(OPTIONS)
     if not url.startswith("unix"):
@@ -29,14 +31,14 @@ def make_client(url: str, ssl: Mapping[str, Any] | None, transport: Mapping[str,
             url = f"rediss://{url.removeprefix('redis://')}"
         return redis.Redis.from_url(url, **options, **(ssl or {}))
     except ValueError as error:
-        raise DeclarationError(f"choreo_store_url is no URL that Redis has: {error}") from error
+        raise DeclarationError(f"choreo_store_url is no URL of a Redis server: {error}") from error
 
 
 def _master(url: str, options: dict[str, Any], transport: Mapping[str, Any]) -> Any:
     name = transport.get("master_name")
     if not name:
         raise DeclarationError(
-            "Sentinel looks after several masters, and nobody says which is the store. Name it: "
+            "Sentinel may watch several masters, and no setting names the master of the store. Name it: "
             'broker_transport_options = {"master_name": "mymaster"} in celeryconfig.py, or give choreo_store_url = '
             '"redis://..." another address.'
         )

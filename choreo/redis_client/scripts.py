@@ -1,9 +1,9 @@
 """
-The loader of all Lua scripts: one decision each, one file each, in the `lua/` folder of the room that owns it.
+The loader of all Lua scripts: one decision per script, one file per script, in the `lua/` folder of its package.
 
-A script is named by its room and file: ``store/begin`` is ``choreo/store/lua/begin.lua``. A line ``--!include
-broker/redis/wake`` is replaced by the text of that file, so rooms share functions instead of copying them.
-A script is sent by its SHA1, and loaded when the server does not know it (yet, or any more).
+A script is named by its package and file: ``store/begin`` is ``choreo/store/lua/begin.lua``. A line ``--!include
+broker/redis/wake`` is replaced by the text of that file, so that scripts share functions.
+A script is called by its SHA1, and loaded when the server does not know it.
 
     >>> Script.load("broker/redis/broadcast").name
     'broker/redis/broadcast'
@@ -20,7 +20,7 @@ _INCLUDE = re.compile(r"^--!include ([\w/]+)\n", re.MULTILINE)
 
 
 def source_of(name: str) -> str:
-    """The text of a script, with its includes in place."""
+    """The text of a script, with each include replaced by the text of its file."""
     room, _, file = name.rpartition("/")
     text = files("choreo").joinpath(*room.split("/"), "lua", f"{file}.lua").read_text(encoding="utf-8")
     return _INCLUDE.sub(lambda include: source_of(include.group(1)), text)
@@ -40,7 +40,7 @@ class Script:
     @classmethod
     @cache
     def load(cls, name: str) -> Self:
-        """The script of this name. Each is read once per process."""
+        """The script of this name. Each file is read once per process."""
         return cls(name, source_of(name))
 
     def without_flags(self) -> "Script":

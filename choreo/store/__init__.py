@@ -1,4 +1,4 @@
-"""The store: what a worker decides, and what must not be forgotten. Five small protocols, in memory or in Redis."""
+"""The store: claims, joins, the schedule, dead letters and the register, each a protocol. In memory or in Redis."""
 
 from choreo.store.claims import (
     FORGOTTEN,

@@ -1,4 +1,4 @@
-"""Calls of the store to its Redis server: held connections, repeated calls, and errors that name the server."""
+"""Calls of the store to its Redis server: connections that are kept, repeated calls, errors that name the server."""
 
 import time
 from collections import deque
@@ -17,13 +17,13 @@ from choreo.redis_client.wire import Part, Wire
 
 T = TypeVar("T")
 
-#: Seconds to wait before a call is repeated when the connection broke. Every script may be repeated.
+#: Seconds to wait before each repetition of a call whose connection broke. Every script may be repeated.
 _PAUSES = (0.05, 0.2, 0.5)
 
 
 class Calls:
     """
-    Calls to one server. Safe in threads, and after a fork. Each method raises `StoreError`.
+    Calls to one server. Safe in threads, and after a fork. Each call raises `StoreError` if it fails.
 
     ``ssl`` and ``transport`` are those of `choreo.redis_client.client.make_client`.
     """
@@ -33,14 +33,18 @@ class Calls:
     ) -> None:
         self.url = url
         self._ssl, self._transport = ssl, transport or {}
-        # Calls are short and each holds a wire to itself, so there are as many as there are concurrent calls.
+        # Each call uses a wire alone, so there are as many wires as there are concurrent calls.
         self._wires: deque[Wire] = deque()
         self._inherited: list[Any] = []
         forks.guard(self)
 
     def after_fork(self) -> None:
-        # A thread of the parent may have held the lock of the client's pool when it forked. Nothing would ever release
-        # it here, so the child does not touch that client, and does not even collect it.
+        """
+        Begin again without client and wires in a forked child.
+
+        A thread of the parent may have held the lock of the client's pool, and no thread of the child would release it.
+        So the child neither uses that client nor lets it be collected.
+        """
         self._inherited += [self.__dict__.pop("_client", None), self._wires]
         self._wires = deque()
 
@@ -50,7 +54,7 @@ class Calls:
 
     @contextmanager
     def client(self) -> Iterator[Any]:
-        """redis-py's own client, for rare commands: it costs several times as much as a wire."""
+        """Context: redis-py's client, for rare commands. A command takes several times as long as on a wire."""
         try:
             yield self._client
         except redis.RedisError as error:
@@ -64,7 +68,7 @@ class Calls:
         self, script: Script, keys: Sequence[Part], args: Sequence[Any], check: Callable[[Any], object] | None = None
     ) -> tuple[Any, bool]:
         """
-        Run a script. Returns its answer, and True if it had to be sent more than once.
+        Run a script. Returns its answer, and True if it was sent more than once.
 
         ``check`` sees each answer, and may raise a redis error in its place.
         """
@@ -81,14 +85,14 @@ class Calls:
         return self._on_a_wire(call), tries > 1
 
     def commands(self, commands: Sequence[Sequence[Part]]) -> list[Any]:
-        """Run several commands in one round trip. A command that the server refused answers its `ResponseError`."""
+        """Run several commands in one round trip. Returns the answers: a `ResponseError` for each that was refused."""
         return self._on_a_wire(lambda wire: wire.commands(commands))
 
     def failed(self, error: Exception) -> StoreError:
-        """The error that tells which server failed, without its password."""
+        """The `StoreError` for an error. It names the server, without user, password and query."""
         # The query of a URL may hold a password as well.
         address = (self.url.rpartition("@")[2] or self.url).partition("?")[0]
-        return StoreError(f"the store at {address} did not do it: {error}")
+        return StoreError(f"the call to the store at {address} failed: {error}")
 
     def _on_a_wire(self, call: Callable[[Wire], T]) -> T:
         for pause in (*_PAUSES, None):

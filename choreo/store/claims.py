@@ -8,9 +8,9 @@ A **unit** is work that is done once: one event for one handler, or one key of a
                   ├──> BUSY    another worker holds the claim: come back when its lease has run out
                   └──> POISON  begun too often and never finished: it kills its workers
 
-`Claims.commit` is one step. It settles the unit, and records what follows from it (announced events, a retry, a dead
-letter) in the schedule. A message in the schedule is sent when it falls due, by any worker of the service, and removed
-only after the broker has it. So another worker sends what a crash left unsent.
+`Claims.commit` is one step. It settles the unit and records the result: announced events and a retry in the schedule, a
+dead letter among the dead letters. A message in the schedule is sent when it falls due, by any worker of the service,
+and removed only after the broker has it. So if a worker crashes, another worker sends its messages.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,7 +47,7 @@ class Outcome(StrEnum):
     ALREADY = "already"
     #: Another worker has the claim: nothing was changed.
     STALE = "stale"
-    #: The store has forgotten the claim, and no other worker has it: nothing was changed, and nothing is done.
+    #: The store has forgotten the claim, and no other worker has it: nothing was changed.
     LOST = "lost"
 
 
@@ -57,7 +57,7 @@ class Outcome(StrEnum):
 @dataclass(slots=True)
 class Claim:
     """
-    A worker's request to run one attempt of a unit.
+    A worker's right to run one attempt of a unit, as the worker asks for it.
 
     ``token`` is unique to the claim. The store compares it at each call, so a worker that lost its claim changes
     nothing.
@@ -66,9 +66,9 @@ class Claim:
     handler: str
     unit: str
     token: str
-    #: From 1; 0 for a claim that is no attempt at all (a join is cancelled by hand).
+    #: From 1; 0 for a claim that is no attempt (to cancel a join by hand).
     attempt: int = 1
-    #: The id of the signal whose attempts these are; "" for the unit's own. See `choreo.delivery.signals`.
+    #: The id of the signal that is attempted; "" for the unit itself. See `choreo.delivery.signals`.
     signal: str = ""
 
 
@@ -77,9 +77,9 @@ class Begun:
     """The answer to a claim."""
 
     verdict: Verdict
-    #: How often this attempt was begun, this time included. With WAIT: how many parts have arrived.
+    #: How often this attempt was begun, including this time. With WAIT: how many parts have arrived.
     deliveries: int = 0
-    #: Seconds until the current owner's lease runs out (BUSY).
+    #: With BUSY: seconds until the lease of the current claim runs out.
     busy_seconds: float = 0.0
     #: The parts that have arrived for a join: the part's name (see `Arrival`) → its text.
     parts: Mapping[str, str] = field(default_factory=dict)
@@ -91,7 +91,7 @@ class Settlement:
 
     #: True: the unit is finished for good. False: only this attempt is.
     done: bool = True
-    #: Messages that leave with the commit, by the id under which they wait in the outbox, if there is one.
+    #: Messages that leave with the commit: id → message. With an outbox, they wait in it under this id.
     sent: Mapping[str, Message] = field(default_factory=dict)
     scheduled: Sequence[Scheduled] = ()
     #: Ids to remove from the schedule.
@@ -126,7 +126,7 @@ class Claims(Protocol):
         """Prolong the lease. False when another worker has the claim, or the unit is settled."""
 
     def forgive(self, claim: Claim) -> None:
-        """Count one beginning less: a stop of the worker ended the handler, not the handler its worker."""
+        """Count one beginning less: a stop of the worker ended the handler, which is not the handler's fault."""
 
     def commit(self, claim: Claim, settlement: Settlement) -> Committed:
         """Settle a claim. Unless the outcome is OK, nothing of the settlement holds, and nothing is to be sent."""

@@ -36,9 +36,9 @@ class Waiting:
     """A join that is not settled yet. Times are seconds since 1970, by the store's clock."""
 
     unit: str
-    #: The time at which it ends unless it is complete.
+    #: The time at which the join expires unless it is complete.
     deadline: float
-    #: True once the deadline has passed and the handler was told.
+    #: True once the deadline has passed and was sent to the handler.
     reminded: bool
     #: Name → text, in the order of arrival.
     parts: Mapping[str, str]

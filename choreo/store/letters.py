@@ -10,7 +10,7 @@ class Letters(Protocol):
     """The dead letters of each handler. Every method is one atomic decision."""
 
     def bury(self, handler: str, letter_id: str, letter: str, scheduled: Sequence[Scheduled] = ()) -> None:
-        """Record a dead letter outside any unit: a delivery that could not even be read."""
+        """Record a dead letter outside any unit, for a delivery that cannot be read. ``scheduled`` holds its notice."""
 
     def letters(self, handler: str) -> list[str]:
         """The dead letters of a handler as JSON, oldest first."""

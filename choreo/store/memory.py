@@ -1,4 +1,4 @@
-"""The store in memory, for unit tests and trying things out: the same promises, for one process, until it ends."""
+"""The store in memory, for unit tests and experiments: the same guarantees, within one process, until it ends."""
 
 import time
 from collections import Counter, defaultdict
@@ -23,8 +23,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 @dataclass
 class _Unit:
     done: bool = False
-    #: The highest attempt whose outcome is recorded, by the signal that it is of; "" for the unit's own.
+    #: Signal → the highest attempt whose outcome is recorded; "" for the unit itself.
     settled: Counter[str] = field(default_factory=Counter)
+    #: The current claim: its token, and the time at which its lease runs out.
     token: str = ""
     until: float = 0.0
     deliveries: int = 0
@@ -33,7 +34,7 @@ class _Unit:
 
 @dataclass
 class _Register:
-    """Who binds what in one service."""
+    """The workers of one service with their bindings, and all bindings and queues that may exist."""
 
     workers: dict[str, tuple[float, frozenset[Binding]]] = field(default_factory=dict)
     bindings: set[Binding] = field(default_factory=set)
@@ -42,17 +43,18 @@ class _Register:
 
 @dataclass
 class _Gathering:
-    """What has arrived for a join: name → when, and the text."""
+    """The parts that have arrived for a join: name → the time of arrival, and the text."""
 
     parts: dict[str, tuple[float, str]] = field(default_factory=dict)
     told: dict[str, int] = field(default_factory=dict)
 
     @property
     def texts(self) -> dict[str, str]:
+        """Name → text."""
         return {name: text for name, (_, text) in self.parts.items()}
 
     def status(self, arrival: Arrival) -> tuple[int, bool, bool]:
-        """How many events are here, whether that is complete, and whether there are enough of this one's type."""
+        """How many events are here; True if they are complete; True if no more of this arrival's type are needed."""
         here, full = 0, set()
         for part, need in arrival.needs.items():
             if need is None:
@@ -72,15 +74,15 @@ class _Entry:
 
     due: float
     message: str | None
-    #: Somebody may be sending it.
+    #: True while a worker may be sending it.
     handed_out: bool = False
-    #: A deadline that was sent.
+    #: True for a deadline that was sent.
     reminded: bool = False
 
 
 @dataclass
 class _Drawer:
-    """What is kept for one handler."""
+    """The state of one handler, or of another owner of a schedule."""
 
     units: dict[str, _Unit] = field(default_factory=dict)
     parts: dict[str, _Gathering] = field(default_factory=lambda: defaultdict(_Gathering))
@@ -88,9 +90,10 @@ class _Drawer:
     letters: dict[str, str] = field(default_factory=dict)
     tally: Counter[str] = field(default_factory=Counter)
 
-    def count(self, what: str, arrival: Arrival) -> None:
+    def count(self, reason: str, arrival: Arrival) -> None:
+        """Count an event that does not count for the join, unless it was delivered before."""
         if not arrival.again:
-            self.tally[what] += 1
+            self.tally[reason] += 1
 
 
 def _locked(method: F) -> F:
@@ -104,9 +107,9 @@ def _locked(method: F) -> F:
 
 class MemoryStore(Store):
     """
-    See `choreo.store.Store` for what each method promises.
+    The store in memory. See the protocols of `choreo.store` for the guarantees of each method.
 
-    ``clock`` gives seconds since 1970; a test hands in its own to move time.
+    ``clock`` returns seconds since 1970. A test can pass its own, to move time.
     """
 
     def __init__(self, terms: Terms = Terms(), clock: Callable[[], float] = time.time) -> None:  # noqa: B008
@@ -121,6 +124,7 @@ class MemoryStore(Store):
 
     @_locked
     def begin(self, claim: Claim) -> Begun:
+        """Claim a unit."""
         unit = self._unit(claim)
         now = self._clock()
         if unit.done or 0 < claim.attempt <= unit.settled[claim.signal]:
@@ -137,6 +141,7 @@ class MemoryStore(Store):
 
     @_locked
     def arrive(self, claim: Claim, arrival: Arrival) -> Begun:
+        """Record one part of a join, and claim the join if it is complete."""
         drawer = self._drawers[claim.handler]
         if self._unit(claim).done:
             drawer.count("late", arrival)
@@ -160,6 +165,7 @@ class MemoryStore(Store):
 
     @_locked
     def waiting(self, handler: str, limit: int, after: str = "") -> tuple[list[str], str]:
+        """Units of pending joins, soonest deadline first, and the cursor of the next page."""
         pending = sorted(
             (-entry.due if entry.reminded else entry.due, key)
             for key, entry in self._drawers[handler].calendar.items()
@@ -173,6 +179,7 @@ class MemoryStore(Store):
 
     @_locked
     def look(self, handler: str, unit: str) -> Waiting | None:
+        """A pending join as it is now; None if there is none."""
         drawer = self._drawers[handler]
         entry = drawer.calendar.get(deadline_id(unit))
         if entry is None:
@@ -185,23 +192,28 @@ class MemoryStore(Store):
 
     @_locked
     def tally(self, handler: str) -> dict[str, int]:
+        """How many events did not count for a join, by reason."""
         return dict(self._drawers[handler].tally)
 
     @_locked
     def describe_joins(self, descriptions: Mapping[str, str]) -> None:
+        """Record the declarations of these joins: handler → JSON."""
         self._joins.update(descriptions)
 
     @_locked
     def joins(self) -> dict[str, str]:
+        """Every join that was ever described: handler → JSON."""
         return dict(sorted(self._joins.items()))
 
     @_locked
     def forgive(self, claim: Claim) -> None:
+        """Count one beginning less."""
         unit = self._unit(claim)
         unit.deliveries = max(unit.deliveries - 1, 0)
 
     @_locked
     def renew(self, claim: Claim) -> bool:
+        """Prolong the lease. False when another worker has the claim, or the unit is settled."""
         unit = self._unit(claim)
         if unit.token != claim.token:
             return False
@@ -211,6 +223,7 @@ class MemoryStore(Store):
 
     @_locked
     def commit(self, claim: Claim, settlement: Settlement) -> Committed:
+        """Settle a claim."""
         unit, drawer = self._unit(claim), self._drawers[claim.handler]
         if unit.done:
             return Committed(Outcome.ALREADY)
@@ -235,11 +248,13 @@ class MemoryStore(Store):
 
     @_locked
     def schedule(self, owner: str, scheduled: Scheduled) -> None:
+        """Keep a message for later."""
         entry = _Entry(self._clock() + scheduled.delay, scheduled.message.to_json())
         self._drawers[owner].calendar.setdefault(scheduled.id, entry)
 
     @_locked
     def unschedule(self, owner: str, schedule_id: str) -> bool:
+        """Remove a message that no worker has been given yet. False when it is too late, or there is none."""
         calendar = self._drawers[owner].calendar
         if schedule_id not in calendar or calendar[schedule_id].handed_out:
             return False
@@ -247,18 +262,22 @@ class MemoryStore(Store):
         return True
 
     def now(self) -> float:
+        """Seconds since 1970, by ``clock``."""
         return self._clock()
 
     @_locked
     def tend(self, owner: str, seconds: float) -> None:
+        """Report that a worker looks into this schedule, and will for ``seconds``."""
         self._tended[owner] = self._clock() + seconds
 
     @_locked
     def tended(self, owner: str) -> bool:
+        """True if a worker looks into this schedule."""
         return self._tended.get(owner, 0.0) > self._clock()
 
     @_locked
     def ripe(self, owners: Sequence[str]) -> list[str]:
+        """The owners in whose schedules a message is due."""
         return [owner for owner in owners if self._ready(owner)]
 
     def _ready(self, owner: str) -> list[tuple[float, str]]:
@@ -267,6 +286,7 @@ class MemoryStore(Store):
 
     @_locked
     def due(self, owner: str, limit: int, hold: float) -> list[tuple[str, Message | None]]:
+        """Up to ``limit`` messages that are due. They are due again after ``hold`` seconds unless `sent` is called."""
         calendar, now = self._drawers[owner].calendar, self._clock()
         handed_out: list[tuple[str, Message | None]] = []
         for _, key in self._ready(owner)[:limit]:
@@ -277,6 +297,7 @@ class MemoryStore(Store):
 
     @_locked
     def sent(self, owner: str, ids: Sequence[str]) -> None:
+        """Remove messages that the broker has. A deadline stays, as one that was sent."""
         calendar = self._drawers[owner].calendar
         for key in ids:
             if key not in calendar:
@@ -288,6 +309,7 @@ class MemoryStore(Store):
 
     @_locked
     def backlog(self, owner: str) -> Backlog:
+        """How much waits in the schedule."""
         now, entries = self._clock(), self._drawers[owner].calendar.values()
         due = [entry.due for entry in entries if not entry.reminded and entry.due <= now]
         later = [entry.due for entry in entries if not entry.reminded and entry.due > now]
@@ -296,26 +318,31 @@ class MemoryStore(Store):
 
     @_locked
     def bury(self, handler: str, letter_id: str, letter: str, scheduled: Sequence[Scheduled] = ()) -> None:
+        """Record a dead letter outside any unit."""
         self._drawers[handler].letters[letter_id] = letter
         for entry in scheduled:
             self.schedule(handler, entry)
 
     @_locked
     def letters(self, handler: str) -> list[str]:
+        """The dead letters of a handler as JSON, oldest first."""
         return list(self._drawers[handler].letters.values())
 
     @_locked
     def letter(self, handler: str, letter_id: str) -> str | None:
+        """One dead letter as JSON; None if there is none with this id."""
         return self._drawers[handler].letters.get(letter_id)
 
     @_locked
     def discard(self, handler: str, letter_id: str) -> bool:
+        """Remove a dead letter. False when there was none."""
         return self._drawers[handler].letters.pop(letter_id, None) is not None
 
     @_locked
     def replay(
         self, handler: str, letter_id: str, unit: str | None, parts: Mapping[str, str], scheduled: Scheduled
     ) -> bool:
+        """Remove a dead letter, forget that its unit was settled, and schedule its message. False if there was none."""
         drawer = self._drawers[handler]
         if drawer.letters.pop(letter_id, None) is None:
             return False
@@ -332,16 +359,19 @@ class MemoryStore(Store):
 
     @_locked
     def register(self, handlers: Sequence[str]) -> None:
+        """Record these handlers."""
         self._handlers.update(handlers)
 
     @_locked
     def handlers(self) -> list[str]:
+        """Every handler that was ever registered, sorted."""
         return sorted(self._handlers)
 
     @_locked
     def declare(
         self, service: str, worker: str, bindings: Sequence[Binding], ttl: float, removed: Sequence[Binding] = ()
     ) -> Declared:
+        """Report that a worker lives and declares these bindings, and find the bindings that may be removed."""
         register, now = self._registers[service], self._clock()
         workers = {name: entry for name, entry in register.workers.items() if entry[0] > now}
         known = workers.pop(worker, None) is not None
@@ -361,10 +391,11 @@ class MemoryStore(Store):
 
     @_locked
     def forget_queue(self, service: str, queue: str) -> None:
+        """Forget a queue that no longer exists."""
         self._registers[service].queues.discard(queue)
 
     def ping(self) -> None:
-        """It is always there."""
+        """Do nothing: this store always answers."""
 
     def _unit(self, claim: Claim) -> _Unit:
         units = self._drawers[claim.handler].units

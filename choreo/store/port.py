@@ -1,4 +1,4 @@
-"""The store: five small protocols, kept in one place so that a commit can touch all of them at once."""
+"""The store: five protocols in one object, since a commit writes to several of them in one step."""
 
 from typing import Protocol
 
@@ -11,10 +11,10 @@ from choreo.store.schedule import Schedule
 
 class Store(Claims, Joins, Schedule, Letters, Register, Protocol):
     """
-    Everything that choreo must not forget.
+    All state that choreo keeps.
 
-    Every method is one decision, and atomic. Raises `StoreError` when the store cannot be reached; nothing is half
-    done then, and calling again is safe. Time is the store's own, never a worker's clock.
+    Every method is one atomic decision. It raises `StoreError` when the store cannot be reached. It is then done wholly
+    or not at all, and calling again is safe. Time is always the store's own, never a worker's clock.
     """
 
     def ping(self) -> None:

@@ -1,7 +1,7 @@
 """The store in Redis: one Lua script per decision.
 
-All keys of one handler carry the same hash tag (``choreo:{payment.charge_customer}:due``), so that a Redis Cluster
-keeps them in one slot. Every script opens with its keys, arguments and answers.
+All keys of one handler have the same hash tag (``choreo:{payment.charge_customer}:due``), so that a Redis Cluster
+keeps them in one slot. Every script begins with a comment on its keys, arguments and answers.
 """
 
 import logging
@@ -26,9 +26,9 @@ logger = logging.getLogger(__name__)
 
 class RedisStore(Store):
     """
-    The store in Redis. See the protocols of `choreo.store` for what each method promises.
+    The store in Redis. See the protocols of `choreo.store` for the guarantees of each method.
 
-    ``prefix`` begins every key. ``ssl`` and ``transport`` are those of `choreo.redis_client.client.make_client`.
+    Every key begins with ``prefix``. ``ssl`` and ``transport`` are those of `choreo.redis_client.client.make_client`.
     Safe in threads, and after a fork. Needs Redis 7 (or Valkey) with ``maxmemory-policy noeviction``.
     """
 
@@ -58,7 +58,7 @@ class RedisStore(Store):
         return f"{start}unit:{unit}", f"{start}parts:{unit}"
 
     def _done(self, handler: str) -> str:
-        """How the names begin of what remembers the handler's finished units."""
+        """The start of the names of the keys of the handler's inbox: see inbox.lua."""
         return self._key(handler, "done", "")
 
     def _calendar(self, owner: str) -> tuple[str, str]:
@@ -76,6 +76,7 @@ class RedisStore(Store):
         return _ms(self.terms.retention.total_seconds())
 
     def begin(self, claim: Claim) -> Begun:
+        """Claim a unit."""
         return begun(self._run("begin", *self._beginning(claim)))
 
     def _beginning(self, claim: Claim) -> tuple[list[str], list[Any]]:
@@ -83,14 +84,16 @@ class RedisStore(Store):
         keys = [*self._unit(claim.handler, claim.unit), self._done(claim.handler)]
         return keys, [*self._lease_args(claim), _remembered(claim.unit), self._in_flight(claim)]
 
-    def _in_flight(self, claim: Claim) -> str:  # noqa: ARG002 - nothing is in flight in a Redis that is no broker
-        """Where this server keeps the copy that the claim is made for."""
+    def _in_flight(self, claim: Claim) -> str:  # noqa: ARG002
+        """The key under which this server keeps the claim's delivery in flight; "" if the server is not the broker."""
         return ""
 
     def forgive(self, claim: Claim) -> None:
+        """Count one beginning less."""
         self._run("forgive", self._unit(claim.handler, claim.unit)[:1], [])
 
     def arrive(self, claim: Claim, arrival: Arrival) -> Begun:
+        """Record one part of a join, and claim the join if it is complete."""
         return begun(self._run("arrive", *self._arriving(claim, arrival)))
 
     def _arriving(self, claim: Claim, arrival: Arrival, *, ahead: bool = False) -> tuple[list[str], list[Any]]:
@@ -107,12 +110,14 @@ class RedisStore(Store):
         return keys, args
 
     def waiting(self, handler: str, limit: int, after: str = "") -> tuple[list[str], str]:
+        """Units of pending joins, soonest deadline first, and the cursor of the next page."""
         score, _, last = after.partition(" ")
         due, _ = self._calendar(handler)
         units, cursor = self._run("waiting", [due], [limit, score, last])
         return [unit.decode() for unit in units], cursor.decode()
 
     def look(self, handler: str, unit: str) -> Waiting | None:
+        """A pending join as it is now; None if there is none."""
         keys = [*self._unit(handler, unit), self._calendar(handler)[0]]
         answer = self._run("look", keys, [deadline_id(unit), _ms(self.terms.lease.total_seconds())])
         if not answer:
@@ -133,26 +138,31 @@ class RedisStore(Store):
         )
 
     def tally(self, handler: str) -> dict[str, int]:
+        """How many events did not count for a join, by reason."""
         with self._calls.client() as client:
             counts = client.hgetall(self._key(handler, "tally"))
         return {name.decode(): int(count) for name, count in counts.items()}
 
     def describe_joins(self, descriptions: Mapping[str, str]) -> None:
+        """Record the declarations of these joins: handler → JSON."""
         if descriptions:
             with self._calls.client() as client:
                 client.hset(f"{self.prefix}:joins", mapping=dict(descriptions))
 
     def joins(self) -> dict[str, str]:
+        """Every join that was ever described: handler → JSON."""
         with self._calls.client() as client:
             found = client.hgetall(f"{self.prefix}:joins")
         return {handler.decode(): text.decode() for handler, text in sorted(found.items())}
 
     def renew(self, claim: Claim) -> bool:
+        """Prolong the lease. False when another worker has the claim, or the unit is settled."""
         unit, _ = self._unit(claim.handler, claim.unit)
         args = [claim.token, _ms(self.terms.lease.total_seconds()), self._retention]
         return bool(self._run("renew", [unit], args))
 
     def commit(self, claim: Claim, settlement: Settlement) -> Committed:
+        """Settle a claim."""
         outbox = [Scheduled(key, message, OUTBOX_GRACE) for key, message in settlement.sent.items()]
         args = self._settlement_args(claim, settlement, [*settlement.scheduled, *outbox])
         keys, args = self._settlement_keys(claim.handler), [self._key(claim.handler, ""), *args]
@@ -168,7 +178,7 @@ class RedisStore(Store):
     def _settlement_args(
         self, claim: Claim, settlement: Settlement, scheduled: Sequence[Scheduled], messages: int = 0
     ) -> list[Any]:
-        """What settle.lua is told about one claim. Behind it the script's own ``messages`` follow."""
+        """The arguments of settle.lua for one claim. The caller adds those of its own ``messages``."""
         letter, unwanted = settlement.letter or (), settlement.unscheduled
         kept = 2 if _remembered(claim.unit) and not letter else 1
         retention = max(self._retention, _ms(settlement.remember))
@@ -182,46 +192,55 @@ class RedisStore(Store):
         return args
 
     def schedule(self, owner: str, scheduled: Scheduled) -> None:
+        """Keep a message for later."""
         self._run("schedule", self._calendar(owner), _arguments(scheduled))
 
     def unschedule(self, owner: str, schedule_id: str) -> bool:
+        """Remove a message that no worker has been given yet. False when it is too late, or there is none."""
         return bool(self._run("unschedule", self._calendar(owner), [schedule_id]))
 
     def now(self) -> float:
+        """Seconds since 1970, by the server's clock."""
         with self._calls.client() as client:
             seconds, microseconds = client.time()
         return float(seconds + microseconds / 1_000_000)
 
     def tend(self, owner: str, seconds: float) -> None:
+        """Report that a worker looks into this schedule, and will for ``seconds``."""
         with self._calls.client() as client:
             client.set(self._key(owner, "tended"), 1, px=_ms(seconds))
 
     def tended(self, owner: str) -> bool:
+        """True if a worker looks into this schedule."""
         with self._calls.client() as client:
             return bool(client.exists(self._key(owner, "tended")))
 
     def ripe(self, owners: Sequence[str]) -> list[str]:
+        """The owners in whose schedules a message is due."""
         first = "0 +inf WITHSCORES LIMIT 0 1".split()
         looks = [("ZRANGEBYSCORE", self._calendar(owner)[0], *first) for owner in owners]
         now, *answers = self._calls.commands([("TIME",), *looks])
         return [owner for owner, answer in zip(owners, answers, strict=True) if _is_due(answer, now)]
 
     def due(self, owner: str, limit: int, hold: float) -> list[tuple[str, Message | None]]:
+        """Up to ``limit`` messages that are due. They are due again after ``hold`` seconds unless `sent` is called."""
         answer = self._run("due", self._calendar(owner), [limit, _ms(hold)])
         found: list[tuple[str, Message | None]] = []
         for key, text in zip(answer[::2], answer[1::2], strict=True):
             try:
                 found.append((key.decode(), Message.from_json(text) if text else None))
             except (ValueError, TypeError, KeyError, AttributeError) as error:
-                # It stays where it is, and comes up again; whatever it is, the others need not wait for it.
+                # It stays in the schedule and is due again later. The other messages need not wait for it.
                 logger.error("%s in the schedule of %s cannot be read: %s", key, owner, error)
         return found
 
     def sent(self, owner: str, ids: Sequence[str]) -> None:
+        """Remove messages that the broker has. A deadline stays, as one that was sent."""
         if ids:
             self._run("sent", self._calendar(owner), ids)
 
     def backlog(self, owner: str) -> Backlog:
+        """How much waits in the schedule."""
         due, now = self._calendar(owner)[0], self.now() * 1000
         with self._calls.client() as client, client.pipeline(transaction=True) as pipeline:
             pipeline.zcount(due, 0, now)
@@ -234,12 +253,14 @@ class RedisStore(Store):
         return Backlog(ready, late, later, following[0][1] / 1000 if following else None, reminded)
 
     def bury(self, handler: str, letter_id: str, letter: str, scheduled: Sequence[Scheduled] = ()) -> None:
-        # A delivery that cannot be read has no unit of its own: it is settled under a claim that nobody else makes.
+        """Record a dead letter outside any unit."""
+        # A delivery that cannot be read has no unit. Its dead letter is settled with a unit of its own.
         claim = Claim(handler, f"letter:{letter_id}", letter_id)
         self.begin(claim)
         self.commit(claim, Settlement(letter=(letter_id, letter), scheduled=scheduled))
 
     def letters(self, handler: str) -> list[str]:
+        """The dead letters of a handler as JSON, oldest first."""
         letters, index = self._cabinet(handler)
         with self._calls.client() as client:
             ids = client.zrange(index, 0, -1)
@@ -247,11 +268,13 @@ class RedisStore(Store):
         return [letter.decode() for letter in found if letter is not None]
 
     def letter(self, handler: str, letter_id: str) -> str | None:
+        """One dead letter as JSON; None if there is none with this id."""
         with self._calls.client() as client:
             letter = client.hget(self._cabinet(handler)[0], letter_id)
         return None if letter is None else letter.decode()
 
     def discard(self, handler: str, letter_id: str) -> bool:
+        """Remove a dead letter. False when there was none."""
         letters, index = self._cabinet(handler)
         with self._calls.client() as client, client.pipeline(transaction=True) as pipeline:
             pipeline.hdel(letters, letter_id)
@@ -261,6 +284,7 @@ class RedisStore(Store):
     def replay(
         self, handler: str, letter_id: str, unit: str | None, parts: Mapping[str, str], scheduled: Scheduled
     ) -> bool:
+        """Remove a dead letter, forget that its unit was settled, and schedule its message. False if there was none."""
         keys = [
             *self._unit(handler, unit or f"letter:{letter_id}"),
             *self._calendar(handler),
@@ -273,17 +297,20 @@ class RedisStore(Store):
         return bool(self._run("replay", keys, args))
 
     def register(self, handlers: Sequence[str]) -> None:
+        """Record these handlers."""
         if handlers:
             with self._calls.client() as client:
                 client.sadd(f"{self.prefix}:handlers", *handlers)
 
     def handlers(self) -> list[str]:
+        """Every handler that was ever registered, sorted."""
         with self._calls.client() as client:
             return sorted(name.decode() for name in client.smembers(f"{self.prefix}:handlers"))
 
     def declare(
         self, service: str, worker: str, bindings: Sequence[Binding], ttl: float, removed: Sequence[Binding] = ()
     ) -> Declared:
+        """Report that a worker lives and declares these bindings, and find the bindings that may be removed."""
         keys = [self._key(service, name) for name in ("workers", "bindings", "queues")]
         pairs = [" ".join(pair) for pair in (*bindings, *removed)]
         known, *lists = self._run("declare", keys, [worker, _ms(ttl), len(bindings), *pairs])
@@ -291,22 +318,25 @@ class RedisStore(Store):
         return Declared(bool(known), [_pair(text) for text in stale], [_pair(text) for text in again], orphans)
 
     def forget_queue(self, service: str, queue: str) -> None:
+        """Forget a queue that no longer exists."""
         with self._calls.client() as client:
             client.srem(self._key(service, "queues"), queue)
 
     def ping(self) -> None:
+        """Raise `StoreError` unless the server answers."""
         with self._calls.client() as client:
             client.ping()
 
 
 def begun(answer: list[Any]) -> Begun:
+    """The answer of begin.lua or arrive.lua as a `Begun`."""
     verdict = Verdict(answer[0].decode())
     if verdict is Verdict.BUSY:
         return Begun(verdict, busy_seconds=answer[1] / 1000)
     if verdict is Verdict.DONE:
         return Begun(verdict)
     fields = [text.decode() for text in answer[2:]]
-    # What is no part but a number is kept beside the parts; each part has its time of arrival in front.
+    # Counts are kept beside the parts, under names with '#' or '?'. Each part's text follows its time of arrival.
     parts = {
         name: text.partition(" ")[2]
         for name, text in zip(fields[::2], fields[1::2], strict=True)
@@ -316,11 +346,11 @@ def begun(answer: list[Any]) -> Begun:
 
 
 def _is_due(first: Any, now: Any) -> bool:
-    """Whether the first entry of a schedule is due: [[id, score]] or, in older protocols, [id, score]."""
+    """True if the first entry of a schedule is due: [[id, score]] or, in the older protocol RESP2, [id, score]."""
     if isinstance(first, Exception) or isinstance(now, Exception):
-        return True  # whoever takes what is due is told what is wrong
+        return True  # `due` will then raise the error
     entry = first[0] if first and isinstance(first[0], list) else first
-    # See due.lua for the half.
+    # The half: see due.lua.
     return bool(entry) and float(entry[1]) <= int(now[0]) * 1000 + int(now[1]) // 1000 + 0.5
 
 
@@ -329,7 +359,7 @@ def _arguments(scheduled: Scheduled) -> list[Any]:
 
 
 def _remembered(unit: str) -> str:
-    """What of a finished unit is remembered apart from it. A join's own HASH stays: it counts parts that come late."""
+    """The unit's id in the inbox; "" for a join, whose own HASH stays, since it counts parts that come late."""
     return "" if unit.startswith("join:") else unit
 
 

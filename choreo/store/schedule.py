@@ -27,15 +27,15 @@ class Scheduled:
 class Backlog:
     """How much waits in one schedule."""
 
-    #: Messages that are due and not sent yet. Live workers keep this at 0, but for the moment that sending takes.
+    #: Messages that are due and not sent yet. With live workers it is 0, except while they send.
     due: int = 0
-    #: Seconds for which the first of them has been due.
+    #: Seconds since the first of them fell due.
     late: float = 0.0
     #: Messages that fall due later.
     later: int = 0
     #: The time at which the next of them falls due, in seconds since 1970 by the store's clock; None if there is none.
     next_at: float | None = None
-    #: Joins that have passed their deadline, were told so, and are not settled yet.
+    #: Joins whose deadline has passed and was sent, and that are not settled yet.
     reminded: int = 0
 
     @property

@@ -1,4 +1,4 @@
-"""How long the store waits and remembers."""
+"""The terms of a store: how long a claim holds, and how long a finished unit is remembered."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -9,13 +9,15 @@ from choreo.errors import DeclarationError
 @dataclass(frozen=True, slots=True)
 class Terms:
     """
-    How long the store waits and remembers. Raises `DeclarationError` for values that cannot work.
+    How long a claim holds, how long a unit is remembered, and how often an attempt may begin.
+
+    Raises `DeclarationError` for values that cannot work.
 
         >>> Terms(lease=timedelta(seconds=30)).max_deliveries
         5
     """
 
-    #: A worker that has not renewed its claim for this long loses it.
+    #: The time for which a claim holds. A worker that does not renew it in time loses the claim.
     lease: timedelta = timedelta(seconds=15)
     #: A finished unit is remembered for this long. It must cover the longest time after which its event can come back.
     retention: timedelta = timedelta(days=1)

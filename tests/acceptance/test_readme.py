@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 BLOCKS = re.findall(r"```(python|console)\n(.*?)```", README, re.DOTALL)
@@ -51,17 +51,17 @@ def test_the_first_example_works_as_printed(shop: Path, tmp_path: Path) -> None:
         up = subprocess.Popen(command("choreo up"), cwd=shop, env=environment, stdout=log, stderr=log)
     try:
         line = eventually(
-            lambda: re.search(r"export CHOREO_BROKER_URL=(\S+)", said.read_text()), 60, "choreo up says where it is"
+            lambda: re.search(r"export CHOREO_BROKER_URL=(\S+)", said.read_text()), reason="choreo up says where it is"
         )
         environment["CHOREO_BROKER_URL"] = shlex.split(line[1])[0]
 
         published = subprocess.run(
-            command("choreo publish"), cwd=shop, env=environment, capture_output=True, text=True, timeout=30
+            command("choreo publish"), cwd=shop, env=environment, capture_output=True, text=True, timeout=DEADLINE
         )
 
         assert published.returncode == 0, published.stderr
         assert "order.placed ORD-1 announced" in published.stdout
-        eventually(lambda: "alice gets 25 points" in said.read_text(), 30, said.read_text())
+        eventually(lambda: "alice gets 25 points" in said.read_text(), reason=said.read_text())
 
         pinged = subprocess.run(
             command("celery -A shop.payment inspect"),
@@ -69,14 +69,17 @@ def test_the_first_example_works_as_printed(shop: Path, tmp_path: Path) -> None:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=DEADLINE,
         )
 
         assert pinged.returncode == 0, pinged.stderr
         assert re.findall(r"->  (\w+)@", pinged.stdout) == ["payment"]
     finally:
         up.send_signal(signal.SIGINT)
-        assert up.wait(30) == 0
+        try:
+            assert up.wait(DEADLINE) == 0
+        finally:
+            up.kill()
 
 
 def test_the_make_commands_exist() -> None:

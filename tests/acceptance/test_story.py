@@ -49,7 +49,7 @@ class Effects:
     def become(self, expected: Counter[str]) -> None:
         """Wait until this was done, and check that it was done no more than that."""
         try:
-            eventually(lambda: self.count() >= expected and self.is_counted(), 30, f"{self} become {expected}")
+            eventually(lambda: self.count() >= expected and self.is_counted(), reason=f"{self} become {expected}")
         except AssertionError as error:
             error.add_note(f"They are {self.count()}, and analytics has heard {self.facts()}.")
             raise
@@ -199,7 +199,7 @@ def test_a_refused_card_is_told_to_the_customer_and_nobody_drives(platform: Plat
 def test_a_failure_that_no_retry_can_mend_is_a_dead_letter_at_once(platform: Platform) -> None:
     victor = place(customer="victor")
 
-    (letter,) = eventually(lambda: order.app.dead_letters.find("payment"), 20, "a dead letter of payment")
+    (letter,) = eventually(lambda: order.app.dead_letters.find("payment"), reason="a dead letter of payment")
 
     assert (letter.handler, letter.reason, letter.attempts) == ("payment.charge_customer", "refused", 1)
     assert letter.subject == victor.order_id

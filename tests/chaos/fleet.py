@@ -31,9 +31,9 @@ POOLS = {
     "analytics": "solo",
 }
 #: How long a worker may take to begin to consume, on a machine that does other things as well.
-READY_SECONDS = 60.0
+READY_SECONDS = 120.0
 #: How long a worker may take to stop after SIGTERM.
-GRACE_SECONDS = 15.0
+GRACE_SECONDS = 60.0
 
 
 @dataclass
@@ -90,7 +90,7 @@ class Fleet:
     workers: dict[str, Worker] = field(default_factory=dict)
     publisher: Guard | None = None
     #: Seconds without any progress after which nothing more is waited for.
-    patience: float = 20.0
+    patience: float = 60.0
     #: Which workers ended by themselves.
     exits: list[str] = field(default_factory=list)
     #: What no worker may do, whatever the ledger says.
@@ -168,7 +168,7 @@ class Fleet:
         log = self.directory / "publisher.log"
         self.publisher = Guard(command, log=log, cwd=ROOT, env=self._environment(), grace=1)
 
-    def wait_published(self, timeout: float = 60.0) -> None:
+    def wait_published(self, timeout: float = 120.0) -> None:
         """Wait until the publisher has placed its orders."""
         assert self.publisher is not None
         try:

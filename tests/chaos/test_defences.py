@@ -21,7 +21,7 @@ def table() -> Iterator[list[tuple[str, ...]]]:
     print("\n\n" + "\n".join(f"| {line} |" for line in lines))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("defence", [defence for defence in DEFENCES if defence.short or LONG], ids=str)
 def test_a_scenario_turns_red_without(
     defence: Defence, make_fleet: MakeFleet, server: EmbeddedServer, seed: int, table: list[tuple[str, ...]]

@@ -12,6 +12,6 @@ def test_what_a_sabotage_replaces_is_there(name: str) -> None:
     # In a process of its own: nothing puts the defence back.
     process = multiprocessing.get_context("fork").Process(target=SABOTAGES[name])
     process.start()
-    process.join(20)
+    process.join(120)
 
     assert process.exitcode == 0

@@ -10,7 +10,7 @@ from tests.chaos.conftest import LONG, MakeFleet
 SLOW_FAULTS = ("swallow answers", "swallow commands")
 
 
-@pytest.mark.timeout(3600 if LONG else 120)
+@pytest.mark.timeout(3600 if LONG else 600)
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq", *(["redis apart"] if LONG else [])])
 def test_no_event_is_lost_in_a_storm(
     broker: str, make_fleet: MakeFleet, server: EmbeddedServer, orders: int, seed: int

@@ -37,9 +37,9 @@ ROOT = Path(__file__).parents[2]
 SERVICES = Path(__file__).parent / "services"
 REDIS = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["redis"]
 #: Seconds until a container is up. Starting a worker takes about two.
-START_SECONDS = 60
+START_SECONDS = 120
 #: Seconds until a log has a line that the test waits for. Taking over the work of a dead worker takes about five.
-LOG_SECONDS = 40
+LOG_SECONDS = 120
 
 
 class Broker(RedisContainer):

@@ -32,6 +32,7 @@ from uuid import uuid4
 
 from choreo.local.guard import Guard
 from choreo.local.server import find_program, free_port
+from tests.waiting import DEADLINE
 
 #: What a process needs from this machine. A container would not see the rest of a developer's environment either.
 INHERITED = ("HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR")
@@ -184,7 +185,7 @@ class LocalContainer:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=60,
+            timeout=DEADLINE,
         )
         return done.returncode, done.stdout
 

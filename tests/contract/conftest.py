@@ -46,13 +46,13 @@ def redis_rig(redis_url: str, namespace: str) -> Iterator[RedisRig]:
 
 
 @pytest.fixture
-def beside_rig(redis_url: str, namespace: str) -> Iterator[RedisRig]:
-    rig = RedisRig(redis_url, f"{namespace}:choreo", beside=True)
+def fused_rig(redis_url: str, namespace: str) -> Iterator[RedisRig]:
+    rig = RedisRig(redis_url, f"{namespace}:choreo", fused=True)
     yield rig
     rig.close()
 
 
-@pytest.fixture(params=["memory", "redis", "beside"])
+@pytest.fixture(params=["memory", "redis", "fused"])
 def rig(request: pytest.FixtureRequest) -> Rig:
     return MemoryRig() if request.param == "memory" else request.getfixturevalue(f"{request.param}_rig")
 

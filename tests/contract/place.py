@@ -14,6 +14,7 @@ from choreo.fast.fused_store import FusedStore
 from choreo.store import Begun, Claim, Verdict
 from tests.contract.redis_broker import Corner
 from tests.unit.events import OrderPlaced, envelope
+from tests.waiting import DEADLINE
 
 HANDLER = "payment.charge"
 RUN = Begun(Verdict.RUN, deliveries=1)
@@ -33,7 +34,7 @@ class Worker:
 
     def take(self, count: int = 1) -> list[Any]:
         while len(self.messages) < count:
-            self.connection.drain_events(timeout=5)
+            self.connection.drain_events(timeout=DEADLINE)
         return self.messages
 
     def takes_nothing(self, seconds: float = 0.3) -> bool:
@@ -41,24 +42,21 @@ class Worker:
             self.connection.drain_events(timeout=seconds)
         return not self.messages
 
-    def lease(self, number: int = 0) -> Receipt:
-        lease = Receipt.of(self.messages[number].properties)
-        assert lease is not None
-        return lease
+    def receipt(self, number: int = 0) -> Receipt:
+        receipt = Receipt.of(self.messages[number].properties)
+        assert receipt is not None
+        return receipt
 
     def claim(self, unit: str, number: int = 0, attempt: int = 1) -> Claim:
-        lease = self.lease(number)
-        return Claim(HANDLER, unit, lease.tag, attempt, (lease.inflight, lease.tag))
+        return Claim(HANDLER, unit, self.receipt(number).tag, attempt)
 
     def holds(self, unit: str, number: int = 0, attempt: int = 1) -> bool:
-        return self.lease(number).holds(unit, attempt)
+        return self.receipt(number).holds(unit, attempt)
 
     def die(self) -> None:
         """Stop like a killed process: nothing is acked, returned or said any more."""
-        own = self.channel._ownership
-        assert own is not None
-        own._stopped.set()
-        own._wake.set()
+        own = self.channel.own()
+        own._heart.end()
         self.place.corner.redis.zadd(f"{self.place.corner.prefix}_choreo.consumers", {own.owner: 1})
 
     def go(self) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import redis
 from kombu import Connection, Consumer, Exchange, Producer, Queue
 
+from tests.waiting import DEADLINE
+
 TRANSPORT = "choreo.broker.redis.transport:Transport"
 
 #: Short enough for a test to wait for, long enough for a busy machine.
@@ -102,7 +104,7 @@ class Reader:
         self.messages.append(message)
         self.on_message(message)
 
-    def drain(self, count: int = 1, timeout: float = 5.0) -> list[Any]:
+    def drain(self, count: int = 1, timeout: float = DEADLINE) -> list[Any]:
         """Read until `count` messages have come in all, or fail."""
         while len(self.messages) < count:
             self.connection.drain_events(timeout=timeout)
@@ -121,7 +123,7 @@ class Reader:
 
     def die(self) -> None:
         """As after kill -9: no more heartbeats, nothing is given back."""
-        self.channel._ownership.forsake()
+        self.channel.own()._heart.end()
         self.channel._ownership = None
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from choreo.local.server import NoServerError, find_program, free_port
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 
 def programs() -> list[str]:
@@ -29,13 +29,13 @@ def running(*arguments: object, answers: Callable[[], object], log: Path) -> Ite
         with log.open("ab") as out:
             process = subprocess.Popen([program, *map(str, arguments)], stdout=out, stderr=out, cwd=log.parent)
         try:
-            eventually(lambda p=process: p.poll() is not None or succeeds(answers), 10)
+            eventually(lambda p=process: p.poll() is not None or succeeds(answers))
             if process.poll() is None:
                 yield
                 return
         finally:
             process.kill()
-            process.wait(10)
+            process.wait(DEADLINE)
     message = f"no Redis here that starts with {' '.join(map(str, arguments))}: {log.read_text()[-500:]}"
     pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
 

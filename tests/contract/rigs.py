@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import redis
 
 from choreo import Terms
+from choreo.broker.redis.keys import Keys
 from choreo.events.message import Message
 from choreo.fast.fused_store import FusedStore
 from choreo.store import Arrival, Begun, Claim, Outcome, Scheduled, Settlement, Store
@@ -15,6 +16,8 @@ from choreo.store.memory import MemoryStore
 from choreo.store.redis import RedisStore
 
 HANDLER = "driver.assign"
+#: A consumer that has deliveries in flight.
+OWNER = "w"
 # Time moves in steps of 10 seconds here and everything lasts an odd 5: a slow machine changes no answer.
 LEASE, HOLD, WITHIN = 35.0, 25.0, 95.0
 TERMS = Terms(lease=timedelta(seconds=LEASE), retention=timedelta(days=1), max_deliveries=3)
@@ -42,10 +45,12 @@ class MemoryRig:
 class RedisRig:
     """Redis has no clock that a test could move; so everything that is kept there is moved back instead."""
 
-    def __init__(self, url: str, prefix: str, *, beside: bool = False) -> None:
+    def __init__(self, url: str, prefix: str, *, fused: bool = False) -> None:
+        #: The keys of the broker that a fused store is fused with.
+        self.broker = Keys(f"{prefix}:broker:")
         self.store = (
-            FusedStore(url, TERMS, prefix, "choreo.events", f"{prefix}:broker:")
-            if beside
+            FusedStore(url, TERMS, prefix, "choreo.events", self.broker.prefix)
+            if fused
             else RedisStore(url, TERMS, prefix)
         )
         self.prefix = prefix

@@ -12,16 +12,20 @@ from redis.exceptions import ConnectionError as Away
 from choreo import Service
 from choreo.broker import workload
 from choreo.broker.redis.packing import redelivered
+from choreo.broker.redis.receipt import Receipt
 from choreo.delivery.join import JoinDelivery
 from choreo.events.ids import named_id, task_id
 from choreo.fast.ahead import MOST_AHEAD
+from choreo.fast.channel import commits_of
 from choreo.fast.commits import Commits, Question
+from choreo.fast.held import HeldStore
+from choreo.redis_client.scripts import Script
 from choreo.redis_client.wire import Wire
 from choreo.store import Arrival, Claim, Verdict
 from choreo.store.parts import unit_of
 from tests.contract.redis_broker import Corner
 from tests.unit.events import OrderConfirmed, OrderRejected, PaymentCharged, envelope
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 HANDLER = "shop.ship"
 ARRIVAL = Arrival("a", "a", "<a>", {"a": None, "b": None}, at_least=2, within=60)
@@ -66,7 +70,7 @@ class Shop:
         consumer = Consumer(self.channel, [self.queue], on_message=self._received, auto_declare=False)
         consumer.consume()
         while len(self.messages) < count:
-            self.connection.drain_events(timeout=5)
+            self.connection.drain_events(timeout=DEADLINE)
         return self.messages
 
     def _received(self, message: Any) -> None:
@@ -76,13 +80,14 @@ class Shop:
 
     @property
     def line(self) -> Commits:
-        line: Commits = self.channel.line
-        return line
+        commits = commits_of(self.channel)
+        assert commits is not None
+        return commits
 
     def delivery(self, number: int) -> JoinDelivery | None:
         """The delivery of this message, if it was begun ahead."""
         (event,), *_ = self.messages[number].payload
-        delivery: JoinDelivery | None = event.delivery
+        delivery: JoinDelivery | None = event.note
         return delivery
 
     def live(self, number: int) -> str:
@@ -239,9 +244,7 @@ def test_an_answer_that_was_lost_with_the_connection_is_asked_for_again(shop: Sh
 def test_a_connection_that_breaks_between_a_commit_that_waits_and_an_answer_confuses_nobody(
     shop: Shop, unhurried: None, caplog: pytest.LogCaptureFixture
 ):
-    shop.app.runtime.store._run(
-        "arrive", *shop.app.runtime.store._arriving(Claim(HANDLER, "loads the script", "t"), ARRIVAL)
-    )
+    shop.app.runtime.store.arrive(Claim(HANDLER, "loads the script", "t"), ARRIVAL)
     shop.tell((OrderConfirmed, 1), (PaymentCharged, 1), (OrderConfirmed, 2), (OrderConfirmed, 3), (PaymentCharged, 3))
     shop._received = shop.messages.append  # type: ignore[method-assign]
     shop.take(5)
@@ -277,7 +280,7 @@ def test_a_question_that_never_reached_the_store_is_asked_in_its_turn(shop: Shop
 def test_without_an_answer_the_store_is_asked_in_its_turn(shop: Shop, trouble: str, monkeypatch: pytest.MonkeyPatch):
     shop.tell((OrderConfirmed, 1), (OrderConfirmed, 2))
     shop.take(2)
-    question = Question(shop.app.runtime.store._script("arrive"), ["k"], ["nonsense"])
+    question = Question(Script.load("store/arrive"), ["k"], ["nonsense"])
     if trouble == "closed":
         shop.line.close()
         assert not shop.line.ask_ahead(question)
@@ -287,7 +290,7 @@ def test_without_an_answer_the_store_is_asked_in_its_turn(shop: Shop, trouble: s
 
     delivery = shop.delivery(1)
     assert delivery is not None
-    monkeypatch.setattr(delivery, "_asked", lambda: None)
+    monkeypatch.setattr(shop.line, "answer", lambda _: None)
     assert delivery.begin().verdict is Verdict.WAIT
     assert shop.app.runtime.store.tally(HANDLER) == {}, "it is no duplicate"
 
@@ -298,21 +301,25 @@ def test_what_was_claimed_is_asked_about_again_where_it_may_have_been_lost(
 ):
     shop.tell((OrderConfirmed, 1), (PaymentCharged, 1))
     shop.take(2)
-    delivery = shop.delivery(1)
+    delivery, taken = shop.delivery(1), Receipt.of(shop.messages[1].properties)
     assert delivery is not None
-    assert delivery.lease is not None
-    late = delivery.lease.certain_until + 1
+    assert taken is not None
     if reason == "long ago":
-        monkeypatch.setattr("choreo.broker.redis.keys.machine_time", lambda: late)
+        monkeypatch.setattr("choreo.broker.redis.receipt.machine_time", lambda: taken.certain_until + 1)
     else:
         monkeypatch.setattr(state, "should_stop", 0)
-    asked: list[Any] = []
-    arrive = shop.app.runtime.store.arrive
-    monkeypatch.setattr(shop.app.runtime.store, "arrive", lambda *args: asked.append(args) or arrive(*args))
+    called: list[str] = []
+    for owner, name in (
+        (shop.line, "ask"),
+        (shop.line, "send"),
+        (shop.app.runtime.store, "arrive"),
+        (shop.app.runtime.store, "commit"),
+    ):
+        call = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args, name=name, call=call: called.append(name) or call(*args))
 
     assert delivery.live() == "done"
-    assert len(asked) == 1
-    assert (delivery.claim.line is None) == (reason == "stopping"), "an ending worker sends nothing ahead"
+    assert called == {"long ago": ["ask", "send"], "stopping": ["arrive", "commit"]}[reason]
 
 
 @pytest.mark.parametrize("again", [False, True])
@@ -353,7 +360,7 @@ def test_an_error_in_beginning_together_leaves_each_to_its_turn(shop: Shop, monk
         raise RuntimeError("nobody thought of that")
 
     shop.tell((OrderConfirmed, 1), (OrderConfirmed, 2))
-    monkeypatch.setattr(JoinDelivery, "begin_ahead", stumble)
+    monkeypatch.setattr(HeldStore, "ask_ahead", stumble)
 
     shop.take(2)
 

@@ -3,11 +3,14 @@
 import json
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from choreo import Envelope, Event, Service
+from choreo.broker.queue import HandlerQueue
 from choreo.broker.redis import ownership
+from choreo.broker.redis.keys import INBOX
 from choreo.events.message import Message
 from choreo.store import Begun, Claim, Outcome, Scheduled, Settlement, Verdict
 from tests.contract.place import HANDLER, RUN, Place, Worker
@@ -125,7 +128,7 @@ def test_what_is_claimed_for_another_copy_under_a_lease_is_left_to_the_store(pla
     place.send("e-1")
     worker.take()
 
-    assert worker.lease().claim == ""
+    assert worker.receipt().claim == ""
 
 
 def test_the_oldest_of_what_a_dead_worker_had_taken_counts_as_begun(place: Place, worker: Worker):
@@ -138,7 +141,7 @@ def test_the_oldest_of_what_a_dead_worker_had_taken_counts_as_begun(place: Place
     other = Worker(place)
     other.take(3)
 
-    assert [other.lease(n).claim for n in (0, 1, 2)] == ["", "", ""]
+    assert [other.receipt(n).claim for n in (0, 1, 2)] == ["", "", ""]
     assert place.store.begin(other.claim("busy with this", 0)) == BEGUN_AGAIN
     assert place.store.begin(other.claim("prefetched", 1)) == RUN
     assert place.store.begin(other.claim("prefetched too", 2)) == RUN
@@ -191,7 +194,7 @@ def test_what_a_living_worker_returns_as_a_failure_counts_as_begun(place: Place,
 def test_notes_of_what_was_begun_are_kept_for_a_day(place: Place, worker: Worker):
     place.send("e-1")
     worker.take()
-    owner = worker.lease().owner
+    owner = worker.receipt().owner
     worker.messages[0].reject(requeue=True)
 
     assert 86_000 < place.corner.redis.ttl(worker.channel.keys.begun(owner)) <= 86_400
@@ -289,7 +292,7 @@ def test_a_zombie_that_begins_what_nobody_else_has_yet_keeps_others_out(place: P
     place.send("e-1")
     worker.take()
     worker.die()
-    own = worker.channel._ownership
+    own = worker.channel.own()
     Worker(place).channel.own().bury(own.owner)
     assert len(place.corner.waiting(HANDLER)) == 1
 
@@ -346,7 +349,7 @@ def test_what_is_not_as_choreo_writes_it_or_was_delivered_before_is_left_to_the_
 
     worker.take()
 
-    assert worker.lease().claim == ""
+    assert worker.receipt().claim == ""
     assert place.unit("e-1") == {}
 
 
@@ -367,7 +370,7 @@ def test_a_key_of_somebody_else_stops_no_queue(place: Place, worker: Worker):
 
     worker.take(2)
 
-    assert worker.lease().claim == ""
+    assert worker.receipt().claim == ""
     assert worker.holds("e-2", 1)
 
 
@@ -377,7 +380,7 @@ def test_a_queue_without_an_inbox_is_taken_as_ever(place: Place):
 
     worker.take()
 
-    assert worker.lease().claim == ""
+    assert worker.receipt().claim == ""
     assert place.store.begin(worker.claim("e-1")) == RUN
 
 
@@ -389,23 +392,27 @@ def test_a_service_says_where_its_plain_handlers_remember_and_leaves_joins_and_o
     class Paid(Event, type="order.paid"):
         number: int
 
-    def queues(store: str) -> dict[str, str]:
-        app = Service("payment", config=None, broker=redis_url, set_as_current=False)
-        app.conf.choreo_store_url = store
+    def queues(store: str, **settings: Any) -> dict[str, str]:
+        app = Service("payment", broker=redis_url, config={"choreo_store_url": store, **settings}, set_as_current=False)
         app.on(Placed, name="charge")(plain)
         app.join(Placed, Paid, name="both")(joined)
-        handlers = [queue for queue in app.amqp.queues.values() if getattr(queue, "inbox", None)]
-        return {queue.handler: queue.inbox(queue.handler) for queue in handlers}
+        with app.connection_for_read() as connection:
+            told: dict[str, str] = {}
+            for queue in (queue for queue in app.amqp.queues.values() if isinstance(queue, HandlerQueue)):
+                consumed = queue(connection.default_channel)
+                consumed.consume(consumer_tag=queue.name, callback=print)
+                told[queue.handler] = (consumed.consumer_arguments or {}).get(INBOX, "")
+                consumed.cancel(queue.name)
+        return told
 
     def plain(event: Envelope) -> None: ...
     def joined(placed: Placed, paid: Paid) -> None: ...
 
-    assert queues(redis_url) == {
-        "payment.charge": "86400000 choreo:{payment.charge}:",
-        "payment.both": "",
-    }
-    assert queues("memory:") == {"payment.charge": "", "payment.both": ""}
-    assert queues("redis://127.0.0.1:1/5") == {"payment.charge": "", "payment.both": ""}
+    nowhere = {"payment.charge": "", "payment.both": "", "payment.dead_letters": ""}
+    assert queues(redis_url) == nowhere | {"payment.charge": "86400000 choreo:{payment.charge}:"}
+    assert queues("memory:") == nowhere
+    assert queues("redis://127.0.0.1:1/5") == nowhere
+    assert queues(redis_url, choreo_fast_lane=False) == nowhere
 
 
 #: What Celery's documentation says to set for priorities.

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from choreo import Terms
-from choreo.broker.redis import scripts
+from choreo.redis_client.scripts import source_of
 from choreo.store import Claim, Settlement, Verdict
 from choreo.store.redis import RedisStore
 
@@ -43,11 +43,13 @@ def run(client: Any, namespace: str) -> Iterator[Any]:
     prefix = f"{namespace}:"
 
     def run(lua: str, *args: Any) -> Any:
-        return client.eval(scripts.source_of("inbox") + lua, 1, prefix, *args)
+        return client.eval(source_of("redis_client/inbox") + lua, 1, prefix, *args)
 
     yield run
-    for key in client.scan_iter(f"{prefix}*", count=1000):
-        client.delete(key)
+    with client.pipeline(transaction=False) as pipeline:
+        for key in client.scan_iter(f"{prefix}*", count=10_000):
+            pipeline.unlink(key)
+        pipeline.execute()
 
 
 def test_a_unit_is_remembered_for_the_retention_and_a_slot_more_at_most(run, client, namespace):
@@ -102,7 +104,10 @@ def test_many_units_take_few_bytes_each(run, client, namespace):
         run(FILL, count // 10, part)
 
     buckets = list(client.scan_iter(f"{namespace}:*", count=10_000))
-    assert sum(client.hlen(bucket) for bucket in buckets) == count
+    with client.pipeline(transaction=False) as pipeline:
+        for bucket in buckets:
+            pipeline.hlen(bucket)
+        assert sum(pipeline.execute()) == count
     assert client.object("encoding", buckets[0]) == b"listpack"
     assert (client.info("memory")["used_memory"] - before) / count < 60
 

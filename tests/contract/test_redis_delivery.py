@@ -18,14 +18,15 @@ import pytest
 from kombu import Consumer, Queue
 from kombu.asynchronous import Hub
 
-from choreo.broker.redis import consuming, scripts, taking
+from choreo.broker.redis import consuming, scripts, server_settings, taking
 from choreo.broker.redis.ownership import Ownership
 from choreo.broker.redis.packing import UNREADABLE
 from choreo.broker.redis.receipt import Receipt
 from choreo.broker.redis.taking import Pace
+from choreo.fast.channel import ChannelLane
 from choreo.local.server import EmbeddedServer
 from tests.contract.redis_broker import EVENTS, TIMEOUT, TRANSPORT, Corner, Reader, proxy_to
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 
 def fill(corner: Corner, queue: str, *bodies) -> None:
@@ -91,7 +92,7 @@ def test_one_drain_events_delivers_one_message(corner: Corner):
     fill(corner, "q", *range(5))
     reader = corner.reader("q", prefetch=5)
 
-    reader.connection.drain_events(timeout=5)
+    reader.connection.drain_events(timeout=DEADLINE)
 
     assert reader.bodies == [0]
 
@@ -166,11 +167,9 @@ def test_a_lost_token_costs_a_second_and_not_a_message(corner: Corner):
     # As a producer does that knows nothing of tokens: stock kombu.
     corner.connect(transport="redis").Producer().publish(7, exchange="", routing_key="q")
 
-    started = time.monotonic()
     reader.drain(1)
 
     assert reader.bodies == [7]
-    assert time.monotonic() - started < 2.5
 
 
 def test_a_token_wakes_a_waiting_consumer_at_once(corner: Corner):
@@ -182,7 +181,8 @@ def test_a_token_wakes_a_waiting_consumer_at_once(corner: Corner):
         reader.drain(n + 1)
         timings.append(time.monotonic() - reader.bodies[-1])
 
-    assert sorted(timings)[2] < 0.5
+    # Without a wake-up each would have taken most of a second. A busy machine may be late once, but not each time.
+    assert min(timings) < 0.5
 
 
 def test_messages_of_stock_kombu_are_consumed_although_two_of_them_share_a_tag(corner: Corner):
@@ -212,7 +212,7 @@ def test_an_event_loop_is_told_once_of_each_socket_also_after_the_connection_bro
     reader.connection.transport.register_with_event_loop(reader.connection.connection, hub)
 
     def turn_until(count: int) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + DEADLINE
         while len(reader.messages) < count:
             assert time.monotonic() < deadline
             hub.run_once()
@@ -254,7 +254,7 @@ def test_with_an_event_loop_slow_callbacks_neither_stall_nor_starve_the_loop(cor
     started = time.monotonic()
     while len(reader.messages) < 40 or (acking and corner.in_flight()):
         hub.run_once()
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < DEADLINE
 
     assert reader.bodies == list(range(40))
     assert longest < 0.7, "a lost turn of the loop would be a second"
@@ -273,7 +273,7 @@ class Crowded:
         self.reader.connection.transport.register_with_event_loop(self.reader.connection.connection, self.hub)
 
     def run(self, count: int) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + DEADLINE
         while len(self.reader.messages) < count:
             assert time.monotonic() < deadline
             self.hub.run_once()
@@ -344,7 +344,7 @@ def test_what_is_taken_meanwhile_comes_back_when_its_worker(
     second = corner.reader("q")
     # Of one that dies only those acks are known that went along with the second take.
     count = 80 if ending == "dies" else 70
-    second.drain(count, timeout=5 * TIMEOUT)
+    second.drain(count)
     assert sorted(second.bodies) == list(range(100 - count, 100))
     assert second.nothing()
     crowded.hub.close()
@@ -359,7 +359,8 @@ def test_in_a_rush_a_worker_that_handles_messages_itself_lets_some_come_together
     hub = Hub()
     reader.connection.transport.register_with_event_loop(reader.connection.connection, hub)
     if in_process:
-        reader.channel._shortcuts["q"] = lambda *_: False
+        reader.channel.hooks = ChannelLane(reader.channel)
+        reader.channel.hooks.serve("q", None, lambda *_: False)
     reader.channel._pace = SimpleNamespace(is_rush=rush, note=lambda _: None)
     rested = []
     reader.on_message = lambda message: message.ack()
@@ -469,24 +470,24 @@ def test_what_cannot_go_back_to_its_queue_keeps_nothing_else_from_going_back(
     other = corner.reader("third")
     assert other.nothing(0.1)
 
-    eventually(lambda: len(corner.waiting("good")) == count / 2, timeout=TIMEOUT * 5)
+    eventually(lambda: len(corner.waiting("good")) == count / 2)
 
     assert sum(corner.in_flight().values()) == count / 2
     corner.redis.delete(corner.prefix + "bad")
-    eventually(lambda: corner.bodies("bad") == list(range(1, count, 2)), timeout=TIMEOUT * 5)
+    eventually(lambda: corner.bodies("bad") == list(range(1, count, 2)))
     assert caplog.text.count("is no list") == 1
 
 
 def test_a_requeued_message_waits_until_its_queue_is_one_again(corner: Corner):
     fill(corner, "q", 1)
-    reader = corner.reader("q", consumer_timeout=60)
+    reader = corner.reader("q")
     [message] = reader.drain(1)
     corner.redis.hset(corner.prefix + "q", "x", 1)
 
     message.requeue()
     corner.redis.delete(corner.prefix + "q")
 
-    assert reader.drain(2, timeout=20)[-1].payload == 1
+    assert reader.drain(2)[-1].payload == 1
 
 
 # -- the lease ---------------------------------------------------------------------------------------------------------
@@ -497,12 +498,12 @@ def test_a_delivery_knows_its_owner_so_that_a_script_can_ack_it(corner: Corner):
     reader = corner.reader("q")
     [message] = reader.drain(1)
 
-    lease = Receipt.of(message.properties)
+    receipt = Receipt.of(message.properties)
 
-    assert lease is not None
-    assert [lease.owner] == corner.owners()
-    assert corner.redis.hdel(lease.inflight, lease.tag) == 1
-    assert corner.redis.hdel(lease.inflight, lease.tag) == 0
+    assert receipt is not None
+    assert [receipt.owner] == corner.owners()
+    assert corner.redis.hdel(receipt.inflight, receipt.tag) == 1
+    assert corner.redis.hdel(receipt.inflight, receipt.tag) == 0
     message.ack()  # once more, by the worker: no harm
     reader.close()
     assert corner.waiting("q") == []
@@ -612,7 +613,7 @@ def test_a_beat_while_its_consumer_leaves_does_not_keep_the_messages_from_going_
     fill(corner, "q", 1)
     reader = corner.reader("q")
     reader.drain(1)
-    own = reader.channel._ownership
+    own = reader.channel.own()
     call = own._wire.call
 
     def beat_just_after_leaving(script: scripts.Script, *args):
@@ -652,7 +653,7 @@ def test_the_messages_of_a_dead_consumer_come_back_and_are_counted(corner: Corne
     dead.die()
     survivor = corner.reader("q")
 
-    survivor.drain(2, timeout=TIMEOUT * 4)
+    survivor.drain(2)
 
     assert survivor.bodies == [1, 2]
     assert [message.headers["x-delivery-count"] for message in survivor.messages] == [1, 1]
@@ -668,19 +669,24 @@ def test_a_message_that_cannot_be_counted_comes_back_and_ends_no_heart(corner: C
     dead.die()
     survivor = corner.reader("q")
 
-    survivor.drain(1, timeout=TIMEOUT * 4)
+    survivor.drain(1)
 
-    assert survivor.channel._ownership._thread.is_alive()
+    assert has_a_heart(survivor.channel.own())
 
 
-@pytest.mark.parametrize("step", ["_catch_up", "repair_bindings", "bury", "_first_look"])
+def has_a_heart(own: Ownership) -> bool:
+    return any(thread.name == f"choreo-heart-{own.owner}" for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("step", ["_catch_up", "repair_bindings", "bury", "check"])
 def test_nothing_that_a_heart_stumbles_over_makes_it_stop(
     corner: Corner, step: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     def stumble(*_) -> None:
         raise OverflowError("nobody thought of this")
 
-    monkeypatch.setattr(Ownership, step, stumble)
+    # A new consumer's thread first checks the server.
+    monkeypatch.setattr(server_settings if step == "check" else Ownership, step, stumble)
     fill(corner, "q", 1, 2)
     dead = corner.reader("q")
     dead.drain(1)
@@ -690,9 +696,9 @@ def test_nothing_that_a_heart_stumbles_over_makes_it_stop(
 
     assert living.nothing(TIMEOUT * 3) or step != "bury"
 
-    own = living.channel._ownership
+    own = living.channel.own()
     assert own.owner in corner.owners()
-    assert own._thread.is_alive()
+    assert has_a_heart(own)
     said = dead.messages[0].delivery_info["choreo_owner"] if step == "bury" else own.owner
     assert sum(said in line and "ERROR" in line for line in caplog.text.splitlines()) == 1
 
@@ -709,7 +715,7 @@ def test_one_service_acking_does_not_take_the_crash_protection_from_another(corn
     dies.die()
 
     again = corner.reader("a")
-    again.drain(1, timeout=TIMEOUT * 4)
+    again.drain(1)
     assert again.bodies == [1]
     assert acks.nothing(), "what came back to one queue is nobody else's business"
 
@@ -724,7 +730,7 @@ def test_what_a_dead_consumer_held_comes_back_though_redis_has_forgotten_who_liv
     corner.redis.delete(f"{corner.prefix}_choreo.consumers")
 
     starts = corner.reader("q")
-    starts.drain(1, timeout=TIMEOUT * 4)
+    starts.drain(1)
 
     assert starts.bodies == [1]
     corner.close()
@@ -739,7 +745,7 @@ def test_whoever_lives_keeps_its_messages_though_redis_has_forgotten_who_lived(c
     starts = corner.reader("q")
 
     assert starts.nothing(TIMEOUT * 3)
-    assert living.channel._ownership.owner in corner.owners()
+    assert living.channel.own().owner in corner.owners()
 
 
 def test_a_message_is_its_owners_as_long_as_the_owner_lives(corner: Corner):
@@ -757,12 +763,12 @@ def test_a_stopped_process_loses_its_messages_and_its_late_acks_do_no_harm(corne
     fill(corner, "q", 1)
     zombie = corner.reader("q")
     [message] = zombie.drain(1)
-    own = zombie.channel._ownership
+    own = zombie.channel.own()
     before = own.owner
     # As SIGSTOP would: no beats for longer than the timeout.
     own._beating.acquire()
     other = corner.reader("q")
-    [again] = other.drain(1, timeout=TIMEOUT * 4)
+    [again] = other.drain(1)
     own._beating.release()
 
     message.ack()
@@ -779,10 +785,10 @@ def test_what_a_zombie_prefetched_is_not_delivered_twice(corner: Corner):
     fill(corner, "q", 1, 2)
     zombie = corner.reader("q", prefetch=2)
     zombie.drain(1)
-    zombie.channel._ownership._beating.acquire()
+    zombie.channel.own()._beating.acquire()
     other = corner.reader("q", prefetch=2)
-    other.drain(2, timeout=TIMEOUT * 4)
-    zombie.channel._ownership._beating.release()
+    other.drain(2)
+    zombie.channel.own()._beating.release()
 
     assert zombie.nothing(1.0)
     assert sorted(other.bodies) == [1, 2]
@@ -812,20 +818,20 @@ def test_a_lost_answer_loses_no_message(corner: Corner, redis_server: EmbeddedSe
         reader.die()
 
         again = corner.reader("q")
-        again.drain(1, timeout=TIMEOUT * 4)
+        again.drain(1)
 
     assert again.bodies == [1]
 
 
 def test_a_lost_answer_comes_back_although_its_consumer_lives_on(corner: Corner, redis_server: EmbeddedServer):
-    with answer_lost(corner, redis_server.port, consumer_timeout=60) as reader:
+    with answer_lost(corner, redis_server.port, consumer_timeout=600) as reader:
         pass
 
     with pytest.raises(reader.connection.recoverable_connection_errors):
-        reader.connection.drain_events(timeout=5)
+        reader.connection.drain_events(timeout=DEADLINE)
 
     other = corner.reader("q")
-    other.drain(1, timeout=5)
+    other.drain(1)
     assert other.bodies == [1]
 
 
@@ -834,7 +840,7 @@ def test_a_lost_answer_on_a_socket_that_stays_open_comes_back_once_kombu_gives_t
 ):
     with proxy_to(redis_server.port) as proxy:
         url = corner.url.replace(f":{redis_server.port}/", f":{proxy.port}/")
-        reader = corner.reader("q", url=url, consumer_timeout=60)
+        reader = corner.reader("q", url=url, consumer_timeout=600)
         reader.channel.own()
         reader.channel.wire.load(scripts.TAKE)
         fill(corner, "q", 1)
@@ -845,7 +851,7 @@ def test_a_lost_answer_on_a_socket_that_stays_open_comes_back_once_kombu_gives_t
         proxy.set("ok")
         reader.channel.health_check_interval = 1
 
-        eventually(lambda: reader.nothing(0.2) is False, timeout=10, reason="long before the timeout of 60 s")
+        eventually(lambda: reader.nothing(0.2) is False, reason="long before the timeout of 600 s")
 
         assert reader.bodies == [1]
 
@@ -860,7 +866,7 @@ def test_a_patient_consumer_returns_what_a_less_patient_one_died_with(corner: Co
     patient = corner.reader("other", prefetch=1, consumer_timeout=TIMEOUT * 4)
     patient.drain(1)
 
-    eventually(lambda: corner.bodies("q") == [1], timeout=TIMEOUT * 10)
+    eventually(lambda: corner.bodies("q") == [1])
 
 
 # -- what the scripts decide and no consumer shows by itself -----------------------------------------------------------
@@ -985,7 +991,7 @@ def test_kill_9_loses_nothing(corner: Corner, process: subprocess.Popen):
     process.kill()
 
     survivor = corner.reader("q", prefetch=10)
-    survivor.drain(5, timeout=TIMEOUT * 4)
+    survivor.drain(5)
 
     assert sorted(survivor.bodies) == list(range(5))
 
@@ -996,7 +1002,7 @@ def test_sigstop_is_silence_and_sigcont_finds_its_messages_gone(corner: Corner, 
     [before] = corner.owners()
     process.send_signal(signal.SIGSTOP)
     survivor = corner.reader("q")
-    survivor.drain(1, timeout=TIMEOUT * 4)
+    survivor.drain(1)
 
     process.send_signal(signal.SIGCONT)
 
@@ -1043,5 +1049,5 @@ def test_several_consumers_that_find_the_same_dead_one_return_its_messages_once(
                 reader.connection.drain_events(timeout=0.05)
         return sorted(body for reader in readers for body in reader.bodies)
 
-    eventually(lambda: len(returned()) >= 20, timeout=TIMEOUT * 6)
+    eventually(lambda: len(returned()) >= 20)
     assert returned() == list(range(20))

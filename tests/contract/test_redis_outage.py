@@ -14,7 +14,7 @@ from choreo.broker.redis import server_settings as settings
 from choreo.broker.redis.transport import Transport
 from choreo.local.server import EmbeddedServer
 from tests.contract.redis_broker import EVENTS, TIMEOUT, Corner, Reader, proxy_to
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def own(server: EmbeddedServer) -> Iterator[Corner]:
     corner.close()
 
 
-def consume_until(reader: Reader, count: int, seconds: float = 10.0) -> None:
+def consume_until(reader: Reader, count: int, seconds: float = DEADLINE) -> None:
     """Read as a worker does: reconnect whenever the connection breaks."""
     deadline = time.monotonic() + seconds
     while len(reader.messages) < count and time.monotonic() < deadline:
@@ -44,7 +44,7 @@ def consume_until(reader: Reader, count: int, seconds: float = 10.0) -> None:
     assert len(reader.messages) >= count
 
 
-def consume_nothing(reader: Reader, seconds: float = 8.0) -> None:
+def consume_nothing(reader: Reader, seconds: float = DEADLINE) -> None:
     """Wait for messages that do not come."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -63,7 +63,7 @@ def test_bindings_that_redis_lost_are_back_soon_and_the_loss_is_loud(own: Corner
 
     own.redis.flushall()
 
-    eventually(lambda: own.publish("order.placed") == 3, timeout=TIMEOUT * 4)
+    eventually(lambda: own.publish("order.placed") == 3)
     assert "Redis has lost its memory" in caplog.text
     assert "`appendonly yes`" in caplog.text
     for reader in readers:
@@ -77,7 +77,7 @@ def test_one_evicted_binding_table_is_repaired_by_everybody_it_concerns(own: Cor
 
     own.redis.delete("own:_kombu.binding.events")
 
-    eventually(lambda: own.publish("order.placed") == 3, timeout=TIMEOUT * 4)
+    eventually(lambda: own.publish("order.placed") == 3)
 
 
 def start_another(own: Corner) -> int:
@@ -106,7 +106,7 @@ def test_an_evicted_binding_table_is_repaired_although_somebody_changes_it_first
     own.redis.delete("own:_kombu.binding.events", "own:_choreo.routes.events")
     expected = meanwhile(own)
 
-    eventually(lambda: own.publish("order.placed") == expected, timeout=TIMEOUT * 4)
+    eventually(lambda: own.publish("order.placed") == expected)
 
 
 def test_a_living_consumer_does_not_bring_back_a_binding_that_somebody_removed(own: Corner):
@@ -173,14 +173,14 @@ def test_messages_are_returned_once_redis_is_back_although_the_channel_ended_mea
     server: EmbeddedServer, own: Corner
 ):
     own.put("q", 1)
-    reader = own.reader("q", consumer_timeout=60)
+    reader = own.reader("q", consumer_timeout=600)
     reader.drain(1)
     server.kill()
 
     reader.close()
     server.restart()
 
-    eventually(lambda: own.bodies("q") == [1], reason="long before the timeout of 60 s")
+    eventually(lambda: own.bodies("q") == [1], reason="long before the timeout of 600 s")
 
 
 def test_a_server_that_was_away_does_not_make_its_consumers_look_dead(server: EmbeddedServer, own: Corner):
@@ -189,7 +189,7 @@ def test_a_server_that_was_away_does_not_make_its_consumers_look_dead(server: Em
         own.put("q", n)
         reader.drain(1)
     before = own.in_flight()
-    idle = own.reader("q", consumer_timeout=60)
+    idle = own.reader("q", consumer_timeout=600)
     assert idle.nothing(TIMEOUT / 2)
 
     server.kill()
@@ -277,7 +277,7 @@ def test_a_publish_into_a_silent_network_raises_in_time(own: Corner, server: Emb
         started = time.monotonic()
         with pytest.raises(producer.connection.connection_errors):
             producer.publish(2, exchange=EVENTS, routing_key="order.placed")
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < DEADLINE / 2
 
         proxy.set("ok")
         proxy.cut()
@@ -312,7 +312,7 @@ def test_a_cut_in_the_middle_of_consuming_loses_nothing(own: Corner, server: Emb
         try:
             for n in range(300):
                 own.put("q", n)
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + DEADLINE
             while len(set(reader.bodies)) < 300 and time.monotonic() < deadline:
                 with suppress(TimeoutError, *reader.connection.recoverable_connection_errors):
                     reader.connection.drain_events(timeout=0.5)

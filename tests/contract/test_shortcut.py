@@ -23,13 +23,15 @@ from kombu import Consumer
 from choreo import Envelope, PermanentFailure, Reason, Retry, Service
 from choreo.broker.queue import HandlerQueue
 from choreo.declare.context import current
+from choreo.delivery.delivery import Delivery
 from choreo.events.ids import task_id
 from choreo.events.message import MOST_NESTED, Message, compact
+from choreo.fast.channel import commits_of
 from choreo.fast.strategy import strategy
 from choreo.worker.worker_events import ServiceDispatcher
 from tests.contract.redis_broker import Corner
 from tests.unit.events import OrderConfirmed, OrderPlaced, PaymentCharged, envelope
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 HANDLER, JOIN = "shop.charge", "shop.ship"
 ORDER = OrderPlaced(customer_id="Zoë", total_cents=500)
@@ -135,8 +137,8 @@ class Worker:
         """Handle what is in the queues, and settle it."""
         with Consumer(self.channel, self.queues, on_message=self._received, auto_declare=False):
             while any(self.left(queue.name) for queue in self.queues):
-                self.connection.drain_events(timeout=5)
-                self.channel.line.settle()
+                self.connection.drain_events(timeout=DEADLINE)
+                commits_of(self.channel).settle()
         self.channel.flush_acks()
 
     def left(self, queue: str) -> int:
@@ -281,7 +283,7 @@ def test_a_handler_finds_the_request_and_the_worker_knows_of_it(start: Start, wa
     assert facts["delivery_info"]["routing_key"] == worker.queues[0].name
     assert facts["hostname"] == "shop@here"
     assert facts["is_eager"] is False
-    assert facts["choreo_line"] is worker.channel.line
+    assert facts["choreo_commits"] is commits_of(worker.channel)
     assert "Zoë" in facts["args"][0]
     assert facts["acknowledged"] is False
     assert facts["time_start"] > 0
@@ -335,8 +337,8 @@ def test_a_copy_that_could_not_be_settled_goes_back(start: Start, way: str, monk
             raise ZeroDivisionError("a defect of choreo")
         return began(self)
 
-    began = type(worker.app.tasks[HANDLER])._delivery.__globals__["Delivery"].begin
-    monkeypatch.setattr("choreo.delivery.delivery.Delivery.begin", begin)
+    began = Delivery.begin
+    monkeypatch.setattr(Delivery, "begin", begin)
     worker.tell(envelope(ORDER, id="e-1"))
 
     worker.run()
@@ -612,7 +614,7 @@ def test_nobody_finds_a_request_that_is_half_made(start: Start, monkeypatch: pyt
         request = current_task.request
         first = threading.Thread(target=lambda: request.root_id)
         first.start()
-        assert making.wait(5)
+        assert making.wait(DEADLINE)
         seen.append("")
         seen.append(request.root_id)
         first.join()

@@ -26,13 +26,13 @@ class TwoStores(RuleBasedStateMachine):
     """Whatever workers do, in whatever order: both stores give the same answers."""
 
     server: EmbeddedServer
-    beside = False
+    fused = False
     deliveries = Bundle("deliveries")
 
     def __init__(self) -> None:
         super().__init__()
         self.memory = MemoryRig()
-        self.redis = RedisRig(self.server.url, f"m{uuid4().hex[:8]}", beside=self.beside)
+        self.redis = RedisRig(self.server.url, f"m{uuid4().hex[:8]}", fused=self.fused)
         self.letters: list[tuple[str, str]] = []
         self.scheduled: list[str] = []
         #: How many messages have left with a commit.
@@ -47,7 +47,7 @@ class TwoStores(RuleBasedStateMachine):
         if isinstance(ours, Committed):
             # Beside the broker what leaves is in the queues already.
             assert theirs.outcome == ours.outcome
-            assert theirs.unsent == ({} if self.beside else ours.unsent)
+            assert theirs.unsent == ({} if self.fused else ours.unsent)
         elif isinstance(ours, Begun):
             assert ours.busy_seconds == pytest.approx(theirs.busy_seconds, abs=4)
             assert (ours.verdict, ours.deliveries, ours.parts) == (theirs.verdict, theirs.deliveries, theirs.parts)
@@ -99,7 +99,7 @@ class TwoStores(RuleBasedStateMachine):
         self.scheduled += leaving
         if sends:
             self.both(lambda store: store.sent(HANDLER, list(leaving)))
-        elif self.beside:
+        elif self.fused:
             # There is no outbox that the memory could be compared with.
             self.memory.store.sent(HANDLER, list(leaving))
 
@@ -161,23 +161,20 @@ class TwoStores(RuleBasedStateMachine):
 
     @invariant()
     def what_left_is_in_its_queue(self):
-        if self.beside:
+        if self.fused:
             assert self.redis.client.llen(f"{self.redis.prefix}:broker:{HANDLER}") == self.left
 
 
-@pytest.mark.parametrize("where", ["elsewhere", "beside the broker"])
+@pytest.mark.parametrize("where", ["elsewhere", "fused with the broker"])
 def test_both_stores_give_the_same_answers_whatever_the_workers_do(redis_server, where):
     class Machine(TwoStores):
         server = redis_server
-        beside = where == "beside the broker"
+        fused = where == "fused with the broker"
 
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=100,
             stateful_step_count=30,
-            deadline=None,
-            derandomize=True,
             suppress_health_check=list(HealthCheck),
         ),
     )

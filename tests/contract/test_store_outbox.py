@@ -25,7 +25,7 @@ def test_a_commit_schedules_what_follows_and_drops_what_is_no_longer_wanted(rig)
     assert due(rig.store) == ["event:1", "event:2"]
 
 
-# The store beside the broker sends with the commit itself, and has no outbox: see test_claims.py for what it does.
+# The fused store sends with the commit itself, and has no outbox: see test_claims.py for what it does.
 @pytest.mark.parametrize("rig", ["memory", "redis"], indirect=True)
 def test_what_leaves_with_a_commit_waits_in_the_outbox_until_it_is_sent(rig):
     leaving = {"event:1": message("1"), "event:2": message("2")}

@@ -2,13 +2,14 @@
 
 import pytest
 
-from choreo.store import Begun, Claim, Outcome, Settlement, Verdict
+from choreo.store import Begun, Outcome, Settlement, Verdict
 from tests.contract.rigs import (
     AGAIN,
     DEADLINE,
     DONE,
     HANDLER,
     LEASE,
+    OWNER,
     arrive,
     at_once,
     claim,
@@ -135,13 +136,12 @@ def test_parts_that_arrive_at_once_fire_the_join_once(store):
         assert [begun.parts for begun in running] == [{"a": "<a>", "b": "<b>"}]
 
 
-def test_a_join_that_is_claimed_by_what_a_worker_has_in_flight_is_seen_to_be_at_work(beside_rig):
-    inflight = f"{beside_rig.prefix}:broker:inflight"
-    signal = Claim(HANDLER, "join:ORD-1", "w:1", 0, (inflight, "w:1"))
-    arrive(beside_rig.store, "a")
-    beside_rig.client.hset(inflight, "w:1", "a copy")
-    beside_rig.store.begin(signal)
-    assert beside_rig.store.look(HANDLER, "join:ORD-1").lease == LEASE
+def test_a_join_that_is_claimed_by_what_a_worker_has_in_flight_is_seen_to_be_at_work(fused_rig):
+    inflight, tag = fused_rig.broker.inflight(OWNER), f"{OWNER}:1"
+    arrive(fused_rig.store, "a")
+    fused_rig.client.hset(inflight, tag, "a copy")
+    fused_rig.store.begin(claim(tag, "join:ORD-1", attempt=0))
+    assert fused_rig.store.look(HANDLER, "join:ORD-1").lease == LEASE
 
-    beside_rig.client.hdel(inflight, "w:1")
-    assert beside_rig.store.look(HANDLER, "join:ORD-1").lease == 0
+    fused_rig.client.hdel(inflight, tag)
+    assert fused_rig.store.look(HANDLER, "join:ORD-1").lease == 0

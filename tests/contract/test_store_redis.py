@@ -26,6 +26,7 @@ from tests.contract.rigs import (
     due,
     settle,
 )
+from tests.waiting import DEADLINE
 
 
 def test_a_commit_whose_answer_was_lost_is_made_again_and_says_so(redis_rig, monkeypatch: pytest.MonkeyPatch):
@@ -192,15 +193,15 @@ def test_a_child_does_not_wait_for_a_lock_that_a_thread_of_its_parent_held(redis
     held, over = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with store._client.connection_pool._lock:
+        with store._calls._client.connection_pool._lock:
             held.set()
-            over.wait(30)
+            over.wait(DEADLINE)
 
     threading.Thread(target=hold).start()
-    held.wait(30)
+    held.wait(DEADLINE)
     child = os.fork()
     if child == 0:
-        signal.alarm(5)
+        signal.alarm(int(DEADLINE))
         os._exit(0 if store.begin(claim()).verdict is Verdict.RUN else 1)
     over.set()
     _, status = os.waitpid(child, 0)

@@ -32,6 +32,8 @@ class OrderPlaced(Event):
     number: int = 0
     #: How long its handler takes.
     seconds: float = 0
+    #: Whether its handler waits until the test lets it go on.
+    waits: bool = False
     #: Whether its handler kills the process that runs it.
     kills: bool = False
     #: Whether its handler notes whether its commit can be sent ahead.
@@ -56,6 +58,12 @@ def note(what: str, number: int) -> None:
     client.close()
 
 
+def wait_until_open() -> None:
+    with redis.Redis.from_url(NOTES) as client:
+        while not client.exists(f"{app.runtime.topology.namespace}:open"):
+            time.sleep(0.02)
+
+
 @app.on(OrderPlaced)
 def charge(order: OrderPlaced) -> None:
     note("begun", order.number)
@@ -63,6 +71,8 @@ def charge(order: OrderPlaced) -> None:
         note("ahead", int(getattr(app.current_task.request, "choreo_line", None) is not None))
     if order.kills:
         os.kill(os.getpid(), 9)
+    if order.waits:
+        wait_until_open()
     time.sleep(order.seconds)
     note("done", order.number)
 

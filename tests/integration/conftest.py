@@ -16,9 +16,9 @@ from choreo import DeadLetter, Envelope, Event, Service
 from choreo.local.platform import Platform
 from choreo.local.server import EmbeddedServer
 from choreo.store.redis import RedisStore
-from tests.integration.services.making import JOURNAL, NAMESPACE
+from tests.integration.services.making import FAST_LANE, JOURNAL, NAMESPACE
 from tests.servers import rabbitmq_vhost, require_rabbitmq
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 PACKAGE = "tests.integration.services"
 #: As many pool processes as this machine has cores.
@@ -47,7 +47,7 @@ class World:
         notes = [json.loads(line) for line in text.split("\n")[:-1]]
         return [note for note in notes if what in (None, note["what"]) and subject in (None, note["subject"])]
 
-    def done(self, what: str, subject: str, times: int = 1, timeout: float = 20.0) -> list[dict[str, Any]]:
+    def done(self, what: str, subject: str, times: int = 1, timeout: float = DEADLINE) -> list[dict[str, Any]]:
         """Wait until this was done so often, and return the notes of it. Fails if it is done more often."""
         self._until(lambda: len(self.notes(what, subject)) >= times, f"{what} of {subject} {times}x", timeout)
         notes = self.notes(what, subject)
@@ -59,7 +59,7 @@ class World:
 
     def letter(self, subject: str) -> DeadLetter:
         """Wait for the one dead letter about this subject."""
-        self._until(lambda: self.letters(subject), f"a dead letter about {subject}", 20.0)
+        self._until(lambda: self.letters(subject), f"a dead letter about {subject}", DEADLINE)
         (letter,) = self.letters(subject)
         return letter
 
@@ -73,7 +73,7 @@ class World:
             quiet = 0 if self.backlog() else quiet + 1
             return quiet == 3
 
-        self._until(is_quiet, "everything to be done", 20.0)
+        self._until(is_quiet, "everything to be done", DEADLINE)
 
     def backlog(self) -> dict[str, int]:
         """Messages that wait in queues, or in schedules for less than a minute."""
@@ -105,12 +105,13 @@ MakeWorld = Callable[..., World]
 
 
 @pytest.fixture(scope="session")
-def make_world(redis_server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeWorld]:
-    """Makes a world with these services running: ``make_world("redis", "payment", "loyalty")``."""
+def make_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeWorld]:
+    """Makes a world with these services running: ``make_world("redis", "payment", "loyalty", lane=False)``."""
     with ExitStack() as stack:
 
-        def make(broker: str, *services: str, options: tuple[str, ...] = OPTIONS) -> World:
-            namespace, store_url = f"t{uuid4().hex[:8]}", redis_server.url
+        def make(broker: str, *services: str, options: tuple[str, ...] = OPTIONS, lane: bool = True) -> World:
+            # A server of its own: its workers stay, and other tests count what their server does.
+            namespace, store_url = f"t{uuid4().hex[:8]}", stack.enter_context(EmbeddedServer()).url
             broker_url = store_url if broker == "redis" else stack.enter_context(rabbitmq_vhost(require_rabbitmq()))
             directory = tmp_path_factory.mktemp(broker)
             journal = directory / "journal"
@@ -120,12 +121,13 @@ def make_world(redis_server: EmbeddedServer, tmp_path_factory: pytest.TempPathFa
                 broker_url=broker_url,
                 store_url=store_url,
                 directory=directory,
-                environment={JOURNAL: str(journal), NAMESPACE: namespace},
+                environment={JOURNAL: str(journal), NAMESPACE: namespace, FAST_LANE: "on" if lane else "off"},
                 worker_options=options,
             )
             app = Service("tests", config=None, broker=broker_url, set_as_current=False)
             app.conf.choreo_store_url = store_url
             app.conf.choreo_namespace = namespace
+            app.conf.choreo_fast_lane = lane
             stack.enter_context(platform)
             platform.start(*services)
             platform.wait_ready()
@@ -134,10 +136,11 @@ def make_world(redis_server: EmbeddedServer, tmp_path_factory: pytest.TempPathFa
         yield make
 
 
-@pytest.fixture(scope="session", params=["redis", "rabbitmq"])
+@pytest.fixture(scope="session", params=["redis", "rabbitmq", "redis, lane off"])
 def world(request: pytest.FixtureRequest, make_world: MakeWorld) -> World:
     """All services, each run by a worker with the usual pool."""
-    return make_world(request.param, "payment", "loyalty", "analytics", "driver")
+    broker, _, lane = request.param.partition(", ")
+    return make_world(broker, "payment", "loyalty", "analytics", "driver", lane=lane != "lane off")
 
 
 @pytest.fixture

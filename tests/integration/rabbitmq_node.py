@@ -13,7 +13,7 @@ import kombu
 import pytest
 
 from choreo.local.server import free_port
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 #: Where distributions put the scripts that run as whoever calls them. Those on PATH change to the user rabbitmq.
 BIN = Path("/usr/lib/rabbitmq/bin")
@@ -57,18 +57,18 @@ class RabbitNode:
             self._process = subprocess.Popen(
                 [BIN / "rabbitmq-server"], env=self._environment, stdout=out, stderr=out, start_new_session=True
             )
-        eventually(self._answers, 60, "the node answers")
+        eventually(self._answers, reason="the node answers")
 
     def kill(self) -> None:
         """End it as a power cut would."""
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait(10)
+            self._process.wait(DEADLINE)
             self._process = None
 
     def control(self, *arguments: str) -> None:
         """Run rabbitmqctl on this node."""
-        subprocess.run([BIN / "rabbitmqctl", "-q", *arguments], env=self._environment, check=True, timeout=60)
+        subprocess.run([BIN / "rabbitmqctl", "-q", *arguments], env=self._environment, check=True, timeout=DEADLINE)
 
     def __enter__(self) -> Self:
         self.start()
@@ -79,14 +79,14 @@ class RabbitNode:
     ) -> None:
         self.kill()
         # The name server of Erlang outlives its nodes, in a session of its own.
-        subprocess.run(["epmd", "-kill"], env=self._environment, capture_output=True, timeout=10, check=False)
+        subprocess.run(["epmd", "-kill"], env=self._environment, capture_output=True, timeout=DEADLINE, check=False)
         shutil.rmtree(self._home, ignore_errors=True)
 
     def _answers(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, (self._home / "out").read_text()
         try:
-            with kombu.Connection(self.url, connect_timeout=1) as connection:
+            with kombu.Connection(self.url, connect_timeout=10) as connection:
                 connection.connect()
         except OSError:
             return False

@@ -21,7 +21,7 @@ import redis
 from choreo import Envelope, Reason, Service
 from tests.contract.redis_broker import proxy_to
 from tests.integration.claims_app import LabelPrinted, OrderCancelled, OrderPacked, OrderPlaced
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 ROOT = Path(__file__).parents[2]
 POOLS = [("prefork", 2), ("threads", 2), ("solo", 1)]
@@ -49,6 +49,7 @@ class Payment:
         settings = {
             "choreo_namespace": self.namespace,
             "worker_prefetch_multiplier": 64,
+            "choreo_shutdown_timeout": DEADLINE,
             "broker_transport_options": {"consumer_timeout": timeout},
         }
         command = [sys.executable, "-m", "celery", "-A", "tests.integration.claims_app", "worker", "-l", "INFO"]
@@ -75,7 +76,7 @@ class Payment:
     def ready(self, *workers: Any) -> None:
         for worker in workers:
             number = self.workers.index(worker)
-            eventually(lambda n=number: "ready." in self.log(n), 30, f"worker {number} is ready")
+            eventually(lambda n=number: "ready." in self.log(n), reason=f"worker {number} is ready")
 
     def _log(self, number: int) -> Path:
         return self.directory / f"worker{number}.log"
@@ -98,11 +99,15 @@ class Payment:
             data=event.model_dump(),
         )
 
+    def open(self) -> None:
+        """Let the handlers go on that wait."""
+        self.redis.set(f"{self.namespace}:open", 1)
+
     def noted(self, what: str) -> list[int]:
         notes = map(json.loads, self.redis.lrange(f"{self.namespace}:notes", 0, -1))
         return [number for kind, number in notes if kind == what]
 
-    def settled(self, timeout: float = 20) -> None:
+    def settled(self, timeout: float = DEADLINE) -> None:
         """Wait until nothing is queued, in flight or scheduled any more."""
         eventually(lambda: not self.left(), timeout, "nothing is left")
 
@@ -154,7 +159,7 @@ def kill(worker: Any) -> None:
     for process in family(worker):
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    worker.wait(10)
+    worker.wait(DEADLINE)
 
 
 @pytest.fixture
@@ -185,12 +190,12 @@ def test_what_a_killed_worker_had_begun_is_run_again_and_what_it_had_taken_is_ru
 ):
     payment.place(*[OrderPlaced(number=number, seconds=1.0) for number in range(6)])
     killed = payment.start(pool, concurrency)
-    eventually(lambda: len(payment.noted("begun")) >= concurrency, 30)
+    eventually(lambda: len(payment.noted("begun")) >= concurrency)
     kill(killed)
     begun, done = payment.noted("begun"), payment.noted("done")
 
     payment.start(pool, concurrency)
-    eventually(lambda: set(payment.noted("done")) == set(range(6)), 40)
+    eventually(lambda: set(payment.noted("done")) == set(range(6)))
     payment.settled()
 
     twice = set(begun) - set(done)
@@ -205,7 +210,7 @@ def test_what_kills_its_workers_is_parked_and_what_waits_beside_it_is_not(
     payment.place(OrderPlaced(number=0, kills=True), *[OrderPlaced(number=number) for number in innocent])
 
     worker = payment.start(pool, concurrency)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 2 * DEADLINE
     while set(payment.noted("done")) != set(innocent) or not list(payment.app.dead_letters):
         assert time.monotonic() < deadline, (payment.noted("begun"), payment.left())
         if worker.poll() is not None:
@@ -224,7 +229,7 @@ def test_commits_are_sent_ahead_where_the_loop_hears_the_answers(payment: Paymen
     payment.place(OrderPlaced(number=1, tells=True))
 
     payment.start(pool)
-    eventually(lambda: payment.noted("done"), 30)
+    eventually(lambda: payment.noted("done"))
     payment.settled()
 
     assert payment.noted("ahead") == [int(ahead)]
@@ -234,7 +239,7 @@ def test_what_kills_its_workers_is_parked_as_soon_if_it_is_not_the_oldest(paymen
     payment.place(OrderPlaced(number=1, seconds=10.0), OrderPlaced(number=0, kills=True))
 
     worker = payment.start("threads", 2)
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + 2 * DEADLINE
     while "ORD-0" not in {letter.subject for letter in payment.app.dead_letters}:
         assert time.monotonic() < deadline, (payment.noted("begun"), payment.left())
         if worker.poll() is not None:
@@ -250,14 +255,14 @@ def test_an_outage_of_seconds_loses_nothing(payment: Payment, redis_url: str, po
     payment.place(*[OrderPlaced(number=number, seconds=0.001) for number in numbers])
     with proxy_to(int(redis_url.rpartition(":")[2].partition("/")[0])) as proxy:
         payment.start(pool, concurrency, timeout=15, port=proxy.port)
-        eventually(lambda: len(payment.noted("done")) > 100, 30)
+        eventually(lambda: len(payment.noted("done")) > 100)
 
         proxy.set("refuse")
         proxy.cut()
         time.sleep(2)  # so long that a commit is given up
         proxy.set("ok")
 
-        eventually(lambda: set(payment.noted("done")) == set(numbers), 75)
+        eventually(lambda: set(payment.noted("done")) == set(numbers))
         payment.settled()
 
 
@@ -275,7 +280,7 @@ def test_joins_survive_whatever_becomes_of_the_workers_that_were_given_their_par
     def shipped(count: int) -> None:
         """Wait until so many more are shipped, or all."""
         wanted = min(len(payment.noted("shipped")) + count, len(numbers - cancelled))
-        eventually(lambda: len(set(payment.noted("shipped"))) >= wanted, 40)
+        eventually(lambda: len(set(payment.noted("shipped"))) >= wanted)
 
     with proxy_to(int(redis_url.rpartition(":")[2].partition("/")[0])) as proxy:
         worker = payment.start(pool, concurrency, port=proxy.port)
@@ -293,26 +298,28 @@ def test_joins_survive_whatever_becomes_of_the_workers_that_were_given_their_par
         worker.send_signal(signal.SIGTERM)
         payment.start(pool, concurrency, port=proxy.port)
 
-        eventually(lambda: set(payment.noted("shipped")) == numbers - cancelled, 60)
+        eventually(lambda: set(payment.noted("shipped")) == numbers - cancelled)
         payment.settled()
     assert list(payment.app.dead_letters) == []
 
 
 @pytest.mark.parametrize(("pool", "concurrency"), POOLS)
 def test_what_a_stopping_worker_returns_runs_elsewhere_at_once(payment: Payment, pool: str, concurrency: int):
-    payment.place(*[OrderPlaced(number=number, seconds=1.5 if number < 2 else 0) for number in range(20)])
-    # Nothing here may depend on a lease or a silence: each would take a minute.
-    stopped = payment.start(pool, concurrency, timeout=60, lease=60)
-    eventually(lambda: payment.noted("begun"), 30)
-    other = payment.start(pool, concurrency, timeout=60, lease=60)
-    payment.ready(other)
-    payment.place(OrderPlaced(number=20, seconds=3))
+    payment.place(*[OrderPlaced(number=number, waits=number < concurrency) for number in range(20)])
+    # Nothing here may depend on a lease or a silence: each would take ten minutes.
+    stopped = payment.start(pool, concurrency, timeout=600, lease=600)
+    eventually(lambda: len(payment.noted("begun")) == concurrency)
+    payment.ready(payment.start(pool, concurrency, timeout=600, lease=600))
     stopped.send_signal(signal.SIGTERM)
 
-    eventually(lambda: set(payment.noted("done")) == set(range(21)), 20)
-    assert stopped.wait(20) == 0
+    # A worker with the solo pool hears of the signal when its handler is done, the others while theirs still run.
+    if pool != "solo":
+        eventually(lambda: set(payment.noted("done")) == set(range(concurrency, 20)))
+    payment.open()
+    eventually(lambda: set(payment.noted("done")) == set(range(20)))
+    assert stopped.wait(DEADLINE) == 0
     payment.settled()
-    assert sorted(payment.noted("begun")) == list(range(21))
+    assert sorted(payment.noted("begun")) == list(range(20))
 
 
 def frozen_child(payment: Payment, worker: Any) -> psutil.Process:
@@ -366,13 +373,13 @@ def test_a_worker_that_loses_its_connection_does_not_give_back_what_a_pool_child
 def test_sigterm_to_the_whole_process_group_loses_nothing(payment: Payment):
     payment.place(*[OrderPlaced(number=number, seconds=1.5) for number in range(6)])
     worker = payment.start("prefork", 2)
-    eventually(lambda: len(payment.noted("begun")) >= 2, 30)
+    eventually(lambda: len(payment.noted("begun")) >= 2)
 
     os.killpg(worker.pid, signal.SIGTERM)
 
-    worker.wait(30)
+    worker.wait(DEADLINE)
     payment.start("prefork", 2)
-    eventually(lambda: set(payment.noted("done")) == set(range(6)), 30)
+    eventually(lambda: set(payment.noted("done")) == set(range(6)))
     payment.settled()
     assert list(payment.app.dead_letters) == []
 
@@ -383,18 +390,18 @@ def test_a_worker_that_was_frozen_begins_nothing_that_it_lost_and_commits_nothin
 ):
     payment.place(*[OrderPlaced(number=number, seconds=0.5) for number in range(4)])
     frozen = payment.start(pool, concurrency)
-    eventually(lambda: payment.noted("begun"), 30)
+    eventually(lambda: payment.noted("begun"))
     for process in family(frozen):
         process.suspend()
     begun = payment.noted("begun")
 
     payment.start(pool, concurrency)
-    eventually(lambda: set(payment.noted("done")) == {0, 1, 2, 3}, 40)
+    eventually(lambda: set(payment.noted("done")) == {0, 1, 2, 3})
     payment.settled()
     for process in reversed(family(frozen)):
         process.resume()
 
-    eventually(lambda: "another worker has taken over" in payment.log(0), 20)
+    eventually(lambda: "another worker has taken over" in payment.log(0))
     payment.place(OrderPlaced(number=4))
     eventually(lambda: 4 in payment.noted("done"))
     payment.settled()
@@ -406,7 +413,7 @@ def test_a_worker_that_was_frozen_begins_nothing_that_it_lost_and_commits_nothin
 def test_a_long_handler_keeps_its_claim_while_its_worker_lives(payment: Payment, pool: str, concurrency: int):
     payment.place(OrderPlaced(number=1, seconds=5.0))
     first = payment.start(pool, concurrency, timeout=1.0, lease=1.5)
-    eventually(lambda: payment.noted("begun"), 30)
+    eventually(lambda: payment.noted("begun"))
     payment.ready(first, payment.start(pool, concurrency, timeout=1.0, lease=1.5))
     payment.place(OrderPlaced(number=1, seconds=5.0))
 

@@ -11,7 +11,7 @@ import pytest
 from choreo.errors import DeadLetterError
 from tests.integration.conftest import World
 from tests.integration.services.words import OrderPlaced
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 
 def test_used_up_attempts_end_as_a_dead_letter_that_tells_all(world: World, subject):
@@ -109,7 +109,7 @@ def choreo(world: World, *arguments: str) -> str:
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=DEADLINE,
     )
     assert outcome.returncode == 0, outcome.stderr
     return outcome.stdout

@@ -26,7 +26,7 @@ def letter_of(payment: Payment, number: int) -> DeadLetter:
         letters = payment.app.dead_letters.find("payment")
         return [letter for letter in letters if letter.envelopes[0].data["number"] == number]
 
-    (letter,) = eventually(found, 40, "a dead letter")
+    (letter,) = eventually(found, reason="a dead letter")
     return letter
 
 
@@ -36,7 +36,7 @@ def test_what_exceeds_its_time_limit_is_begun_again_and_parked_in_the_end(paymen
     payment.app.publish(OrderPlaced(number=1, seconds=FOR_EVER))
     payment.app.publish(OrderPlaced(number=2, seconds=0.01))
 
-    eventually(lambda: payment.noted("done") == [2], 30)
+    eventually(lambda: payment.noted("done") == [2])
     letter = letter_of(payment, 1)
     assert (letter.reason, letter.error) == (Reason.POISON, "begun 3 times and never finished")
     assert payment.noted("begun").count(1) == 2
@@ -64,11 +64,11 @@ def test_stops_that_lost_their_patience_do_not_make_a_long_handler_poison(paymen
         worker = payment.worker("--pool", pool, name=f"w{deployment}", choreo_shutdown_timeout=0.2)
         if deployment == 1:
             payment.app.publish(OrderPlaced(number=1, seconds=5))
-        eventually(lambda: payment.noted("begun").count(1) >= deployment, 20)  # noqa: B023 - it ends in this turn
+        eventually(lambda: payment.noted("begun").count(1) >= deployment)  # noqa: B023 - it ends in this turn
         worker.stop()
 
     payment.worker("--pool", pool, name="last")
-    eventually(lambda: payment.noted("done") == [1], 30)
+    eventually(lambda: payment.noted("done") == [1])
     assert payment.app.dead_letters.find("payment") == []
 
 
@@ -77,8 +77,8 @@ def test_a_dead_letter_handler_that_ends_its_process_is_not_called_for_ever(paym
 
     payment.app.publish(OrderPlaced(number=13, seconds=0))
 
-    worker.wait_for("ended its worker too often", 40)
+    worker.wait_for("ended its worker too often")
     eventually(lambda: payment.noted("told") == [13, 13])
     payment.app.publish(OrderPlaced(number=14, seconds=0))
-    eventually(lambda: payment.noted("told") == [13, 13, 14], 20)
+    eventually(lambda: payment.noted("told") == [13, 13, 14])
     assert letter_of(payment, 13).reason is Reason.REFUSED

@@ -126,7 +126,7 @@ def test_as_many_as_another_part_says_are_joined_by_a_field(world: World, subjec
 def test_a_worker_killed_with_a_complete_join_in_its_hands_leads_to_one_firing_more(world: World, subject):
     fill(world, subject, 3, behave="kill")
 
-    first, second = world.done("collect", subject, times=2, timeout=60)
+    first, second = world.done("collect", subject, times=2)
     world.settled()
 
     assert first["items"] == second["items"]
@@ -148,19 +148,19 @@ def test_a_join_of_several_is_replayed_with_all_of_them(world: World, subject):
 def test_a_pending_join_is_seen_from_outside_and_fired_by_hand(world: World, subject):
     world.publish(BasketFilled(items=["?"] * 3), subject)
     world.publish(ItemPacked(basket=subject), f"{subject}-item-0")
-    eventually(lambda: [len(join.arrived) for join in world.app.joins.find(subject)] == [2], 15, "two parts")
+    eventually(lambda: [len(join.arrived) for join in world.app.joins.find(subject)] == [2], reason="two parts")
 
     join = world.app.joins.fire(subject)
 
     assert [str(missing) for missing in join.missing] == ["2 x item.packed"]
     (collect,) = world.done("collect", subject)
     assert collect["items"] == [f"{subject}-item-0"]
-    eventually(lambda: not world.app.joins.find(subject), 15, "the join to be settled")
+    eventually(lambda: not world.app.joins.find(subject), reason="the join to be settled")
 
 
 def test_a_pending_join_is_cancelled_by_hand(world: World, subject):
     world.publish(CONFIRMED, subject)
-    eventually(lambda: world.app.joins.find(subject), 15, "the join")
+    eventually(lambda: world.app.joins.find(subject), reason="the join")
 
     world.app.joins.cancel(subject, "a test", "driver.assign")
     world.publish(CHARGED, subject)

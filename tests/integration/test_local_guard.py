@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from choreo.local.guard import Guard
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="needs prctl")
 
@@ -58,14 +58,14 @@ def hello(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_the_exit_code_is_the_commands(hello: Path) -> None:
-    assert Guard(python("sys.exit(3)", hello)).wait(10) == 3
-    assert Guard(python("os.kill(os.getpid(), signal.SIGKILL)", hello)).wait(10) == 128 + signal.SIGKILL
+    assert Guard(python("sys.exit(3)", hello)).wait(DEADLINE) == 3
+    assert Guard(python("os.kill(os.getpid(), signal.SIGKILL)", hello)).wait(DEADLINE) == 128 + signal.SIGKILL
 
 
 def test_a_command_that_does_not_exist_says_so(tmp_path: Path) -> None:
     guard = Guard(["/no/such/program"], log=tmp_path / "log")
 
-    assert guard.wait(10) == 127
+    assert guard.wait(DEADLINE) == 127
     assert "/no/such/program" in (tmp_path / "log").read_text()
 
 
@@ -90,14 +90,14 @@ def test_a_command_that_will_not_end_is_killed_when_its_grace_is_over(hello: Pat
     code = guard.stop()
 
     assert code == 128 + signal.SIGKILL
-    assert 0.3 <= time.monotonic() - began_at < 5
+    assert 0.3 <= time.monotonic() - began_at < DEADLINE
     assert gone(pid)
 
 
 def test_what_the_command_leaves_behind_in_its_group_is_killed(hello: Path) -> None:
     guard = Guard(python(PARENT.format(False), hello))
 
-    assert guard.wait(10) == 0
+    assert guard.wait(DEADLINE) == 0
     assert gone(lines(hello, 2)[1])
 
 
@@ -105,7 +105,7 @@ def test_what_the_command_leaves_behind_in_its_group_is_killed(hello: Path) -> N
 def test_a_daemon_that_left_the_group_is_killed_as_well(hello: Path) -> None:
     guard = Guard(python(PARENT.format(True), hello))
 
-    assert guard.wait(10) == 0
+    assert guard.wait(DEADLINE) == 0
     assert gone(lines(hello, 2)[1])
 
 
@@ -135,9 +135,9 @@ def test_the_group_is_killed_without_the_help_of_linux_as_well(hello: Path, then
     )
     pids = lines(hello, 3 if then else 2)[:2]
 
-    guard.communicate(bytes([signal.SIGKILL]) if then else None, timeout=10)
+    guard.communicate(bytes([signal.SIGKILL]) if then else None, timeout=DEADLINE)
 
-    eventually(lambda: all(map(gone, pids)), 5)
+    eventually(lambda: all(map(gone, pids)))
 
 
 def test_sigterm_to_the_guard_stops_the_command_and_removes_the_directory(hello: Path, tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_sigterm_to_the_guard_stops_the_command_and_removes_the_directory(hello:
 
     os.kill(guard.pid, signal.SIGTERM)
 
-    assert guard.wait(10) == 128 + signal.SIGTERM
+    assert guard.wait(DEADLINE) == 128 + signal.SIGTERM
     assert not (tmp_path / "data").exists()
 
 
@@ -160,7 +160,7 @@ def test_ctrl_c_is_left_to_the_owner_and_not_forbidden_to_the_command(hello: Pat
     assert guard.poll() is None
 
     os.kill(int(pid), signal.SIGINT)
-    assert guard.wait(10) == 128 + signal.SIGINT
+    assert guard.wait(DEADLINE) == 128 + signal.SIGINT
 
 
 @on_linux
@@ -170,8 +170,8 @@ def test_the_command_dies_with_a_guard_that_is_killed(hello: Path) -> None:
 
     os.kill(guard.pid, signal.SIGKILL)
 
-    eventually(lambda: gone(pid), 5)
-    assert guard.wait(5) == -signal.SIGKILL
+    eventually(lambda: gone(pid))
+    assert guard.wait(DEADLINE) == -signal.SIGKILL
 
 
 def test_a_guard_without_a_command_removes_its_directory(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_when_the_owner_is_killed_the_worker_ends_before_its_server_and_nothing_
     owner.kill()
     owner.wait()
 
-    eventually(lambda: all(map(gone, everybody)), 10)
+    eventually(lambda: all(map(gone, everybody)))
     assert said.read_text().splitlines()[2:] == ["worker ended", "server ended"]
     assert not (tmp_path / "data").exists()
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.integration.conftest import PACKAGE
 from tests.integration.services.making import JOURNAL, NAMESPACE
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 HOST = gethostname()
 
@@ -31,7 +31,7 @@ class Site:
         files = [f"--pidfile={self.directory}/%n.pid", f"--logfile={self.directory}/%n.log"]
         self.celery("multi", "start", *nodes, "-A", f"{PACKAGE}.{service}", *files, "-l", "INFO", "-P", "solo")
         for node in nodes:
-            eventually(lambda node=node: " ready." in self.log(node), 40, f"{node} is ready: {self.log(node)}")
+            eventually(lambda node=node: " ready." in self.log(node), reason=f"{node} is ready: {self.log(node)}")
 
     def celery(self, *arguments: str) -> str:
         outcome = subprocess.run(
@@ -40,7 +40,7 @@ class Site:
             cwd=Path(__file__).parents[2],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=DEADLINE,
         )
         return outcome.stdout
 
@@ -94,5 +94,5 @@ def test_a_services_workers_are_pinged_and_shut_down_while_another_service_lives
 
     site.celery("-A", f"{PACKAGE}.payment", "control", "shutdown")
 
-    eventually(lambda: site.running() == {"three"}, 30, "payment's workers end, and only they")
+    eventually(lambda: site.running() == {"three"}, reason="payment's workers end, and only they")
     assert site.pinged("loyalty") == {f"loyalty.three@{HOST}"}

@@ -15,7 +15,7 @@ from choreo.broker.topology import HANDLER_QUEUE
 from tests.integration.orders import OrderPlaced
 from tests.integration.rabbitmq_node import RabbitNode
 from tests.integration.workers import Payment
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 BEGIN_AGAIN = """
     {ok, Queue} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"NAME">>)),
@@ -62,11 +62,11 @@ def test_what_was_confirmed_survives_the_death_of_the_broker_and_the_worker_goes
     node.kill()
     before = len(confirmed)
     node.start()
-    eventually(lambda: len(confirmed) > before + 50, 30)
+    eventually(lambda: len(confirmed) > before + 50)
     stop.set()
     thread.join()
 
-    eventually(lambda: set(confirmed) <= set(payment.noted("done")), 25, "everything confirmed is handled")
+    eventually(lambda: set(confirmed) <= set(payment.noted("done")), reason="everything confirmed is handled")
     # Nothing was handled twice, whatever was delivered twice.
     assert len(payment.noted("done")) == len(set(payment.noted("done")))
     assert worker.process.poll() is None
@@ -89,7 +89,7 @@ def test_a_queue_that_was_made_just_before_the_broker_died_is_there_with_what_wa
     node.start()
     with payment.app.connection_for_read() as connection:
         connection.connect()
-        connection.connection.transport.sock.settimeout(10)
+        connection.connection.transport.sock.settimeout(DEADLINE)
         found = [queue(connection.default_channel).get(no_ack=True) for queue in queues]
     assert [message and message.headers["id"] for message in found] == [envelope.id] * 2
 
@@ -103,12 +103,12 @@ def test_a_queue_without_a_leader_is_named_and_after_an_election_the_worker_goes
     # What RabbitMQ before 4.3 does when it starts and does not find a queue in its list.
     node.control("eval", BEGIN_AGAIN.replace("NAME", letters))
     node.control("close_all_connections", "test")
-    worker.wait_for(f"queue {letters} does not answer", 25)
+    worker.wait_for(f"queue {letters} does not answer")
     # The way out that docs/deployment.md names.
     node.control("eval", f"ra:trigger_election({{'%2F_{letters}', node()}}).")
     payment.app.publish(OrderPlaced(number=1))
 
-    assert eventually(lambda: payment.noted("done") == [1], 25)
+    assert eventually(lambda: payment.noted("done") == [1])
     assert worker.log().count("does not answer") == 1
 
 
@@ -128,7 +128,7 @@ def test_a_broker_without_memory_is_an_error_in_bounded_time_that_says_so(
     finally:
         node.control("set_vm_memory_high_watermark", "0.4")
 
-    assert seconds < 4
+    assert seconds < DEADLINE / 2
     payment.app.publish(OrderPlaced())
 
 
@@ -155,11 +155,11 @@ def test_a_handler_that_outlasts_consumer_timeout_runs_once_and_the_worker_goes_
     worker = payment.worker("--pool", "threads")
 
     payment.app.publish(OrderPlaced(number=1, seconds=7))
-    worker.wait_for("delivery acknowledgement on channel", 15)
-    eventually(lambda: payment.noted("done") == [1], 15)
+    worker.wait_for("delivery acknowledgement on channel")
+    eventually(lambda: payment.noted("done") == [1])
     payment.app.publish(OrderPlaced(number=2))
 
-    assert eventually(lambda: payment.noted("done") == [1, 2], 20)
+    assert eventually(lambda: payment.noted("done") == [1, 2])
     assert payment.noted("begun") == [1, 2]
     assert worker.process.poll() is None
 
@@ -171,7 +171,7 @@ def test_a_broker_that_stays_away_is_an_error_in_bounded_time(node: RabbitNode, 
         began_at = time.monotonic()
         with pytest.raises(PublishError, match="refused"):
             payment.app.publish(OrderPlaced())
-        assert time.monotonic() - began_at < sum(publisher.PAUSES) + 3
+        assert time.monotonic() - began_at < sum(publisher.PAUSES) + DEADLINE / 2
     finally:
         node.start()
     payment.app.publish(OrderPlaced())

@@ -19,7 +19,7 @@ from choreo.local.server import EmbeddedServer
 from tests.integration.orders import OrderPlaced
 from tests.integration.workers import Payment
 from tests.servers import rabbitmq_vhost, require_rabbitmq
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def an_envelope(subject: str) -> Envelope:
     return Envelope("event-7", "order.placed", "web", subject, time, "story-7", data={"number": 7, "seconds": 0})
 
 
-def taken(payment: Payment, count: int, timeout: float = 5) -> list[Any]:
+def taken(payment: Payment, count: int) -> list[Any]:
     """Take messages off the handler's queue, as another worker would."""
     messages: list[Any] = []
     with payment.app.connection_for_read() as connection:
@@ -57,7 +57,7 @@ def taken(payment: Payment, count: int, timeout: float = 5) -> list[Any]:
                 messages.append(message)
             return len(messages) >= count
 
-        eventually(take, timeout, f"{count} messages in {payment.queue}")
+        eventually(take, reason=f"{count} messages in {payment.queue}")
     return messages
 
 
@@ -65,7 +65,7 @@ def test_a_worker_shows_its_queues_as_they_are_and_makes_no_others(payment: Paym
     payment.worker(patterns="order.*")
     control, namespace = payment.app.control, payment.namespace
 
-    (queues,) = control.inspect(timeout=3).active_queues().values()
+    (queues,) = control.inspect(timeout=DEADLINE, limit=1).active_queues().values()
 
     shown = {queue["name"]: (queue["exchange"]["name"], queue["routing_key"]) for queue in queues}
     assert shown == {
@@ -105,14 +105,14 @@ def test_what_does_not_belong_into_a_handlers_queue_is_kept_as_a_dead_letter(pay
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_sigterm_finishes_what_runs_and_returns_the_rest_at_once(pool: str, payment: Payment) -> None:
     worker = payment.worker("--pool", pool, "--prefetch-multiplier", "4")
-    payment.app.publish_many(OrderPlaced(number=number, seconds=4) for number in range(6))
+    payment.app.publish_many(OrderPlaced(number=number, seconds=10) for number in range(6))
     eventually(lambda: len(payment.noted("begun")) == 2)
 
     worker.process.terminate()
-    returned = taken(payment, 4, timeout=3)
+    returned = taken(payment, 4)
 
     assert payment.noted("done") == []
-    assert worker.process.wait(15) == 0
+    assert worker.process.wait(DEADLINE) == 0
     assert payment.noted("begun") == payment.noted("done")
     running = set(payment.noted("done"))
     numbers = {message.payload[0][0]["data"]["number"] for message in returned}
@@ -122,14 +122,12 @@ def test_sigterm_finishes_what_runs_and_returns_the_rest_at_once(pool: str, paym
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_a_handler_that_takes_too_long_to_stop_is_ended_and_its_event_returned(pool: str, payment: Payment) -> None:
     worker = payment.worker("--pool", pool, choreo_shutdown_timeout=1)
-    payment.app.publish(OrderPlaced(number=1, seconds=60), subject="ORD-1")
+    payment.app.publish(OrderPlaced(number=1, seconds=600), subject="ORD-1")
     eventually(lambda: payment.noted("begun"))
 
-    began_at = time.monotonic()
     worker.process.terminate()
-    worker.process.wait(15)
+    worker.process.wait(DEADLINE)
 
-    assert time.monotonic() - began_at < 6
     worker.wait_for("ending payment.charge_customer(order.placed ORD-1), not done 1 s after the signal to stop")
     (message,) = taken(payment, 1)
     assert message.headers["task"] == "choreo.event"
@@ -145,9 +143,9 @@ def test_sigterm_to_the_whole_process_group_loses_nothing(payment: Payment) -> N
 
     os.killpg(worker.process.pid, signal.SIGTERM)
 
-    worker.process.wait(30)
+    worker.process.wait(DEADLINE)
     payment.worker("--pool", "prefork", name="two")
-    eventually(lambda: set(payment.noted("done")) == set(range(6)), 60)
+    eventually(lambda: set(payment.noted("done")) == set(range(6)))
     assert list(payment.app.dead_letters) == []
 
 
@@ -189,7 +187,7 @@ def test_a_store_that_is_away_makes_no_dead_letter_of_what_waits_for_it(
         time.sleep(8)  # the outage: what is tested is that nothing happens in it
         store.restart()
 
-        assert eventually(lambda: payment.noted("done") == [1], 30)
+        assert eventually(lambda: payment.noted("done") == [1])
         assert list(payment.app.dead_letters) == []
         assert worker.log().count("it is held until the store is back") == 1
         payment.close()

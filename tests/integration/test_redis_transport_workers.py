@@ -18,7 +18,7 @@ from celery import Celery
 from choreo.local.server import EmbeddedServer
 from tests.contract.redis_broker import Corner, proxy_to
 from tests.integration import redis_worker_app
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 HERE = Path(__file__).parents[2]
 TIMEOUT = 2.0
@@ -60,7 +60,7 @@ class Workers:
                 },
             )
         self._processes.append(process)
-        eventually(lambda: b" ready." in self.log(number), timeout=30, reason=f"worker {number} is ready")
+        eventually(lambda: b" ready." in self.log(number), reason=f"worker {number} is ready")
         return process
 
     def log(self, number: int = 0) -> bytes:
@@ -74,7 +74,7 @@ class Workers:
         texts = self.corner.redis.lrange(f"{self.corner.prefix}notes", 0, -1)
         return [value for kind, value in map(json.loads, texts) if kind == what]
 
-    def wait_for(self, what: str, count: int, timeout: float = 20) -> list[Any]:
+    def wait_for(self, what: str, count: int, timeout: float = DEADLINE) -> list[Any]:
         eventually(lambda: len(self.notes(what)) >= count, timeout, f"{count} notes {what!r}")
         return self.notes(what)
 
@@ -124,17 +124,19 @@ def test_tasks_run_a_shutdown_returns_the_rest_at_once_and_a_kill_loses_nothing(
     eventually(lambda: corner.in_flight() == {}, reason="the last acks are sent although nothing more is taken")
     assert corner.publish("order.placed", [[100], {}, {}], headers={"task": "work", "id": "x"}) == 1
     workers.wait_for("done", 31)
-    replies = workers.app.control.inspect(timeout=5, limit=1).active_queues()
+    replies = workers.app.control.inspect(timeout=DEADLINE, limit=1).active_queues()
     assert [queue["name"] for queues in replies.values() for queue in queues] == ["tasks"]
 
     # SIGTERM: what runs is finished, the rest goes back while it still runs.
-    workers.send(*range(200, 208), seconds=3.5)
+    workers.send(*range(200, 208), seconds=8)
     running = workers.wait_for("started", 31 + concurrency)[31:]
     worker.send_signal(signal.SIGTERM)
     if pool not in ("solo", "gevent"):
-        eventually(lambda: len(corner.waiting("tasks")) == 8 - concurrency, timeout=3.2, reason="returned at once")
+        eventually(
+            lambda: len(corner.waiting("tasks")) == 8 - concurrency, timeout=8, reason="returned while it still runs"
+        )
         assert worker.poll() is None
-    assert worker.wait(20) == 0
+    assert worker.wait(DEADLINE) == 0
     assert sorted(workers.notes("done")[31:]) == sorted(workers.notes("started")[31:])
     left = [json.loads(message["body"])[0][0] for message in corner.waiting("tasks")]
     assert left == [number for number in range(200, 208) if number not in workers.notes("started")[31:]]
@@ -162,9 +164,9 @@ def test_sigterm_to_the_whole_process_group_loses_nothing(workers: Workers):
 
     os.killpg(worker.pid, signal.SIGTERM)
 
-    worker.wait(20)
+    worker.wait(DEADLINE)
     workers.start("prefork", 2)
-    eventually(lambda: set(workers.notes("done")) == set(range(8)), 30)
+    eventually(lambda: set(workers.notes("done")) == set(range(8)))
     eventually(lambda: workers.corner.in_flight() == {})
     assert workers.corner.waiting("tasks") == []
 
@@ -199,7 +201,7 @@ def test_a_task_goes_on_through_a_cut_connection_and_is_not_run_twice(workers: W
         workers.wait_for("started", 1)
         workers.send(2, 3)
         proxy.cut()
-        eventually(lambda: workers.log().count(b"Connected to") >= 2, timeout=20, reason="it connects again")
+        eventually(lambda: workers.log().count(b"Connected to") >= 2, reason="it connects again")
 
         workers.wait_for("done", 3)
         eventually(lambda: workers.corner.in_flight() == {}, reason="the late ack is sent all the same")

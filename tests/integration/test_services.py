@@ -11,6 +11,7 @@ import pytest
 
 from tests.integration.conftest import PACKAGE, World
 from tests.integration.services.words import NobodyInformed, OrderPlaced
+from tests.waiting import DEADLINE
 
 
 def test_one_event_runs_each_subscribed_handler_once_under_its_own_name(world: World, subject):
@@ -57,7 +58,7 @@ def test_a_process_that_never_declared_anything_reaches_every_service(world: Wor
     )
     environment = {"BROKER": world.broker_url, "NAMESPACE": world.namespace, "SUBJECT": subject}
 
-    subprocess.run([sys.executable, "-c", script], env={**os.environ, **environment}, check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", script], env={**os.environ, **environment}, check=True, timeout=DEADLINE)
 
     world.done("charged", subject)
     world.done("award", subject)
@@ -101,7 +102,7 @@ def inspect(world: World, service: str, *commands: str) -> list[dict[str, Any]]:
         )
         for command in commands
     ]
-    answers = [process.communicate(timeout=60)[0] for process in running]
+    answers = [process.communicate(timeout=DEADLINE)[0] for process in running]
     return [json.loads(answer.strip().splitlines()[-1]) for answer in answers]
 
 
@@ -124,7 +125,7 @@ def test_a_queue_that_the_service_does_not_have_is_refused(world: World, option)
     environment = {**os.environ, **world.platform.environment}
     command = [sys.executable, "-m", "celery", "-A", f"{PACKAGE}.payment", "worker", option, "payment.chrage"]
 
-    outcome = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    outcome = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=DEADLINE)
 
     assert outcome.returncode != 0
     assert "payment.chrage" in outcome.stderr + outcome.stdout

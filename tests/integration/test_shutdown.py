@@ -29,7 +29,7 @@ def test_sigterm_in_the_middle_of_a_batch_loses_nothing_and_repeats_nothing(worl
 
     assert 3 <= len(stopped_at) < len(subjects), "the worker was to be stopped in the middle"
     assert "loyalty" in world.platform.running
-    eventually(lambda: len(charged(world, subjects)) >= len(subjects), timeout=30)
+    eventually(lambda: len(charged(world, subjects)) >= len(subjects))
     world.settled()
     # Each was charged once, and begun once; the other service saw each order and each charge once.
     assert charged(world, subjects) == sorted(subjects)
@@ -58,8 +58,8 @@ def test_a_worker_that_is_killed_loses_nothing(world: World, subject):
     world.platform.start("payment")
     world.platform.wait_ready()
 
-    eventually(lambda: set(charged(world, subjects)) == set(subjects), timeout=40)
-    eventually(lambda: not world.backlog(), timeout=30)
+    eventually(lambda: set(charged(world, subjects)) == set(subjects))
+    eventually(lambda: not world.backlog())
     # What was being done may be done again, at most once for each of the two processes; nobody else sees that.
     assert len(charged(world, subjects)) <= len(subjects) + 2
     for what in ("award", "thank"):
@@ -75,5 +75,5 @@ def test_a_worker_that_is_stopped_for_a_while_is_not_missed(world: World, subjec
     world.done("award", f"{subject}-meanwhile")
     world.platform.signal("payment", signal.SIGCONT)
 
-    eventually(lambda: set(charged(world, subjects)) == set(subjects), timeout=30)
+    eventually(lambda: set(charged(world, subjects)) == set(subjects))
     world.done("charged", f"{subject}-meanwhile")

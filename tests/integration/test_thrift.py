@@ -12,7 +12,7 @@ import pytest
 from choreo.local.server import EmbeddedServer
 from tests.integration.claims_app import OrderPlaced
 from tests.integration.test_claims import Payment
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 COUNT = 60
 
@@ -46,7 +46,7 @@ def told(payment: Payment) -> Iterator[list[dict[str, Any]]]:
     thread.start()
     yield seen
     stop.set()
-    thread.join(10)
+    thread.join(DEADLINE)
 
 
 def calls(payment: Payment, command: str) -> int:
@@ -63,7 +63,7 @@ def test_many_short_handlers_cost_few_messages_to_the_broker_and_to_flower(
 
     payment.place(*(OrderPlaced(number=number) for number in range(COUNT)))
 
-    eventually(lambda: len(payment.noted("done")) == COUNT, 30)
+    eventually(lambda: len(payment.noted("done")) == COUNT)
     takes, sent = calls(payment, "ltrim") - takes, calls(payment, "publish") - sent
     assert takes < COUNT / 2, "only the script that takes messages uses LTRIM, each time that it does"
     assert sent < COUNT / 2
@@ -79,6 +79,6 @@ def test_what_a_worker_did_last_is_told_before_it_ends(payment: Payment, told: l
     eventually(lambda: payment.noted("done"))
 
     worker.terminate()
-    worker.wait(20)
+    worker.wait(DEADLINE)
 
     eventually(lambda: any(event["type"] == "task-succeeded" for event in told))

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from choreo.cli.up import LogTail, short_line, up
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 #: The console script, which unlike `python -m` does not look for modules in the current directory by itself.
 CHOREO = str(Path(sys.executable).with_name("choreo"))
@@ -103,7 +103,7 @@ class Up:
         )
         threading.Thread(target=self._read, daemon=True).start()
 
-    def wait_for(self, pattern: str, timeout: float = 20) -> None:
+    def wait_for(self, pattern: str, timeout: float = DEADLINE) -> None:
         """Read on until something matches that was said after the previous match."""
 
         def found() -> "re.Match[str] | None":
@@ -127,7 +127,7 @@ class Up:
         ]
         return min(workers, key=lambda process: process.create_time())
 
-    def end(self, number: int, timeout: float = 20) -> int:
+    def end(self, number: int, timeout: float = DEADLINE) -> int:
         os.killpg(self.process.pid, number)
         return self.process.wait(timeout)
 
@@ -138,7 +138,9 @@ class Up:
 
 
 def run(here: Path, environment: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([CHOREO, *arguments], cwd=here, env=environment, capture_output=True, text=True, timeout=30)
+    return subprocess.run(
+        [CHOREO, *arguments], cwd=here, env=environment, capture_output=True, text=True, timeout=DEADLINE
+    )
 
 
 def test_a_developer_starts_everything_announces_an_event_and_stops_with_ctrl_c(
@@ -157,7 +159,7 @@ def test_a_developer_starts_everything_announces_an_event_and_stops_with_ctrl_c(
     lines = re.search(r"^  (export .*\n  choreo publish (?s:.*?)')\n\n", header, re.MULTILINE)
     assert lines is not None
     command = lines[1].replace("choreo publish", f"'{CHOREO}' publish")
-    subprocess.run(["sh", "-e", "-c", command], cwd=here, env=environment, check=True, timeout=20)
+    subprocess.run(["sh", "-e", "-c", command], cwd=here, env=environment, check=True, timeout=DEADLINE)
     tool.wait_for(r"^kitchen  \d\d:\d\d:\d\d WARNING kitchen heard of ")
 
     # Ctrl-C reaches the whole group of the terminal.
@@ -196,10 +198,10 @@ def test_nothing_is_left_when_it_is_killed(here: Path, environment: dict[str, st
 
     tool.end(signal.SIGKILL)
 
-    psutil.wait_procs(everybody, timeout=10)
-    eventually(lambda: not everything(environment["CHOREO_TEST_MARK"]), 10)
+    psutil.wait_procs(everybody, timeout=DEADLINE)
+    eventually(lambda: not everything(environment["CHOREO_TEST_MARK"]))
     assert not [process for process in everybody if process.is_running()]
-    eventually(lambda: not list((tmp_path / "tmp").iterdir()), 2)
+    eventually(lambda: not list((tmp_path / "tmp").iterdir()))
 
 
 def test_the_password_of_a_given_broker_is_not_shown(

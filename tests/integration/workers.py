@@ -12,7 +12,7 @@ import redis
 
 from choreo import Service
 from choreo.store import Terms
-from tests.waiting import eventually
+from tests.waiting import DEADLINE, eventually
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,18 +68,18 @@ class Worker:
                     "PYTHONWARNINGS": "ignore",
                 },
             )
-        self.wait_for("ready.", 30)
+        self.wait_for("ready.")
 
     def log(self) -> str:
         return self._log.read_text()
 
-    def wait_for(self, text: str, timeout: float = 15) -> str:
+    def wait_for(self, text: str, timeout: float = DEADLINE) -> str:
         """Wait until the log says so, or the process has ended."""
         eventually(lambda: text in self.log() or self.process.poll() is not None, timeout, f"{text!r} in the log")
         assert text in self.log(), self.log()
         return self.log()
 
-    def stop(self, timeout: float = 20) -> int:
+    def stop(self, timeout: float = DEADLINE) -> int:
         """SIGTERM. Returns the exit code."""
         self.process.terminate()
         return self.process.wait(timeout)
@@ -88,7 +88,7 @@ class Worker:
         if self.process.poll() is None:
             # The children of the pool end by themselves when their parent is gone.
             self.process.kill()
-            self.process.wait(10)
+            self.process.wait(DEADLINE)
 
     def __enter__(self) -> Self:
         return self

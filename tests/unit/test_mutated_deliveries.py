@@ -83,7 +83,7 @@ def deliveries(draw: st.DrawFn) -> tuple[GuardedQueue, Any]:
 
 
 # What it finds is small enough to look at; making it smaller takes minutes.
-@settings(max_examples=400, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+@settings(max_examples=2 * settings().max_examples, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 @given(deliveries())
 def test_a_delivery_is_made_one_that_can_be_run_or_is_set_aside_and_can_be_replayed(delivery: tuple[Any, Any]) -> None:
     queue, message = delivery

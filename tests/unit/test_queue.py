@@ -319,7 +319,8 @@ def test_a_good_event_after_a_bad_one_runs(rig):
     assert len(rig.parked) == len(rig.ran) == 1
 
 
-def test_without_a_store_what_cannot_be_read_stays_in_its_queue(rig):
+def test_without_a_store_what_cannot_be_read_stays_in_its_queue(rig, monkeypatch):
+    monkeypatch.setattr("choreo.broker.queue.STORE_PAUSE", 0)
     rig.store_is_down = True
 
     rig.deliver(b"garbage")
@@ -327,7 +328,8 @@ def test_without_a_store_what_cannot_be_read_stays_in_its_queue(rig):
     assert rig.channel.answers == [("requeue", "t-1")]
 
 
-def test_what_cannot_even_be_kept_stays_in_its_queue_and_the_worker_goes_on(rig):
+def test_what_cannot_even_be_kept_stays_in_its_queue_and_the_worker_goes_on(rig, monkeypatch):
+    monkeypatch.setattr("choreo.broker.queue.STORE_PAUSE", 0)
     rig.parked = Mock(append=Mock(side_effect=RecursionError))
 
     rig.deliver(b"garbage")

@@ -314,7 +314,9 @@ def test_a_return_annotation_that_names_no_event_in_particular_is_refused(base):
     assert f"charge returns {base!r}, which" in refused(charge)
 
 
-@pytest.mark.parametrize("thing", [functools.partial(returns_one), OrderPlaced, 5, "charge"], ids=repr)
+@pytest.mark.parametrize(
+    "thing", [functools.partial(returns_one), OrderPlaced, 5, "charge"], ids=["partial", "class", "number", "text"]
+)
 def test_what_is_no_function_is_refused(thing):
     with pytest.raises(DeclarationError, match="function"):
         inspect_function(thing)

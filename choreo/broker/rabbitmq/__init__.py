@@ -1,1 +1,1 @@
-"""RabbitMQ as a broker: publisher confirms in batches, and quorum queues that stay."""
+"""RabbitMQ as a broker: publisher confirms in batches, and queues that survive other settings and an early kill."""

@@ -1,13 +1,13 @@
-"""Publishing on RabbitMQ: many messages, one wait for all the answers.
+"""Publishing on RabbitMQ: all messages are sent first, then the line waits for all confirms.
 
-A channel in confirm mode numbers what is published on it, and the broker answers with ``ack`` (it holds the message
-for every queue) or ``nack`` (it does not), for one number or for all up to it. Waiting for each answer before the
-next message costs a round trip and a disk write per message; here everything is sent first.
+A channel in confirm mode numbers its messages. The broker answers ``ack`` (it holds the message for every queue) or
+``nack`` (it does not), for one number or for all numbers up to it. Waiting for each answer before the next message
+would cost a round trip and a disk write per message.
 
-Every message is ``mandatory``: the broker returns what no queue gets, before it acknowledges it. For a message to one
-queue that is an error, for an event it only means that nobody listens.
+Every message is ``mandatory``: the broker returns a message that no queue gets, and then acks it. For a message to one
+queue that is an error. For an event it means that nobody listens.
 
-Everything that waits here does so on a socket with a timeout, so that a silent broker costs `TIMEOUT` seconds.
+Every wait is on a socket with a timeout, so a silent broker costs `TIMEOUT` seconds.
 """
 
 from collections.abc import Sequence
@@ -21,14 +21,14 @@ from choreo.broker.lines import TIMEOUT, Line, Post, ensure_connected
 
 
 class SilenceError(TimeoutError):
-    """The broker neither confirms nor refuses."""
+    """The broker has neither confirmed nor refused a message within `TIMEOUT` seconds."""
 
 
 class RabbitLine(Line):
-    """A connection to RabbitMQ with one channel in confirm mode. See `choreo.broker.lines.Line`."""
+    """A line to RabbitMQ, with one channel in confirm mode. See `choreo.broker.lines.Line`."""
 
     def __init__(self, connection: Connection, exchange: Exchange) -> None:
-        # py-amqp's own way to confirm waits for every single message.
+        # py-amqp's option `confirm_publish` would wait for a confirm after every message.
         connection.transport_options |= {
             "confirm_publish": False,
             "on_blocked": self._block,
@@ -43,6 +43,7 @@ class RabbitLine(Line):
         self._unanswered: dict[int, Post] = {}
 
     def send(self, posts: Sequence[Post]) -> None:
+        """Send all posts, then wait for all answers. Raises `SilenceError`, or the client's error."""
         channel = self._open()
         if not self._declared and not all(post.to_one_queue for post in posts):
             self._exchange(channel).declare()
@@ -54,7 +55,7 @@ class RabbitLine(Line):
     def _open(self) -> Any:
         if self._channel is None:
             ensure_connected(self._connection)
-            # Opening and closing channels would otherwise wait for ever.
+            # Without a timeout, opening and closing a channel may wait for ever.
             self._connection.connection.transport.sock.settimeout(TIMEOUT)
             channel = self._connection.channel()
             channel.confirm_select()
@@ -66,7 +67,7 @@ class RabbitLine(Line):
 
     def _publish(self, channel: Any, post: Post) -> None:
         message = post.message
-        # The number is taken first: the answer may come in while the next message is being written.
+        # The number is noted before sending: the answer may arrive while the next message is being written.
         self._number += 1
         self._unanswered[self._number] = post
         post.heard = True
@@ -84,7 +85,7 @@ class RabbitLine(Line):
         )
 
     def _collect(self) -> None:
-        """Wait until everything is answered. Each answer starts the clock again."""
+        """Wait until every message is answered. Each answer restarts the timeout."""
         left, deadline = len(self._unanswered), monotonic() + TIMEOUT
         while self._unanswered:
             if len(self._unanswered) < left:
@@ -99,7 +100,7 @@ class RabbitLine(Line):
 
     def _on_ack(self, number: int, multiple: bool) -> None:
         for post in self._answered(number, multiple):
-            # A returned message is acknowledged all the same: the broker has done what it could.
+            # The broker also acks a message that it has returned: `_on_return` has marked it before.
             post.confirmed = not post.refused
 
     def _on_nack(self, number: int, multiple: bool) -> None:
@@ -121,29 +122,30 @@ class RabbitLine(Line):
     def _answered(self, number: int, multiple: bool) -> list[Post]:
         if not multiple:
             return [self._unanswered.pop(number)]
-        # Numbers only grow, so the dictionary is in their order.
+        # The dictionary is in the order of the numbers, since they only grow.
         numbers = [waiting for waiting in self._unanswered if waiting <= number]
         return [self._unanswered.pop(waiting) for waiting in numbers]
 
-    def _block(self, reason: str) -> None:  # noqa: ARG002 - py-amqp does not pass the broker's own
+    def _block(self, reason: str) -> None:  # noqa: ARG002 - py-amqp does not pass the broker's reason
         self._blocked = True
 
     def _unblock(self) -> None:
         self._blocked = False
 
     def is_passing(self, error: Exception) -> bool:
-        # NotFound: somebody deleted the exchange. A new line declares it again.
+        """True if the connection broke, or the exchange was deleted: a new line declares it again."""
         recoverable = (amqp.NotFound, *self._connection.recoverable_connection_errors)
         return isinstance(error, recoverable) and not isinstance(error, TimeoutError)
 
     def concerns_one(self, error: Exception) -> bool:
-        # A message that is too large closes the channel, which leaves all others unanswered.
+        """True if one of several messages was too large: RabbitMQ then closes the channel, and answers none of them."""
         return isinstance(error, amqp.PreconditionFailed) and len(self._unanswered) > 1
 
     def why(self, error: Exception) -> str:
+        """The error as a text for people."""
         if self._blocked:
             return (
-                f"the broker accepts nothing (connection.blocked) since it is short of memory or disk; waited "
+                f"the broker accepts nothing (connection.blocked) because it is short of memory or disk; waited "
                 f"{TIMEOUT:g} s"
             )
         if isinstance(error, SilenceError):
@@ -153,5 +155,6 @@ class RabbitLine(Line):
         return getattr(error, "reply_text", None) or str(error) or repr(error)
 
     def drop(self) -> None:
+        """Close the connection without a request to the broker."""
         self._channel = None
         self._connection.collect()

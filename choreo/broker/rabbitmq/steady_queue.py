@@ -1,15 +1,17 @@
-"""Declaring a queue so that it works, whatever the broker has or forgets.
+"""Declaring a queue on RabbitMQ in a way that survives other arguments, and an early kill of the broker.
 
-RabbitMQ fixes the arguments of a queue when it is made, and closes the channel of whoever declares it differently.
-Stock Celery then dies, or reconnects for ever. A queue with last year's arguments still carries events, so it is used
-as it is, and one line in the log says what differs and what to do.
+*Other arguments.* RabbitMQ fixes the arguments of a queue when it is created, and closes the channel of a client that
+declares it with other ones. Stock Celery then ends, or reconnects for ever. A queue with older arguments still carries
+events. So choreo uses it as it is, and logs the difference and the remedy in one line.
 
-RabbitMQ also forgets a quorum queue that it made a moment ago, if it is killed then. The node's list of its quorum
-queues is a file that new names reach only after three seconds (seen with 3.10.8; ra's ``names.dets``, written so to
-this day). After the restart such a queue has lost what was confirmed in it, and before 4.3 it also has no leader: it
-answers neither publishers nor consumers until somebody intervenes, and restarting the broker again changes nothing
-(rabbitmq-server#10070, #15725). But a new name makes the node look into the file, for which it writes first what it
-has held back. So choreo has a second queue made after each new one, and deleted.
+*An early kill.* A RabbitMQ node that is killed may forget a quorum queue that it has just created. The node keeps the
+names of its quorum queues in a file (ra's ``names.dets``), and writes a new name only after three seconds (seen with
+3.10.8; still so in later releases). After the restart the queue has lost its confirmed messages. Before 4.3 it also has
+no leader: it answers neither publishers nor consumers until an operator intervenes, and another restart does not help
+(rabbitmq-server#10070, #15725).
+
+The remedy: to look up a new name in the file, the node first writes all names that it holds back. So choreo creates a
+second queue after each new one, and deletes it.
 """
 
 import logging
@@ -23,14 +25,15 @@ from kombu import Queue
 
 logger = logging.getLogger(__name__)
 
-#: Should nobody be left to delete the second queue, the broker does after so many milliseconds.
+#: The broker deletes the second queue after so many milliseconds, if this process ends before it does.
 EXPIRY = 60_000
 
 
 class SteadyQueue(Queue):
-    """A queue that is used as it is when the broker has it with other arguments, and is not forgotten if it is new."""
+    """A queue that is used as it is if it exists with other arguments, and survives an early kill of the broker."""
 
     def queue_declare(self, nowait: bool = False, passive: bool = False, channel: Any = None) -> Any:
+        """Declare the queue as kombu does; on RabbitMQ, as this module describes. Logs an existing one that differs."""
         channel = channel or self.channel
         if passive or not isinstance(channel, amqp.Channel):
             return super().queue_declare(nowait, passive, channel)
@@ -50,13 +53,14 @@ class SteadyQueue(Queue):
         nowait: bool = False,
         on_cancel: Any = None,
     ) -> Any:
-        # kombu waits only for the answer of the last queue, which would then take the blame for all.
+        """Consume as kombu does, but wait for the answer of each queue, so that an error names the right one."""
+        # Kombu waits only for the answer of the last queue.
         nowait = nowait and not isinstance(self.channel, amqp.Channel)
         with self._named_if_silent():
             return super().consume(consumer_tag, callback, no_ack, nowait, on_cancel)
 
-    # Each of these has a channel of its own. What RabbitMQ refuses closes the channel, and the worker's would come
-    # back without its prefetch limit.
+    # Each of these methods opens a channel of its own. RabbitMQ closes a channel when it refuses a request, and the
+    # worker's channel would be reopened without its prefetch limit.
 
     def _exists(self, channel: Any) -> bool:
         try:
@@ -81,7 +85,7 @@ class SteadyQueue(Queue):
             return super().queue_declare(False, True, own)
 
     def _have_written(self, channel: Any) -> None:
-        """Have the broker write down that this queue exists."""
+        """Make the broker write the name of this queue to disk, by creating and deleting a second one."""
         name = f"{self.name}.{uuid4().hex}"
         arguments = {"x-queue-type": "quorum", "x-expires": EXPIRY}
         try:
@@ -89,7 +93,7 @@ class SteadyQueue(Queue):
                 own.queue_declare(name, durable=True, auto_delete=False, arguments=arguments)
                 own.queue_delete(name)
         except amqp.ChannelError as error:
-            # The broker's permissions or limits may not allow it.
+            # The user's permissions or the broker's limits may forbid a second queue.
             logger.warning("queue %s is lost if the broker is killed within a few seconds: %s", self.name, error)
 
     @contextmanager
@@ -98,8 +102,8 @@ class SteadyQueue(Queue):
             yield
         except TimeoutError:
             logger.error(
-                "queue %s does not answer, so that this worker consumes from none. `rabbitmq-queues quorum_status %s` "
-                "says whether it has a leader, and docs/deployment.md (After a restart) what to do if it has not.",
+                "queue %s does not answer, so this worker consumes from no queue. `rabbitmq-queues quorum_status %s` "
+                "shows its leader; if it has none, docs/deployment.md (After a restart) says what to do.",
                 self.name,
                 self.name,
             )

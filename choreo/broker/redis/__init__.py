@@ -1,1 +1,1 @@
-"""Redis as a broker that loses nothing: a kombu transport. Start reading in `transport.py`."""
+"""Redis as a broker that loses no message: a kombu transport. Start reading in `transport.py`."""

@@ -1,7 +1,7 @@
 """
-The consuming half of the Redis transport: what is taken is in flight, and belongs to its taker until it is acked.
+The delivering half of a consuming channel: it delivers taken messages, and returns those that it does not finish.
 
-See `choreo.broker.redis.transport` for the life of a message, and `ownership.py` for who owns what.
+See `choreo.broker.redis.transport` for the life of a message, and `ownership.py` for owners.
 """
 
 import threading
@@ -22,20 +22,21 @@ from choreo.broker.redis.receipt import CERTAIN_UNTIL, CLAIM, INFLIGHT, OWNER, T
 from choreo.broker.redis.taken import Taken, untouched
 from choreo.broker.redis.taking import TakingChannel, serving
 
-#: With an event loop, deliveries pause after this long, so that signals, remote control and timers get their turn.
+#: Seconds after which deliveries pause for the event loop, so that signals, remote control and timers get their turn.
 SLICE_SECONDS = 0.01
 
-#: A worker that shuts down returns what has not started after this long: by then no pool starts anything new.
+#: Seconds after which a worker that shuts down returns its unstarted messages: by then no pool starts a new one.
 UNSTARTED_SECONDS = 1.0
 
 
 class ConsumingChannel(TakingChannel):
-    """A channel that delivers what it has taken, and gives back what it does not finish."""
+    """A channel that delivers its taken messages, and returns those that it does not finish."""
 
     QoS = QoS
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._settled = False
+        self._ended = False
+        #: The thread that is in a delivery; None if there is none.
         self._delivering: int | None = None
         super().__init__(*args, **kwargs)
 
@@ -44,6 +45,7 @@ class ConsumingChannel(TakingChannel):
     def basic_consume(
         self, queue: str, no_ack: bool, callback: Callable[[Any], Any], consumer_tag: str, **kwargs: Any
     ) -> Any:
+        """Consume as kombu does. The consumer argument `keys.INBOX` names the inbox of the queue's handler."""
         if no_ack:
             self._noack.add(queue)
         else:
@@ -66,7 +68,7 @@ class ConsumingChannel(TakingChannel):
         return result
 
     def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
-        """One message, if there is one."""
+        """Take one message from a queue; None if there is none."""
         packed, take = self._pack_take([queue], 1, no_ack)
         try:
             answer = self._send_take(packed)
@@ -88,7 +90,7 @@ class ConsumingChannel(TakingChannel):
     # -- delivering ------------------------------------------------------------------------------------------------
 
     def deliver_one(self) -> bool:
-        """Deliver the oldest message that was taken and not delivered yet. False if there is none."""
+        """Deliver the oldest taken message that is not delivered yet. False if there is none."""
         while self._arrived:
             taken = self._arrived.popleft()
             queue, tag = taken.queue, taken.tag
@@ -109,20 +111,20 @@ class ConsumingChannel(TakingChannel):
         return False
 
     def _hand_over(self, callback: Callable[[Any], Any], no_ack: bool, received: Any) -> Any:
-        """What kombu's channel does with a delivery."""
+        """Deliver a message as kombu's channel does."""
         message = self.message_of(received) if isinstance(received, Taken) else self.Message(received, channel=self)
         if not no_ack:
             self.qos.append(message, message.delivery_tag)
         return callback(message)
 
     def message_of(self, taken: Taken) -> Any:
-        """The message that was taken. What is known of the event in it goes with it."""
+        """The kombu message of a taken one, with the event in it if that was read already."""
         message = self.Message(self._payload(taken), channel=self)
         message.choreo_event = None if message.errors else taken.known_event
         return message
 
     def receipt_of(self, taken: Taken) -> Receipt:
-        """The receipt of a message that was taken, and never before."""
+        """The receipt of a taken message that was never delivered before."""
         owner = taken.tag.rpartition(":")[0]
         return Receipt(owner, self.keys.inflight(owner), taken.tag, taken.claim, taken.certain_until)
 
@@ -134,10 +136,11 @@ class ConsumingChannel(TakingChannel):
 
     def _deliver_slice(self) -> None:
         """
-        With an event loop: deliver for a little while, then let the loop have its turn.
+        With an event loop: deliver for `SLICE_SECONDS`, then let the loop have its turn.
 
-        What is left makes the next turn ask Redis for an answer that comes at once, and is delivered on that answer.
-        A timer would not do: the loop waits for sockets before it carries out the acks that a timer's call left.
+        If messages are left, the next turn sends a take of no messages, which Redis answers at once, and the answer
+        leads here again. A timer would not do: acks that its callback leaves are sent only after the loop has waited
+        for sockets.
         """
         until = monotonic() + SLICE_SECONDS
         half = len(self._arrived) // 2
@@ -147,7 +150,7 @@ class ConsumingChannel(TakingChannel):
         self.hooks.after_slice()
 
     def _still_own(self, tag: str) -> bool:
-        """False if this process slept so long that its messages went back."""
+        """False if the owner has changed, since this process slept so long that its messages were returned."""
         own = self.own()
         if not own.is_fresh():
             with serving():
@@ -168,26 +171,26 @@ class ConsumingChannel(TakingChannel):
 
     def ack_later(self, tag: str, *, urgent: bool = True) -> None:
         """
-        Note an ack. It travels with the next take.
+        Note an ack, for the next take to send.
 
-        With an event loop, what does not travel is sent in the loop's next turn.
-        Without one it is sent at once, unless it comes from within a delivery, when it is sent after that.
+        With an event loop, an ack that no take sends is sent in the loop's next turn.
+        Without one it is sent at once; but after the delivery if it comes from within one.
         """
         own = self._ownership
         if own is None or self.hooks.acks(tag):
             return
         own.ack(tag, urgent=urgent)
-        if self._settled or self.closed:
+        if self._ended or self.closed:
             return
         if not self.has_event_loop and self._delivering != threading.get_ident():
             self.flush_acks()
 
     def requeue(self, tag: str) -> None:
-        """Return a delivered message to the front of its queue, counted as a failed attempt."""
+        """Return a delivered message to the front of its queue, and count a failed attempt."""
         self.give_back([tag], counted=True)
 
     def give_back(self, tags: list[str], *, counted: bool) -> None:
-        """Return delivered messages to the front of their queues; later if Redis is away, and not from a fork."""
+        """Return delivered messages to the front of their queues. If Redis is away, the ownership's thread does it."""
         own = self._ownership
         if own is None:
             return
@@ -198,9 +201,9 @@ class ConsumingChannel(TakingChannel):
             own.return_soon([str(tag) for tag in tags], counted=counted)
 
     def before_poll(self) -> None:
-        """Send acks that no take will carry soon: one that waits is under way, or nothing more can be consumed."""
+        """Send acks that no take will send soon: a take waits for a wake-up token, or no message may be consumed."""
         own = self._ownership
-        if own is None or not own.has_acks or self._settled or (self._taking is not None and not self._waiting):
+        if own is None or not own.has_acks or self._ended or (self._taking is not None and not self._waiting):
             return
         no_more = self._in_poll or not self.qos.can_consume() or not self.active_queues
         if no_more or (own.has_urgent_acks and self.has_enough):
@@ -215,7 +218,7 @@ class ConsumingChannel(TakingChannel):
     # -- stopping --------------------------------------------------------------------------------------------------
 
     def _return_arrived(self, queue: str | None = None) -> None:
-        """Return what was taken and not delivered, of one queue or of all."""
+        """Return the taken messages that are not delivered, of one queue or of all."""
         back = [taken for taken in self._arrived if queue in (None, taken.queue)]
         self._arrived = deque(taken for taken in self._arrived if queue not in (None, taken.queue))
         tags = [taken.tag for taken in back if taken.tag]
@@ -223,7 +226,7 @@ class ConsumingChannel(TakingChannel):
             self._ownership.give_back(tags, counted=False, untouched=untouched(back))
 
     def _return_unstarted_soon(self) -> None:
-        """In a Celery worker that shuts down: return what no pool has started, while the rest is finished."""
+        """In a Celery worker that shuts down: return unstarted messages after `UNSTARTED_SECONDS`."""
         if self._ownership is None or self.active_queues or not workload.is_stopping():
             return
         timer = threading.Timer(UNSTARTED_SECONDS, self._return_unstarted)
@@ -232,33 +235,37 @@ class ConsumingChannel(TakingChannel):
 
     def _return_unstarted(self) -> None:
         own = self._ownership
-        if own is None or self._settled:
+        if own is None or self._ended:
             return
         started = workload.begun()
         tags = [str(tag) for tag in tuple(self.qos._delivered) if tag not in started and tag not in self.qos._dirty]
         self.give_back(tags, counted=False)
 
     def settle(self) -> None:
-        """The end of this channel's consuming: send the last acks, return the rest. Once; and never in a fork."""
+        """
+        End this channel's consuming: send the last acks, and return all other messages.
+
+        Does nothing when called again, or in a forked child.
+        """
         own = self._ownership
-        if self._settled or own is None:
+        if self._ended or own is None:
             return
-        self._settled = True
+        self._ended = True
         self.hooks.settle()
         unbegun = untouched(self._arrived)
         self._arrived.clear()
         unacked = self.qos.unacked()
         self.qos._delivered.clear()
         if workload.goes_on_with(unacked):
-            # The worker lost its connection: its handlers go on, and ack later.
+            # The worker has lost its connection, and is not shutting down: its handlers go on, and ack later.
             own.retire(unacked)
             return
         try:
             own.leave(unbegun)
         except (RedisError, OSError) as exc:
             owning.logger.warning(
-                "consumer %s cannot return its messages now (%s); it keeps trying, and should this process end first, "
-                "another consumer does it %g s later",
+                "consumer %s cannot return its messages now (%s); it keeps trying. If this process ends first, another "
+                "consumer returns them %g s later",
                 own.owner,
                 exc,
                 own.timeout,
@@ -266,6 +273,7 @@ class ConsumingChannel(TakingChannel):
             own.retire(())
 
     def close(self) -> None:
+        """Return all unfinished messages, then close as kombu does. A forked child returns none."""
         if self._is_inherited:
             self._abandon()
         elif not self.closed:
@@ -274,13 +282,13 @@ class ConsumingChannel(TakingChannel):
         super().close()
 
     def _abandon(self) -> None:
-        """In a forked child: closing must not cancel, delete or return anything on the parent's behalf."""
-        self._settled, self._in_poll = True, None
+        """In a forked child: forget the parent's consumers, so that closing cancels, deletes and returns nothing."""
+        self._ended, self._in_poll = True, None
         self._consumers.clear()
         self.auto_delete_queues.clear()
 
 
 def is_choreos(connection: Any) -> bool:
-    """Whether a kombu connection is to Redis, by choreo's transport."""
+    """True if a kombu connection uses choreo's transport for Redis."""
     channel = getattr(connection.transport, "Channel", None)
     return isinstance(channel, type) and issubclass(channel, ConsumingChannel)

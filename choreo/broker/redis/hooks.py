@@ -1,4 +1,4 @@
-"""The places at which a program can take part in a channel's consuming."""
+"""Hooks: callbacks with which a program takes part in a channel's consuming."""
 
 from collections.abc import Sequence
 
@@ -7,30 +7,30 @@ from choreo.broker.redis.taken import Taken
 
 class ConsumerHooks:
     """
-    Called by a consuming channel. These methods do nothing; a subclass overrides some of them.
+    Called by a consuming channel. The methods of this class do nothing; a subclass overrides some of them.
 
-    One object serves one channel. An object whose methods do nothing may serve all.
+    One object serves one channel. An object whose methods do nothing may serve any number of channels.
     """
 
     def asking(self) -> int:
-        """Called before the channel asks Redis for messages. The answer is handed to `answered`."""
+        """Called before the channel asks Redis for messages. `answered` gets the returned number."""
         return 0
 
     def answered(self, asked: int) -> None:
-        """Called after Redis has answered, and after the messages in the answer were delivered."""
+        """Called after Redis has answered, and the messages in the answer were delivered or deliveries paused."""
 
     def before_delivery(self, taken: Taken, following: Sequence[Taken]) -> None:
-        """Called before a message is delivered. ``following`` are the taken messages behind it, in their order."""
+        """Called before a message is delivered. ``following``: the messages that are delivered after it, in order."""
 
     def deliver(self, taken: Taken) -> bool:  # noqa: ARG002
-        """Deliver a message in place of the channel. True if that is done."""
+        """Deliver a message in place of the channel. True if the message was delivered."""
         return False
 
     def after_slice(self) -> None:
-        """Called when the channel has delivered for a while, and the event loop gets its turn."""
+        """Called when deliveries pause, so that the event loop gets its turn."""
 
     def acks(self, tag: str) -> bool:  # noqa: ARG002
-        """True if the hooks ack this delivery themselves, so that the channel must not. Asked once per ack."""
+        """True if the hooks ack this delivery, so that the channel must not. Called once per ack."""
         return False
 
     def settle(self) -> None:

@@ -1,8 +1,8 @@
 """
 The names of the broker's keys in Redis.
 
-Every name is written out with the `global_keyprefix`. Queues keep the names that kombu gives them, so that
-Flower's broker page, `LLEN` and list-based autoscalers find them.
+Every name begins with the `global_keyprefix`. Queues keep the names that kombu gives them, so that Flower's broker
+page, `LLEN` and list-based autoscalers find them.
 
     >>> Keys("shop:").inflight("host-1-ab")
     'shop:_choreo.inflight.host-1-ab'
@@ -11,24 +11,25 @@ Flower's broker page, `LLEN` and list-based autoscalers find them.
 import re
 from dataclasses import dataclass
 
-#: Consumer argument: where the handler of a queue remembers its finished units. See lua/claim.lua.
+#: Consumer argument that names the inbox of the queue's handler: the retention in ms, a space, and the start of the
+#: names of the handler's keys. See lua/claim.lua.
 INBOX = "x-choreo-inbox"
 
 
 @dataclass(frozen=True)
 class Keys:
-    """The keys below one prefix."""
+    """The names of the keys below one prefix."""
 
     prefix: str = ""
 
     @property
     def consumers(self) -> str:
-        """Sorted set: owner -> the ms at which it counts as dead."""
+        """Sorted set: owner -> the time in ms at which it counts as dead."""
         return f"{self.prefix}_choreo.consumers"
 
     @property
     def bound(self) -> str:
-        """Hash: exchange -> how many bindings it should have; '' -> epoch."""
+        """Hash: exchange -> how many bindings it should have; '' -> the epoch. See lua/bind.lua."""
         return f"{self.prefix}_choreo.bound"
 
     @property
@@ -37,22 +38,22 @@ class Keys:
         return f"{self.prefix}_choreo.exchanges"
 
     def inflight(self, owner: str) -> str:
-        """Hash: tag -> queue key, token key and message, of one owner."""
+        """Hash, one per owner: tag -> the queue's key, the wake-up token's key, and the message."""
         return f"{self.prefix}_choreo.inflight.{owner}"
 
     @property
     def all_inflight(self) -> str:
-        """The pattern of the names of all owners' hashes, for SCAN."""
+        """The pattern for SCAN that finds the `inflight` hashes of all owners."""
         return re.sub(r"([\\*?\[\]])", r"\\\1", self.inflight("")) + "*"
 
     def begun(self, owner: str) -> str:
-        """Set, a day: the tags with which the owner was busy. The store's scripts make this name, too."""
+        """Set, kept for a day: tags of messages that the owner had begun. The store's lease.lua uses it too."""
         return f"{self.prefix}_choreo.begun.{owner}"
 
     def routes(self, exchange: str) -> str:
-        """Hash, a cache: routing key -> queues."""
+        """Hash, a cache: routing key -> queues. See lua/route.lua."""
         return f"{self.prefix}_choreo.routes.{exchange}"
 
     def token(self, queue: str) -> str:
-        """List of at most one element: a consumer blocked on it shall wake up."""
+        """List of at most one element, the wake-up token: it wakes a consumer that blocks on the list."""
         return f"{self.prefix}_choreo.wake.{queue}"

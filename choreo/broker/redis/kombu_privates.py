@@ -1,8 +1,8 @@
 """
-What the Redis transport uses of kombu and redis-py without their promise: private names, and what they must do.
+The private names of kombu, redis-py and Celery that the Redis transport uses.
 
-Every such name is in this table, and a test compares it with the installed release. A release that renames one of
-them or changes its arguments fails that test by name, before it loses anybody's messages.
+Private names may change in any release. Each one is in a table here, and a test compares the tables with the installed
+releases. A release that renames one, or changes its arguments, fails that test before it can lose a message.
 """
 
 import inspect
@@ -14,26 +14,26 @@ from celery.worker.request import Request
 from kombu.transport import redis, virtual
 from redis.connection import AbstractConnection, ConnectionPool
 
-#: (where, name, its arguments without self, what choreo relies on). None as arguments: an attribute, not a method.
+#: (class, name, its arguments without self, its purpose for choreo). None as arguments: an attribute, not a method.
 LEANS_ON: tuple[tuple[type, str, tuple[str, ...] | None, str], ...] = (
     (redis.Channel, "_brpop_start", ("timeout",), "called to ask for messages; replaced"),
     (redis.Channel, "_brpop_read", ("options",), "called when an answer can be read; replaced"),
     (redis.Channel, "_in_poll", None, "the connection that an answer is expected on"),
-    (redis.Channel, "_brpop_sent_at", None, "when it was asked, for the check of half-open connections"),
+    (redis.Channel, "_brpop_sent_at", None, "the time of the question, for the check of half-open connections"),
     (redis.Channel, "_flush_brpop_reauth", (), "called between two questions"),
     (redis.Channel, "_put", ("queue", "message", "kwargs"), "puts a message into one queue; replaced"),
     (redis.Channel, "_put_fanout", ("exchange", "message", "routing_key", "kwargs"), "publishes a fanout; replaced"),
     (redis.Channel, "_get_publish_topics", ("exchange", "routing_key"), "the pub/sub topics of a fanout"),
     (redis.Channel, "_queue_bind", ("exchange", "routing_key", "pattern", "queue"), "writes a binding; extended"),
     (redis.Channel, "_q_for_pri", ("queue", "pri"), "the name of a queue's list for a priority"),
-    (redis.Channel, "_has_queue", ("queue", "kwargs"), "whether a queue exists; replaced"),
+    (redis.Channel, "_has_queue", ("queue", "kwargs"), "True if a queue exists; replaced"),
     (redis.Channel, "_size", ("queue",), "the length of a queue"),
     (redis.Channel, "_purge", ("queue",), "empties a queue"),
     (redis.Channel, "_maybe_update_queues_expire", ("client", "queue"), "prolongs an expiring queue"),
     (redis.Channel, "_get_pool", ("asynchronous",), "a pool with the channel's settings"),
     (redis.Channel, "_create_client", ("asynchronous",), "a client with the channel's settings"),
     (redis.Channel, "_disconnect_pools", (), "called at the end and after a fork; extended"),
-    (redis.Channel, "_after_fork", (), "called in a forked child; extended"),
+    (redis.Channel, "_after_fork", (), "closes the pools in a forked child"),
     (redis.Channel, "_basic_cancel", ("consumer_tag",), "called when a consumer is cancelled; extended"),
     (redis.Channel, "_unsubscribe_from", ("queue",), "called by _basic_cancel for fanout queues"),
     (redis.Channel, "conn_or_acquire", ("client",), "gives kombu its client; replaced"),
@@ -50,20 +50,20 @@ LEANS_ON: tuple[tuple[type, str, tuple[str, ...] | None, str], ...] = (
     (virtual.Channel, "_tag_to_queue", None, "consumer tag -> queue"),
     (virtual.Transport, "_deliver", ("message", "queue"), "hands a message to its consumer's callback"),
     (virtual.Transport, "_callbacks", None, "queue -> callback"),
-    (virtual.QoS, "_flush", (), "forgets what was acked"),
-    (virtual.QoS, "_delivered", None, "tag -> message of what is not acked"),
+    (virtual.QoS, "_flush", (), "forgets the acked messages"),
+    (virtual.QoS, "_delivered", None, "tag -> message, of the unacked messages"),
     (virtual.QoS, "_dirty", None, "tags acked since the last _flush"),
     (virtual.QoS, "_on_collect", None, "the finalizer that returns messages at the end of the process"),
     (redis.MultiChannelPoller, "_channels", None, "the channels of a connection"),
     (redis.MultiChannelPoller, "_register_BRPOP", ("channel",), "called to let a channel ask; extended"),
-    (redis.MultiChannelPoller, "fds", None, "what the event loop is to watch, before each wait; shortened"),
+    (redis.MultiChannelPoller, "fds", None, "the sockets to watch, read before each wait; shortened"),
     (redis.MultiChannelPoller, "on_poll_start", (), "called before each wait; extended"),
     (redis.MultiChannelPoller, "get", ("callback", "timeout"), "waits without an event loop; extended"),
     (redis.MultiChannelPoller, "maybe_restore_messages", (), "replaced by nothing"),
     (redis.Transport, "register_with_event_loop", ("connection", "loop"), "called with Celery's event loop; extended"),
     (AbstractConnection, "_sock", None, "None while a connection is closed"),
-    (AbstractConnection, "send_packed_command", ("command", "check_health"), "sends what we packed"),
-    (AbstractConnection, "can_read", ("timeout",), "whether something, or the end, can be read"),
+    (AbstractConnection, "send_packed_command", ("command", "check_health"), "sends a packed command"),
+    (AbstractConnection, "can_read", ("timeout",), "True if data, or the end of the stream, can be read"),
     (AbstractConnection, "check_health", (), "a PING when it is due"),
     (ConnectionPool, "get_connection", None, "a connection to keep"),
     (Request, "_apply_result", None, "a weak reference to the pool's job"),
@@ -72,12 +72,12 @@ LEANS_ON: tuple[tuple[type, str, tuple[str, ...] | None, str], ...] = (
     (ApplyResult, "_job", None, "a job's key there"),
 )
 
-#: Module attributes: `celery.worker.state` tells what a worker is doing while its channel ends.
+#: Attributes of the module `celery.worker.state`, which tells a shutdown from a lost connection.
 STATE = ("active_requests", "reserved_requests", "should_stop", "should_terminate")
 
 
 def broken() -> Iterator[str]:
-    """What the installed releases do differently, one sentence each."""
+    """One sentence for each name that the installed releases no longer have, or have with other arguments."""
     for owner, name, arguments, purpose in LEANS_ON:
         where = f"{owner.__module__}.{owner.__name__}.{name}"
         if arguments is None:
@@ -95,7 +95,7 @@ def broken() -> Iterator[str]:
 
 
 def _has(owner: type, name: str) -> bool:
-    """Whether a class has an attribute, or sets it on its instances."""
+    """True if a class has an attribute, or assigns it to ``self``."""
     return hasattr(owner, name) or any(
         f"self.{name} = " in inspect.getsource(base) for base in owner.__mro__ if base is not object
     )

@@ -1,8 +1,9 @@
 """
-Messages in flight whose owner nobody would ever find dead.
+Orphans: owners that hold messages in flight, but are not in the set of consumers.
 
-Redis may lose the set of consumers alone, by eviction. A living owner enters itself again with its next beat. One that
-dies before that has no entry that could pass, so each consumer looks once, when it starts, for what such owners left.
+Redis may evict the set of consumers and keep the messages in flight. A live owner registers again with its next beat.
+An owner that dies before that has no entry that could expire, so no beat ever finds it dead. Therefore each consumer
+scans the keys once, when it starts, for owners without an entry.
 """
 
 import re
@@ -13,13 +14,13 @@ from redis.exceptions import ResponseError
 from choreo.broker.redis.keys import Keys
 from choreo.redis_client.wire import Wire
 
-#: How many keys of the server are looked at in one step, and for how many seconds until other things get their turn.
+#: How many keys one SCAN looks at, and for how many seconds one turn scans before beats get their turn.
 STEP = 2000
 TURN_SECONDS = 0.3
 
 
 class Orphans:
-    """The owners without an entry that hold something, and when each has had its time to beat."""
+    """The owners without an entry that hold messages, each with the time until which it may still register again."""
 
     def __init__(self, wire: Wire, keys: Keys, timeout: float) -> None:
         self._wire, self._keys, self._timeout = wire, keys, timeout
@@ -28,18 +29,17 @@ class Orphans:
 
     @property
     def looked(self) -> bool:
-        """Whether the look at the server's keys is over."""
+        """True once the scan is over."""
         return self._cursor is None
 
     def look(self) -> None:
-        """Go on looking, for a short time."""
+        """Continue the scan for `TURN_SECONDS`. Raises `ResponseError`, and ends the scan, if SCAN is not allowed."""
         until = monotonic() + TURN_SECONDS
         while self._cursor is not None and monotonic() < until:
             try:
                 args = ("MATCH", self._keys.all_inflight, "COUNT", STEP, "TYPE", "hash")
                 cursor, names = self._wire.command("SCAN", self._cursor, *args)
             except ResponseError:
-                # Not everybody may look at all keys.
                 self._cursor = None
                 raise
             for name in names:
@@ -47,12 +47,12 @@ class Orphans:
             self._cursor = int(cursor) or None
 
     def due(self) -> list[str]:
-        """The owners that have had time for a beat. Whether they used it, whoever buries them asks the server."""
+        """The owners that have had time for a beat. Some may have used it: give_back.lua checks that."""
         now = monotonic()
         return [owner for owner, at in self._found.items() if at <= now]
 
     def forget(self, owner: str) -> None:
-        """Its messages went back, or are its own."""
+        """Forget an owner: its messages were returned, or it has registered again."""
         del self._found[owner]
 
     def _note(self, owner: str) -> None:

@@ -1,20 +1,25 @@
 """
-Who owns the messages that are in flight.
+Owners: which consumer holds which messages in flight, and how a dead consumer's messages return.
 
-Each channel that consumes with acks has one `Ownership`. It registers a unique owner in Redis, and a thread of its
-own says every few seconds that the owner lives; the event loop may be busy with a task of an hour meanwhile.
-An owner that was silent for `timeout` seconds by the *server's* clock is dead, and whoever notices first gives its
-messages back. So a message is never given to a second consumer while its owner lives, however long its handler runs,
-and comes back within seconds of its owner's death. When the server itself was away, nobody is taken for dead.
-A stopped process (SIGSTOP) is silent, hence dead: when it continues, its acks name records that no longer exist,
-which changes nothing, and it carries on under a new name.
+*Owner and beats.* Each channel that consumes with acks has one `Ownership`. It registers a unique owner in Redis, and
+keeps the channel's messages in flight under that owner. A thread beats every third of `timeout`: it tells Redis that
+the owner lives. The event loop could not do this, since it may be busy with one task for an hour.
 
-In gevent workers the thread is a greenlet: there a handler that computes for longer than `timeout`
-without yielding counts as dead.
+*Death.* An owner that was silent for `timeout` seconds, by the server's clock, is dead. The first consumer that notices
+this, with a beat of its own, returns the dead owner's messages to their queues.
 
-An ownership can outlive its channel. When a Celery worker loses its connection, it closes the channel while handlers
-still run, and acks their messages later. `retire()` keeps the owner alive for them, gives back what no handler can
-ack any more, and ends when nothing is left.
+*Guarantees.* A message is never given to a second consumer while its owner lives, however long its handler runs. It
+returns within seconds of its owner's death. An outage of the server makes no owner count as dead.
+
+*A stopped process* (SIGSTOP) is silent, so its owner counts as dead. When the process continues, its acks name records
+that no longer exist, and change nothing. It goes on under a new owner.
+
+*After the channel.* When a Celery worker loses its connection, it closes the channel while handlers still run, and acks
+their messages later. `Ownership.retire` keeps the owner alive for these messages, and returns messages that no handler
+can ack any more. It ends when no message is left.
+
+*Limit.* In a gevent worker the thread is a greenlet. There the owner of a handler that computes for longer than
+`timeout` without yielding counts as dead.
 """
 
 import gc
@@ -44,74 +49,77 @@ from choreo.redis_client.wire import Wire
 
 logger = logging.getLogger("choreo.broker")
 
-#: Seconds of silence after which a consumer counts as dead, if the transport option `consumer_timeout` says nothing.
+#: Default of the transport option `consumer_timeout`: seconds of silence after which a consumer counts as dead.
 CONSUMER_TIMEOUT = 15.0
 
-#: How many messages are given back by one script call.
+#: How many messages one script call returns.
 PAGE = 200
 
-#: After a failed beat the next one comes sooner, so that a short outage does not make a living owner look dead.
+#: Seconds until the next beat after a failed one, so that a short outage does not make a live owner count as dead.
 RETRY_SECONDS = 1.0
 
-#: A retired owner looks for messages that nobody can ack any more this often.
+#: Seconds between two looks of a retired owner for messages that no handler can ack any more.
 RETIRED_SECONDS = 1.0
 
-#: What is said of a key that somebody put in the place of a queue.
+#: Log message: a key of another type has the name of a queue.
 NO_LIST = (
-    "the key %s in Redis is no list, so that nothing can be taken from that queue, put into it or returned to it. "
-    "Rename or delete the key: whatever else uses this Redis needs a database or a global_keyprefix of its own"
+    "the key %s in Redis is no list, so no message can be taken from that queue, put into it or returned to it. "
+    "Rename or delete the key. Any other program on this Redis needs a database or a global_keyprefix of its own"
 )
 
 
 class Tag(str):
-    """A delivery tag that can be watched: once nobody holds it, nobody can ack the message any more."""
+    """A delivery tag that a weak reference can watch. Once the tag is collected, its message can no longer be acked."""
 
     __slots__ = ("__weakref__",)
 
 
 def new_owner(timeout: float, at_a_time: int = 1) -> str:
     """
-    A name that no other consumer ever has, that tells people where to look, and others how patient to be.
+    The id of a new owner: ``host-pid-random-at_a_time-timeout``, with the timeout in ms.
 
-    It also tells whoever finds it dead with how many messages, of all that it had taken, it was busy at most.
+    Host and pid are for people. The scripts read the last two numbers: how many messages the owner handles at the same
+    time, at most, and after how long a silence it is dead.
     """
     return f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:12]}-{at_a_time}-{int(timeout * 1000)}"
 
 
 class Ownership:
-    """One consumer's claim on the messages it has taken."""
+    """The owner of one consumer's messages in flight: its beats, its acks, and the return of its messages."""
 
     def __init__(self, wire: Wire, keys: Keys, timeout: float = CONSUMER_TIMEOUT, at_a_time: int = 1) -> None:
         self.keys = keys
         self.timeout = timeout
         self._at_a_time = at_a_time
         self.owner = new_owner(timeout, at_a_time)
-        #: (exchange, type, member of its binding set) of each queue consumed, for the day Redis loses its memory.
+        #: (exchange, type, member of its binding set) of each consumed queue: `repair_bindings` makes lost ones again.
         self.bindings: tuple[tuple[str, str, str], ...] = ()
+        #: The epoch of the bindings that this consumer knows: see lua/bind.lua.
         self.epoch = ""
         self._wire = wire
         self._acks: deque[str] = deque()
+        #: True if an ack was noted that must not wait for the next take.
         self.has_urgent_acks = False
         self._held: list[weakref.ref[Tag]] = []
-        #: What goes back as soon as Redis lets us: (tags, whether that counts, how often to look for them).
+        #: Messages that the thread returns: (tags, True if that is a failed attempt, how often to look for them).
         self._returns: deque[tuple[list[str], bool, int]] = deque()
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
         self._orphans = Orphans(wire, keys, self.timeout)
         self._retired = False
         self._leaving = False
-        self._foreign = False
+        self._is_forked = False
         self._failing = False
         self._forced_collections = 3
         self._last_beat = float("-inf")
         self._beating = threading.Lock()
-        self._heart = Daemon(f"choreo-heart-{self.owner}", self._turn, timeout / 3, self._stumbled)
+        self._heart = Daemon(f"choreo-heart-{self.owner}", self._turn, timeout / 3, self._log_unexpected)
         self._on_start: Callable[[Wire], None] | None = None
         forks.guard(self)
 
     # -- life ------------------------------------------------------------------------------------------------------
 
     def start(self, on_start: Callable[[Wire], None] | None = None) -> None:
-        """Register the owner, then keep reporting that it lives. The thread first calls ``on_start``."""
+        """Register the owner and start its thread, which first calls ``on_start``."""
         self._register()
         self._on_start = on_start
         self._heart.start()
@@ -146,11 +154,11 @@ class Ownership:
         self._guarded(self._wind_up)
         return min(RETIRED_SECONDS, self.timeout / 3)
 
-    def _stumbled(self, error: Exception) -> None:
-        self._say_once("the heart of consumer %s stumbled, and goes on", self.owner, error)
+    def _log_unexpected(self, error: Exception) -> None:
+        self._log_once("the thread of consumer %s met an unexpected error, and goes on", self.owner, error)
 
     def _guarded(self, step: Callable[[], Any]) -> bool:
-        """Do a step; say once, not at each turn, what keeps us from it. Nothing ends the thread: silent is dead."""
+        """Run a step. True if it succeeded. An error is logged once; it must not end the thread and so the owner."""
         try:
             step()
         except (RedisError, OSError) as exc:
@@ -159,7 +167,7 @@ class Ownership:
             self._failing = True
             return False
         except Exception as exc:
-            self._stumbled(exc)
+            self._log_unexpected(exc)
             return False
         if self._failing:
             logger.info("consumer %s reaches Redis again", self.owner)
@@ -167,7 +175,11 @@ class Ownership:
         return True
 
     def beat(self) -> None:
-        """Say that the owner lives, and give back the messages of owners that do not."""
+        """
+        Tell Redis that the owner lives, and return the messages of dead owners.
+
+        Takes a new owner if Redis does not know this one any more.
+        """
         with self._beating:
             started = monotonic()
             known, *dead = self._wire.call(
@@ -183,29 +195,29 @@ class Ownership:
             self._bury_if_possible(owner.decode())
 
     def _bury_if_possible(self, owner: str) -> None:
-        """What is wrong with one dead owner's messages must not keep those of the others, nor this consumer's own."""
+        """Bury an owner. Only a broken connection raises: any other error must not keep other owners from burial."""
         try:
             self.bury(owner)
         except (exceptions.ConnectionError, exceptions.TimeoutError, OSError):
             raise
         except Exception as exc:
-            self._say_once("what the dead consumer %s had in flight cannot be returned; it is tried again", owner, exc)
+            self._log_once("the messages of the dead consumer %s cannot be returned now; it is tried again", owner, exc)
 
-    def _say_once(self, text: str, about: str, exc: Exception | None) -> None:
-        said = text % about + repr(exc)
-        if said not in self._said:
-            self._said.add(said)
+    def _log_once(self, text: str, about: str, exc: Exception | None) -> None:
+        line = text % about + repr(exc)
+        if line not in self._logged:
+            self._logged.add(line)
             logger.error(text, about, exc_info=exc)
 
     def is_fresh(self) -> bool:
-        """Whether nobody can have taken this owner for dead: its last beat is younger than the timeout."""
+        """True if the last beat is younger than the timeout, so that no consumer can have found this owner dead."""
         return monotonic() - self._last_beat < self.timeout
 
     def renew(self) -> None:
-        """Carry on under a new name: this owner was taken for dead, or Redis has lost its memory."""
+        """Go on under a new owner: this one was buried, or Redis has lost its memory."""
         logger.warning(
             "consumer %s is not registered any more (it was silent for more than %g s, or Redis lost its memory); "
-            "what it had in flight is no longer its own, and it carries on under a new name",
+            "its messages in flight are no longer its own, and it goes on under a new name",
             self.owner,
             self.timeout,
         )
@@ -215,7 +227,7 @@ class Ownership:
     # -- acks ------------------------------------------------------------------------------------------------------
 
     def ack(self, tag: str, *, urgent: bool = True) -> None:
-        """Note an ack; it travels with the next take, or with `flush`. ``urgent`` if it should not wait for a take."""
+        """Note an ack. The next take sends it, or `flush`. ``urgent``: it must not wait long for a take."""
         self._acks.append(tag)
         self.has_urgent_acks = self.has_urgent_acks or urgent
         if self._retired:
@@ -223,13 +235,14 @@ class Ownership:
 
     @property
     def has_acks(self) -> bool:
+        """True if acks are noted and not sent yet."""
         return bool(self._acks)
 
     def take_acks(self) -> list[str]:
-        """The noted acks, for the caller to send. Acks of an earlier name are dropped: their records are gone."""
+        """The noted acks, which the caller must send. Acks of an earlier owner are dropped: their records are gone."""
         acks, mine = [], f"{self.owner}:"
         self.has_urgent_acks = False
-        # The consumer and the thread both take: what is there a moment before need not be there any more.
+        # The consumer and the thread both take acks, so the deque may be empty at any moment.
         with suppress(IndexError):
             while True:
                 tag = self._acks.popleft()
@@ -238,20 +251,20 @@ class Ownership:
         return acks
 
     def put_back_acks(self, acks: Iterable[str]) -> None:
-        """Keep acks that could not be sent; sending one twice is harmless."""
+        """Note acks again that could not be sent. Sending an ack twice is harmless."""
         self._acks.extend(acks)
         self.has_urgent_acks = bool(self._acks)
 
     def flush(self, wire: Wire | None = None) -> None:
         """Send the noted acks now."""
         acks = self.take_acks()
-        if acks and not self._foreign:
+        if acks and not self._is_forked:
             call = partial((wire or self._wire).call, scripts.ACK, [self.keys.inflight(self.owner)], acks)
             try:
                 try:
                     call()
                 except exceptions.ConnectionError:
-                    # The server may just have been restarted. Acks may be repeated, so nobody need hear of it.
+                    # The server may have been restarted just now. Acks may be repeated, so this is no error yet.
                     call()
             except BaseException:
                 self.put_back_acks(acks)
@@ -263,22 +276,23 @@ class Ownership:
         """
         Return some messages to the front of their own queues, in their original order.
 
-        ``counted`` if they were begun, which is noted. ``untouched`` are those that were not even delivered.
+        ``counted``: they were begun, which is noted in Redis and counts as a failed attempt. ``untouched``: the tags of
+        those that were never delivered; they return unchanged. Returns the number of messages.
         """
         return self._return(self.owner, tags, exclude=False, counted=counted, untouched=untouched, must_be_dead=False)
 
     def bury(self, owner: str) -> None:
-        """Return everything that a dead owner had in flight."""
+        """Return all messages of an owner, if it is dead by the server's clock."""
         count = self._return(owner, (), exclude=True, counted=True, untouched=(), must_be_dead=True)
         if count:
             logger.warning("consumer %s is dead: %d message(s) went back to their queues", owner, count)
 
     def leave(self, untouched: Collection[str] = ()) -> None:
-        """Send the last acks, return everything else and end. `untouched` are tags that were never delivered."""
-        if self._foreign or self._heart.is_stopped:
+        """Send the last acks, return all other messages, and end. ``untouched``: tags that were never delivered."""
+        if self._is_forked or self._heart.is_stopped:
             return
         with self._beating:
-            # From here on no beat may find the name gone and take another: what is in flight is under this one.
+            # From here on a beat must not take a new owner: the messages to return are under this one.
             self._leaving, owner = True, self.owner
         acks, inflight = self.take_acks(), self.keys.inflight(owner)
         try:
@@ -291,17 +305,17 @@ class Ownership:
         self._wire.close()
 
     def return_soon(self, tags: list[str], *, counted: bool = False, times: int = 1) -> None:
-        """Return messages from the thread, as soon as Redis lets it."""
+        """Let the thread return messages as soon as it can. ``times``: how often to look for them."""
         self._returns.append((tags, counted, times))
         self._heart.wake()
 
     def return_lost(self, tags: list[str]) -> None:
-        """Return what a take may have moved although its answer never came."""
-        # The server may carry out a command after we gave up on it, so it is looked for more than once.
+        """Return the messages that a take may have moved, when its answer got lost."""
+        # The server may run the take after this process gave up on it, so the thread looks three times.
         self.return_soon(tags, times=3)
 
     def _catch_up(self) -> None:
-        # Acks that could not be sent when they were made, by a caller that does not read any more.
+        # Acks that could not be sent before, and whose channel takes no more.
         self.flush()
         for _ in range(len(self._returns)):
             tags, counted, times = self._returns[0]
@@ -321,10 +335,11 @@ class Ownership:
         must_be_dead: bool,
     ) -> int:
         """
-        Return messages page by page, the newest first, so that the oldest ends up at the very front.
+        Return messages page by page, the newest first, so that the oldest ends up at the front of its queue.
 
-        A message is read, marked here, and moved by a script that puts the marked text in place of its record.
-        Its record stays until then, so a crash in between loses nothing.
+        ``tags`` are the messages to return; with ``exclude``, all but these. Each message is read, marked here as
+        redelivered, and moved by a script that writes the marked text and removes the record in flight in one step. The
+        record stays until then, so a crash loses no message.
         """
         inflight, total, stuck = self.keys.inflight(owner), 0, list[str]()
         names = [self.keys.consumers, inflight, self.keys.begun(owner)]
@@ -340,18 +355,18 @@ class Ownership:
             total += max(int(given), 0)
             stuck += [tag.decode() for tag in left[::2]]
             for queue in dict.fromkeys(left[1::2]):
-                self._say_once(NO_LIST, queue.decode(), None)
+                self._log_once(NO_LIST, queue.decode(), None)
             if given < 0 or len(moves) < 2 * PAGE:
                 break
         if stuck and not exclude:
-            # Nobody else looks for them as long as this owner lives.
+            # As long as this owner lives, no other consumer returns them.
             self._returns.append((stuck, counted, 1))
         return total
 
     # -- after the channel -----------------------------------------------------------------------------------------
 
     def retire(self, held: Iterable[Tag]) -> None:
-        """Live on for the messages whose handlers still run; everything else goes back."""
+        """Stay alive for the messages in ``held``, whose handlers still run. The thread returns all others."""
         self._held = [weakref.ref(tag) for tag in held]
         self._retired = True
         self._heart.wake()
@@ -360,13 +375,13 @@ class Ownership:
         self.flush()
         held = self._still_held()
         if held and self._forced_collections:
-            # A dropped request may wait in a reference cycle; its message should not wait as well.
+            # A dropped request may be part of a reference cycle, which keeps its tag alive until a collection.
             self._forced_collections -= 1
             gc.collect()
             held = self._still_held()
         self.flush()
         if not held or self._wire.command("HLEN", self.keys.inflight(self.owner)) == 0:
-            # A tag may live on in some traceback; what counts is whether a message hangs on it.
+            # A traceback may keep a tag alive after its message was acked: no message in flight means the end.
             self.leave()
         else:
             self._return(self.owner, held, exclude=True, counted=False, untouched=(), must_be_dead=False)
@@ -375,10 +390,10 @@ class Ownership:
         self._held = [ref for ref in self._held if ref() is not None]
         return [str(tag) for ref in self._held if (tag := ref()) is not None]
 
-    # -- memory ----------------------------------------------------------------------------------------------------
+    # -- lost bindings ---------------------------------------------------------------------------------------------
 
     def repair_bindings(self) -> None:
-        """Re-assert the bindings of this consumer's queues if Redis has lost any."""
+        """Make the bindings of this consumer's queues again if Redis has lost any."""
         bindings = self.bindings
         if not bindings:
             return
@@ -387,7 +402,7 @@ class Ownership:
         if restored:
             logger.warning(
                 "Redis has lost its memory (a restart without persistence, FLUSHALL, or eviction): "
-                "%d binding(s) were missing and are declared again. Events published meanwhile were not kept. "
+                "%d binding(s) were missing and are declared again. Events published meanwhile are lost. "
                 "Set `appendonly yes` and `maxmemory-policy noeviction`",
                 restored,
             )
@@ -395,8 +410,8 @@ class Ownership:
     # -- fork ------------------------------------------------------------------------------------------------------
 
     def after_fork(self) -> None:
-        # The messages, the thread and the socket belong to the parent.
-        self._foreign = True
+        """Forget the acks in a forked child: messages, thread and socket belong to the parent."""
+        self._is_forked = True
         self._acks = deque()
         self._beating = threading.Lock()
 
@@ -404,7 +419,11 @@ class Ownership:
 def bind(
     wire: Wire, keys: Keys, bindings: Collection[tuple[str, str, str]], *, repair: bool = False, epoch: str = ""
 ) -> tuple[str, int]:
-    """Write bindings, each (exchange, type, member). Returns the epoch and how many were missing."""
+    """
+    Write bindings, each (exchange, type, member). With ``repair``, only if Redis has lost some since ``epoch``.
+
+    Returns the current epoch, and how many bindings were missing.
+    """
     names: list[str] = [keys.bound, keys.exchanges]
     args: list[str] = ["1" if repair else "0", epoch, uuid4().hex]
     for exchange, kind, member in bindings:

@@ -1,10 +1,10 @@
 """
-A message as JSON text: packed once for all its copies, read forgivingly, marked when it comes back.
+Messages as JSON text: written once for all copies, read back, and marked when they are returned.
 
-The text is kombu's own format, so stock kombu reads what we write and the other way round.
-Text bodies travel as text; only other bytes are wrapped in base64. Both are read.
-A message that cannot be read is not an error here: it is delivered as bytes with the content type `UNREADABLE`,
-so that whoever consumes the queue can park it with its raw bytes.
+The text is in kombu's own format: stock kombu reads messages of choreo, and choreo reads messages of stock kombu.
+A body that is a text travels as text; other bytes are wrapped in base64. Both forms are read.
+A text that cannot be read is no error here. It is delivered as bytes with the content type `UNREADABLE`, so that the
+consumer can keep it as a dead letter, byte for byte.
 """
 
 import base64
@@ -17,20 +17,21 @@ from kombu.utils.json import loads as kombu_loads
 
 from choreo.events.message import Message, parsed
 
-#: Content type of a delivery whose text is no message of kombu's format. The body is the text as it was found.
+#: The content type of a delivery whose text is no message in kombu's format. Its body is the text as it was found.
 UNREADABLE = "application/x-choreo-unreadable"
 
-#: Header that counts how often a message was delivered and came back: its consumer died, or it was requeued.
+#: The header that counts the failed attempts of a message: its consumer died, or it was requeued.
 DELIVERY_COUNT = "x-delivery-count"
 
-dumps = JSONEncoder().encode  # json.dumps(cls=...) builds an encoder for each call
+dumps = JSONEncoder().encode  # json.dumps(cls=...) would build an encoder for each call
 
 
 def encode_body(body: Any, headers: Mapping[str, Any] | None) -> tuple[Any, str]:
-    """The body as a JSON string can carry it, and the name of its encoding."""
+    """The body in a form that a JSON string can hold, and the name of its encoding."""
     if not isinstance(body, bytes):
         return body, "utf-8"
-    # A reader decompresses before it encodes text again, so compressed bytes must stay bytes.
+    # Kombu decompresses a body before it encodes a text, so a compressed body must arrive as bytes, even if it happens
+    # to be valid UTF-8.
     if not (headers and headers.get("compression")):
         try:
             return body.decode("utf-8"), "utf-8"
@@ -40,7 +41,7 @@ def encode_body(body: Any, headers: Mapping[str, Any] | None) -> tuple[Any, str]
 
 
 def head_of_copies(message: Mapping[str, Any]) -> str:
-    """The text of a message up to the queue's name and the tag, which differ from copy to copy."""
+    """The text of a message up to the queue's name and the tag: this part is the same in all copies."""
     properties = dict(message["properties"])
     del properties["delivery_tag"]
     info = {**properties.pop("delivery_info"), "exchange": ""}
@@ -51,7 +52,7 @@ def head_of_copies(message: Mapping[str, Any]) -> str:
 
 
 def head_of_event(message: Message) -> str:
-    """The same of a message of choreo's own, in a third of the time."""
+    """The same as `head_of_copies` for a message that choreo wrote, in a third of the time."""
     body, encoding = encode_body(message.body, message.headers)
     return (
         f'{{"body": {dumps(body)}, "content-encoding": {dumps(message.content_encoding)}, '
@@ -62,15 +63,15 @@ def head_of_event(message: Message) -> str:
 
 
 def tail_of_copy(queue: str, tag: str) -> str:
-    """What follows upon the head in the copy for this queue. The scripts that make several copies write it as well."""
+    """The text after the head in the copy for this queue. The scripts that make several copies write the same."""
     return f'{dumps(queue)}}}, "delivery_tag": "{tag}"}}}}'
 
 
 def unpack(text: bytes) -> dict[str, Any]:
-    """The message in a text; for a text that holds none, a message that says so."""
+    """The message in a text. If it cannot be read, its body is the text, and its content type is `UNREADABLE`."""
     try:
         return _read(text)
-    except Exception:  # what Kombu's typed values raise is up to their types; decimal has errors of its own
+    except Exception:  # kombu's typed values may raise anything; decimal has errors of its own
         return {
             "body": text,
             "content-type": UNREADABLE,
@@ -82,7 +83,7 @@ def unpack(text: bytes) -> dict[str, Any]:
 
 def _read(text: bytes) -> dict[str, Any]:
     string = text.decode("utf-8")
-    # Kombu's hook is called for each JSON object; only a text that has a typed value in it needs that.
+    # Kombu's loader calls a hook for each JSON object. Only a text with a typed value needs it.
     message: dict[str, Any] = kombu_loads(string) if '"__type__"' in string else parsed(string)
     properties = message["properties"]
     if not isinstance(message.get("headers") or {}, dict):
@@ -102,11 +103,11 @@ def _read(text: bytes) -> dict[str, Any]:
 
 def redelivered(text: bytes, *, counted: bool) -> str:
     """
-    The text of a message that comes back after it was delivered.
+    The text of a message that returns to its queue after a delivery.
 
-    `properties.delivery_info.redelivered` is true from then on.
+    `properties.delivery_info.redelivered` is set to true.
     `headers["x-delivery-count"]` grows by one if the delivery counts as a failed attempt.
-    A text that cannot be read comes back as it is: "" stands for that.
+    A text that cannot be read returns as it is: the answer is then "", which give_back.lua takes for "unchanged".
     """
     try:
         message = json.loads(text)
@@ -116,5 +117,5 @@ def redelivered(text: bytes, *, counted: bool) -> str:
             count = headers.get(DELIVERY_COUNT)
             headers[DELIVERY_COUNT] = (count if type(count) is int else 0) + 1
         return json.dumps(message)
-    except Exception:  # whoever gives back the messages of the dead must not die of one of them
+    except Exception:  # one unreadable message must not keep the others from returning
         return ""

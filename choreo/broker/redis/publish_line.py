@@ -1,7 +1,7 @@
-"""Publishing on choreo's Redis transport: many messages, one wait for all the answers.
+"""Publishing on choreo's Redis transport: up to `MOST` messages are sent, then the line waits for all answers.
 
-Each message is a script of its own, which puts it into all queues or none and answers how many those are. Kombu's
-producer, which knows of one message at a time and of many brokers, takes as long for each as Redis does.
+Each message is one script call, which puts copies into all queues or none, and answers how many. It bypasses kombu's
+producer, which takes as much time for each message as Redis does.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from choreo.broker.redis.packing import head_of_event, tail_of_copy
 from choreo.redis_client.scripts import Script
 from choreo.redis_client.wire import Part, pack
 
-#: So many messages are under way at most.
+#: The most messages that are sent before their answers are read.
 MOST = 64
 
 #: A script, its keys and its arguments.
@@ -25,13 +25,14 @@ Call = tuple[Script, list[Part], list[Part]]
 
 
 class RedisLine(VirtualLine):
-    """A connection to Redis. See `choreo.broker.lines.Line`."""
+    """A line to Redis. See `choreo.broker.lines.Line`."""
 
     def __init__(self, connection: Connection, exchange: Exchange) -> None:
         super().__init__(connection, exchange)
         self._channel: Any = None
 
     def send(self, posts: Sequence[Post]) -> None:
+        """Send all posts, `MOST` at a time. A post that the server refuses is marked; the others are sent."""
         if self._channel is None:
             ensure_connected(self._connection)
             self._channel = self._connection.channel()
@@ -50,7 +51,7 @@ class RedisLine(VirtualLine):
                 unknown.append((post, call))
             except ResponseError as error:
                 post.refused = self.why(error)
-        for post, call in unknown:  # the first of them loads the script
+        for post, call in unknown:  # `Wire.call` loads a script that the server does not know
             try:
                 self._confirm(post, wire.call(*call))
             except ResponseError as error:

@@ -1,8 +1,8 @@
 """
-The publishing half of the Redis transport: one script finds the queues, and puts a copy of its own into each.
+The publishing half of the Redis transport: one script finds the bound queues, and puts a copy into each.
 
-Exchanges and bindings are kept in kombu's own format, so that stock kombu reads them. What is different is that they
-are looked up by Redis and not by this process, and that unbinding removes them.
+Exchanges and bindings are kept in kombu's own format, so that stock kombu reads them. There are two differences: the
+script in Redis looks bindings up, and not this process; and unbinding removes them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,23 +23,25 @@ from choreo.redis_client.wire import Wire
 
 
 class Topic(TopicExchange):
-    """A topic exchange whose queues are found by Redis."""
+    """A topic exchange whose queues are found by a script in Redis."""
 
     def deliver(self, message: dict[str, Any], exchange: str, routing_key: str, **kwargs: Any) -> int:
+        """Broadcast the message. Unlike kombu's, it returns the number of queues that got a copy."""
         reached: int = self.channel.broadcast(message, exchange, routing_key, **kwargs)
         return reached
 
 
 class Direct(DirectExchange):
-    """A direct exchange whose queues are found by Redis."""
+    """A direct exchange whose queues are found by a script in Redis."""
 
     def deliver(self, message: dict[str, Any], exchange: str, routing_key: str, **kwargs: Any) -> int:
+        """Broadcast the message. Unlike kombu's, it returns the number of queues that got a copy."""
         reached: int = self.channel.broadcast(message, exchange, routing_key, **kwargs)
         return reached
 
 
 class PublishingChannel(kombu_redis.Channel):
-    """A channel whose broadcasts reach all queues or none."""
+    """A channel whose broadcasts reach all bound queues or none."""
 
     body_encoding = "utf-8"
     exchange_types = {**virtual.Channel.exchange_types, "topic": Topic, "direct": Direct}
@@ -48,16 +50,17 @@ class PublishingChannel(kombu_redis.Channel):
 
     @cached_property
     def keys(self) -> Keys:
+        """The names of the transport's keys, with the `global_keyprefix`."""
         return Keys(self.global_keyprefix)
 
     @cached_property
     def wire(self) -> Wire:
-        """The held connection for everything but waiting."""
+        """The connection for all calls that do not block. Kombu's `client` is for the blocking ones."""
         return Wire(lambda: self.pool)
 
     @contextmanager
     def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
-        """Kombu builds a client for each command; one per channel does."""
+        """The channel's one client. Kombu would build a client for each command."""
         yield client or self._shared_client
 
     @cached_property
@@ -65,7 +68,7 @@ class PublishingChannel(kombu_redis.Channel):
         return self._create_client()
 
     def _disconnect_pools(self) -> None:
-        # Both were made from the pools that go now.
+        # The wire and the shared client use these pools.
         wire = self.__dict__.pop("wire", None)
         if wire is not None:
             wire.close()
@@ -85,20 +88,20 @@ class PublishingChannel(kombu_redis.Channel):
         properties["delivery_info"].update(exchange=exchange, routing_key=routing_key)
 
     def typeof(self, exchange: str, default: str = "direct") -> Any:
-        """The exchange's type as declared here, else as Redis knows it, so that no topic is taken for direct."""
+        """The exchange's type: as declared in this process, else as Redis knows it. Kombu would take it for direct."""
         if exchange in self.state.exchanges:
             return super().typeof(exchange, default)
         known: dict[str, str] = self.connection.exchange_types_known
         if exchange not in known:
             kind = self.wire.command("HGET", self.keys.exchanges, exchange)
             if kind is None:
-                # Nothing is bound to it; the script decides by the bindings should that change this very moment.
+                # Nothing is bound to it yet. If a binding is made just now, the script goes by the binding's own form.
                 return self.exchange_types["topic"]
             known[exchange] = kind.decode()
         return self.exchange_types[known[exchange]]
 
     def broadcast(self, message: dict[str, Any], exchange: str, routing_key: str, **kwargs: Any) -> int:
-        """Put a copy into each bound queue, in one step. Returns how many there are."""
+        """Put a copy into each bound queue, in one step: all or none. Returns the number of queues."""
         priority = self._q_for_pri("", self._get_message_priority(message, reverse=False))
         prefix = self.global_keyprefix
         keys = [prefix + self.keyprefix_queue % exchange, self.keys.routes(exchange)]
@@ -106,7 +109,7 @@ class PublishingChannel(kombu_redis.Channel):
         args = [routing_key, self.sep, prefix, priority, self.keys.token(""), head_of_copies(message), tag]
         batch = kwargs.get("_publish_batch")
         if batch is not None:
-            # A pipeline cannot load a script half way, so the script itself is sent.
+            # A pipeline cannot load a missing script, so it sends the source.
             batch.add("eval", scripts.BROADCAST.source, len(keys), *keys, *args)
             return 0
         reached: int = self.wire.call(scripts.BROADCAST, keys, args)
@@ -137,11 +140,11 @@ class PublishingChannel(kombu_redis.Channel):
         topics = self._get_publish_topics(exchange, routing_key)
         self.listeners = sum(self.wire.command("PUBLISH", self.global_keyprefix + topic, text) for topic in topics)
 
-    #: How many have heard the last fanout.
+    #: How many subscribers got the last fanout message; None before the first.
     listeners: int | None = None
 
     def _has_queue(self, queue: str, **_: Any) -> bool:
-        # Kombu's own forgets the prefix.
+        # Kombu's own method leaves out the prefix.
         names = [self.global_keyprefix + self._q_for_pri(queue, step) for step in self.priority_steps]
         return bool(self.wire.command("EXISTS", *names))
 
@@ -157,7 +160,7 @@ class PublishingChannel(kombu_redis.Channel):
     _epoch = ""
 
     def missing(self, exchange: str, bindings: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-        """Those of these bindings, each (queue, routing key), that do not exist."""
+        """The bindings that do not exist, of those given; each is (queue, routing key)."""
         kind, table = self.typeof(exchange), self.global_keyprefix + self.keyprefix_queue % exchange
         members = [self._member(*kind.prepare_bind(queue, exchange, key, {})) for queue, key in bindings]
         answers = self.wire.commands([("SISMEMBER", table, member) for member in members])
@@ -169,9 +172,9 @@ class PublishingChannel(kombu_redis.Channel):
     def queue_unbind(
         self, queue: str, exchange: str = "", routing_key: str = "", arguments: Any = None, **_: Any
     ) -> None:
-        """Remove a binding for good; kombu's own edits a copy of the table."""
+        """Remove a binding in Redis. Kombu's own method removes it only from a copy of the table."""
         self.state.binding_delete(queue, exchange, routing_key)
-        # Whoever unbinds need not have declared the exchange: both forms of the member go.
+        # This process need not have declared the exchange, and its type may be unknown: both forms of the member go.
         topic = TopicExchange(self).prepare_bind(queue, exchange, routing_key, arguments)
         members = [self._member(*topic), self._member(routing_key, None, queue)]
         self.wire.call(
@@ -187,7 +190,7 @@ class PublishingChannel(kombu_redis.Channel):
         self._watch_bindings()
 
     def queue_delete(self, queue: str, if_unused: bool = False, if_empty: bool = False, **kwargs: Any) -> None:
-        """Delete a queue, its messages and every binding that leads to it, whoever made it."""
+        """Delete a queue, its messages and all its bindings, also those that other processes made."""
         if if_empty and self._size(queue):
             return
         prefix = self.global_keyprefix
@@ -208,6 +211,7 @@ class PublishingChannel(kombu_redis.Channel):
         self._purge(queue)
 
     def exchange_delete(self, exchange: str, if_unused: bool = False, nowait: bool = False) -> None:
+        """Delete an exchange and all its bindings, also those that other processes made."""
         super().exchange_delete(exchange, if_unused=if_unused, nowait=nowait)
         self.connection.exchange_types_known.pop(exchange, None)
         prefix = self.global_keyprefix
@@ -225,4 +229,4 @@ class PublishingChannel(kombu_redis.Channel):
         return member
 
     def _watch_bindings(self) -> None:
-        """Called when this channel's bindings have changed."""
+        """Hook: called after this channel's bindings have changed."""

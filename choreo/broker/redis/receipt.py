@@ -1,31 +1,31 @@
-"""The receipt of a delivery on Redis: where its message is in flight, and for whom."""
+"""The receipt of a delivery on Redis: its owner, and the key and field under which its message is in flight."""
 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-#: Fields of `message.delivery_info`: see the fields of `Receipt`.
+#: Names in `message.delivery_info`, one for each field of `Receipt`.
 OWNER, INFLIGHT, TAG = "choreo_owner", "choreo_inflight", "choreo_tag"
 CLAIM, CERTAIN_UNTIL = "choreo_claim", "choreo_certain_until"
 
-#: A clock that all processes of this machine share, and that goes on while the machine sleeps (where there is one).
+#: A clock that all processes of this machine share. CLOCK_BOOTTIME, where it exists, goes on while the machine sleeps.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def machine_time() -> float:
-    """Seconds, comparable between the processes of this machine."""
+    """Seconds of a clock that all processes of this machine share."""
     return time.clock_gettime(_CLOCK)
 
 
 @dataclass(slots=True)
 class Receipt:
     """
-    What a script needs to know to ask "is this delivery still mine?" and to ack it by itself.
+    Names the record of a delivery, so that a script can ask "is this delivery still mine?" and ack it.
 
     `HDEL inflight tag` answers 1 exactly once, and only while the delivery belongs to the consumer that received it.
     Acking it a second time through the channel does no harm.
-    It travels in the message's properties, so a pool child has it as `task.request.properties`.
+    The receipt travels in the message's properties, so a pool child has it in `task.request.properties`.
 
         >>> Receipt.of({"delivery_info": {"choreo_owner": "o", "choreo_inflight": "i", "choreo_tag": "o:1"}}).tag
         'o:1'
@@ -34,16 +34,16 @@ class Receipt:
     owner: str
     inflight: str
     tag: str
-    #: The attempt and the event that were claimed when the message was taken; "" if none was.
+    #: The claim that was made when the message was taken: the attempt, a space, the event's id. "" if there is none.
     claim: str = ""
-    #: The `machine_time` until which nobody can have taken the owner for dead, and the claim with it.
+    #: The `machine_time` until which the claim certainly holds: no consumer can have found the owner dead before.
     certain_until: float = 0.0
-    #: Whether the message has come back, from whoever it was delivered to before.
+    #: True if the message was delivered before and was returned.
     redelivered: bool = False
 
     @classmethod
     def of(cls, properties: Mapping[str, Any] | None) -> Self | None:
-        """The lease in a message's properties; None if the message was not taken through this transport."""
+        """The receipt in a message's properties; None if the message was not taken through this transport."""
         info = (properties or {}).get("delivery_info") or {}
         if OWNER not in info:
             return None
@@ -51,10 +51,10 @@ class Receipt:
         return cls(info[OWNER], info[INFLIGHT], info[TAG], claim, until, bool(info.get("redelivered")))
 
     def holds(self, unit: str, attempt: int) -> bool:
-        """Whether this attempt is certainly claimed by this delivery, without asking."""
+        """True if this delivery certainly holds the claim of this attempt, so that the store need not be asked."""
         return self.claim == f"{attempt} {unit}" and self.is_certain
 
     @property
     def is_certain(self) -> bool:
-        """Whether nobody can have taken the owner for dead."""
+        """True while no consumer can have found the owner dead."""
         return machine_time() < self.certain_until

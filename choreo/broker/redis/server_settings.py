@@ -1,4 +1,4 @@
-"""Server settings that decide whether Redis keeps what it was given: looked at once when a consumer starts."""
+"""Checks the server settings under which Redis drops messages, when a consumer starts."""
 
 import logging
 from typing import Any
@@ -13,7 +13,7 @@ _warned: set[str] = set()
 
 
 def check(wire: Wire, server: str) -> None:
-    """Warn, once per process and server, about settings under which Redis drops messages."""
+    """Log a warning for each setting under which Redis drops messages. Once per process and server."""
     if server in _warned:
         return
     _warned.add(server)
@@ -34,7 +34,7 @@ def check(wire: Wire, server: str) -> None:
 
 
 def _setting(wire: Wire, name: str) -> str | None:
-    """The value of a setting; None where the server does not let us ask."""
+    """The value of a setting; None if the server refuses to tell it."""
     try:
         answer: Any = wire.command("CONFIG", "GET", name)
     except ResponseError as exc:

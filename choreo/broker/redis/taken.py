@@ -1,4 +1,4 @@
-"""A message that was taken and is not delivered yet."""
+"""Messages between taking and delivery."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,29 +15,29 @@ class Taken:
     #: The delivery tag; "" if the message need not be acked.
     tag: str
     text: bytes
-    #: The claim that was made when it was taken, and the time until which it certainly holds: see `Receipt`.
+    #: The claim that was made when the message was taken, and the time until which it certainly holds: see `Receipt`.
     claim: str = ""
     certain_until: float = 0.0
-    #: True once the channel's hooks have begun to handle it.
+    #: True once the channel's hooks have begun to handle the message.
     begun: bool = False
-    #: Free for the channel's hooks.
+    #: For the channel's hooks; the channel does not use it.
     note: Any = None
     _read: bool = False
     _event: EventText | None = None
 
     @property
     def event(self) -> EventText | None:
-        """The event in it; None unless the text is as choreo writes it and the message comes for the first time."""
+        """The event in the message; None unless choreo wrote the message and it was not delivered before."""
         if not self._read:
             self._event, self._read = plain_event(self.text), True
         return self._event
 
     @property
     def known_event(self) -> EventText | None:
-        """The same, but None if `event` was not asked for yet."""
+        """The same as `event`, but None if `event` was not read yet."""
         return self._event
 
 
 def untouched(back: Iterable[Taken]) -> list[str]:
-    """The tags of the messages that nothing has begun to handle: they come again as if for the first time."""
+    """The tags of the messages that no hook has begun to handle: they return as if they had never been delivered."""
     return [taken.tag for taken in back if taken.tag and not taken.begun]

@@ -1,13 +1,13 @@
 """
-How the Redis transport takes messages: up to the free prefetch at once, with the acks of earlier ones riding along.
+The taking half of a consuming channel: it takes messages up to the free prefetch, and acks earlier ones on the way.
 
-What is taken is in flight from the moment at which it leaves its queue: see lua/take.lua. This half of a consuming
-channel asks, and keeps what has arrived; `consuming.py` delivers it.
+A message is in flight from the moment at which it leaves its queue: see lua/take.lua. This half asks Redis, and keeps
+the messages that have arrived. `consuming.py` delivers them.
 
-*When it asks.* A channel that has nothing waits for a token, and takes in the same breath. While more is waiting it
-asks when half of what it took is delivered, so that nothing stands still until Redis answers. And while messages come
-one by one in quick succession, to a worker that handles them itself, it rests for `REST` before it asks again: to be
-woken for each would cost more than to handle it.
+*When a channel asks.* A channel without messages sends "wait for a wake-up token" and "take" in one go. While more
+messages wait in Redis, it asks again when half of the last batch is delivered, so that it need not stand still until
+Redis answers. If messages come one by one in quick succession, and the worker handles them in its main process, it
+rests for `REST` seconds before it asks again: waking up for each message would cost more than handling it.
 """
 
 from collections import deque
@@ -31,23 +31,23 @@ from choreo.broker.redis.receipt import machine_time
 from choreo.broker.redis.taken import Taken
 from choreo.redis_client.wire import PackedOnce, Part, Wire
 
-#: The most messages taken at once, however large the prefetch is.
+#: The most messages of one take, however large the prefetch is.
 BATCH = 100
 
-#: While there is something to do, no fewer are taken than this.
+#: The fewest messages for which a channel asks while it still has some to deliver.
 WORTH = 8
 
-#: While messages come faster than this many seconds apart, but one by one, they are asked for after a rest as long.
+#: Seconds. If messages come one by one, and less than `RUSH` apart, the channel rests for `REST` before it asks.
 RUSH = REST = 0.003
 
-#: The part of `consumer_timeout` for which a handler may begin on the claim that its message was taken with.
+#: The part of `consumer_timeout` in which a handler may begin on the claim of its take, without asking the store.
 CERTAIN = 0.8
 
 
 class Pace:
-    """How fast messages come: a running mean of the seconds between two of them."""
+    """How fast messages come: a running mean of the seconds between two messages."""
 
-    #: What is longer is a break: whatever there was before it is over.
+    #: A longer gap, in seconds, is a break: the mean begins anew after it.
     LONGEST = 0.01
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Pace:
         self._last = 0.0
 
     def note(self, count: int) -> None:
-        """So many have come now."""
+        """Note that ``count`` messages have come now."""
         if count:
             now = monotonic()
             gap = (now - self._last) / count
@@ -64,57 +64,59 @@ class Pace:
 
     @property
     def is_rush(self) -> bool:
+        """True if messages come less than `RUSH` seconds apart."""
         return self._gap < RUSH
 
 
 @dataclass(slots=True)
 class Take:
-    """A question for messages that is under way."""
+    """A take that was sent, and whose answer has not come yet."""
 
     queues: list[str]
-    #: What it acks.
+    #: The tags that it acks.
     acks: list[str]
     owner: str
-    #: The numbers that it may give to messages.
+    #: The sequence numbers that it may give to messages.
     numbers: range
+    #: The `machine_time` at which it was sent.
     asked_at: float
 
     @property
     def tags(self) -> list[str]:
-        """The tags that it may give."""
+        """The tags that it may give to messages."""
         return [f"{self.owner}:{number}" for number in self.numbers] if self.owner else []
 
 
 class TakingChannel(PublishingChannel):
-    """A channel that owns what it takes."""
+    """A channel that takes messages, and owns them while they are in flight."""
 
     consumer_timeout = owning.CONSUMER_TIMEOUT
     at_a_time = 1
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        #: What takes part in consuming: see `choreo.broker.redis.hooks`.
+        #: The program's part in consuming: see `choreo.broker.redis.hooks`.
         self.hooks: ConsumerHooks = NO_HOOKS
-        #: True in a forked child until it consumes by itself.
+        #: True in a forked child, until it takes messages by itself.
         self._is_inherited = False
         self._ownership: Ownership | None = None
-        #: Taken, but not delivered yet.
+        #: Messages that were taken and are not delivered yet.
         self._arrived: deque[Taken] = deque()
         self._taking: Take | None = None
-        #: The hooks' answer when it was sent.
+        #: The number that `hooks.asking` returned for the take under way.
         self._asked = 0
-        #: Whether it waits for a token first.
+        #: True while the take under way waits for a wake-up token.
         self._waiting = False
-        #: Whether the next poll takes at once instead of waiting for a token.
+        #: True if messages may be left in Redis: the next poll takes at once, and does not wait for a wake-up token.
         self._expecting = True
         self._sequence = 0
         self._pace = Pace()
         self._resting_until = 0.0
         self._noack: set[str] = set()
-        #: How it takes and waits: by queues, since they take turns in being the first.
+        #: Packed commands, by the order of queues, which rotates.
         self._packed = PackedOnce()
-        #: The keys that were named as being no queues.
-        self._named: set[bytes] = set()
-        #: Where the handlers of consumed queues remember what they have done: see lua/claim.lua.
+        #: Keys that are no lists and were logged.
+        self._logged_keys: set[bytes] = set()
+        #: Queue → the inbox of its handler, "" if there is none: see `choreo.broker.redis.keys.INBOX`.
         self._inboxes: dict[str, str] = {}
         super().__init__(*args, **kwargs)
         forks.guard(self)
@@ -131,7 +133,7 @@ class TakingChannel(PublishingChannel):
         super()._disconnect_pools()
 
     def _pool_of_its_own(self) -> Any:
-        """A pool for the ownership, which may outlive this channel."""
+        """A pool of connections for the ownership, which may outlive this channel."""
         managers = {name: getattr(self, name) for name in ("_sentinel_manager", "_async_sentinel_manager")}
         try:
             return self._get_pool()
@@ -139,7 +141,7 @@ class TakingChannel(PublishingChannel):
             self.__dict__.update(managers)
 
     def _watch_bindings(self) -> None:
-        """Tell the ownership which bindings to declare again should Redis lose them."""
+        """Give the ownership the bindings that it declares again if Redis loses them."""
         if self._ownership is None:
             return
         triples = []
@@ -152,11 +154,11 @@ class TakingChannel(PublishingChannel):
         self._ownership.epoch = self._ownership.epoch or self._epoch
 
     def own(self) -> Ownership:
-        """This channel's ownership, registered when the first message is about to be taken."""
+        """This channel's ownership. It is made and registered before the first take."""
         if self._ownership is None:
             self._is_inherited = False
             pool = self._pool_of_its_own()
-            # A heartbeat that waits for longer than a beat is worth less than the next one.
+            # A beat that waits longer than the time between two beats is given up for the next one.
             patience = float(self.consumer_timeout) / 3
             pool.connection_kwargs["socket_timeout"] = min(self.socket_timeout or patience, patience)
             own = Ownership(Wire(lambda: pool), self.keys, float(self.consumer_timeout), int(self.at_a_time))
@@ -170,13 +172,13 @@ class TakingChannel(PublishingChannel):
     # -- asking --------------------------------------------------------------------------------------------------------
 
     def _brpop_start(self, timeout: float | None = None) -> None:
-        """Take messages: at once if some may be there or acks wait to be sent, else when a token comes, or its time."""
-        # First things first.
+        """Take messages: at once if some may be there or acks are noted, else after a wake-up token or ``timeout``."""
+        # While messages wait for their delivery, ask for none: see `ConsumingChannel._deliver_slice`.
         self._ask(0 if self._arrived else self._room(), timeout)
 
     def _ask(self, limit: int, timeout: float | None = None) -> None:
         if self._taking is not None:
-            # Kombu gave up a connection that was silent for too long, and the answer to the take with it.
+            # Kombu gave up a silent connection, so the answer to the last take is lost.
             self._forget_taking()
         queues = self._queue_cycle.consume(len(self.active_queues))
         if not queues:
@@ -186,7 +188,7 @@ class TakingChannel(PublishingChannel):
         packed, self._taking = self._pack_take(queues, limit, None)
         self._asked = self.hooks.asking()
         if not at_once:
-            # Both in one go: Redis carries out the second as soon as the first ends, and we need not wake up between.
+            # Redis runs the second command as soon as the first ends, without another round trip.
             packed = self._pack_wait(queues, timeout or self.brpop_timeout or 0) + packed
         self._waiting = not at_once
         self._in_poll = connection
@@ -198,47 +200,47 @@ class TakingChannel(PublishingChannel):
             raise
 
     def _room(self) -> int:
-        """How many more messages may be taken, beside those that have arrived."""
+        """How many messages may be taken, beside those that have arrived and are not delivered."""
         free: int | None = self.qos.can_consume_max_estimate()
         if "can_consume" in self.qos.__dict__:
-            return 1  # worker_disable_prefetch decides one by one
+            return 1  # Celery's worker_disable_prefetch replaces `can_consume`, and decides one by one
         if free is None:
             free = BATCH if self.has_event_loop else 1
         return min(free, BATCH) - len(self._arrived)
 
     @property
     def is_resting(self) -> bool:
-        """Whether it lets messages come together before it asks for them."""
+        """True while the channel rests, so that several messages come together before it asks."""
         return monotonic() < self._resting_until
 
     def _ask_early(self) -> None:
-        """Take more while there is something to do, so that nothing stands still until Redis answers."""
+        """Ask for more while messages are left to deliver, so that deliveries need not pause until Redis answers."""
         if self._expecting and not self._in_poll and (room := self._room()) >= WORTH:
             self._ask(room)
 
     def rest_in_a_rush(self) -> None:
-        """Ask no sooner than after a rest, if messages come one by one in quick succession."""
+        """Begin a rest of `REST` seconds if messages come one by one in quick succession."""
         if self._pace.is_rush and not (self._arrived or self._expecting or self._in_poll):
             self._resting_until = monotonic() + REST
             self.connection.cycle.hub.call_later(REST, _wake_up)
 
     @property
     def is_asking(self) -> bool:
-        """Whether Redis has been asked for messages, and has not answered yet."""
+        """True if Redis was asked for messages and has not answered yet."""
         return bool(self._in_poll) and self._in_poll._sock is not None
 
     @property
     def has_enough(self) -> bool:
         """
-        Whether a worker's pool has so much left to do that more can be fetched later, and in one go.
+        True if a worker's pool has so many deliveries left that the channel should ask later, for several at once.
 
-        A pool that answers often would otherwise fetch one message for each that it has finished.
+        Otherwise it would ask for one message after each one that the pool finishes.
         """
         room = self.qos.can_consume_max_estimate()
         return room is not None and workload.waiting() > 2 * room
 
     def _next_sequence(self, count: int) -> int:
-        """Numbers are used up when they are asked for: an answer may get lost, a number must not be used twice."""
+        """Reserve ``count`` numbers. They are not used again even if the answer to the take gets lost."""
         before = self._sequence
         self._sequence += count
         return before
@@ -287,7 +289,7 @@ class TakingChannel(PublishingChannel):
             answer, take = self._read_take()
             return self._on_taken(answer, take)
         finally:
-            # A worker that has nothing to do gets here once a second.
+            # An idle worker gets here once a second.
             self.hooks.answered(asked)
 
     def _read_take(self) -> tuple[list[Any], Take]:
@@ -317,7 +319,7 @@ class TakingChannel(PublishingChannel):
                     self.wire.load(scripts.TAKE)
                     raise Empty() from None
         except self.connection_errors:
-            # The next turn of the loop connects again.
+            # Kombu connects again when it asks the next time.
             connection.disconnect()
             raise
 
@@ -329,7 +331,7 @@ class TakingChannel(PublishingChannel):
             raise Empty()
         answer = self._without_troubles(answer)
         self._expecting = answer[0] == 1
-        # Some of the time is kept in hand for what lies between looking at the clock and calling the handler.
+        # The rest of the timeout is a margin for the time between a look at the clock and the call of the handler.
         certain_until = take.asked_at + float(self.consumer_timeout) * CERTAIN
         self._pace.note(len(answer) // 4)
         for i in range(1, len(answer), 4):
@@ -342,22 +344,22 @@ class TakingChannel(PublishingChannel):
         return self._deliver_taken()
 
     def _deliver_taken(self) -> bool:
-        """Called when something has arrived. Whether anything was delivered."""
+        """Called when messages have arrived. True if a message was delivered."""
         raise NotImplementedError
 
     def _without_troubles(self, answer: list[Any]) -> list[Any]:
-        """The answer to a take without the queues that are none, of which each is named once."""
+        """The answer to a take, without its entries for keys that are no lists. Each such key is logged once."""
         taken = answer[:1]
         for i in range(1, len(answer), 4):
             if answer[i] > 0:
                 taken += answer[i : i + 4]
-            elif answer[i + 2] not in self._named:
-                self._named.add(answer[i + 2])
+            elif answer[i + 2] not in self._logged_keys:
+                self._logged_keys.add(answer[i + 2])
                 owning.logger.error(owning.NO_LIST, answer[i + 2].decode())
         return taken
 
     def _forget_taking(self) -> None:
-        """The take under way failed: its acks are sent again, and what it took although its answer is lost returns."""
+        """Give up the take under way: note its acks again, and return the messages that it may have moved."""
         take, self._taking = self._taking, None
         self._expecting, self._waiting = True, False
         if take is not None:
@@ -369,7 +371,7 @@ class TakingChannel(PublishingChannel):
             self._ownership.return_lost(take.tags)
 
     def _drop_poll(self) -> None:
-        """End what is under way on the polled connection. Kombu waits for the answer; all we could lose is a token."""
+        """Close the polled connection. Kombu would wait for its answer; at most a wake-up token is lost."""
         connection = getattr(self.__dict__.get("client"), "connection", None)
         if self._in_poll and connection is not None:
             connection.disconnect()
@@ -379,7 +381,7 @@ class TakingChannel(PublishingChannel):
 
     @property
     def has_arrived(self) -> bool:
-        """Whether messages were taken that are not delivered yet."""
+        """True if messages were taken that are not delivered yet."""
         return bool(self._arrived)
 
     @property
@@ -388,21 +390,25 @@ class TakingChannel(PublishingChannel):
         return self._arrived
 
     def after_fork(self) -> None:
-        # What the parent took, and its claim on it, stay the parent's.
+        """Forget messages, take and ownership in a forked child: they stay the parent's."""
         self._arrived = deque()
         self._taking = self._ownership = None
         self._expecting, self._waiting = True, False
         self._is_inherited, self.hooks = True, NO_HOOKS
-        # It was closed by a guard of its own; the next one is made from this process's pool.
+        # The next wire is made from this process's pool.
         self.__dict__.pop("wire", None)
 
 
 def _wake_up() -> None:
-    """Nothing but a turn of the event loop."""
+    """Do nothing: the call makes the event loop take a turn."""
 
 
 class serving:  # noqa: N801 - it is used as a function
-    """A server that refuses (read-only, out of memory, failing disk) is no server to consume from: reconnect."""
+    """
+    Context: a refusal by the server raises `ConnectionError`, so that the consumer reconnects.
+
+    A server that is read-only or out of memory, or whose disk fails, cannot be consumed from.
+    """
 
     def __enter__(self) -> None: ...
 

@@ -1,15 +1,15 @@
--- Shared functions, put in front of a script by `--!include inbox`: what a handler has done for good.
+-- Shared functions, for `--!include redis_client/inbox`: a handler's inbox, the memory of its finished units.
 --
--- inbox_place(unit): where a unit is remembered: {bucket, field}.
--- inbox_has(prefix, place, retention, ms): whether it was done within the last `retention` ms.
--- inbox_add(prefix, place, retention, ms), inbox_remove(prefix, place, retention, ms).
--- KEYS/ARGV: none of their own; the caller hands over the start of the buckets' names.
--- Returns: see above.
+-- inbox_place(unit): the place of a unit in the inbox: {bucket, field}.
+-- inbox_has(prefix, place, retention, ms): true if the unit was added within the last `retention` ms.
+-- inbox_add(prefix, place, retention, ms), inbox_remove(prefix, place, retention, ms): add or remove the unit.
+-- KEYS/ARGV: none of their own. prefix: the start of the hashes' names. retention: in ms. ms: the server's time.
+-- Returns: see each function; inbox_add and inbox_remove return nothing.
 --
--- prefix .. slot .. ':' .. bucket   hash: 16 bytes of a unit's id -> ''. One for each slot of time (a third of the
---     retention) and each of 16384 parts of all ids, so that a million units in a slot make hashes of 60 fields: Redis
---     keeps those as listpacks, at some 25 bytes a unit instead of the 200 of a key. A bucket lives until its youngest
---     unit was kept for the retention: all are kept for that time, and for a slot more at most.
+-- prefix .. slot .. ':' .. bucket   hash: 16 bytes of a unit's id -> ''. There is one for each slot of time (a third of
+--     the retention) and each of 16384 buckets. A million units in a slot make hashes of 60 fields. Redis keeps them as
+--     listpacks, with about 25 bytes per unit; a key per unit would take 200. A hash expires one retention after the
+--     end of its slot. So each unit is kept for the retention, and for one slot longer at most.
 local INBOX_SLOTS = 3
 
 local INBOX_UUID = '^(%x%x%x%x%x%x%x%x)%-(%x%x%x%x)%-(%x%x%x%x)%-(%x%x%x%x)%-(%x%x%x%x)(%x%x%x%x%x%x%x%x)$'
@@ -23,7 +23,7 @@ local function inbox_place(unit)
     a, b, c, d = string.sub(hex, 1, 8), string.sub(hex, 9, 16), string.sub(hex, 17, 24), string.sub(hex, 25, 32)
   end
   a, b, c, d = tonumber(a, 16), tonumber(b, 16), tonumber(c, 16), tonumber(d, 16)
-  -- Every kind of UUID has something in one of these two places that changes from one to the next.
+  -- Every version of UUID has changing digits in at least one of these two places.
   return {string.format('%x', bit.bxor(a % 16384, d % 16384)), struct.pack('>I4I4I4I4', a, b, c, d)}
 end
 
@@ -32,7 +32,7 @@ local function inbox_slot(retention, ms)
   return math.floor(ms / width), width
 end
 
--- How the names begin of the buckets that may hold something, the newest first; worked out once in a script.
+-- The starts of the names of the hashes that may hold units, newest slot first. Computed once per call and prefix.
 local inbox_known = {}
 local function inbox_starts(prefix, retention, ms)
   local starts = inbox_known[prefix]

@@ -1,20 +1,20 @@
--- Record one part of a join; claim the join when what it needs is there.
+-- Record one part of a join, and claim the join if it is complete.
 --
 -- KEYS 1 unit           HASH, see lease.lua
 --      2 parts          HASH, until the join is settled:
---                       part's name -> ms of its arrival, a space, its text
---                       '#type' -> how many there are of a type of which several are needed
---                       '?type' -> how many of it are needed, where another part tells
+--                       part's name -> time of its arrival in ms, a space, its text
+--                       '#type' -> how many have arrived, for a type of which several are needed
+--                       '?type' -> how many of the type are needed, if another part said so
 --      3 due            ZSET schedule id -> time in ms, see due.lua
---      4 tally          HASH, permanent: 'late' | 'duplicate' | 'surplus' -> how many did not count
+--      4 tally          HASH, permanent: 'late' | 'duplicate' | 'surplus' -> how many events did not count
 -- ARGV 1 attempt        2 token   3 lease in ms   4 most deliveries   5 retention in ms
 --      6 part's type    7 part's name   8 its text
 --      9 ms until the deadline   10 schedule id of the deadline   11 how many types make the join complete
---      12 in flight, see lease.lua   13 '1' if it is asked ahead of its turn, see lease.lua
---      14 '1' if it was delivered before: then it is neither a duplicate nor late
---      15 how many counts this part tells (t), then t times: type, count
---      then the types that are needed: type, '' for one or how many (0: as many as another part tells)
--- Returns               {'wait', parts so far}, or see lease.lua
+--      12 in flight, see lease.lua   13 '1' if the claim is made ahead, see lease.lua
+--      14 '1' if the copy was delivered before: then it counts neither as a duplicate nor as late
+--      15 t, how many types this part asks for; then t times: type, how many
+--      then for each needed type: the type, and how many ('' for one, 0 for as many as another part asks for)
+-- Returns               {'wait', how many parts have arrived}, or an answer of lease.lua
 --!include store/lease
 
 local unit, parts, due, tally = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -30,7 +30,7 @@ if redis.call('HEXISTS', unit, 'done') == 1 then
   return {'done'}
 end
 
--- How many events are here, how many types have all they need, and whether this one's type has.
+-- Returns how many events have arrived; true if the join is complete; true if this part's type has all it needs.
 local function count()
   local here, full, own_is_full = 0, 0, false
   for i = first_need, #ARGV, 2 do
@@ -54,8 +54,8 @@ end
 local known = redis.call('HGET', parts, name)
 local here, complete, own_is_full = count()
 
--- A part that is here already is no reason to stop: the worker that claimed the join may have died.
--- A new one comes too late for a complete join, whose attempts shall all see the same.
+-- A part that has arrived before claims the join all the same: the worker that claimed it may have died.
+-- A new part comes too late for a complete join, since all attempts must see the same parts.
 if not known and complete then
   if first_time then redis.call('HINCRBY', tally, 'late', 1) end
   return {'done'}

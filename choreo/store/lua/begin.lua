@@ -1,10 +1,10 @@
 -- Claim a unit.
 --
--- KEYS 1 unit           HASH, lives for the retention        2 parts  HASH part -> envelope, of a join
---      3 done           start of the names of the HASHes of what is done: see the broker's inbox.lua
+-- KEYS 1 unit           HASH, for the retention              2 parts  HASH, a join's parts, see arrive.lua
+--      3 done           start of the names of the inbox's HASHes: see redis_client/lua/inbox.lua
 -- ARGV 1 attempt, see lease.lua        2 token   3 lease in ms   4 most deliveries   5 retention in ms
---      6 the unit, as it is remembered in `done`; '' for a join
---      7 the HASH of messages in flight in which the token is, '' if it is in none: see lease.lua
+--      6 the unit's id in the inbox; '' for a join
+--      7 in flight: the HASH of the messages in flight that has the token as a field; '' for none. See lease.lua
 -- Returns               see lease.lua
 --!include redis_client/inbox
 --!include store/lease

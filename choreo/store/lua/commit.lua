@@ -1,6 +1,6 @@
--- Settle a claim: everything that follows from it is recorded here, or nothing is.
+-- Settle a claim: the whole settlement is recorded, or nothing.
 --
--- KEYS, ARGV 1          see settle.lua; ARGV 2.. is the claim
+-- KEYS, ARGV            see settle.lua; the claim begins at ARGV 2
 -- Returns               {'ok' | 'already' | 'stale' | 'lost'}
 --!include redis_client/inbox
 --!include store/settle

@@ -1,11 +1,11 @@
--- Say that a worker lives and what it binds; find out what nobody binds any more.
+-- Report that a worker lives and declares bindings; find the bindings and queues that no live worker declares.
 --
 -- KEYS[1] workers    hash, permanent: worker -> ms until which it counts as alive, then its bindings, one per line
 -- KEYS[2] bindings   set, permanent: every binding ("queue pattern") that may exist on the broker
 -- KEYS[3] queues     set, permanent: every queue that may exist on the broker
--- ARGV[1] worker     ARGV[2] ms that it counts as alive from now; 0: it ends
--- ARGV[3] n          ARGV[4..n+3] its bindings     ARGV[n+4..] bindings it has removed from the broker
--- Returns: {1 if the worker was known as alive, stale bindings, removed ones to be made again, orphaned queues}.
+-- ARGV[1] worker     ARGV[2] ms for which it counts as alive from now on; 0: it ends
+-- ARGV[3] n          ARGV[4..n+3] its bindings     ARGV[n+4..] bindings that it has removed from the broker
+-- Returns: {1 if the worker was known as alive else 0, stale bindings, removed bindings to make again, orphan queues}.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local worker, ttl, count = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])

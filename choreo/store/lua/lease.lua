@@ -1,28 +1,32 @@
--- Shared by begin.lua and arrive.lua, which it is put in front of.
+-- Shared function, for `--!include store/lease` in begin.lua and arrive.lua: claim a unit.
 --
--- claim(unit, parts, attempt, token, lease_ms, max_deliveries, retention_ms, inflight, ahead) answers
---   {'done'} | {'busy', ms left} | {'poison' or 'run', deliveries, part, envelope, part, envelope, ...}
+-- claim(unit, parts, attempt, token, lease_ms, max_deliveries, retention_ms, inflight, ahead)
+-- Returns {'done'} | {'busy', ms left} | {'poison' or 'run', deliveries, part's name, part, part's name, part, ...}
 --
--- The unit is a HASH:
---   done        1 once a join, or what is a dead letter, is finished for good; any other unit's end is in inbox.lua
---   settled     the highest attempt whose outcome is recorded; settled:<event id> is that of a signal, such as a
---               join's deadline: its attempts are counted apart. An attempt is a number, or '<number>:<event id>'
---   token       whose claim it is
---   until       until when it holds (ms, this server's clock)
---   inflight    the HASH of the messages that its consumer has in its hands: the claim holds as long as the token,
---               the tag of the message, is a field there, which ends with the consumer (see the broker's take.lua)
+-- unit is a HASH:
+--   done        1 once a join, or a unit with a dead letter, is finished. Any other finished unit is in the inbox
+--   settled     the highest attempt whose outcome is recorded. settled:<event id> is the same for a signal, such as a
+--               join's deadline, whose attempts are counted apart. An attempt is a number, or '<number>:<event id>'
+--   token       the token of the current claim
+--   until       the time at which its lease runs out, in ms of this server's clock
+--   inflight    the HASH of its consumer's messages in flight (see the broker's take.lua)
 --   deliveries  how often the current attempt was begun
--- A claim holds as long as `until` or `inflight` says so. `inflight` is '' where the copy was not taken from this server.
--- Who claims `ahead` of the handler's turn has not begun: what counts is whether its owner was found busy with it. It
--- gets only what nobody has begun before, for a copy that is in flight; 'busy' tells it to ask again in its turn.
+--
+-- A claim holds as long as `until` or `inflight` says so. `until` says so until the lease runs out. `inflight` says so
+-- as long as the token, then the tag of the message, is a field of that HASH: until the message is acked or returned.
+-- The argument inflight is '' if the copy was not taken from this server.
+--
+-- With ahead, the claim is made before the handler's turn, and does not count as begun. If the consumer dies, the
+-- broker notes the messages that had begun. Such a claim is given only if the unit was not begun before, and the copy
+-- is in flight. Otherwise the answer is {'busy', 0}, and the worker asks again in the handler's turn.
 
 local function now_ms()
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- Whether the last owner of a unit had begun it, which was claimed when its message was taken, without saying so: the
--- broker noted what that owner was busy with when it died, or gave the message back. See its give_back.lua.
+-- Returns 1 if a unit had begun that was claimed when its message was taken, else 0. It began without a call of the
+-- store. When the consumer died, or returned the message, the broker noted which messages had begun: see give_back.lua.
 local function begun_silently(token, inflight)
   return redis.call('SISMEMBER', (string.gsub(inflight, '_choreo%.inflight%.', '_choreo.begun.', 1)), token)
 end
@@ -38,10 +42,10 @@ local function claim(unit, parts, attempt, token, lease_ms, max_deliveries, rete
   if left <= 0 and state[6] and redis.call('HEXISTS', state[6], state[3]) == 1 then left = lease_ms end
   if left > 0 and state[3] ~= token then return {'busy', left} end
   local before = state[5] or (state[6] and state[3] ~= token and begun_silently(state[3], state[6])) or 0
-  -- Whoever asks again because the answer got lost begins once.
+  -- A call that is repeated because its answer got lost counts as one beginning.
   local again = state[3] == token and state[5]
   local deliveries = tonumber(before) + (again and 0 or 1)
-  -- A copy that went back to its queue while its worker slept does not keep anybody out.
+  -- False if the copy was returned to its queue while this worker slept. The claim then gets a lease.
   local is_here = inflight ~= '' and redis.call('HEXISTS', inflight, token) == 1
   if ahead and (deliveries > 1 or not is_here) then return {'busy', 0} end
   redis.call('HSET', unit, 'token', token)

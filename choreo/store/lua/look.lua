@@ -1,10 +1,10 @@
--- What is known of one pending join.
+-- Read one pending join.
 --
 -- KEYS 1 unit           HASH, see lease.lua        2 parts   HASH, see arrive.lua
 --      3 due            ZSET, see due.lua
 -- ARGV 1 schedule id of its deadline                2 lease in ms
--- Returns               {} when it is not pending, else {the deadline in ms, 1 if it was reminded of it,
---                       attempts that failed, ms left of a worker's lease, name, part, name, part, ...}
+-- Returns               {} if it is not pending, else {the deadline in ms, 1 if the deadline was sent else 0,
+--                       attempts that failed, ms left of the claim's lease, name, part, name, part, ...}
 
 local score = tonumber(redis.call('ZSCORE', KEYS[3], ARGV[1]))
 if not score then return {} end

@@ -1,8 +1,8 @@
--- Prolong a lease, if it is still this worker's.
+-- Prolong the lease of a claim.
 --
 -- KEYS 1 unit           HASH, see lease.lua
 -- ARGV 1 token          2 lease in ms   3 retention in ms
--- Returns               1 when prolonged, 0 when it is somebody else's or settled
+-- Returns               1 if prolonged, 0 if another worker has the claim or the unit is settled
 
 if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then return 0 end
 local time = redis.call('TIME')

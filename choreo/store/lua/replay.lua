@@ -1,13 +1,13 @@
--- Take a dead letter back and schedule its message again, for the handler that failed and nobody else.
+-- Replay a dead letter: remove it, and schedule its message for the handler that failed.
 --
--- KEYS 1 unit           HASH, see lease.lua; forgotten        2 parts  HASH, see arrive.lua
+-- KEYS 1 unit           HASH, see lease.lua; it is deleted    2 parts  HASH, see arrive.lua
 --      3 due            ZSET schedule id -> time in ms        4 post   HASH schedule id -> message
 --      5 letters        HASH dead letter id -> JSON           6 index  ZSET dead letter id -> time in ms
---      7 done           start of the names of the HASHes of what is done: see the broker's inbox.lua
+--      7 done           start of the names of the inbox's HASHes: see redis_client/lua/inbox.lua
 -- ARGV 1 dead letter id 2 schedule id   3 delay in ms   4 message   5 retention in ms
---      6 the unit, as it is remembered in `done`; '' for a join
---      then a part's name and its text, or '?type' and how many of it are needed; repeated
--- Returns               1 when replayed, 0 when there is no such letter
+--      6 the unit's id in the inbox; '' for a join
+--      then a part's name and its text, or '?type' and how many of the type are needed; repeated
+-- Returns               1 if replayed, 0 if there is no such letter
 --!include redis_client/inbox
 
 if redis.call('HDEL', KEYS[5], ARGV[1]) == 0 then return 0 end

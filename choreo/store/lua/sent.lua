@@ -1,4 +1,4 @@
--- Forget what the broker has.
+-- Remove messages that the broker has.
 --
 -- KEYS 1 due            ZSET, see due.lua          2 post   HASH schedule id -> message
 -- ARGV ..               schedule ids
@@ -8,7 +8,7 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 for _, id in ipairs(ARGV) do
   if string.sub(id, 1, 9) == 'deadline:' then
-    -- The join is pending until it is settled, and can be found here until then.
+    -- Pending joins are found by their deadlines, so the entry stays until the join is settled.
     redis.call('ZADD', KEYS[1], 'XX', -now, id)
   else
     redis.call('ZREM', KEYS[1], id)

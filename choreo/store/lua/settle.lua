@@ -1,22 +1,26 @@
--- Shared by commit.lua and commit_beside.lua, which it is put in front of, after the broker's inbox.lua.
+-- Shared functions, for `--!include store/settle` after redis_client/inbox: settle a claim. Used by commit.lua and by
+-- choreo/fast/lua/commit_fused.lua.
 --
--- settle(i) settles the claim that ARGV[i] begins, and answers 'ok' | 'already' | 'stale' (somebody else has it, or
--- had) | 'lost' (nobody has it, and nobody did it: this server has forgotten the claim). It reads
+-- settle(i) settles the claim whose arguments begin at ARGV[i].
+-- Returns 'ok' | 'already' (the unit was settled before) | 'stale' (another worker has the claim, or had it)
+--     | 'lost' (the unit is neither claimed nor settled: this server has lost data)
 -- KEYS 1 due            ZSET schedule id -> time in ms        2 post   HASH schedule id -> message
 --      3 letters        HASH dead letter id -> JSON           4 index  ZSET dead letter id -> time in ms
---      5 done           start of the names of the HASHes of what is done, for the retention: see inbox.lua
--- (Two more of the same handler, so in the same slot of a cluster, are named by its units:
---      ARGV[1] .. 'unit:' .. unit    HASH, see lease.lua; gone once done. Of a join, and of what is a dead letter, that
---                       alone is kept: whoever replays it need not know for how long its service remembers
---      ARGV[1] .. 'parts:' .. unit   HASH, a join's parts; gone once done)
--- ARGV 1 how the names of the handler's keys begin
---      i token          i+1 attempt, see lease.lua       i+2 '0' when not done; '1' when it is, '2' if `done` keeps that
+--      5 done           start of the names of the inbox's HASHes: see redis_client/lua/inbox.lua
+-- (The script names two more keys of each unit, in the same slot of a cluster:
+--      ARGV[1] .. 'unit:' .. unit    HASH, see lease.lua; deleted once the unit is finished. But for a join, and a unit
+--                       with a dead letter, its field `done` is kept instead of an entry in the inbox: so a replay need
+--                       not know the retention of the service
+--      ARGV[1] .. 'parts:' .. unit   HASH, a join's parts; deleted once the join is finished)
+-- ARGV 1 start of the names of the handler's keys
+--      i token          i+1 attempt, see lease.lua
+--      i+2 '0' if only the attempt is settled; '1' if the unit is finished, kept in its HASH; '2': kept in the inbox
 --      i+3 retention    in ms                            i+4 unit
 --      i+5 how many of each follow: '<dead letters> <ids> <scheduled> <messages>'; '' for none
---      i+6.. dead letters: id, JSON; schedule ids that are no longer wanted; scheduled: id, delay in ms, message;
---          the messages are the script's own
+--      i+6.. dead letters: id, JSON; schedule ids to remove; scheduled: id, delay in ms, message; then the messages,
+--          which only commit_fused.lua reads
 
--- How many dead letters, unwanted ids, scheduled and other messages follow, and where the last ones begin.
+-- Returns how many dead letters, ids to remove, scheduled entries and messages follow, and where the messages begin.
 local function shape(i)
   if ARGV[i + 5] == '' then return 0, 0, 0, 0, i + 6 end
   local letters, unwanted, scheduled, messages = string.match(ARGV[i + 5], '^(%d+) (%d+) (%d+) (%d+)$')
@@ -49,8 +53,8 @@ local function settle(i)
     return (state[2] or (attempt > 0 and tonumber(state[3] or 0) >= attempt)) and 'stale' or 'lost'
   end
 
-  -- Should a key be of another kind than it has to be, that ends the script here. So the unit is settled last: it runs
-  -- again then, and what was written before is written again.
+  -- A key of the wrong type ends the script with an error. So the unit is settled last: if that happens, the unit runs
+  -- again, and the earlier writes are repeated.
   local at = i + 6
   for _ = 1, letters do
     redis.call('HSET', KEYS[3], ARGV[at], ARGV[at + 1])

@@ -1,10 +1,10 @@
--- A page of pending joins, soonest deadline first. Each has its deadline in the schedule until it is settled.
+-- Read a page of pending joins, soonest deadline first. A join's deadline is in the schedule until the join is settled.
 --
 -- KEYS 1 due            ZSET schedule id -> time in ms, see due.lua
 -- ARGV 1 most joins     2 score and 3 schedule id after which the page begins; '' for the first page
--- Returns               {units, where the next page begins: score, a space, schedule id; '' at the end}
+-- Returns               {units, the cursor of the next page: score, a space, schedule id; '' at the end}
 
--- The schedule holds retries as well. So many entries are looked at in one go.
+-- The schedule also holds retries. A call looks at GLANCES entries at most, read in chunks of CHUNK.
 local GLANCES, CHUNK = 5000, 500
 
 local most, score, last = tonumber(ARGV[1]), ARGV[2], ARGV[3]
@@ -14,7 +14,7 @@ if score ~= '' then
   if redis.call('ZSCORE', KEYS[1], last) == score then
     from = redis.call('ZRANK', KEYS[1], last) + 1
   else
-    -- The entry is gone. Of one score they come in the order of their ids.
+    -- The entry is gone. Entries with the same score are in the order of their ids.
     from = redis.call('ZCOUNT', KEYS[1], '-inf', '(' .. score)
     for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], score, score)) do
       if id > last then break end

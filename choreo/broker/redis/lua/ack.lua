@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- Ack messages without taking any.
+-- Ack messages, without taking any.
 --
--- KEYS[1] in flight   hash, lives as long as it holds messages: tag -> queue key \0 token key \0 message
--- ARGV[1..] tags      A tag that is not in flight (any more) changes nothing.
+-- KEYS[1] in flight   hash, exists while it holds messages: tag -> queue key \0 wake-up token's key \0 message
+-- ARGV[1..] tags      a tag that is not in flight, or no longer, changes nothing
 -- Returns: the number of messages acked.
 local acked = 0
 for i = 1, #ARGV, 500 do

@@ -1,13 +1,15 @@
--- Remember bindings; when asked to repair, only those that the server has lost.
--- Whoever finds that some were lost changes the epoch, by which every other consumer learns that its may be among them.
+-- Write bindings; or repair them, if the server has lost some.
 --
--- KEYS[1] bound       hash, permanent: exchange -> how many bindings it should have; '' -> epoch, changed by each repair
+-- A consumer that finds bindings missing repairs them and changes the epoch. A different epoch tells every other
+-- consumer that its bindings may be missing too.
+--
+-- KEYS[1] bound       hash, permanent: exchange -> how many bindings it should have; '' -> the epoch
 -- KEYS[2] exchanges   hash, permanent: exchange -> its type
--- (KEYS are followed, per binding, by the exchange's bindings and routes: see route.lua)
--- ARGV[1] '0' to bind, '1' to repair if something was lost
--- ARGV[2] the epoch this consumer knows   ARGV[3] a new epoch, should one be needed
--- ARGV[4..] exchange, type, member of the set, ...: one triple per pair of KEYS
--- Returns: {the epoch that is valid now, the number of bindings that were missing and are back}.
+-- KEYS[3..]           per binding, the exchange's bindings and routes: see route.lua
+-- ARGV[1] '0' to bind, '1' to repair if bindings were lost
+-- ARGV[2] the epoch that this consumer knows   ARGV[3] a new epoch, if one is needed
+-- ARGV[4..] exchange, type, member of the set; one triple per pair of KEYS
+-- Returns: {the current epoch, how many bindings were missing and are written now}.
 local epoch, added, repair = redis.call('HGET', KEYS[1], ''), 0, ARGV[1] == '1'
 local lost = repair and epoch ~= ARGV[2]
 for i = 4, #ARGV, 3 do

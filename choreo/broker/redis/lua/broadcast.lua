@@ -1,14 +1,15 @@
--- Put a copy of one message into every queue bound for its routing key: all of them or none.
+-- Put a copy of one message into every queue that is bound for its routing key: into all of them or none.
 --
 -- KEYS[1] bindings    set, permanent: see route.lua
 -- KEYS[2] routes      hash, cache: see route.lua
--- (The queues are found by the script itself: lists, permanent, under key prefix .. queue .. priority suffix;
---  their tokens: lists, an hour: see wake.lua. Kombu's brokers are single servers, so the keys need not be declared.)
+-- (The script finds the queues itself: lists, permanent, named key prefix .. queue .. priority suffix. Their wake-up
+--  tokens: lists, for an hour: see wake.lua. A broker is a single server, so these keys need not be declared.)
 -- ARGV[1] routing key          ARGV[2] separator of the bindings' members
 -- ARGV[3] key prefix           ARGV[4] priority suffix, '' for the first priority
--- ARGV[5] token key prefix     ARGV[6] the message's JSON up to the value of "routing_key"
--- ARGV[7] a delivery tag, made distinct for each copy
--- Returns: the number of queues reached.
+-- ARGV[5] prefix of the wake-up tokens' keys
+-- ARGV[6] the message's JSON up to the value of "routing_key"
+-- ARGV[7] a delivery tag; each copy gets a suffix of its own
+-- Returns: the number of queues. An error if one of them is no list: nothing was sent then.
 --!include broker/redis/route
 --!include broker/redis/wake
 local queues = route(KEYS[1], KEYS[2], ARGV[1], ARGV[2])

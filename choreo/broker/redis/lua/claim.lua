@@ -1,23 +1,26 @@
--- Shared function, put in front of a script by `--!include claim`, after inbox: taking a copy is beginning its unit.
+-- Shared function, for `--!include broker/redis/claim` after redis_client/inbox: claim the unit of a taken copy.
 --
--- claim_copy(base, retention, inflight, tag, text, ms) looks at one copy of an event that was just taken.
--- KEYS/ARGV: none of their own; the caller hands over the start of the names of the handler's keys.
--- Returns: 'done' if the handler has done this: the copy can go. '<attempt> <event id>' if the unit is claimed for
---     this copy now. '' if somebody has to ask the store: the copy was delivered before, the unit was begun before, is
---     claimed for another copy, or the text is not as choreo writes it.
+-- claim_copy(base, retention, inflight, tag, text, ms) reads one copy of an event, and claims its unit if it can.
+-- KEYS/ARGV: none of its own. base: the start of the names of the handler's keys. inflight: the key of the consumer's
+--     messages in flight. retention: of the handler's inbox, in ms. ms: the server's time.
+-- Returns: 'done' if the unit is finished: the copy can be dropped.
+--     '<attempt> <event id>' if the unit is claimed for this copy now.
+--     '' if the worker must ask the store: the copy was delivered before, the unit was begun before or is claimed for
+--     another copy, or the text is not as choreo writes it.
 --
 -- base .. 'unit:' .. id   hash, for the retention: see the store's lease.lua
--- base .. 'done:' ..      hashes of what is done: see inbox.lua
+-- base .. 'done:' ..      hashes of the finished units: see inbox.lua
 local CLAIM_HEAD = '"headers": {"lang": "py", "task": "choreo.event", "id": "'
 local CLAIM_BODY = '{"body": "[[{\\"specversion\\":\\"1.0\\",\\"id\\":\\"'
 
 local function claim_copy(base, retention, inflight, tag, text, ms)
-  -- Within a JSON string every quote has a backslash in front: what is found here is no part of an event's data.
+  -- In a JSON string every quote is escaped, so this pattern cannot match inside an event's data.
   local from = string.find(text, CLAIM_HEAD, 1, true)
   if not from then return '' end
   local unit, retries = string.match(text, '^([^"\\]+)", [^{}]-"retries": (%d+), ', from + #CLAIM_HEAD)
   if not unit then return '' end
-  -- The event itself must say the same: what nobody can read is no copy of anything, and becomes a dead letter.
+  -- The body must begin as an event with the same id. A message that is no readable event must not be dropped here: it
+  -- becomes a dead letter.
   local body = CLAIM_BODY .. unit .. '\\",'
   if string.sub(text, 1, #body) ~= body then return '' end
   if inbox_has(base .. 'done:', inbox_place(unit), retention, ms) then return 'done' end

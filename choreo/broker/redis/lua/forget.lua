@@ -1,11 +1,11 @@
--- Remove every binding of a queue that is deleted, whoever made it, so that no event fills a list nobody reads.
+-- Remove every binding of a queue that is being deleted, so that no event fills a list without a reader.
 --
 -- KEYS[1] bound       hash, permanent: see bind.lua      KEYS[2] exchanges   hash, permanent: exchange -> its type
--- KEYS[3] token       list, an hour: see wake.lua
--- (Each exchange's bindings, permanent bindings and routes are named by prefix .. exchange.)
+-- KEYS[3] wake-up token   list, for an hour: see wake.lua
+-- (The script finds each exchange's bindings, permanent bindings and routes itself: they are named prefix .. exchange.)
 -- ARGV[1] queue       ARGV[2] separator
 -- ARGV[3..5] key prefixes of bindings, permanent bindings and routes
--- ARGV[6] a new epoch, should bindings have been lost before: see bind.lua
+-- ARGV[6] a new epoch, used if bindings were lost before: see bind.lua
 -- Returns: the number of bindings removed.
 local removed, ending = 0, ARGV[2] .. ARGV[1]
 redis.call('DEL', KEYS[3])

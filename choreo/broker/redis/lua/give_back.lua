@@ -1,20 +1,21 @@
 #!lua flags=allow-oom
--- Move messages from in flight back to the front of their own queues, where they are taken next.
+-- Return messages in flight to the front of their own queues, where they are taken next.
 --
--- KEYS[1] consumers   sorted set, permanent: owner -> the ms at which it counts as dead; 0 = it is leaving
--- KEYS[2] in flight   hash, lives as long as it holds messages: tag -> queue key \0 token key \0 message
--- KEYS[3] begun       set, a day: the tags of which the owner was busy with the messages: see the store's lease.lua
--- (The queues and their tokens are named by the records: lists, permanent; lists, an hour.)
--- ARGV[1] owner: how many messages it is busy with at a time stands before its patience at the end of its name
--- ARGV[2] '1' if the owner must be dead by the server's clock, else nothing is done; then it was busy with the oldest
---     '0' if the owner itself asks; '2' if it says that it was busy with what goes back
--- ARGV[3..] tag, message, tag, message, ...: the newest first; the message as it shall be in the queue, '' as it was
--- Returns: {the number of messages given back, or -1 if the owner proved to be alive;
---     then the tag and the queue key of each message that stays in flight, since another kind of key is in the place
---     of its queue}.
+-- KEYS[1] consumers   sorted set, permanent: owner -> the time in ms at which it counts as dead; 0 = it is leaving
+-- KEYS[2] in flight   hash, exists while it holds messages: tag -> queue key \0 wake-up token's key \0 message
+-- KEYS[3] begun       set, for a day: tags of messages that the owner had begun: see the store's lease.lua
+-- (The records name the queues, lists, permanent; and their wake-up tokens, lists, for an hour.)
+-- ARGV[1] owner       ends with '-', how many messages it handles at the same time, '-', its timeout in ms
+-- ARGV[2] '0' the owner asks; none of these messages counts as begun
+--         '1' another consumer asks. Nothing is done unless the owner is dead by the server's clock. The owner's oldest
+--             messages count as begun, as many as it handles at the same time
+--         '2' the owner asks; all these messages count as begun
+-- ARGV[3..] tag, message, tag, message, ...: the newest first. The message is the text for the queue, '' for unchanged
+-- Returns: {the number of messages returned, or -1 if the owner is alive; then tag and queue key of each message that
+--     stays in flight, because the key of its queue is no list}.
 --
--- A message acked in the meantime has no record any more and is skipped.
--- An owner that is dead or leaving and holds nothing more is forgotten.
+-- A message that was acked in the meantime has no record, and is skipped.
+-- An owner that is dead or leaving, and has no message left, is removed from the consumers.
 --!include broker/redis/wake
 local deadline = redis.call('ZSCORE', KEYS[1], ARGV[1])
 local now = redis.call('TIME')
@@ -43,7 +44,7 @@ end
 if ARGV[2] == '2' then
   begun = given
 elseif ARGV[2] == '1' then
-  -- The newest come first, also from call to call: what is still in flight is older.
+  -- The newest come first, in each call and from call to call: messages still in flight are older.
   local at_a_time, older = tonumber(string.match(ARGV[1], '%-(%d+)%-%d+$') or 1), redis.call('HLEN', KEYS[2])
   for i = math.max(1, #given + older - at_a_time + 1), #given do begun[#begun + 1] = given[i] end
 end

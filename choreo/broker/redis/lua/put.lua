@@ -1,8 +1,8 @@
--- Put one message into one queue and wake a consumer.
+-- Put one message into one queue, and wake a consumer.
 --
--- KEYS[1] queue    list, permanent unless the queue has an expiry
--- KEYS[2] token    list, an hour: see wake.lua
--- KEYS[3..]        the lists of all priorities of that queue, when it expires
+-- KEYS[1] queue           list, permanent unless the queue has an expiry
+-- KEYS[2] wake-up token   list, for an hour: see wake.lua
+-- KEYS[3..]               if the queue has an expiry: its lists of all priorities
 -- ARGV[1] message  ARGV[2] expiry of the queue in ms, '0' for none
 -- Returns: the number of messages in KEYS[1].
 --!include broker/redis/wake

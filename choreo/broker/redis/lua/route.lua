@@ -1,15 +1,16 @@
--- Shared functions, put in front of a script by `--!include route`.
+-- Shared functions, for `--!include broker/redis/route`: find the queues that are bound for a routing key.
 --
--- route(bindings, routes, routing_key, separator): the names of the queues bound for a routing key, each once.
--- KEYS/ARGV: none of their own; the caller hands over the keys.
+-- route(bindings, routes, routing_key, separator): the names of these queues, each once.
+-- KEYS/ARGV: none of their own. The caller passes the keys.
 -- Returns: a Lua table of queue names.
 --
 -- bindings  set, permanent, kombu's own format: routing key .. separator .. pattern .. separator .. queue.
 --           A member with a pattern comes from a topic exchange, one without from a direct exchange.
 -- routes    hash, a cache: 'size' -> how many bindings it was computed from, '=' .. routing key -> packed queue names.
---           Binding and unbinding delete it; the size catches what kombu's own transport adds behind our back, and a
---           minute's life what it adds in place of something else.
---           So the cost of a publish does not depend on how many queues are bound to something else.
+--           With it the cost of a publish does not depend on how many queues are bound to other keys.
+--           Binding and unbinding delete it. If kombu's own transport adds bindings, the size differs, and the cache is
+--           not used. If it replaces one binding by another, the size is the same: then the cache is wrong until it
+--           expires, a minute at most.
 
 -- AMQP splits at every dot and keeps empty words; an empty key has no words at all.
 local function words(key)
@@ -63,7 +64,7 @@ local function route(bindings, routes, routing_key, separator)
   local cached = redis.call('HMGET', routes, 'size', field)
   if cached[1] == size and cached[2] then return cmsgpack.unpack(cached[2]) end
   local queues = search(bindings, routing_key, separator)
-  -- Routing keys with an id in them must not grow the cache without bound.
+  -- Routing keys that contain an id must not let the cache grow without bound.
   if cached[1] ~= size or redis.call('HLEN', routes) > 1000 then redis.call('DEL', routes) end
   redis.call('HSET', routes, 'size', size, field, cmsgpack.pack(queues))
   if redis.call('TTL', routes) < 0 then redis.call('EXPIRE', routes, 60) end

@@ -1,26 +1,28 @@
 #!lua flags=allow-oom
--- Move messages from queues to in flight, claim what they are about, and ack earlier ones, in one step.
+-- Take messages: ack earlier ones, move messages from their queues to in flight, and claim their units, in one step.
 --
--- KEYS[1] consumers     sorted set, permanent: owner -> the ms at which it counts as dead; 0 = it is leaving
--- KEYS[2] in flight     hash, lives as long as it holds messages: tag -> queue key \0 token key \0 message
--- KEYS[3..2+n]          tokens of the n queues: lists, an hour: see wake.lua
+-- KEYS[1] consumers     sorted set, permanent: owner -> the time in ms at which it counts as dead; 0 = it is leaving
+-- KEYS[2] in flight     hash, exists while it holds messages: tag -> queue key \0 wake-up token's key \0 message
+-- KEYS[3..2+n]          wake-up tokens of the n queues: lists, for an hour: see wake.lua
 -- KEYS[3+n..]           lists of the n queues for the first priority, then for the second, and so on
--- ARGV[1] owner; '' when every queue is consumed without acks
--- ARGV[2] how many messages at most       ARGV[3] how many of them from one queue before the others had a turn
--- ARGV[4] sequence number before the first new tag
--- ARGV[5] n     ARGV[6] a '1' for each queue consumed without acks, '0' for the others
--- ARGV[7..6+n] for each queue the retention of its handler's inbox in ms, a space, and the start of the names of the
---                       handler's keys: see claim.lua; '' if this server does not know what the handler has done
+-- ARGV[1] owner; '' if every queue is consumed without acks
+-- ARGV[2] the most messages to take       ARGV[3] the most from one queue before the other queues had a turn
+-- ARGV[4] the sequence number before the first new tag
+-- ARGV[5] n     ARGV[6] for each queue '1' if it is consumed without acks, else '0'
+-- ARGV[7..6+n]          for each queue the retention of its handler's inbox in ms, a space, and the start of the names
+--                       of the handler's keys: see claim.lua; '' if the inbox is not on this server
 -- ARGV[7+n..] tags to ack
--- Returns: {-1} if the owner is not registered (any more): nothing was taken;
---          otherwise {1 if messages are left else 0, queue number, tag, message, claim, queue number, ...}, with the
---          claim as claim.lua answers it. Copies of what is done are not among them: they are gone, and counted.
---          A queue in whose place there is another kind of key is {.. -queue number, '', list's key, ''} there.
+-- Returns: {-1} if the owner is not registered, or no longer: nothing was taken.
+--     Otherwise {1 if messages are left else 0, then for each message: queue number, tag, message, claim}. The claim is
+--     the answer of claim_copy. Copies of finished units are dropped and counted, and not in the answer.
+--     If the key of a queue is no list, its entry is -queue number, '', the key, ''.
 --
--- A claim holds as long as its record in flight, hence as long as the owner lives. Taking is a sign of life: nobody
--- else can take the owner for dead before its timeout has passed, and for as long the claim needs no second look.
--- Records are written before the queue is trimmed: should a write be refused, the message still is in its queue.
--- It may run when memory is full, because taking and acking is how memory gets free again.
+-- Guarantees: a message leaves its queue and is in flight in one step. The records are written before the queue is
+--     trimmed: if the server refuses the write, the message is still in its queue.
+--     A claim holds as long as its record in flight, so as long as the owner lives. A take also prolongs the owner's
+--     life: no consumer can find the owner dead before its timeout has passed, so until then the claim need not be
+--     checked again.
+-- The script also runs when memory is full (allow-oom), because taking and acking frees memory.
 --!include broker/redis/wake
 --!include redis_client/inbox
 --!include broker/redis/claim
@@ -47,7 +49,7 @@ local function claim(q, tag, text)
     inbox = {base, tonumber(retention)}
     inboxes[q] = inbox
   end
-  -- A key of somebody else's in the place of the handler's must not keep its messages in the queue.
+  -- A handler's key of another type must not keep the messages in the queue.
   local fine, answer = pcall(claim_copy, inbox[1], inbox[2], KEYS[2], tag, text, ms)
   if not fine then return '' end
   if answer == 'done' then
@@ -57,13 +59,13 @@ local function claim(q, tag, text)
   return answer
 end
 
--- Lists that turned out to be no lists, and those of which nothing is left.
+-- no_list: keys of queues that are no lists. empty: lists without a message left.
 local out, no_list, empty = {0}, {}, {}
 local function take(q, list, limit)
   if limit <= 0 or no_list[list] or empty[list] then return end
   local got = redis.pcall('LRANGE', list, -limit, -1)
   if got.err then
-    -- It must not keep the messages of all other queues from being taken.
+    -- The messages of all other queues can still be taken.
     no_list[list] = true
     out[#out + 1], out[#out + 2], out[#out + 3], out[#out + 4] = -q, '', list, ''
     return
@@ -90,7 +92,7 @@ local function take(q, list, limit)
 end
 
 local first, last = 3 + n, #KEYS
--- One look tells whether any but the first priority holds something; usually none does.
+-- Usually only the lists of the first priority hold messages: one EXISTS for all others shows it.
 local priorities = 1
 if last >= first + n and redis.call('EXISTS', unpack(KEYS, first + n, last)) > 0 then
   priorities = (last - first + 1) / n

@@ -1,9 +1,9 @@
--- Shared function, put in front of a script by `--!include wake`.
+-- Shared function, for `--!include broker/redis/wake`: wake a consumer.
 --
--- wake(token): make sure that one token waits for a consumer that blocks on it.
--- KEYS/ARGV: none of its own; the caller hands over the token's key.
+-- wake(token): put a wake-up token into the list, unless there is one. A consumer that blocks on the list wakes up.
+-- KEYS/ARGV: none of its own. The caller passes the list's key.
 --
--- token   list, at most one element, kept for an hour: losing it costs a waiting consumer a second, not a message.
+-- token   list, at most one element, for an hour. A lost element costs a waiting consumer a second, not a message.
 local function wake(token)
   if redis.call('EXISTS', token) == 0 then
     redis.call('LPUSH', token, '1')

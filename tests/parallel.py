@@ -1,0 +1,53 @@
+"""
+Which tests pytest-xdist runs in the same process, and in which order it hands them out.
+
+Each test is a unit of its own, except those that share a fixture of several seconds. The long ones come first; within
+each directory the order is random.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+#: Tests that share the fixture `world`: four services on one broker.
+WORLD = ("dead_letters", "joins", "retries", "services", "shutdown", "unreadable")
+#: Pattern of a test's id -> the group that runs in one process, with the groups of the pattern put in.
+GROUPS = {
+    rf"integration/test_(?:{'|'.join(WORLD)})\.py::.*\[(redis|rabbitmq)\b": r"world on \1",
+    r"acceptance/test_story\.py::.*\[(redis|rabbitmq)\b": r"story on \1",
+    r"integration/test_(rabbitmq_outage|flower)\.py": r"\1",
+    r"acceptance/test_(types)\.py": r"\1",
+    r"(containers)/": r"\1",
+}
+#: The directories of the tests, the one with the longest tests first: no process is left alone with a long one.
+TIERS = ("acceptance", "chaos", "containers", "integration", "contract", "unit")
+
+
+class Scheduling(LoadScopeScheduling):
+    """Hands out groups and single tests one by one, in the order in which they were collected."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid)
+
+
+def group_of(nodeid: str) -> str:
+    """The group of a test; its own id if it shares nothing."""
+    for pattern, group in GROUPS.items():
+        if match := re.search(pattern, nodeid):
+            return match.expand(group)
+    return nodeid
+
+
+def longest_first(items: list[pytest.Item]) -> None:
+    """Sort tests by directory, and groups before single tests. Keeps the order otherwise."""
+    items.sort(key=_rank)
+
+
+def _rank(item: pytest.Item) -> tuple[Any, ...]:
+    tier = item.path.relative_to(Path(__file__).parent).parts[0]
+    group = group_of(item.nodeid)
+    # Sorted by its group as well: without xdist a shared fixture is then set up once, too.
+    return (group == item.nodeid, "" if group == item.nodeid else group, TIERS.index(tier))
