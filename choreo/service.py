@@ -346,6 +346,11 @@ class Service(Celery):
     # -- operating -----------------------------------------------------------------------------------------------
 
     @property
+    def listener(self) -> Listener:
+        """The function that is called with each dead letter of this service: see `dead_letter`."""
+        return self._listener
+
+    @property
     def publisher(self) -> Publisher:
         """Sends events to the broker. ``unheard`` counts the events that no handler heard, by type."""
         return self.runtime.publisher

@@ -74,7 +74,14 @@ def park(
     ``join`` is the handler's declaration, if it is one.
     """
     letter = DeadLetter(
-        ports.service_name, handler, Reason.UNREADABLE, str(error), message, attempts=1, envelopes=envelopes
+        ports.service_name,
+        handler,
+        Reason.UNREADABLE,
+        str(error),
+        message,
+        attempts=1,
+        envelopes=envelopes,
+        failed_at=ports.now(),
     )
     if isinstance(error, UnansweredError):
         unit = _unit_of(join, error.envelope)
