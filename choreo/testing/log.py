@@ -11,10 +11,10 @@ class Announced:
     """One event that was announced on the stage."""
 
     event: Envelope
-    #: The handler that announced it; "" for the test itself, and for an event that leaves later.
+    #: The handler that announced it; "" for the test itself.
     by: str
-    #: The event that this handler had in hand.
-    cause: Envelope | None
+    #: The id of the event that this handler had in hand; None for the first event of a story.
+    cause: str | None
     #: The time at which it was announced.
     at: datetime
 

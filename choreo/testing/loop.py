@@ -32,5 +32,5 @@ def _steps_to(last: Announced, announced: Sequence[Announced], most: int = 100) 
     one: Announced | None = last
     while one is not None and len(steps) < most:
         steps.append((one.event.type, one.by))
-        one = by_id.get(one.cause.id) if one.cause else None
+        one = by_id.get(one.cause) if one.cause else None
     return steps

@@ -77,6 +77,8 @@ class Stage:
         # Somebody sends the delayed events, as long as the stage is there.
         self._store.tend(DELAYED, float("inf"))
         self._running: PendingDelivery | None = None
+        #: The handler whose messages are sent because they are due.
+        self._sending = ""
         self._known: dict[str, list[Any]] = {}
         self._open = ExitStack()
 
@@ -295,7 +297,8 @@ class Stage:
             raise delivered.error.__cause__
 
     def _next_due(self) -> float | None:
-        return min((due for owners in self._clocks.values() if (due := self._store.next_due(owners))), default=None)
+        dues = [self._store.next_due(owners) for owners in self._clocks.values()]
+        return min((due for due in dues if due is not None), default=None)
 
     def _send_due(self) -> bool:
         """Send the messages that are due now. True if there were any."""
@@ -303,20 +306,28 @@ class Stage:
         if due is None or due > self._clock.seconds:
             return False
         for clock, owners in self._clocks.items():
-            try:
-                clock.send_due(owners)
-            except PublishError as error:
-                logger.warning("some messages that are due were not sent: %s", error)
+            for owner in self._store.ripe(owners):
+                self._send_due_of(clock, owner)
         return True
+
+    def _send_due_of(self, clock: Clock, owner: str) -> None:
+        self._sending = "" if owner == DELAYED else owner
+        try:
+            clock.send_due([owner])
+        except PublishError as error:
+            logger.warning("some messages of %s that are due were not sent: %s", owner, error)
+        finally:
+            self._sending = ""
 
     def _take(self, messages: Sequence[Message]) -> list[bool]:
         """Take messages from the publisher of a service."""
-        running, at = self._running, self._clock.now()
-        heard = self._queues.put(messages)
+        heard, at = self._queues.put(messages), self._clock.now()
+        in_hand = self._running.event if self._running else None
         for message in messages:
             if message.exchange:
                 event = Envelope.from_wire(_argument(message))
-                by, cause = (running.handler, running.event) if running else ("", None)
+                by = self._running.handler if self._running else self._sending
+                cause = in_hand.id if in_hand else event.causation_id
                 self._log.announced.append(Announced(event, by, cause, at))
         return heard
 

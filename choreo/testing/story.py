@@ -40,7 +40,7 @@ class StageStory:
         if waits := [f"{join.handler} waits for {_listed(map(str, join.missing))}" for join in self._waiting()]:
             told.append(_listed(waits))
         if self._pending:
-            told.append(f"{len(self._pending)} deliveries not made: call run()")
+            told.append(f"not delivered yet: {len(self._pending)}, call run()")
         return "; ".join(told)
 
     def whole(self) -> str:
@@ -53,7 +53,7 @@ class StageStory:
             "deliveries": [_line(_clock(one.at), str(one), one.outcome) for one in self._deliveries()],
             "dead letters": [f"{one.handler}({one}): {one.reason}, {one.error}" for one in self._buried()],
             "pending joins": [_waits(join) for join in self._waiting()],
-            "deliveries not made yet: call run()": [str(one) for one in self._pending],
+            "not delivered yet, call run()": [str(one) for one in self._pending],
         }
         told = [f"What happened on the stage{about}, until {self._now():%Y-%m-%d %H:%M:%S}:"]
         for title, lines in sections.items():

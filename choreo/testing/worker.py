@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from choreo.delivery.delivery import Delivery
-from choreo.delivery.failure import RetryScheduledError, line_of
+from choreo.delivery.failure import RetryScheduledError, line_of, trace_of
 from choreo.delivery.join import delivery_to
 from choreo.delivery.notice import NoticeDelivery, park
 from choreo.errors import DeadLetterError, EnvelopeError
@@ -80,5 +80,5 @@ def _delivered(
     if error is None:
         logger.info("%s: %s", delivered, outcome)
     else:
-        logger.warning("%s: %s", delivered, outcome, exc_info=error)
+        logger.warning("%s: %s\n%s", delivered, outcome, trace_of(error))
     return delivered

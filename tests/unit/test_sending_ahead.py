@@ -21,7 +21,7 @@ class Line:
     def begin(self, *, alone: bool) -> None:
         self.begun.append(alone)
 
-    def send(self, commit: Any) -> bool:
+    def send(self, commit: Any) -> bool:  # noqa: ARG002
         return False
 
 

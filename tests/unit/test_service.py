@@ -128,7 +128,9 @@ def test_an_unknown_option_is_refused_with_the_one_that_was_meant(app):
     assert "@app.join(withn=...): unknown option, did you mean within?" in refused(
         lambda: app.join(OrderConfirmed, PaymentCharged, withn=timedelta(1))
     )
-    assert "@app.on(xyz=...): unknown option, it takes retry, name, around." in refused(lambda: app.on(OrderPlaced, xyz=1))
+    assert "@app.on(xyz=...): unknown option, it takes retry, name, around." in refused(
+        lambda: app.on(OrderPlaced, xyz=1)
+    )
 
 
 def test_an_unknown_option_of_a_service_is_refused_with_the_one_that_was_meant():
