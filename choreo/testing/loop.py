@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from choreo.errors import ChoreoError
 from choreo.testing.log import Announced, Log
 
+#: Steps that are told where there is no loop.
+MOST_STEPS = 10
+
 
 class EndlessLoopError(ChoreoError, AssertionError):
     """A call of a stage made more deliveries than its bound. The message names the events and handlers of the loop."""
@@ -21,6 +24,8 @@ def loop_in(log: Log) -> str:
         if steps[length] == steps[0]:
             steps = steps[: length + 1]
             break
+    else:
+        steps = steps[:MOST_STEPS]
     words = [word for event_type, handler in reversed(steps) for word in (handler, event_type)]
     return " -> ".join(word for word in words[1:] if word)
 
