@@ -71,7 +71,7 @@ class _Entry:
     """A message in the schedule; None for a join's deadline."""
 
     due: float
-    message: str | None
+    message: Message | None
     #: Somebody may be sending it.
     handed_out: bool = False
     #: A deadline that was sent.
@@ -292,7 +292,7 @@ class MemoryStore:
 
     @_locked
     def schedule(self, owner: str, scheduled: Scheduled) -> None:
-        entry = _Entry(self._clock() + scheduled.delay, scheduled.message.to_json())
+        entry = _Entry(self._clock() + scheduled.delay, scheduled.message)
         self._drawers[owner].calendar.add(scheduled.id, entry)
 
     @_locked
@@ -331,7 +331,8 @@ class MemoryStore:
     @_locked
     def due(self, owner: str, limit: int, hold: float) -> list[tuple[str, Message | None]]:
         handed_out = self._drawers[owner].calendar.hand_out(self._clock(), limit, hold)
-        return [(key, None if entry.message is None else Message.from_json(entry.message)) for key, entry in handed_out]
+        # As text and back: in Redis a message is kept as text.
+        return [(key, entry.message and Message.from_json(entry.message.to_json())) for key, entry in handed_out]
 
     @_locked
     def sent(self, owner: str, ids: Sequence[str]) -> None:

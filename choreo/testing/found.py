@@ -35,11 +35,13 @@ class Found(list[E]):
 
     def one(self) -> E:
         """The only event. Raises `AssertionError`, which tells what happened, if there is none or more than one."""
+        __tracebackhide__ = True  # pytest shows the line of the test
         if len(self) != 1:
             raise self._error(1)
         return self[0]
 
     def __iter__(self) -> Iterator[E]:
+        __tracebackhide__ = True
         wanted = _unpacked_by(sys._getframe(1)) if hasattr(sys, "_getframe") else None
         if wanted is not None and wanted != len(self):
             raise self._error(wanted)

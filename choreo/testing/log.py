@@ -2,21 +2,34 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 
 from choreo.events.envelope import Envelope
+from choreo.events.message import Message
+from choreo.testing.queues import event_in
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Announced:
     """One event that was announced on the stage."""
 
-    event: Envelope
+    message: Message
     #: The handler that announced it; "" for the test itself.
     by: str
-    #: The id of the event that this handler had in hand; None for the first event of a story.
-    cause: str | None
+    #: The event that this handler had in hand, if there is one.
+    in_hand: Envelope | None
     #: The time at which it was announced.
     at: datetime
+
+    @cached_property
+    def event(self) -> Envelope:
+        """The event."""
+        return event_in(self.message)
+
+    @property
+    def cause(self) -> str | None:
+        """The id of the event that led to this one; None for the first event of a story."""
+        return self.in_hand.id if self.in_hand else self.event.causation_id
 
 
 @dataclass(frozen=True, slots=True)

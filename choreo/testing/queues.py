@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from choreo.declare.subscription import Subscription
 from choreo.delivery.notice import notices_of
@@ -21,6 +20,8 @@ class PendingDelivery:
     #: The handler, or the queue of a service's notices: "payment.dead_letters".
     handler: str
     message: Message
+    #: The event; None for a notice of a dead letter. Each delivery has its own copy.
+    event: Envelope | None
 
     def __str__(self) -> str:
         return f"{self.handler}({self.message.headers.get('argsrepr', '')})"
@@ -30,15 +31,15 @@ class PendingDelivery:
         """The attempt that this delivery is, from 1."""
         return int(self.message.headers.get("retries", 0)) + 1
 
-    @cached_property
-    def event(self) -> Envelope | None:
-        """The event; None for a notice of a dead letter. Each delivery reads its own copy."""
-        return Envelope.from_wire(self.argument) if isinstance(self.argument, dict) else None
 
-    @cached_property
-    def argument(self) -> object:
-        """The argument of the task message: an event as JSON, or the id of a dead letter."""
-        return parsed(self.message.body)[0][0]
+def event_in(message: Message) -> Envelope:
+    """The event that a task message carries: a copy of its own."""
+    return Envelope.from_wire(argument_of(message))
+
+
+def argument_of(message: Message) -> object:
+    """The argument of a task message: an event as JSON, or the id of a dead letter."""
+    return parsed(message.body)[0][0]
 
 
 class Queues:
@@ -58,6 +59,7 @@ class Queues:
         self.pending: list[PendingDelivery] = []
         self._count = 0
         self._routes: dict[str, list[str]] = {}
+        self._notices = {notices_of(service) for service in services}
 
     def forget_routes(self) -> None:
         """Look at the subscriptions again: there may be new ones."""
@@ -78,7 +80,8 @@ class Queues:
         queues = self._route(message.routing_key) if message.exchange else [message.routing_key]
         for queue in queues:
             self._count += 1
-            self.pending.append(PendingDelivery(self._count, queue, message))
+            event = None if queue in self._notices else event_in(message)
+            self.pending.append(PendingDelivery(self._count, queue, message, event))
         return bool(queues)
 
     def take(self) -> PendingDelivery:
@@ -105,9 +108,9 @@ class Queues:
         return self._routes[event_type]
 
     def _names(self) -> Iterator[str]:
-        for service, subscriptions in self._services.items():
+        for subscriptions in self._services.values():
             yield from (subscription.name for subscription in subscriptions)
-            yield notices_of(service)
+        yield from self._notices
 
 
 def first(pending: Sequence[PendingDelivery]) -> PendingDelivery:

@@ -7,13 +7,14 @@ from typing import TypeVar
 from choreo.errors import ChoreoError, PublishError
 from choreo.events.envelope import Envelope
 from choreo.events.event import Event
-from choreo.events.message import Message, parsed
+from choreo.events.message import Message
 from choreo.service import Service
 from choreo.store.memory import Content, MemoryStore
 from choreo.store.schedule import DELAYED, Scheduled
 from choreo.store.terms import Terms
 from choreo.testing.found import Found
 from choreo.testing.publisher import MemoryPublisher
+from choreo.testing.queues import event_in
 from choreo.testing.runtime import StageRuntime, standing_in
 
 E = TypeVar("E", bound=Event)
@@ -57,7 +58,7 @@ class Recorder:
 
     def take(self, messages: Sequence[Message]) -> list[bool]:
         """Record events. Raises ``fails``."""
-        events = [Envelope.from_wire(parsed(message.body)[0][0]) for message in messages]
+        events = [event_in(message) for message in messages]
         if isinstance(self.fails, PublishError) and not self.fails.confirmed:
             self.fails.unconfirmed = tuple(events)
         self.check()

@@ -86,6 +86,9 @@ class Stage:
         store = MemoryStore(app.terms, self._clock.time, self._content)
         return StageRuntime(app.runtime, store, MemoryPublisher(self._take), self._clock.now)
 
+    def __repr__(self) -> str:
+        return f"<Stage {', '.join(app.service_name for app in self._runtimes)}>"
+
     # -- acting --------------------------------------------------------------------------------------------------
 
     @overload
@@ -325,10 +328,8 @@ class Stage:
         in_hand = self._running.event if self._running else None
         for message in messages:
             if message.exchange:
-                event = Envelope.from_wire(_argument(message))
                 by = self._running.handler if self._running else self._sending
-                cause = in_hand.id if in_hand else event.causation_id
-                self._log.announced.append(Announced(event, by, cause, at))
+                self._log.announced.append(Announced(message, by, in_hand, at))
         return heard
 
     def _endless(self, most: int) -> str:
@@ -367,7 +368,3 @@ def _check(services: Sequence[object]) -> None:
         if app.service_name in names:
             raise DeclarationError(f"stage(): two services are called {app.service_name!r}. Give one another name.")
         names[app.service_name] = app
-
-
-def _argument(message: Message) -> object:
-    return PendingDelivery(0, "", message).argument

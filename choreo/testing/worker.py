@@ -13,7 +13,7 @@ from choreo.events.envelope import Envelope
 from choreo.events.message import Message
 from choreo.service import Service
 from choreo.testing.log import Delivered
-from choreo.testing.queues import PendingDelivery
+from choreo.testing.queues import PendingDelivery, argument_of
 from choreo.testing.runtime import StageRuntime
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class StageWorker:
         at = runtime.now()
         (subscription,) = [known for known in runtime.subscriptions if known.name == pending.handler]
         try:
-            delivery = delivery_to(runtime, subscription, event, pending.attempt)
+            delivery = delivery_to(runtime, subscription, event, pending.attempt, token=f"stage-{pending.number}")
         except EnvelopeError as error:
             own = Message.carrying(event, exchange="", routing_key=runtime.queue_of(pending.handler))
             park(runtime, pending.handler, own, error, (event,))
@@ -62,7 +62,7 @@ class StageWorker:
     def _tell(self, app: Service, runtime: StageRuntime, pending: PendingDelivery) -> Delivered:
         at = runtime.now()
         try:
-            letter = runtime.dead_letters.get(str(pending.argument))
+            letter = runtime.dead_letters.get(str(argument_of(pending.message)))
         except DeadLetterError:
             return _delivered(pending, None, at, "replayed or discarded meanwhile")
         event = letter.envelopes[0] if letter.envelopes else None
@@ -79,6 +79,6 @@ def _delivered(
     delivered = Delivered(pending.handler, event, pending.attempt, outcome, error, at)
     if error is None:
         logger.info("%s: %s", delivered, outcome)
-    else:
-        logger.warning("%s: %s\n%s", delivered, outcome, trace_of(error))
+    elif logger.isEnabledFor(logging.WARNING):
+        logger.warning("%s: %s\n%s", delivered, outcome, trace_of(error).rstrip())
     return delivered

@@ -144,7 +144,7 @@ def test_another_order_can_be_chosen(payment, restaurant, driver, seed):
 
 
 def test_a_choice_that_is_not_pending_is_refused(payment):
-    stranger = PendingDelivery(1, "payment.charge", None)
+    stranger = PendingDelivery(1, "payment.charge", None, None)
     platform = stage(payment, choose=lambda _: stranger)
     platform.publish(ORDER)
 
