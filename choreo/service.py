@@ -367,6 +367,11 @@ class Service(Celery):
     # -- operating -----------------------------------------------------------------------------------------------
 
     @property
+    def listener(self) -> Listener:
+        """The function that is called with each dead letter of this service: see `dead_letter`."""
+        return self._listener
+
+    @property
     def publisher(self) -> Publisher:
         """Sends events to the broker. Its ``unheard`` counts, per type, the events that no handler listened to."""
         return self.runtime.publisher

@@ -8,6 +8,7 @@ repetition, which the inbox recognises.
 
 import logging
 import time
+from collections.abc import Sequence
 
 from choreo.daemon import Daemon
 from choreo.delivery.ports import Ports
@@ -75,9 +76,17 @@ class Clock:
             self._tell_at = time.monotonic() + TENDED / 3
             self._ports.store.tend(DELAYED, TENDED)
             self._owners = self.owners()
+        return self.send_due(self._owners)
+
+    def send_due(self, owners: Sequence[str]) -> int:
+        """
+        Send everything in these schedules that is due now. Returns the number of messages.
+
+        Raises `PublishError` if the broker did not take some; the others are sent all the same.
+        """
         count, trouble = 0, None
         # One batch of each owner in turn: ten thousand retries of one handler do not delay another's deadlines.
-        owners = self._ports.store.ripe(self._owners)
+        owners = self._ports.store.ripe(owners)
         while owners and not self._daemon.is_stopped:
             busy = []
             for owner in owners:

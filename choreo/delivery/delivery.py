@@ -184,6 +184,7 @@ class Delivery:
             unit=self.claim.unit,
             envelopes=tuple(parts.values()),
             message=self.own_message(self.envelope),
+            failed_at=self.ports.now(),
         )
         self._commit(
             Settlement(

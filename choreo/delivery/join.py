@@ -6,10 +6,13 @@ All settle the same unit, which is the join's key. Only a part is an attempt to 
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from choreo.declare.context import Context
 from choreo.declare.join import Join, age
+from choreo.declare.subscription import Subscription
 from choreo.delivery.delivery import Delivery, Parts
+from choreo.delivery.ports import Ports
 from choreo.delivery.signals import DEADLINE, FIRED, SIGNALS
 from choreo.errors import JoinExpiredError
 from choreo.events.envelope import Envelope
@@ -160,3 +163,13 @@ class JoinDelivery(Delivery):
             told=self._told,
             again=self.redelivered,
         )
+
+
+def delivery_to(ports: Ports, subscription: Subscription, envelope: Envelope, attempt: int, **options: Any) -> Delivery:
+    """
+    A delivery to this handler. ``options`` are those of `Delivery`.
+
+    Raises `EnvelopeError` when the handler can do nothing with such an event.
+    """
+    kind = JoinDelivery if isinstance(subscription, Join) else Delivery
+    return kind(ports, subscription, envelope, attempt, **options)

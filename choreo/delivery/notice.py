@@ -75,7 +75,14 @@ def park(
     it can be read. ``join`` is the handler's declaration if the handler is a join.
     """
     letter = DeadLetter(
-        ports.service_name, handler, Reason.UNREADABLE, str(error), message, attempts=1, envelopes=envelopes
+        ports.service_name,
+        handler,
+        Reason.UNREADABLE,
+        str(error),
+        message,
+        attempts=1,
+        envelopes=envelopes,
+        failed_at=ports.now(),
     )
     if isinstance(error, UnansweredError):
         unit = _unit_of(join, error.envelope)

@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
+from heapq import heappop, heappush
 from threading import RLock
 from typing import Any, TypeVar, cast
 
@@ -73,11 +74,49 @@ class _Entry:
     """A message in the schedule; None for a join's deadline."""
 
     due: float
-    message: str | None
+    message: Message | None
     #: True while a worker may be sending it.
     handed_out: bool = False
     #: True for a deadline that was sent.
     reminded: bool = False
+
+
+class _Calendar(dict[str, _Entry]):
+    """The schedule of one owner. Its next entry is found without a look at all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: Due time and id of each entry. Pairs that no longer hold are dropped when they come to the top.
+        self._heap: list[tuple[float, str]] = []
+
+    def add(self, key: str, entry: _Entry) -> None:
+        """Add an entry, unless there is one with this id."""
+        if key not in self:
+            self[key] = entry
+            heappush(self._heap, (entry.due, key))
+
+    def next_due(self) -> float | None:
+        """The time at which the next entry falls due; None if there is none. Deadlines that were sent do not count."""
+        heap = self._heap
+        while heap:
+            due, key = heap[0]
+            entry = self.get(key)
+            if entry is not None and entry.due == due and not entry.reminded:
+                return due
+            heappop(heap)
+        return None
+
+    def hand_out(self, now: float, limit: int, hold: float) -> list[tuple[str, _Entry]]:
+        """Up to ``limit`` entries that are due, the first one first. They fall due again after ``hold`` seconds."""
+        handed_out: dict[str, _Entry] = {}
+        while len(handed_out) < limit and (due := self.next_due()) is not None and due <= now:
+            _, key = heappop(self._heap)
+            if key not in handed_out:
+                entry = handed_out[key] = self[key]
+                entry.due, entry.handed_out = now + hold, True
+        for key, entry in handed_out.items():
+            heappush(self._heap, (entry.due, key))
+        return list(handed_out.items())
 
 
 @dataclass
@@ -86,7 +125,7 @@ class _Drawer:
 
     units: dict[str, _Unit] = field(default_factory=dict)
     parts: dict[str, _Gathering] = field(default_factory=lambda: defaultdict(_Gathering))
-    calendar: dict[str, _Entry] = field(default_factory=dict)
+    calendar: _Calendar = field(default_factory=_Calendar)
     letters: dict[str, str] = field(default_factory=dict)
     tally: Counter[str] = field(default_factory=Counter)
 
@@ -94,6 +133,18 @@ class _Drawer:
         """Count an event that does not count for the join, unless it was delivered before."""
         if not arrival.again:
             self.tally[reason] += 1
+
+
+@dataclass
+class Content:
+    """The things that a store in memory keeps. Several stores can share one, each with its own terms."""
+
+    lock: RLock = field(default_factory=RLock)
+    drawers: dict[str, _Drawer] = field(default_factory=lambda: defaultdict(_Drawer))
+    handlers: set[str] = field(default_factory=set)
+    registers: dict[str, _Register] = field(default_factory=lambda: defaultdict(_Register))
+    joins: dict[str, str] = field(default_factory=dict)
+    tended: dict[str, float] = field(default_factory=dict)
 
 
 def _locked(method: F) -> F:
@@ -109,18 +160,25 @@ class MemoryStore(Store):
     """
     The store in memory. See the protocols of `choreo.store` for the guarantees of each method.
 
-    ``clock`` returns seconds since 1970. A test can pass its own, to move time.
+    ``clock`` returns seconds since 1970. A test can pass its own, to move time. Stores with one ``content`` are one
+    store for services with different ``terms``.
     """
 
-    def __init__(self, terms: Terms = Terms(), clock: Callable[[], float] = time.time) -> None:  # noqa: B008
+    def __init__(
+        self,
+        terms: Terms = Terms(),  # noqa: B008 - immutable
+        clock: Callable[[], float] = time.time,
+        content: Content | None = None,
+    ) -> None:
+        content = Content() if content is None else content
         self.terms = terms
         self._clock = clock
-        self._lock = RLock()
-        self._drawers: dict[str, _Drawer] = defaultdict(_Drawer)
-        self._handlers: set[str] = set()
-        self._registers: dict[str, _Register] = defaultdict(_Register)
-        self._joins: dict[str, str] = {}
-        self._tended: dict[str, float] = {}
+        self._lock = content.lock
+        self._drawers = content.drawers
+        self._handlers = content.handlers
+        self._registers = content.registers
+        self._joins = content.joins
+        self._tended = content.tended
 
     @_locked
     def begin(self, claim: Claim) -> Begun:
@@ -152,7 +210,7 @@ class MemoryStore(Store):
         if known is None and complete:
             drawer.count("late", arrival)
             return Begun(Verdict.DONE)
-        drawer.calendar.setdefault(deadline_id(claim.unit), _Entry(self._clock() + arrival.within, None))
+        drawer.calendar.add(deadline_id(claim.unit), _Entry(self._clock() + arrival.within, None))
         if known is None and own_is_full:
             drawer.tally["surplus"] += 1
         elif known is None:
@@ -249,8 +307,8 @@ class MemoryStore(Store):
     @_locked
     def schedule(self, owner: str, scheduled: Scheduled) -> None:
         """Keep a message for later."""
-        entry = _Entry(self._clock() + scheduled.delay, scheduled.message.to_json())
-        self._drawers[owner].calendar.setdefault(scheduled.id, entry)
+        entry = _Entry(self._clock() + scheduled.delay, scheduled.message)
+        self._drawers[owner].calendar.add(scheduled.id, entry)
 
     @_locked
     def unschedule(self, owner: str, schedule_id: str) -> bool:
@@ -278,22 +336,24 @@ class MemoryStore(Store):
     @_locked
     def ripe(self, owners: Sequence[str]) -> list[str]:
         """The owners in whose schedules a message is due."""
-        return [owner for owner in owners if self._ready(owner)]
+        now = self._clock()
+        return [
+            owner for owner in owners if (due := self._drawers[owner].calendar.next_due()) is not None and due <= now
+        ]
 
-    def _ready(self, owner: str) -> list[tuple[float, str]]:
-        calendar, now = self._drawers[owner].calendar, self._clock()
-        return sorted((entry.due, key) for key, entry in calendar.items() if entry.due <= now and not entry.reminded)
+    @_locked
+    def next_due(self, owners: Sequence[str]) -> float | None:
+        """The time at which the next message in these schedules falls due; None if there is none. For tests."""
+        return min(
+            (due for owner in owners if (due := self._drawers[owner].calendar.next_due()) is not None), default=None
+        )
 
     @_locked
     def due(self, owner: str, limit: int, hold: float) -> list[tuple[str, Message | None]]:
         """Up to ``limit`` messages that are due. They are due again after ``hold`` seconds unless `sent` is called."""
-        calendar, now = self._drawers[owner].calendar, self._clock()
-        handed_out: list[tuple[str, Message | None]] = []
-        for _, key in self._ready(owner)[:limit]:
-            entry = calendar[key]
-            entry.due, entry.handed_out = now + hold, True
-            handed_out.append((key, None if entry.message is None else Message.from_json(entry.message)))
-        return handed_out
+        handed_out = self._drawers[owner].calendar.hand_out(self._clock(), limit, hold)
+        # As text and back: in Redis a message is kept as text.
+        return [(key, entry.message and Message.from_json(entry.message.to_json())) for key, entry in handed_out]
 
     @_locked
     def sent(self, owner: str, ids: Sequence[str]) -> None:

@@ -11,11 +11,10 @@ from celery.exceptions import Retry as CeleryRetry
 
 from choreo.broker.incoming import EventText
 from choreo.broker.queue import STORE_PAUSE
-from choreo.declare.join import Join
 from choreo.declare.subscription import Subscription
 from choreo.delivery.delivery import Delivery
 from choreo.delivery.failure import RetryScheduledError, is_stop
-from choreo.delivery.join import JoinDelivery
+from choreo.delivery.join import delivery_to
 from choreo.delivery.notice import park
 from choreo.errors import EnvelopeError, StoreError
 from choreo.events.envelope import Envelope
@@ -79,8 +78,7 @@ class HandlerTask(SafeTask):
 
     def make_delivery(self, envelope: Envelope, attempt: int, **options: Any) -> Delivery:
         """A delivery to this handler. ``options`` are those of `Delivery`, and so are the errors."""
-        kind = JoinDelivery if isinstance(self.subscription, Join) else Delivery
-        return kind(self.app.runtime, self.subscription, envelope, attempt, **options)
+        return delivery_to(self.app.runtime, self.subscription, envelope, attempt, **options)
 
     def _park(self, event: str | dict[str, Any], envelope: Envelope | None, error: EnvelopeError) -> None:
         runtime = self.app.runtime

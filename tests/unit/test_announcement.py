@@ -31,25 +31,25 @@ def test_a_delayed_event_leaves_when_its_time_has_come(stage, delay):
     assert isinstance(announced, Announcement)
 
     stage.pass_time(59)
-    assert stage.announced == []
+    assert stage.types == []
 
     stage.pass_time(2)
-    assert stage.outbox.announced == [announced.envelope]
+    assert stage.events == [announced.envelope]
     assert (announced.envelope.subject, announced.id) == ("ORD-1", announced.envelope.id)
     stage.pass_time(1000)
-    assert stage.announced == ["order.placed"]
+    assert stage.types == ["order.placed"]
 
 
 def test_an_event_leaves_at_a_moment_by_the_clock_of_the_store(stage):
-    at = datetime.fromtimestamp(stage.now + 90, ZoneInfo("Europe/Berlin"))
+    at = datetime.fromtimestamp(stage.store.now() + 90, ZoneInfo("Europe/Berlin"))
 
     announced = stage.app.publish(ORDER, at=at)
 
     assert announced.at == announced.envelope.time == at
     stage.pass_time(89)
-    assert stage.announced == []
+    assert stage.types == []
     stage.pass_time(2)
-    assert stage.announced == ["order.placed"]
+    assert stage.types == ["order.placed"]
 
 
 def test_a_moment_that_has_passed_is_now(stage):
@@ -57,7 +57,7 @@ def test_a_moment_that_has_passed_is_now(stage):
 
     stage.pass_time(0)
 
-    assert stage.announced == ["order.placed"]
+    assert stage.types == ["order.placed"]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_an_event_that_was_called_off_in_time_does_not_leave(stage):
 
     assert not announced.cancel()
     stage.pass_time(120)
-    assert stage.announced == []
+    assert stage.types == []
 
 
 def test_an_event_that_has_left_cannot_be_called_off(stage):
@@ -104,12 +104,12 @@ def test_an_event_that_has_left_cannot_be_called_off(stage):
     stage.pass_time(61)
 
     assert not announced.cancel()
-    assert stage.announced == ["order.placed"]
+    assert stage.types == ["order.placed"]
 
 
 def test_an_event_that_may_be_leaving_right_now_cannot_be_called_off(stage):
     announced = stage.app.publish(ORDER, delay=60)
-    stage.now += 61
+    stage.wait(61)
     stage.store.due(DELAYED, 10, 10.0)
 
     assert not announced.cancel()
@@ -131,15 +131,16 @@ def test_a_key_of_nothing_calls_nothing_off(stage, key):
 
 def test_workers_of_any_service_send_what_a_program_without_workers_has_announced(stage):
     web = service("web")
-    web.runtime.store, web.runtime.publisher = stage.store, stage.outbox
+    web.runtime.store, web.runtime.publisher = stage.store, stage.publisher
     web.publish(ORDER, delay=60)
-    stage.now += 61
+    stage.wait(61)
 
     assert Clock(stage.app.runtime).tick() == 1
-    assert stage.announced == ["order.placed"]
+    assert stage.types == ["order.placed"]
 
 
 def test_that_no_worker_would_send_it_is_said(stage, caplog):
+    stage.store.tend(DELAYED, 0)
     stage.app.publish(ORDER, subject="ORD-1", delay=60)
     assert "order.placed ORD-1 waits in the store, and no worker of this namespace" in caplog.text
 
@@ -148,7 +149,7 @@ def test_that_no_worker_would_send_it_is_said(stage, caplog):
     stage.app.publish(ORDER, delay=60)
     assert caplog.text == ""
 
-    stage.now += TENDED + 1
+    stage.wait(TENDED + 1)
     stage.app.publish(ORDER, delay=60)
     assert "no worker" in caplog.text
 
@@ -170,11 +171,11 @@ def test_what_a_handler_delays_is_scheduled_with_its_success():
     stage = handling(lambda app: (app.publish(PaymentFailed(), delay=60), PaymentCharged())[1])
 
     stage.deliver(ORDER)
-    assert stage.announced == ["payment.charged"]
+    assert stage.types == ["payment.charged"]
 
     stage.pass_time(61)
-    assert stage.announced == ["payment.charged", "payment.failed"]
-    late = stage.outbox.announced[1]
+    assert stage.types == ["payment.charged", "payment.failed"]
+    late = stage.events[1]
     assert (late.causation_id, late.subject, late.correlation_id) == ("e-1", "ORD-1", "story-1")
 
 
@@ -188,7 +189,7 @@ def test_what_a_failing_handler_delays_does_not_leave():
     stage.deliver(ORDER)
     stage.pass_time(1000)
 
-    assert stage.announced == []
+    assert stage.types == []
 
 
 def test_a_handler_that_runs_again_delays_the_same_fact_once():
@@ -206,21 +207,21 @@ def test_a_handler_that_runs_again_delays_the_same_fact_once():
 
     assert len(ids) == 2
     assert len(set(ids)) == 1
-    assert stage.announced == ["payment.failed"]
+    assert stage.types == ["payment.failed"]
 
 
 def test_a_moment_in_a_handler_is_kept_however_long_the_handler_takes():
     def behave(app):
-        app.publish(PaymentFailed(), at=datetime.fromtimestamp(stage.now + 60, UTC))
-        stage.now += 50
+        app.publish(PaymentFailed(), at=datetime.fromtimestamp(stage.store.now() + 60, UTC))
+        stage.wait(50)
 
     stage = handling(behave)
     stage.deliver(ORDER)
 
     stage.pass_time(9)
-    assert stage.announced == []
+    assert stage.types == []
     stage.pass_time(2)
-    assert stage.announced == ["payment.failed"]
+    assert stage.types == ["payment.failed"]
 
 
 def test_a_handler_can_change_its_mind_and_the_others_keep_their_ids():
@@ -237,7 +238,7 @@ def test_a_handler_can_change_its_mind_and_the_others_keep_their_ids():
 
     assert answers == [True, False]
     assert len(set(ids)) == 2
-    assert [event.id for event in stage.outbox.announced] == ids[1:]
+    assert [event.id for event in stage.events] == ids[1:]
 
 
 def test_what_a_handler_delayed_can_be_called_off_after_it_has_succeeded():
@@ -248,7 +249,7 @@ def test_what_a_handler_delayed_can_be_called_off_after_it_has_succeeded():
     (announced,) = announcements
     assert announced.cancel()
     stage.pass_time(61)
-    assert stage.announced == []
+    assert stage.types == []
 
 
 def test_a_delay_counts_from_the_success_and_a_moment_does_not():
@@ -271,7 +272,7 @@ def test_ten_thousand_that_are_due_at_once_do_not_hold_up_the_others(stage):
 
     assert Clock(stage.app.runtime).tick() == 10_001
 
-    places = [number for number, event in enumerate(stage.announced) if event == "payment.charged"]
+    places = [number for number, event in enumerate(stage.types) if event == "payment.charged"]
     assert max(places) <= 2 * BATCH
 
 
@@ -279,12 +280,12 @@ def test_a_clock_that_is_told_to_stop_does_not_finish_ten_thousand_first(stage):
     clock = Clock(stage.app.runtime)
     for _ in range(5 * BATCH):
         stage.app.publish(ORDER, delay=0)
-    send = stage.outbox.send
+    send = stage.publisher.send
 
     def send_and_stop(messages):
         send(messages)
         clock._daemon.end()
 
-    stage.outbox.send = send_and_stop
+    stage.publisher.send = send_and_stop
 
     assert clock.tick() == BATCH

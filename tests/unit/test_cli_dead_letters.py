@@ -46,13 +46,13 @@ def run(*arguments: str, code: int = 0, **options) -> Result:
 def failed(stage: Stage, subject: str = "ORD-1") -> DeadLetter:
     """A dead letter of an order about this subject."""
     stage.deliver(envelope(OrderPlaced(customer_id="alice"), subject=subject, id=f"e-{subject}"), CHARGE)
-    return next(letter for letter in stage.letters if letter.subject == subject)
+    return next(letter for letter in stage.dead_letters if letter.subject == subject)
 
 
 def unreadable(stage: Stage) -> DeadLetter:
     message = Message("", CHARGE, b'{"not": "an event\xff"}', {"task": CHARGE})
     park(stage.app.runtime, CHARGE, message, EnvelopeError("id is None, not a text"))
-    (letter,) = stage.letters
+    (letter,) = stage.dead_letters
     return letter
 
 
@@ -151,9 +151,9 @@ def test_a_replayed_letter_goes_back_to_its_handler_and_is_gone(stage):
     said = run("replay", letter.id).stdout
 
     assert said == f"{letter.id}: order.placed ORD-1 goes to {CHARGE} again, as soon as its service runs.\n"
-    assert stage.letters == []
+    assert stage.dead_letters == []
     stage.pass_time(0)
-    (again,) = stage.letters
+    (again,) = stage.dead_letters
     assert again.id != letter.id
     assert again.envelopes == letter.envelopes
 
@@ -174,7 +174,7 @@ def test_several_letters_are_replayed_up_to_the_one_that_is_unknown(stage):
 
     assert result.stdout.startswith(f"{first.id}: order.placed ORD-1 goes to")
     assert "no dead letter 'nonesuch'" in result.stderr
-    assert stage.letters == [second]
+    assert stage.dead_letters == [second]
 
 
 def test_a_letter_is_discarded_after_a_question(stage):
@@ -182,17 +182,17 @@ def test_a_letter_is_discarded_after_a_question(stage):
 
     asked = run("discard", letter.id, input="n\n").stdout
     assert f"Forget {letter.id} ({CHARGE}: order.placed ORD-1) for good? [y/N]" in asked
-    assert stage.letters == [letter]
+    assert stage.dead_letters == [letter]
 
     assert f"{letter.id}: forgotten." in run("discard", letter.id, input="y\n").stdout
-    assert stage.letters == []
+    assert stage.dead_letters == []
 
 
 def test_a_letter_is_discarded_without_a_question_if_that_is_wanted(stage):
     letter = failed(stage)
 
     assert run("discard", letter.id, "--yes").stdout == f"{letter.id}: forgotten.\n"
-    assert stage.letters == []
+    assert stage.dead_letters == []
 
 
 @pytest.mark.parametrize("command", [["show"], ["replay"], ["discard", "--yes"]])

@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 
 from choreo import Event, Retry, RetryLater, Service, Several
 from choreo.cli import choreo, joins
-from tests.unit.events import OrderConfirmed, OrderPlaced, OrderRejected, PaymentCharged, envelope
+from tests.unit.events import NOON, OrderConfirmed, OrderPlaced, OrderRejected, PaymentCharged, envelope
 from tests.unit.stage import Stage, service
 
 
@@ -41,8 +41,7 @@ def make_service(name: str, on_timeout: bool) -> Service:
 
 @pytest.fixture
 def stage(monkeypatch) -> Stage:
-    stage = Stage(make_service("driver", on_timeout=True))
-    stage.now = 1_767_268_800.0  # 2026-01-01 12:00 UTC
+    stage = Stage(make_service("driver", on_timeout=True), start=NOON)
     monkeypatch.setattr("choreo.cli.app.command_line_service", lambda *_: stage.app)
     return stage
 
@@ -65,7 +64,7 @@ def test_nothing_pending_is_said(stage):
 def test_pending_joins_are_listed_with_what_they_wait_for(stage):
     stage.deliver(envelope(OrderConfirmed(), subject="ORD-1"), ASSIGN)
     stage.deliver(envelope(OrderConfirmed(), subject="ORD-1"), ASSIGN)
-    stage.now += 600
+    stage.wait(600)
     stage.deliver(envelope(ItemPacked(), subject="an order with quite a long name"), SHIP)
 
     assert run("list").stdout == (
@@ -91,7 +90,7 @@ def test_a_list_can_be_of_some_handlers_only(stage):
 def test_a_long_list_goes_on_where_it_ended(stage):
     for number in range(5):
         stage.deliver(envelope(OrderConfirmed(), subject=f"ORD-{number}"), ASSIGN)
-        stage.now += 60
+        stage.wait(60)
 
     *first, more = _lines("--limit", "2")
     assert [line.split()[0] for line in first[2:]] == ["ORD-0", "ORD-1"]
@@ -110,7 +109,7 @@ def _lines(*options: str) -> list[str]:
 def test_a_list_as_json_is_one_object_a_line_and_can_be_whole(stage):
     for number in range(250):
         stage.deliver(envelope(OrderConfirmed(), subject=f"ORD-{number}"), ASSIGN)
-        stage.now += 1
+        stage.wait(1)
 
     result = run("list", ASSIGN, "--json", "--limit", "0")
 
@@ -142,7 +141,7 @@ def test_a_join_is_explained(stage):
 def test_a_join_that_is_overdue_is_listed_first_and_as_such(stage):
     stage.deliver(envelope(OrderConfirmed(), subject="ORD-1"), ASSIGN)
     stage.deliver(envelope(OrderConfirmed(), subject="ORD-2"), ASSIGN)
-    stage.now += 1801
+    stage.wait(1801)
     stage.store.sent(ASSIGN, [key for key, _ in stage.store.due(ASSIGN, 1, 10)])
 
     *_, first, second = run("list", ASSIGN).stdout.splitlines()

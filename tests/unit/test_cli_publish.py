@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from choreo import Envelope
 from choreo.cli import publish
-from tests.unit.stage import Outbox, service
+from choreo.testing import Stage, stage
+from tests.unit.stage import service
 
 VOCABULARY = """
 from pydantic import Field
@@ -27,14 +29,18 @@ GOOD = '{"weight_grams": 5, "senderName": "alice"}'
 
 
 @pytest.fixture
-def outbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Outbox]:
-    """What is sent by the command, which knows the vocabulary of the package `depot_of_the_test`."""
+def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    """Gets what is sent by the command, which knows the vocabulary of the package `depot_of_the_test`."""
     (tmp_path / "depot_of_the_test.py").write_text(VOCABULARY)
     monkeypatch.syspath_prepend(tmp_path)
-    app = service("command_line")
-    app.runtime.publisher = outbox = Outbox(app)
+    app, scale = service("command_line"), service("scale")
+
+    @scale.on("parcel.weighed")
+    def note(event: Envelope) -> None: ...
+
     monkeypatch.setattr("choreo.cli.app.command_line_service", lambda *_: app)
-    yield outbox
+    with stage(app, scale) as platform:
+        yield platform
     sys.modules.pop("depot_of_the_test", None)
 
 
@@ -44,10 +50,10 @@ def run(*arguments: str, code: int = 0) -> Result:
     return result
 
 
-def test_an_event_is_announced_under_its_subject(outbox):
+def test_an_event_is_announced_under_its_subject(platform):
     result = run("parcel.weighed", "--subject", "P-1", "--data", GOOD)
 
-    (sent,) = outbox.announced
+    (sent,) = platform.events
     assert (sent.type, sent.subject) == ("parcel.weighed", "P-1")
     assert sent.data == {"weight_grams": 5, "senderName": "alice"}
     assert result.stdout == f"parcel.weighed P-1 announced; its id is {sent.id}\n"
@@ -78,31 +84,29 @@ def test_an_event_is_announced_under_its_subject(outbox):
         ("parcel.lost", '{"bogus": 1}', "  bogus: no such field, there are none.\n"),
     ],
 )
-def test_what_cannot_be_the_event_is_refused_and_not_sent(outbox, event_type, data, said):
+def test_what_cannot_be_the_event_is_refused_and_not_sent(platform, event_type, data, said):
     result = run(event_type, "--subject", "P-1", "--data", data, code=2)
 
     assert said in result.stderr
-    assert outbox.messages == []
+    assert platform.events == []
 
 
-def test_all_faults_of_an_event_are_said_at_once(outbox):
+def test_all_faults_of_an_event_are_said_at_once(platform):
     said = run("parcel.weighed", "--data", '{"weigth_grams": 5}', code=2).stderr
 
     assert "weigth_grams: no such field, did you mean weight_grams?" in said
     assert "weight_grams: Field required" in said
 
 
-def test_an_event_without_a_subject_is_announced_with_a_warning(outbox):
+def test_an_event_without_a_subject_is_announced_with_a_warning(platform):
     result = run("parcel.lost")
 
-    assert len(outbox.announced) == 1
+    assert len(platform.events) == 1
     assert "Warning: parcel.lost has no subject. A join that uses the subject as its key" in result.stderr
     assert "--subject ORD-1" in result.stderr
 
 
-def test_an_event_that_nobody_hears_is_announced_with_a_question(outbox, monkeypatch):
-    monkeypatch.setattr(outbox, "send", outbox.note_unheard)
-
+def test_an_event_that_nobody_hears_is_announced_with_a_question(platform):
     result = run("parcel.lost", "--subject", "P-1")
 
     assert result.stderr == (

@@ -48,7 +48,7 @@ def test_it_tells_what_falls_due_and_when(stage: Stage):
 
 def test_what_nobody_sends_is_said_to_be_late(stage: Stage):
     stage.deliver(ORDER)
-    stage.now += 100
+    stage.wait(100)
 
     result = run("payment")
 

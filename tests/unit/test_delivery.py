@@ -12,7 +12,6 @@ from choreo import (
     Reason,
     Retry,
     RetryLater,
-    Service,
     Terms,
     UndeclaredEventWarning,
 )
@@ -20,6 +19,7 @@ from choreo.delivery.clock import Clock
 from choreo.errors import PublishError, StoreError
 from choreo.events.message import Message
 from choreo.store import Claim, Committed, Outcome, Scheduled
+from choreo.testing.publisher import MemoryPublisher
 from tests.unit.events import (
     DriverAssigned,
     OrderConfirmed,
@@ -75,7 +75,7 @@ def test_what_a_handler_returns_is_announced_once_it_succeeded():
 
     result = stage.deliver(ORDER, subject="ORD-1", id="e-1")
 
-    (announced,) = stage.outbox.announced
+    (announced,) = stage.events
     assert result.state == "SUCCESS"
     assert announced.type == "payment.charged"
     assert announced.data == {"amount_cents": 500}
@@ -108,10 +108,10 @@ def test_publishing_inside_a_handler_leaves_with_what_it_returns_and_only_on_suc
     stage = Stage(app)
 
     stage.deliver(ORDER)
-    assert stage.announced == []
+    assert stage.types == []
 
     stage.pass_time(MINUTE)
-    assert stage.announced == ["payment.failed", "payment.charged"]
+    assert stage.types == ["payment.failed", "payment.charged"]
 
 
 def test_what_the_broker_did_not_take_is_sent_later_and_the_handler_is_not_called_again():
@@ -122,14 +122,14 @@ def test_what_the_broker_did_not_take_is_sent_later_and_the_handler_is_not_calle
         return PaymentCharged()
 
     stage = stage_of(behave)
-    stage.outbox.broken = True
+    stage.publisher.fails = PublishError("the broker is down")
 
     assert stage.deliver(ORDER).state == "SUCCESS"
-    assert stage.announced == []
+    assert stage.types == []
 
-    stage.outbox.broken = False
+    stage.publisher.fails = None
     stage.pass_time(MINUTE)
-    assert stage.announced == ["payment.charged"]
+    assert stage.types == ["payment.charged"]
     assert len(calls) == 1
 
 
@@ -144,10 +144,10 @@ def test_an_undeclared_event_fails_in_a_test_and_warns_in_production():
 
     with pytest.warns(UndeclaredEventWarning, match="announced payment.failed"):
         stage.deliver(ORDER, id="e-1")
-    assert stage.announced == ["payment.failed"]
+    assert stage.types == ["payment.failed"]
 
     stage.deliver(ORDER, id="e-2")
-    assert [letter.envelopes[0].id for letter in stage.letters] == ["e-2"]
+    assert [letter.envelopes[0].id for letter in stage.dead_letters] == ["e-2"]
 
 
 def test_the_context_tells_the_attempt_and_a_key_that_stays_the_same():
@@ -174,11 +174,11 @@ def test_a_failure_is_tried_again_on_the_handlers_own_queue():
     stage = stage_of(failing(GatewayDown(), None), Retry(times=3, first=1, cap=1))
 
     assert stage.deliver(ORDER).state == "RETRY"
-    assert stage.announced == []
+    assert stage.types == []
 
-    (result,) = stage.pass_time(MINUTE)
-    assert result.state == "SUCCESS"
-    assert stage.announced == ["payment.charged"]
+    (made,) = stage.pass_time(MINUTE)
+    assert made.error is None
+    assert stage.types == ["payment.charged"]
 
 
 def test_a_retry_that_arrives_twice_is_one_attempt():
@@ -200,10 +200,10 @@ def test_used_up_attempts_end_as_a_dead_letter_that_tells_all():
     stage = stage_of(failing(GatewayDown("503")), Retry(times=1))
 
     stage.deliver(ORDER, subject="ORD-1", id="e-1")
-    (result,) = stage.pass_time(MINUTE)
+    (made,) = stage.pass_time(MINUTE)
 
-    (letter,) = stage.letters
-    assert result.state == "FAILURE"
+    (letter,) = stage.dead_letters
+    assert isinstance(made.error, GatewayDown)
     assert (letter.service, letter.handler, letter.reason) == ("payment", "payment.charge", Reason.EXHAUSTED)
     assert letter.error == "GatewayDown: 503"
     assert "raise error" in letter.traceback
@@ -217,10 +217,10 @@ def test_the_service_is_told_of_its_dead_letter():
 
     stage.deliver(ORDER)
 
-    (notice,) = stage.outbox.messages
+    notice = stage.pending[0].message
     assert (notice.exchange, notice.routing_key) == ("", "payment.dead_letters")
     assert notice.headers["task"] == "payment.dead_letters"
-    assert stage.letters[0].id in notice.body.decode()
+    assert stage.dead_letters[0].id in notice.body.decode()
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_an_error_that_is_never_retried_ends_as_a_dead_letter_at_once(error, ret
 
     stage.deliver(ORDER)
 
-    (letter,) = stage.letters
+    (letter,) = stage.dead_letters
     assert letter.reason is Reason.REFUSED
     assert letter.attempts == 1
     assert str(error) in letter.error
@@ -255,7 +255,7 @@ def test_data_that_does_not_fit_is_not_tried_again():
 
     stage.deliver(envelope(ORDER, data={"customer": "alice"}))
 
-    (letter,) = stage.letters
+    (letter,) = stage.dead_letters
     assert letter.reason is Reason.UNREADABLE
     assert "customer_id" in letter.error
 
@@ -266,7 +266,7 @@ def test_retry_later_waits_as_long_as_it_says():
     stage.deliver(ORDER)
 
     assert stage.pass_time(29) == []
-    assert [result.state for result in stage.pass_time(2)] == ["SUCCESS"]
+    assert [made.error for made in stage.pass_time(2)] == [None]
 
 
 @pytest.mark.parametrize(
@@ -286,9 +286,9 @@ def test_what_would_end_the_worker_is_a_failure_like_any_other(crash):
     stage = stage_of(failing(crash), Retry(times=1))
 
     assert stage.deliver(ORDER).state == "RETRY"
-    assert [result.state for result in stage.pass_time(MINUTE)] == ["FAILURE"]
+    assert stage.deliver(ORDER, attempt=2).state == "FAILURE"
 
-    (letter,) = stage.letters
+    (letter,) = stage.dead_letters
     assert letter.reason is Reason.EXHAUSTED
     assert type(crash).__name__ in letter.error
     assert type(crash).__name__ in letter.traceback
@@ -304,7 +304,7 @@ def test_an_error_that_cannot_even_be_printed_still_ends_as_a_dead_letter():
 
     stage.deliver(ORDER)
 
-    (letter,) = stage.letters
+    (letter,) = stage.dead_letters
     assert "Unspeakable" in letter.error
 
 
@@ -313,8 +313,8 @@ def test_an_event_that_is_too_large_to_announce_fails_its_handler():
 
     stage.deliver(ORDER)
 
-    assert stage.announced == []
-    assert "EventTooLargeError" in stage.letters[0].error
+    assert stage.types == []
+    assert "EventTooLargeError" in stage.dead_letters[0].error
 
 
 def test_a_store_that_does_not_answer_keeps_the_event_in_its_queue(monkeypatch):
@@ -349,10 +349,10 @@ def test_an_event_that_another_worker_handles_comes_back_when_its_lease_has_run_
 
     stage.deliver(ORDER, id="e-1")
 
-    assert stage.announced == []
+    assert stage.types == []
     assert stage.pass_time(14) == []
-    assert [result.state for result in stage.pass_time(2)] == ["SUCCESS"]
-    assert stage.announced == ["payment.charged"]
+    assert [made.error for made in stage.pass_time(2)] == [None]
+    assert stage.types == ["payment.charged"]
 
 
 def test_a_copy_that_waits_again_is_not_forgotten_with_the_one_that_was_handed_out():
@@ -361,13 +361,13 @@ def test_a_copy_that_waits_again_is_not_forgotten_with_the_one_that_was_handed_o
     stage.deliver(ORDER, id="e-1")
 
     # The clock hands the copy out and sends it; before it can say so, the copy is here and must wait once more.
-    stage.now += 16
+    stage.wait(16)
     stage.store.renew(other)
     due = stage.store.due("payment.charge", 10, 10.0)
     stage.deliver(ORDER, id="e-1")
     stage.store.sent("payment.charge", [key for key, _ in due])
 
-    stage.now += 16
+    stage.wait(16)
     assert [message.routing_key for _, message in stage.store.due("payment.charge", 10, 10.0)] == ["payment.charge"]
 
 
@@ -375,12 +375,12 @@ def test_a_worker_that_lost_its_lease_announces_nothing(caplog: pytest.LogCaptur
     stage = stage_of(lambda *_: (take_over(), PaymentCharged())[1])
 
     def take_over():
-        stage.now += 1000
+        stage.wait(1000)
         claimed(stage)
 
     result = stage.deliver(ORDER, id="e-1")
 
-    assert stage.announced == []
+    assert stage.types == []
     assert "another worker has taken over" in result.result
     # Its effects elsewhere may have happened twice: also who logs nothing else shall read that.
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
@@ -404,14 +404,14 @@ def test_an_event_that_kills_its_workers_ends_as_a_dead_letter():
     stage = stage_of(failing(None), terms=Terms(max_deliveries=2))
     for worker in ("first", "second"):
         claimed(stage, token=worker)
-        stage.now += MINUTE
+        stage.wait(MINUTE)
 
     stage.deliver(ORDER, id="e-1")
 
-    (letter,) = stage.letters
+    (letter,) = stage.dead_letters
     assert letter.reason is Reason.POISON
     assert letter.error == "begun 3 times and never finished"
-    assert stage.announced == []
+    assert stage.types == []
 
 
 # -- replay -----------------------------------------------------------------------------------------------------
@@ -420,14 +420,14 @@ def test_an_event_that_kills_its_workers_ends_as_a_dead_letter():
 def test_a_replayed_event_runs_with_all_its_attempts_and_announces_the_same_fact():
     stage = stage_of(failing(GatewayDown(), None), Retry(times=0))
     stage.deliver(ORDER, id="e-1")
-    (letter,) = stage.letters
+    (letter,) = stage.dead_letters
 
     stage.app.dead_letters.replay(letter.id)
-    (result,) = stage.pass_time(0)
+    (made,) = stage.pass_time(0)
 
-    assert result.state == "SUCCESS"
-    assert stage.announced == ["payment.charged"]
-    assert stage.letters == []
+    assert made.error is None
+    assert stage.types == ["payment.charged"]
+    assert stage.dead_letters == []
 
 
 # -- joins ------------------------------------------------------------------------------------------------------
@@ -469,12 +469,12 @@ def test_a_join_fires_once_when_all_its_parts_have_arrived_in_any_order(order):
 
     stage.deliver(first)
     stage.deliver(first)
-    assert stage.announced == []
+    assert stage.types == []
 
     stage.deliver(last)
     stage.deliver(last)
     stage.deliver(first)
-    assert stage.announced == ["driver.assigned"]
+    assert stage.types == ["driver.assigned"]
     assert stage.store.backlog("driver.assign").total == 0
 
 
@@ -484,7 +484,7 @@ def test_subjects_are_joined_apart():
     stage.deliver(envelope(OrderConfirmed(), id="c-1", subject="ORD-1"))
     stage.deliver(envelope(PaymentCharged(), id="p-2", subject="ORD-2"))
 
-    assert stage.announced == []
+    assert stage.types == []
 
 
 def test_events_about_nothing_in_particular_are_not_joined():
@@ -494,8 +494,8 @@ def test_events_about_nothing_in_particular_are_not_joined():
     stage.deliver(envelope(OrderConfirmed(), id="c-1", subject="", correlation_id="story-1"))
     stage.deliver(envelope(PaymentCharged(), id="p-2", subject="", correlation_id="story-2"))
 
-    assert stage.announced == []
-    assert [letter.reason for letter in stage.letters] == [Reason.UNREADABLE, Reason.UNREADABLE]
+    assert stage.types == []
+    assert [letter.reason for letter in stage.dead_letters] == [Reason.UNREADABLE, Reason.UNREADABLE]
 
 
 def test_an_event_that_is_no_part_of_the_join_does_not_complete_it():
@@ -504,10 +504,10 @@ def test_an_event_that_is_no_part_of_the_join_does_not_complete_it():
 
     stage.deliver(envelope(DriverAssigned(), id="d-1"))
     stage.deliver(CONFIRMED)
-    assert stage.announced == []
+    assert stage.types == []
 
     stage.deliver(CHARGED)
-    assert stage.announced == ["driver.assigned"]
+    assert stage.types == ["driver.assigned"]
 
 
 @pytest.mark.parametrize("order", [(REJECTED, CONFIRMED, CHARGED), (CONFIRMED, REJECTED, CHARGED)])
@@ -518,8 +518,8 @@ def test_a_cancelled_join_does_not_fire_and_stays_cancelled(order):
         stage.deliver(part)
     stage.pass_time(WITHIN.total_seconds() + 1)
 
-    assert stage.announced == []
-    assert stage.letters == []
+    assert stage.types == []
+    assert stage.dead_letters == []
 
 
 def test_a_cancellation_after_the_join_has_fired_changes_nothing():
@@ -528,7 +528,7 @@ def test_a_cancellation_after_the_join_has_fired_changes_nothing():
     for part in (CONFIRMED, CHARGED, REJECTED):
         stage.deliver(part)
 
-    assert stage.announced == ["driver.assigned"]
+    assert stage.types == ["driver.assigned"]
 
 
 def test_a_join_that_failed_has_its_parts_again():
@@ -546,7 +546,7 @@ def test_a_join_that_failed_has_its_parts_again():
     stage.pass_time(MINUTE)
 
     assert seen == [(OrderConfirmed(), PaymentCharged())] * 2
-    assert stage.announced == ["driver.assigned"]
+    assert stage.types == ["driver.assigned"]
 
 
 def test_a_join_that_fails_for_good_is_buried_and_replayed_with_all_its_parts():
@@ -562,13 +562,13 @@ def test_a_join_that_fails_for_good_is_buried_and_replayed_with_all_its_parts():
     stage.deliver(CONFIRMED)
     stage.deliver(CHARGED)
 
-    (letter,) = stage.letters
+    (letter,) = stage.dead_letters
     assert list(letter.envelopes) == [CONFIRMED, CHARGED]
 
     stage.app.dead_letters.replay(letter.id)
     stage.pass_time(0)
     assert len(seen) == 2
-    assert stage.announced == ["driver.assigned"]
+    assert stage.types == ["driver.assigned"]
 
 
 def test_an_incomplete_join_ends_with_on_timeout():
@@ -586,10 +586,10 @@ def test_an_incomplete_join_ends_with_on_timeout():
 
     stage.pass_time(2)
     assert seen == [(None, PaymentCharged())]
-    assert stage.announced == ["driver.assigned"]
+    assert stage.types == ["driver.assigned"]
 
     stage.deliver(CONFIRMED)
-    assert stage.announced == ["driver.assigned"]
+    assert stage.types == ["driver.assigned"]
 
 
 def test_the_first_part_sets_the_deadline():
@@ -610,7 +610,7 @@ def test_an_incomplete_join_without_on_timeout_ends_as_a_dead_letter():
 
     stage.pass_time(WITHIN.total_seconds() + 1)
 
-    (letter,) = stage.letters
+    (letter,) = stage.dead_letters
     assert letter.reason is Reason.EXPIRED
     assert list(letter.envelopes) == [CHARGED]
     assert "payment.charged had arrived" in letter.error
@@ -620,27 +620,27 @@ def test_a_replayed_join_that_is_still_incomplete_expires_once_more():
     stage = join_stage()
     stage.deliver(CHARGED)
     stage.pass_time(WITHIN.total_seconds() + 1)
-    (letter,) = stage.letters
+    (letter,) = stage.dead_letters
 
     stage.app.dead_letters.replay(letter.id)
     stage.pass_time(0)
-    assert stage.letters == []
+    assert stage.dead_letters == []
 
     stage.pass_time(WITHIN.total_seconds() + 1)
-    assert [again.reason for again in stage.letters] == [Reason.EXPIRED]
+    assert [again.reason for again in stage.dead_letters] == [Reason.EXPIRED]
 
 
 def test_a_replayed_join_is_completed_by_the_part_that_was_late():
     stage = join_stage()
     stage.deliver(CHARGED)
     stage.pass_time(WITHIN.total_seconds() + 1)
-    (letter,) = stage.letters
+    (letter,) = stage.dead_letters
 
     stage.app.dead_letters.replay(letter.id)
     stage.pass_time(0)
     stage.deliver(CONFIRMED)
 
-    assert stage.announced == ["driver.assigned"]
+    assert stage.types == ["driver.assigned"]
 
 
 def test_the_deadline_leaves_a_join_alone_that_waits_for_its_next_attempt():
@@ -659,7 +659,7 @@ def test_the_deadline_leaves_a_join_alone_that_waits_for_its_next_attempt():
     assert (calls, late) == ([1], [])
 
     stage.pass_time(WITHIN.total_seconds() * 2)
-    assert stage.announced == ["driver.assigned"]
+    assert stage.types == ["driver.assigned"]
 
 
 def test_a_timeout_that_fails_is_tried_again():
@@ -677,7 +677,7 @@ def test_a_timeout_that_fails_is_tried_again():
     stage.pass_time(MINUTE)
 
     assert calls == [1, 1]
-    assert stage.announced == ["driver.assigned"]
+    assert stage.types == ["driver.assigned"]
 
 
 def test_a_join_that_completes_while_its_timeout_waits_for_a_retry_keeps_its_own_retry():
@@ -700,7 +700,7 @@ def test_a_join_that_completes_while_its_timeout_waits_for_a_retry_keeps_its_own
 
     for _ in range(5):
         stage.pass_time(MINUTE)
-    assert stage.announced == ["driver.assigned"]
+    assert stage.types == ["driver.assigned"]
 
 
 def test_a_timeout_error_of_the_handler_itself_is_no_deadline():
@@ -709,11 +709,11 @@ def test_a_timeout_error_of_the_handler_itself_is_no_deadline():
 
     stage = join_stage(on_timeout=late, retry=Retry(times=1))
     stage.deliver(CHARGED)
-    stage.pass_time(WITHIN.total_seconds() + 1)
-    assert stage.letters == []
+    stage.pass_time(WITHIN.total_seconds())
+    assert stage.dead_letters == []
 
     stage.pass_time(MINUTE)
-    (letter,) = stage.letters
+    (letter,) = stage.dead_letters
     assert letter.reason is Reason.EXHAUSTED
 
 
@@ -731,19 +731,19 @@ def test_the_clock_sends_what_is_due_and_forgets_it():
 
     assert Clock(stage.app.runtime).tick() == 1
 
-    assert stage.outbox.messages == [to("payment.charge")]
+    assert [pending.message for pending in stage.pending] == [to("payment.charge")]
     assert stage.store.backlog("payment.charge").total == 1
 
 
 def test_what_the_broker_did_not_take_stays_due():
     stage = stage_of(failing(None))
     stage.store.schedule("payment.charge", Scheduled("a", to("payment.charge"), 0))
-    stage.outbox.broken = True
+    stage.publisher.fails = PublishError("the broker is down")
 
     with pytest.raises(PublishError):
         Clock(stage.app.runtime).tick()
-    stage.outbox.broken = False
-    stage.now += MINUTE
+    stage.publisher.fails = None
+    stage.wait(MINUTE)
 
     assert Clock(stage.app.runtime).tick() == 1
 
@@ -760,12 +760,12 @@ def test_one_message_that_the_broker_refuses_does_not_hold_up_the_others(monkeyp
                 raise PublishError("no queue of that name")
             taken.append(message.routing_key)
 
-    monkeypatch.setattr(stage.outbox, "send", send)
+    monkeypatch.setattr(stage.publisher, "send", send)
 
     for _ in range(3):
         with pytest.raises(PublishError):
             Clock(stage.app.runtime).tick()
-        stage.now += MINUTE
+        stage.wait(MINUTE)
 
     assert set(taken) == {"b", "c"}
     assert stage.store.backlog("payment.charge").total == 1
@@ -784,28 +784,28 @@ def test_what_the_broker_took_is_not_sent_again_however_many_others_it_refuses(m
         if len(confirmed) < len(messages):
             raise PublishError("these queues are full", confirmed=confirmed)
 
-    monkeypatch.setattr(stage.outbox, "send", send)
+    monkeypatch.setattr(stage.publisher, "send", send)
 
     for _ in range(3):
         with pytest.raises(PublishError):
             Clock(stage.app.runtime).tick()
-        stage.now += MINUTE
+        stage.wait(MINUTE)
 
     assert taken == ["d"]
     assert stage.store.backlog("payment.charge").total == 3
 
 
 def test_what_could_not_be_read_in_the_services_own_queue_is_told_too():
-    app: Service = service("payment")
-    stage = Stage(app)
+    app, sent = service("payment"), list[Message]()
+    app.runtime.publisher = MemoryPublisher(lambda messages: [not sent.append(message) for message in messages])
+    app.runtime.introduce()
     (letters_queue,) = [queue for queue in app.runtime.topology.queues() if queue.name == "payment.dead_letters"]
 
     letters_queue.park("payment.dead_letters", to("payment.dead_letters"), ValueError("garbage"))
-    stage.now += MINUTE
     Clock(app.runtime).tick()
 
-    assert [letter.reason for letter in stage.letters] == [Reason.UNREADABLE]
-    assert [message.headers["task"] for message in stage.outbox.messages] == ["payment.dead_letters"]
+    assert [letter.reason for letter in app.dead_letters] == [Reason.UNREADABLE]
+    assert [message.headers["task"] for message in sent] == ["payment.dead_letters"]
 
 
 def test_a_dead_letter_handler_that_tries_to_end_the_worker_does_not():
@@ -822,7 +822,7 @@ def test_a_dead_letter_handler_that_tries_to_end_the_worker_does_not():
     stage = Stage(app)
     stage.deliver(ORDER)
 
-    result = app.tasks["payment.dead_letters"].apply(args=[stage.letters[0].id])
+    result = app.tasks["payment.dead_letters"].apply(args=[stage.dead_letters[0].id])
 
     assert result.state == "FAILURE"
-    assert len(stage.letters) == 1
+    assert len(stage.dead_letters) == 1

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +20,7 @@ import choreo
 from choreo import Context, DeadLetter, Envelope, Event, PermanentFailure, PublishError, Reason
 from choreo.declare.join import Join
 from choreo.events.message import Message
+from choreo.testing import Recorder, context, recorder
 from handlers import analytics, driver, events, ledger, loyalty, notification, order, payment, restaurant
 
 SERVICES = {
@@ -45,38 +46,22 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def delivery(key: str = "some.handler/1", subject: str = "ORD-1", attempt: int = 1) -> Context:
     """A delivery; two with the same key are one and the same work."""
-    envelope = Envelope(
-        id="1", type="some.type", source="test", subject=subject, time=datetime.now(UTC), correlation_id="1"
-    )
-    service, _, handler = key.partition("/")[0].partition(".")
-    return Context(service, handler, envelope, attempt=attempt, attempts=6, idempotency_key=key)
-
-
-class RecordingPublisher:
-    def __init__(self, error: Exception | None = None) -> None:
-        self.announced: list[Envelope] = []
-        self.error = error
-
-    def announce(self, envelopes: Iterable[Envelope]) -> None:
-        if self.error is not None:
-            raise self.error
-        self.announced += envelopes
+    return context(subject, handler=key.partition("/")[0], attempt=attempt, idempotency_key=key)
 
 
 @pytest.fixture
-def publisher(monkeypatch: pytest.MonkeyPatch) -> RecordingPublisher:
-    recording = RecordingPublisher()
-    monkeypatch.setitem(vars(order.app.runtime), "publisher", recording)
-    return recording
+def told() -> Iterator[Recorder]:
+    with recorder(order.app) as told:
+        yield told
 
 
 # -- order -----------------------------------------------------------------------------------------------------------
 
 
-def test_an_order_is_kept_and_announced_under_its_id(publisher: RecordingPublisher) -> None:
+def test_an_order_is_kept_and_announced_under_its_id(told: Recorder) -> None:
     order_id = order.place_order("alice", "pizza-palace", ["margherita"], 2599)
 
-    (announced,) = publisher.announced
+    (announced,) = told.events
     assert (announced.type, announced.source, announced.subject) == ("order.placed", "order", order_id)
     assert events.OrderPlaced.read(announced) == PLACED
     (kept,) = order.ledger.rows("SELECT * FROM orders")
@@ -84,30 +69,30 @@ def test_an_order_is_kept_and_announced_under_its_id(publisher: RecordingPublish
 
 
 def test_an_order_is_accepted_while_the_broker_is_down_and_announced_when_it_is_back(
-    publisher: RecordingPublisher,
+    told: Recorder,
 ) -> None:
-    publisher.error = PublishError("no connection")
+    told.fails = PublishError("no connection")
     order_id = order.place_order("alice", "pizza-palace", ["margherita"], 2599)
-    publisher.error = None
+    told.fails = None
 
     assert order.announce_unsent() == 1
 
-    assert [envelope.subject for envelope in publisher.announced] == [order_id]
+    assert [envelope.subject for envelope in told.events] == [order_id]
     assert order.announce_unsent() == 0
 
 
-def test_an_order_which_is_announced_twice_is_the_same_event_twice(publisher: RecordingPublisher) -> None:
+def test_an_order_which_is_announced_twice_is_the_same_event_twice(told: Recorder) -> None:
     order.place_order("alice", "pizza-palace", ["margherita"], 2599)
     # The crash between announcing and writing that down.
     order.ledger.write("UPDATE orders SET announced = 0")
 
     order.announce_unsent()
 
-    first, second = publisher.announced
+    first, second = told.events
     assert first == second
 
 
-def test_two_orders_have_different_ids(publisher: RecordingPublisher) -> None:
+def test_two_orders_have_different_ids(told: Recorder) -> None:
     assert order.place_order("a", "b", [], 1) != order.place_order("a", "b", [], 1)
 
 
@@ -377,7 +362,7 @@ print(json.dumps([sys.modules["handlers"].__file__, bindings]))
     assert catalogue_in(tmp_path) == now
 
 
-def test_each_service_keeps_its_data_in_a_file_of_its_own(data: Path, publisher: RecordingPublisher) -> None:
+def test_each_service_keeps_its_data_in_a_file_of_its_own(data: Path, told: Recorder) -> None:
     for module in SERVICES.values():
         module.ledger.rows("SELECT 1")
 

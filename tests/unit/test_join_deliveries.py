@@ -76,7 +76,7 @@ def several_stage(times=3, retry: Retry | None = None, fail=(), late=None, **opt
 
 
 def shipped(stage: Stage) -> list[list[str]]:
-    return [event.data["items"] for event in stage.outbox.announced]
+    return [event.data["items"] for event in stage.events]
 
 
 def test_a_join_waits_for_all_of_several_events_of_one_type():
@@ -136,14 +136,14 @@ def test_a_join_of_several_is_buried_and_replayed_with_all_of_them():
     stage = several_stage(2, fail=[PermanentFailure("no van")])
     for part in (packed("b"), PLACED, packed("a")):
         stage.deliver(part)
-    (letter,) = stage.letters
+    (letter,) = stage.dead_letters
     assert [found.id for found in letter.envelopes] == ["o-1", "i-a", "i-b"]
 
     stage.app.dead_letters.replay(letter.id)
     stage.pass_time(0)
 
     assert shipped(stage) == [["a", "b"]]
-    assert stage.letters == []
+    assert stage.dead_letters == []
 
 
 def test_on_timeout_sees_those_of_several_that_did_arrive():
@@ -169,13 +169,13 @@ def test_an_on_timeout_that_failed_for_good_is_replayed_at_once_with_what_had_ar
     stage = several_stage(3, late=Late())
     stage.deliver(packed("a"))
     stage.pass_time(WITHIN.total_seconds() + 1)
-    (letter,) = stage.letters
+    (letter,) = stage.dead_letters
 
     stage.app.dead_letters.replay(letter.id)
     stage.pass_time(0)
 
     assert calls == [(None, ["a"])] * 2
-    assert stage.letters == []
+    assert stage.dead_letters == []
     assert stage.store.backlog(HANDLER).total == 0
 
 
@@ -230,7 +230,7 @@ def test_a_number_that_is_none_is_a_dead_letter_that_says_so(items):
 
     stage.deliver(envelope(BasketFilled(), data={"items": items}))
 
-    (letter,) = stage.letters
+    (letter,) = stage.dead_letters
     assert letter.reason is Reason.UNREADABLE
     assert f"items of basket.filled ORD-1 is {items!r}, which does not say how many of item.packed" in letter.error
 
@@ -240,7 +240,7 @@ def test_a_replay_knows_how_many_were_told():
     stage.fail.append(PermanentFailure("no van"))
     for part in (packed("a"), basket(["a", "b"]), packed("b")):
         stage.deliver(part)
-    (letter,) = stage.letters
+    (letter,) = stage.dead_letters
 
     stage.app.dead_letters.replay(letter.id)
     stage.pass_time(0)
@@ -273,7 +273,7 @@ def test_parts_belong_together_by_a_field_of_each(order):
     for part in order:
         stage.deliver(part)
 
-    (announced,) = stage.outbox.announced
+    (announced,) = stage.events
     subject, key = announced.data["items"]
     assert subject == "parcel-1"
     assert key == f"shop.ship/join:9/{named_id('/'.join(sorted([ORDER_9.id, PAID_9.id])))}"
@@ -286,7 +286,7 @@ def test_what_follows_is_the_same_fact_in_whatever_order_the_parts_came(order):
     for part in order:
         stage.deliver(part)
 
-    (announced,) = stage.outbox.announced
+    (announced,) = stage.events
     assert (announced.subject, announced.causation_id) == ("parcel-1", "v-9")
 
 
@@ -297,7 +297,7 @@ def test_what_cancels_is_found_by_its_field_too_and_holds_for_later_parts():
     stage.deliver(ORDER_9)
     stage.deliver(PAID_9)
 
-    assert stage.announced == []
+    assert stage.types == []
     assert stage.app.joins.tally(HANDLER)["late"] == 2
 
 
@@ -314,7 +314,7 @@ def test_a_cancellation_is_remembered_for_as_long_as_a_join_waits():
     stage.deliver(envelope(OrderConfirmed(), id="o-1"))
     stage.deliver(envelope(PaymentCharged(), id="p-1"))
 
-    assert stage.announced == []
+    assert stage.types == []
 
 
 def test_a_whole_number_and_its_text_are_the_same_key():
@@ -323,7 +323,7 @@ def test_a_whole_number_and_its_text_are_the_same_key():
     stage.deliver(ORDER_9)
     stage.deliver(envelope(InvoicePaid(reference=9), id="v-9"))
 
-    assert stage.announced == ["order.shipped"]
+    assert stage.types == ["order.shipped"]
 
 
 def test_a_field_can_stand_beside_the_subject():
@@ -332,7 +332,7 @@ def test_a_field_can_stand_beside_the_subject():
     stage.deliver(envelope(OrderPacked(order_id="?"), id="p-9", subject="9"))
     stage.deliver(PAID_9)
 
-    assert stage.announced == ["order.shipped"]
+    assert stage.types == ["order.shipped"]
 
 
 @pytest.mark.parametrize("value", [None, "", True, 1.5, ["9"]])
@@ -341,7 +341,7 @@ def test_an_event_that_does_not_say_what_it_belongs_to_is_a_dead_letter(value):
 
     stage.deliver(envelope(InvoicePaid(), data={"reference": value}))
 
-    (letter,) = stage.letters
+    (letter,) = stage.dead_letters
     assert letter.reason is Reason.UNREADABLE
     assert f"reference of invoice.paid ORD-1 is {value!r}" in letter.error
     assert "has no key for it" in letter.error
@@ -352,7 +352,7 @@ def test_an_event_that_misses_its_field_altogether_is_a_dead_letter():
 
     stage.deliver(envelope(InvoicePaid(), data={}))
 
-    assert [letter.reason for letter in stage.letters] == [Reason.UNREADABLE]
+    assert [letter.reason for letter in stage.dead_letters] == [Reason.UNREADABLE]
 
 
 # -- a quorum ---------------------------------------------------------------------------------------------------
@@ -406,9 +406,10 @@ def test_what_needs_less_since_a_deployment_is_fired_at_its_deadline_at_the_late
     for part in (A, B):
         before.deliver(part)
 
-    before.now += WITHIN.total_seconds()
+    before.wait(WITHIN.total_seconds())
     for _ in range(2):
-        after.pass_time(0)
+        after.clock.tick()
+        after.run()
 
     assert seen == [[True, True, False]]
     assert after.store.backlog(HANDLER).total == 0
@@ -430,13 +431,13 @@ def test_a_quorum_that_failed_for_good_is_replayed_with_what_it_had():
     stage = quorum_stage(seen, fail=[PermanentFailure("no")])
     for part in (A, B, C):
         stage.deliver(part)
-    (letter,) = stage.letters
+    (letter,) = stage.dead_letters
 
     stage.app.dead_letters.replay(letter.id)
     stage.pass_time(0)
 
     assert seen == [[True, True, False]] * 2
-    assert stage.announced == ["order.shipped"]
+    assert stage.types == ["order.shipped"]
 
 
 # -- crashes ----------------------------------------------------------------------------------------------------
@@ -480,7 +481,7 @@ def arrival_of(stage: Stage, part: Envelope):
 def test_a_pending_join_says_what_it_has_and_what_it_waits_for():
     stage = several_stage(3)
     stage.deliver(packed("a"))
-    stage.now += 10
+    stage.wait(10)
 
     (join,) = stage.app.joins
 
@@ -531,7 +532,7 @@ def test_a_join_cancelled_by_hand_ignores_what_comes_later(caplog):
 
     assert [part.envelope.id for part in cancelled.arrived] == ["i-a"]
     assert "shop.ship ORD-1 was cancelled by hand: the customer called" in caplog.text
-    assert (stage.announced, stage.letters, list(stage.app.joins)) == ([], [], [])
+    assert (stage.types, stage.dead_letters, list(stage.app.joins)) == ([], [], [])
 
 
 def test_a_join_that_a_worker_runs_cannot_be_cancelled():
@@ -593,7 +594,7 @@ def test_a_join_fired_by_hand_that_fails_is_tried_again_buried_and_replayed_as_i
     stage.app.joins.fire("ORD-1")
     stage.pass_time(0)
     stage.pass_time(MINUTE)
-    (letter,) = stage.letters
+    (letter,) = stage.dead_letters
     assert (letter.reason, letter.attempts) == (Reason.EXHAUSTED, 2)
 
     stage.app.dead_letters.replay(letter.id)
@@ -644,7 +645,7 @@ def test_joins_are_read_a_page_at_a_time_soonest_deadline_first():
     stage = several_stage(2)
     for number in range(7):
         stage.deliver(packed("a", subject=f"ORD-{number}"))
-        stage.now += 1
+        stage.wait(1)
 
     first = stage.app.joins.page(HANDLER, 3)
     second = stage.app.joins.page(HANDLER, 3, first.after)

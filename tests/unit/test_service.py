@@ -1,6 +1,7 @@
 """Declaring a service, and announcing with it. A wrong declaration fails here, at import, and says the way out."""
 
 import sys
+from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
@@ -9,6 +10,7 @@ from choreo import Context, DeadLetter, Envelope, Event, Retry, Service
 from choreo.errors import DeclarationError, EventNameError, EventTooLargeError
 from choreo.store.memory import MemoryStore
 from choreo.store.redis import RedisStore
+from choreo.testing import Recorder, recorder
 from tests.unit.events import (
     DriverAssigned,
     OrderConfirmed,
@@ -18,7 +20,7 @@ from tests.unit.events import (
     PaymentFailed,
     envelope,
 )
-from tests.unit.stage import Outbox, service
+from tests.unit.stage import service
 
 
 @pytest.fixture
@@ -324,46 +326,47 @@ def test_a_dead_letter_handler_that_could_not_be_called_is_refused(app):
 
 
 @pytest.fixture
-def outbox(app) -> Outbox:
-    app.runtime.publisher = Outbox(app)
-    return app.publisher
+def told(app) -> Iterator[Recorder]:
+    with recorder(app) as told:
+        yield told
 
 
-def test_an_event_is_broadcast_under_its_type(app, outbox):
+def test_an_event_is_broadcast_under_its_type(app, told):
     announced = app.publish(OrderPlaced(customer_id="alice"), subject="ORD-1")
 
-    (message,) = outbox.messages
-    assert (message.exchange, message.routing_key) == ("choreo.events", "order.placed")
-    assert outbox.announced == [announced]
+    assert told.events == [announced]
+    message = app.publisher.message_for(announced)
+    assert message.exchange == app.runtime.topology.exchange.name == "choreo.events"
+    assert message.routing_key == "order.placed"
     assert (announced.subject, announced.source, announced.correlation_id) == ("ORD-1", "payment", announced.id)
 
 
-def test_each_story_has_an_id_of_its_own(app, outbox):
+def test_each_story_has_an_id_of_its_own(app, told):
     count = app.publish_many([OrderPlaced(customer_id="a"), OrderPlaced(customer_id="b")], "ORD-1")
 
-    first, second = outbox.announced
+    first, second = told.events
     assert count == 2
     assert first.id != second.id
     assert first.correlation_id != second.correlation_id
 
 
 @pytest.mark.parametrize("thing", ["order.placed", {"type": "order.placed"}, OrderPlaced, None])
-def test_what_is_no_event_cannot_be_announced(app, outbox, thing):
+def test_what_is_no_event_cannot_be_announced(app, told, thing):
     assert "cannot be announced: it is not an event. Write class OrderPlaced(Event)." in refused(
         lambda: app.publish(thing)
     )
 
 
 @pytest.mark.parametrize("subject", [7, b"ORD-1", ["ORD-1"]])
-def test_a_subject_that_no_reader_could_read_is_refused_by_the_publisher(app, outbox, subject):
+def test_a_subject_that_no_reader_could_read_is_refused_by_the_publisher(app, told, subject):
     with pytest.raises((DeclarationError, TypeError), match="subject"):
         app.publish(OrderPlaced(customer_id="alice"), subject=subject)
     with pytest.raises((DeclarationError, TypeError), match="subject"):
         app.publish(OrderPlaced(customer_id="alice").about(subject))
-    assert outbox.messages == []
+    assert told.events == []
 
 
-def test_nothing_is_sent_when_one_of_several_cannot_be(app, outbox):
+def test_nothing_is_sent_when_one_of_several_cannot_be(app, told):
     big = OrderPlaced(customer_id="x" * 300_000)
 
     with pytest.raises(EventTooLargeError, match=r"order.placed ORD-1 is 300,\d+ bytes, more than 262,144"):
@@ -371,28 +374,28 @@ def test_nothing_is_sent_when_one_of_several_cannot_be(app, outbox):
     with pytest.raises(DeclarationError):
         app.publish_many([OrderPlaced(customer_id="a"), "no event"])
 
-    assert outbox.messages == []
+    assert told.events == []
 
 
-def test_inside_a_handler_an_event_joins_the_handlers_batch(app, outbox):
+def test_inside_a_handler_an_event_joins_the_handlers_batch(app, told):
     context = Context("payment", "payment.charge", envelope(OrderPlaced(customer_id="a")), 1, 6, "key")
 
     with context.active():
         announced = app.publish(PaymentCharged())
 
-    assert outbox.messages == []
+    assert told.events == []
     assert context.announced == [announced]
     assert announced.causation_id == "e-1"
 
 
-def test_inside_another_services_handler_an_event_leaves_at_once(app, outbox):
+def test_inside_another_services_handler_an_event_leaves_at_once(app, told):
     context = Context("order", "order.accept", envelope(OrderPlaced(customer_id="a")), 1, 6, "key")
 
     with context.active():
         app.publish(PaymentFailed())
 
     assert context.announced == []
-    assert [sent.type for sent in outbox.announced] == ["payment.failed"]
+    assert [sent.type for sent in told.events] == ["payment.failed"]
 
 
 # -- parts ------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 
 from choreo import Service
 from choreo.errors import NotAnnouncedError
-from choreo.testing import announced
+from choreo.testing import announced, context
 from tests.unit.events import NOON, OrderPlaced, PaymentCharged
 
 
@@ -72,3 +72,49 @@ def test_a_handler_that_asks_for_metadata_is_tested_as_the_error_says():
     charge(eval(code, {"announced": announced, "OrderPlaced": OrderPlaced}))
 
     assert charged == ["ORD-1"]
+
+
+# -- a context ------------------------------------------------------------------------------------------------------
+
+
+def test_a_context_is_that_of_a_first_attempt():
+    made = context(handler="payment.charge")
+
+    assert (made.subject, made.attempt, made.attempts) == ("ORD-1", 1, 6)
+    assert (made.service, made.handler) == ("payment", "payment.charge")
+    assert made.idempotency_key == f"payment.charge/{made.envelope.id}"
+    assert made.correlation_id == made.envelope.id
+    assert context().idempotency_key != made.idempotency_key
+
+
+def test_a_context_tells_what_it_is_told():
+    made = context("ORD-2", attempt=2, attempts=3, idempotency_key="k-1")
+
+    assert (made.subject, made.envelope.subject) == ("ORD-2", "ORD-2")
+    assert (made.attempt, made.attempts, made.idempotency_key) == (2, 3, "k-1")
+
+
+@pytest.mark.parametrize("event", [announced(OrderPlaced(customer_id="alice"), subject="ORD-3")])
+def test_two_contexts_of_one_event_and_handler_are_the_same_work(event):
+    first, again, bare = (context(event=one, handler="payment.charge") for one in (event, event, event.meta))
+
+    assert first.idempotency_key == again.idempotency_key == bare.idempotency_key == f"payment.charge/{event.meta.id}"
+    assert first.envelope == event.meta
+    assert first.subject == "ORD-3"
+    assert first.events == (event.meta,)
+
+
+def test_an_event_that_was_not_announced_gets_metadata_in_a_context():
+    made = context("ORD-4", event=OrderPlaced(customer_id="alice"))
+
+    assert (made.envelope.type, made.envelope.subject, made.subject) == ("order.placed", "ORD-4", "ORD-4")
+
+
+def test_a_handler_announces_in_a_context_as_in_a_delivery():
+    made = context("ORD-5")
+
+    with made.active():
+        app = Service("service", config=None, set_as_current=False)
+        app.publish(PaymentCharged())
+
+    assert [(event.type, event.subject) for event in made.leaving] == [("payment.charged", "ORD-5")]

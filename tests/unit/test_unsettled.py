@@ -1,5 +1,6 @@
 """What goes wrong outside a handler, while nothing is recorded yet, loses no event and leaves nothing behind."""
 
+import json
 from dataclasses import replace
 from datetime import timedelta
 
@@ -13,7 +14,7 @@ from choreo.events.message import MOST_NESTED
 from choreo.store import Claim, Outcome, Settlement, Verdict
 from choreo.worker.dead_letters import DeadLetterTask
 from tests.unit.events import DriverAssigned, OrderConfirmed, OrderPlaced, PaymentCharged, envelope
-from tests.unit.stage import Stage, read, service
+from tests.unit.stage import Stage, service
 
 ORDER = OrderPlaced(customer_id="alice", total_cents=500)
 
@@ -56,20 +57,20 @@ def test_an_error_between_the_handler_and_its_commit_gives_the_event_back(monkey
     assert is_given_back(stage.deliver(ORDER, id="e-1"))
 
     monkeypatch.undo()
-    stage.now += 60
+    stage.wait(60)
     stage.deliver(ORDER, id="e-1")
-    assert stage.announced == ["payment.charged"]
+    assert stage.types == ["payment.charged"]
 
 
 def test_an_error_after_the_commit_gives_nothing_back(monkeypatch):
     stage = stage_of(PaymentCharged)
-    monkeypatch.setattr(stage.outbox, "send", raising(SoftTimeLimitExceeded()))
+    monkeypatch.setattr(stage.publisher, "send", raising(SoftTimeLimitExceeded()))
 
     assert stage.deliver(ORDER, id="e-1").state == "FAILURE"
 
     monkeypatch.undo()
     stage.pass_time(60)
-    assert stage.announced == ["payment.charged"]
+    assert stage.types == ["payment.charged"]
 
 
 def test_a_store_that_fails_while_something_is_parked_keeps_it_in_its_queue(monkeypatch):
@@ -87,7 +88,7 @@ def test_a_store_that_fails_while_something_is_parked_keeps_it_in_its_queue(monk
 
     monkeypatch.undo()
     stage.deliver(about_nothing)
-    assert [letter.reason for letter in stage.letters] == [Reason.UNREADABLE]
+    assert [letter.reason for letter in stage.dead_letters] == [Reason.UNREADABLE]
 
 
 @pytest.mark.parametrize("text", ['{"id": ', "[" * 5000 + "]" * 5000, '{"id": 7}'])
@@ -97,7 +98,7 @@ def test_what_only_the_pool_finds_to_be_unreadable_is_parked(text):
     result = stage.app.tasks["payment.charge"].apply(args=[text])
 
     assert result.state == "FAILURE"
-    (letter,) = stage.letters
+    (letter,) = stage.dead_letters
     assert letter.reason is Reason.UNREADABLE
     assert text.encode() in letter.message.body.replace(b'\\"', b'"')
 
@@ -106,7 +107,7 @@ def test_a_store_that_has_forgotten_the_claim_gets_the_event_again():
     stage = stage_of(lambda: (stage.store._drawers.clear(), PaymentCharged())[1])
 
     assert is_given_back(stage.deliver(ORDER, id="e-1"))
-    assert stage.announced == []
+    assert stage.types == []
 
 
 def test_a_claim_that_nobody_has_is_lost_and_one_that_somebody_had_is_stale():
@@ -132,7 +133,7 @@ def test_an_attempt_is_remembered_while_its_retry_is_away_however_long_that_is()
 
     stage = Stage(app)
     stage.deliver(ORDER, id="e-1")
-    stage.now += 1800
+    stage.wait(1800)
     stage.deliver(ORDER, id="e-1")
 
     assert calls == [1]
@@ -146,9 +147,9 @@ def test_data_that_is_nested_too_deeply_is_refused_where_it_is_announced():
 
     for much in (deep, [deep] * 3):
         with pytest.raises(EventTooLargeError, match=rf"nested more than {MOST_NESTED} times"):
-            stage.outbox.announce([replace(envelope(ORDER), data={"x": much})])
+            stage.publisher.announce([replace(envelope(ORDER), data={"x": much})])
     wide = [[]] * (2 * MOST_NESTED)
-    stage.outbox.announce([replace(envelope(ORDER), data={"x": wide})])
+    stage.publisher.announce([replace(envelope(ORDER), data={"x": wide})])
 
 
 # -- a signal to a join -------------------------------------------------------------------------------------------
@@ -168,12 +169,12 @@ def test_a_deadline_that_comes_again_after_its_retry_is_recorded_runs_nothing():
 
     stage = Stage(app)
     stage.deliver(envelope(OrderConfirmed(), subject="ORD-1"))
-    stage.now += 61
+    stage.wait(61)
     [(key, _)] = stage.store.due("driver.assign", 10, 5)
     reminder = stage.clock.reminder("driver.assign", key)
 
     for _ in range(3):
-        stage.deliver(read(reminder))
+        stage.deliver(Envelope.from_wire(json.loads(reminder.body)[0][0]))
 
     assert runs == [1]
     stage.store.sent("driver.assign", [key])
@@ -192,9 +193,9 @@ def test_a_key_that_is_joined_again_later_announces_another_fact():
     for story in ("monday", "friday"):
         stage.deliver(envelope(OrderConfirmed(), id=f"o-{story}", subject="alice"))
         stage.deliver(envelope(PaymentCharged(), id=f"p-{story}", subject="alice"))
-        stage.now += 3600
+        stage.wait(3600)
 
-    first, second = stage.outbox.announced
+    first, second = stage.events
     assert first.id != second.id
 
 
@@ -207,11 +208,11 @@ def test_a_handler_that_a_stop_ended_was_not_begun_in_vain():
         claim = Claim("payment.charge", "e-1", token)
         assert stage.store.begin(claim).verdict is Verdict.RUN
         stage.store.forgive(claim)
-        stage.now += 60
+        stage.wait(60)
 
     stage.deliver(ORDER, id="e-1")
 
-    assert stage.announced == ["payment.charged"]
+    assert stage.types == ["payment.charged"]
 
 
 def test_asking_again_for_an_answer_that_got_lost_is_one_beginning():
@@ -227,10 +228,10 @@ def test_what_a_handler_announced_for_later_leaves_though_its_code_is_gone():
 
     renamed = Stage(service("payment"))
     renamed.store = renamed.app.runtime.store = stage.store
-    stage.now += 61
+    stage.wait(61)
     renamed.clock.tick()
 
-    assert renamed.announced == ["payment.charged"]
+    assert renamed.types == ["payment.charged"]
 
 
 # -- the dead-letter handler --------------------------------------------------------------------------------------
@@ -252,7 +253,7 @@ def told_stage(listener) -> tuple[Stage, DeadLetterTask]:
 def test_a_dead_letter_is_told_once_however_often_the_notice_comes():
     told = []
     stage, task = told_stage(lambda letter: told.append(letter.id))
-    (letter,) = stage.letters
+    (letter,) = stage.dead_letters
 
     results = [task.apply(args=[letter.id]).result for _ in range(3)]
 
@@ -263,34 +264,34 @@ def test_a_dead_letter_is_told_once_however_often_the_notice_comes():
 def test_a_dead_letter_handler_that_kills_its_worker_is_not_called_for_ever(caplog):
     told = []
     stage, task = told_stage(lambda letter: told.append(letter.id))
-    (letter,) = stage.letters
+    (letter,) = stage.dead_letters
     for worker in ("first", "second"):
         stage.store.begin(Claim(task.name, f"notice:{letter.id}", worker))
-        stage.now += 60
+        stage.wait(60)
 
     assert task.apply(args=[letter.id]).result == "told before"
 
     assert told == []
     assert "ended its worker too often" in caplog.text
-    assert stage.letters == [letter]
+    assert stage.dead_letters == [letter]
 
 
 def test_a_notice_that_another_worker_has_in_hand_waits_for_it():
     told = []
     stage, task = told_stage(lambda letter: told.append(letter.id))
-    (letter,) = stage.letters
+    (letter,) = stage.dead_letters
     stage.store.begin(Claim(task.name, f"notice:{letter.id}", "other"))
 
     assert "another worker runs it" in task.apply(args=[letter.id]).result
     assert told == []
-    stage.now += 60
+    stage.wait(60)
     stage.clock.tick()
-    assert [message.headers["task"] for message in stage.outbox.messages][-1] == task.name
+    assert stage.pending[-1].handler == task.name
 
 
 def test_a_store_that_is_away_keeps_the_notice_in_its_queue(monkeypatch):
     stage, task = told_stage(log_dead_letter)
-    (letter,) = stage.letters
+    (letter,) = stage.dead_letters
     monkeypatch.setattr(stage.store, "begin", raising(StoreError("no store")))
 
     assert is_given_back(task.apply(args=[letter.id]))

@@ -1,0 +1,21 @@
+"""Routing patterns: the types of events that a binding such as "order.*" matches."""
+
+
+def matches(pattern: str, event_type: str) -> bool:
+    """
+    True if a binding with this pattern gets events of this type. The meaning is AMQP's: ``*`` is one word, ``#`` any
+    number of words, none included.
+
+        >>> matches("order.*", "order.placed"), matches("order.*", "order.placed.again"), matches("#", "order.placed")
+        (True, False, True)
+    """
+    words = event_type.split(".") if event_type else []
+    reached = {0}
+    for part in pattern.split("."):
+        if part == "#":
+            reached = set(range(min(reached), len(words) + 1))
+        else:
+            reached = {place + 1 for place in reached if place < len(words) and part in ("*", words[place])}
+        if not reached:
+            return False
+    return len(words) in reached

@@ -1,0 +1,81 @@
+"""The runtime of a service in a test: its ports are in memory, and everything else is the service's own."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import datetime
+from functools import cached_property
+
+from choreo.broker.publisher import Publisher
+from choreo.broker.topology import Topology
+from choreo.delivery.lease_keeper import LeaseKeeper
+from choreo.fast.lane import Lane
+from choreo.runtime import Runtime
+from choreo.service import Service
+from choreo.store.claims import Claim
+from choreo.store.memory import MemoryStore
+
+
+class StageRuntime(Runtime):
+    """
+    Stands in for the runtime of a service. It opens no connection, starts no thread and reads no configuration.
+
+    ``real`` is the runtime that it stands in for. It makes what outlives the test, such as Celery's task classes.
+    """
+
+    def __init__(
+        self, real: Runtime, store: MemoryStore, publisher: Publisher, now: Callable[[], datetime] | None = None
+    ) -> None:
+        super().__init__(real.service_name, real.terms, real.subscriptions, real._settings, real._connect, real._tasks)
+        self._real, self._store, self._publisher = real, store, publisher
+        if now is not None:
+            self.now = now
+
+    @cached_property
+    def store(self) -> MemoryStore:
+        """The store of the test."""
+        return self._store
+
+    @cached_property
+    def publisher(self) -> Publisher:
+        """The publisher of the test."""
+        return self._publisher
+
+    @cached_property
+    def leases(self) -> LeaseKeeper:
+        """Keeps nothing: nobody else is there to take a claim."""
+        return Unkept(self.store, self.terms.lease.total_seconds())
+
+    @cached_property
+    def topology(self) -> Topology:
+        """The topology of the service itself."""
+        return self._real.topology
+
+    @cached_property
+    def lane(self) -> Lane | None:
+        """The fast lane of the service itself."""
+        return self._real.lane
+
+    def queue_of(self, name: str) -> str:
+        """The name of a queue. In a test it has no namespace."""
+        return name
+
+
+class Unkept(LeaseKeeper):
+    """A lease keeper without a thread."""
+
+    def kept(self, claim: Claim) -> AbstractContextManager[None]:  # noqa: ARG002
+        """Do nothing for as long as the block runs."""
+        return nullcontext()
+
+
+@contextmanager
+def standing_in(runtimes: Mapping[Service, Runtime]) -> Iterator[None]:
+    """Let these runtimes stand in for those of their services while the block runs."""
+    before = {app: app.runtime for app in runtimes}
+    try:
+        for app, runtime in runtimes.items():
+            app.runtime = runtime
+        yield
+    finally:
+        for app, runtime in before.items():
+            app.runtime = runtime

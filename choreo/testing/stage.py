@@ -1,0 +1,370 @@
+"""A stage: a platform of services in one process, without broker, worker or thread, and with a clock for tests."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, TypeVar, overload
+from uuid import uuid4
+
+from choreo.announcement import Announcement
+from choreo.declare.checks import checked_event
+from choreo.declare.delay import Delay
+from choreo.delivery.clock import Clock
+from choreo.delivery.dead_letter import DeadLetter
+from choreo.errors import DeclarationError, PublishError
+from choreo.events.envelope import Envelope
+from choreo.events.event import Event
+from choreo.events.message import Message
+from choreo.operate.joins import PendingJoin
+from choreo.service import Service
+from choreo.store.memory import Content, MemoryStore
+from choreo.store.schedule import DELAYED, Scheduled
+from choreo.testing.clock import VirtualClock
+from choreo.testing.found import Found
+from choreo.testing.log import Announced, Delivered, Log
+from choreo.testing.loop import EndlessLoopError, loop_in
+from choreo.testing.publisher import MemoryPublisher
+from choreo.testing.queues import PendingDelivery, Queues, first
+from choreo.testing.runtime import StageRuntime, standing_in
+from choreo.testing.story import StageStory
+from choreo.testing.worker import StageWorker
+
+logger = logging.getLogger(__name__)
+
+E = TypeVar("E", bound=Event)
+
+#: Deliveries that one call of a stage makes at most, unless it is told otherwise.
+MOST = 10_000
+
+
+class Stage:
+    """
+    A platform of services in this process. See `stage`, which makes one.
+
+    A service on a stage is not changed. During each call of the stage, and in its ``with`` block, the stage stands in
+    for the broker and the store of its services, so that `choreo.Service.publish`, ``app.joins`` and
+    ``app.dead_letters`` work on the stage, inside handlers and in the test. Afterwards the services are as before.
+
+    Ordinary Celery tasks (``app.task``) are not run: a handler that calls ``task.delay()`` sends it to the broker of
+    its service. Call such a task as a function, or set Celery's ``task_always_eager``.
+    """
+
+    def __init__(
+        self,
+        *services: Service,
+        start: datetime | None = None,
+        choose: Callable[[Sequence[PendingDelivery]], PendingDelivery] = first,
+    ) -> None:
+        """
+        ``start`` is the time at which the clock of the stage begins; None is now. It needs a time zone.
+
+        ``choose`` is a callback: it gets the pending deliveries, the oldest first, and returns the one that is made
+        next. Raises `DeclarationError` for a thing that is no service, and for two services with one name.
+        """
+        _check(services)
+        self._clock = VirtualClock(datetime.now(UTC) if start is None else start)
+        self._log = Log()
+        self._content = Content()
+        self._runtimes = {app: self._runtime(app) for app in services}
+        self._queues = Queues({app.service_name: app.subscriptions for app in services}, choose)
+        self._worker = StageWorker(self._runtimes)
+        #: The clock of each service, and the owners of the schedules that it looks into.
+        self._clocks: dict[Clock, list[str]] = {Clock(runtime): [] for runtime in self._runtimes.values()}
+        self._store = MemoryStore(clock=self._clock.time, content=self._content)
+        # Somebody sends the delayed events, as long as the stage is there.
+        self._store.tend(DELAYED, float("inf"))
+        self._running: PendingDelivery | None = None
+        #: The handler whose messages are sent because they are due.
+        self._sending = ""
+        self._known: dict[str, list[Any]] = {}
+        self._open = ExitStack()
+
+    def _runtime(self, app: Service) -> StageRuntime:
+        store = MemoryStore(app.terms, self._clock.time, self._content)
+        return StageRuntime(app.runtime, store, MemoryPublisher(self._take), self._clock.now)
+
+    def __repr__(self) -> str:
+        return f"<Stage {', '.join(app.service_name for app in self._runtimes)}>"
+
+    # -- acting --------------------------------------------------------------------------------------------------
+
+    @overload
+    def publish(self, event: Event | Envelope, subject: str | None = None, *, source: str = "test") -> Envelope: ...
+
+    @overload
+    def publish(
+        self, event: Event, subject: str | None = None, *, delay: timedelta | float, source: str = "test"
+    ) -> Announcement: ...
+
+    @overload
+    def publish(
+        self, event: Event, subject: str | None = None, *, at: datetime, source: str = "test"
+    ) -> Announcement: ...
+
+    def publish(
+        self,
+        event: Event | Envelope,
+        subject: str | None = None,
+        *,
+        delay: timedelta | float | None = None,
+        at: datetime | None = None,
+        source: str = "test",
+    ) -> Envelope | Announcement:
+        """
+        Announce an event from outside, as a service called ``source`` would. No handler is called yet: see `run`.
+
+        ``delay`` (a timedelta, or seconds) and ``at`` are those of `choreo.Service.publish`. An envelope is announced
+        as it is; to announce the one that an earlier call returned shows what a duplicate does.
+        Raises `DeclarationError` for a thing that is no event and for a time that is none, and `PublishError` for an
+        event that is too large.
+        """
+        with self._standing_in():
+            if isinstance(event, Envelope):
+                self._outside.publisher.announce([event])
+                return event
+            later = None if delay is None and at is None else Delay(delay, at)
+            now = self._clock.now()
+            envelope = checked_event(event).sealed(
+                id=str(uuid4()),
+                source=source,
+                subject=subject,
+                cause=None,
+                time=now if later is None else later.moment(now),
+            )
+            if later is None:
+                self._outside.publisher.announce([envelope])
+                return envelope
+            key, message = f"event:{envelope.id}", self._outside.publisher.message_for(envelope)
+            self._store.schedule(DELAYED, Scheduled(key, message, later.seconds(self._store.now)))
+            call_off = partial(self._store.unschedule, DELAYED, key)
+            return Announcement(envelope, envelope.time, f"{DELAYED}/{envelope.id}", call_off)
+
+    def run(self, *, most: int = MOST) -> int:
+        """
+        Make the pending deliveries, those that they lead to, and so on until none is left. Returns their number.
+
+        Time does not pass: messages that are due now are sent, and retries, deadlines and delayed events that fall due
+        later wait for `advance`. Raises `EndlessLoopError`, which names the loop, instead of delivery ``most`` + 1.
+        """
+        with self._delivering(most) as run_until_quiet:
+            return run_until_quiet()
+
+    def advance(self, by: timedelta | None = None, *, most: int = MOST, **units: float) -> int:
+        """
+        Let time pass: ``advance(minutes=31)``, ``advance(timedelta(days=1))``. Returns the number of deliveries.
+
+        The clock stops at each moment at which a message falls due (a retry, a deadline of a join, a delayed event),
+        in their order, and `run` is called at each. ``units`` are those of `datetime.timedelta`.
+        Raises `ValueError` for a time that is negative, and `EndlessLoopError` instead of delivery ``most`` + 1.
+        """
+        passed = (timedelta() if by is None else by) + timedelta(**units)
+        if passed < timedelta():
+            raise ValueError(f"advance({passed!r}): time does not go back.")
+        until = self._clock.seconds + passed.total_seconds()
+        with self._delivering(most) as run_until_quiet:
+            count = run_until_quiet()
+            while (due := self._next_due()) is not None and due <= until:
+                self._clock.seconds = max(self._clock.seconds, due)
+                count += run_until_quiet()
+            # A handler may have taken the clock further.
+            self._clock.seconds = max(self._clock.seconds, until)
+            return count
+
+    def __enter__(self) -> Self:
+        """Stand in for the broker and the store of the services until the end of the block."""
+        self._open.enter_context(self._standing_in())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    # -- looking -------------------------------------------------------------------------------------------------
+
+    @property
+    def now(self) -> datetime:
+        """The time by the clock of the stage, in UTC."""
+        return self._clock.now()
+
+    @property
+    def events(self) -> list[Envelope]:
+        """Every event that was announced so far, the oldest first. A delayed event is announced when it leaves."""
+        return [one.event for one in self._log.announced]
+
+    def announced(self, event: type[E], subject: str | None = None) -> Found[E]:
+        """
+        The events of this type that were announced so far: all of them, or those about one subject.
+
+        Raises `pydantic.ValidationError` if an event of this type does not fit the class.
+        """
+        found = [one for one in self.events if one.type == event.event_type and subject in (None, one.subject)]
+        sought = event.event_type if subject is None else f"{event.event_type} about {subject}"
+        return Found(map(event.read, found), sought, self._story(subject))
+
+    @property
+    def deliveries(self) -> list[Delivered]:
+        """Every delivery that was made so far, the oldest first."""
+        return list(self._log.deliveries)
+
+    @property
+    def pending(self) -> list[PendingDelivery]:
+        """The deliveries that `run` would make first, in the order in which their messages came."""
+        return list(self._queues.pending)
+
+    @property
+    def dead_letters(self) -> list[DeadLetter]:
+        """The dead letters of all services on the stage, the oldest first."""
+        return self._outside.dead_letters.find()
+
+    @property
+    def joins(self) -> list[PendingJoin]:
+        """The pending joins of all services on the stage, handler by handler, soonest deadline first."""
+        return list(self._outside.joins)
+
+    @property
+    def story(self) -> str:
+        """Everything that happened on the stage, for people."""
+        return self._story().whole()
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    @property
+    def _outside(self) -> StageRuntime:
+        """A runtime for things that no service does: all of them have one store and one set of queues."""
+        return next(iter(self._runtimes.values()))
+
+    def _story(self, subject: str | None = None) -> StageStory:
+        return StageStory(
+            self._log,
+            letters=lambda: self.dead_letters,
+            joins=lambda: self.joins,
+            pending=self._queues.pending,
+            now=self._clock.now,
+            subject=subject,
+        )
+
+    @contextmanager
+    def _standing_in(self) -> Iterator[None]:
+        with standing_in(self._runtimes):
+            self._look_at_declarations()
+            yield
+
+    def _look_at_declarations(self) -> None:
+        """Introduce the handlers that were declared since the last call."""
+        for runtime in self._runtimes.values():
+            declared = list(runtime.subscriptions)
+            if self._known.get(runtime.service_name) != declared:
+                self._known[runtime.service_name] = declared
+                self._queues.forget_routes()
+                runtime.introduce()
+                for clock in self._clocks:
+                    self._clocks[clock] = clock.owners()
+
+    @contextmanager
+    def _delivering(self, most: int) -> Iterator[Callable[[], int]]:
+        """Gives the function that makes deliveries until it is quiet, ``most`` of them in all its calls."""
+        if self._running is not None:
+            raise RuntimeError(f"the stage is in the middle of {self._running}: a handler cannot run or advance it.")
+        left = most
+
+        def run_until_quiet() -> int:
+            nonlocal left
+            count = 0
+            while self._queues.pending or self._send_due():
+                while self._queues.pending:
+                    if left == 0:
+                        raise EndlessLoopError(self._endless(most))
+                    self._deliver()
+                    left, count = left - 1, count + 1
+            return count
+
+        with self._standing_in():
+            yield run_until_quiet
+
+    def _deliver(self) -> None:
+        self._running = pending = self._queues.take()
+        try:
+            delivered = self._worker.make(pending)
+        except BaseException:
+            self._queues.give_back(pending)
+            raise
+        finally:
+            self._running = None
+        self._log.deliveries.append(delivered)
+        if delivered.error is not None and isinstance(delivered.error.__cause__, KeyboardInterrupt):
+            # A worker would make the next attempt. Here it is somebody who wants the test to end.
+            raise delivered.error.__cause__
+
+    def _next_due(self) -> float | None:
+        dues = [self._store.next_due(owners) for owners in self._clocks.values()]
+        return min((due for due in dues if due is not None), default=None)
+
+    def _send_due(self) -> bool:
+        """Send the messages that are due now. True if there were any."""
+        due = self._next_due()
+        if due is None or due > self._clock.seconds:
+            return False
+        for clock, owners in self._clocks.items():
+            for owner in self._store.ripe(owners):
+                self._send_due_of(clock, owner)
+        return True
+
+    def _send_due_of(self, clock: Clock, owner: str) -> None:
+        self._sending = "" if owner == DELAYED else owner
+        try:
+            clock.send_due([owner])
+        except PublishError as error:
+            logger.warning("some messages of %s that are due were not sent: %s", owner, error)
+        finally:
+            self._sending = ""
+
+    def _take(self, messages: Sequence[Message]) -> list[bool]:
+        """Take messages from the publisher of a service."""
+        heard, at = self._queues.put(messages), self._clock.now()
+        in_hand = self._running.event if self._running else None
+        for message in messages:
+            if message.exchange:
+                by = self._running.handler if self._running else self._sending
+                self._log.announced.append(Announced(message, by, in_hand, at))
+        return heard
+
+    def _endless(self, most: int) -> str:
+        return (
+            f"{most:,} deliveries, and {len(self._queues.pending):,} more are pending. Is this an endless loop? "
+            f"{loop_in(self._log)}. If it is none, give a higher bound: run(most=...)."
+        )
+
+
+def stage(
+    *services: Service,
+    start: datetime | None = None,
+    choose: Callable[[Sequence[PendingDelivery]], PendingDelivery] = first,
+) -> Stage:
+    """
+    A stage for these services: they run in this process, without broker, worker or thread.
+
+        >>> platform = stage(payment.app, restaurant.app, driver.app)
+        >>> platform.publish(OrderPlaced(customer_id="alice"), subject="ORD-1")
+        >>> platform.run()
+        >>> [assigned] = platform.announced(DriverAssigned, subject="ORD-1")
+
+    The options are those of `Stage`. Raises `DeclarationError` for a thing that is no service, and for two services
+    with one name.
+    """
+    return Stage(*services, start=start, choose=choose)
+
+
+def _check(services: Sequence[object]) -> None:
+    if not services:
+        raise DeclarationError("stage() has no services. Write stage(payment.app, restaurant.app).")
+    names: dict[str, Service] = {}
+    for app in services:
+        if not isinstance(app, Service):
+            raise DeclarationError(f"stage({app!r}): it is no service. Write stage(payment.app, restaurant.app).")
+        if app.service_name in names:
+            raise DeclarationError(f"stage(): two services are called {app.service_name!r}. Give one another name.")
+        names[app.service_name] = app

@@ -1,0 +1,84 @@
+"""The worker of a stage: makes one delivery, as a worker of the service would."""
+
+import logging
+from collections.abc import Mapping
+from datetime import datetime
+
+from choreo.delivery.delivery import Delivery
+from choreo.delivery.failure import RetryScheduledError, line_of, trace_of
+from choreo.delivery.join import delivery_to
+from choreo.delivery.notice import NoticeDelivery, park
+from choreo.errors import DeadLetterError, EnvelopeError
+from choreo.events.envelope import Envelope
+from choreo.events.message import Message
+from choreo.service import Service
+from choreo.testing.log import Delivered
+from choreo.testing.queues import PendingDelivery, argument_of
+from choreo.testing.runtime import StageRuntime
+
+logger = logging.getLogger(__name__)
+
+
+class StageWorker:
+    """Makes the deliveries of all services on a stage."""
+
+    def __init__(self, runtimes: Mapping[Service, StageRuntime]) -> None:
+        self._services = {app.service_name: (app, runtime) for app, runtime in runtimes.items()}
+
+    def make(self, pending: PendingDelivery) -> Delivered:
+        """
+        Make one delivery, and return what became of it. An error of the handler is in the answer.
+
+        Raises any error that happened while nothing was recorded yet: the delivery must be made again then.
+        """
+        app, runtime = self._services[pending.handler.partition(".")[0]]
+        if pending.event is None:
+            return self._tell(app, runtime, pending)
+        return self._handle(runtime, pending, pending.event)
+
+    def _handle(self, runtime: StageRuntime, pending: PendingDelivery, event: Envelope) -> Delivered:
+        at = runtime.now()
+        (subscription,) = [known for known in runtime.subscriptions if known.name == pending.handler]
+        try:
+            delivery = delivery_to(runtime, subscription, event, pending.attempt, token=f"stage-{pending.number}")
+        except EnvelopeError as error:
+            own = Message.carrying(event, exchange="", routing_key=runtime.queue_of(pending.handler))
+            park(runtime, pending.handler, own, error, (event,))
+            return _delivered(pending, event, at, f"dead letter: {error}", error)
+        try:
+            outcome, failure = self._live(delivery)
+        except Exception as error:
+            if not delivery.settled:
+                raise
+            outcome, failure = f"dead letter: {line_of(error)}", error
+        return _delivered(pending, event, at, outcome, failure)
+
+    def _live(self, delivery: Delivery) -> tuple[str, Exception | None]:
+        try:
+            return delivery.live(), None
+        except RetryScheduledError as retry:
+            return retry.reason, retry.error
+
+    def _tell(self, app: Service, runtime: StageRuntime, pending: PendingDelivery) -> Delivered:
+        at = runtime.now()
+        try:
+            letter = runtime.dead_letters.get(str(argument_of(pending.message)))
+        except DeadLetterError:
+            return _delivered(pending, None, at, "replayed or discarded meanwhile")
+        event = letter.envelopes[0] if letter.envelopes else None
+        try:
+            NoticeDelivery(runtime, app.listener, letter).live()
+        except Exception as error:
+            return _delivered(pending, event, at, f"told of the dead letter, and failed: {line_of(error)}", error)
+        return _delivered(pending, event, at, "told of the dead letter")
+
+
+def _delivered(
+    pending: PendingDelivery, event: Envelope | None, at: datetime, outcome: str, error: Exception | None = None
+) -> Delivered:
+    delivered = Delivered(pending.handler, event, pending.attempt, outcome, error, at)
+    if error is None:
+        logger.info("%s: %s", delivered, outcome)
+    elif logger.isEnabledFor(logging.WARNING):
+        logger.warning("%s: %s\n%s", delivered, outcome, trace_of(error).rstrip())
+    return delivered
