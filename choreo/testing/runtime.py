@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
 from functools import cached_property
+from typing import Any
 
 from choreo.broker.publisher import Publisher
 from choreo.broker.topology import Topology
 from choreo.delivery.lease_keeper import LeaseKeeper
-from choreo.fast.lane import Lane
 from choreo.runtime import Runtime
 from choreo.service import Service
 from choreo.store.claims import Claim
@@ -51,7 +51,7 @@ class StageRuntime(Runtime):
         return self._real.topology
 
     @cached_property
-    def lane(self) -> Lane | None:
+    def lane(self) -> Any:
         """The fast lane of the service itself."""
         return self._real.lane
 
