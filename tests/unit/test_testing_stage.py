@@ -580,6 +580,17 @@ def test_in_its_block_the_stage_gets_what_the_app_announces(payment):
     assert [event.meta.source for event in platform.announced(OrderPlaced)] == ["payment"] * 4
 
 
+def test_a_block_in_a_block_of_the_same_stage_leaves_the_outer_one_open(payment):
+    before, platform = payment.runtime, stage(payment)
+
+    with platform:
+        with platform:
+            payment.publish(ORDER)
+        payment.publish(ORDER)
+    assert len(platform.events) == 2
+    assert payment.runtime is before
+
+
 def test_two_stages_with_one_app_know_nothing_of_each_other(payment):
     first, second = stage(payment), stage(payment)
     first.publish(ORDER, subject="ORD-1")
