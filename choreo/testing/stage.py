@@ -236,7 +236,7 @@ class Stage:
 
     @property
     def _outside(self) -> StageRuntime:
-        """A runtime for things that no service does: all of them have one store and one set of queues."""
+        """The runtime for calls of the test itself. Any would do: they share one store and one set of queues."""
         return next(iter(self._runtimes.values()))
 
     def _story(self, subject: str | None = None) -> StageStory:

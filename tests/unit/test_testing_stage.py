@@ -617,14 +617,18 @@ def test_a_stage_reads_no_configuration_and_finalizes_no_app():
     app = Service("payment", config=Unreadable(), set_as_current=False)
 
     @app.on(OrderPlaced)
-    def charge(order: OrderPlaced) -> PaymentCharged:
-        return PaymentCharged()
+    def charge(order: OrderPlaced, context: Context) -> PaymentCharged:
+        if context.attempt == 1:
+            raise RetryLater(5)
+        app.publish(PaymentCharged(), delay=5)
+        raise PermanentFailure("no")
 
     platform = stage(app)
     platform.publish(ORDER)
-    platform.run()
+    platform.advance(seconds=10)
 
-    assert len(platform.announced(PaymentCharged)) == 1
+    assert len(platform.dead_letters) == 1
+    assert len(platform.deliveries) == 3
     assert not app.configured
     assert not app.finalized
 
