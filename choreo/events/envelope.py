@@ -87,7 +87,7 @@ class Envelope:
             causation_id=causation,
             version=version,
             data=data,
-            extensions={key: wire[key] for key in wire.keys() - _KNOWN},
+            extensions={key: value for key, value in wire.items() if key not in _KNOWN},
         )
 
 

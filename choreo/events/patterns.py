@@ -3,8 +3,8 @@
 
 def matches(pattern: str, event_type: str) -> bool:
     """
-    True if a binding with this pattern gets events of this type. The meaning is AMQP's: ``*`` is one word, ``#`` any
-    number of words, none included.
+    True if a binding with this pattern gets events of this type. The meaning is AMQP's: ``*`` is one word, ``#`` is
+    any number of words, or none.
 
         >>> matches("order.*", "order.placed"), matches("order.*", "order.placed.again"), matches("#", "order.placed")
         (True, False, True)

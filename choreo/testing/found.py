@@ -12,7 +12,7 @@ E = TypeVar("E", bound=Event)
 
 
 class Story(Protocol):
-    """Tells what happened instead of the event that a test asked for."""
+    """Tells people about a test: the events that were announced, and the deliveries that were made."""
 
     def brief(self) -> str:
         """One line."""
@@ -25,8 +25,8 @@ class Found(list[E]):
     """
     The events that a test asked for, in the order in which they were announced. Each has its metadata: ``event.meta``.
 
-    An ordinary list, except that it tells what happened when a test expected something else: an empty one in its
-    ``repr``, which a failed ``assert`` prints, `one` and an unpacking, ``[assigned] = found``, in their error.
+    An ordinary list, except when a test expected other events: then it tells the story of the test. An empty list does
+    so in its ``repr``, which a failed ``assert`` prints; `one`, and an unpacking, ``[assigned] = found``, in an error.
     """
 
     def __init__(self, events: Iterable[E], sought: str, story: Story) -> None:
@@ -34,7 +34,7 @@ class Found(list[E]):
         self._sought, self._story = sought, story
 
     def one(self) -> E:
-        """The only event. Raises `AssertionError`, which tells what happened, if there is none or more than one."""
+        """The only event. Raises `AssertionError`, with the story, if there is none or more than one."""
         __tracebackhide__ = True  # pytest shows the line of the test
         if len(self) != 1:
             raise self._error(1)

@@ -9,7 +9,7 @@ from choreo.broker.publisher import Publisher
 from choreo.errors import ChoreoError, PublishError
 from choreo.events.message import Message
 
-#: Callback: takes messages. Returns for each whether any queue got it. Raises `PublishError` if it takes none of them.
+#: Callback: takes messages. Returns True for each that has a queue. Raises `PublishError` if it takes none of them.
 Take = Callable[[Sequence[Message]], Sequence[bool]]
 
 

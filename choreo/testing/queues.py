@@ -67,7 +67,7 @@ class Queues:
 
     def put(self, messages: Sequence[Message]) -> list[bool]:
         """
-        Put each message into its queues. Returns for each whether there was any.
+        Put each message into its queues. Returns True for each that has a queue.
 
         Raises `PublishError`, and takes none, if a message is for a queue that is not on the stage.
         """
@@ -94,7 +94,7 @@ class Queues:
         raise ValueError(f"choose() returned {chosen!r}, which is not one of the pending deliveries.")
 
     def give_back(self, delivery: PendingDelivery) -> None:
-        """Put a delivery that nothing was recorded of back to the head."""
+        """Put a delivery, of which nothing was recorded, back at the head."""
         self.pending.insert(0, delivery)
 
     def _route(self, event_type: str) -> list[str]:

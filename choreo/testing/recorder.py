@@ -46,33 +46,39 @@ class Recorder:
         """
         found = [one for one in self.events if one.type == event.event_type and subject in (None, one.subject)]
         sought = event.event_type if subject is None else f"{event.event_type} about {subject}"
-        return Found(map(event.read, found), sought, self)
+        return Found(map(event.read, found), sought, RecordedStory(self))
 
-    def brief(self) -> str:
-        """The announced events in one line."""
-        return f"announced: {', '.join(map(str, self.events)) or 'nothing'}"
-
-    def whole(self) -> str:
-        """The announced events, one a line."""
-        return "\n  ".join(["Announced were:", *map(str, self.events)]) if self.events else "Nothing was announced."
-
-    def take(self, messages: Sequence[Message]) -> list[bool]:
-        """Record events. Raises ``fails``."""
+    def _take(self, messages: Sequence[Message]) -> list[bool]:
+        """Record events. Raises `fails`."""
         events = [event_in(message) for message in messages]
         if isinstance(self.fails, PublishError) and not self.fails.confirmed:
             self.fails.unconfirmed = tuple(events)
-        self.check()
+        self._check()
         self._events += events
         return [True] * len(events)
 
-    def check(self) -> None:
-        """Raise ``fails``, if there is any."""
+    def _check(self) -> None:
         if self.fails is not None:
             raise self.fails
 
-    def forget(self, event_id: str) -> None:
-        """Forget an event that was called off."""
+    def _forget(self, event_id: str) -> None:
         self._events = [event for event in self._events if event.id != event_id]
+
+
+class RecordedStory:
+    """Tells what a recorder has recorded."""
+
+    def __init__(self, told: Recorder) -> None:
+        self._told = told
+
+    def brief(self) -> str:
+        """The announced events in one line."""
+        return f"announced: {', '.join(map(str, self._told.events)) or 'nothing'}"
+
+    def whole(self) -> str:
+        """The announced events, one a line."""
+        events = list(map(str, self._told.events))
+        return "\n  ".join(["Announced were:", *events]) if events else "Nothing was announced."
 
 
 class RecordingStore(MemoryStore):
@@ -84,15 +90,15 @@ class RecordingStore(MemoryStore):
 
     def schedule(self, owner: str, scheduled: Scheduled) -> None:
         """Keep a message for later, and record its event."""
-        self._told.take([scheduled.message])
+        self._told._take([scheduled.message])
         super().schedule(owner, scheduled)
 
     def unschedule(self, owner: str, schedule_id: str) -> bool:
         """Remove a message, and forget its event."""
-        self._told.check()
+        self._told._check()
         removed = super().unschedule(owner, schedule_id)
         if removed:
-            self._told.forget(schedule_id.removeprefix("event:"))
+            self._told._forget(schedule_id.removeprefix("event:"))
         return removed
 
 
@@ -114,7 +120,7 @@ def recorder(*apps: Service, fails: ChoreoError | None = None) -> Iterator[Recor
     told, content = Recorder(fails), Content()
     MemoryStore(content=content).tend(DELAYED, float("inf"))
     runtimes = {
-        app: StageRuntime(app.runtime, RecordingStore(app.terms, content, told), MemoryPublisher(told.take))
+        app: StageRuntime(app.runtime, RecordingStore(app.terms, content, told), MemoryPublisher(told._take))
         for app in apps
     }
     with standing_in(runtimes):

@@ -19,7 +19,8 @@ class StageRuntime(Runtime):
     """
     Stands in for the runtime of a service. It opens no connection, starts no thread and reads no configuration.
 
-    ``real`` is the runtime that it stands in for. It makes what outlives the test, such as Celery's task classes.
+    ``real`` is the runtime that it stands in for. Topology and fast lane are those of ``real``: Celery may keep them
+    for longer than the test.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class StageRuntime(Runtime):
 
     @cached_property
     def leases(self) -> LeaseKeeper:
-        """Keeps nothing: nobody else is there to take a claim."""
+        """A keeper without a thread: there is no other worker that could take a claim."""
         return Unkept(self.store, self.terms.lease.total_seconds())
 
     @cached_property

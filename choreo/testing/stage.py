@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from types import TracebackType
@@ -80,7 +80,7 @@ class Stage:
         #: The handler whose messages are sent because they are due.
         self._sending = ""
         self._known: dict[str, list[Any]] = {}
-        self._open = ExitStack()
+        self._blocks: list[AbstractContextManager[None]] = []
 
     def _runtime(self, app: Service) -> StageRuntime:
         store = MemoryStore(app.terms, self._clock.time, self._content)
@@ -175,13 +175,15 @@ class Stage:
 
     def __enter__(self) -> Self:
         """Stand in for the broker and the store of the services until the end of the block."""
-        self._open.enter_context(self._standing_in())
+        block = self._standing_in()
+        block.__enter__()
+        self._blocks.append(block)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._open.close()
+        self._blocks.pop().__exit__(kind, error, trace)
 
     # -- looking -------------------------------------------------------------------------------------------------
 
@@ -234,7 +236,7 @@ class Stage:
 
     @property
     def _outside(self) -> StageRuntime:
-        """A runtime for things that no service does: all of them have one store and one set of queues."""
+        """The runtime for calls of the test itself. Any would do: they share one store and one set of queues."""
         return next(iter(self._runtimes.values()))
 
     def _story(self, subject: str | None = None) -> StageStory:

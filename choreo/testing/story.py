@@ -14,7 +14,7 @@ MOST_LINES = 40
 
 class StageStory:
     """
-    Tells what happened on a stage, about one subject or about all.
+    The announced events, the deliveries, the dead letters and the pending joins of a stage: of one subject, or of all.
 
     ``letters`` and ``joins`` are callbacks: they return the dead letters and the pending joins.
     """

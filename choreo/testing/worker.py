@@ -27,7 +27,7 @@ class StageWorker:
 
     def make(self, pending: PendingDelivery) -> Delivered:
         """
-        Make one delivery, and return what became of it. An error of the handler is in the answer.
+        Make one delivery, and return its outcome. An error of the handler is part of the outcome.
 
         Raises any error that happened while nothing was recorded yet: the delivery must be made again then.
         """

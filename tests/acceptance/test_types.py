@@ -10,6 +10,7 @@ from tests.waiting import DEADLINE
 
 USER = """
 from choreo import Context, Event, Service
+from choreo.testing import context, recorder, stage
 
 app = Service("payment")
 
@@ -34,6 +35,18 @@ def ship(order: OrderPlaced, charged: PaymentCharged) -> None:
 
 
 app.publish(OrderPlaced(customer_id="alice"), subject="ORD-1", delay=5)
+
+
+def test_an_order_is_charged() -> None:
+    platform = stage(app)
+    platform.publish(OrderPlaced(customer_id="alice"), subject="ORD-1", delay=5).cancel()
+    print(platform.publish(OrderPlaced(customer_id="alice"), subject="ORD-1").correlation_id)
+    platform.advance(minutes=5)
+    [charged] = platform.announced(PaymentCharged, subject="ORD-1")
+    assert charged.amount_cents == charge(OrderPlaced(customer_id="alice"), context()).amount_cents
+    with recorder(app) as told:
+        app.publish(OrderPlaced(customer_id="alice"))
+    print(told.announced(OrderPlaced).one().customer_id)
 """
 
 

@@ -721,7 +721,7 @@ def test_a_timeout_error_of_the_handler_itself_is_no_deadline():
 
 
 def to(queue: str) -> Message:
-    return Message("", queue, b"{}", {"argsrepr": queue})
+    return Message.carrying(envelope(ORDER), exchange="", routing_key=queue)
 
 
 def test_the_clock_sends_what_is_due_and_forgets_it():

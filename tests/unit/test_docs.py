@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +37,18 @@ def blocks(text: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
-def functions_of(*code: str) -> dict[str, Callable[[], None]]:
-    """The test functions that these blocks define, executed one after the other."""
+def names_of(*code: str) -> dict[str, Any]:
+    """The names that these blocks define, executed one after the other."""
     names: dict[str, Any] = {"__name__": __name__}
     current = _state._tls.current_app
     for block in code:
         exec(block, names)
     # The last service that a program makes is Celery's current app. The other tests have none of this page.
     _state._tls.current_app = current
+    return names
+
+
+def functions_in(names: dict[str, Any]) -> dict[str, Callable[[], None]]:
     return {name: thing for name, thing in names.items() if name.startswith("test_")}
 
 
@@ -51,10 +56,17 @@ def section(heading: str) -> str:
     return (ROOT / "README.md").read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
 
 
-PAGE = functions_of(*blocks((ROOT / "docs" / "testing.md").read_text()))
-README = functions_of(
-    PAYMENT, *[re.sub(r"^from shop.*\n", "", code, flags=re.M) for code in blocks(section("Test it"))]
+TEXT = (ROOT / "docs" / "testing.md").read_text()
+NAMES = names_of(*blocks(TEXT))
+PAGE = functions_in(NAMES)
+README = functions_in(
+    names_of(PAYMENT, *[re.sub(r"^from shop.*\n", "", code, flags=re.M) for code in blocks(section("Test it"))])
 )
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    NAMES["alarms"].clear()
 
 
 @pytest.mark.parametrize("name", PAGE)
@@ -67,19 +79,29 @@ def test_the_readmes_tests_work_as_printed(name: str):
     README[name]()
 
 
+def test_the_page_shows_an_error_as_it_is():
+    services = (NAMES[name] for name in ("payment", "restaurant", "driver"))
+    platform = choreo.testing.stage(*services, start=datetime(2030, 1, 1, 12, tzinfo=UTC))
+    platform.publish(NAMES["OrderPlaced"](customer_id="victor", total_cents=2500), subject="ORD-1")
+    platform.run()
+
+    with pytest.raises(AssertionError) as caught:
+        platform.announced(NAMES["DriverAssigned"], subject="ORD-1").one()
+
+    assert f"```\nAssertionError: {caught.value}\n```" in TEXT
+
+
 def test_a_flow_is_tested_in_five_lines():
-    (code,) = [code for code in blocks((ROOT / "docs" / "testing.md").read_text()) if "gets_a_driver" in code][:1]
+    (code,) = [code for code in blocks(TEXT) if "gets_a_driver" in code][:1]
 
     assert len(code.partition("def ")[2].rstrip().splitlines()) == 5
 
 
 def test_the_page_speaks_of_everything_that_choreo_testing_offers_to_call():
-    page = (ROOT / "docs" / "testing.md").read_text()
-
     functions = [name for name in choreo.testing.__all__ if name.islower()]
     assert functions == ["announced", "context", "recorder", "stage"]
     for name in functions:
-        assert f"{name}(" in page, name
+        assert f"{name}(" in TEXT, name
     assert "docs/testing.md" in section("Test it")
 
 

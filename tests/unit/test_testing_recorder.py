@@ -113,3 +113,8 @@ def test_a_failed_assertion_tells_what_was_announced(app):
     assert repr(told.announced(PaymentCharged)) == "[] (no payment.charged; announced: order.placed ORD-1)"
     with pytest.raises(AssertionError, match=r"^no payment.charged instead of 1\.\n\nAnnounced were:\n  order.placed"):
         told.announced(PaymentCharged).one()
+
+    with recorder(app) as told:
+        app.publish_many([ORDER, ORDER])
+    with pytest.raises(AssertionError, match=r"^2 order\.placed instead of 1\."):
+        told.announced(OrderPlaced).one()
