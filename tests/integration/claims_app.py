@@ -60,7 +60,7 @@ def note(what: str, number: int) -> None:
 def charge(order: OrderPlaced) -> None:
     note("begun", order.number)
     if order.tells:
-        note("ahead", int(getattr(app.current_task.request, "choreo_line", None) is not None))
+        note("ahead", int(getattr(app.current_task.request, "choreo_commits", None) is not None))
     if order.kills:
         os.kill(os.getpid(), 9)
     time.sleep(order.seconds)

@@ -16,7 +16,7 @@ from choreo import DeadLetter, Envelope, Event, Service
 from choreo.local.platform import Platform
 from choreo.local.server import EmbeddedServer
 from choreo.store.redis import RedisStore
-from tests.integration.services.making import JOURNAL, NAMESPACE
+from tests.integration.services.making import FAST_LANE, JOURNAL, NAMESPACE
 from tests.servers import rabbitmq_vhost, require_rabbitmq
 from tests.waiting import eventually
 
@@ -106,10 +106,10 @@ MakeWorld = Callable[..., World]
 
 @pytest.fixture(scope="session")
 def make_world(redis_server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeWorld]:
-    """Makes a world with these services running: ``make_world("redis", "payment", "loyalty")``."""
+    """Makes a world with these services running: ``make_world("redis", "payment", "loyalty", lane=False)``."""
     with ExitStack() as stack:
 
-        def make(broker: str, *services: str, options: tuple[str, ...] = OPTIONS) -> World:
+        def make(broker: str, *services: str, options: tuple[str, ...] = OPTIONS, lane: bool = True) -> World:
             namespace, store_url = f"t{uuid4().hex[:8]}", redis_server.url
             broker_url = store_url if broker == "redis" else stack.enter_context(rabbitmq_vhost(require_rabbitmq()))
             directory = tmp_path_factory.mktemp(broker)
@@ -120,12 +120,13 @@ def make_world(redis_server: EmbeddedServer, tmp_path_factory: pytest.TempPathFa
                 broker_url=broker_url,
                 store_url=store_url,
                 directory=directory,
-                environment={JOURNAL: str(journal), NAMESPACE: namespace},
+                environment={JOURNAL: str(journal), NAMESPACE: namespace, FAST_LANE: "on" if lane else "off"},
                 worker_options=options,
             )
             app = Service("tests", config=None, broker=broker_url, set_as_current=False)
             app.conf.choreo_store_url = store_url
             app.conf.choreo_namespace = namespace
+            app.conf.choreo_fast_lane = lane
             stack.enter_context(platform)
             platform.start(*services)
             platform.wait_ready()
@@ -134,10 +135,11 @@ def make_world(redis_server: EmbeddedServer, tmp_path_factory: pytest.TempPathFa
         yield make
 
 
-@pytest.fixture(scope="session", params=["redis", "rabbitmq"])
+@pytest.fixture(scope="session", params=["redis", "rabbitmq", "redis, lane off"])
 def world(request: pytest.FixtureRequest, make_world: MakeWorld) -> World:
     """All services, each run by a worker with the usual pool."""
-    return make_world(request.param, "payment", "loyalty", "analytics", "driver")
+    broker, _, lane = request.param.partition(", ")
+    return make_world(broker, "payment", "loyalty", "analytics", "driver", lane=lane != "lane off")
 
 
 @pytest.fixture

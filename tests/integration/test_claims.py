@@ -26,6 +26,9 @@ from tests.waiting import eventually
 ROOT = Path(__file__).parents[2]
 POOLS = [("prefork", 2), ("threads", 2), ("solo", 1)]
 ALONE = [("prefork", 1), ("threads", 1), ("solo", 1)]
+#: Pools with the fast lane, and one of each kind (in processes of its own, and in the worker's) without it.
+BOTH_WAYS = [*((*pool, True) for pool in POOLS), ("prefork", 2, False), ("solo", 1, False)]
+BOTH_WAYS_ALONE = [*((*pool, True) for pool in ALONE), ("prefork", 1, False), ("solo", 1, False)]
 #: Seconds until a silent worker counts as dead.
 TIMEOUT = 2.0
 
@@ -44,10 +47,19 @@ class Payment:
             for queue in self.app.amqp.queues.values():
                 queue(connection.default_channel).declare()
 
-    def start(self, pool: str, concurrency: int = 1, timeout: float = TIMEOUT, lease: float = 3, port: int = 0) -> Any:
+    def start(
+        self,
+        pool: str,
+        concurrency: int = 1,
+        timeout: float = TIMEOUT,
+        lease: float = 3,
+        port: int = 0,
+        lane: bool = True,
+    ) -> Any:
         number = len(self.workers)
         settings = {
             "choreo_namespace": self.namespace,
+            "choreo_fast_lane": lane,
             "worker_prefetch_multiplier": 64,
             "broker_transport_options": {"consumer_timeout": timeout},
         }
@@ -154,12 +166,12 @@ def payment(redis_url: str, namespace: str, tmp_path: Path) -> Iterator[Payment]
     payment.close()
 
 
-@pytest.mark.parametrize(("pool", "concurrency"), POOLS)
-def test_copies_side_by_side_are_handled_once(payment: Payment, pool: str, concurrency: int):
+@pytest.mark.parametrize(("pool", "concurrency", "lane"), [*((*pool, True) for pool in POOLS), ("threads", 2, False)])
+def test_copies_side_by_side_are_handled_once(payment: Payment, pool: str, concurrency: int, lane: bool):
     payment.place(OrderPlaced(number=1, seconds=1.0), copies=3)
 
     # A second worker takes what the first leaves.
-    payment.ready(payment.start(pool, concurrency), payment.start(pool, concurrency))
+    payment.ready(payment.start(pool, concurrency, lane=lane), payment.start(pool, concurrency, lane=lane))
     eventually(lambda: payment.noted("done"))
     payment.place(OrderPlaced(number=1))
     payment.place(OrderPlaced(number=2))
@@ -169,37 +181,41 @@ def test_copies_side_by_side_are_handled_once(payment: Payment, pool: str, concu
     assert payment.noted("begun") == [1, 2]
 
 
-@pytest.mark.parametrize(("pool", "concurrency"), POOLS)
+@pytest.mark.parametrize(("pool", "concurrency", "lane"), BOTH_WAYS)
 def test_what_a_killed_worker_had_begun_is_run_again_and_what_it_had_taken_is_run_once(
-    payment: Payment, pool: str, concurrency: int
+    payment: Payment, pool: str, concurrency: int, lane: bool
 ):
-    payment.place(*[OrderPlaced(number=number, seconds=1.0) for number in range(6)])
-    killed = payment.start(pool, concurrency)
+    orders = [OrderPlaced(number=number, seconds=1.0) for number in range(6)]
+    payment.place(*orders)
+    killed = payment.start(pool, concurrency, lane=lane)
     eventually(lambda: len(payment.noted("begun")) >= concurrency, 30)
     kill(killed)
     begun, done = payment.noted("begun"), payment.noted("done")
 
-    payment.start(pool, concurrency)
-    eventually(lambda: set(payment.noted("done")) == set(range(6)), 40)
+    payment.start(pool, concurrency, lane=lane)
+    eventually(lambda: set(payment.noted("done")) == set(range(6)), 90)
+    payment.settled()
+    # An event that comes once more does nothing.
+    payment.place(*orders)
     payment.settled()
 
     twice = set(begun) - set(done)
     assert sorted(payment.noted("begun")) == sorted([*range(6), *twice])
 
 
-@pytest.mark.parametrize(("pool", "concurrency"), ALONE)
+@pytest.mark.parametrize(("pool", "concurrency", "lane"), BOTH_WAYS_ALONE)
 def test_what_kills_its_workers_is_parked_and_what_waits_beside_it_is_not(
-    payment: Payment, pool: str, concurrency: int
+    payment: Payment, pool: str, concurrency: int, lane: bool
 ):
     innocent = range(1, 9)
     payment.place(OrderPlaced(number=0, kills=True), *[OrderPlaced(number=number) for number in innocent])
 
-    worker = payment.start(pool, concurrency)
-    deadline = time.monotonic() + 30
+    worker = payment.start(pool, concurrency, lane=lane)
+    deadline = time.monotonic() + 120
     while set(payment.noted("done")) != set(innocent) or not list(payment.app.dead_letters):
         assert time.monotonic() < deadline, (payment.noted("begun"), payment.left())
         if worker.poll() is not None:
-            worker = payment.start(pool, concurrency)
+            worker = payment.start(pool, concurrency, lane=lane)
         time.sleep(0.05)
     payment.settled()
 
@@ -209,12 +225,23 @@ def test_what_kills_its_workers_is_parked_and_what_waits_beside_it_is_not(
     assert sorted(payment.noted("begun"))[3:] == list(innocent)
 
 
-@pytest.mark.parametrize(("pool", "ahead"), [("prefork", False), ("threads", True), ("solo", True), ("gevent", False)])
-def test_commits_are_sent_ahead_where_the_loop_hears_the_answers(payment: Payment, pool: str, ahead: bool):
+@pytest.mark.parametrize(
+    ("pool", "lane", "ahead"),
+    [
+        ("prefork", True, False),
+        ("threads", True, True),
+        ("solo", True, True),
+        ("gevent", True, False),
+        ("solo", False, False),
+    ],
+)
+def test_commits_are_sent_ahead_where_the_loop_hears_the_answers(
+    payment: Payment, pool: str, lane: bool, ahead: bool
+):
     payment.place(OrderPlaced(number=1, tells=True))
 
-    payment.start(pool)
-    eventually(lambda: payment.noted("done"), 30)
+    payment.start(pool, lane=lane)
+    eventually(lambda: payment.noted("done"), 60)
     payment.settled()
 
     assert payment.noted("ahead") == [int(ahead)]
@@ -224,7 +251,7 @@ def test_what_kills_its_workers_is_parked_as_soon_if_it_is_not_the_oldest(paymen
     payment.place(OrderPlaced(number=1, seconds=10.0), OrderPlaced(number=0, kills=True))
 
     worker = payment.start("threads", 2)
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + 120
     while "ORD-0" not in {letter.subject for letter in payment.app.dead_letters}:
         assert time.monotonic() < deadline, (payment.noted("begun"), payment.left())
         if worker.poll() is not None:
@@ -288,13 +315,15 @@ def test_joins_survive_whatever_becomes_of_the_workers_that_were_given_their_par
     assert list(payment.app.dead_letters) == []
 
 
-@pytest.mark.parametrize(("pool", "concurrency"), POOLS)
-def test_what_a_stopping_worker_returns_runs_elsewhere_at_once(payment: Payment, pool: str, concurrency: int):
+@pytest.mark.parametrize(("pool", "concurrency", "lane"), BOTH_WAYS)
+def test_what_a_stopping_worker_returns_runs_elsewhere_at_once(
+    payment: Payment, pool: str, concurrency: int, lane: bool
+):
     payment.place(*[OrderPlaced(number=number, seconds=1.5 if number < 2 else 0) for number in range(20)])
     # Nothing here may depend on a lease or a silence: each would take a minute.
-    stopped = payment.start(pool, concurrency, timeout=60, lease=60)
+    stopped = payment.start(pool, concurrency, timeout=60, lease=60, lane=lane)
     eventually(lambda: payment.noted("begun"), 30)
-    other = payment.start(pool, concurrency, timeout=60, lease=60)
+    other = payment.start(pool, concurrency, timeout=60, lease=60, lane=lane)
     payment.ready(other)
     payment.place(OrderPlaced(number=20, seconds=3))
     stopped.send_signal(signal.SIGTERM)

@@ -13,6 +13,8 @@ from choreo import Service
 JOURNAL = "CHOREO_TEST_JOURNAL"
 #: Keeps one test run apart from others on the same broker.
 NAMESPACE = "CHOREO_TEST_NAMESPACE"
+#: "off" turns the fast lane off.
+FAST_LANE = "CHOREO_TEST_FAST_LANE"
 
 
 def made(name: str, **options: Any) -> Service:
@@ -20,6 +22,7 @@ def made(name: str, **options: Any) -> Service:
     service = Service(name, config=None, broker=os.environ.get("CHOREO_BROKER_URL", "memory://"), **options)
     service.conf.choreo_store_url = os.environ.get("CHOREO_STORE_URL", "memory:")
     service.conf.choreo_namespace = os.environ.get(NAMESPACE, "")
+    service.conf.choreo_fast_lane = os.environ.get(FAST_LANE) != "off"
     return service
 
 
