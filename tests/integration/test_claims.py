@@ -116,7 +116,17 @@ class Payment:
 
     def settled(self, timeout: float = 20) -> None:
         """Wait until nothing is queued, in flight or scheduled any more."""
-        eventually(lambda: not self.left(), timeout, "nothing is left")
+        left = {"": 0}
+
+        def is_settled() -> bool:
+            left.clear()
+            left.update(self.left())
+            return not left
+
+        try:
+            eventually(is_settled, timeout)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; left: {left}") from None
 
     def left(self) -> dict[str, int]:
         left = {}
