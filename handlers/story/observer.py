@@ -84,8 +84,8 @@ class Observer(ConsumerMixin):
     def get_consumers(self, make: Any, channel: Any) -> list[Consumer]:
         """Return consumers of all events and all worker events."""
         everything = Queue(
-            self._app.topology.name_of(f"audience.{uuid4().hex[:8]}"),
-            self._app.topology.exchange,
+            self._app.runtime.topology.name_of(f"audience.{uuid4().hex[:8]}"),
+            self._app.runtime.topology.exchange,
             routing_key="#",
             durable=False,
             exclusive=True,

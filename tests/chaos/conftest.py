@@ -20,6 +20,9 @@ LONG = "CHAOS_ORDERS" in os.environ
 #: What takes minutes is not even collected in the short form.
 collect_ignore = [] if LONG else ["test_crash_points.py", "test_single_faults.py"]
 
+#: A broker of `make_fleet`.
+LANE_OFF = "redis, lane off"
+
 MakeFleet = Callable[..., Fleet]
 
 
@@ -53,10 +56,14 @@ def make_fleet(
     Make a fleet on a broker, with further environment for its processes.
 
     The broker is "redis" with the store in the same, "redis apart", "rabbitmq", or the URL of another RabbitMQ.
+    "redis, lane off" is "redis" without the fast lane.
     """
     with ExitStack() as stack:
 
         def make(broker: str, environment: dict[str, str] | None = None, **options: Any) -> Fleet:
+            environment = environment or {}
+            if broker == LANE_OFF:
+                broker, environment = "redis", environment | {"CHAOS_FAST_LANE": "off"}
             if broker == "redis":
                 # One URL for both, as users have it: then broker and store can work hand in hand.
                 urls: tuple[str, str | None] = server.url, None
@@ -66,6 +73,6 @@ def make_fleet(
                 urls = broker, server.url
             else:
                 urls = request.getfixturevalue("rabbitmq_url"), server.url
-            return stack.enter_context(fleet(*urls, namespace, tmp_path, environment or {}, **options))
+            return stack.enter_context(fleet(*urls, namespace, tmp_path, environment, **options))
 
         yield make

@@ -102,6 +102,11 @@ class Fleet:
         self.broker = _proxy_for(self.broker_url).start()
         self.store = _proxy_for(self.store_url).start() if self.store_url else self.broker
 
+    @property
+    def is_fused(self) -> bool:
+        """True if a commit puts its events into their queues: store and broker are one, and the fast lane is on."""
+        return self.store_url is None and self.environment.get("CHAOS_FAST_LANE") != "off"
+
     # -- workers ---------------------------------------------------------------------------------------------------
 
     def start(self, *services: str, pool: str | None = None, number: int = 1) -> list[Worker]:

@@ -111,8 +111,8 @@ def crash_points(
     """
     fleet.start(handler.partition(".")[0], pool=pool)
     report = storm(fleet, f"{title} of {handler}, {pool}", seed=seed, orders=orders, faults=faults, store_url=store_url)
-    # Where the store is the broker, committing is publishing.
-    points = crashes.points_of(fleet.environment) - (set() if fleet.store_url else {"after publish"})
+    # In the fused store, committing is publishing.
+    points = crashes.points_of(fleet.environment) - ({"after publish"} if fleet.is_fused else set())
     too_few = [f"not tried: {point}" for point in sorted(points) if not report.ledger.crashes[point]]
     if too_few:
         raise LedgerError(too_few, report)

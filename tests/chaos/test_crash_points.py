@@ -4,13 +4,13 @@ import pytest
 
 from choreo.local import EmbeddedServer
 from tests.chaos import crashes, scenarios
-from tests.chaos.conftest import MakeFleet
+from tests.chaos.conftest import LANE_OFF, MakeFleet
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
 @pytest.mark.parametrize("handler", ["payment.charge_customer", "driver.assign_driver"])
-@pytest.mark.parametrize("broker", ["redis", "rabbitmq", "redis apart"])
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq", "redis apart", LANE_OFF])
 def test_a_crash_at_any_point_loses_nothing_and_doubles_nothing(
     broker: str, handler: str, pool: str, make_fleet: MakeFleet, server: EmbeddedServer, seed: int
 ) -> None:

@@ -4,9 +4,9 @@ import pytest
 
 from choreo.local import EmbeddedServer
 from tests.chaos import crashes, scenarios
-from tests.chaos.conftest import LONG, MakeFleet
+from tests.chaos.conftest import LANE_OFF, LONG, MakeFleet
 
-BROKERS = ("redis", "rabbitmq", "redis apart")
+BROKERS = ("redis", "rabbitmq", "redis apart", LANE_OFF)
 HANDLERS = ("payment.charge_customer", "driver.assign_driver", "loyalty.thank_customer")
 #: What `make test` has time for: one with store and broker in one, and one with both apart.
 SHORT = [("redis", "loyalty.thank_customer"), ("redis apart", "payment.charge_customer")]

@@ -62,11 +62,11 @@ def test_what_kills_its_workers_is_parked_and_can_be_replayed(
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("store", ["beside", "apart"])
+@pytest.mark.parametrize("store", ["fused", "apart"])
 def test_a_broker_that_is_killed_and_keeps_its_data_loses_nothing(
     store: str, make_fleet: MakeFleet, server: EmbeddedServer, orders: int, seed: int
 ) -> None:
-    fleet = make_fleet("redis" if store == "beside" else "redis apart")
+    fleet = make_fleet("redis" if store == "fused" else "redis apart")
 
     start = partial(scenarios.restart, server)
     scenarios.restarts(fleet, server.kill, start, seed=seed, orders=orders // 4, store_url=server.url)

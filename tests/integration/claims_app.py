@@ -68,7 +68,7 @@ def wait_until_open() -> None:
 def charge(order: OrderPlaced) -> None:
     note("begun", order.number)
     if order.tells:
-        note("ahead", int(getattr(app.current_task.request, "choreo_line", None) is not None))
+        note("ahead", int(getattr(app.current_task.request, "choreo_commits", None) is not None))
     if order.kills:
         os.kill(os.getpid(), 9)
     if order.waits:

@@ -26,6 +26,9 @@ from tests.waiting import DEADLINE, eventually
 ROOT = Path(__file__).parents[2]
 POOLS = [("prefork", 2), ("threads", 2), ("solo", 1)]
 ALONE = [("prefork", 1), ("threads", 1), ("solo", 1)]
+#: Pools with the fast lane, and one of each kind (in processes of its own, and in the worker's) without it.
+BOTH_WAYS = [*((*pool, True) for pool in POOLS), ("prefork", 2, False), ("solo", 1, False)]
+BOTH_WAYS_ALONE = [*((*pool, True) for pool in ALONE), ("prefork", 1, False), ("solo", 1, False)]
 #: Seconds until a silent worker counts as dead.
 TIMEOUT = 2.0
 
@@ -44,10 +47,19 @@ class Payment:
             for queue in self.app.amqp.queues.values():
                 queue(connection.default_channel).declare()
 
-    def start(self, pool: str, concurrency: int = 1, timeout: float = TIMEOUT, lease: float = 3, port: int = 0) -> Any:
+    def start(
+        self,
+        pool: str,
+        concurrency: int = 1,
+        timeout: float = TIMEOUT,
+        lease: float = 3,
+        port: int = 0,
+        lane: bool = True,
+    ) -> Any:
         number = len(self.workers)
         settings = {
             "choreo_namespace": self.namespace,
+            "choreo_fast_lane": lane,
             "worker_prefetch_multiplier": 64,
             "choreo_shutdown_timeout": DEADLINE,
             "broker_transport_options": {"consumer_timeout": timeout},
@@ -109,7 +121,17 @@ class Payment:
 
     def settled(self, timeout: float = DEADLINE) -> None:
         """Wait until nothing is queued, in flight or scheduled any more."""
-        eventually(lambda: not self.left(), timeout, "nothing is left")
+        left = {"": 0}
+
+        def is_settled() -> bool:
+            left.clear()
+            left.update(self.left())
+            return not left
+
+        try:
+            eventually(is_settled, timeout)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; left: {left}") from None
 
     def left(self) -> dict[str, int]:
         left = {}
@@ -169,12 +191,12 @@ def payment(redis_url: str, namespace: str, tmp_path: Path) -> Iterator[Payment]
     payment.close()
 
 
-@pytest.mark.parametrize(("pool", "concurrency"), POOLS)
-def test_copies_side_by_side_are_handled_once(payment: Payment, pool: str, concurrency: int):
+@pytest.mark.parametrize(("pool", "concurrency", "lane"), [*((*pool, True) for pool in POOLS), ("threads", 2, False)])
+def test_copies_side_by_side_are_handled_once(payment: Payment, pool: str, concurrency: int, lane: bool):
     payment.place(OrderPlaced(number=1, seconds=1.0), copies=3)
 
     # A second worker takes what the first leaves.
-    payment.ready(payment.start(pool, concurrency), payment.start(pool, concurrency))
+    payment.ready(payment.start(pool, concurrency, lane=lane), payment.start(pool, concurrency, lane=lane))
     eventually(lambda: payment.noted("done"))
     payment.place(OrderPlaced(number=1))
     payment.place(OrderPlaced(number=2))
@@ -184,37 +206,41 @@ def test_copies_side_by_side_are_handled_once(payment: Payment, pool: str, concu
     assert payment.noted("begun") == [1, 2]
 
 
-@pytest.mark.parametrize(("pool", "concurrency"), POOLS)
+@pytest.mark.parametrize(("pool", "concurrency", "lane"), BOTH_WAYS)
 def test_what_a_killed_worker_had_begun_is_run_again_and_what_it_had_taken_is_run_once(
-    payment: Payment, pool: str, concurrency: int
+    payment: Payment, pool: str, concurrency: int, lane: bool
 ):
-    payment.place(*[OrderPlaced(number=number, seconds=1.0) for number in range(6)])
-    killed = payment.start(pool, concurrency)
+    orders = [OrderPlaced(number=number, seconds=1.0) for number in range(6)]
+    payment.place(*orders)
+    killed = payment.start(pool, concurrency, lane=lane)
     eventually(lambda: len(payment.noted("begun")) >= concurrency)
     kill(killed)
     begun, done = payment.noted("begun"), payment.noted("done")
 
-    payment.start(pool, concurrency)
+    payment.start(pool, concurrency, lane=lane)
     eventually(lambda: set(payment.noted("done")) == set(range(6)))
+    payment.settled()
+    # An event that comes once more does nothing.
+    payment.place(*orders)
     payment.settled()
 
     twice = set(begun) - set(done)
     assert sorted(payment.noted("begun")) == sorted([*range(6), *twice])
 
 
-@pytest.mark.parametrize(("pool", "concurrency"), ALONE)
+@pytest.mark.parametrize(("pool", "concurrency", "lane"), BOTH_WAYS_ALONE)
 def test_what_kills_its_workers_is_parked_and_what_waits_beside_it_is_not(
-    payment: Payment, pool: str, concurrency: int
+    payment: Payment, pool: str, concurrency: int, lane: bool
 ):
     innocent = range(1, 9)
     payment.place(OrderPlaced(number=0, kills=True), *[OrderPlaced(number=number) for number in innocent])
 
-    worker = payment.start(pool, concurrency)
+    worker = payment.start(pool, concurrency, lane=lane)
     deadline = time.monotonic() + 2 * DEADLINE
     while set(payment.noted("done")) != set(innocent) or not list(payment.app.dead_letters):
         assert time.monotonic() < deadline, (payment.noted("begun"), payment.left())
         if worker.poll() is not None:
-            worker = payment.start(pool, concurrency)
+            worker = payment.start(pool, concurrency, lane=lane)
         time.sleep(0.05)
     payment.settled()
 
@@ -224,11 +250,20 @@ def test_what_kills_its_workers_is_parked_and_what_waits_beside_it_is_not(
     assert sorted(payment.noted("begun"))[3:] == list(innocent)
 
 
-@pytest.mark.parametrize(("pool", "ahead"), [("prefork", False), ("threads", True), ("solo", True), ("gevent", False)])
-def test_commits_are_sent_ahead_where_the_loop_hears_the_answers(payment: Payment, pool: str, ahead: bool):
+@pytest.mark.parametrize(
+    ("pool", "lane", "ahead"),
+    [
+        ("prefork", True, False),
+        ("threads", True, True),
+        ("solo", True, True),
+        ("gevent", True, False),
+        ("solo", False, False),
+    ],
+)
+def test_commits_are_sent_ahead_where_the_loop_hears_the_answers(payment: Payment, pool: str, lane: bool, ahead: bool):
     payment.place(OrderPlaced(number=1, tells=True))
 
-    payment.start(pool)
+    payment.start(pool, lane=lane)
     eventually(lambda: payment.noted("done"))
     payment.settled()
 
@@ -303,13 +338,15 @@ def test_joins_survive_whatever_becomes_of_the_workers_that_were_given_their_par
     assert list(payment.app.dead_letters) == []
 
 
-@pytest.mark.parametrize(("pool", "concurrency"), POOLS)
-def test_what_a_stopping_worker_returns_runs_elsewhere_at_once(payment: Payment, pool: str, concurrency: int):
+@pytest.mark.parametrize(("pool", "concurrency", "lane"), BOTH_WAYS)
+def test_what_a_stopping_worker_returns_runs_elsewhere_at_once(
+    payment: Payment, pool: str, concurrency: int, lane: bool
+):
     payment.place(*[OrderPlaced(number=number, waits=number < concurrency) for number in range(20)])
     # Nothing here may depend on a lease or a silence: each would take ten minutes.
-    stopped = payment.start(pool, concurrency, timeout=600, lease=600)
+    stopped = payment.start(pool, concurrency, timeout=600, lease=600, lane=lane)
     eventually(lambda: len(payment.noted("begun")) == concurrency)
-    payment.ready(payment.start(pool, concurrency, timeout=600, lease=600))
+    payment.ready(payment.start(pool, concurrency, timeout=600, lease=600, lane=lane))
     stopped.send_signal(signal.SIGTERM)
 
     # A worker with the solo pool hears of the signal when its handler is done, the others while theirs still run.
@@ -325,27 +362,27 @@ def test_what_a_stopping_worker_returns_runs_elsewhere_at_once(payment: Payment,
 def frozen_child(payment: Payment, worker: Any) -> psutil.Process:
     """The only pool child of a worker. It gets no turn: event 1 is in its pipe, and event 2 waits in its parent."""
     payment.place(OrderPlaced(number=0))
-    payment.settled(30)
+    payment.settled()
     # Only to a child that has answered is anything written.
-    eventually(payment.is_idle, 30)
+    eventually(payment.is_idle)
     _, child = family(worker)
     child.suspend()
     payment.place(OrderPlaced(number=1), OrderPlaced(number=2))
-    eventually(lambda: payment.written_to_children() == 2, 30)
+    eventually(lambda: payment.written_to_children() == 2)
     return child
 
 
 def test_a_stopping_worker_does_not_give_back_what_a_pool_child_will_begin(payment: Payment):
-    stopped = payment.start("prefork", timeout=60, lease=60)
+    stopped = payment.start("prefork", timeout=600, lease=600)
     child = frozen_child(payment, stopped)
-    payment.ready(payment.start("prefork", timeout=60, lease=60))
+    payment.ready(payment.start("prefork", timeout=600, lease=600))
     stopped.send_signal(signal.SIGTERM)
-    eventually(lambda: len(payment.noted("done")) > 1, 20, "what waited in the parent runs elsewhere")
+    eventually(lambda: len(payment.noted("done")) > 1, reason="what waited in the parent runs elsewhere")
     elsewhere = payment.noted("begun")
     child.resume()
 
-    assert stopped.wait(20) == 0
-    eventually(lambda: set(payment.noted("done")) == {0, 1, 2}, 20)
+    assert stopped.wait(DEADLINE) == 0
+    eventually(lambda: set(payment.noted("done")) == {0, 1, 2})
     payment.settled()
     assert elsewhere == [0, 2]
     assert payment.noted("begun") == [0, 2, 1]
@@ -355,16 +392,16 @@ def test_a_worker_that_loses_its_connection_does_not_give_back_what_a_pool_child
     payment: Payment, redis_url: str
 ):
     with proxy_to(int(redis_url.rpartition(":")[2].partition("/")[0])) as proxy:
-        child = frozen_child(payment, payment.start("prefork", timeout=60, lease=60, port=proxy.port))
+        child = frozen_child(payment, payment.start("prefork", timeout=600, lease=600, port=proxy.port))
         # What it gives back, it must not take again.
         payment.app.control.cancel_consumer(payment.app.runtime.topology.name_of("payment.charge"), reply=True)
-        payment.ready(payment.start("prefork", timeout=60, lease=60))
+        payment.ready(payment.start("prefork", timeout=600, lease=600))
         proxy.cut()
-        eventually(lambda: len(payment.noted("done")) > 1, 20, "what waited in the parent runs elsewhere")
+        eventually(lambda: len(payment.noted("done")) > 1, reason="what waited in the parent runs elsewhere")
         elsewhere = payment.noted("begun")
         child.resume()
 
-        eventually(lambda: set(payment.noted("done")) == {0, 1, 2}, 20)
+        eventually(lambda: set(payment.noted("done")) == {0, 1, 2})
         payment.settled()
     assert elsewhere == [0, 2]
     assert payment.noted("begun") == [0, 2, 1]

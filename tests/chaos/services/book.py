@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from celery.signals import worker_process_init
+from celery.worker.strategy import default
 
 from choreo import Context, Envelope
 from choreo.broker.incoming import EventText
 from choreo.fast.shortcut import Run, Shortcut
 from choreo.fast.strategy import strategy
+from choreo.fast.task import FastHandlerTask
 from choreo.worker.handler import HandlerTask
 
 
@@ -61,13 +63,21 @@ def note_deliveries() -> None:
         handle(shortcut, event, run)
 
     Shortcut._handle = taken  # type: ignore[method-assign]
-    HandlerTask.Strategy = f"{__name__}:noting"
+    # Celery's strategy with the fast lane off, and its own with the lane on.
+    HandlerTask.Strategy, FastHandlerTask.Strategy = f"{__name__}:noting", f"{__name__}:noting_fast"
 
 
 def noting(task: Any, app: Any, consumer: Any, **options: Any) -> Any:
     """The strategy of a handler's task, which writes down what it is given."""
-    usual = strategy(task, app, consumer, **options)
+    return _noting(task, default(task, app, consumer, **options))
 
+
+def noting_fast(task: Any, app: Any, consumer: Any, **options: Any) -> Any:
+    """The same in the fast lane."""
+    return _noting(task, strategy(task, app, consumer, **options))
+
+
+def _noting(task: Any, usual: Any) -> Any:
     def received(message: Any, *args: Any) -> Any:
         (argument,), *_ = json.loads(message.body)
         note_delivery(task.name, json.loads(argument) if isinstance(argument, str) else argument)

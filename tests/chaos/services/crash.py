@@ -42,6 +42,7 @@ from choreo.delivery.clock import Clock
 from choreo.delivery.delivery import Delivery
 from choreo.delivery.join import JoinDelivery  # noqa: F401 - its methods are wrapped as well
 from choreo.events.message import Message
+from choreo.fast.held import HeldStore
 from choreo.store import Claim, Committed, Settlement, Verdict
 from choreo.store.redis import RedisStore
 from tests.chaos.services import book
@@ -52,7 +53,6 @@ POINTS = ("after begin", "after handler", "after commit", "after publish", "befo
 BURIED = ("before letter", "after letter", "in replay")
 
 Deaths = Mapping[str, Mapping[str, int]]
-Commit = Callable[[RedisStore, Claim, Settlement], Committed]
 
 
 def deaths(plan: str) -> tuple[str, Deaths]:
@@ -111,7 +111,7 @@ class Trap:
             raise PermanentFailure("the plan wants a dead letter")
 
     def commit(
-        self, original: Callable[..., Committed], store: RedisStore, claim: Claim, what: Settlement
+        self, original: Callable[..., Committed], store: RedisStore | HeldStore, claim: Claim, what: Settlement
     ) -> Committed:
         kind = "commit"
         # What cancels a join or runs out its time is no attempt; its retry is known by its name.
@@ -145,7 +145,9 @@ def arm(app: Service) -> None:
     _around(Delivery, "_succeeded", before=lambda _: trap.handled())
     _around(Delivery, "_postpone", after=lambda _: trap.spring("after postpone"))
     _around(Publisher, "send", after=lambda _: trap.spring("after publish"))
-    _wrap(RedisStore, "commit", lambda original: lambda *args: trap.commit(original, *args))
+    # In the fast lane a success need not reach the store's own commit.
+    for committing in (RedisStore, HeldStore):
+        _wrap(committing, "commit", lambda original: lambda *args: trap.commit(original, *args))
     _wrap(Clock, "_send", lambda original: lambda clock, due: _then(original(clock, due), trap.relayed, due))
 
 

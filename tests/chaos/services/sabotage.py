@@ -12,10 +12,11 @@ from typing import Any
 
 from choreo import Service
 from choreo.broker.rabbitmq.confirms import RabbitLine
-from choreo.broker.redis import scripts, transport
+from choreo.broker.redis import transport
 from choreo.delivery.delivery import Delivery
 from choreo.delivery.lease_keeper import LeaseKeeper
 from choreo.fast.fused_store import FusedStore
+from choreo.redis_client.scripts import source_of
 from choreo.store import Arrival, Begun, Claim, Committed, Settlement, Verdict
 from choreo.store.redis import RedisStore
 from choreo.worker.handler import HandlerTask
@@ -76,16 +77,16 @@ def forget_what_is_done() -> None:
     """Every delivery runs its handler: neither the script that takes nor the one that begins finds anything done."""
     head = "local function inbox_has(prefix, place, retention, ms)\n"
     surgery.in_broker("take", head, head + "  do return false end\n")
-    for name in ("begin", "commit", "commit_beside"):
-        surgery.in_store(name, head, head + "  do return false end\n")
+    for name in ("store/begin", "store/commit", "fast/commit_fused"):
+        surgery.in_script(name, head, head + "  do return false end\n")
 
 
 @_sabotage("lease")
 def never_busy() -> None:
     """A delivery does not care whether another worker is at it, neither when it is taken nor when it begins."""
     surgery.in_broker("take", "if state[2] and redis.call('HEXISTS', state[5], state[2]) == 1 then return '' end", "")
-    for name in ("begin", "arrive"):
-        surgery.in_store(name, "if left > 0 and state[3] ~= token then return {'busy', left} end", "")
+    for name in ("store/begin", "store/arrive"):
+        surgery.in_script(name, "if left > 0 and state[3] ~= token then return {'busy', left} end", "")
 
 
 @_sabotage("lease renewal")
@@ -109,15 +110,15 @@ def bury_without_a_note() -> None:
 @_sabotage("poison count")
 def never_poison() -> None:
     """However often a unit was begun, it counts as the first time."""
-    for name in ("begin", "arrive"):
-        surgery.in_store(name, "local deliveries = tonumber(before) + (again and 0 or 1)", "local deliveries = 1")
+    for name in ("store/begin", "store/arrive"):
+        surgery.in_script(name, "local deliveries = tonumber(before) + (again and 0 or 1)", "local deliveries = 1")
 
 
 @_sabotage("own address")
 def return_to_everybody() -> None:
     """What goes back goes where its event was announced, as with kombu: to every queue that is bound to its type."""
     begin = "local deadline = redis.call('ZSCORE', KEYS[1], ARGV[1])"
-    surgery.in_broker("give_back", begin, scripts.source_of("route") + begin)
+    surgery.in_broker("give_back", begin, source_of("broker/redis/route") + begin)
     surgery.in_broker("give_back", "redis.call('RPUSH', queue, message)", _TO_EVERYBODY)
 
 
@@ -142,7 +143,8 @@ def ack_the_copies_of_others() -> None:
     surgery.in_broker("take", taken, loop.replace("INFLIGHT", "KEYS[2]").replace("TAG", "ARGV[j]"))
     surgery.in_broker("ack", acked, loop.replace("INFLIGHT", "KEYS[1]").replace("TAG", "ARGV[j]"))
     committed = "redis.call('HDEL', KEYS[6], ARGV[i])"
-    surgery.in_store("commit_beside", committed, _ACK_ALL.replace("INFLIGHT", "KEYS[6]").replace("TAG", "ARGV[i]"))
+    acks = _ACK_ALL.replace("INFLIGHT", "KEYS[6]").replace("TAG", "ARGV[i]")
+    surgery.in_script("fast/commit_fused", committed, acks)
 
 
 _ACK_ALL = r"""
@@ -160,9 +162,9 @@ _ACK_ALL = r"""
 @_sabotage("fencing token")
 def commit_without_token() -> None:
     """Whoever comes to the commit commits, and the last one wins."""
-    for name in ("commit", "commit_beside"):
-        surgery.in_store(name, "if state[1] then return 'already' end", "")
-        surgery.in_store(name, "if state[2] ~= token then", "if false then")
+    for name in ("store/commit", "fast/commit_fused"):
+        surgery.in_script(name, "if state[1] then return 'already' end", "")
+        surgery.in_script(name, "if state[2] ~= token then", "if false then")
 
 
 @_sabotage("busy copies wait")
@@ -248,8 +250,9 @@ def drop_seen_parts() -> None:
 
     def make(original: Method) -> Method:
         def arrive(self: RedisStore, claim: Claim, arrival: Arrival) -> Begun:
-            if self._client.hexists(self._unit(claim.handler, claim.unit)[1], arrival.name):
-                return Begun(Verdict.WAIT, 1)
+            with self._calls.client() as client:
+                if client.hexists(self._unit(claim.handler, claim.unit)[1], arrival.name):
+                    return Begun(Verdict.WAIT, 1)
             begun: Begun = original(self, claim, arrival)
             return begun
 

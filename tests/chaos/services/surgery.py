@@ -6,21 +6,23 @@ pass for one that is switched off.
 """
 
 from choreo.broker.redis import scripts
+from choreo.redis_client import scripts as loader
 from choreo.redis_client.scripts import Script
-from choreo.store import redis as store
 
 
 def in_broker(name: str, old: str, new: str) -> None:
-    """Replace text in one of the broker's scripts."""
+    """Replace text in one of the broker's scripts, in the place of its constant."""
     constant = name.upper()
-    setattr(scripts, constant, Script(name, _replaced(getattr(scripts, constant).source, old, new, name)))
+    script = getattr(scripts, constant)
+    setattr(scripts, constant, Script(script.name, _replaced(script.source, old, new, name)))
 
 
-def in_store(name: str, old: str, new: str) -> None:
-    """Replace text in one of the store's scripts, with the functions that are put in front of it."""
-    original = store.source_of
+def in_script(name: str, old: str, new: str) -> None:
+    """Replace text in a script that is loaded when it is needed, such as "store/begin", with its includes."""
+    original = loader.source_of
     _replaced(original(name), old, new, name)
-    store.source_of = lambda other: _replaced(original(other), old, new, name) if other == name else original(other)
+    loader.source_of = lambda other: _replaced(original(other), old, new, name) if other == name else original(other)
+    Script.load.cache_clear()
 
 
 def _replaced(source: str, old: str, new: str, name: str) -> str:
