@@ -318,7 +318,7 @@ def test_a_failure_is_told_and_settled(start: Start, way: str, error: Exception,
     assert not state.requests
     assert not state.active_requests
     assert worker.channel.qos.can_consume_max_estimate() == 64
-    assert worker.app.store.backlog(HANDLER).later == (last == "task-retried")
+    assert worker.app.store.backlog(HANDLER).total == (last == "task-retried")
     assert [letter.reason for letter in worker.app.dead_letters] == ([] if last == "task-retried" else [Reason.REFUSED])
 
 
