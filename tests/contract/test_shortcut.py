@@ -63,6 +63,8 @@ class Worker:
 
     def __init__(self, url: str, namespace: str, way: str, behave: Callable[[], Any] = lambda: None) -> None:
         self.corner = Corner(url, "")
+        # Of workers that another test has killed.
+        self.held_before = set(self.corner.redis.keys("_choreo.inflight.*"))
         self.app = Service("shop", broker=url, config={"choreo_namespace": namespace}, set_as_current=False)
         self.app.in_process = True
         self.way = way
@@ -152,7 +154,8 @@ class Worker:
     def undone(self) -> list[str]:
         """What is queued or in flight."""
         left = [queue.name for queue in self.queues if self.corner.redis.exists(queue.name)]
-        return left + [key.decode() for key in self.corner.redis.keys(self.channel.keys.all_inflight)]
+        held = set(self.corner.redis.keys(self.channel.keys.all_inflight)) - self.held_before
+        return left + [key.decode() for key in held]
 
     def kinds(self) -> list[str]:
         return [kind for kind, _ in self.told]
