@@ -140,7 +140,10 @@ def send(place: Place, count: int) -> list[str]:
     return units
 
 
-def test_a_commit_that_is_sent_ahead_is_heard_of_later_and_acks_its_copy(place: Place, worker: Worker, line: Line):
+def test_a_commit_that_is_sent_ahead_is_heard_of_later_and_acks_its_copy(
+    place: Place, worker: Worker, line: Line, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(under_way, "OLD", 600.0)
     (unit,) = send(place, 1)
     worker.take()
 
@@ -174,7 +177,10 @@ def test_many_commits_are_answered_in_one_go_and_no_more_than_that_are_under_way
     assert place.corner.in_flight() == {}
 
 
-def test_what_is_announced_ahead_arrives_at_once(place: Place, worker: Worker, line: Line):
+def test_what_is_announced_ahead_arrives_at_once(
+    place: Place, worker: Worker, line: Line, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(under_way, "OLD", 600.0)
     (unit,) = send(place, 1)
     worker.take()
 

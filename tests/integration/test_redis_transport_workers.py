@@ -17,6 +17,7 @@ from celery import Celery
 
 from choreo.local.server import EmbeddedServer
 from tests.contract.redis_broker import Corner, proxy_to
+from tests.ending import with_this_process
 from tests.integration import redis_worker_app
 from tests.waiting import DEADLINE, eventually
 
@@ -49,6 +50,7 @@ class Workers:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=with_this_process,
                 env={
                     **os.environ,
                     "BROKER": url or self.corner.url,

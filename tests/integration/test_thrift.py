@@ -1,6 +1,7 @@
 """A worker does not ask its broker, or tell Flower, more often than it has to."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from choreo.worker.events import COLLECT_SECONDS
 
 from choreo.local.server import EmbeddedServer
 from tests.integration.claims_app import OrderPlaced
@@ -61,12 +63,15 @@ def test_many_short_handlers_cost_few_messages_to_the_broker_and_to_flower(
     eventually(lambda: told, reason="the first worker event")
     takes, sent = calls(payment, "ltrim"), calls(payment, "publish")
 
-    payment.place(*(OrderPlaced(number=number) for number in range(COUNT)))
+    begun_at = time.monotonic()
+    payment.app.publisher.announce([payment.envelope(OrderPlaced(number=number)) for number in range(COUNT)])
 
     eventually(lambda: len(payment.noted("done")) == COUNT)
+    seconds = time.monotonic() - begun_at
     takes, sent = calls(payment, "ltrim") - takes, calls(payment, "publish") - sent
     assert takes < COUNT / 2, "only the script that takes messages uses LTRIM, each time that it does"
-    assert sent < COUNT / 2
+    # What comes within COLLECT_SECONDS goes out together, on a slow machine more often. One each would be 3 * COUNT.
+    assert sent < COUNT / 2 + 2 * seconds / COLLECT_SECONDS
     for kind in ("task-received", "task-started", "task-succeeded"):
         eventually(lambda kind=kind: len({event["uuid"] for event in told if event["type"] == kind}) == COUNT)
 

@@ -12,6 +12,7 @@ import redis
 
 from choreo import Service
 from choreo.store import Terms
+from tests.ending import with_this_process
 from tests.waiting import DEADLINE, eventually
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +61,7 @@ class Worker:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=with_this_process,
                 env=os.environ
                 | {
                     "CHOREO_TEST_SETTINGS": json.dumps(settings),
