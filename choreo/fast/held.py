@@ -43,14 +43,15 @@ class HeldStore:
         """Claim a unit. Asks the store unless the message was claimed when it was taken and the claim still holds."""
         if self._receipt.holds(claim.unit, claim.attempt) and not is_stopping():
             return self._about_to_run(Begun(Verdict.RUN, deliveries=1))
-        return self._about_to_run(self._ask(self._store.beginning(claim)) or self._store.begin(claim))
+        begun = self._ask(self._commits, self._store.beginning(claim)) if self._commits is not None else None
+        return self._about_to_run(begun or self._store.begin(claim))
 
     def arrive(self, claim: Claim, arrival: Arrival) -> Begun:
         """Record one part of a join, and claim the join if it is complete: by the answer asked ahead, if it holds."""
         begun = self._answer_ahead(arrival) if self._asked else None
-        if begun is None:
-            begun = self._ask(self._store.arriving(claim, arrival)) or self._store.arrive(claim, arrival)
-        return self._about_to_run(begun)
+        if begun is None and self._commits is not None:
+            begun = self._ask(self._commits, self._store.arriving(claim, arrival))
+        return self._about_to_run(begun or self._store.arrive(claim, arrival))
 
     def commit(self, claim: Claim, settlement: Settlement) -> Committed:
         """
@@ -83,15 +84,13 @@ class HeldStore:
         self._asked = question
         return True
 
-    def _ask(self, question: Question) -> Begun | None:
+    def _ask(self, commits: Commits, question: Question) -> Begun | None:
         """
         Ask over the connection of the commits, which saves a round trip if commits wait to be sent.
 
         None if there is no answer; the caller then asks over the store's connection, which tries more than once.
         """
-        if self._commits is None:
-            return None
-        answer = self._commits.ask(question.script, question.keys, question.args)
+        answer = commits.ask(question.script, question.keys, question.args)
         return None if answer is None else self._store.answered(answer)
 
     def _answer_ahead(self, arrival: Arrival) -> Begun | None:
