@@ -7,8 +7,9 @@ import pytest
 from kombu import Queue
 
 from choreo import Event
+from choreo.broker.bindings import Bindings
+from choreo.declare.subscription import Binding
 from choreo.errors import StoreError
-from choreo.store import Binding
 from choreo.worker import bindings
 from choreo.worker.bindings import BindingKeeper
 from tests.integration.orders import OrderCancelled, OrderPlaced
@@ -42,13 +43,23 @@ def waiting(payment: Payment, handler: str) -> int:
             return 0  # On Redis an empty queue is none.
 
 
+def keeper_of(payment: Payment, name: str, *declared: Binding) -> BindingKeeper:
+    """The keeper of a worker that declares these handlers and patterns; without any, those of the service."""
+    runtime = payment.app.runtime
+    patterns: dict[str, list[str]] = {} if declared else runtime.topology.patterns()
+    for handler, pattern in declared:
+        patterns.setdefault(runtime.queue_of(handler), []).append(pattern)
+    reach = Bindings(payment.app.connection_for_write, runtime.topology.exchange)
+    return BindingKeeper("payment", name, patterns, runtime.store, reach)
+
+
 def replica(payment: Payment, name: str, *declared: Binding) -> BindingKeeper:
     """What a worker that declares these does at its start, as far as bindings are concerned."""
-    keeper = BindingKeeper(payment.app, name)
-    keeper._declared = [(payment.app.runtime.topology.name_of(queue), pattern) for queue, pattern in declared]
+    keeper = keeper_of(payment, name, *declared)
     keeper.look()
     with payment.app.connection_for_write() as connection:
-        for queue, pattern in keeper._declared:
+        for handler, pattern in declared:
+            queue = payment.app.runtime.queue_of(handler)
             Queue(queue, payment.app.runtime.topology.exchange, pattern)(connection.channel()).declare()
     return keeper
 
@@ -100,7 +111,7 @@ def test_an_old_worker_that_comes_back_while_its_binding_is_removed_gets_it_agai
     payment: Payment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replica(payment, "old", ("payment.watch", "order.cancelled")).retire()
-    new = BindingKeeper(payment.app, "new")
+    new = keeper_of(payment, "new")
     remove = new._bindings.remove
 
     def remove_just_after_the_old_one_has_bound(stale: list[Binding]) -> None:
@@ -117,7 +128,7 @@ def test_a_binding_that_was_removed_too_much_is_back_at_the_next_look_although_i
     payment: Payment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replica(payment, "old", ("payment.watch", "order.cancelled")).retire()
-    new = BindingKeeper(payment.app, "new")
+    new = keeper_of(payment, "new")
     remove, declare = new._bindings.remove, payment.app.runtime.store.declare
     back: list[BindingKeeper] = []
 
@@ -145,7 +156,7 @@ def test_a_worker_that_was_silent_for_too_long_binds_again(payment: Payment, mon
     sleeper = replica(payment, "sleeper", ("payment.watch", "order.cancelled"))
     monkeypatch.setattr(bindings, "TTL", 60)
     eventually(lambda: payment.app.runtime.store.declare("payment", "somebody", (), 0).stale)
-    BindingKeeper(payment.app, "new").look()
+    keeper_of(payment, "new").look()
     assert not heard(payment, OrderCancelled())
 
     sleeper.look()
@@ -160,7 +171,7 @@ def test_a_queue_that_somebody_deleted_is_no_longer_reported(
     with payment.app.connection_for_write() as connection:
         Queue(payment.app.runtime.topology.name_of("payment.watch"))(connection.channel()).delete()
 
-    BindingKeeper(payment.app, "new").look()
+    keeper_of(payment, "new").look()
 
     assert "no worker declares the handler" not in caplog.text
     assert not payment.app.runtime.store.declare("payment", "somebody", (), 0).orphans

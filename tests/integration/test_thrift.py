@@ -9,9 +9,9 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from choreo.worker.events import COLLECT_SECONDS
 
 from choreo.local.server import EmbeddedServer
+from choreo.worker.worker_events import COLLECT_SECONDS
 from tests.integration.claims_app import OrderPlaced
 from tests.integration.test_claims import Payment
 from tests.waiting import DEADLINE, eventually
