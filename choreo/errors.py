@@ -15,6 +15,7 @@
      ├── JoinError                   a pending join does not exist, or cannot be cancelled or fired
      ├── JoinExpiredError            a join without on_timeout passed its deadline
      ├── MiddlewareError             middleware returned without calling proceed, or called it twice
+     ├── HandlerEndedError           an event was announced in the context of a handler that has ended
      ├── HandlerCrashed              a handler raised SystemExit, MemoryError or the like
      ├── PermanentFailure            raised by a handler: do not retry
      └── RetryLater                  raised by a handler: retry after this many seconds
@@ -114,6 +115,10 @@ class JoinExpiredError(ChoreoError, TimeoutError):
 
 class MiddlewareError(ChoreoError):
     """Middleware returned without calling ``proceed``, or called it twice. It is a failure of the handler."""
+
+
+class HandlerEndedError(ChoreoError):
+    """An event was announced, or called off, in the context of a handler that has ended: see `Context.announce`."""
 
 
 class HandlerCrashed(ChoreoError):

@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import cached_property, partial
 from itertools import islice
@@ -30,7 +31,7 @@ from choreo.declare.reaction import describe, inspect_function
 from choreo.declare.retry import Retry
 from choreo.declare.subscription import Subscription, Topic, check_single, patterns_of
 from choreo.delivery.notice import Listener, log_dead_letter
-from choreo.errors import DeclarationError, PublishError
+from choreo.errors import DeclarationError, HandlerEndedError, PublishError
 from choreo.events.envelope import Envelope
 from choreo.events.event import Event
 from choreo.operate.dead_letters import DeadLetters
@@ -279,8 +280,9 @@ class Service(Celery):
 
         On return the broker holds it for every subscribed queue. Inside a handler of this service, the event joins
         those that the handler returns: it leaves only if the handler succeeds. Its subject is then the handler's,
-        unless one is given. Raises `PublishError` if the broker does not confirm; publishing again is safe. Raises
-        `EventTooLargeError` for more than 256 KiB.
+        unless one is given. A thread with a copy of the handler's context may outlive the handler: an event that it
+        announces then leaves at once, with the same subject and correlation id. Raises `PublishError` if the broker
+        does not confirm; publishing again is safe. Raises `EventTooLargeError` for more than 256 KiB.
 
         With ``delay`` (a timedelta, or seconds) or ``at`` (a moment), the store keeps the event until then, and the
         result is an `Announcement`, whose `Announcement.cancel` calls it off. Any live worker of any service of this
@@ -322,46 +324,59 @@ class Service(Celery):
         return count
 
     def _announce(self, events: Sequence[Event], subject: str | None) -> list[Envelope]:
-        context = current()
         events = [checked_event(event) for event in events]
-        if context is not None and context.service == self.service_name:
-            return [context.announce(event, subject) for event in events]
-        envelopes = [
-            event.sealed(
-                id=str(uuid4()), source=self.service_name, subject=subject, cause=None, time=self.runtime.now()
-            )
-            for event in events
-        ]
+        context = self._own_context()
+        inside: list[Envelope] = []
+        if context is not None:
+            # The handler may end meanwhile, if this is a thread with a copy of its context.
+            with suppress(HandlerEndedError):
+                for event in events:
+                    inside.append(context.announce(event, subject))
+                return inside
+        envelopes = [self._sealed(event, subject, context) for event in events[len(inside) :]]
         self.runtime.publisher.announce(envelopes)
-        return envelopes
+        return [*inside, *envelopes]
+
+    def _own_context(self) -> Context | None:
+        context = current()
+        return context if context is not None and context.service == self.service_name else None
+
+    def _sealed(self, event: Event, subject: str | None, ended: Context | None, delay: Delay | None = None) -> Envelope:
+        """The envelope of an event that leaves now. ``ended`` is the context of a handler that has ended, or None."""
+        now = self.runtime.now()
+        return event.sealed(
+            id=str(uuid4()),
+            source=self.service_name,
+            subject=ended.about if ended and subject is None else subject,
+            cause=ended.envelope if ended else None,
+            time=now if delay is None else delay.moment(now),
+        )
 
     def _announce_later(self, event: Event, subject: str | None, delay: Delay) -> Announcement:
-        context = current()
-        if context is not None and context.service == self.service_name:
-            envelope, owner = context.announce(event, subject, delay), context.handler
-            # The store has it after the handler has succeeded. Until then only its context knows it.
-            call_off = partial(self._withdraw, context, f"{owner}/{envelope.id}")
-        else:
-            now = self.runtime.now()
-            envelope = event.sealed(
-                id=str(uuid4()), source=self.service_name, subject=subject, cause=None, time=delay.moment(now)
+        context = self._own_context()
+        if context is not None:
+            with suppress(HandlerEndedError):
+                envelope = context.announce(event, subject, delay)
+                key = f"{context.handler}/{envelope.id}"
+                # The store has it after the handler has succeeded. Until then only its context knows it.
+                return Announcement(envelope, envelope.time, key, partial(self._withdraw, context, key))
+        envelope = self._sealed(event, subject, context, delay)
+        message, store = self.runtime.publisher.message_for(envelope), self.runtime.store
+        store.schedule(DELAYED, Scheduled(f"event:{envelope.id}", message, delay.seconds(store.now)))
+        if not store.tended(DELAYED):
+            logger.warning(
+                "%s waits in the store, and no worker of this namespace that uses this store has run in the last "
+                "%.0f seconds. It leaves once one does.",
+                envelope,
+                TENDED,
             )
-            owner = DELAYED
-            message, store = self.runtime.publisher.message_for(envelope), self.runtime.store
-            store.schedule(owner, Scheduled(f"event:{envelope.id}", message, delay.seconds(store.now)))
-            if not store.tended(owner):
-                logger.warning(
-                    "%s waits in the store, and no worker of this namespace that uses this store has run in the last "
-                    "%.0f seconds. It leaves once one does.",
-                    envelope,
-                    TENDED,
-                )
-            call_off = partial(self.call_off, f"{owner}/{envelope.id}")
-        return Announcement(envelope, envelope.time, f"{owner}/{envelope.id}", call_off)
+        key = f"{DELAYED}/{envelope.id}"
+        return Announcement(envelope, envelope.time, key, partial(self.call_off, key))
 
     def _withdraw(self, context: Context, key: str) -> bool:
         if current() is context:
-            return context.withdraw(key.partition("/")[2])
+            with suppress(HandlerEndedError):
+                return context.withdraw(key.partition("/")[2])
         return self.call_off(key)
 
     # -- operating -----------------------------------------------------------------------------------------------

@@ -1,12 +1,16 @@
 """The context of a handler: the delivery that it works on, and the events that it announces."""
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from threading import RLock
+from typing import Any
 
 from choreo.declare.delay import Delay
+from choreo.errors import HandlerEndedError
 from choreo.events.envelope import Envelope
 from choreo.events.event import Event
 from choreo.events.ids import named_id
@@ -25,7 +29,7 @@ class Context:
     """
     The delivery that a handler works on. A handler receives it in a parameter of this type.
 
-    A context lives for one attempt. Do not keep it after the handler has returned.
+    A context lives for one attempt. Do not keep it after the handler has returned: it announces nothing then.
     """
 
     #: The name of the service.
@@ -53,6 +57,9 @@ class Context:
     events: tuple[Envelope, ...] = ()
     #: Tells the time at which an event is announced.
     now: Callable[[], datetime] = field(default=utc_now, repr=False, compare=False)
+    _lock: Any = field(default_factory=RLock, init=False, repr=False, compare=False)
+    #: True once the handler has ended. Under the lock, no event is announced while it ends.
+    _ended: bool = field(default=False, init=False, repr=False, compare=False)
 
     @property
     def subject(self) -> str:
@@ -70,7 +77,18 @@ class Context:
 
         The id of the event derives from the unit and from its position among the announced events. If the handler runs
         again after a crash, its events get the same ids, so other handlers recognise them.
+
+        Raises `HandlerEndedError` when the handler has ended: the event could no longer leave with its success.
         """
+        with self._lock:
+            if self._ended:
+                raise HandlerEndedError(
+                    f"{self.handler} has ended, and this {type(event).__name__} was announced in its context. Wait for "
+                    f"the threads that a handler starts before it returns, or announce with app.publish(...)."
+                )
+            return self._announce(event, subject, delay)
+
+    def _announce(self, event: Event, subject: str | None, delay: Delay | None) -> Envelope:
         now = self.now()
         envelope = event.sealed(
             id=named_id(f"{self.idempotency_key}/{len(self.announced)}"),
@@ -85,11 +103,18 @@ class Context:
         return envelope
 
     def withdraw(self, event_id: str) -> bool:
-        """Call off an event that was announced in this context. Returns False if it was called off before."""
-        if event_id in self.withdrawn:
-            return False
-        self.withdrawn.add(event_id)
-        return True
+        """
+        Call off an event that was announced in this context. Returns False if it was called off before.
+
+        Raises `HandlerEndedError` when the handler has ended.
+        """
+        with self._lock:
+            if self._ended:
+                raise HandlerEndedError(f"{self.handler} has ended: call off its events with app.call_off(key).")
+            if event_id in self.withdrawn:
+                return False
+            self.withdrawn.add(event_id)
+            return True
 
     @property
     def leaving(self) -> list[Envelope]:
@@ -97,7 +122,7 @@ class Context:
         return [envelope for envelope in self.announced if envelope.id not in self.withdrawn]
 
     def active(self) -> AbstractContextManager[None]:
-        """Return a context manager inside which `current` returns this context."""
+        """Return a context manager inside which `current` returns this context. The context ends with it."""
         return _Active(self)
 
 
@@ -113,9 +138,20 @@ class _Active:
         self._token = _current.set(self._context)
 
     def __exit__(self, *_: object) -> None:
+        with self._context._lock:
+            object.__setattr__(self._context, "_ended", True)  # the class is frozen
         _current.reset(self._token)
 
 
 def current() -> Context | None:
-    """Return the context of the handler that runs in this thread; None outside a handler."""
+    """Return the context of the handler that runs in this thread, also if it has ended; None outside a handler."""
     return _current.get()
+
+
+def _in_child() -> None:
+    # The child of a handler that forks (multiprocessing) has a copy of the context, which no worker reads.
+    _current.set(None)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
