@@ -35,7 +35,7 @@ from choreo.events.envelope import Envelope
 from choreo.events.event import Event
 from choreo.operate.dead_letters import DeadLetters
 from choreo.operate.joins import Joins
-from choreo.runtime import WORKER_CLASS, WORKER_STEPS, Runtime, defaults
+from choreo.runtime import WORKER_CLASS, WORKER_STEPS, Runtime
 from choreo.store.schedule import DELAYED, TENDED, Backlog, Scheduled
 from choreo.store.terms import Terms
 
@@ -64,14 +64,17 @@ class Service(Celery):
     ``name`` is the service's name on the broker: it begins the name of each of its queues and tasks.
     ``retry`` is for every handler that declares none. ``terms`` are the times for which the store waits and remembers.
     ``config`` is a module name, an object or a dict with settings, as for `celery.Celery`; None: no configuration. By
-    default a module ``celeryconfig`` is read, if there is one on the path. All other options go to `celery.Celery`.
-    Raises `DeclarationError` for a name or a value that cannot work, and for an option that neither class has.
+    default a module ``celeryconfig`` is read, if there is one on the path. All other options go to `celery.Celery`:
+    its own, and settings, such as ``choreo_namespace="staging"``.
+    Raises `DeclarationError` for a name or a value that cannot work, and for an option that neither class has. A
+    ``choreo_...`` setting that does not exist raises it when the configuration is first read, and so does publishing
+    without a ``broker_url``.
 
     These of the settings are choreo's:
 
     - ``choreo_store_url``: the Redis that keeps joins, retries and dead letters. Default: the broker, if it is Redis.
     - ``choreo_namespace``: separates whole platforms that share a broker ("staging"). Default: none.
-    - ``choreo_unheard``: the reaction to an event that no handler listens to: "ignore", "log" (the default: one line
+    - ``choreo_unheard``: the reaction to an event that no handler listens to: "ignore", "log" (the default: one warning
       per type and process) or "error" (`publish` raises). ``app.publisher.unheard`` counts them per type.
     - ``choreo_shutdown_timeout``: seconds after which a worker that was told to stop ends its handlers. Default: 25;
       None: it waits for them without a limit.
@@ -104,9 +107,8 @@ class Service(Celery):
         self.runtime = Runtime(name, terms, self.subscriptions, lambda: self.conf, self._connect, lambda: self.tasks)
         if config == "celeryconfig" and importlib.util.find_spec("celeryconfig") is None:
             config = None
+            self.runtime.is_unconfigured = True
         super().__init__(name, config_source=config, **options)
-        # Celery ranks added defaults above the user's configuration. Its own defaults are the last of maps.
-        self.add_defaults(lambda: defaults(self.runtime, set[str]().union(*self.conf.maps[:-1])))
         self.steps["worker"].update(WORKER_STEPS)
         self.on_after_finalize.connect(self._register_tasks, weak=False)
 
@@ -399,7 +401,24 @@ class Service(Celery):
         """The worker program that Celery runs for this app."""
         return self.subclass_with_self(WORKER_CLASS)
 
+    def connection_for_read(self, url: Any = None, **options: Any) -> Any:
+        """Celery's. Raises `DeclarationError` if no setting names the broker: Celery would take amqp://localhost."""
+        return super().connection_for_read(url or self.runtime.broker_url(self.conf.broker_read_url), **options)
+
+    def connection_for_write(self, url: Any = None, **options: Any) -> Any:
+        """Celery's. Raises `DeclarationError` if no setting names the broker: Celery would take amqp://localhost."""
+        return super().connection_for_write(url or self.runtime.broker_url(self.conf.broker_write_url), **options)
+
+    def prepare_config(self, config: Any) -> Any:
+        """Celery's hook: it has read the configuration, and is going to read the defaults. It may do so again later."""
+        self._pending_defaults.append(self._add_defaults)
+        return super().prepare_config(config)
+
     # -- inside --------------------------------------------------------------------------------------------------
+
+    def _add_defaults(self) -> dict[str, Any]:
+        self.runtime.configured()
+        return {}
 
     def _subscribe(self, subscription: Subscription) -> None:
         if any(other.name == subscription.name for other in self.subscriptions):

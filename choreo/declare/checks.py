@@ -7,6 +7,7 @@ from inspect import iscoroutinefunction, isfunction, signature
 from celery import Celery
 from celery.app.defaults import SETTING_KEYS
 
+from choreo.declare import settings
 from choreo.declare.reaction import describe
 from choreo.declare.retry import Retry
 from choreo.errors import DeclarationError
@@ -40,8 +41,13 @@ def check_service_options(options: Iterable[str], own: Sequence[str]) -> None:
     """Raise `DeclarationError` for an option that is not in ``own``, no parameter of `celery.Celery` and no setting."""
     # Service takes these two under other names: `name` and `config`.
     taken = [name for name in signature(Celery).parameters if name not in ("main", "config_source", "kwargs")]
-    unknown = [name for name in options if name not in taken and name not in SETTING_KEYS]
-    check_options("Service", unknown, [*own, *taken])
+    unknown = [
+        name for name in options if name not in taken and name not in SETTING_KEYS and name not in settings.SETTINGS
+    ]
+    settings.check_service_settings(unknown)
+    # Celery's `namespace` separates nothing: it is the prefix of the names of settings.
+    taken.remove("namespace")
+    check_options("Service", unknown, [*own, *taken, *settings.SETTINGS])
 
 
 def check_called(decorator: str, topics: tuple[object, ...]) -> None:

@@ -30,6 +30,7 @@ class ServiceWorker(Worker):
         # a minute for it. A result that is not read is an ack that is not sent: the event comes again, and is done.
         pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = RESULTS_READ
         service = (app or self.app).service_name
+        (app or self.app).runtime.check()
         super().__init__(app=app, hostname=node_name(service, hostname or f"celery@{gethostname()}"), **options)
         in_process = not issubclass(self.pool_cls, PreforkPool)
         if self.app.runtime.lane is not None:
