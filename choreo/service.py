@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from celery import Celery
 
-from choreo.announcement import Announcement
+from choreo.announcement import Announcement, Count
 from choreo.broker.publisher import Publisher
 from choreo.declare.around import Around, checked_around, checked_chain, surrounded
 from choreo.declare.checks import (
@@ -28,7 +28,7 @@ from choreo.declare.delay import Delay
 from choreo.declare.join import By, Part, make_join
 from choreo.declare.reaction import describe, inspect_function
 from choreo.declare.retry import Retry
-from choreo.declare.subscription import Subscription, Topic, check_single, patterns_of
+from choreo.declare.subscription import Subscription, Topic, check_single, patterns_of, warn_of_unknown
 from choreo.delivery.notice import Listener, log_dead_letter
 from choreo.errors import DeclarationError, PublishError
 from choreo.events.envelope import Envelope
@@ -288,6 +288,9 @@ class Service(Celery):
         result is an `Announcement`, whose `Announcement.cancel` calls it off. Any live worker of any service of this
         namespace that uses the same store sends it, at most a quarter of a second late. The program that announced it
         may have ended by then. Without any worker, it waits. Raises `StoreError` if the store does not take it.
+
+        It waits for the broker, also if the result is awaited. In a coroutine write
+        ``await asyncio.to_thread(app.publish, event)``.
         """
         if delay is None and at is None:
             return self._announce([event], subject)[0]
@@ -321,7 +324,7 @@ class Service(Celery):
                 error.before = count
                 raise
             count += len(batch)
-        return count
+        return Count(count)
 
     def _announce(self, events: Sequence[Event], subject: str | None) -> list[Envelope]:
         context = current()
@@ -435,9 +438,11 @@ class Service(Celery):
         subscription = surrounded(subscription, self._around)
         self.subscriptions.append(subscription)
         if self.finalized:
+            warn_of_unknown([subscription])
             self.register_task(self.runtime.handler_task(subscription))
 
     def _register_tasks(self, **_: Any) -> None:
+        warn_of_unknown(self.subscriptions)
         for subscription in self.subscriptions:
             self.register_task(self.runtime.handler_task(subscription))
         self.register_task(self.runtime.dead_letter_task(self._listener))

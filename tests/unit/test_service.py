@@ -1,10 +1,12 @@
 """Declaring a service, and announcing with it. A wrong declaration fails here, at import, and says the way out."""
 
+import asyncio
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
+from celery.exceptions import ImproperlyConfigured
 
 from choreo import Context, DeadLetter, Envelope, Event, Retry, Service
 from choreo.errors import DeclarationError, EventNameError, EventTooLargeError
@@ -284,6 +286,65 @@ def test_what_happens_on_timeout_is_checked_too(app):
     )
 
 
+# -- typing errors in patterns and queues -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pattern", "guess"),
+    [
+        ("ordr.placed", "order.placed"),
+        ("order.place", "order.placed"),
+        ("order_placed.x", "order.placed"),
+        ("ordr.*", "order.*"),
+        ("ordr.#", "order.#"),
+        ("*.plced", "*.placed"),
+        ("#.plced", "#.placed"),
+        ("order.placed", None),
+        ("order.*", None),
+        ("#", None),
+        ("weather.changed", None),
+    ],
+)
+def test_a_mistyped_pattern_is_said_and_a_foreign_event_is_not(app, caplog, pattern, guess):
+    app.on(pattern)(lambda_named("watch"))
+
+    app.finalize()
+
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(said) == (guess is not None)
+    for text in said:
+        assert text.startswith(f"payment.watch listens to '{pattern}'")
+        assert f"did you mean '{guess}'?" in text
+
+
+def test_a_mistyped_pattern_of_a_handler_that_is_declared_late_is_said_too(app, caplog):
+    app.finalize()
+
+    app.on("ordr.placed")(lambda_named("watch"))
+
+    assert "did you mean 'order.placed'?" in caplog.text
+
+
+@pytest.mark.parametrize("is_made", [True, False])
+@pytest.mark.parametrize("act", ["select", "deselect"])
+def test_a_mistyped_queue_is_refused_with_the_one_that_was_meant(act, is_made):
+    app = service("payment", choreo_namespace="staging", task_create_missing_queues=is_made)
+    app.on(OrderPlaced)(charge)
+
+    for wrong in ("staging.payment.chrge", "payment.charge"):
+        with pytest.raises(ImproperlyConfigured) as caught:
+            getattr(app.amqp.queues, act)([wrong])
+        assert f"{wrong}: there is no such queue, did you mean staging.payment.charge?" in str(caught.value)
+        assert "task_create_missing_queues" not in str(caught.value)
+    getattr(app.amqp.queues, act)(["staging.payment.charge"])
+
+
+def test_a_queue_of_the_users_own_is_made_if_the_user_says_so():
+    service("payment", task_create_missing_queues=True).amqp.queues.select("mail")
+    with pytest.raises(ImproperlyConfigured, match=r"mail: there is no such queue, is it the queue of another service"):
+        service("payment").amqp.queues.select("mail")
+
+
 # -- dead letters -----------------------------------------------------------------------------------------------
 
 
@@ -323,6 +384,20 @@ def test_a_dead_letter_handler_that_could_not_be_called_is_refused(app):
 
 
 # -- announcing -------------------------------------------------------------------------------------------------
+
+
+def test_an_event_that_is_awaited_is_announced_once_and_raises_nothing(app, told):
+    async def announce() -> None:
+        event = OrderPlaced(customer_id="alice")
+        assert (await app.publish(event)).type == "order.placed"
+        assert (await app.publish(event, delay=5)).id
+        assert await app.publish_many([event, event]) == 2
+        first, second = await asyncio.gather(app.publish(event), app.publish(event))
+        assert first.id != second.id
+
+    asyncio.run(announce())
+
+    assert len(told.events) == 6
 
 
 @pytest.fixture
