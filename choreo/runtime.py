@@ -16,6 +16,7 @@ from choreo.broker.redis.ownership import CONSUMER_TIMEOUT
 from choreo.broker.topology import Topology
 from choreo.declare.context import utc_now
 from choreo.declare.join import Join
+from choreo.declare.reaction import code_of
 from choreo.declare.settings import check_settings, rank_lowest
 from choreo.declare.subscription import Subscription
 from choreo.delivery.lease_keeper import LeaseKeeper
@@ -211,13 +212,14 @@ class Runtime:
 
     def handler_task(self, subscription: Subscription) -> type[HandlerTask]:
         """Make the task class of a handler."""
+        code = code_of(subscription.reaction.function)
         attributes = {
             "name": subscription.name,
             "subscription": subscription,
             # An ordinary refusal is one line in the log; its traceback is in the dead letter.
             "throws": (PermanentFailure, EnvelopeError, JoinExpiredError, *subscription.retry.never),
-            "__doc__": subscription.reaction.function.__doc__,
-            "__module__": subscription.reaction.function.__module__,
+            "__doc__": code.__doc__,
+            "__module__": code.__module__,
         }
         base = self.lane.task_class if self.lane else HandlerTask
         return type("Handler", (base,), attributes)

@@ -26,7 +26,7 @@ from choreo.declare.checks import (
 from choreo.declare.context import Context, current
 from choreo.declare.delay import Delay
 from choreo.declare.join import By, Part, make_join
-from choreo.declare.reaction import describe, inspect_function
+from choreo.declare.reaction import describe, inspect_function, name_of
 from choreo.declare.retry import Retry
 from choreo.declare.subscription import Subscription, Topic, check_single, patterns_of, warn_of_unknown
 from choreo.delivery.notice import Listener, log_dead_letter
@@ -125,7 +125,9 @@ class Service(Celery):
         """
         Declare a handler: a function that is called with each event of these types, or that matches these patterns.
 
-        The function stays a plain function. The events that it returns are announced if it succeeds. If it raises, it
+        The function stays a plain function. It may also be a bound method, a `functools.partial` or an object that can
+        be called. A parameter that reads no event keeps its default. The events that it returns are announced if it
+        succeeds. If it raises, it
         is called again as ``retry`` says (default: the service's), and then the event becomes a dead letter.
         Its task and its queue are named ``<service>.<function>``, or ``<service>.<name>``: if you rename the function,
         set ``name`` to the old name. ``around`` is middleware for this handler only, outermost first: see `around`.
@@ -451,7 +453,7 @@ class Service(Celery):
         return self.connection_for_write()
 
     def _handler_name(self, function: Callable[..., Any], name: str | None) -> str:
-        own = name if name is not None else function.__name__
+        own = name if name is not None else name_of(function)
         check_name("handler", own)
         if own == "dead_letters":
             raise DeclarationError(f"{describe(function)}: dead_letters is the name of the service's own queue.")

@@ -11,6 +11,7 @@ from choreo.declare import settings
 from choreo.declare.reaction import describe
 from choreo.declare.retry import Retry
 from choreo.errors import DeclarationError
+from choreo.events.envelope import Envelope
 from choreo.events.event import Event
 
 
@@ -81,6 +82,22 @@ def check_listener(function: object) -> None:
 
 def checked_event(event: object) -> Event:
     """Return ``event``. Raises `DeclarationError` when it is not an event, or of an abstract class."""
-    if not isinstance(event, Event) or not hasattr(event, "event_type"):
-        raise DeclarationError(f"{event!r} cannot be announced: it is not an event. Write class OrderPlaced(Event).")
-    return event
+    if isinstance(event, Event) and hasattr(event, "event_type"):
+        return event
+    if isinstance(event, type) and issubclass(event, Event):
+        fields = ", ".join(f"{name}=..." for name in event.model_fields)
+        raise DeclarationError(
+            f"{event.__name__} cannot be announced: it is a class of events. Announce one: {event.__name__}({fields})."
+        )
+    if isinstance(event, Event):
+        name = type(event).__name__
+        raise DeclarationError(
+            f"{event!r} cannot be announced: {name} is abstract. Announce an event of a class that is not: "
+            f"class OrderPlaced({name})."
+        )
+    if isinstance(event, Envelope):
+        raise DeclarationError(
+            f"the envelope of {event} cannot be announced as an event. To announce the same event again, call "
+            f"app.publisher.announce([envelope])."
+        )
+    raise DeclarationError(f"{event!r} cannot be announced: it is not an event. Write class OrderPlaced(Event).")

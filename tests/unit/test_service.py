@@ -425,11 +425,22 @@ def test_each_story_has_an_id_of_its_own(app, told):
     assert first.correlation_id != second.correlation_id
 
 
-@pytest.mark.parametrize("thing", ["order.placed", {"type": "order.placed"}, OrderPlaced, None])
+@pytest.mark.parametrize("thing", ["order.placed", {"type": "order.placed"}, None])
 def test_what_is_no_event_cannot_be_announced(app, told, thing):
     assert "cannot be announced: it is not an event. Write class OrderPlaced(Event)." in refused(
         lambda: app.publish(thing)
     )
+
+
+def test_a_class_an_abstract_event_and_an_envelope_cannot_be_announced_and_the_error_says_why(app, told):
+    class Base(Event, abstract=True): ...
+
+    assert (
+        "OrderPlaced cannot be announced: it is a class of events. Announce one: OrderPlaced(customer_id=..., "
+        in refused(lambda: app.publish(OrderPlaced))
+    )
+    assert "Base is abstract" in refused(lambda: app.publish(Base()))
+    assert "app.publisher.announce([envelope])" in refused(lambda: app.publish(envelope(OrderPlaced(customer_id="a"))))
 
 
 @pytest.mark.parametrize("subject", [7, b"ORD-1", ["ORD-1"]])
