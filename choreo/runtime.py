@@ -220,6 +220,7 @@ class Runtime:
             "throws": (PermanentFailure, EnvelopeError, JoinExpiredError, *subscription.retry.never),
             "__doc__": code.__doc__,
             "__module__": code.__module__,
+            **dict(subscription.options),
         }
         base = self.lane.task_class if self.lane else HandlerTask
         return type("Handler", (base,), attributes)

@@ -15,6 +15,7 @@ from choreo.announcement import Announcement, Count
 from choreo.broker.publisher import Publisher
 from choreo.declare.around import Around, checked_around, checked_chain, surrounded
 from choreo.declare.checks import (
+    TASK_OPTIONS,
     check_called,
     check_listener,
     check_name,
@@ -22,6 +23,7 @@ from choreo.declare.checks import (
     check_service_options,
     checked_event,
     checked_retry,
+    checked_task_options,
 )
 from choreo.declare.context import Context, current
 from choreo.declare.delay import Delay
@@ -120,6 +122,10 @@ class Service(Celery):
         retry: Retry | None = None,
         name: str | None = None,
         around: Sequence[Around] = (),
+        time_limit: float | None = None,
+        soft_time_limit: float | None = None,
+        rate_limit: str | float | None = None,
+        priority: int | None = None,
         **unknown: Any,
     ) -> Callable[[F], F]:
         """
@@ -131,9 +137,12 @@ class Service(Celery):
         is called again as ``retry`` says (default: the service's), and then the event becomes a dead letter.
         Its task and its queue are named ``<service>.<function>``, or ``<service>.<name>``: if you rename the function,
         set ``name`` to the old name. ``around`` is middleware for this handler only, outermost first: see `around`.
+        ``time_limit`` and ``soft_time_limit`` (seconds; only with the prefork pool), ``rate_limit`` ("10/m", per
+        worker) and ``priority`` are Celery's options for this handler's task. Events are not sorted by priority: it is
+        for messages that Celery sends for this task.
         Raises `DeclarationError` if the function cannot take these events, or its name is taken.
         """
-        check_options("@app.on", unknown, ["retry", "name", "around"])
+        check_options("@app.on", unknown, ["retry", "name", "around", *TASK_OPTIONS])
         check_called("on", topics)
 
         def declare(function: F) -> F:
@@ -151,6 +160,13 @@ class Service(Celery):
                     reaction=reaction,
                     retry=self.retry if retry is None else checked_retry(retry, where),
                     around=checked_chain(around, where),
+                    options=checked_task_options(
+                        where,
+                        time_limit=time_limit,
+                        soft_time_limit=soft_time_limit,
+                        rate_limit=rate_limit,
+                        priority=priority,
+                    ),
                 )
             )
             return function
@@ -168,6 +184,10 @@ class Service(Celery):
         retry: Retry | None = None,
         name: str | None = None,
         around: Sequence[Around] = (),
+        time_limit: float | None = None,
+        soft_time_limit: float | None = None,
+        rate_limit: str | float | None = None,
+        priority: int | None = None,
         **unknown: Any,
     ) -> Callable[[F], F]:
         """
@@ -182,12 +202,14 @@ class Service(Celery):
         - ``on_timeout`` is called at the deadline with the parts that have arrived (None for the missing ones). Without
           it, they become a dead letter.
         - ``unless``: one of these events cancels the join, also for parts that come later.
-        - ``retry``, ``name`` and ``around``: see `on`.
+        - ``retry``, ``name``, ``around``, ``time_limit``, ``soft_time_limit``, ``rate_limit``, ``priority``: see `on`.
 
         Raises `DeclarationError` if one of the functions cannot take these events, or an option does not fit them.
         """
         check_options(
-            "@app.join", unknown, ["by", "at_least", "within", "on_timeout", "unless", "retry", "name", "around"]
+            "@app.join",
+            unknown,
+            ["by", "at_least", "within", "on_timeout", "unless", "retry", "name", "around", *TASK_OPTIONS],
         )
         check_called("join", parts)
 
@@ -206,6 +228,13 @@ class Service(Celery):
                     at_least=at_least,
                     by=by,
                     around=checked_chain(around, where),
+                    options=checked_task_options(
+                        where,
+                        time_limit=time_limit,
+                        soft_time_limit=soft_time_limit,
+                        rate_limit=rate_limit,
+                        priority=priority,
+                    ),
                 )
             )
             return function

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any
 
 from choreo.declare.context import Context
 from choreo.declare.reaction import Reaction, describe
@@ -40,6 +41,8 @@ class Subscription:
     retry: Retry
     #: Middleware of this handler alone, outermost first.
     around: tuple[Around, ...] = ()
+    #: Celery's options of the handler's task, as pairs of a name and a value: see `choreo.declare.checks`.
+    options: tuple[tuple[str, Any], ...] = ()
 
 
 def patterns_of(topics: Sequence[Topic], where: str) -> tuple[str, ...]:

@@ -41,6 +41,10 @@ class ServiceWorker(Worker):
                 "choreo is not tested with it. Run this service with --pool gevent or threads."
             )
         limits = {"task_time_limit": self.time_limit, "task_soft_time_limit": self.soft_time_limit}
+        for task in self.app.tasks.values():
+            if isinstance(task, SafeTask):
+                limits |= {f"time_limit of {task.name}": getattr(task, "time_limit", None)}
+                limits |= {f"soft_time_limit of {task.name}": getattr(task, "soft_time_limit", None)}
         for setting, seconds in limits.items():
             if seconds and in_process:
                 raise ImproperlyConfigured(

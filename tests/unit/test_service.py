@@ -133,7 +133,7 @@ def test_an_unknown_option_is_refused_with_the_one_that_was_meant(app):
         lambda: app.join(OrderConfirmed, PaymentCharged, withn=timedelta(1))
     )
     told = refused(lambda: app.on(OrderPlaced, xyz=1))
-    assert "@app.on(xyz=...): unknown option, it takes retry, name, around." in told
+    assert "@app.on(xyz=...): unknown option, it takes retry, name, around, " in told
 
 
 def test_an_unknown_option_of_a_service_is_refused_with_the_one_that_was_meant():
@@ -284,6 +284,66 @@ def test_what_happens_on_timeout_is_checked_too(app):
     assert "(OrderConfirmed | None, PaymentCharged | None)" in refused(
         lambda: app.join(OrderConfirmed, PaymentCharged, on_timeout=assign)(assign)
     )
+
+
+# -- Celery's options of a task ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lane", [True, False])
+@pytest.mark.parametrize("decorator", ["on", "join"])
+def test_safe_options_of_celery_hold_for_the_handlers_task(lane, decorator):
+    app = service("payment", choreo_fast_lane=lane)
+    options = {"time_limit": 30, "soft_time_limit": 20.5, "rate_limit": "10/m", "priority": 3}
+    if decorator == "on":
+        app.on(OrderPlaced, **options)(charge)
+    else:
+        app.join(OrderConfirmed, PaymentCharged, **options)(assign)
+
+    task = app.tasks[app.subscriptions[0].name]
+
+    assert {name: getattr(task, name) for name in options} == options
+    assert app.tasks["payment.dead_letters"].rate_limit is None
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("time_limit", value) for value in (0, -1, "5", True, float("inf"), timedelta(seconds=5))),
+        ("soft_time_limit", 0),
+        *(("rate_limit", value) for value in ("often", 0, -1, "10/year", timedelta(1), True)),
+        *(("priority", value) for value in (-1, 256, 1.5, "high", True)),
+    ],
+)
+def test_a_value_that_celery_could_not_use_is_refused(app, option, value):
+    assert f"{option}={value!r} is not a" in refused(lambda: app.on(OrderPlaced, **{option: value})(charge))
+
+
+def test_a_soft_limit_after_the_hard_one_is_refused(app):
+    assert "must be less than" in refused(lambda: app.on(OrderPlaced, time_limit=5, soft_time_limit=5)(charge))
+
+
+@pytest.mark.parametrize(
+    ("option", "way"),
+    [
+        ("queue", "name= renames both"),
+        ("routing_key", "name= renames both"),
+        ("max_retries", "retry=Retry(times=3"),
+        ("default_retry_delay", "retry=Retry(times=3"),
+        ("autoretry_for", "Retry(never="),
+        ("acks_late", "Leave it out."),
+        ("ignore_result", "@app.task"),
+        ("bind", "context: Context"),
+        ("countdown", "app.publish(event, delay=60)"),
+        ("serializer", "JSON"),
+        ("base", "around=[...]"),
+    ],
+)
+@pytest.mark.parametrize("decorator", ["on", "join"])
+def test_an_option_of_celery_that_has_another_place_is_refused_with_that_place(app, decorator, option, way):
+    said = refused(lambda: getattr(app, decorator)(OrderPlaced, **{option: 1}))
+
+    assert said.startswith(f"@app.{decorator}({option}=...): ")
+    assert way in said
 
 
 # -- typing errors in patterns and queues -----------------------------------------------------------------------
