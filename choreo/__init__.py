@@ -29,6 +29,8 @@ from choreo.service import Service
 from choreo.store.schedule import Backlog
 from choreo.store.terms import Terms
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Announcement",
     "Backlog",

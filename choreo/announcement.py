@@ -1,10 +1,22 @@
 """Delayed events: when they are sent, and how to call them off."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any, Self
 
 from choreo.events.envelope import Envelope
+
+
+class Count(int):
+    """A number of announced events. Like an `Envelope`, it can be awaited, which returns it at once."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        """Return the number at once."""
+        return self
+        yield
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +39,11 @@ class Announcement:
     def id(self) -> str:
         """The id of the event."""
         return self.envelope.id
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        """Return the announcement at once, as ``await`` does with an `Envelope`."""
+        return self
+        yield
 
     def cancel(self) -> bool:
         """

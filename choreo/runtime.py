@@ -1,7 +1,7 @@
 """The runtime: one service put together. The only file that knows every room."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,8 @@ from choreo.broker.redis.ownership import CONSUMER_TIMEOUT
 from choreo.broker.topology import Topology
 from choreo.declare.context import utc_now
 from choreo.declare.join import Join
+from choreo.declare.reaction import code_of
+from choreo.declare.settings import check_settings, rank_lowest
 from choreo.declare.subscription import Subscription
 from choreo.delivery.lease_keeper import LeaseKeeper
 from choreo.delivery.notice import Listener, notices_of, park
@@ -62,9 +64,50 @@ class Runtime:
         self.subscriptions = subscriptions
         self._settings, self._connect, self._tasks = conf, connect, tasks
 
+    #: True if the service was to read the module `celeryconfig`, and there is none on the path.
+    is_unconfigured = False
+
     @property
     def _conf(self) -> Any:
         return self._settings()
+
+    def configured(self) -> None:
+        """
+        Called when Celery has read the configuration: check it, and add choreo's defaults.
+
+        Raises `DeclarationError` for a setting of choreo that does not exist, or whose value cannot work.
+        """
+        check_settings(self._conf)
+        if not {"publisher", "store"} & self.__dict__.keys():
+            # The configuration may have been read before, with another namespace.
+            self.__dict__.pop("topology", None)
+        rank_lowest(self._conf, defaults(self))
+
+    def check(self) -> None:
+        """Raise `DeclarationError` if a program has changed the settings since, so that they cannot work."""
+        self._conf.get("choreo_namespace")  # now it has been read
+        check_settings(self._conf)
+        namespace = self._conf.get("choreo_namespace") or ""
+        if namespace != self.topology.namespace:
+            raise DeclarationError(
+                f"{self.service_name}: choreo_namespace was set to {namespace!r} after the configuration had been read "
+                f"with {self.topology.namespace!r}. Set it in celeryconfig.py, or as Service(choreo_namespace=...)."
+            )
+
+    def broker_url(self, url: Any) -> Any:
+        """Return the URL that a setting names. Raises `DeclarationError` if there is none."""
+        if url or self._conf.broker_transport:
+            return url
+        found = "There is no module celeryconfig on the path. " if self.is_unconfigured else ""
+        raise DeclarationError(
+            f"{self.service_name} has no broker: broker_url is not set. {found}Write broker_url = "
+            f'"redis://host:6379/0" in celeryconfig.py, or Service({self.service_name!r}, broker="redis://...").'
+        )
+
+    def place(self) -> str:
+        """The broker, without its password, and the namespace: for messages."""
+        namespace = self.topology.namespace
+        return f"{self._connect().as_uri()} ({f'namespace {namespace}' if namespace else 'no namespace'})"
 
     @cached_property
     def topology(self) -> Topology:
@@ -89,9 +132,11 @@ class Runtime:
 
     @cached_property
     def publisher(self) -> Publisher:
-        """Sends events to the broker."""
+        """Sends events to the broker. Raises `DeclarationError` if no setting names one."""
+        self.check()
+        self.broker_url(self._conf.broker_write_url)
         unheard = Unheard.of(self._conf.get("choreo_unheard") or Unheard.LOG)
-        return Publisher(self._connect, self.topology.exchange, unheard)
+        return Publisher(self._connect, self.topology.exchange, unheard, self.place)
 
     @cached_property
     def store(self) -> Store:
@@ -105,6 +150,7 @@ class Runtime:
         own = redis_url(joined(conf.broker_write_url))
         url = conf.get("choreo_store_url") or own
         if not url:
+            self.broker_url(conf.broker_write_url)
             raise DeclarationError(
                 "choreo keeps joins, retries and dead letters in Redis, and this broker is no Redis. Say where it is: "
                 'choreo_store_url = "redis://..." in celeryconfig.py.'
@@ -166,13 +212,15 @@ class Runtime:
 
     def handler_task(self, subscription: Subscription) -> type[HandlerTask]:
         """Make the task class of a handler."""
+        code = code_of(subscription.reaction.function)
         attributes = {
             "name": subscription.name,
             "subscription": subscription,
             # An ordinary refusal is one line in the log; its traceback is in the dead letter.
             "throws": (PermanentFailure, EnvelopeError, JoinExpiredError, *subscription.retry.never),
-            "__doc__": subscription.reaction.function.__doc__,
-            "__module__": subscription.reaction.function.__module__,
+            "__doc__": code.__doc__,
+            "__module__": code.__module__,
+            **dict(subscription.options),
         }
         base = self.lane.task_class if self.lane else HandlerTask
         return type("Handler", (base,), attributes)
@@ -191,18 +239,17 @@ class Runtime:
         park(self, handler, message, error, join=join)
 
 
-def defaults(runtime: Runtime, given: Iterable[str]) -> dict[str, Any]:
+def defaults(runtime: Runtime) -> dict[str, Any]:
     """
-    Celery's settings for which choreo has another default, without those that the user's configuration sets.
+    Celery's settings for which choreo has another default. They rank below the user's: see `rank_lowest`.
 
-    ``given`` are the names of the user's settings. Settings that the promises need are not here: they are attributes of
-    the tasks, see `choreo.worker.task.SafeTask`.
+    Settings that the promises need are not here: they are attributes of the tasks, see
+    `choreo.worker.task.SafeTask`.
     """
     topology = runtime.topology
-    settings = {
+    return {
         "accept_content": ["json"],
         "task_serializer": "json",
-        "task_ignore_result": True,
         "task_default_queue": topology.default_queue,
         # Otherwise a mistyped -Q would make a queue that no event ever reaches.
         "task_create_missing_queues": False,
@@ -218,8 +265,6 @@ def defaults(runtime: Runtime, given: Iterable[str]) -> dict[str, Any]:
         "worker_consumer": "choreo.worker.consumer:ServiceConsumer",
         "choreo_shutdown_timeout": SHUTDOWN_TIMEOUT,
     }
-    left_out = set(given)
-    return {name: value for name, value in settings.items() if name not in left_out}
 
 
 #: The steps that a service's worker runs in addition to Celery's own.

@@ -12,10 +12,11 @@ from uuid import uuid4
 
 from celery import Celery
 
-from choreo.announcement import Announcement
+from choreo.announcement import Announcement, Count
 from choreo.broker.publisher import Publisher
 from choreo.declare.around import Around, checked_around, checked_chain, surrounded
 from choreo.declare.checks import (
+    TASK_OPTIONS,
     check_called,
     check_listener,
     check_name,
@@ -23,20 +24,21 @@ from choreo.declare.checks import (
     check_service_options,
     checked_event,
     checked_retry,
+    checked_task_options,
 )
 from choreo.declare.context import Context, current
 from choreo.declare.delay import Delay
 from choreo.declare.join import By, Part, make_join
-from choreo.declare.reaction import describe, inspect_function
+from choreo.declare.reaction import describe, inspect_function, name_of
 from choreo.declare.retry import Retry
-from choreo.declare.subscription import Subscription, Topic, check_single, patterns_of
+from choreo.declare.subscription import Subscription, Topic, check_single, patterns_of, warn_of_unknown
 from choreo.delivery.notice import Listener, log_dead_letter
 from choreo.errors import DeclarationError, HandlerEndedError, PublishError
 from choreo.events.envelope import Envelope
 from choreo.events.event import Event
 from choreo.operate.dead_letters import DeadLetters
 from choreo.operate.joins import Joins
-from choreo.runtime import WORKER_CLASS, WORKER_STEPS, Runtime, defaults
+from choreo.runtime import WORKER_CLASS, WORKER_STEPS, Runtime
 from choreo.store.schedule import DELAYED, TENDED, Backlog, Scheduled
 from choreo.store.terms import Terms
 
@@ -65,14 +67,17 @@ class Service(Celery):
     ``name`` is the service's name on the broker: it begins the name of each of its queues and tasks.
     ``retry`` is for every handler that declares none. ``terms`` are the times for which the store waits and remembers.
     ``config`` is a module name, an object or a dict with settings, as for `celery.Celery`; None: no configuration. By
-    default a module ``celeryconfig`` is read, if there is one on the path. All other options go to `celery.Celery`.
-    Raises `DeclarationError` for a name or a value that cannot work, and for an option that neither class has.
+    default a module ``celeryconfig`` is read, if there is one on the path. All other options go to `celery.Celery`:
+    its own, and settings, such as ``choreo_namespace="staging"``.
+    Raises `DeclarationError` for a name or a value that cannot work, and for an option that neither class has. A
+    ``choreo_...`` setting that does not exist raises it when the configuration is first read, and so does publishing
+    without a ``broker_url``.
 
     These of the settings are choreo's:
 
     - ``choreo_store_url``: the Redis that keeps joins, retries and dead letters. Default: the broker, if it is Redis.
     - ``choreo_namespace``: separates whole platforms that share a broker ("staging"). Default: none.
-    - ``choreo_unheard``: the reaction to an event that no handler listens to: "ignore", "log" (the default: one line
+    - ``choreo_unheard``: the reaction to an event that no handler listens to: "ignore", "log" (the default: one warning
       per type and process) or "error" (`publish` raises). ``app.publisher.unheard`` counts them per type.
     - ``choreo_shutdown_timeout``: seconds after which a worker that was told to stop ends its handlers. Default: 25;
       None: it waits for them without a limit.
@@ -105,9 +110,8 @@ class Service(Celery):
         self.runtime = Runtime(name, terms, self.subscriptions, lambda: self.conf, self._connect, lambda: self.tasks)
         if config == "celeryconfig" and importlib.util.find_spec("celeryconfig") is None:
             config = None
+            self.runtime.is_unconfigured = True
         super().__init__(name, config_source=config, **options)
-        # Celery ranks added defaults above the user's configuration. Its own defaults are the last of maps.
-        self.add_defaults(lambda: defaults(self.runtime, set[str]().union(*self.conf.maps[:-1])))
         self.steps["worker"].update(WORKER_STEPS)
         self.on_after_finalize.connect(self._register_tasks, weak=False)
 
@@ -119,18 +123,27 @@ class Service(Celery):
         retry: Retry | None = None,
         name: str | None = None,
         around: Sequence[Around] = (),
+        time_limit: float | None = None,
+        soft_time_limit: float | None = None,
+        rate_limit: str | float | None = None,
+        priority: int | None = None,
         **unknown: Any,
     ) -> Callable[[F], F]:
         """
         Declare a handler: a function that is called with each event of these types, or that matches these patterns.
 
-        The function stays a plain function. The events that it returns are announced if it succeeds. If it raises, it
+        The function stays a plain function. It may also be a bound method, a `functools.partial` or an object that can
+        be called. A parameter that reads no event keeps its default. The events that it returns are announced if it
+        succeeds. If it raises, it
         is called again as ``retry`` says (default: the service's), and then the event becomes a dead letter.
         Its task and its queue are named ``<service>.<function>``, or ``<service>.<name>``: if you rename the function,
         set ``name`` to the old name. ``around`` is middleware for this handler only, outermost first: see `around`.
+        ``time_limit`` and ``soft_time_limit`` (seconds; only with the prefork pool), ``rate_limit`` ("10/m", per
+        worker) and ``priority`` are Celery's options for this handler's task. Events are not sorted by priority: it is
+        for messages that Celery sends for this task.
         Raises `DeclarationError` if the function cannot take these events, or its name is taken.
         """
-        check_options("@app.on", unknown, ["retry", "name", "around"])
+        check_options("@app.on", unknown, ["retry", "name", "around", *TASK_OPTIONS])
         check_called("on", topics)
 
         def declare(function: F) -> F:
@@ -148,6 +161,13 @@ class Service(Celery):
                     reaction=reaction,
                     retry=self.retry if retry is None else checked_retry(retry, where),
                     around=checked_chain(around, where),
+                    options=checked_task_options(
+                        where,
+                        time_limit=time_limit,
+                        soft_time_limit=soft_time_limit,
+                        rate_limit=rate_limit,
+                        priority=priority,
+                    ),
                 )
             )
             return function
@@ -165,6 +185,10 @@ class Service(Celery):
         retry: Retry | None = None,
         name: str | None = None,
         around: Sequence[Around] = (),
+        time_limit: float | None = None,
+        soft_time_limit: float | None = None,
+        rate_limit: str | float | None = None,
+        priority: int | None = None,
         **unknown: Any,
     ) -> Callable[[F], F]:
         """
@@ -179,12 +203,14 @@ class Service(Celery):
         - ``on_timeout`` is called at the deadline with the parts that have arrived (None for the missing ones). Without
           it, they become a dead letter.
         - ``unless``: one of these events cancels the join, also for parts that come later.
-        - ``retry``, ``name`` and ``around``: see `on`.
+        - ``retry``, ``name``, ``around``, ``time_limit``, ``soft_time_limit``, ``rate_limit``, ``priority``: see `on`.
 
         Raises `DeclarationError` if one of the functions cannot take these events, or an option does not fit them.
         """
         check_options(
-            "@app.join", unknown, ["by", "at_least", "within", "on_timeout", "unless", "retry", "name", "around"]
+            "@app.join",
+            unknown,
+            ["by", "at_least", "within", "on_timeout", "unless", "retry", "name", "around", *TASK_OPTIONS],
         )
         check_called("join", parts)
 
@@ -203,6 +229,13 @@ class Service(Celery):
                     at_least=at_least,
                     by=by,
                     around=checked_chain(around, where),
+                    options=checked_task_options(
+                        where,
+                        time_limit=time_limit,
+                        soft_time_limit=soft_time_limit,
+                        rate_limit=rate_limit,
+                        priority=priority,
+                    ),
                 )
             )
             return function
@@ -288,6 +321,9 @@ class Service(Celery):
         result is an `Announcement`, whose `Announcement.cancel` calls it off. Any live worker of any service of this
         namespace that uses the same store sends it, at most a quarter of a second late. The program that announced it
         may have ended by then. Without any worker, it waits. Raises `StoreError` if the store does not take it.
+
+        It waits for the broker, also if the result is awaited. In a coroutine write
+        ``await asyncio.to_thread(app.publish, event)``.
         """
         if delay is None and at is None:
             return self._announce([event], subject)[0]
@@ -321,7 +357,7 @@ class Service(Celery):
                 error.before = count
                 raise
             count += len(batch)
-        return count
+        return Count(count)
 
     def _announce(self, events: Sequence[Event], subject: str | None) -> list[Envelope]:
         events = [checked_event(event) for event in events]
@@ -414,7 +450,24 @@ class Service(Celery):
         """The worker program that Celery runs for this app."""
         return self.subclass_with_self(WORKER_CLASS)
 
+    def connection_for_read(self, url: Any = None, **options: Any) -> Any:
+        """Celery's. Raises `DeclarationError` if no setting names the broker: Celery would take amqp://localhost."""
+        return super().connection_for_read(url or self.runtime.broker_url(self.conf.broker_read_url), **options)
+
+    def connection_for_write(self, url: Any = None, **options: Any) -> Any:
+        """Celery's. Raises `DeclarationError` if no setting names the broker: Celery would take amqp://localhost."""
+        return super().connection_for_write(url or self.runtime.broker_url(self.conf.broker_write_url), **options)
+
+    def prepare_config(self, config: Any) -> Any:
+        """Celery's hook: it has read the configuration, and is going to read the defaults. It may do so again later."""
+        self._pending_defaults.append(self._add_defaults)
+        return super().prepare_config(config)
+
     # -- inside --------------------------------------------------------------------------------------------------
+
+    def _add_defaults(self) -> dict[str, Any]:
+        self.runtime.configured()
+        return {}
 
     def _subscribe(self, subscription: Subscription) -> None:
         if any(other.name == subscription.name for other in self.subscriptions):
@@ -431,9 +484,11 @@ class Service(Celery):
         subscription = surrounded(subscription, self._around)
         self.subscriptions.append(subscription)
         if self.finalized:
+            warn_of_unknown([subscription])
             self.register_task(self.runtime.handler_task(subscription))
 
     def _register_tasks(self, **_: Any) -> None:
+        warn_of_unknown(self.subscriptions)
         for subscription in self.subscriptions:
             self.register_task(self.runtime.handler_task(subscription))
         self.register_task(self.runtime.dead_letter_task(self._listener))
@@ -442,7 +497,7 @@ class Service(Celery):
         return self.connection_for_write()
 
     def _handler_name(self, function: Callable[..., Any], name: str | None) -> str:
-        own = name if name is not None else function.__name__
+        own = name if name is not None else name_of(function)
         check_name("handler", own)
         if own == "dead_letters":
             raise DeclarationError(f"{describe(function)}: dead_letters is the name of the service's own queue.")

@@ -1,11 +1,14 @@
 """How a service connects to its broker: Celery's AMQP classes, with choreo's queues, transport and options."""
 
 from collections.abc import Iterable
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from celery.app.amqp import AMQP, Queues
+from celery.exceptions import ImproperlyConfigured
+from celery.utils.functional import maybe_list
 from celery.utils.text import indent as textindent
 from kombu import Connection, Queue
 
@@ -89,6 +92,36 @@ class ServiceQueues(Queues):
         if indent_first or not lines:
             return str(textindent("\n".join(lines), indent))
         return "\n".join([lines[0], textindent("\n".join(lines[1:]), indent)])
+
+    def select(self, include: Iterable[str] | str | None) -> None:
+        """Consume from these queues only. Raises `ImproperlyConfigured` if the service has no such queue."""
+        for name in maybe_list(include) or ():
+            self._check("-Q", name, may_be_new=self.create_missing)
+        super().select(include)
+
+    def deselect(self, exclude: Iterable[str] | str | None) -> None:
+        """Do not consume from these queues. Raises `ImproperlyConfigured` for a name that looks mistyped."""
+        for name in maybe_list(exclude) or ():
+            self._check("-X", name, may_be_new=True)
+        super().deselect(exclude)
+
+    def _check(self, option: str, name: str, *, may_be_new: bool) -> None:
+        """
+        Raise `ImproperlyConfigured` if there is no such queue. ``may_be_new``: only if there is one of a similar name.
+
+        Celery would advise ``task_create_missing_queues``. Then there is such a queue, and no event reaches it.
+        """
+        if name in self or name in self.aliases:
+            return
+        # Without the namespace, or mistyped.
+        guesses = [queue for queue in self if queue.endswith(f".{name}")] or get_close_matches(name, self, n=1)
+        if may_be_new and not guesses:
+            return
+        hint = f"did you mean {guesses[0]}?" if guesses else "is it the queue of another service?"
+        raise ImproperlyConfigured(
+            f"{option} {name}: there is no such queue, {hint} A service has one queue per handler, named after it: "
+            f"{', '.join(sorted(self))}."
+        )
 
 
 class ServiceAMQP(AMQP):

@@ -32,7 +32,7 @@ class Unheard(StrEnum):
     """The treatment of an event to which no queue is bound. Such an event is always counted."""
 
     IGNORE = "ignore"
-    #: One line in the log per type of event and process.
+    #: One warning in the log per type of event and process.
     LOG = "log"
     #: `Publisher.announce` raises `PublishError`. An event from a handler is logged: its commit has happened.
     ERROR = "error"
@@ -52,15 +52,21 @@ class Publisher:
     Publishes over a pool of lines. Safe in threads, and after a fork.
 
     ``unheard`` counts, per type, the events to which no queue was bound. It needs a broker that says so: Redis and
-    RabbitMQ do, the memory transport does not.
+    RabbitMQ do, the memory transport does not. ``place`` is a callback: it returns the broker and the namespace, for
+    the warning of such an event.
     """
 
     def __init__(
-        self, connect: Callable[[], Connection], exchange: Exchange, when_unheard: Unheard = Unheard.LOG
+        self,
+        connect: Callable[[], Connection],
+        exchange: Exchange,
+        when_unheard: Unheard = Unheard.LOG,
+        place: Callable[[], str] = lambda: "this broker",
     ) -> None:
         self._connect = connect
         self._exchange = exchange
         self._when_unheard = when_unheard
+        self._place = place
         self._lines = Lines(self._new_line)
         self._counting = threading.Lock()
         self.unheard: Counter[str] = Counter()
@@ -81,7 +87,8 @@ class Publisher:
         if unheard and self._when_unheard is Unheard.ERROR:
             types = sorted({post.message.routing_key for post in unheard})
             raise PublishError(
-                f"nobody listens to {', '.join(types)}. Start a service that does, or set choreo_unheard to 'log'.",
+                f"nobody listens to {', '.join(types)}. Start a service that does, or set choreo_unheard to 'log'. "
+                f"The broker is {self._place()}.",
                 confirmed=[envelope for envelope, post in zip(envelopes, posts, strict=True) if post.heard],
                 unconfirmed=[envelope for envelope, post in zip(envelopes, posts, strict=True) if not post.heard],
             )
@@ -122,7 +129,12 @@ class Publisher:
                 self.unheard[kind] += 1
                 first = self.unheard[kind] == 1
             if first and self._when_unheard is not Unheard.IGNORE:
-                logger.info("nobody listens to %s yet; logged once per type and process (choreo_unheard)", kind)
+                logger.warning(
+                    "nobody listens to %s yet: no queue is bound to it on %s. Start a service that listens, or is this "
+                    "the wrong broker or namespace? Logged once per type and process (choreo_unheard).",
+                    kind,
+                    self._place(),
+                )
 
     def close(self) -> None:
         """Drop the lines that are not in use. Publishing again makes new ones."""

@@ -6,6 +6,7 @@ from difflib import get_close_matches
 
 import click
 
+from choreo.cli import completion
 from choreo.cli.app import Where, connecting, speaking
 from choreo.delivery.dead_letter import DeadLetter
 from choreo.operate.dead_letters import DeadLetters
@@ -24,7 +25,7 @@ def dead_letters(context: click.Context, broker: str | None, store: str | None) 
 
 
 @dead_letters.command("list")
-@click.argument("owners", nargs=-1, metavar="[SERVICE|HANDLER]...")
+@click.argument("owners", nargs=-1, metavar="[SERVICE|HANDLER]...", shell_complete=completion.owners)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @speaking
 def list_(app: Service, owners: tuple[str, ...], as_json: bool) -> None:

@@ -7,12 +7,15 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
+from choreo.cli import completion
 from choreo.cli.app import Where, connecting, speaking
 from choreo.operate.joins import PAGE, Joins, PendingJoin
 from choreo.service import Service
 
 _ROW = "{:<20}  {:<30}  {:<11}  {}"
-_of_handler = click.option("--handler", metavar="NAME", help="The handler, if several wait for KEY.")
+_of_handler = click.option(
+    "--handler", metavar="NAME", help="The handler, if several wait for KEY.", shell_complete=completion.owners
+)
 
 
 @click.group("joins")
@@ -24,7 +27,7 @@ def joins(context: click.Context, broker: str | None, store: str | None) -> None
 
 
 @joins.command("list")
-@click.argument("owners", nargs=-1, metavar="[SERVICE|HANDLER]...")
+@click.argument("owners", nargs=-1, metavar="[SERVICE|HANDLER]...", shell_complete=completion.owners)
 @click.option("--limit", default=50, show_default=True, help="The most joins to list for each handler. 0: no limit.")
 @click.option("--after", metavar="PLACE", help="Continue an earlier list of one HANDLER.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")

@@ -7,6 +7,7 @@ from typing import Any
 import click
 from pydantic import AliasChoices, AliasPath, ValidationError
 
+from choreo.cli import completion
 from choreo.cli.app import broker_of, speaking
 from choreo.events.event import Event, known_events
 from choreo.local.discovery import DiscoveryError, find_services
@@ -14,7 +15,7 @@ from choreo.service import Service
 
 
 @click.command(context_settings={"show_default": True})
-@click.argument("event_type", metavar="TYPE")
+@click.argument("event_type", metavar="TYPE", shell_complete=completion.event_types)
 @click.option("--subject", default="", help="The subject of the event, such as ORD-9.")
 @click.option("--data", default="{}", metavar="JSON", help="The fields of the event.")
 @click.option("--package", default="handlers", metavar="NAME", help="The package of services that knows the event.")

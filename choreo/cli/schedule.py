@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import click
 
+from choreo.cli import completion
 from choreo.cli.app import speaking
 from choreo.errors import DeclarationError
 from choreo.service import Service
@@ -17,7 +18,7 @@ _LATE = 10.0
 
 
 @click.command()
-@click.argument("owners", nargs=-1, metavar="[SERVICE|HANDLER]...")
+@click.argument("owners", nargs=-1, metavar="[SERVICE|HANDLER]...", shell_complete=completion.owners)
 @click.option("--all", "everything", is_flag=True, help="Include handlers for which nothing waits.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @speaking

@@ -205,6 +205,7 @@ def make_join(
     at_least: int | None,
     by: By,
     around: tuple[Around, ...] = (),
+    options: tuple[tuple[str, Any], ...] = (),
 ) -> Join:
     """Make a join from the arguments of ``@app.join``. Raises `DeclarationError` when they do not fit together."""
     where = describe(reaction.function)
@@ -230,6 +231,7 @@ def make_join(
         several=several,
         keys=_keys(where, by, [*events, *unless]),
         around=around,
+        options=options,
     )
 
 

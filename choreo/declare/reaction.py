@@ -6,12 +6,14 @@ import typing
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
 
 from choreo.declare.context import Context
 from choreo.errors import DeclarationError, EnvelopeError, UndeclaredEventWarning
+from choreo.events import naming
 from choreo.events.envelope import Envelope
 from choreo.events.event import Event
 
@@ -118,35 +120,97 @@ class Reaction:
 
 
 def inspect_function(function: Function) -> Reaction:
-    """Read the annotations of a handler. Raises `DeclarationError`, which names the fault and the correct form."""
-    if not (inspect.isfunction(function) or inspect.ismethod(function) or inspect.isbuiltin(function)):
+    """
+    Read the annotations of a handler: a function, a method, a partial, or an object that can be called.
+
+    A parameter with a default that reads no event keeps its default. Raises `DeclarationError`, which names the fault
+    and the correct form.
+    """
+    if isinstance(function, staticmethod):
+        function = function.__func__
+    code = code_of(function)
+    if isinstance(function, type) or not callable(function):
         raise DeclarationError(
-            f"{function!r} is not a function. A handler is a function: def charge_customer(...): ..."
+            f"{function!r} is {'a class' if isinstance(function, type) else 'not a function'}. "
+            f"A handler is a function: def charge_customer(...): ..."
         )
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+    if inspect.iscoroutinefunction(code) or inspect.isasyncgenfunction(code):
         raise DeclarationError(
             f"{describe(function)} is async. Celery runs handlers in processes or threads: write `def`, and use "
             f"asyncio.run(...) inside where you need it."
         )
     try:
-        hints = typing.get_type_hints(function)
+        hints = typing.get_type_hints(code)
+        signature = inspect.signature(function)
     except Exception as error:  # an annotation can be any code, and raise anything
         raise DeclarationError(
             f"{describe(function)}: an annotation cannot be resolved ({error!r}). Import its class at module level."
         ) from error
-    signature = inspect.signature(function)
-    parameters = tuple(_parameter(function, parameter, hints) for parameter in signature.parameters.values())
-    return Reaction(function, parameters, _announces(function, hints))
+    bound = _bound(function)
+    taken = {name: parameter for name, parameter in signature.parameters.items() if name not in bound}
+    found = {name: _parameter(function, parameter, hints) for name, parameter in taken.items()}
+    parameters = [parameter for parameter in found.values() if parameter is not None]
+    if any(_is_needed(parameter, taken[parameter.name]) for parameter in parameters):
+        # A view with a default, such as settings: it reads an event only if no other parameter does.
+        parameters = [
+            parameter for parameter in parameters if not _is_view(parameter) or not _has_default(taken[parameter.name])
+        ]
+    return Reaction(function, tuple(parameters), _announces(function, hints))
 
 
-def _parameter(function: Function, parameter: inspect.Parameter, hints: Mapping[str, Any]) -> Parameter:
+def code_of(function: Any) -> Any:
+    """The function that has the code, the name and the annotations of what is called."""
+    if isinstance(function, partial):
+        return code_of(function.func)
+    if hasattr(function, "__qualname__") or not callable(function):
+        return function
+    return type(function).__call__
+
+
+def name_of(function: Any) -> str:
+    """The name that a handler has if none is given: of the function, or of the class of an object in snake case."""
+    if isinstance(function, partial):
+        return name_of(function.func)
+    return getattr(function, "__name__", "") or "_".join(naming.words_of(type(function).__name__))
+
+
+def _bound(function: Any) -> set[str]:
+    """The parameters to which a partial gives a value by their name."""
+    return set(function.keywords) | _bound(function.func) if isinstance(function, partial) else set()
+
+
+def _has_default(parameter: inspect.Parameter) -> bool:
+    return parameter.default is not inspect.Parameter.empty
+
+
+def _is_view(parameter: Parameter) -> bool:
+    return bool(parameter.models) and not any(issubclass(model, Event) for model in parameter.models)
+
+
+def _is_needed(parameter: Parameter, declared: inspect.Parameter) -> bool:
+    return not parameter.wants_context and not (_is_view(parameter) and _has_default(declared))
+
+
+def _parameter(function: Function, parameter: inspect.Parameter, hints: Mapping[str, Any]) -> Parameter | None:
+    """What a parameter reads. None: it keeps its default."""
     where = f"{describe(function)}, parameter {parameter.name!r}"
+    spare = _has_default(parameter)
     if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+        if spare:
+            return None
         raise DeclarationError(f"{where}: a handler takes named parameters, not *args, **kwargs or positional-only.")
     if parameter.name not in hints:
+        if spare:
+            return None
+        if parameter.name in ("self", "cls"):
+            raise DeclarationError(
+                f"{where}: this is a method, and no object has it yet. Declare it with its object: "
+                f"app.on(OrderPlaced)(shop.{code_of(function).__name__}), or write a function."
+            )
         raise DeclarationError(
             f"{where} has no annotation. Say what it reads: {parameter.name}: OrderPlaced (an event), a pydantic model "
-            f"with the fields you need, Envelope, or Context."
+            f"with the fields you need, Envelope, or Context. If it reads no event, give it a default: "
+            f"{parameter.name}=..."
         )
     annotation = hints[parameter.name]
     listed = typing.get_origin(annotation) is list
@@ -159,9 +223,12 @@ def _parameter(function: Function, parameter: inspect.Parameter, hints: Mapping[
         return Parameter(parameter.name, wants_envelope=True, optional=optional, listed=listed)
     if models and all(isinstance(model, type) and issubclass(model, BaseModel) for model in models):
         return Parameter(parameter.name, models, optional=optional, listed=listed)
+    if spare:
+        return None
     raise DeclarationError(
         f"{where} is annotated {hints[parameter.name]!r}, which cannot read an event. "
-        f"Use an event class, a pydantic model with the fields you need, Envelope, or Context."
+        f"Use an event class, a pydantic model with the fields you need, Envelope, or Context. If it reads no event, "
+        f"give it a default."
     )
 
 
@@ -172,7 +239,12 @@ def _announces(function: Function, hints: Mapping[str, Any]) -> tuple[type[Event
     for cls in _classes(hints["return"], inside_containers=True):
         if cls is type(None):
             continue
-        if not (isinstance(cls, type) and issubclass(cls, Event) and hasattr(cls, "event_type")):
+        if isinstance(cls, type) and issubclass(cls, Event) and not hasattr(cls, "event_type"):
+            raise DeclarationError(
+                f"{describe(function)} returns {cls!r}, which is the base of many events. Name those that it "
+                f"may announce: -> PaymentCharged | PaymentFailed, or leave the annotation out."
+            )
+        if not (isinstance(cls, type) and issubclass(cls, Event)):
             raise DeclarationError(
                 f"{describe(function)} returns {cls!r}, which is not an event. A handler returns an event, a list or "
                 f"generator of events, or None."
@@ -214,5 +286,9 @@ def _is_listed(cls: type) -> bool:
 
 
 def describe(function: Function) -> str:
-    """Return the full name of a function: ``handlers.payment.charge_customer``."""
+    """Return the full name of a function, or of the class of an object: ``handlers.payment.charge_customer``."""
+    if isinstance(function, partial):
+        return describe(function.func)
+    if callable(function) and not hasattr(function, "__qualname__"):
+        function = type(function)
     return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', repr(function))}"

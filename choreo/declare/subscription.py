@@ -1,7 +1,10 @@
 """Subscriptions: the events that a handler listens to. Data only, made once when the module is imported."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
 
 from choreo.declare.context import Context
 from choreo.declare.reaction import Reaction, describe
@@ -9,7 +12,10 @@ from choreo.declare.retry import Retry
 from choreo.errors import DeclarationError
 from choreo.events import naming
 from choreo.events.envelope import Envelope
-from choreo.events.event import Event
+from choreo.events.event import Event, known_events
+from choreo.events.patterns import matches
+
+logger = logging.getLogger(__name__)
 
 #: An event class, or a pattern such as "order.*".
 Topic = type[Event] | str
@@ -35,6 +41,8 @@ class Subscription:
     retry: Retry
     #: Middleware of this handler alone, outermost first.
     around: tuple[Around, ...] = ()
+    #: Celery's options of the handler's task, as pairs of a name and a value: see `choreo.declare.checks`.
+    options: tuple[tuple[str, Any], ...] = ()
 
 
 def patterns_of(topics: Sequence[Topic], where: str) -> tuple[str, ...]:
@@ -57,6 +65,46 @@ def patterns_of(topics: Sequence[Topic], where: str) -> tuple[str, ...]:
     if len(set(patterns)) < len(patterns):
         raise DeclarationError(f"{where} names the same event twice: {', '.join(sorted(patterns))}.")
     return tuple(patterns)
+
+
+def warn_of_unknown(subscriptions: Iterable[Subscription]) -> None:
+    """
+    Log a warning for each pattern that no known event matches, and that differs little from one that does.
+
+    It is most likely mistyped, and its queue would stay empty. It is no error: the class of the event may belong to
+    another service.
+    """
+    types = known_events()
+    for subscription in subscriptions:
+        for pattern in subscription.patterns:
+            if not any(matches(pattern, known) for known in types) and (guess := _guess(pattern, types)):
+                logger.warning(
+                    "%s listens to %r, and no event that is imported here has such a type: did you mean %r? If it is "
+                    'right, declare its class: class ...(Event, type="...").',
+                    subscription.name,
+                    pattern,
+                    guess,
+                )
+
+
+def _guess(pattern: str, types: Iterable[str]) -> str | None:
+    """Return a similar pattern that an event of these types matches; None if there is none."""
+    parts = pattern.split(".")
+    candidates = set()
+    for known in types:
+        words = known.split(".")
+        if not {"*", "#"} & set(parts):
+            candidates.add(known)
+        elif "#" not in parts and len(parts) == len(words):
+            candidates.add(".".join(part if part == "*" else word for part, word in zip(parts, words, strict=True)))
+        elif parts[-1] == "#":
+            head = [part if part == "*" else word for part, word in zip(parts[:-1], words, strict=False)]
+            candidates.add(".".join([*head, "#"]))
+        elif parts[0] == "#":
+            tail = words[-(len(parts) - 1) :]
+            candidates.add(".".join(["#", *tail]))
+    found = get_close_matches(pattern, sorted(candidates), n=1, cutoff=0.75)
+    return found[0] if found else None
 
 
 def check_single(reaction: Reaction, topics: Sequence[Topic]) -> None:

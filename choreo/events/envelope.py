@@ -5,9 +5,10 @@
 ``dataversion`` are extension attributes. Attributes that this version does not know are kept and passed on.
 """
 
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 from choreo.errors import EnvelopeError
 
@@ -43,6 +44,16 @@ class Envelope:
 
     def __str__(self) -> str:
         return f"{self.type} {self.subject}".rstrip()
+
+    def __hash__(self) -> int:
+        # The data may be of any kind. Equal envelopes have equal ids. asyncio.gather hashes what it awaits.
+        return hash(self.id)
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        """Return the envelope at once: ``await app.publish(...)`` is as good as ``app.publish(...)``."""
+        # Without it the await would raise, and the event would have left even so.
+        return self
+        yield
 
     def to_wire(self) -> dict[str, Any]:
         """Return the envelope as a CloudEvents JSON object. `from_wire` reads it back."""

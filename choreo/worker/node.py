@@ -30,6 +30,7 @@ class ServiceWorker(Worker):
         # a minute for it. A result that is not read is an ack that is not sent: the event comes again, and is done.
         pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = RESULTS_READ
         service = (app or self.app).service_name
+        (app or self.app).runtime.check()
         super().__init__(app=app, hostname=node_name(service, hostname or f"celery@{gethostname()}"), **options)
         in_process = not issubclass(self.pool_cls, PreforkPool)
         if self.app.runtime.lane is not None:
@@ -40,6 +41,10 @@ class ServiceWorker(Worker):
                 "choreo is not tested with it. Run this service with --pool gevent or threads."
             )
         limits = {"task_time_limit": self.time_limit, "task_soft_time_limit": self.soft_time_limit}
+        for task in self.app.tasks.values():
+            if isinstance(task, SafeTask):
+                limits |= {f"time_limit of {task.name}": getattr(task, "time_limit", None)}
+                limits |= {f"soft_time_limit of {task.name}": getattr(task, "soft_time_limit", None)}
         for setting, seconds in limits.items():
             if seconds and in_process:
                 raise ImproperlyConfigured(

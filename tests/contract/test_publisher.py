@@ -4,10 +4,13 @@ import asyncio
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,6 +29,7 @@ from tests.servers import rabbitmq_vhost, require_rabbitmq
 from tests.waiting import DEADLINE, eventually
 
 BROKERS = ("rabbitmq", "redis")
+ROOT = Path(__file__).parents[2]
 #: Instead of the real one, so that the tests of silence are quick.
 SILENCE = 1.0
 
@@ -372,10 +376,26 @@ def test_an_event_that_nobody_hears_is_counted_and_said_once(
         app.publish(OrderForgotten())
 
     assert app.publisher.unheard == {"order.forgotten": 3}
-    assert [record.getMessage() for record in caplog.records] == [
-        "nobody listens to order.forgotten yet; logged once per type and process (choreo_unheard)"
-    ]
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage().startswith("nobody listens to order.forgotten yet: no queue is bound to it on ")
+    assert app.connection().as_uri() in record.getMessage()
+    assert f"(namespace {app.runtime.topology.namespace})" in record.getMessage()
     assert len(ear.heard()) == 1
+
+
+def test_a_plain_script_shows_that_nobody_hears_its_event(redis_url: str) -> None:
+    script = (
+        "from choreo import Event, Service\n"
+        "class OrderForgotten(Event): ...\n"
+        f"Service('shop', config=None, broker={redis_url!r}, choreo_namespace='staging').publish(OrderForgotten())"
+    )
+
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True)
+
+    assert "nobody listens to order.forgotten yet" in done.stderr
+    assert f"{urlsplit(redis_url).netloc.rpartition('@')[2]}" in done.stderr
+    assert "(namespace staging)" in done.stderr
 
 
 @both

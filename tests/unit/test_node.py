@@ -7,6 +7,7 @@ from celery.apps.worker import Worker
 from celery.concurrency.solo import TaskPool
 from celery.exceptions import ImproperlyConfigured
 
+from tests.unit.events import OrderPlaced
 from tests.unit.stage import service
 
 
@@ -49,3 +50,18 @@ def test_other_annotations_hold() -> None:
     app.Worker(pool="solo")
 
     assert app.tasks["payment.dead_letters"].rate_limit == "5/s"
+
+
+@pytest.mark.filterwarnings("ignore::celery.platforms.SecurityWarning")
+@pytest.mark.parametrize("limit", ["time_limit", "soft_time_limit"])
+def test_a_time_limit_of_a_handler_is_refused_by_a_pool_that_cannot_end_it(limit: str) -> None:
+    app = service("payment")
+
+    @app.on(OrderPlaced, **{limit: 5})
+    def charge(order: OrderPlaced) -> None: ...
+
+    with pytest.raises(
+        ImproperlyConfigured, match=f"^{limit} of payment.charge = 5: the solo pool cannot end a handler"
+    ):
+        app.Worker(pool="solo")
+    app.Worker(pool="prefork")

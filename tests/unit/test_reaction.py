@@ -11,6 +11,7 @@ from choreo import Context, Envelope, Event, UndeclaredEventWarning
 from choreo.declare.reaction import Reaction, inspect_function
 from choreo.errors import DeclarationError, EnvelopeError
 from tests.unit.events import DriverAssigned, OrderConfirmed, OrderPlaced, PaymentCharged, PaymentFailed, envelope
+from tests.unit.stage import Stage, service
 
 ORDER = OrderPlaced(customer_id="alice", total_cents=500)
 
@@ -312,11 +313,10 @@ def test_a_return_annotation_that_names_no_event_in_particular_is_refused(base):
     charge.__annotations__["return"] = base
 
     assert f"charge returns {base!r}, which" in refused(charge)
+    assert "Name those that it may announce: -> PaymentCharged | PaymentFailed" in refused(charge)
 
 
-@pytest.mark.parametrize(
-    "thing", [functools.partial(returns_one), OrderPlaced, 5, "charge"], ids=["partial", "class", "number", "text"]
-)
+@pytest.mark.parametrize("thing", [OrderPlaced, 5, "charge"], ids=["class", "number", "text"])
 def test_what_is_no_function_is_refused(thing):
     with pytest.raises(DeclarationError, match="function"):
         inspect_function(thing)
@@ -332,3 +332,137 @@ def test_a_decorated_handler_is_read_through_its_decorator():
     assert isinstance(reaction, Reaction)
     assert reaction.announces == (PaymentCharged,)
     assert announced(wrapped) == ["payment.charged"]
+
+
+# -- other things that can be called, and parameters that read no event -----------------------------------------
+
+
+class Gateway:
+    """No model: it cannot read an event."""
+
+
+GATEWAY = Gateway()
+
+
+class Settings(BaseModel):
+    currency: str = "EUR"
+
+
+class Shop:
+    def charge(self, order: OrderPlaced, gateway: Gateway = GATEWAY) -> PaymentCharged:
+        """Charge in this shop."""
+        assert gateway is GATEWAY
+        return PaymentCharged(amount_cents=order.total_cents)
+
+    @staticmethod
+    def charge_anywhere(order: OrderPlaced) -> PaymentCharged:
+        return PaymentCharged(amount_cents=order.total_cents)
+
+    @classmethod
+    def charge_everywhere(cls, order: OrderPlaced) -> PaymentCharged:
+        return PaymentCharged(amount_cents=order.total_cents)
+
+
+class ChargeCustomer:
+    """Charges when it is called."""
+
+    def __call__(self, order: OrderPlaced, context: Context) -> PaymentCharged:
+        """Charge."""
+        assert context.subject == order.meta.subject
+        return PaymentCharged(amount_cents=order.total_cents)
+
+
+def charge_with(gateway: Gateway, order: OrderPlaced) -> PaymentCharged:
+    assert gateway is GATEWAY
+    return PaymentCharged()
+
+
+def charge_by(order: OrderPlaced, gateway: Gateway) -> PaymentCharged:
+    assert gateway is GATEWAY
+    return PaymentCharged()
+
+
+def untyped(order: OrderPlaced, session=None, *, retries=3) -> PaymentCharged:
+    assert (session, retries) == (None, 3)
+    return PaymentCharged()
+
+
+def typed(order: OrderPlaced, gateway: Gateway | None = None, names: tuple[str, ...] = (), x: int = 5) -> None:
+    assert (gateway, names, x) == (None, (), 5)
+
+
+def set_up(order: OrderPlaced, settings: Settings = Settings(), view: Total | None = None) -> PaymentCharged:  # noqa: B008
+    assert (settings, view) == (Settings(), None)
+    return PaymentCharged()
+
+
+def of_one_more_event(order: OrderPlaced, charged: PaymentCharged = PaymentCharged()) -> PaymentCharged:  # noqa: B008
+    return charged
+
+
+SHOP = Shop()
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (SHOP.charge, "charge"),
+        (Shop.charge_anywhere, "charge_anywhere"),
+        (Shop.charge_everywhere, "charge_everywhere"),
+        (Shop.__dict__["charge_anywhere"], "charge_anywhere"),
+        (ChargeCustomer(), "charge_customer"),
+        (functools.partial(returns_one), "returns_one"),
+        (functools.partial(charge_with, GATEWAY), "charge_with"),
+        (functools.partial(charge_by, gateway=GATEWAY), "charge_by"),
+        (functools.partial(functools.partial(charge_by, gateway=None), gateway=GATEWAY), "charge_by"),
+        (functools.partial(ChargeCustomer()), "charge_customer"),
+        (functools.partial(of_one_more_event, charged=PaymentCharged()), "of_one_more_event"),
+        (untyped, "untyped"),
+        (typed, "typed"),
+        (set_up, "set_up"),
+    ],
+)
+def test_anything_that_can_be_called_is_a_handler_and_parameters_that_read_no_event_keep_their_values(function, name):
+    app = service("payment")
+    app.on(OrderPlaced)(function)
+
+    done = Stage(app).deliver(ORDER)
+
+    assert [subscription.name for subscription in app.subscriptions] == [f"payment.{name}"]
+    assert done.successful(), done.result
+    assert app.tasks[f"payment.{name}"].__module__ == __name__
+
+
+def test_a_view_with_a_default_reads_the_event_if_nothing_else_does():
+    def charge(order: Total = Total(total_cents=1)) -> None:  # noqa: B008
+        assert order.total_cents == 500
+
+    react(charge)
+
+
+def test_a_second_event_with_a_default_is_refused_as_before():
+    app = service("payment")
+
+    with pytest.raises(DeclarationError, match="takes 2 events"):
+        app.on(OrderPlaced)(of_one_more_event)
+
+
+def test_a_method_without_its_object_is_refused_with_the_way_to_declare_it():
+    assert "parameter 'self': this is a method, and no object has it yet. Declare it with its object: " in refused(
+        Shop.charge
+    )
+    assert "app.on(OrderPlaced)(shop.charge)" in refused(Shop.charge)
+
+
+def test_what_cannot_be_injected_is_refused_with_the_way_out():
+    assert "If it reads no event, give it a default" in refused(charge_by)
+
+
+def test_async_methods_objects_and_partials_are_refused_too():
+    class Later:
+        async def __call__(self, order: OrderPlaced) -> None: ...
+
+        async def charge(self, order: OrderPlaced) -> None: ...
+
+    for function in (Later(), Later().charge, functools.partial(Later().charge)):
+        assert "is async" in refused(function)

@@ -1,10 +1,12 @@
 """Declaring a service, and announcing with it. A wrong declaration fails here, at import, and says the way out."""
 
+import asyncio
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
+from celery.exceptions import ImproperlyConfigured
 
 from choreo import Context, DeadLetter, Envelope, Event, Retry, Service
 from choreo.errors import DeclarationError, EventNameError, EventTooLargeError
@@ -131,7 +133,7 @@ def test_an_unknown_option_is_refused_with_the_one_that_was_meant(app):
         lambda: app.join(OrderConfirmed, PaymentCharged, withn=timedelta(1))
     )
     told = refused(lambda: app.on(OrderPlaced, xyz=1))
-    assert "@app.on(xyz=...): unknown option, it takes retry, name, around." in told
+    assert "@app.on(xyz=...): unknown option, it takes retry, name, around, " in told
 
 
 def test_an_unknown_option_of_a_service_is_refused_with_the_one_that_was_meant():
@@ -284,6 +286,125 @@ def test_what_happens_on_timeout_is_checked_too(app):
     )
 
 
+# -- Celery's options of a task ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lane", [True, False])
+@pytest.mark.parametrize("decorator", ["on", "join"])
+def test_safe_options_of_celery_hold_for_the_handlers_task(lane, decorator):
+    app = service("payment", choreo_fast_lane=lane)
+    options = {"time_limit": 30, "soft_time_limit": 20.5, "rate_limit": "10/m", "priority": 3}
+    if decorator == "on":
+        app.on(OrderPlaced, **options)(charge)
+    else:
+        app.join(OrderConfirmed, PaymentCharged, **options)(assign)
+
+    task = app.tasks[app.subscriptions[0].name]
+
+    assert {name: getattr(task, name) for name in options} == options
+    assert app.tasks["payment.dead_letters"].rate_limit is None
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("time_limit", value) for value in (0, -1, "5", True, float("inf"), timedelta(seconds=5))),
+        ("soft_time_limit", 0),
+        *(("rate_limit", value) for value in ("often", 0, -1, "10/year", timedelta(1), True)),
+        *(("priority", value) for value in (-1, 256, 1.5, "high", True)),
+    ],
+)
+def test_a_value_that_celery_could_not_use_is_refused(app, option, value):
+    assert f"{option}={value!r} is not a" in refused(lambda: app.on(OrderPlaced, **{option: value})(charge))
+
+
+def test_a_soft_limit_after_the_hard_one_is_refused(app):
+    assert "must be less than" in refused(lambda: app.on(OrderPlaced, time_limit=5, soft_time_limit=5)(charge))
+
+
+@pytest.mark.parametrize(
+    ("option", "way"),
+    [
+        ("queue", "name= renames both"),
+        ("routing_key", "name= renames both"),
+        ("max_retries", "retry=Retry(times=3"),
+        ("default_retry_delay", "retry=Retry(times=3"),
+        ("autoretry_for", "Retry(never="),
+        ("acks_late", "Leave it out."),
+        ("ignore_result", "@app.task"),
+        ("bind", "context: Context"),
+        ("countdown", "app.publish(event, delay=60)"),
+        ("serializer", "JSON"),
+        ("base", "around=[...]"),
+    ],
+)
+@pytest.mark.parametrize("decorator", ["on", "join"])
+def test_an_option_of_celery_that_has_another_place_is_refused_with_that_place(app, decorator, option, way):
+    said = refused(lambda: getattr(app, decorator)(OrderPlaced, **{option: 1}))
+
+    assert said.startswith(f"@app.{decorator}({option}=...): ")
+    assert way in said
+
+
+# -- typing errors in patterns and queues -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pattern", "guess"),
+    [
+        ("ordr.placed", "order.placed"),
+        ("order.place", "order.placed"),
+        ("order_placed.x", "order.placed"),
+        ("ordr.*", "order.*"),
+        ("ordr.#", "order.#"),
+        ("*.plced", "*.placed"),
+        ("#.plced", "#.placed"),
+        ("order.placed", None),
+        ("order.*", None),
+        ("#", None),
+        ("weather.changed", None),
+    ],
+)
+def test_a_mistyped_pattern_is_said_and_a_foreign_event_is_not(app, caplog, pattern, guess):
+    app.on(pattern)(lambda_named("watch"))
+
+    app.finalize()
+
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(said) == (guess is not None)
+    for text in said:
+        assert text.startswith(f"payment.watch listens to '{pattern}'")
+        assert f"did you mean '{guess}'?" in text
+
+
+def test_a_mistyped_pattern_of_a_handler_that_is_declared_late_is_said_too(app, caplog):
+    app.finalize()
+
+    app.on("ordr.placed")(lambda_named("watch"))
+
+    assert "did you mean 'order.placed'?" in caplog.text
+
+
+@pytest.mark.parametrize("is_made", [True, False])
+@pytest.mark.parametrize("act", ["select", "deselect"])
+def test_a_mistyped_queue_is_refused_with_the_one_that_was_meant(act, is_made):
+    app = service("payment", choreo_namespace="staging", task_create_missing_queues=is_made)
+    app.on(OrderPlaced)(charge)
+
+    for wrong in ("staging.payment.chrge", "payment.charge"):
+        with pytest.raises(ImproperlyConfigured) as caught:
+            getattr(app.amqp.queues, act)([wrong])
+        assert f"{wrong}: there is no such queue, did you mean staging.payment.charge?" in str(caught.value)
+        assert "task_create_missing_queues" not in str(caught.value)
+    getattr(app.amqp.queues, act)(["staging.payment.charge"])
+
+
+def test_a_queue_of_the_users_own_is_made_if_the_user_says_so():
+    service("payment", task_create_missing_queues=True).amqp.queues.select("mail")
+    with pytest.raises(ImproperlyConfigured, match=r"mail: there is no such queue, is it the queue of another service"):
+        service("payment").amqp.queues.select("mail")
+
+
 # -- dead letters -----------------------------------------------------------------------------------------------
 
 
@@ -325,6 +446,20 @@ def test_a_dead_letter_handler_that_could_not_be_called_is_refused(app):
 # -- announcing -------------------------------------------------------------------------------------------------
 
 
+def test_an_event_that_is_awaited_is_announced_once_and_raises_nothing(app, told):
+    async def announce() -> None:
+        event = OrderPlaced(customer_id="alice")
+        assert (await app.publish(event)).type == "order.placed"
+        assert (await app.publish(event, delay=5)).id
+        assert await app.publish_many([event, event]) == 2
+        first, second = await asyncio.gather(app.publish(event), app.publish(event))
+        assert first.id != second.id
+
+    asyncio.run(announce())
+
+    assert len(told.events) == 6
+
+
 @pytest.fixture
 def told(app) -> Iterator[Recorder]:
     with recorder(app) as told:
@@ -350,11 +485,22 @@ def test_each_story_has_an_id_of_its_own(app, told):
     assert first.correlation_id != second.correlation_id
 
 
-@pytest.mark.parametrize("thing", ["order.placed", {"type": "order.placed"}, OrderPlaced, None])
+@pytest.mark.parametrize("thing", ["order.placed", {"type": "order.placed"}, None])
 def test_what_is_no_event_cannot_be_announced(app, told, thing):
     assert "cannot be announced: it is not an event. Write class OrderPlaced(Event)." in refused(
         lambda: app.publish(thing)
     )
+
+
+def test_a_class_an_abstract_event_and_an_envelope_cannot_be_announced_and_the_error_says_why(app, told):
+    class Base(Event, abstract=True): ...
+
+    assert (
+        "OrderPlaced cannot be announced: it is a class of events. Announce one: OrderPlaced(customer_id=..., "
+        in refused(lambda: app.publish(OrderPlaced))
+    )
+    assert "Base is abstract" in refused(lambda: app.publish(Base()))
+    assert "app.publisher.announce([envelope])" in refused(lambda: app.publish(envelope(OrderPlaced(customer_id="a"))))
 
 
 @pytest.mark.parametrize("subject", [7, b"ORD-1", ["ORD-1"]])

@@ -1,0 +1,60 @@
+"""
+Completion in the shell: the types of events, and the names of services and handlers.
+
+``_CHOREO_COMPLETE=bash_source choreo`` prints the script for bash; there are also zsh_source and fish_source. Here an
+error offers nothing: the command itself explains it.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+
+import click
+
+from choreo.cli import app as cli
+from choreo.errors import ChoreoError
+from choreo.events.event import known_events
+from choreo.local.discovery import find_services
+
+
+def event_types(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
+    """The types of events that the package of services knows, and that begin like this."""
+    package = _option(context, "package") or "handlers"
+    with _quiet():
+        find_services(package)
+        return sorted(name for name in known_events(package) if name.startswith(begun))
+    return []
+
+
+def owners(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
+    """The services and handlers that the store knows, and that begin like this."""
+    with _quiet():
+        app = cli.command_line_service(
+            _option(context, "broker") or os.environ.get("CHOREO_BROKER_URL"),
+            _option(context, "store") or os.environ.get("CHOREO_STORE_URL"),
+        )
+        handlers = app.runtime.store.handlers()
+        names = {*handlers, *(handler.partition(".")[0] for handler in handlers)}
+        return sorted(name for name in names if name.startswith(begun))
+    return []
+
+
+def _option(context: click.Context | None, name: str) -> str | None:
+    """The value of an option of the command, or of its group."""
+    while context is not None:
+        if context.params.get(name):
+            return str(context.params[name])
+        context = context.parent
+    return None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Let neither an error nor a print of the user's modules reach the shell, which would offer it."""
+    with (
+        open(os.devnull, "w") as nothing,  # noqa: PTH123
+        suppress(ChoreoError, click.ClickException),
+        redirect_stdout(nothing),
+        redirect_stderr(nothing),
+    ):
+        yield

@@ -1,0 +1,117 @@
+"""choreo's settings: their names, and their checks. Celery ignores a name that it does not know."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from types import FunctionType, ModuleType
+from typing import Any
+
+from celery.app.defaults import SETTING_KEYS
+from celery.utils.collections import ConfigurationView
+from celery.utils.text import match_case
+
+from choreo.errors import DeclarationError
+
+#: The settings that are choreo's.
+SETTINGS = ("choreo_store_url", "choreo_namespace", "choreo_unheard", "choreo_shutdown_timeout", "choreo_fast_lane")
+
+#: The setting without its prefix. Ignored, it would not separate the platforms that it was meant to separate.
+_BARE = "namespace"
+
+
+def rank_lowest(conf: ConfigurationView, defaults: Mapping[str, Any]) -> None:
+    """
+    Add defaults that rank above Celery's, and below all that the user sets.
+
+    Celery's own `add_defaults` ranks them above the user's configuration. Each map is asked for every form of a name
+    (new, old, with the prefix), so no form of the user's setting is overridden.
+    """
+    conf.maps.insert(len(conf.maps) - 1, defaults)
+    conf.defaults.insert(len(conf.defaults) - 1, defaults)
+
+
+def check_settings(conf: ConfigurationView) -> None:
+    """
+    Raise `DeclarationError` for a name that looks like one of `SETTINGS` and is none, and for a value that cannot work.
+
+    With the option ``namespace`` of `celery.Celery` in lower case, it is also raised if no setting has that prefix: the
+    option was most likely meant to be ``choreo_namespace``. ("CELERY" is usual, and was not.)
+    """
+    given: dict[str, Any] = {}
+    for source in reversed(conf.maps[:-1]):
+        given.update({name: source for name in source if isinstance(name, str)})
+    prefix = conf.prefix or ""
+    forms = {_form(name, prefix): name for name in SETTINGS} | {name: name for name in SETTINGS}
+    if prefix and not prefix.isupper() and not any(name.startswith(_form("", prefix)) for name in given):
+        raise DeclarationError(
+            f"Service(namespace={prefix.rstrip('_')!r}): to Celery this is the prefix of the names of settings, and no "
+            f"setting begins with {prefix!r}. To separate platforms that share a broker, write "
+            f"Service(choreo_namespace={prefix.rstrip('_')!r}), or choreo_namespace in celeryconfig.py."
+        )
+    known = {forms[name] for name in given if name in forms}
+    for name, source in given.items():
+        if name not in forms and name not in SETTING_KEYS:
+            _check_unknown(name, source, prefix, known)
+    _check_values(conf)
+
+
+def check_service_settings(names: Iterable[str]) -> None:
+    """Raise `DeclarationError` for an option of a service that is meant as a setting of choreo and is none."""
+    for name in names:
+        if name.lower().startswith("choreo"):
+            raise _unknown(name, _guesses(name.lower()), "Service")
+
+
+def _check_unknown(name: str, source: Mapping[str, Any], prefix: str, known: set[str]) -> None:
+    """``known`` are the settings of choreo that are set under their right names."""
+    own = bool(prefix) and name.lower().startswith(prefix.lower())
+    plain = name[len(prefix) :] if own else name
+    low = plain.lower()
+    if low in SETTINGS:
+        wrong, guesses = low not in known, [low]
+    elif low.startswith("choreo_"):
+        guesses = _guesses(low)
+        # One in upper case is likely a constant of the user's own, and to Celery no setting either.
+        wrong = bool(guesses) or not plain.isupper() or own
+    elif name == _BARE:
+        wrong, guesses = f"choreo_{_BARE}" not in known, [f"choreo_{_BARE}"]
+    else:
+        guesses = get_close_matches(low, SETTINGS, n=1, cutoff=0.9) if low[:1] in ("c", "h") else []
+        wrong = bool(guesses)
+    if wrong and not isinstance(source[name], (ModuleType, FunctionType, type)):
+        raise _unknown(name, [_form(guess, prefix) for guess in guesses], "")
+
+
+def _check_values(conf: ConfigurationView) -> None:
+    namespace, store = conf.get("choreo_namespace"), conf.get("choreo_store_url")
+    if namespace is not None and not (isinstance(namespace, str) and re.fullmatch(r"[^\s*#]*", namespace)):
+        raise DeclarationError(
+            f"choreo_namespace = {namespace!r}: it begins the names of queues, so it takes a text without spaces, * "
+            f'and #. Write it like "staging".'
+        )
+    if store is not None and not isinstance(store, str):
+        raise DeclarationError(f'choreo_store_url = {store!r}: it takes a URL, like "redis://host:6379/0".')
+    seconds = conf.get("choreo_shutdown_timeout")
+    try:
+        if seconds is None or 0 <= float(seconds) < math.inf:
+            return
+    except (TypeError, ValueError):
+        pass
+    raise DeclarationError(f"choreo_shutdown_timeout = {seconds!r}: it takes a number of seconds, or None.")
+
+
+def _guesses(name: str) -> list[str]:
+    ends = [known.removeprefix("choreo_") for known in SETTINGS]
+    return [f"choreo_{end}" for end in get_close_matches(name.removeprefix("choreo").strip("_"), ends, n=1)]
+
+
+def _unknown(name: str, guesses: Sequence[str], where: str) -> DeclarationError:
+    hint = f"did you mean {guesses[0]}?" if guesses else f"the settings of choreo are {', '.join(SETTINGS)}."
+    written = f"{where}({name}=...)" if where else name
+    return DeclarationError(f"{written}: choreo has no such setting, {hint}")
+
+
+def _form(name: str, prefix: str) -> str:
+    """The name with the prefix, as Celery looks for it: in upper case if the prefix is, else in lower case."""
+    return str(match_case(f"{prefix}{name}", prefix)) if prefix else name
