@@ -76,17 +76,25 @@ class Daemon:
 
     def _run(self) -> None:
         wait: float | None = None
-        while True:
-            self._wake.wait(self._interval if wait is None else wait)
-            self._wake.clear()
-            if self._stopped.is_set():
-                self.is_running = False
-                return
+        try:
+            while True:
+                self._wake.wait(self._interval if wait is None else wait)
+                self._wake.clear()
+                if self._stopped.is_set():
+                    return
+                wait = self._take_turn()
+        finally:
+            self.is_running = False
+
+    def _take_turn(self) -> float | None:
+        try:
+            return self._turn()
+        except Exception as error:  # no error of one turn may end the thread
             try:
-                wait = self._turn()
-            except Exception as error:  # no error of one turn may end the thread
-                wait = None
                 self._on_error(error)
+            except Exception:  # nor an error of its report
+                self._log(error)
+            return None
 
     def _log(self, error: Exception) -> None:
         logger.error("%s failed in one turn, and goes on", self.name, exc_info=error)

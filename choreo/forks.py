@@ -3,8 +3,12 @@
 A forked child inherits objects, but no threads, and it shares its parent's sockets. A lock may be held by a thread that
 does not exist in the child. So an object with threads, locks or connections registers here. In each child its
 `after_fork` is called once, before any other code of choreo runs there.
+
+Python does not see every fork: uWSGI forks in C, and by default tells nobody. So each object that holds a connection
+calls `notice` before it uses it, which compares the process id.
 """
 
+import logging
 import os
 from typing import Protocol
 from weakref import WeakSet
@@ -17,7 +21,10 @@ class Forkable(Protocol):
         """Drop the parent's connections (without closing them for the parent), threads and locks. Must not raise."""
 
 
+logger = logging.getLogger(__name__)
+
 _objects: "WeakSet[Forkable]" = WeakSet()
+_pid = os.getpid()
 
 
 def guard(forkable: Forkable) -> None:
@@ -25,9 +32,20 @@ def guard(forkable: Forkable) -> None:
     _objects.add(forkable)
 
 
+def notice() -> None:
+    """Start afresh if this process was forked and nobody has told. Costs one comparison."""
+    if os.getpid() != _pid:
+        _in_child()
+
+
 def _in_child() -> None:
+    global _pid
+    _pid = os.getpid()
     for forkable in list(_objects):
-        forkable.after_fork()
+        try:
+            forkable.after_fork()
+        except Exception:  # the others must not keep their parent's sockets because of one
+            logger.exception("%r could not start afresh in a forked process", forkable)
 
 
 if hasattr(os, "register_at_fork"):

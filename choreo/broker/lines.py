@@ -136,6 +136,7 @@ class Lines:
 
         Raises `PublishError` if no line is free within `TIMEOUT` seconds.
         """
+        forks.notice()
         free, idle = self._free, self._idle
         if not free.acquire(timeout=TIMEOUT):
             raise PublishError(f"all {self._limit} connections of this process were busy for {TIMEOUT:g} s")

@@ -91,7 +91,7 @@ class Delivery:
                 return self._postpone(begun.busy_seconds)
             case Verdict.POISON:
                 error = f"begun {begun.deliveries} times and never finished"
-                return self._bury(self.parts_of(begun), Reason.POISON, error)
+                return self._bury(self.parts_of(begun), Reason.POISON, error)[1]
 
     # -- overridden by joins ---------------------------------------------------------------------------------------
 
@@ -140,10 +140,15 @@ class Delivery:
             with self.ports.leases.kept(self.claim):
                 context = self.context(parts)
                 announced = self.react(parts, context)
-            settlement = self._success(announced, context)
         except BaseException as error:  # any error of a handler is a failure of that handler, not of its worker
             if is_stop(error):
                 raise
+            return self._failed(parts, error)
+        try:
+            settlement = self._success(announced, context)
+        except StoreError:
+            raise  # the handler has not failed: nothing is recorded
+        except Exception as error:
             return self._failed(parts, error)
         return self._succeeded(announced, settlement)
 
@@ -162,7 +167,9 @@ class Delivery:
     def _failed(self, parts: Parts, error: BaseException) -> str:
         wait = self._wait(error)
         if wait is None:
-            self._bury(parts, self._reason(error), line_of(error), trace_of(error))
+            late, _ = self._bury(parts, self._reason(error), line_of(error), trace_of(error))
+            if late:
+                return late
             raise harmless(error)
         retry = self.own_message(self.envelope, retries=self.attempt)
         scheduled = Scheduled(f"retry:{self.claim.token}", retry, wait)
@@ -173,7 +180,8 @@ class Delivery:
         reason = f"{attempts} failed, the next is in {wait:.1f} s: {line_of(error)}"
         raise RetryScheduledError(reason, harmless(error), wait) from error
 
-    def _bury(self, parts: Parts, reason: Reason, error: str, trace: str = "") -> str:
+    def _bury(self, parts: Parts, reason: Reason, error: str, trace: str = "") -> tuple[str, str]:
+        """Record a dead letter. Returns "", or the reason if it was too late; and the outcome in words."""
         letter = DeadLetter(
             service=self.ports.service_name,
             handler=self.subscription.name,
@@ -186,7 +194,7 @@ class Delivery:
             message=self.own_message(self.envelope),
             failed_at=self.ports.now(),
         )
-        self._commit(
+        late = self._commit(
             Settlement(
                 letter=(letter.id, letter.to_json()),
                 sent={f"notice:{letter.id}": notice(letter, self.ports)},
@@ -194,7 +202,7 @@ class Delivery:
                 remember=self.remember,
             )
         )
-        return f"dead letter {letter.id}: {reason}"
+        return late, late or f"dead letter {letter.id}: {reason}"
 
     def _commit(self, settlement: Settlement) -> str:
         """Settle the claim, and send the messages that leave with it. Returns "", or the reason if it was too late."""

@@ -38,10 +38,11 @@ class LeaseKeeper:
 
     def keep(self, claim: Claim) -> None:
         """Keep this claim until it is dropped."""
-        with self._lock:
-            self._claims[claim.token] = claim
+        forks.notice()
         if not self._daemon.is_running:
             self._daemon.start()
+        with self._lock:
+            self._claims[claim.token] = claim
 
     def drop(self, claim: Claim) -> None:
         """Stop keeping this claim."""

@@ -133,6 +133,7 @@ class Wire:
 
     def send_packed(self, packed: bytes) -> Any:
         """Send one packed command and return the server's answer."""
+        forks.notice()
         with self._lock:
             connection = self._ready()
             connection.send_packed_command((packed,), check_health=False)
@@ -142,6 +143,7 @@ class Wire:
 
     def push(self, packed: bytes, count: int = 1) -> None:
         """Send ``count`` packed commands. `pull` reads the answers; until all are read, no other call may be made."""
+        forks.notice()
         with self._lock:
             # No check here: a connection with unread answers looks like a closed one.
             connection = self._connection if self._owed else self._ready()
@@ -167,6 +169,7 @@ class Wire:
 
     def close(self) -> None:
         """Close the connection. A later call opens a new one."""
+        forks.notice()
         connection, self._connection, self._owed = self._connection, None, 0
         if connection is not None:
             connection.disconnect()

@@ -95,6 +95,7 @@ class Calls:
         return StoreError(f"the call to the store at {address} failed: {error}")
 
     def _on_a_wire(self, call: Callable[[Wire], T]) -> T:
+        forks.notice()
         for pause in (*_PAUSES, None):
             try:
                 wire = self._wires.pop()

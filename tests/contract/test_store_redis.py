@@ -1,5 +1,6 @@
 """What only the store in Redis has to keep: lifetimes, names of keys, and what its server can do to it."""
 
+import ctypes
 import os
 import signal
 import threading
@@ -207,3 +208,21 @@ def test_a_child_does_not_wait_for_a_lock_that_a_thread_of_its_parent_held(redis
     _, status = os.waitpid(child, 0)
 
     assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_a_child_that_was_forked_behind_pythons_back_has_a_connection_of_its_own(redis_rig):
+    # As uWSGI forks: no hook of Python runs in the child.
+    def connection() -> int:
+        (number,) = redis_rig.store._calls.commands([("CLIENT", "ID")])
+        return number
+
+    parents = connection()
+
+    child = ctypes.PyDLL(None).fork()
+    if child == 0:
+        signal.alarm(int(DEADLINE))
+        os._exit(0 if connection() != parents else 1)
+    _, status = os.waitpid(child, 0)
+
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert connection() == parents

@@ -2,12 +2,12 @@
 
 import json
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
 
-from choreo import Envelope, Reason, Retry, RetryLater, Terms
+from choreo import Envelope, PermanentFailure, Reason, Retry, RetryLater, Terms
 from choreo.delivery.notice import log_dead_letter
 from choreo.errors import EventTooLargeError, StoreError
 from choreo.events.message import MOST_NESTED
@@ -295,3 +295,36 @@ def test_a_store_that_is_away_keeps_the_notice_in_its_queue(monkeypatch):
     monkeypatch.setattr(stage.store, "begin", raising(StoreError("no store")))
 
     assert is_given_back(task.apply(args=[letter.id]))
+
+
+# -- a store that blinks, and a worker that is late ---------------------------------------------------------------
+
+
+def test_a_store_that_blinks_after_the_handler_succeeded_is_no_failure_of_the_handler(monkeypatch):
+    app = service("payment")
+
+    @app.on(OrderPlaced, retry=Retry(times=0))
+    def charge(order: OrderPlaced) -> PaymentCharged:
+        app.publish(PaymentCharged(), at=datetime(2030, 1, 1, tzinfo=UTC))
+        return PaymentCharged()
+
+    stage = Stage(app)
+    monkeypatch.setattr(stage.store, "now", raising(StoreError("it blinks")))
+
+    assert is_given_back(stage.deliver(ORDER, id="e-1"))
+
+    assert stage.dead_letters == []
+
+
+def test_a_worker_that_is_too_late_reports_no_dead_letter():
+    def lose_the_claim():
+        stage.wait(60)
+        stage.store.begin(Claim("payment.charge", "e-1", "another worker"))
+        raise PermanentFailure("no such card")
+
+    stage = stage_of(lose_the_claim)
+
+    result = stage.deliver(ORDER, id="e-1")
+
+    assert (result.state, result.result) == ("SUCCESS", "too late: another worker has taken over")
+    assert stage.dead_letters == []

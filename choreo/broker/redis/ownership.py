@@ -151,6 +151,7 @@ class Ownership:
                     self._orphans.forget(owner)
             hurry = self._returns or not self._orphans.looked
             return min(RETRY_SECONDS, self.timeout / 3) if hurry else self.timeout / 3
+        self._guarded(self._catch_up)
         self._guarded(self._wind_up)
         return min(RETIRED_SECONDS, self.timeout / 3)
 

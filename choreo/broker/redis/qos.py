@@ -37,6 +37,9 @@ class QoS(virtual.QoS):
         if requeue:
             self.channel.requeue(delivery_tag)
             super().ack(delivery_tag)
+            if self.channel.closed:
+                # As in `ack`.
+                self._flush()
         else:
             self.ack(delivery_tag)
 

@@ -155,6 +155,7 @@ class TakingChannel(PublishingChannel):
 
     def own(self) -> Ownership:
         """This channel's ownership. It is made and registered before the first take."""
+        forks.notice()
         if self._ownership is None:
             self._is_inherited = False
             pool = self._pool_of_its_own()
