@@ -210,8 +210,8 @@ class Runtime:
         joins = [subscription for subscription in self.subscriptions if isinstance(subscription, Join)]
         self.store.describe_joins({join.name: json.dumps(join.described()) for join in joins})
 
-    def handler_task(self, subscription: Subscription) -> type[HandlerTask]:
-        """Make the task class of a handler."""
+    def handler_task(self, subscription: Subscription, *bases: type) -> type[HandlerTask]:
+        """Make the task class of a handler. ``bases`` are the user's own, below choreo's: they keep no promise."""
         code = code_of(subscription.reaction.function)
         attributes = {
             "name": subscription.name,
@@ -223,12 +223,12 @@ class Runtime:
             **dict(subscription.options),
         }
         base = self.lane.task_class if self.lane else HandlerTask
-        return type("Handler", (base,), attributes)
+        return type("Handler", (base, *bases), attributes)
 
-    def dead_letter_task(self, listener: Listener) -> type[DeadLetterTask]:
+    def dead_letter_task(self, listener: Listener, *bases: type) -> type[DeadLetterTask]:
         """Make the task class that receives the service's notices. ``listener`` gets each dead letter."""
         attributes = {"name": notices_of(self.service_name), "listener": staticmethod(listener)}
-        return type("DeadLetters", (DeadLetterTask,), attributes)
+        return type("DeadLetters", (DeadLetterTask, *bases), attributes)
 
     def _on_consume(self, queue: GuardedQueue) -> Mapping[str, Any] | None:
         # The lane is asked for late. It reads the configuration, whose defaults need the topology.

@@ -4,8 +4,10 @@ import asyncio
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 
 import pytest
+from celery import Task
 from celery.exceptions import ImproperlyConfigured
 
 from choreo import Context, DeadLetter, Envelope, Event, Retry, Service
@@ -22,7 +24,7 @@ from tests.unit.events import (
     PaymentFailed,
     envelope,
 )
-from tests.unit.stage import service
+from tests.unit.stage import Stage, service
 
 
 @pytest.fixture
@@ -344,6 +346,70 @@ def test_an_option_of_celery_that_has_another_place_is_refused_with_that_place(a
 
     assert said.startswith(f"@app.{decorator}({option}=...): ")
     assert way in said
+
+
+# -- a base class of tasks --------------------------------------------------------------------------------------
+
+#: The tasks that were called inside the context, and hooks that ran.
+ENTERED: list[str] = []
+
+
+class ContextTask(Task):
+    """As Flask's documentation writes it. What it says of acknowledging must not hold for events."""
+
+    acks_late = False
+    ignore_result = False
+
+    def __call__(self, *args, **kwargs):
+        ENTERED.append(self.name)
+        return self.run(*args, **kwargs)
+
+    def on_success(self, *_):
+        ENTERED.append("on_success")
+
+
+class ServiceWithTasks(Service):
+    task_cls = "tests.unit.test_service:ContextTask"
+
+
+def of_app_task(name: str, **options) -> Service:
+    app = Service(name, **options)
+    app.Task = ContextTask
+    return app
+
+
+@pytest.mark.parametrize("lane", [True, False])
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(Service, task_cls=ContextTask),
+        partial(Service, task_cls="tests.unit.test_service:ContextTask"),
+        ServiceWithTasks,
+        of_app_task,
+    ],
+)
+def test_the_users_base_class_of_tasks_is_that_of_handlers_too(make, lane):
+    config = {"broker_url": "memory://", "choreo_store_url": "memory:", "choreo_fast_lane": lane}
+    app = make("payment", config=config, set_as_current=False)
+    app.on(OrderPlaced)(charge)
+    ENTERED.clear()
+
+    done = Stage(app).deliver(OrderPlaced(customer_id="alice"))
+
+    assert done.successful(), done.result
+    assert ENTERED == ["payment.charge", "on_success"]
+    for task in (app.tasks["payment.charge"], app.tasks["payment.dead_letters"]):
+        assert isinstance(task, ContextTask)
+        assert task.acks_late
+        assert task.ignore_result
+
+
+def test_without_one_the_classes_of_handlers_stay_as_they_are(app):
+    assert app.Task  # Celery makes it when it is first read
+
+    app.on(OrderPlaced)(charge)
+
+    assert len(type(app.tasks["payment.charge"]).__bases__) == 1
 
 
 # -- typing errors in patterns and queues -----------------------------------------------------------------------
