@@ -1,6 +1,7 @@
 """The runtime: one service put together. The only file that knows every room."""
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
@@ -36,6 +37,8 @@ from choreo.worker.dead_letters import DeadLetterTask
 from choreo.worker.grace import SHUTDOWN_TIMEOUT
 from choreo.worker.handler import HandlerTask
 from choreo.worker.steps import STEPS
+
+logger = logging.getLogger(__name__)
 
 
 class Runtime:
@@ -135,6 +138,13 @@ class Runtime:
         """Sends events to the broker. Raises `DeclarationError` if no setting names one."""
         self.check()
         self.broker_url(self._conf.broker_write_url)
+        if self._conf.task_always_eager:
+            logger.warning(
+                "task_always_eager runs ordinary tasks at once, and no handlers: %s sends its events to %s. To run "
+                "handlers without a broker, in a test, use choreo.testing.stage(app).",
+                self.service_name,
+                self.place(),
+            )
         unheard = Unheard.of(self._conf.get("choreo_unheard") or Unheard.LOG)
         return Publisher(self._connect, self.topology.exchange, unheard, self.place)
 

@@ -8,7 +8,10 @@ from functools import partial
 
 import pytest
 from celery import Task
+from celery.contrib.migrate import migrate_tasks
 from celery.exceptions import ImproperlyConfigured
+from click import ClickException
+from kombu import Connection
 
 from choreo import Context, DeadLetter, Envelope, Event, Retry, Service
 from choreo.errors import DeclarationError, EventNameError, EventTooLargeError
@@ -410,6 +413,35 @@ def test_without_one_the_classes_of_handlers_stay_as_they_are(app):
     app.on(OrderPlaced)(charge)
 
     assert len(type(app.tasks["payment.charge"]).__bases__) == 1
+
+
+# -- Celery's tools that have another place here ----------------------------------------------------------------
+
+
+def test_celery_migrate_is_refused_with_what_to_do_and_takes_no_message(app):
+    app.on(OrderPlaced)(charge)
+
+    with pytest.raises(ClickException, match=r"celery migrate cannot move the messages of payment.*Start its workers"):
+        migrate_tasks(Connection("memory://"), Connection("memory://"), app=app, timeout=0.1)
+    assert app.amqp.TaskConsumer(app.connection_for_read())
+
+
+def test_eager_tasks_are_no_eager_handlers_and_publishing_says_so(caplog):
+    app = service("payment", task_always_eager=True)
+
+    app.publish(OrderPlaced(customer_id="alice"))
+
+    assert "task_always_eager runs ordinary tasks at once, and no handlers" in caplog.text
+    assert "use choreo.testing.stage(app)" in caplog.text
+
+
+def test_on_a_stage_eager_tasks_need_no_word(caplog):
+    app = service("payment", task_always_eager=True)
+
+    with Stage(app):
+        app.publish(OrderPlaced(customer_id="alice"))
+
+    assert "task_always_eager" not in caplog.text
 
 
 # -- typing errors in patterns and queues -----------------------------------------------------------------------
