@@ -1,6 +1,7 @@
 """The runtime: one service put together. The only file that knows every room."""
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
@@ -36,6 +37,8 @@ from choreo.worker.dead_letters import DeadLetterTask
 from choreo.worker.grace import SHUTDOWN_TIMEOUT
 from choreo.worker.handler import HandlerTask
 from choreo.worker.steps import STEPS
+
+logger = logging.getLogger(__name__)
 
 
 class Runtime:
@@ -135,6 +138,13 @@ class Runtime:
         """Sends events to the broker. Raises `DeclarationError` if no setting names one."""
         self.check()
         self.broker_url(self._conf.broker_write_url)
+        if self._conf.task_always_eager:
+            logger.warning(
+                "task_always_eager runs ordinary tasks at once, and no handlers: %s sends its events to %s. To run "
+                "handlers without a broker, in a test, use choreo.testing.stage(app).",
+                self.service_name,
+                self.place(),
+            )
         unheard = Unheard.of(self._conf.get("choreo_unheard") or Unheard.LOG)
         return Publisher(self._connect, self.topology.exchange, unheard, self.place)
 
@@ -210,8 +220,8 @@ class Runtime:
         joins = [subscription for subscription in self.subscriptions if isinstance(subscription, Join)]
         self.store.describe_joins({join.name: json.dumps(join.described()) for join in joins})
 
-    def handler_task(self, subscription: Subscription) -> type[HandlerTask]:
-        """Make the task class of a handler."""
+    def handler_task(self, subscription: Subscription, *bases: type) -> type[HandlerTask]:
+        """Make the task class of a handler. ``bases`` are the user's own, below choreo's: they keep no promise."""
         code = code_of(subscription.reaction.function)
         attributes = {
             "name": subscription.name,
@@ -223,12 +233,12 @@ class Runtime:
             **dict(subscription.options),
         }
         base = self.lane.task_class if self.lane else HandlerTask
-        return type("Handler", (base,), attributes)
+        return type("Handler", (base, *bases), attributes)
 
-    def dead_letter_task(self, listener: Listener) -> type[DeadLetterTask]:
+    def dead_letter_task(self, listener: Listener, *bases: type) -> type[DeadLetterTask]:
         """Make the task class that receives the service's notices. ``listener`` gets each dead letter."""
         attributes = {"name": notices_of(self.service_name), "listener": staticmethod(listener)}
-        return type("DeadLetters", (DeadLetterTask,), attributes)
+        return type("DeadLetters", (DeadLetterTask, *bases), attributes)
 
     def _on_consume(self, queue: GuardedQueue) -> Mapping[str, Any] | None:
         # The lane is asked for late. It reads the configuration, whose defaults need the topology.

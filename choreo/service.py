@@ -11,6 +11,7 @@ from typing import Any, TypeVar, overload
 from uuid import uuid4
 
 from celery import Celery
+from kombu.utils.imports import symbol_by_name
 
 from choreo.announcement import Announcement, Count
 from choreo.broker.publisher import Publisher
@@ -485,13 +486,20 @@ class Service(Celery):
         self.subscriptions.append(subscription)
         if self.finalized:
             warn_of_unknown([subscription])
-            self.register_task(self.runtime.handler_task(subscription))
+            self.register_task(self.runtime.handler_task(subscription, *self._task_bases()))
 
     def _register_tasks(self, **_: Any) -> None:
         warn_of_unknown(self.subscriptions)
         for subscription in self.subscriptions:
-            self.register_task(self.runtime.handler_task(subscription))
-        self.register_task(self.runtime.dead_letter_task(self._listener))
+            self.register_task(self.runtime.handler_task(subscription, *self._task_bases()))
+        self.register_task(self.runtime.dead_letter_task(self._listener, *self._task_bases()))
+
+    def _task_bases(self) -> list[type]:
+        """The user's base class of tasks, from ``task_cls`` or ``app.Task``; empty if it is Celery's own."""
+        base = vars(self).get("Task") or symbol_by_name(self.task_cls)
+        # Celery derives a class of its own from each base, and gives it the module of the base.
+        is_celerys = all(cls is object or cls.__module__.startswith("celery.") for cls in base.__mro__)
+        return [] if is_celerys else [base]
 
     def _connect(self) -> Any:
         return self.connection_for_write()

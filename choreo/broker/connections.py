@@ -10,6 +10,7 @@ from celery.app.amqp import AMQP, Queues
 from celery.exceptions import ImproperlyConfigured
 from celery.utils.functional import maybe_list
 from celery.utils.text import indent as textindent
+from click import ClickException
 from kombu import Connection, Queue
 
 from choreo.broker.queue import HandlerQueue
@@ -133,6 +134,21 @@ class ServiceAMQP(AMQP):
     def Queues(self, queues: Any, *args: Any, **options: Any) -> Queues:  # noqa: N802 - Celery's name
         """The given queues, and those of the service's topology."""
         return super().Queues([*self.app.runtime.topology.queues(), *(queues or ())], *args, **options)
+
+    def TaskConsumer(self, channel: Any, *args: Any, **options: Any) -> Any:  # noqa: N802 - Celery's name
+        """
+        Celery's consumer of the service's queues.
+
+        Raises `ClickException` for a connection that is not choreo's: `celery migrate` makes such ones. It would take
+        events on Redis without an owner, and set messages aside that only a worker may.
+        """
+        if isinstance(channel, Connection) and not isinstance(channel, BrokerConnection):
+            raise ClickException(
+                f"celery migrate cannot move the messages of {self.app.service_name}, a choreo service. Start its "
+                f"workers with the new broker_url as well, announce events there, and let the workers of the old "
+                f"broker run until its queues are empty. `choreo schedule` shows what still waits in the store."
+            )
+        return super().TaskConsumer(channel, *args, **options)
 
 
 def _line(queue: Queue) -> str:

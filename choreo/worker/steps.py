@@ -1,14 +1,25 @@
 """The parts of choreo that start and stop with a Celery worker."""
 
+import logging
 import os
+import time
+from itertools import chain, repeat
 from typing import Any
 
 from celery import bootsteps
+from celery.worker import state
 
 from choreo.broker.bindings import Bindings
 from choreo.delivery.clock import Clock
+from choreo.errors import StoreError
 from choreo.worker.bindings import BindingKeeper
 from choreo.worker.grace import GraceStep
+from choreo.worker.outage import STEP
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two tries of a starting worker to reach the store; the last one repeats.
+PAUSES = (1.0, 2.0, 4.0, 8.0)
 
 
 class ClockStep(bootsteps.StartStopStep):
@@ -21,9 +32,14 @@ class ClockStep(bootsteps.StartStopStep):
         self.clock: Clock | None = None
 
     def start(self, worker: Any) -> None:
-        """Register the handlers and joins in the store, and start the clock. Raises `StoreError`."""
+        """
+        Register the handlers and joins in the store, and start the clock.
+
+        Waits for the store if it is away, as Celery waits for the broker. Raises `StoreError` if the setting
+        ``broker_connection_retry_on_startup`` is False, and `WorkerShutdown` if the worker is told to stop.
+        """
         runtime = worker.app.runtime
-        runtime.introduce()
+        _introduce(runtime, waits=worker.app.conf.broker_connection_retry_on_startup)
         self.clock = Clock(runtime)
         self.clock.start()
 
@@ -63,6 +79,21 @@ class BindingsStep(bootsteps.StartStopStep):
             self._keeper.stop()
 
     terminate = stop
+
+
+def _introduce(runtime: Any, *, waits: bool) -> None:
+    for pause in chain(PAUSES, repeat(PAUSES[-1])):
+        try:
+            runtime.introduce()
+            return
+        except StoreError as error:
+            if not waits:
+                raise
+            logger.error("%s; this worker begins once the store is back, and asks again in %g s", error, pause)
+        until = time.monotonic() + pause
+        while time.monotonic() < until:
+            state.maybe_shutdown()
+            time.sleep(min(pause, STEP))
 
 
 #: The steps of every service's worker.

@@ -4,9 +4,14 @@ import asyncio
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 
 import pytest
+from celery import Task
+from celery.contrib.migrate import migrate_tasks
 from celery.exceptions import ImproperlyConfigured
+from click import ClickException
+from kombu import Connection
 
 from choreo import Context, DeadLetter, Envelope, Event, Retry, Service
 from choreo.errors import DeclarationError, EventNameError, EventTooLargeError
@@ -22,7 +27,7 @@ from tests.unit.events import (
     PaymentFailed,
     envelope,
 )
-from tests.unit.stage import service
+from tests.unit.stage import Stage, service
 
 
 @pytest.fixture
@@ -344,6 +349,99 @@ def test_an_option_of_celery_that_has_another_place_is_refused_with_that_place(a
 
     assert said.startswith(f"@app.{decorator}({option}=...): ")
     assert way in said
+
+
+# -- a base class of tasks --------------------------------------------------------------------------------------
+
+#: The tasks that were called inside the context, and hooks that ran.
+ENTERED: list[str] = []
+
+
+class ContextTask(Task):
+    """As Flask's documentation writes it. What it says of acknowledging must not hold for events."""
+
+    acks_late = False
+    ignore_result = False
+
+    def __call__(self, *args, **kwargs):
+        ENTERED.append(self.name)
+        return self.run(*args, **kwargs)
+
+    def on_success(self, *_):
+        ENTERED.append("on_success")
+
+
+class ServiceWithTasks(Service):
+    task_cls = "tests.unit.test_service:ContextTask"
+
+
+def of_app_task(name: str, **options) -> Service:
+    app = Service(name, **options)
+    app.Task = ContextTask
+    return app
+
+
+@pytest.mark.parametrize("lane", [True, False])
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(Service, task_cls=ContextTask),
+        partial(Service, task_cls="tests.unit.test_service:ContextTask"),
+        ServiceWithTasks,
+        of_app_task,
+    ],
+)
+def test_the_users_base_class_of_tasks_is_that_of_handlers_too(make, lane):
+    config = {"broker_url": "memory://", "choreo_store_url": "memory:", "choreo_fast_lane": lane}
+    app = make("payment", config=config, set_as_current=False)
+    app.on(OrderPlaced)(charge)
+    ENTERED.clear()
+
+    done = Stage(app).deliver(OrderPlaced(customer_id="alice"))
+
+    assert done.successful(), done.result
+    assert ENTERED == ["payment.charge", "on_success"]
+    for task in (app.tasks["payment.charge"], app.tasks["payment.dead_letters"]):
+        assert isinstance(task, ContextTask)
+        assert task.acks_late
+        assert task.ignore_result
+
+
+def test_without_one_the_classes_of_handlers_stay_as_they_are(app):
+    assert app.Task  # Celery makes it when it is first read
+
+    app.on(OrderPlaced)(charge)
+
+    assert len(type(app.tasks["payment.charge"]).__bases__) == 1
+
+
+# -- Celery's tools that have another place here ----------------------------------------------------------------
+
+
+def test_celery_migrate_is_refused_with_what_to_do_and_takes_no_message(app):
+    app.on(OrderPlaced)(charge)
+
+    with pytest.raises(ClickException, match=r"celery migrate cannot move the messages of payment.*Start its workers"):
+        migrate_tasks(Connection("memory://"), Connection("memory://"), app=app, timeout=0.1)
+    assert app.amqp.TaskConsumer(app.connection_for_read())
+
+
+def test_eager_tasks_are_no_eager_handlers_and_publishing_says_so(caplog):
+    app = service("payment", task_always_eager=True)
+
+    app.publish(OrderPlaced(customer_id="alice"))
+
+    assert "task_always_eager runs ordinary tasks at once, and no handlers" in caplog.text
+    assert "use choreo.testing.stage(app)" in caplog.text
+
+
+def test_on_a_stage_eager_tasks_need_no_word(caplog):
+    app = service("payment", task_always_eager=True)
+
+    with Stage(app):
+        app.publish(OrderPlaced(customer_id="alice"))
+
+    assert "task_always_eager" not in caplog.text
 
 
 # -- typing errors in patterns and queues -----------------------------------------------------------------------
