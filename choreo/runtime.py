@@ -10,7 +10,7 @@ from typing import Any
 from kombu import Connection
 from kombu.serialization import prepare_accept_content
 
-from choreo.broker.connections import joined, redis_url
+from choreo.broker.connections import is_same_place, joined, redis_url
 from choreo.broker.publisher import Publisher, Unheard
 from choreo.broker.queue import GuardedQueue
 from choreo.broker.redis.ownership import CONSUMER_TIMEOUT
@@ -169,10 +169,10 @@ class Runtime:
             return MemoryStore(self.terms)
         prefix = ":".join(filter(None, ["choreo", self.topology.namespace]))
         options = conf.broker_transport_options or {}
+        # The setting is the broker's: it also applies to another database there, and to no other server.
+        ssl = conf.broker_use_ssl if is_same_place(url, own) else None
         if url != own:
-            return RedisStore(url, self.terms, prefix, transport=options)
-        # As in kombu, broker_use_ssl has no effect unless it is a dict.
-        ssl = conf.broker_use_ssl if isinstance(conf.broker_use_ssl, dict) else None
+            return RedisStore(url, self.terms, prefix, ssl=ssl, transport=options)
         if self.lane is None:
             return RedisStore(url, self.terms, prefix, ssl=ssl, transport=options)
         names = {"broker_prefix": "global_keyprefix", "sep": "sep"}

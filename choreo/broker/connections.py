@@ -15,6 +15,8 @@ from kombu import Connection, Queue
 
 from choreo.broker.queue import HandlerQueue
 from choreo.errors import DeclarationError
+from choreo.redis_client.client import sentinel_options
+from choreo.redis_client.tls import scheme_of, tls_options, without_tls
 
 #: URL scheme → choreo's own transport. See choreo/broker/redis/transport.py for its guarantees.
 _TRANSPORTS = {
@@ -30,7 +32,14 @@ _AMQP_OPTIONS = {"confirm_publish": True}
 
 def joined(url: str | Iterable[str] | None) -> str:
     """A broker's URL or a list of its nodes' URLs, which Celery takes too, as one text: joined by semicolons."""
-    return url if isinstance(url, str) else ";".join(url or ())
+    parts = url.split(";") if isinstance(url, str) else url or ()
+    return ";".join(_with_plain_scheme(part.strip()) for part in parts)
+
+
+def _with_plain_scheme(url: str) -> str:
+    """The URL with its scheme in lower case, as all tables of schemes have it."""
+    scheme, separator, rest = url.partition("://")
+    return f"{scheme.lower()}{separator}{rest}" if separator else url
 
 
 def redis_url(broker_url: str) -> str:
@@ -44,16 +53,28 @@ def redis_url(broker_url: str) -> str:
     return broker_url if scheme in ("unix", *_TRANSPORTS) else ""
 
 
+def is_same_place(one: str, other: str) -> bool:
+    """True if two URLs name the same server, whatever the database, user and options."""
+    places = [{urlsplit(part).netloc.rpartition("@")[2].lower() for part in url.split(";")} for url in (one, other)]
+    return bool(places[0] & places[1] - {""})
+
+
 class BrokerConnection(Connection):
     """
     A kombu connection that uses choreo's transport on Redis, and publisher confirms on RabbitMQ.
 
-    Raises `DeclarationError` if the URL names several Redis servers.
+    On Redis the connection is in clear only if nothing asks for TLS: see `choreo.redis_client.tls`.
+    Raises `DeclarationError` if the URL names several Redis servers, or TLS options that do not exist.
     """
 
     def __init__(self, hostname: str | Iterable[str] = "localhost", *args: Any, **options: Any) -> None:
         hostname = joined(hostname)
         scheme, _, rest = hostname.partition("://")
+        # `broker_transport` goes before the scheme of the URL. Without this, it would choose kombu's own transport.
+        named = str(options.get("transport") or "")
+        if named in _TRANSPORTS and scheme_of(hostname) not in _TRANSPORTS:
+            hostname = f"{named}://{hostname.partition('://')[2] or hostname}"
+            scheme, _, rest = hostname.partition("://")
         if scheme in _TRANSPORTS and scheme != "sentinel" and ";" in rest:
             places = ", ".join(urlsplit(url).netloc.rpartition("@")[2] for url in hostname.split(";"))
             raise DeclarationError(
@@ -61,19 +82,33 @@ class BrokerConnection(Connection):
                 "workers read from another, and joins would never complete. Name one of them or, if they are replicas "
                 "of each other, Sentinel: sentinel://a:26379;sentinel://b:26379."
             )
+        if scheme == "sentinel" and (others := {scheme_of(url) for url in hostname.split(";")} - {"sentinel", ""}):
+            raise DeclarationError(
+                f"the broker is Sentinel and also {', '.join(sorted(others))}://, which is another server. Name the "
+                "Sentinels only: sentinel://a:26379;sentinel://b:26379."
+            )
         if scheme == "redis+socket":
             # For a URL with a plus kombu ignores the option `transport` and looks its scheme up among the aliases.
             import_module("choreo.broker.redis.transport")
-            hostname = f"choreo+socket://{rest}"
-        if scheme in _TRANSPORTS and not options.get("transport"):
-            options["transport"] = _TRANSPORTS[scheme]
+            hostname, options["ssl"] = f"choreo+socket://{rest}", False
+        if scheme in _TRANSPORTS:
+            tls = tls_options(f"{named}://;{hostname}" if named in _TRANSPORTS else hostname, options.get("ssl"))
+            if not named or named in _TRANSPORTS:
+                options["transport"] = _TRANSPORTS[scheme]
+            # Kombu knows TLS by other signs, and would speak in clear without them. So it gets no sign but this one.
+            hostname, options["ssl"] = without_tls(hostname), tls or False
+            if scheme == "sentinel":
+                given = options.get("transport_options") or {}
+                options["transport_options"] = {**given, **sentinel_options(tls, given)}
         if scheme in ("amqp", "amqps", "pyamqp"):
             options["transport_options"] = _AMQP_OPTIONS | (options.get("transport_options") or {})
         super().__init__(hostname, *args, **options)
 
     def switch(self, conn_str: str) -> None:
         """Switch to another node. Kombu would take its own transport, by the URL's scheme; this keeps choreo's."""
-        super().switch(conn_str)
+        super().switch(without_tls(conn_str) if scheme_of(conn_str) in _TRANSPORTS else conn_str)
+        if scheme_of(conn_str) in _TRANSPORTS:
+            self.ssl: Any = tls_options(conn_str, self.ssl) or False
         self.transport_cls: Any = _TRANSPORTS.get(str(self.transport_cls), self.transport_cls)
 
     def as_uri(self, *args: Any, **options: Any) -> str:

@@ -11,9 +11,9 @@ from reprlib import Repr
 from typing import Any
 
 import amqp
-from kombu.compression import decompress
 from kombu.serialization import loads
 
+from choreo.broker.compression import unpacked
 from choreo.errors import EnvelopeError
 from choreo.events.envelope import Envelope
 from choreo.events.message import EVENT_TASK, JSON, MOST_NESTED, Message, is_too_deep, parsed
@@ -171,7 +171,7 @@ class Incoming:
         if not (self._is_amqp and self.headers.get("compression")):
             return body
         try:
-            return decompress(body, self.headers["compression"])
+            return unpacked(body, self.headers["compression"])
         except Exception as error:  # a decoder may raise anything
             raise EnvelopeError(f"the body cannot be decompressed: {short(error)}") from error
 

@@ -26,7 +26,7 @@ from choreo.service import Service
 F = TypeVar("F", bound=Callable[..., Any])
 
 _BROKERS = frozenset(TRANSPORT_ALIASES) | {"valkey", "valkeys"}
-_STORES = frozenset({"redis", "rediss", "unix", "memory"})
+_STORES = frozenset({"redis", "rediss", "valkey", "valkeys", "sentinel", "unix", "memory"})
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ class FusedStore(RedisStore):
         broker_prefix: str = "",
         sep: str = Channel.sep,
         *,
-        ssl: Mapping[str, Any] | None = None,
+        ssl: Mapping[str, Any] | bool | None = None,
         transport: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(url, terms, prefix, ssl=ssl, transport=transport)

@@ -34,6 +34,12 @@ class FoundService:
     attribute: str
 
     @property
+    def app(self) -> Celery:
+        """The service itself. Its module is imported."""
+        app: Celery = getattr(sys.modules[self.module], self.attribute)
+        return app
+
+    @property
     def target(self) -> str:
         """The argument of `celery -A` for this service."""
         return self.module if self.attribute == "app" else f"{self.module}:{self.attribute}"

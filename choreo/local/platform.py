@@ -15,11 +15,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from kombu.connection import Connection
 from kombu.utils.url import maybe_sanitize_url
 
+from choreo.broker.connections import BrokerConnection
 from choreo.errors import ChoreoError
 from choreo.local.discovery import FoundService, find_services
 from choreo.local.guard import GRACE_SECONDS, Guard
@@ -174,7 +174,9 @@ class Platform:
         if self.server is not None:
             self.server.start()
         else:
-            check_broker(self.broker_url)
+            # The services' own settings say whether the broker is spoken to over TLS, and where Sentinel's master is.
+            conf = next(iter(self._found.values())).app.conf
+            check_broker(self.broker_url, conf.broker_use_ssl, conf.broker_transport_options)
         if self._directory is None:
             self._directory = Path(tempfile.mkdtemp(prefix="choreo-logs-"))
             self._janitor = Guard(rmtree=self._directory)
@@ -366,12 +368,18 @@ class Platform:
         return os.pathsep.join(filter(None, [str(Path(places[0]).absolute().parent), os.environ.get("PYTHONPATH")]))
 
 
-def check_broker(url: str) -> None:
-    """Connect to a broker once. Raises BrokerUnreachableError when that fails, or takes longer than BROKER_SECONDS."""
+def check_broker(url: str, use_ssl: Any = None, options: Mapping[str, Any] | None = None) -> None:
+    """
+    Connect to a broker once, as a service with these settings does: `broker_use_ssl`, `broker_transport_options`.
+
+    Raises BrokerUnreachableError when that fails, or takes longer than BROKER_SECONDS.
+    """
     # The connect timeout does not cover a Redis that accepts the connection and then does not answer.
     patience = {"socket_timeout": BROKER_SECONDS}
     try:
-        with Connection(url, connect_timeout=BROKER_SECONDS, transport_options=patience) as connection:
+        with BrokerConnection(
+            url, ssl=use_ssl, connect_timeout=BROKER_SECONDS, transport_options={**(options or {}), **patience}
+        ) as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=BROKER_SECONDS)
     except Exception as error:
         raise BrokerUnreachableError(url, error) from error

@@ -8,33 +8,51 @@ import redis
 from redis.sentinel import Sentinel
 
 from choreo.errors import DeclarationError
+from choreo.redis_client.tls import scheme_of, tls_options, without_tls
 
 #: Options of each client, in seconds. redis-py's defaults wait for ever.
 OPTIONS = {"socket_timeout": 10, "socket_connect_timeout": 5, "health_check_interval": 25}
 SENTINEL_PORT = 26379
+_SERVERS = ("redis", "rediss", "valkey", "valkeys")
 
 
-def make_client(url: str, ssl: Mapping[str, Any] | None, transport: Mapping[str, Any]) -> Any:
+def make_client(url: str, ssl: Mapping[str, Any] | bool | None, transport: Mapping[str, Any]) -> Any:
     """
     A client for the URL.
 
-    ``ssl`` is Celery's setting `broker_use_ssl`. ``transport`` is `broker_transport_options`: for Sentinel it must name
-    the master. Raises `DeclarationError` for a URL or options that cannot work.
+    ``ssl`` is Celery's setting `broker_use_ssl`; see `choreo.redis_client.tls` for what else asks for TLS.
+    ``transport`` is `broker_transport_options`: for Sentinel it must name the master. Raises `DeclarationError` for a
+    URL or options that cannot work.
     """
     options: dict[str, Any] = dict(OPTIONS)
-    if not url.startswith("unix"):
+    tls, url, scheme = tls_options(url, ssl), without_tls(url), scheme_of(url)
+    if scheme != "unix":
         options["socket_keepalive"] = True
     try:
-        if url.startswith("sentinel://"):
-            return _master(url, options | ({"ssl": True, **ssl} if ssl else {}), transport)
-        if ssl and url.startswith("redis://"):
-            url = f"rediss://{url.removeprefix('redis://')}"
-        return redis.Redis.from_url(url, **options, **(ssl or {}))
+        if scheme == "sentinel":
+            return _master(url, options, tls, transport)
+        if scheme in _SERVERS:
+            url = f"{'rediss' if tls else 'redis'}://{url.partition('://')[2]}"
+        return redis.Redis.from_url(url, **options, **tls)
     except ValueError as error:
         raise DeclarationError(f"choreo_store_url is no URL of a Redis server: {error}") from error
 
 
-def _master(url: str, options: dict[str, Any], transport: Mapping[str, Any]) -> Any:
+def sentinel_options(tls: Mapping[str, Any], transport: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    The options `min_other_sentinels` and `sentinel_kwargs` of ``transport``, for redis-py's `Sentinel`.
+
+    With TLS to the master, the Sentinels are spoken to over TLS as well, unless `sentinel_kwargs` has ``ssl: False``.
+    """
+    known = {key: transport[key] for key in ("min_other_sentinels", "sentinel_kwargs") if key in transport}
+    kwargs = dict(known.get("sentinel_kwargs") or {})
+    if tls and kwargs.get("ssl", True):
+        timeouts = {name: value for name, value in OPTIONS.items() if name.startswith("socket_")}
+        known["sentinel_kwargs"] = {**timeouts, "ssl": True, **tls, **kwargs}
+    return known
+
+
+def _master(url: str, options: dict[str, Any], tls: Mapping[str, Any], transport: Mapping[str, Any]) -> Any:
     name = transport.get("master_name")
     if not name:
         raise DeclarationError(
@@ -47,6 +65,7 @@ def _master(url: str, options: dict[str, Any], transport: Mapping[str, Any]) -> 
     database = next((part.path.strip("/") for part in parts if part.path.strip("/")), "0")
     login = {"username": parts[0].username, "password": parts[0].password}
     options |= {key: unquote(value) for key, value in login.items() if value}
-    known = {key: transport[key] for key in ("min_other_sentinels", "sentinel_kwargs") if key in transport}
-    sentinel: Any = Sentinel(sentinels, **known, **options)  # type: ignore[no-untyped-call]
+    if tls:
+        options |= {"ssl": True, **tls}
+    sentinel: Any = Sentinel(sentinels, **sentinel_options(tls, transport), **options)  # type: ignore[no-untyped-call]
     return sentinel.master_for(name, redis.Redis, db=int(database))

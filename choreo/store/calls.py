@@ -29,7 +29,7 @@ class Calls:
     """
 
     def __init__(
-        self, url: str, ssl: Mapping[str, Any] | None = None, transport: Mapping[str, Any] | None = None
+        self, url: str, ssl: Mapping[str, Any] | bool | None = None, transport: Mapping[str, Any] | None = None
     ) -> None:
         self.url = url
         self._ssl, self._transport = ssl, transport or {}

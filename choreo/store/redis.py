@@ -38,7 +38,7 @@ class RedisStore(Store):
         terms: Terms = Terms(),  # noqa: B008 - immutable
         prefix: str = "choreo",
         *,
-        ssl: Mapping[str, Any] | None = None,
+        ssl: Mapping[str, Any] | bool | None = None,
         transport: Mapping[str, Any] | None = None,
     ) -> None:
         self.url = url

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from choreo.broker import workload
 from choreo.broker.redis import ownership as owning
+from choreo.broker.redis.bounded import BoundedMessage
 from choreo.broker.redis.keys import INBOX
 from choreo.broker.redis.packing import unpack
 from choreo.broker.redis.qos import QoS
@@ -33,6 +34,7 @@ class ConsumingChannel(TakingChannel):
     """A channel that delivers its taken messages, and returns those that it does not finish."""
 
     QoS = QoS
+    Message = BoundedMessage
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._ended = False
