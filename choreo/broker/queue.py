@@ -189,7 +189,7 @@ def run_headers(handler: str, envelope: Envelope, retries: int) -> Headers:
     """The headers with which Celery runs ``handler`` on this event."""
     return task_headers(
         handler,
-        task_id(envelope.id, handler),
+        task_id(envelope.identity, handler),
         root_id=envelope.correlation_id,
         parent_id=envelope.id,
         argsrepr=str(envelope),

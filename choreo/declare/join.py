@@ -24,8 +24,8 @@ class Several:
     ``Several(ItemPacked, per="items", of=OrderPlaced)`` takes the number from another part of the join: the field is a
     number, or a list whose length counts.
 
-    The handler takes the events as ``list[ItemPacked]``, in the order in which they were announced. An event id counts
-    once, also if the event is delivered twice.
+    The handler takes the events as ``list[ItemPacked]``, in the order in which they were announced. An event counts
+    once, also if it is delivered twice.
 
     Raises `DeclarationError` unless either ``times``, or both ``per`` and ``of``, are given.
     """
@@ -169,8 +169,8 @@ class Join(Subscription):
 
 
 def age(envelope: Envelope) -> tuple[Any, str]:
-    """Sort key: events by the time of their announcement. Their ids break ties, so every worker sorts alike."""
-    return envelope.time, envelope.id
+    """Sort key: events by the time of their announcement. Their identities break ties, so every worker sorts alike."""
+    return envelope.time, envelope.identity
 
 
 def wire_name(event: type[Event], name: str) -> str:

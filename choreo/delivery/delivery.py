@@ -97,7 +97,7 @@ class Delivery:
 
     def make_claim(self) -> Claim:
         """The claim of this delivery on its unit. Called once, when the delivery is made."""
-        return self.claim_on(self.envelope.id)
+        return self.claim_on(self.envelope.identity)
 
     def claim_on(self, unit: str, signal: str = "") -> Claim:
         """A claim of this delivery on a unit. ``signal`` is the signal's id, for a signal to a join: see `Claim`."""

@@ -35,7 +35,8 @@ class JoinDelivery(Delivery):
         key = event.subject if self._is_signal else join.key_of(event)
         # Read here, because an event that cannot be read becomes a dead letter if this method raises.
         self._told = join.told_by(event)
-        return self.claim_on(unit_of(key), signal="" if self.is_part else event.id)
+        signal = "" if self.is_part else event.id if self._is_signal else event.identity
+        return self.claim_on(unit_of(key), signal)
 
     def begin(self) -> Begun:
         """
@@ -134,7 +135,7 @@ class JoinDelivery(Delivery):
         The same key may be joined again after the store has forgotten the first join. Those parts are other events, so
         the idempotency key is another one.
         """
-        what = named_id("/".join(sorted(envelope.id for envelope in parts.values())))
+        what = named_id("/".join(sorted(envelope.identity for envelope in parts.values())))
         return f"{self.idempotency_key}/{what}{'/expired' if self.envelope.type == DEADLINE else ''}"
 
     def _cause(self, parts: Parts) -> Envelope:

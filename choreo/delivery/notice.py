@@ -53,7 +53,7 @@ def notice(letter: DeadLetter, ports: Ports) -> Message:
         str(uuid4()),
         # In Flower the row is a child of the run that failed, and belongs to the same story.
         root_id=first.correlation_id if first else None,
-        parent_id=task_id(first.id, letter.handler) if first else None,
+        parent_id=task_id(first.identity, letter.handler) if first else None,
         argsrepr=f"{letter.handler}: {letter}",
         origin=ports.service_name,
     )
@@ -144,4 +144,4 @@ def _unit_of(join: Join | None, envelope: Envelope) -> str:
             return unit_of(join.key_of(envelope))
         except EnvelopeError:
             pass  # the event does not tell its join's key
-    return envelope.id
+    return envelope.identity

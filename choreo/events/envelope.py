@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 from choreo.errors import EnvelopeError
+from choreo.events.ids import identity
 
 _KNOWN = frozenset(
     "specversion id source type subject time datacontenttype data correlationid causationid dataversion".split()
@@ -21,7 +22,7 @@ _KNOWN = frozenset(
 class Envelope:
     """An announced event with its metadata. Immutable."""
 
-    #: The id of this event. Copies, redeliveries and replays of the event keep it.
+    #: The id of this event. Copies, redeliveries and replays of the event keep it. Two sources may use the same id.
     id: str
     #: The event type, such as ``order.placed``.
     type: str
@@ -54,6 +55,11 @@ class Envelope:
         # Without it the await would raise, and the event would have left even so.
         return self
         yield
+
+    @property
+    def identity(self) -> str:
+        """The same for two envelopes only if they are the same event: the id if it is a UUID, else source and id."""
+        return identity(self.source, self.id)
 
     def to_wire(self) -> dict[str, Any]:
         """Return the envelope as a CloudEvents JSON object. `from_wire` reads it back."""

@@ -1,9 +1,11 @@
 """Ids derived from names: the same name gives the same id, on every machine and at any time."""
 
+import re
 from hashlib import sha1
 from uuid import NAMESPACE_OID
 
 _NAMESPACE = NAMESPACE_OID.bytes
+_is_uuid = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
 
 
 def named_id(name: str) -> str:
@@ -20,6 +22,21 @@ def named_id(name: str) -> str:
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
-def task_id(event_id: str, handler: str) -> str:
-    """The Celery task id of one handler's run of one event. It is the same through all retries."""
-    return named_id(f"{event_id}/{handler}")
+def identity(source: str, event_id: str) -> str:
+    """
+    The name of an event among all events of all sources. Two sources can use the same id for different events.
+
+    A UUID, such as choreo gives to each event, is its own name. The script claim.lua computes the same.
+
+        >>> identity("shop", "e-1"), identity("shop", "61e81f80-b280-5c42-ac97-d3c403bf4d4b")
+        ('event:shop#e-1', '61e81f80-b280-5c42-ac97-d3c403bf4d4b')
+    """
+    if _is_uuid(event_id):
+        return event_id
+    # A # or % in the source is escaped, so that no two pairs get the same name.
+    return f"event:{source.replace('%', '%25').replace('#', '%23')}#{event_id}"
+
+
+def task_id(identity: str, handler: str) -> str:
+    """The Celery task id of one handler's run of the event with this `identity`. It is the same through all retries."""
+    return named_id(f"{identity}/{handler}")

@@ -68,7 +68,7 @@ class Claim:
     token: str
     #: From 1; 0 for a claim that is no attempt (to cancel a join by hand).
     attempt: int = 1
-    #: The id of the signal that is attempted; "" for the unit itself. See `choreo.delivery.signals`.
+    #: The id or identity of the signal that is attempted; "" for the unit itself. See `choreo.delivery.signals`.
     signal: str = ""
 
 

@@ -12,7 +12,7 @@ class Arrival:
     """
     One event for a join, and the parts that the join needs.
 
-    A part is kept under its ``name``, once: its type, or type/id where the join needs several of a type.
+    A part is kept under its ``name``, once: its type, or type/identity where the join needs several of a type.
     """
 
     part: str

@@ -20,8 +20,8 @@ def key_of(unit: str) -> str | None:
 
 
 def name_of(envelope: Envelope, several: Iterable[str]) -> str:
-    """Return the name of a part: its type, or ``type/id`` if the join takes several of the type."""
-    return f"{envelope.type}/{envelope.id}" if envelope.type in several else envelope.type
+    """Return the name of a part: its type, or ``type/identity`` if the join takes several of the type."""
+    return f"{envelope.type}/{envelope.identity}" if envelope.type in several else envelope.type
 
 
 def packed(envelope: Envelope) -> str:

@@ -35,7 +35,7 @@ def context(
         envelope=envelope,
         attempt=attempt,
         attempts=attempts,
-        idempotency_key=f"{handler}/{envelope.id}" if idempotency_key is None else idempotency_key,
+        idempotency_key=f"{handler}/{envelope.identity}" if idempotency_key is None else idempotency_key,
         about=subject,
         events=(envelope,),
     )

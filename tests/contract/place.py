@@ -13,7 +13,7 @@ from choreo.events.message import Message
 from choreo.fast.fused_store import FusedStore
 from choreo.store import Begun, Claim, Verdict
 from tests.contract.redis_broker import Corner
-from tests.unit.events import OrderPlaced, envelope
+from tests.unit.events import OrderPlaced, envelope, identity_of
 from tests.waiting import DEADLINE
 
 HANDLER = "payment.charge"
@@ -48,10 +48,10 @@ class Worker:
         return receipt
 
     def claim(self, unit: str, number: int = 0, attempt: int = 1) -> Claim:
-        return Claim(HANDLER, unit, self.receipt(number).tag, attempt)
+        return Claim(HANDLER, identity_of(unit), self.receipt(number).tag, attempt)
 
     def holds(self, unit: str, number: int = 0, attempt: int = 1) -> bool:
-        return self.receipt(number).holds(unit, attempt)
+        return self.receipt(number).holds(identity_of(unit), attempt)
 
     def die(self) -> None:
         """Stop like a killed process: nothing is acked, returned or said any more."""
@@ -90,11 +90,11 @@ class Place:
         )
 
     def unit(self, unit: str) -> dict[str, str]:
-        raw = self.corner.redis.hgetall(f"{self.namespace}:choreo:{{{HANDLER}}}:unit:{unit}")
+        raw = self.corner.redis.hgetall(f"{self.namespace}:choreo:{{{HANDLER}}}:unit:{identity_of(unit)}")
         return {field.decode(): value.decode() for field, value in raw.items()}
 
     def repeated(self) -> int:
         return int(self.corner.redis.hget(f"{self.namespace}:choreo:{{{HANDLER}}}:counts", "repeated") or 0)
 
     def ask(self, unit: str, token: str = "somebody", attempt: int = 1) -> Begun:
-        return self.store.begin(Claim(HANDLER, unit, token, attempt))
+        return self.store.begin(Claim(HANDLER, identity_of(unit), token, attempt))

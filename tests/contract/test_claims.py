@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -11,11 +12,12 @@ from choreo import Envelope, Event, Service
 from choreo.broker.queue import HandlerQueue
 from choreo.broker.redis import ownership
 from choreo.broker.redis.keys import INBOX
+from choreo.events.ids import identity
 from choreo.events.message import Message
 from choreo.store import Begun, Claim, Outcome, Scheduled, Settlement, Verdict
 from tests.contract.place import HANDLER, RUN, Place, Worker
 from tests.contract.redis_broker import TIMEOUT
-from tests.unit.events import envelope
+from tests.unit.events import envelope, identity_of
 
 BEGUN_AGAIN = Begun(Verdict.RUN, deliveries=2)
 
@@ -56,8 +58,8 @@ def test_a_failed_attempt_and_a_dead_letter_ack_as_well(place: Place, worker: Wo
 
 
 def test_what_was_done_before_is_dropped_and_counted(place: Place, worker: Worker):
-    place.store.begin(Claim(HANDLER, "e-1", "A"))
-    place.store.commit(Claim(HANDLER, "e-1", "A"), Settlement())
+    place.store.begin(Claim(HANDLER, identity_of("e-1"), "A"))
+    place.store.commit(Claim(HANDLER, identity_of("e-1"), "A"), Settlement())
 
     place.send("e-1")
     place.send("e-2")
@@ -69,16 +71,49 @@ def test_what_was_done_before_is_dropped_and_counted(place: Place, worker: Worke
     assert place.corner.waiting(HANDLER) == []
 
 
+ONE_ID = ["7", "join:7", "a#b", "a b", "7e3e1f80-B280-5c42-ac97-d3c403bf4d4b"]
+
+
+@pytest.mark.parametrize("event_id", ONE_ID)
+@pytest.mark.parametrize(
+    "sources", [("shop", "till"), ("https://example.org/a", "/a b"), ("a#b", "a%23b"), ("ä", 'q"')]
+)
+def test_events_of_two_sources_with_one_id_are_two_units(place: Place, worker: Worker, sources, event_id: str):
+    units = [identity(source, event_id) for source in sources]
+    done = Claim(HANDLER, units[0], "A")
+    place.store.begin(done)
+    place.store.commit(done, Settlement())
+
+    place.send(event_id, source=sources[1])
+    worker.take()
+
+    claim = Claim(HANDLER, units[1], worker.receipt().tag)
+    assert worker.receipt().claim in (f"1 {units[1]}", "")
+    assert place.store.begin(claim) == RUN
+    assert place.store.commit(claim, Settlement()).outcome is Outcome.OK
+
+    assert place.store.begin(Claim(HANDLER, units[1], "B")).verdict is Verdict.DONE
+
+
+def test_an_event_of_choreo_is_claimed_and_dropped_under_its_id_alone(place: Place, worker: Worker):
+    event_id = str(uuid4())
+    place.send(event_id)
+
+    worker.take()
+
+    assert worker.receipt().claim == f"1 {event_id}"
+
+
 def test_what_is_a_dead_letter_is_dropped_as_well_until_it_is_replayed(place: Place, worker: Worker):
-    place.store.begin(Claim(HANDLER, "e-1", "A"))
-    place.store.commit(Claim(HANDLER, "e-1", "A"), Settlement(letter=("l-1", "{}")))
+    place.store.begin(Claim(HANDLER, identity_of("e-1"), "A"))
+    place.store.commit(Claim(HANDLER, identity_of("e-1"), "A"), Settlement(letter=("l-1", "{}")))
     again = Scheduled("replay:l-1", Message("", HANDLER, b"", {}))
 
     place.send("e-1")
     assert worker.takes_nothing()
     assert place.repeated() == 1
 
-    assert place.store.replay(HANDLER, "l-1", "e-1", {}, again)
+    assert place.store.replay(HANDLER, "l-1", identity_of("e-1"), {}, again)
     place.send("e-1")
     worker.take()
     assert worker.holds("e-1")
@@ -320,7 +355,7 @@ def test_the_claim_itself_has_a_lifetime(place: Place, worker: Worker):
     place.send("e-1")
     worker.take()
 
-    left = place.corner.redis.pttl(f"{place.namespace}:choreo:{{{HANDLER}}}:unit:e-1")
+    left = place.corner.redis.pttl(f"{place.namespace}:choreo:{{{HANDLER}}}:unit:{identity_of('e-1')}")
     assert 3_500_000 < left <= 3_600_000
 
 
@@ -364,7 +399,7 @@ def test_data_that_looks_like_headers_claims_nothing(place: Place, worker: Worke
 
 
 def test_a_key_of_somebody_else_stops_no_queue(place: Place, worker: Worker):
-    place.corner.redis.set(f"{place.namespace}:choreo:{{{HANDLER}}}:unit:e-1", "not a hash")
+    place.corner.redis.set(f"{place.namespace}:choreo:{{{HANDLER}}}:unit:{identity_of('e-1')}", "not a hash")
     place.send("e-1")
     place.send("e-2")
 
@@ -434,7 +469,7 @@ def test_what_a_handler_announces_reaches_its_queues_with_celerys_documented_opt
     with app.connection_for_write() as connection:
         queue = app.amqp.queues[app.runtime.topology.name_of("payment.charge")](connection.default_channel)
         queue.declare()
-        claim = Claim("payment.charge", "e-1", "A")
+        claim = Claim("payment.charge", identity_of("e-1"), "A")
         app.runtime.store.begin(claim)
 
         committed = app.runtime.store.commit(claim, Settlement(sent={"event:1": placed}))

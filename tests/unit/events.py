@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from choreo import Envelope, Event
+from choreo.events.ids import identity
 
 
 class OrderPlaced(Event):
@@ -41,3 +42,8 @@ def envelope(event: Event, *, subject: str = "ORD-1", id: str = "e-1", **changes
     known = {"source": "order", "time": NOON, "correlation_id": "story-1", "version": event.event_version}
     fields = known | {"type": event.event_type, "data": event.model_dump(mode="json")} | changes
     return Envelope(id=id, subject=subject, **fields)
+
+
+def identity_of(event_id: str) -> str:
+    """The identity, and so the unit, of an `envelope` with this id."""
+    return identity("order", event_id)

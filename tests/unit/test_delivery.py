@@ -28,6 +28,7 @@ from tests.unit.events import (
     PaymentCharged,
     PaymentFailed,
     envelope,
+    identity_of,
 )
 from tests.unit.stage import Stage, service
 
@@ -336,7 +337,7 @@ def test_a_store_that_does_not_answer_keeps_the_event_in_its_queue(monkeypatch):
 # -- two workers ------------------------------------------------------------------------------------------------
 
 
-def claimed(stage: Stage, unit: str = "e-1", token: str = "other") -> Claim:
+def claimed(stage: Stage, unit: str = identity_of("e-1"), token: str = "other") -> Claim:
     """Another worker holds the lease of this unit."""
     claim = Claim(stage.app.subscriptions[0].name, unit, token)
     stage.store.begin(claim)
@@ -384,7 +385,7 @@ def test_a_worker_that_lost_its_lease_announces_nothing(caplog: pytest.LogCaptur
     assert "another worker has taken over" in result.result
     # Its effects elsewhere may have happened twice: also who logs nothing else shall read that.
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
-        "payment.charge(order.placed ORD-1), e-1: too late: another worker has taken over"
+        f"payment.charge(order.placed ORD-1), {identity_of('e-1')}: too late: another worker has taken over"
     ]
 
 

@@ -276,7 +276,7 @@ def test_parts_belong_together_by_a_field_of_each(order):
     (announced,) = stage.events
     subject, key = announced.data["items"]
     assert subject == "parcel-1"
-    assert key == f"shop.ship/join:9/{named_id('/'.join(sorted([ORDER_9.id, PAID_9.id])))}"
+    assert key == f"shop.ship/join:9/{named_id('/'.join(sorted([ORDER_9.identity, PAID_9.identity])))}"
 
 
 @pytest.mark.parametrize("order", [(ORDER_9, PAID_9), (PAID_9, ORDER_9)])

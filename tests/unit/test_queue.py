@@ -14,7 +14,7 @@ from choreo.broker.queue import DeadLetterQueue, HandlerQueue, task_id
 from choreo.errors import EnvelopeError, StoreError
 from choreo.events.envelope import Envelope
 from choreo.events.message import JSON, Message
-from tests.unit.events import OrderPlaced, envelope
+from tests.unit.events import OrderPlaced, envelope, identity_of
 
 HANDLER = "payment.charge"
 QUEUE = "staging.payment.charge"
@@ -114,7 +114,7 @@ def test_a_delivery_becomes_a_run_of_the_queues_handler(rig):
     (message,) = rig.ran
     headers = headers_of(message)
     assert headers["task"] == HANDLER
-    assert headers["id"] == task_id("e-1", HANDLER)
+    assert headers["id"] == task_id(identity_of("e-1"), HANDLER)
     assert headers["parent_id"] == "e-1"
     assert headers["root_id"] == "story-1"
     assert headers["argsrepr"] == "order.placed ORD-1"
@@ -138,8 +138,8 @@ def test_the_senders_headers_are_left_alone(rig):
 
 
 def test_each_handler_has_a_run_of_its_own():
-    assert task_id("e-1", "payment.charge") != task_id("e-1", "loyalty.award")
-    assert task_id("e-1", "payment.charge") != task_id("e-2", "payment.charge")
+    assert task_id(identity_of("e-1"), "payment.charge") != task_id(identity_of("e-1"), "loyalty.award")
+    assert task_id(identity_of("e-1"), "payment.charge") != task_id(identity_of("e-2"), "payment.charge")
 
 
 def test_the_attempts_so_far_are_kept(rig):

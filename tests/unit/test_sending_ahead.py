@@ -34,7 +34,7 @@ def test_what_was_delivered_before_lets_no_other_commit_wait(redelivered: bool):
     Stage(app)
     line: Any = Line()
     event = envelope(OrderPlaced(customer_id="alice", total_cents=1))
-    receipt = Receipt("o", "i", "o:1", f"1 {event.id}", math.inf, redelivered=redelivered)
+    receipt = Receipt("o", "i", "o:1", f"1 {event.identity}", math.inf, redelivered=redelivered)
     held = HeldStore(app.runtime.store, app.runtime.publisher, receipt, line)
     delivery = Delivery(app.runtime, app.subscriptions[0], event, token="o:1", decisions=held)
 

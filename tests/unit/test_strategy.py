@@ -26,7 +26,7 @@ from choreo.broker.queue import run_headers
 from choreo.events.ids import task_id
 from choreo.fast.request import HandlerRequest
 from choreo.fast.strategy import strategy
-from tests.unit.events import OrderPlaced, envelope
+from tests.unit.events import OrderPlaced, envelope, identity_of
 from tests.unit.stage import Stage, service
 from tests.waiting import eventually
 
@@ -136,7 +136,7 @@ class Bench:
 
 def comparable(facts: dict[str, Any]) -> dict[str, Any]:
     """Without what differs from run to run."""
-    assert facts["uuid"] in (task_id("e-1", HANDLER), task_id("e-2", HANDLER))
+    assert facts["uuid"] in (task_id(identity_of("e-1"), HANDLER), task_id(identity_of("e-2"), HANDLER))
     assert facts.get("runtime", 0) >= 0
     return {name: fact for name, fact in facts.items() if name not in ("uuid", "parent_id", "runtime", "traceback")}
 
@@ -265,7 +265,7 @@ def test_a_request_of_the_users_own_is_made():
     bench.task.Request = OwnRequest
     bench.deliver(strategy(bench.task, bench.stage.app, bench.consumer))
 
-    assert made == [task_id("e-1", HANDLER)]
+    assert made == [task_id(identity_of("e-1"), HANDLER)]
 
 
 def test_a_pool_of_the_users_own_is_asked():
@@ -303,7 +303,7 @@ def test_what_waits_for_a_thread_is_reserved_and_not_active():
     bench.deliver(bench.short, "e-2")
 
     eventually(lambda: state.active_requests)
-    assert [request.id for request in state.active_requests] == [task_id("e-1", HANDLER)]
+    assert [request.id for request in state.active_requests] == [task_id(identity_of("e-1"), HANDLER)]
     assert workload.waiting() == 1
     go_on.set()
     eventually(lambda: [kind for kind, _ in bench.events.sent].count("task-succeeded") == 2)
@@ -313,7 +313,7 @@ def test_what_waits_for_a_thread_is_reserved_and_not_active():
 
 def test_a_revoked_task_does_not_run():
     bench = Bench(behave=lambda: pytest.fail("it ran"))
-    state.revoked.add(task_id("e-1", HANDLER))
+    state.revoked.add(task_id(identity_of("e-1"), HANDLER))
 
     bench.deliver(bench.short)
 
@@ -347,7 +347,7 @@ def test_who_wraps_celerys_tracer_is_part_of_every_run():
     bench.task.__trace__ = measuring
     bench.deliver(bench.short)
 
-    assert measured == [task_id("e-1", HANDLER)]
+    assert measured == [task_id(identity_of("e-1"), HANDLER)]
 
 
 def test_celerys_consumer_still_says_whether_it_fetches_as_much_as_before():
@@ -361,7 +361,7 @@ def test_a_rate_limit_holds():
     bench.deliver(bench.short)
 
     (request,) = bench.limited
-    assert request.id == task_id("e-1", HANDLER)
+    assert request.id == task_id(identity_of("e-1"), HANDLER)
 
 
 @pytest.mark.parametrize("signal", [signals.task_received, signals.task_prerun, signals.task_success])
@@ -388,7 +388,7 @@ def test_who_is_to_be_called_for_each_delivery_is_called():
 
     bench.deliver(bench.short, callbacks=bench.consumer.on_task_message)
 
-    assert [request.id for request in called] == [task_id("e-1", HANDLER)]
+    assert [request.id for request in called] == [task_id(identity_of("e-1"), HANDLER)]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from choreo.broker.queue import run_headers
 from choreo.events.envelope import Envelope
 from choreo.events.ids import task_id
 from choreo.fast import tracer as short
-from tests.unit.events import OrderPlaced, envelope
+from tests.unit.events import OrderPlaced, envelope, identity_of
 from tests.unit.stage import Stage, service
 
 ORDER = OrderPlaced(customer_id="alice", total_cents=500)
@@ -133,7 +133,7 @@ def test_a_failure_is_told_by_celery(error: BaseException, retries: int, state: 
     assert type(short.info.retval) is type(celerys.info.retval)
     assert len(heard) == 2
     if state == states.FAILURE:
-        assert heard[0]["task_id"] == task_id("e-1", HANDLER)
+        assert heard[0]["task_id"] == task_id(identity_of("e-1"), HANDLER)
         assert heard[0]["args"][0] == text_of(envelope(ORDER, id="e-1"))
         assert places(heard[0]) == places(heard[1])
     assert not current_task
@@ -195,7 +195,7 @@ def test_who_wraps_celerys_tracer_is_part_of_every_run():
     bench.task.__trace__ = measuring
     bench.run()
 
-    assert measured == [task_id("e-1", HANDLER)]
+    assert measured == [task_id(identity_of("e-1"), HANDLER)]
 
 
 def test_who_has_the_tracer_built_for_a_wrapped_task_is_part_of_every_run():
@@ -236,7 +236,7 @@ def test_who_patches_every_task_of_the_program_is_part_of_every_run(monkeypatch:
 
     bench.run()
 
-    assert began == [task_id("e-1", HANDLER)]
+    assert began == [task_id(identity_of("e-1"), HANDLER)]
 
 
 @pytest.mark.parametrize("wish", ["callbacks", "chain"])
@@ -260,7 +260,7 @@ def test_who_waits_for_the_result_of_a_run_gets_it(monkeypatch: pytest.MonkeyPat
 
     bench.run(ignore_result=False)
 
-    assert done == [task_id("e-1", HANDLER)]
+    assert done == [task_id(identity_of("e-1"), HANDLER)]
 
 
 def test_a_handler_that_fails_runs_once():

@@ -34,7 +34,7 @@ class Receipt:
     owner: str
     inflight: str
     tag: str
-    #: The claim that was made when the message was taken: the attempt, a space, the event's id. "" if there is none.
+    #: The claim that was made when the message was taken: the attempt, a space, the unit. "" if there is none.
     claim: str = ""
     #: The `machine_time` until which the claim certainly holds: no consumer can have found the owner dead before.
     certain_until: float = 0.0

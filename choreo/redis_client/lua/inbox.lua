@@ -1,6 +1,6 @@
 -- Shared functions, for `--!include redis_client/inbox`: a handler's inbox, the memory of its finished units.
 --
--- inbox_place(unit): the place of a unit in the inbox: {bucket, field}.
+-- inbox_place(unit): the place of a unit in the inbox: {bucket, field, true if the unit is a UUID}.
 -- inbox_has(prefix, place, retention, ms): true if the unit was added within the last `retention` ms.
 -- inbox_add(prefix, place, retention, ms), inbox_remove(prefix, place, retention, ms): add or remove the unit.
 -- KEYS/ARGV: none of their own. prefix: the start of the hashes' names. retention: in ms. ms: the server's time.
@@ -16,7 +16,8 @@ local INBOX_UUID = '^(%x%x%x%x%x%x%x%x)%-(%x%x%x%x)%-(%x%x%x%x)%-(%x%x%x%x)%-(%x
 
 local function inbox_place(unit)
   local a, b, b_end, c, c_end, d = string.match(unit, INBOX_UUID)
-  if a and not string.find(unit, '%u') then
+  local is_uuid = a and not string.find(unit, '%u')
+  if is_uuid then
     b, c = b .. b_end, c .. c_end
   else
     local hex = redis.sha1hex(unit)
@@ -24,7 +25,7 @@ local function inbox_place(unit)
   end
   a, b, c, d = tonumber(a, 16), tonumber(b, 16), tonumber(c, 16), tonumber(d, 16)
   -- Every version of UUID has changing digits in at least one of these two places.
-  return {string.format('%x', bit.bxor(a % 16384, d % 16384)), struct.pack('>I4I4I4I4', a, b, c, d)}
+  return {string.format('%x', bit.bxor(a % 16384, d % 16384)), struct.pack('>I4I4I4I4', a, b, c, d), is_uuid}
 end
 
 local function inbox_slot(retention, ms)

@@ -4,11 +4,11 @@
 -- KEYS/ARGV: none of its own. base: the start of the names of the handler's keys. inflight: the key of the consumer's
 --     messages in flight. retention: of the handler's inbox, in ms. ms: the server's time.
 -- Returns: 'done' if the unit is finished: the copy can be dropped.
---     '<attempt> <event id>' if the unit is claimed for this copy now.
+--     '<attempt> <unit>' if the unit is claimed for this copy now.
 --     '' if the worker must ask the store: the copy was delivered before, the unit was begun before or is claimed for
 --     another copy, or the text is not as choreo writes it.
 --
--- base .. 'unit:' .. id   hash, for the retention: see the store's lease.lua
+-- base .. 'unit:' .. unit hash, for the retention: see the store's lease.lua
 -- base .. 'done:' ..      hashes of the finished units: see inbox.lua
 local CLAIM_HEAD = '"headers": {"lang": "py", "task": "choreo.event", "id": "'
 local CLAIM_BODY = '{"body": "[[{\\"specversion\\":\\"1.0\\",\\"id\\":\\"'
@@ -17,13 +17,21 @@ local function claim_copy(base, retention, inflight, tag, text, ms)
   -- In a JSON string every quote is escaped, so this pattern cannot match inside an event's data.
   local from = string.find(text, CLAIM_HEAD, 1, true)
   if not from then return '' end
-  local unit, retries = string.match(text, '^([^"\\]+)", [^{}]-"retries": (%d+), ', from + #CLAIM_HEAD)
-  if not unit then return '' end
+  local id, retries = string.match(text, '^([^"\\]+)", [^{}]-"retries": (%d+), ', from + #CLAIM_HEAD)
+  if not id then return '' end
   -- The body must begin as an event with the same id. A message that is no readable event must not be dropped here: it
   -- becomes a dead letter.
-  local body = CLAIM_BODY .. unit .. '\\",'
+  local body = CLAIM_BODY .. id .. '\\",'
   if string.sub(text, 1, #body) ~= body then return '' end
-  if inbox_has(base .. 'done:', inbox_place(unit), retention, ms) then return 'done' end
+  local unit, place = id, inbox_place(id)
+  if not place[3] then
+    -- Another source may use the same id. See `identity` in choreo/events/ids.py.
+    local source = string.match(text, '^\\"source\\":\\"([^"\\%%#]+)\\",', #body + 1)
+    if not source then return '' end
+    unit = 'event:' .. source .. '#' .. id
+    place = inbox_place(unit)
+  end
+  if inbox_has(base .. 'done:', place, retention, ms) then return 'done' end
 
   local key, attempt = base .. 'unit:' .. unit, tonumber(retries) + 1
   local state = redis.call('HMGET', key, 'settled', 'token', 'until', 'deliveries', 'inflight', 'done')
