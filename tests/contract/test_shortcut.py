@@ -30,7 +30,7 @@ from choreo.fast.channel import commits_of
 from choreo.fast.strategy import strategy
 from choreo.worker.worker_events import ServiceDispatcher
 from tests.contract.redis_broker import Corner
-from tests.unit.events import OrderConfirmed, OrderPlaced, PaymentCharged, envelope
+from tests.unit.events import OrderConfirmed, OrderPlaced, PaymentCharged, envelope, identity_of
 from tests.waiting import DEADLINE, eventually
 
 HANDLER, JOIN = "shop.charge", "shop.ship"
@@ -231,7 +231,7 @@ def test_a_success_is_told_counted_and_acked(start: Start, way: str):
     assert worker.short == (2 if way == "shortcut" else 0)
     assert worker.kinds() == ["task-received", "task-started", "task-succeeded"] * 2
     received, started, succeeded = (facts for _, facts in worker.told[:3])
-    assert started == {"uuid": task_id("e-1", HANDLER)}
+    assert started == {"uuid": task_id(identity_of("e-1"), HANDLER)}
     assert received == started | {
         "name": HANDLER,
         "args": "order.placed ORD-1",
@@ -279,7 +279,7 @@ def test_a_handler_finds_the_request_and_the_worker_knows_of_it(start: Start, wa
 
     (facts,) = seen
     assert worker.short == (way == "shortcut")
-    assert facts["short"] == facts["id"] == task_id("e-1", HANDLER)
+    assert facts["short"] == facts["id"] == task_id(identity_of("e-1"), HANDLER)
     assert facts["task"] == facts["type"] == HANDLER
     assert facts["correlation_id"] is None or isinstance(facts["correlation_id"], str)
     assert (facts["root_id"], facts["parent_id"], facts["retries"]) == ("story-1", "e-1", 0)
@@ -305,7 +305,11 @@ def test_a_failure_is_told_and_settled(start: Start, way: str, error: Exception,
     heard: list[Any] = []
 
     def hear(**facts: Any) -> None:
-        assert [request.id for request in state.active_requests] == list(state.requests) == [task_id("e-1", HANDLER)]
+        assert (
+            [request.id for request in state.active_requests]
+            == list(state.requests)
+            == [task_id(identity_of("e-1"), HANDLER)]
+        )
         heard.append(facts["sender"].name)
 
     for signal in (signals.task_retry, signals.task_failure):
@@ -516,7 +520,7 @@ def test_an_event_whose_data_does_not_fit_becomes_a_dead_letter(start: Start, wa
 
 def test_a_revoked_task_does_not_run(start: Start, way: str):
     worker = start(way, lambda: pytest.fail("it ran"))
-    state.revoked.add(task_id("e-1", HANDLER))
+    state.revoked.add(task_id(identity_of("e-1"), HANDLER))
     worker.tell(envelope(ORDER, id="e-1"))
 
     worker.run()
@@ -639,4 +643,4 @@ def test_a_run_can_be_copied(start: Start):
 
     worker.run()
 
-    assert copies[0].id == task_id("e-1", HANDLER)
+    assert copies[0].id == task_id(identity_of("e-1"), HANDLER)

@@ -13,7 +13,7 @@ from choreo.errors import EventTooLargeError, StoreError
 from choreo.events.message import MOST_NESTED
 from choreo.store import Claim, Outcome, Settlement, Verdict
 from choreo.worker.dead_letters import DeadLetterTask
-from tests.unit.events import DriverAssigned, OrderConfirmed, OrderPlaced, PaymentCharged, envelope
+from tests.unit.events import DriverAssigned, OrderConfirmed, OrderPlaced, PaymentCharged, envelope, identity_of
 from tests.unit.stage import Stage, service
 
 ORDER = OrderPlaced(customer_id="alice", total_cents=500)
@@ -319,7 +319,7 @@ def test_a_store_that_blinks_after_the_handler_succeeded_is_no_failure_of_the_ha
 def test_a_worker_that_is_too_late_reports_no_dead_letter():
     def lose_the_claim():
         stage.wait(60)
-        stage.store.begin(Claim("payment.charge", "e-1", "another worker"))
+        stage.store.begin(Claim("payment.charge", identity_of("e-1"), "another worker"))
         raise PermanentFailure("no such card")
 
     stage = stage_of(lose_the_claim)
