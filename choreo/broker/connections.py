@@ -12,8 +12,10 @@ from celery.utils.functional import maybe_list
 from celery.utils.text import indent as textindent
 from click import ClickException
 from kombu import Connection, Queue
+from kombu.transport import pyamqp
 
 from choreo.broker.queue import HandlerQueue
+from choreo.broker.rabbitmq.reading import ReadingConnection
 from choreo.errors import DeclarationError
 from choreo.redis_client.client import sentinel_options
 from choreo.redis_client.tls import scheme_of, tls_options, without_tls
@@ -103,6 +105,13 @@ class BrokerConnection(Connection):
         if scheme in ("amqp", "amqps", "pyamqp"):
             options["transport_options"] = _AMQP_OPTIONS | (options.get("transport_options") or {})
         super().__init__(hostname, *args, **options)
+
+    def create_transport(self) -> Any:
+        """Kombu's transport; on RabbitMQ its connections read messages of any form."""
+        transport = super().create_transport()
+        if isinstance(transport, pyamqp.Transport):
+            transport.Connection = ReadingConnection
+        return transport
 
     def switch(self, conn_str: str) -> None:
         """Switch to another node. Kombu would take its own transport, by the URL's scheme; this keeps choreo's."""

@@ -125,7 +125,12 @@ class Message:
             "body": body,
         }
         # A header of a foreign message can hold a value that JSON cannot (a timestamp in an AMQP table).
-        return json.dumps(record, separators=(",", ":"), default=str)
+        try:
+            return json.dumps(record, separators=(",", ":"), default=str)
+        except TypeError:
+            # The name of a header in a table need not be a text either: py-amqp leaves bytes as they are.
+            record["headers"] = _named(record["headers"])
+            return json.dumps(record, separators=(",", ":"), default=str)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Message":
@@ -133,6 +138,13 @@ class Message:
         record = json.loads(text)
         encoded, body = record.pop("base64"), record.pop("body")
         return cls(body=b64decode(body) if encoded else body.encode(), **record)
+
+
+def _named(value: Any) -> Any:
+    """The value with a text for the name of each entry of its tables."""
+    if isinstance(value, dict):
+        return {name if isinstance(name, str) else str(name): _named(part) for name, part in value.items()}
+    return [_named(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _writable(headers: dict[str, Any]) -> dict[str, Any]:
