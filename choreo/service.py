@@ -257,7 +257,8 @@ class Service(Celery):
         ``proceed()`` calls the next middleware, or the handler. It returns the events that are going to be announced,
         and raises the handler's errors. An error that the middleware raises is a failure of the handler: it is retried
         or ends in a dead letter. Returning without calling ``proceed``, or calling it twice, is such an error
-        (`MiddlewareError`).
+        (`MiddlewareError`). If the middleware catches the handler's error and returns, the event counts as handled, and
+        the events that were announced before the error leave.
         Middleware nests in the order of declaration, the first outermost. That of ``@app.on(..., around=[...])`` and
         ``@app.join(..., around=[...])`` is inside the service's.
         Raises `DeclarationError` unless the function can be called with a context and ``proceed``.

@@ -26,7 +26,7 @@ from choreo.store.schedule import Scheduled
 OUTBOX_GRACE = 2.0
 
 #: The reason given when a commit answers `Outcome.LOST`.
-FORGOTTEN = "it has forgotten that this was begun: it was restarted without its data, or lost some"
+FORGOTTEN = "the store has forgotten this claim: it was restarted without its data, or lost some"
 
 
 class Verdict(StrEnum):

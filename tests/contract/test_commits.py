@@ -26,6 +26,7 @@ from choreo.redis_client.scripts import Script, source_of
 from choreo.store import Begun, Claim, Committed, Outcome, Scheduled, Settlement, Verdict
 from tests.contract.place import HANDLER, Place, Worker
 from tests.contract.redis_broker import TIMEOUT, proxy_to
+from tests.unit.events import identity_of
 from tests.waiting import DEADLINE, eventually
 
 #: Puts a text in the place of the hash in which a unit would be remembered now.
@@ -208,7 +209,7 @@ def test_the_answer_to_a_retry_is_waited_for(place: Place, worker: Worker, line:
     line.commit(unit, done=False)
 
     assert line.heard == []
-    assert [claim.unit for claim in line.store.waited] == [unit]
+    assert [claim.unit for claim in line.store.waited] == [identity_of(unit)]
     assert place.ask(unit).verdict is Verdict.DONE, "this attempt"
 
 
@@ -351,7 +352,7 @@ def test_a_copy_whose_commit_is_refused_before_celery_acks_it_goes_back_all_the_
 def test_a_claim_that_the_store_has_forgotten_gives_its_copy_back(place: Place, worker: Worker, line: Line):
     (unit,) = send(place, 1)
     worker.take()
-    place.corner.redis.delete(f"{place.namespace}:choreo:{{{HANDLER}}}:unit:{unit}")
+    place.corner.redis.delete(f"{place.namespace}:choreo:{{{HANDLER}}}:unit:{identity_of(unit)}")
 
     line.commit(unit)
     line.commits.settle()
@@ -363,7 +364,7 @@ def test_a_claim_that_the_store_has_forgotten_gives_its_copy_back(place: Place, 
 def test_a_copy_that_somebody_else_has_settled_is_acked(place: Place, worker: Worker, line: Line):
     (unit,) = send(place, 1)
     worker.take()
-    place.corner.redis.hset(f"{place.namespace}:choreo:{{{HANDLER}}}:unit:{unit}", "token", "somebody")
+    place.corner.redis.hset(f"{place.namespace}:choreo:{{{HANDLER}}}:unit:{identity_of(unit)}", "token", "somebody")
 
     line.commit(unit)
     worker.messages[0].ack()
@@ -417,7 +418,7 @@ def test_what_goes_out_together_is_one_command_and_each_has_its_own_answer(
     done, refused, taken, retried, announced = units = send(place, 5)
     worker.take(5)
     place.corner.redis.set(f"{place.corner.prefix}nothing", "not a queue")
-    place.corner.redis.hset(f"{place.namespace}:choreo:{{{HANDLER}}}:unit:{taken}", "token", "another's")
+    place.corner.redis.hset(f"{place.namespace}:choreo:{{{HANDLER}}}:unit:{identity_of(taken)}", "token", "another's")
     letter = Message("", HANDLER, b"{}", {})
     settlements: dict[str, dict[str, Any]] = {
         refused: {"sent": {"event:1": Message("", "nothing", b"{}", {})}},

@@ -43,8 +43,8 @@ Transport options, beside those of kombu's Redis transport:
 
 Limits:
 
-- All messages that a dead consumer had prefetched count a failed attempt, since the one that killed it cannot be told
-  from the others.
+- The header `x-delivery-count` grows for all messages that a dead consumer had prefetched, since the one that killed it
+  cannot be told from the others. `Terms.max_deliveries` does not use that header: see lua/give_back.lua, `begun`.
 - `visibility_timeout` and the `unacked_*` options have no effect: no message becomes visible by the passing of time.
 - Fanout exchanges (remote control, worker events) use kombu's PUBLISH and SUBSCRIBE. A consumer that is not connected
   misses their messages.
