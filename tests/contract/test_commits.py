@@ -570,7 +570,7 @@ def test_what_is_handled_after_the_line_was_closed_waits_for_its_answer(place: P
     assert line.commit(first).outcome is Outcome.OK
     assert line.begin(second, 1).verdict is Verdict.RUN
     assert line.heard == []
-    assert [claim.unit for claim in line.store.waited] == [first]
+    assert [claim.unit for claim in line.store.waited] == [identity_of(first)]
 
 
 def test_a_long_handler_does_not_hold_up_the_commits_before_it(
