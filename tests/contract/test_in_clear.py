@@ -69,7 +69,7 @@ def made(way: str, port: int) -> Service:
     options = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0, "retry_on_timeout": False}
     if "sentinel" in way:
         options |= SENTINEL
-    more = {"broker_transport_options": options, "broker_connection_timeout": 1.0, "choreo_publish_timeout": 1.0}
+    more = {"broker_transport_options": options, "broker_connection_timeout": 1.0}
     return Service("payment", broker=broker, config={**settings, **more}, set_as_current=False)
 
 
