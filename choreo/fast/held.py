@@ -26,8 +26,8 @@ class HeldStore:
     - `commit` of a success is sent ahead on ``commits`` and answers OK at once. `_hear` gets the real answer.
 
     Without ``commits`` every decision waits for the store. A delivery that is made while the worker is stopping sends
-    nothing ahead; one that was made before still may, and the channel waits for its answer at the end. The methods raise
-    `StoreError`, as the store's do. ``what`` names the delivery in the log.
+    nothing ahead; one that was made before still may, and the channel waits for its answer at the end. The methods
+    raise `StoreError`, as the store's do. ``what`` names the delivery in the log.
     """
 
     __slots__ = ("_asked", "_commits", "_publisher", "_receipt", "_store", "what")
