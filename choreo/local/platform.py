@@ -175,8 +175,16 @@ class Platform:
             self.server.start()
         else:
             # The services' own settings say whether the broker is spoken to over TLS, and where Sentinel's master is.
-            conf = next(iter(self._found.values())).app.conf
-            check_broker(self.broker_url, conf.broker_use_ssl, conf.broker_transport_options)
+            # A configuration may read the URLs from the environment, so it is read as a worker reads it.
+            before = dict(os.environ)
+            os.environ.update(self.environment)
+            try:
+                conf = next(iter(self._found.values())).app.conf
+                use_ssl, options = conf.broker_use_ssl, conf.broker_transport_options
+            finally:
+                os.environ.clear()
+                os.environ.update(before)
+            check_broker(self.broker_url, use_ssl, options)
         if self._directory is None:
             self._directory = Path(tempfile.mkdtemp(prefix="choreo-logs-"))
             self._janitor = Guard(rmtree=self._directory)
