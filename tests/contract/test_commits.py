@@ -244,9 +244,9 @@ def test_a_commit_that_meets_a_key_of_somebody_elses_loses_nothing(
     start = f"{place.namespace}:choreo:{{{HANDLER}}}:"
     redis, bad = place.corner.redis, units[1]
     if key == "done:":
-        redis.eval(INBOX_SPOILT, 0, f"{start}done:", bad, 3_600_000)
+        redis.eval(INBOX_SPOILT, 0, f"{start}done:", identity_of(bad), 3_600_000)
     else:
-        name = f"{start}unit:{bad}" if key == "unit:" else start + key
+        name = f"{start}unit:{identity_of(bad)}" if key == "unit:" else start + key
         redis.delete(name)
         redis.set(name, "not ours")
     wanted = {
@@ -283,7 +283,7 @@ def test_the_answer_to_a_dead_letter_is_waited_for(place: Place, worker: Worker,
     crowd.commits.settle()
 
     assert crowd.outcomes == [Outcome.OK] * 2
-    assert [claim.unit for claim in crowd.store.waited] == [units[1]]
+    assert [claim.unit for claim in crowd.store.waited] == [identity_of(units[1])]
     assert place.corner.waiting("somewhere") == []
     assert sum(place.corner.in_flight().values()) == 1
     worker.messages[1].requeue()
