@@ -135,8 +135,8 @@ class Service(Celery):
 
         The function stays a plain function. It may also be a bound method, a `functools.partial` or an object that can
         be called. A parameter that reads no event keeps its default. The events that it returns are announced if it
-        succeeds. If it raises, it
-        is called again as ``retry`` says (default: the service's), and then the event becomes a dead letter.
+        succeeds. If it raises, it is called again as ``retry`` says (default: the service's), and then the event
+        becomes a dead letter.
         Its task and its queue are named ``<service>.<function>``, or ``<service>.<name>``: if you rename the function,
         set ``name`` to the old name. ``around`` is middleware for this handler only, outermost first: see `around`.
         ``time_limit`` and ``soft_time_limit`` (seconds; only with the prefork pool), ``rate_limit`` ("10/m", per

@@ -174,17 +174,7 @@ class Platform:
         if self.server is not None:
             self.server.start()
         else:
-            # The services' own settings say whether the broker is spoken to over TLS, and where Sentinel's master is.
-            # A configuration may read the URLs from the environment, so it is read as a worker reads it.
-            before = dict(os.environ)
-            os.environ.update(self.environment)
-            try:
-                conf = next(iter(self._found.values())).app.conf
-                use_ssl, options = conf.broker_use_ssl, conf.broker_transport_options
-            finally:
-                os.environ.clear()
-                os.environ.update(before)
-            check_broker(self.broker_url, use_ssl, options)
+            check_broker(self.broker_url, *self._broker_settings())
         if self._directory is None:
             self._directory = Path(tempfile.mkdtemp(prefix="choreo-logs-"))
             self._janitor = Guard(rmtree=self._directory)
@@ -363,6 +353,23 @@ class Platform:
             temporary.mkdir(exist_ok=True)
             surroundings["TMPDIR"] = str(temporary)
         return surroundings
+
+    def _broker_settings(self) -> tuple[Any, Mapping[str, Any]]:
+        """
+        The services' `broker_use_ssl` and `broker_transport_options`: is it TLS, where is Sentinel's master?
+
+        A configuration may read the URLs from the environment, so it is read in the environment that a worker gets.
+        """
+        workers = self.environment
+        before = {name: os.environ[name] for name in workers if name in os.environ}
+        os.environ.update(workers)
+        try:
+            conf = next(iter(self._found.values())).app.conf
+            return conf.broker_use_ssl, conf.broker_transport_options
+        finally:
+            for name in workers.keys() - before.keys():
+                del os.environ[name]
+            os.environ.update(before)
 
     def _logs(self) -> Path:
         if self._directory is None:
