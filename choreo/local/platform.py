@@ -25,6 +25,7 @@ from choreo.local.discovery import FoundService, find_services
 from choreo.local.guard import GRACE_SECONDS, Guard
 from choreo.local.ready import READY_FILE
 from choreo.local.server import EmbeddedServer, free_port
+from choreo.local.worker import worker_command
 
 #: Seconds that a given broker may take to answer.
 BROKER_SECONDS = 3.0
@@ -258,7 +259,7 @@ class Platform:
         # Flower is started with the app of one service, and shows the workers of all.
         target = self._found[next(iter(self.started), next(iter(self._found)))].target
         options = ["flower", "--address=127.0.0.1", f"--port={port}"]
-        self._flower = self._run("flower", ["-A", target, *options], {})
+        self._flower = self._run("flower", [sys.executable, "-m", "celery", "-A", target, *options], {})
         give_up_at = time.monotonic() + timeout
         while not _is_healthy(f"http://127.0.0.1:{port}/healthcheck"):
             if (code := self._flower.poll()) is not None:
@@ -329,14 +330,13 @@ class Platform:
     def _start_worker(self, service: FoundService) -> _Worker:
         ready_file = self._logs() / f"{service.name}.ready"
         ready_file.unlink(missing_ok=True)
-        # --quiet suppresses the banner only.
-        arguments = ["--quiet", "-A", service.target, "worker", "--include", "choreo.local.ready"]
-        options = [*WORKER_OPTIONS, *self.worker_options]
-        return _Worker(self._run(service.name, arguments + options, {READY_FILE: str(ready_file)}), ready_file)
+        options = ["--include", "choreo.local.ready", *WORKER_OPTIONS, *self.worker_options]
+        command = worker_command(service.target, *options)
+        return _Worker(self._run(service.name, command, {READY_FILE: str(ready_file)}), ready_file)
 
-    def _run(self, name: str, celery_arguments: list[str], environment: Mapping[str, str]) -> Guard:
+    def _run(self, name: str, command: list[str], environment: Mapping[str, str]) -> Guard:
         return Guard(
-            [sys.executable, "-m", "celery", *celery_arguments],
+            command,
             grace=self._grace,
             log=self.log(name),
             env={**os.environ, **self._surroundings(), **self.environment, **environment},

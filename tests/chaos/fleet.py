@@ -17,6 +17,7 @@ import psutil
 
 from choreo.local.guard import Guard
 from choreo.local.ready import READY_FILE
+from choreo.local.worker import worker_command
 from tests.chaos.proxy import Proxy
 
 ROOT = Path(__file__).parent.parent.parent
@@ -223,11 +224,11 @@ class Fleet:
         ready_file.unlink(missing_ok=True)
         log = self.directory / f"{name}.log"
         app = f"tests.chaos.services.{service}"
-        options = ["worker", "--include", "choreo.local.ready", "--hostname", f"{name}@chaos"]
+        options = ["--include", "choreo.local.ready", "--hostname", f"{name}@chaos"]
         options += ["--loglevel", "WARNING", "--without-mingle", "--without-gossip"]
         size = [] if pool == "solo" else ["--concurrency", str(self.concurrency)]
         guard = Guard(
-            [sys.executable, "-m", "celery", "--quiet", "-A", app, *options, "--pool", pool, *size],
+            worker_command(app, *options, "--pool", pool, *size),
             log=log,
             cwd=ROOT,
             env=self._environment() | {READY_FILE: str(ready_file)},

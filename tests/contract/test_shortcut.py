@@ -22,6 +22,7 @@ from kombu import Consumer
 
 from choreo import Envelope, PermanentFailure, Reason, Retry, Service
 from choreo.broker.queue import HandlerQueue
+from choreo.broker.redis.hooks import NO_HOOKS
 from choreo.declare.context import current
 from choreo.delivery.delivery import Delivery
 from choreo.events.ids import task_id
@@ -68,8 +69,10 @@ class Worker:
         self.corner = Corner(url, "")
         # Of workers that another test has killed.
         self.held_before = set(self.corner.redis.keys("_choreo.inflight.*"))
-        self.app = Service("shop", broker=url, config={"choreo_namespace": namespace}, set_as_current=False)
-        self.app.runtime.lane.in_process = True
+        settings = {"choreo_namespace": namespace, "choreo_fast_lane": way != "lane off"}
+        self.app = Service("shop", broker=url, config=settings, set_as_current=False)
+        if self.app.runtime.lane:
+            self.app.runtime.lane.in_process = True
         self.way = way
 
         @self.app.on(OrderPlaced, retry=Retry(times=1))
@@ -120,7 +123,7 @@ class Worker:
     def _strategy(self, name: str) -> Any:
         task = self.app.tasks[name]
         task.__trace__ = build_tracer(name, task, app=self.app, hostname="shop@here")
-        if self.way == "celery":
+        if self.way != "shortcut":
             return default(task, self.app, self.consumer)
         way, shortcut = strategy(task, self.app, self.consumer), self.app.runtime.lane.shortcuts[name]
 
@@ -138,9 +141,11 @@ class Worker:
     def run(self) -> None:
         """Handle what is in the queues, and settle it."""
         with Consumer(self.channel, self.queues, on_message=self._received, auto_declare=False):
+            assert (self.channel.hooks is NO_HOOKS) is (self.way == "lane off")
             while any(self.left(queue.name) for queue in self.queues):
                 self.connection.drain_events(timeout=DEADLINE)
-                commits_of(self.channel).settle()
+                if commits := commits_of(self.channel):
+                    commits.settle()
         self.channel.flush_acks()
 
     def left(self, queue: str) -> int:
@@ -172,7 +177,7 @@ class Worker:
 Start = Callable[..., Worker]
 
 
-@pytest.fixture(params=["shortcut", "celery"])
+@pytest.fixture(params=["shortcut", "celery", "lane off"])
 def way(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -286,7 +291,7 @@ def test_a_handler_finds_the_request_and_the_worker_knows_of_it(start: Start, wa
     assert facts["delivery_info"]["routing_key"] == worker.queues[0].name
     assert facts["hostname"] == "shop@here"
     assert facts["is_eager"] is False
-    assert facts["choreo_commits"] is commits_of(worker.channel)
+    assert facts.get("choreo_commits") is commits_of(worker.channel)
     assert "Zoë" in facts["args"][0]
     assert facts["acknowledged"] is False
     assert facts["time_start"] > 0
@@ -375,7 +380,8 @@ def test_a_stop_in_the_middle_of_a_handler_leaves_its_event(start: Start, way: s
 def test_parts_of_a_join_are_begun_together_and_fire_once(start: Start, way: str, monkeypatch: pytest.MonkeyPatch):
     fired: list[str] = []
     worker = start(way, lambda: fired.append(current().subject))
-    monkeypatch.setattr(worker.app.runtime.store, "arrive", None)  # which asks about one, and waits for the answer
+    if way != "lane off":
+        monkeypatch.setattr(worker.app.runtime.store, "arrive", None)  # which asks about one, and waits for the answer
     orders = [f"ORD-{number}" for number in range(20)]
     worker.tell(*(envelope(OrderConfirmed(), subject=order) for order in orders))
     worker.tell(*(envelope(PaymentCharged(), subject=order) for order in orders))

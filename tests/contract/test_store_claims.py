@@ -52,6 +52,14 @@ def test_the_attempts_of_a_signal_are_counted_apart(store):
     assert store.begin(claim("A", unit)).verdict is Verdict.RUN
 
 
+def test_an_earlier_attempt_that_settles_later_opens_no_later_one_again(store):
+    for attempt in (2, 1):
+        store.begin(claim("A", attempt=3))
+        assert settle(store, claim("A", attempt=attempt), AGAIN) is Outcome.OK
+
+    assert store.begin(claim("B", attempt=2)).verdict is Verdict.DONE
+
+
 def test_a_unit_is_not_forgotten_while_somebody_is_at_it(rig):
     retention = TERMS.retention.total_seconds()
     rig.store.begin(claim("A"))

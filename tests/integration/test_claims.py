@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,6 +18,7 @@ import pytest
 import redis
 
 from choreo import Envelope, Reason, Service
+from choreo.local.worker import worker_command
 from tests.contract.redis_broker import proxy_to
 from tests.ending import with_this_process
 from tests.integration.claims_app import LabelPrinted, OrderCancelled, OrderPacked, OrderPlaced
@@ -65,8 +65,8 @@ class Payment:
             "choreo_shutdown_timeout": DEADLINE,
             "broker_transport_options": {"consumer_timeout": timeout},
         }
-        command = [sys.executable, "-m", "celery", "-A", "tests.integration.claims_app", "worker", "-l", "INFO"]
-        command += ["-P", pool, "-c", str(concurrency), "-n", f"w{number}@%h", "--without-mingle", "--without-gossip"]
+        options = ["-l", "INFO", "-P", pool, "-c", str(concurrency), "-n", f"w{number}@%h"]
+        options += ["--without-mingle", "--without-gossip"]
         environment = {
             "CHOREO_TEST_SETTINGS": json.dumps(settings),
             "CHOREO_TEST_BROKER": re.sub(r":\d+/", f":{port}/", self.url) if port else self.url,
@@ -76,7 +76,7 @@ class Payment:
         }
         with self._log(number).open("wb") as log:
             worker = subprocess.Popen(
-                command,
+                worker_command("tests.integration.claims_app", *options),
                 cwd=ROOT,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -18,6 +18,7 @@ from celery import Celery
 
 from choreo.local import platform as module
 from choreo.local.platform import BrokerUnreachableError, NotReadyError, Platform, PlatformError, WorkerDiedError
+from choreo.local.worker import worker_command
 from tests.waiting import DEADLINE, eventually
 
 #: Plain Celery apps that look like services: this is about processes, not about events.
@@ -321,7 +322,7 @@ def test_nothing_is_left_after_ctrl_c_or_kill_9(
     # The server and two workers, each with a guard, and two guards for the directories.
     assert len(everybody) >= 8
     (server,) = [process for process in everybody if process.name() in ("valkey-server", "redis-server")]
-    workers = [process for process in everybody if process.cmdline()[1:3] == ["-m", "celery"]]
+    workers = [process for process in everybody if process.cmdline()[:2] == worker_command("")[:2]]
 
     # Ctrl-C reaches the whole group of the terminal.
     os.killpg(owner.pid, number)

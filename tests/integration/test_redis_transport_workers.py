@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -16,6 +15,7 @@ import pytest
 from celery import Celery
 
 from choreo.local.server import EmbeddedServer
+from choreo.local.worker import worker_command
 from tests.contract.redis_broker import Corner, proxy_to
 from tests.ending import with_this_process
 from tests.integration import redis_worker_app
@@ -40,12 +40,11 @@ class Workers:
 
     def start(self, pool: str, concurrency: int = 1, *, url: str | None = None, **env: str) -> subprocess.Popen[bytes]:
         number = len(self._processes)
-        command = [sys.executable, "-m", "celery", "-A", "tests.integration.redis_worker_app", "worker"]
-        command += ["-P", pool, "-c", str(concurrency), "-n", f"w{number}@{self.corner.prefix.strip(':')}"]
-        command += ["-l", "INFO", "--without-mingle", "--without-gossip"]
+        options = ["-P", pool, "-c", str(concurrency), "-n", f"w{number}@{self.corner.prefix.strip(':')}"]
+        options += ["-l", "INFO", "--without-mingle", "--without-gossip"]
         with (self._logs / f"worker{number}.log").open("wb") as log:
             process = subprocess.Popen(
-                command,
+                worker_command("tests.integration.redis_worker_app", *options),
                 cwd=HERE,
                 stdout=log,
                 stderr=subprocess.STDOUT,

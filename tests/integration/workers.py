@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -11,6 +10,7 @@ from typing import Any, Self
 import redis
 
 from choreo import Service
+from choreo.local.worker import worker_command
 from choreo.store import Terms
 from tests.ending import with_this_process
 from tests.waiting import DEADLINE, eventually
@@ -52,11 +52,10 @@ class Worker:
         self, payment: Payment, name: str, options: tuple[str, ...], patterns: str, settings: dict[str, Any]
     ) -> None:
         self._log = payment.directory / f"{name}.log"
-        command = [sys.executable, "-m", "celery", "-A", payment.module, "worker", "-l", "INFO"]
-        command += ["-n", f"{name}@%h", "--without-mingle", "--without-gossip", "-c", "2", *options]
+        always = ("-l", "INFO", "-n", f"{name}@%h", "--without-mingle", "--without-gossip", "-c", "2")
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
-                command,
+                worker_command(payment.module, *always, *options),
                 cwd=ROOT,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -74,7 +74,7 @@ local function settle(i)
 
   if ARGV[i + 2] == '0' then
     redis.call('HDEL', key, 'token', 'until', 'inflight', 'deliveries')
-    if attempt > 0 then redis.call('HSET', key, field, attempt) end
+    if attempt > tonumber(state[3] or 0) then redis.call('HSET', key, field, attempt) end
     redis.call('PEXPIRE', key, retention)
   elseif place then
     inbox_add(KEYS[5], place, retention, now)
