@@ -1,5 +1,7 @@
 """Running `choreo` in this process, for tests of the command line."""
 
+import sys
+
 import pytest
 from click.testing import CliRunner, Result
 
@@ -11,6 +13,8 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing says where broker and store are."""
     for name in ("CHOREO_BROKER_URL", "CHOREO_STORE_URL", "CELERY_BROKER_URL"):
         monkeypatch.delenv(name, raising=False)
+    # It has kept what these variables were when it was imported.
+    monkeypatch.delitem(sys.modules, "celeryconfig", raising=False)
 
 
 def run(*arguments: str, code: int) -> Result:

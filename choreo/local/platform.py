@@ -331,7 +331,7 @@ class Platform:
         ready_file = self._logs() / f"{service.name}.ready"
         ready_file.unlink(missing_ok=True)
         options = ["--include", "choreo.local.ready", *WORKER_OPTIONS, *self.worker_options]
-        command = worker_command(service.target, *options)
+        command = worker_command(service.target, *options, quiet=True)
         return _Worker(self._run(service.name, command, {READY_FILE: str(ready_file)}), ready_file)
 
     def _run(self, name: str, command: list[str], environment: Mapping[str, str]) -> Guard:

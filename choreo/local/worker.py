@@ -1,7 +1,7 @@
 """
-Runs the worker of one service as `celery -A TARGET worker OPTIONS` does. This file is run as a script:
+Runs the worker of one service as `celery [--quiet] -A TARGET worker OPTIONS` does. This file is run as a script:
 
-    python worker.py TARGET OPTIONS
+    python worker.py [--quiet] TARGET OPTIONS
 
 Celery's own command first imports every installed command, above all Flower's. That is a third of the CPU time that
 the start of a worker takes.
@@ -17,22 +17,23 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def worker_command(target: str, *options: str) -> list[str]:
-    """Return the command that runs a worker of the app that `celery -A TARGET` would find."""
-    return [sys.executable, str(Path(__file__).absolute()), target, *options]
+def worker_command(target: str, *options: str, quiet: bool = False) -> list[str]:
+    """Return the command that runs a worker of the app that `celery -A TARGET` finds. ``quiet`` hides its banner."""
+    return [sys.executable, str(Path(__file__).absolute()), *(["--quiet"] if quiet else []), target, *options]
 
 
-def main(target: str, options: Sequence[str]) -> None:
-    """Run a worker of the app that `celery -A` would find. Exits with the worker's exit code."""
+def main(arguments: Sequence[str]) -> None:
+    """Run a worker. Exits with the worker's exit code."""
     from celery.app.utils import find_app
     from celery.bin.base import CLIContext
     from celery.bin.worker import worker
 
+    quiet = arguments[0] == "--quiet"
+    target, *options = arguments[quiet:]
     app = find_app(target)
     worker.params.extend(app.user_options["worker"])
-    # Quiet suppresses the banner only.
-    context = CLIContext(app=app, no_color=False, workdir=None, quiet=True)
-    worker.main(list(options), prog_name="celery worker", auto_envvar_prefix="CELERY_WORKER", obj=context)
+    context = CLIContext(app=app, no_color=False, workdir=None, quiet=quiet)
+    worker.main(options, prog_name="celery worker", auto_envvar_prefix="CELERY_WORKER", obj=context)
 
 
 if __name__ == "__main__":
@@ -41,4 +42,4 @@ if __name__ == "__main__":
     from celery import maybe_patch_concurrency
 
     maybe_patch_concurrency()
-    main(sys.argv[1], sys.argv[2:])
+    main(sys.argv[1:])

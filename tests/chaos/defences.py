@@ -97,7 +97,6 @@ DEFENCES = [
         scenarios.neighbours,
         ("foreign",),
         _off("own address"),
-        short=True,
     ),
     _crashing("late ack", "acked before the handler runs"),
     _crashing("late ack", "acked before the handler runs", "rabbitmq"),

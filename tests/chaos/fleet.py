@@ -228,7 +228,7 @@ class Fleet:
         options += ["--loglevel", "WARNING", "--without-mingle", "--without-gossip"]
         size = [] if pool == "solo" else ["--concurrency", str(self.concurrency)]
         guard = Guard(
-            worker_command(app, *options, "--pool", pool, *size),
+            worker_command(app, *options, "--pool", pool, *size, quiet=True),
             log=log,
             cwd=ROOT,
             env=self._environment() | {READY_FILE: str(ready_file)},

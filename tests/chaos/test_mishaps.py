@@ -8,8 +8,12 @@ from tests.chaos.conftest import LANE_OFF, LONG, MakeFleet
 
 BROKERS = ("redis", "rabbitmq", "redis apart", LANE_OFF)
 HANDLERS = ("payment.charge_customer", "driver.assign_driver", "loyalty.thank_customer")
-#: What `make test` has time for: one with store and broker in one, and one with both apart.
-SHORT = [("redis", "loyalty.thank_customer"), ("redis apart", "payment.charge_customer")]
+#: What `make test` has time for: each handler once, with store and broker in one, apart, and without the fast lane.
+SHORT = [
+    ("redis", "loyalty.thank_customer"),
+    ("redis apart", "payment.charge_customer"),
+    (LANE_OFF, "driver.assign_driver"),
+]
 EVERY = [(broker, handler, "prefork") for broker in BROKERS for handler in HANDLERS]
 # Here the whole worker dies, and whoever comes next finds no busy unit: its lease has run out.
 EVERY += [("redis", handler, pool) for handler in HANDLERS for pool in ("threads", "solo")]
