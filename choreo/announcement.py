@@ -1,26 +1,21 @@
 """Delayed events: when they are sent, and how to call them off."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Self
 
 from choreo.events.envelope import Envelope
+from choreo.events.ready import Ready
 
 
-class Count(int):
+class Count(int, Ready):
     """A number of announced events. Like an `Envelope`, it can be awaited, which returns it at once."""
 
     __slots__ = ()
 
-    def __await__(self) -> Generator[Any, None, Self]:
-        """Return the number at once."""
-        return self
-        yield
-
 
 @dataclass(frozen=True, slots=True)
-class Announcement:
+class Announcement(Ready):
     """
     A delayed event, as `choreo.Service.publish` returns it.
 
@@ -39,11 +34,6 @@ class Announcement:
     def id(self) -> str:
         """The id of the event."""
         return self.envelope.id
-
-    def __await__(self) -> Generator[Any, None, Self]:
-        """Return the announcement at once, as ``await`` does with an `Envelope`."""
-        return self
-        yield
 
     def cancel(self) -> bool:
         """

@@ -144,4 +144,4 @@ class RetryLater(ChoreoError):
 
 
 class UndeclaredEventWarning(UserWarning):
-    """A handler announced an event that its return annotation does not name. The map of the events lacks it."""
+    """A handler announced an event that its return annotation does not name. The event leaves all the same."""

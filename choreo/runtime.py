@@ -1,42 +1,43 @@
-"""The runtime: one service put together. The only file that knows every room."""
+"""
+The runtime: one service put together. The only file that knows every room.
+
+A room is imported when its part is made. So a program that only declares or publishes does not import the worker, and a
+command that asks the store does not import the publisher.
+"""
+
+from __future__ import annotations
 
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kombu import Connection
 from kombu.serialization import prepare_accept_content
 
-from choreo.broker.connections import is_same_place, joined, redis_url
-from choreo.broker.publisher import Publisher, Unheard
-from choreo.broker.queue import GuardedQueue
-from choreo.broker.redis.ownership import CONSUMER_TIMEOUT
-from choreo.broker.topology import Topology
 from choreo.declare.context import utc_now
-from choreo.declare.join import Join
-from choreo.declare.reaction import code_of
-from choreo.declare.settings import check_settings, rank_lowest
-from choreo.declare.subscription import Subscription
-from choreo.delivery.lease_keeper import LeaseKeeper
-from choreo.delivery.notice import Listener, notices_of, park
+from choreo.declare.settings import SHUTDOWN_TIMEOUT, check_settings, rank_lowest
 from choreo.errors import DeclarationError, EnvelopeError, JoinExpiredError, PermanentFailure
-from choreo.events.message import Message
-from choreo.fast.fused_store import FusedStore
-from choreo.fast.lane import Lane
-from choreo.operate.dead_letters import DeadLetters
-from choreo.operate.joins import Joins
-from choreo.store.memory import MemoryStore
-from choreo.store.port import Store
-from choreo.store.redis import RedisStore
-from choreo.store.schedule import DELAYED, Backlog
-from choreo.store.terms import Terms
-from choreo.worker.dead_letters import DeadLetterTask
-from choreo.worker.grace import SHUTDOWN_TIMEOUT
-from choreo.worker.handler import HandlerTask
-from choreo.worker.steps import STEPS
+
+if TYPE_CHECKING:
+    from kombu import Connection
+
+    from choreo.broker.publisher import Publisher
+    from choreo.broker.queue import GuardedQueue
+    from choreo.broker.topology import Topology
+    from choreo.declare.subscription import Subscription
+    from choreo.delivery.lease_keeper import LeaseKeeper
+    from choreo.delivery.notice import Listener
+    from choreo.events.message import Message
+    from choreo.fast.lane import Lane
+    from choreo.operate.dead_letters import DeadLetters
+    from choreo.operate.joins import Joins
+    from choreo.store.port import Store
+    from choreo.store.schedule import Backlog
+    from choreo.store.terms import Terms
+    from choreo.worker.dead_letters import DeadLetterTask
+    from choreo.worker.handler import HandlerTask
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +116,8 @@ class Runtime:
     @cached_property
     def topology(self) -> Topology:
         """The exchange, queues and bindings of this service."""
+        from choreo.broker.topology import Topology
+
         return Topology(
             self.service_name,
             self._conf.get("choreo_namespace") or "",
@@ -128,14 +131,17 @@ class Runtime:
     @cached_property
     def lane(self) -> Lane | None:
         """The fast lane; None with ``choreo_fast_lane = False``."""
-        is_on = self._conf.get("choreo_fast_lane", True)
-        if not isinstance(is_on, bool):
-            raise DeclarationError(f"choreo_fast_lane = {is_on!r}: it takes True or False.")
-        return Lane(lambda: self.store, self._tasks) if is_on else None
+        if not self._has_lane():
+            return None
+        from choreo.fast.lane import Lane
+
+        return Lane(lambda: self.store, self._tasks)
 
     @cached_property
     def publisher(self) -> Publisher:
         """Sends events to the broker. Raises `DeclarationError` if no setting names one."""
+        from choreo.broker.publisher import Publisher, Unheard
+
         self.check()
         self.broker_url(self._conf.broker_write_url)
         if self._conf.task_always_eager:
@@ -156,6 +162,8 @@ class Runtime:
         The fused store if it is on the broker's own Redis server and the fast lane is on; a store in memory for
         ``memory:``; else a store in Redis. Raises `DeclarationError` if no setting says where it is.
         """
+        from choreo.broker.connections import is_same_place, joined, redis_url
+
         conf = self._conf
         own = redis_url(joined(conf.broker_write_url))
         url = conf.get("choreo_store_url") or own
@@ -166,15 +174,21 @@ class Runtime:
                 'choreo_store_url = "redis://..." in celeryconfig.py.'
             )
         if url.startswith("memory:"):
+            from choreo.store.memory import MemoryStore
+
             return MemoryStore(self.terms)
+        from choreo.store.redis import RedisStore
+
         prefix = ":".join(filter(None, ["choreo", self.topology.namespace]))
         options = conf.broker_transport_options or {}
         # The setting is the broker's: it also applies to another database there, and to no other server.
         ssl = conf.broker_use_ssl if is_same_place(url, own) else None
         if url != own:
             return RedisStore(url, self.terms, prefix, ssl=ssl, transport=options)
-        if self.lane is None:
+        if not self._has_lane():
             return RedisStore(url, self.terms, prefix, ssl=ssl, transport=options)
+        from choreo.fast.fused_store import FusedStore
+
         names = {"broker_prefix": "global_keyprefix", "sep": "sep"}
         broker = {name: options[option] for name, option in names.items() if option in options}
         exchange = self.topology.exchange.name
@@ -183,6 +197,9 @@ class Runtime:
     @cached_property
     def leases(self) -> LeaseKeeper:
         """Keeps the claims of running handlers."""
+        from choreo.broker.redis.ownership import CONSUMER_TIMEOUT
+        from choreo.delivery.lease_keeper import LeaseKeeper
+
         # A pool child may outlive its worker's main process. It must renew its claim before that counts as dead.
         timeout = (self._conf.broker_transport_options or {}).get("consumer_timeout", CONSUMER_TIMEOUT)
         return LeaseKeeper(self.store, min(self.terms.lease.total_seconds(), float(timeout)))
@@ -190,11 +207,15 @@ class Runtime:
     @cached_property
     def dead_letters(self) -> DeadLetters:
         """The dead letters of every service that uses this store."""
+        from choreo.operate.dead_letters import DeadLetters
+
         return DeadLetters(self.store, self.queue_of)
 
     @cached_property
     def joins(self) -> Joins:
         """The pending joins of every service that uses this store."""
+        from choreo.operate.joins import Joins
+
         return Joins(self.store, self.queue_of)
 
     def queue_of(self, name: str) -> str:
@@ -203,25 +224,36 @@ class Runtime:
 
     def backlog(self) -> dict[str, Backlog]:
         """The messages that wait in the store, by owner, of every service that uses it. Raises `StoreError`."""
+        from choreo.store.schedule import DELAYED
+
         return {owner: self.store.backlog(owner) for owner in (*self.store.handlers(), DELAYED)}
 
     def owners(self) -> list[str]:
         """The owners of this service's schedules and dead letters: its handlers and its other queues."""
+        from choreo.delivery.notice import notices_of
+
         handlers = [subscription.name for subscription in self.subscriptions]
         return [*handlers, notices_of(self.service_name), self.service_name]
 
     def schedules(self) -> list[str]:
         """The owners of the schedules that this service's clock looks into: its own, and the delayed events."""
+        from choreo.store.schedule import DELAYED
+
         return [*self.owners(), DELAYED]
 
     def introduce(self) -> None:
         """Register this service's handlers in the store, and describe its joins there. Raises `StoreError`."""
+        from choreo.declare.join import Join
+
         self.store.register(self.owners())
         joins = [subscription for subscription in self.subscriptions if isinstance(subscription, Join)]
         self.store.describe_joins({join.name: json.dumps(join.described()) for join in joins})
 
     def handler_task(self, subscription: Subscription, *bases: type) -> type[HandlerTask]:
         """Make the task class of a handler. ``bases`` are the user's own, below choreo's: they keep no promise."""
+        from choreo.declare.reaction import code_of
+        from choreo.worker.handler import HandlerTask
+
         code = code_of(subscription.reaction.function)
         attributes = {
             "name": subscription.name,
@@ -237,14 +269,26 @@ class Runtime:
 
     def dead_letter_task(self, listener: Listener, *bases: type) -> type[DeadLetterTask]:
         """Make the task class that receives the service's notices. ``listener`` gets each dead letter."""
+        from choreo.delivery.notice import notices_of
+        from choreo.worker.dead_letters import DeadLetterTask
+
         attributes = {"name": notices_of(self.service_name), "listener": staticmethod(listener)}
         return type("DeadLetters", (DeadLetterTask, *bases), attributes)
+
+    def _has_lane(self) -> bool:
+        is_on = self._conf.get("choreo_fast_lane", True)
+        if not isinstance(is_on, bool):
+            raise DeclarationError(f"choreo_fast_lane = {is_on!r}: it takes True or False.")
+        return is_on
 
     def _on_consume(self, queue: GuardedQueue) -> Mapping[str, Any] | None:
         # The lane is asked for late. It reads the configuration, whose defaults need the topology.
         return self.lane.on_consume(queue) if self.lane else None
 
     def _park(self, handler: str, message: Message, error: Exception) -> None:
+        from choreo.declare.join import Join
+        from choreo.delivery.notice import park
+
         join = next((known for known in self.subscriptions if isinstance(known, Join) and known.name == handler), None)
         park(self, handler, message, error, join=join)
 
@@ -277,7 +321,11 @@ def defaults(runtime: Runtime) -> dict[str, Any]:
     }
 
 
-#: The steps that a service's worker runs in addition to Celery's own.
-WORKER_STEPS = STEPS
+#: The steps that a service's worker runs in addition to Celery's own. Celery imports them.
+WORKER_STEPS = (
+    "choreo.worker.steps:ClockStep",
+    "choreo.worker.steps:BindingsStep",
+    "choreo.worker.grace:GraceStep",
+)
 #: The class of a service's worker.
 WORKER_CLASS = "choreo.worker.node:ServiceWorker"

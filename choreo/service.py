@@ -1,4 +1,10 @@
-"""A service: a Celery app that reacts to events. This file declares and publishes; `choreo.runtime` makes the parts."""
+"""
+A service: a Celery app that reacts to events. This file declares and publishes; `choreo.runtime` makes the parts.
+
+A module that needs pydantic or redis is imported where it is used: they are as slow to import as half of Celery.
+"""
+
+from __future__ import annotations
 
 import importlib.util
 import logging
@@ -7,15 +13,13 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import cached_property, partial
 from itertools import islice
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 from uuid import uuid4
 
 from celery import Celery
 from kombu.utils.imports import symbol_by_name
 
 from choreo.announcement import Announcement, Count
-from choreo.broker.publisher import Publisher
-from choreo.declare.around import Around, checked_around, checked_chain, surrounded
 from choreo.declare.checks import (
     TASK_OPTIONS,
     check_called,
@@ -29,24 +33,27 @@ from choreo.declare.checks import (
 )
 from choreo.declare.context import Context, current
 from choreo.declare.delay import Delay
-from choreo.declare.join import By, Part, make_join
-from choreo.declare.reaction import describe, inspect_function, name_of
 from choreo.declare.retry import Retry
-from choreo.declare.subscription import Subscription, Topic, check_single, patterns_of, warn_of_unknown
-from choreo.delivery.notice import Listener, log_dead_letter
 from choreo.errors import DeclarationError, HandlerEndedError, PublishError
-from choreo.events.envelope import Envelope
-from choreo.events.event import Event
-from choreo.operate.dead_letters import DeadLetters
-from choreo.operate.joins import Joins
 from choreo.runtime import WORKER_CLASS, WORKER_STEPS, Runtime
-from choreo.store.schedule import DELAYED, TENDED, Backlog, Scheduled
 from choreo.store.terms import Terms
+
+if TYPE_CHECKING:
+    from choreo.broker.publisher import Publisher
+    from choreo.declare.around import Around
+    from choreo.declare.join import By, Part
+    from choreo.declare.subscription import Subscription, Topic
+    from choreo.delivery.notice import Listener
+    from choreo.events.envelope import Envelope
+    from choreo.events.event import Event
+    from choreo.operate.dead_letters import DeadLetters
+    from choreo.operate.joins import Joins
+    from choreo.store.schedule import Backlog
 
 logger = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
-A = TypeVar("A", bound=Around)
+A = TypeVar("A", bound="Around")
 
 #: The most events of `Service.publish_many` that are confirmed together.
 BATCH = 500
@@ -106,7 +113,7 @@ class Service(Celery):
         self.subscriptions: list[Subscription] = []
         #: Middleware for every handler of this service, outermost first.
         self._around: list[Around] = []
-        self._listener: Listener = log_dead_letter
+        self._listener: Listener | None = None
         #: The parts of this service, for workers and tools.
         self.runtime = Runtime(name, terms, self.subscriptions, lambda: self.conf, self._connect, lambda: self.tasks)
         if config == "celeryconfig" and importlib.util.find_spec("celeryconfig") is None:
@@ -144,6 +151,10 @@ class Service(Celery):
         for messages that Celery sends for this task.
         Raises `DeclarationError` if the function cannot take these events, or its name is taken.
         """
+        from choreo.declare.around import checked_chain
+        from choreo.declare.reaction import describe, inspect_function
+        from choreo.declare.subscription import Subscription, check_single, patterns_of
+
         check_options("@app.on", unknown, ["retry", "name", "around", *TASK_OPTIONS])
         check_called("on", topics)
 
@@ -208,6 +219,10 @@ class Service(Celery):
 
         Raises `DeclarationError` if one of the functions cannot take these events, or an option does not fit them.
         """
+        from choreo.declare.around import checked_chain
+        from choreo.declare.join import make_join
+        from choreo.declare.reaction import describe, inspect_function
+
         check_options(
             "@app.join",
             unknown,
@@ -263,6 +278,8 @@ class Service(Celery):
         ``@app.join(..., around=[...])`` is inside the service's.
         Raises `DeclarationError` unless the function can be called with a context and ``proceed``.
         """
+        from choreo.declare.around import checked_around, surrounded
+
         self._around.append(checked_around(function, f"Service({self.service_name!r})"))
         self.subscriptions[:] = [surrounded(known, self._around) for known in self.subscriptions]
         if self.finalized:
@@ -277,9 +294,11 @@ class Service(Celery):
         A worker of the service calls it once per letter. An error of it is logged, and the letter is kept in any case.
         Raises `DeclarationError` if it cannot be called with one dead letter, or the service has such a function.
         """
+        from choreo.declare.reaction import describe
+
         check_options("@app.dead_letter", unknown, [])
         check_listener(function)
-        if self._listener is not log_dead_letter:
+        if self._listener is not None:
             raise DeclarationError(
                 f"{self.service_name} has a dead-letter handler already: {describe(self._listener)}. "
                 f"Remove it, or {describe(function)}."
@@ -324,8 +343,8 @@ class Service(Celery):
         namespace that uses the same store sends it, at most a quarter of a second late. The program that announced it
         may have ended by then. Without any worker, it waits. Raises `StoreError` if the store does not take it.
 
-        It waits for the broker, also if the result is awaited. In a coroutine write
-        ``await asyncio.to_thread(app.publish, event)``.
+        It waits for the broker, also if the result is awaited (in any form: ``await``, ``asyncio.create_task``), for
+        which a warning is logged. In a coroutine write ``await asyncio.to_thread(app.publish, event)``.
         """
         if delay is None and at is None:
             return self._announce([event], subject)[0]
@@ -398,6 +417,8 @@ class Service(Celery):
                 key = f"{context.handler}/{envelope.id}"
                 # The store has it after the handler has succeeded. Until then only its context knows it.
                 return Announcement(envelope, envelope.time, key, partial(self._withdraw, context, key))
+        from choreo.store.schedule import DELAYED, TENDED, Scheduled
+
         envelope = self._sealed(event, subject, context, delay)
         message, store = self.runtime.publisher.message_for(envelope), self.runtime.store
         store.schedule(DELAYED, Scheduled(f"event:{envelope.id}", message, delay.seconds(store.now)))
@@ -422,7 +443,9 @@ class Service(Celery):
     @property
     def listener(self) -> Listener:
         """The function that is called with each dead letter of this service: see `dead_letter`."""
-        return self._listener
+        from choreo.delivery.notice import log_dead_letter
+
+        return log_dead_letter if self._listener is None else self._listener
 
     @property
     def publisher(self) -> Publisher:
@@ -472,6 +495,9 @@ class Service(Celery):
         return {}
 
     def _subscribe(self, subscription: Subscription) -> None:
+        from choreo.declare.around import surrounded
+        from choreo.declare.subscription import warn_of_unknown
+
         if any(other.name == subscription.name for other in self.subscriptions):
             raise DeclarationError(
                 f"{subscription.name} is declared twice. A handler's name is its queue's, so give one of them another: "
@@ -490,10 +516,12 @@ class Service(Celery):
             self.register_task(self.runtime.handler_task(subscription, *self._task_bases()))
 
     def _register_tasks(self, **_: Any) -> None:
+        from choreo.declare.subscription import warn_of_unknown
+
         warn_of_unknown(self.subscriptions)
         for subscription in self.subscriptions:
             self.register_task(self.runtime.handler_task(subscription, *self._task_bases()))
-        self.register_task(self.runtime.dead_letter_task(self._listener, *self._task_bases()))
+        self.register_task(self.runtime.dead_letter_task(self.listener, *self._task_bases()))
 
     def _task_bases(self) -> list[type]:
         """The user's base class of tasks, from ``task_cls`` or ``app.Task``; empty if it is Celery's own."""
@@ -506,6 +534,8 @@ class Service(Celery):
         return self.connection_for_write()
 
     def _handler_name(self, function: Callable[..., Any], name: str | None) -> str:
+        from choreo.declare.reaction import describe, name_of
+
         own = name if name is not None else name_of(function)
         check_name("handler", own)
         if own == "dead_letters":

@@ -11,7 +11,7 @@ from kombu import Connection, Exchange, Queue
 
 from choreo.broker.lines import TIMEOUT, ensure_connected
 from choreo.broker.redis.consuming import is_choreos
-from choreo.declare.subscription import Binding
+from choreo.events.patterns import Binding
 
 
 class Bindings:

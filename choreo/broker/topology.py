@@ -11,12 +11,15 @@
 """
 
 from collections.abc import Callable, Container, Iterable
+from typing import TYPE_CHECKING
 
 from kombu import Exchange, Queue, binding
 
 from choreo.broker.queue import DeadLetterQueue, HandlerQueue, OnConsume, Park
 from choreo.broker.task_queue import TaskQueue
-from choreo.declare.subscription import Subscription
+
+if TYPE_CHECKING:
+    from choreo.declare.subscription import Subscription
 
 #: RabbitMQ's limit of deliveries per message: a backstop. An event that kills its workers becomes a dead letter long
 #: before (`Terms.max_deliveries`). But each stop of a worker counts here as a delivery of all that it had prefetched.
@@ -59,7 +62,7 @@ class Topology:
         self,
         service: str,
         namespace: str,
-        subscriptions: Iterable[Subscription],
+        subscriptions: "Iterable[Subscription]",
         park: Park,
         tasks: Callable[[], Container[str]],
         accept: Callable[[], Container[str]],
@@ -114,7 +117,7 @@ class Topology:
         """The name of each handler's queue → the patterns that it is bound to."""
         return {self.name_of(subscription.name): list(subscription.patterns) for subscription in self._subscriptions}
 
-    def _handler_queue(self, subscription: Subscription) -> Queue:
+    def _handler_queue(self, subscription: "Subscription") -> Queue:
         return HandlerQueue(
             self.name_of(subscription.name),
             routing_key=self.name_of(subscription.name),

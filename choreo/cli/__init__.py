@@ -1,33 +1,48 @@
 """The `choreo` command line."""
 
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import click
 
-from choreo.cli.dead_letters import dead_letters
-from choreo.cli.joins import joins
-from choreo.cli.publish import publish
-from choreo.cli.schedule import schedule
-from choreo.cli.up import up
+from choreo import __version__
 from choreo.errors import ChoreoError
 
+#: The name of each command, and its place. A command is imported when it is asked for: `choreo up` starts processes and
+#: reads packages, and the others need nothing of that.
+_COMMANDS = {
+    "dead-letters": ("choreo.cli.dead_letters", "dead_letters"),
+    "joins": ("choreo.cli.joins", "joins"),
+    "publish": ("choreo.cli.publish", "publish"),
+    "schedule": ("choreo.cli.schedule", "schedule"),
+    "up": ("choreo.cli.up", "up"),
+}
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="choreo", message="choreo %(version)s")
+
+class Commands(click.Group):
+    """A group that imports its commands late."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands."""
+        return sorted({*super().list_commands(ctx), *_COMMANDS})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of this name; None if there is none."""
+        if cmd_name in _COMMANDS and cmd_name not in self.commands:
+            module, attribute = _COMMANDS[cmd_name]
+            self.add_command(getattr(import_module(module), attribute))
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="choreo %(version)s")
 def choreo() -> None:
     """
     Event choreography on Celery.
 
     Run a worker with Celery's own command: `celery -A handlers.payment worker`.
     """
-
-
-choreo.add_command(up)
-choreo.add_command(publish)
-choreo.add_command(dead_letters)
-choreo.add_command(joins)
-choreo.add_command(schedule)
 
 
 def main() -> None:

@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 import click
 from kombu.transport import TRANSPORT_ALIASES
 
-from choreo.broker.connections import joined
 from choreo.errors import (
     DeadLetterError,
     DeclarationError,
@@ -77,6 +76,8 @@ def command_line_service(broker: str | None, store: str | None) -> Service:
 
 def broker_of(app: Service) -> str:
     """Return the URL of the broker, without passwords."""
+    from choreo.broker.connections import joined
+
     return _shown(joined(app.conf.broker_write_url) or "amqp://")
 
 

@@ -13,12 +13,13 @@ import click
 
 from choreo.cli import app as cli
 from choreo.errors import ChoreoError
-from choreo.events.event import known_events
-from choreo.local.discovery import find_services
 
 
 def event_types(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
     """The types of events that the package of services knows, and that begin like this."""
+    from choreo.events.event import known_events
+    from choreo.local.discovery import find_services
+
     package = _option(context, "package") or "handlers"
     with _quiet():
         find_services(package)

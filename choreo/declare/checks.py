@@ -4,18 +4,19 @@ import math
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from inspect import iscoroutinefunction, isfunction, signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 from celery.app.defaults import SETTING_KEYS
 from celery.utils.time import rate
 
 from choreo.declare import settings
-from choreo.declare.reaction import describe
 from choreo.declare.retry import Retry
 from choreo.errors import DeclarationError
 from choreo.events.envelope import Envelope
-from choreo.events.event import Event
+
+if TYPE_CHECKING:
+    from choreo.events.event import Event
 
 #: Celery's options of a task that a handler takes as well. All others are choreo's to decide, or have another place.
 TASK_OPTIONS = ("time_limit", "soft_time_limit", "rate_limit", "priority")
@@ -125,6 +126,9 @@ def check_service_options(options: Iterable[str], own: Sequence[str]) -> None:
 
 def check_called(decorator: str, topics: tuple[object, ...]) -> None:
     """Raise `DeclarationError` if a topic is a function or class: the decorator was written without parentheses."""
+    from choreo.declare.reaction import describe
+    from choreo.events.event import Event
+
     for topic in topics:
         if isfunction(topic):
             raise DeclarationError(
@@ -152,8 +156,10 @@ def check_listener(function: object) -> None:
         ) from error
 
 
-def checked_event(event: object) -> Event:
+def checked_event(event: object) -> "Event":
     """Return ``event``. Raises `DeclarationError` when it is not an event, or of an abstract class."""
+    from choreo.events.event import Event
+
     if isinstance(event, Event) and hasattr(event, "event_type"):
         return event
     if isinstance(event, type) and issubclass(event, Event):

@@ -7,13 +7,15 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from threading import RLock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from choreo.declare.delay import Delay
 from choreo.errors import HandlerEndedError
 from choreo.events.envelope import Envelope
-from choreo.events.event import Event
 from choreo.events.ids import named_id
+
+if TYPE_CHECKING:
+    from choreo.events.event import Event
 
 
 def utc_now() -> datetime:
@@ -71,7 +73,7 @@ class Context:
         """The correlation id of the event."""
         return self.envelope.correlation_id
 
-    def announce(self, event: Event, subject: str | None = None, delay: Delay | None = None) -> Envelope:
+    def announce(self, event: "Event", subject: str | None = None, delay: Delay | None = None) -> Envelope:
         """
         Add an event to those that are sent when the handler succeeds, or ``delay`` later.
 
@@ -88,7 +90,7 @@ class Context:
                 )
             return self._announce(event, subject, delay)
 
-    def _announce(self, event: Event, subject: str | None, delay: Delay | None) -> Envelope:
+    def _announce(self, event: "Event", subject: str | None, delay: Delay | None) -> Envelope:
         now = self.now()
         envelope = event.sealed(
             id=named_id(f"{self.idempotency_key}/{len(self.announced)}"),

@@ -113,7 +113,8 @@ class Reaction:
             if all(envelope.type != event.event_type for event in self.announces):
                 warnings.warn(
                     f"{describe(self.function)} announced {envelope.type}, which its return annotation does not name. "
-                    f"The map of the events is drawn from it: add the event's class there.",
+                    f"The event leaves all the same. Add its class to the annotation, which tells readers and type "
+                    f"checkers what the handler announces.",
                     UndeclaredEventWarning,
                     stacklevel=2,
                 )

@@ -16,6 +16,10 @@ from choreo.errors import DeclarationError
 #: The settings that are choreo's.
 SETTINGS = ("choreo_store_url", "choreo_namespace", "choreo_unheard", "choreo_shutdown_timeout", "choreo_fast_lane")
 
+#: The default of ``choreo_shutdown_timeout``, in seconds from SIGTERM. Kubernetes kills after 30, systemd after 90,
+#: Docker after 10.
+SHUTDOWN_TIMEOUT = 25.0
+
 #: The setting without its prefix. Ignored, it would not separate the platforms that it was meant to separate.
 _BARE = "namespace"
 

@@ -23,9 +23,6 @@ Topic = type[Event] | str
 #: Middleware: called with the context and ``proceed``, which runs the rest. See `choreo.Service.around`.
 Around = Callable[[Context, Callable[[], list[Envelope]]], object]
 
-#: A queue, and a pattern that leads to it.
-Binding = tuple[str, str]
-
 
 @dataclass(frozen=True, slots=True)
 class Subscription:

@@ -5,13 +5,13 @@
 ``dataversion`` are extension attributes. Attributes that this version does not know are kept and passed on.
 """
 
-from collections.abc import Generator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Any
 
 from choreo.errors import EnvelopeError
 from choreo.events.ids import identity
+from choreo.events.ready import Ready
 
 _KNOWN = frozenset(
     "specversion id source type subject time datacontenttype data correlationid causationid dataversion".split()
@@ -19,7 +19,7 @@ _KNOWN = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(Ready):
     """An announced event with its metadata. Immutable."""
 
     #: The id of this event. Copies, redeliveries and replays of the event keep it. Two sources may use the same id.
@@ -49,12 +49,6 @@ class Envelope:
     def __hash__(self) -> int:
         # The data may be of any kind. Equal envelopes have equal ids. asyncio.gather hashes what it awaits.
         return hash(self.id)
-
-    def __await__(self) -> Generator[Any, None, Self]:
-        """Return the envelope at once: ``await app.publish(...)`` is as good as ``app.publish(...)``."""
-        # Without it the await would raise, and the event would have left even so.
-        return self
-        yield
 
     @property
     def identity(self) -> str:

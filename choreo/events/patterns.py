@@ -1,5 +1,8 @@
 """Routing patterns: the types of events that a binding such as "order.*" matches."""
 
+#: A queue, and a pattern that leads to it.
+Binding = tuple[str, str]
+
 
 def matches(pattern: str, event_type: str) -> bool:
     """

@@ -43,9 +43,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from uuid import uuid4
 
-from choreo.broker.redis.keys import Keys
+from choreo.broker.redis.keys import BINDINGS, SEP, Keys
 from choreo.broker.redis.packing import head_of_event
-from choreo.broker.redis.transport import Channel
 from choreo.errors import StoreError
 from choreo.events.message import Message
 from choreo.fast.commits import Header, Question, refused
@@ -74,7 +73,7 @@ class FusedStore(RedisStore):
         prefix: str,
         exchange: str,
         broker_prefix: str = "",
-        sep: str = Channel.sep,
+        sep: str = SEP,
         *,
         ssl: Mapping[str, Any] | bool | None = None,
         transport: Mapping[str, Any] | None = None,
@@ -83,7 +82,7 @@ class FusedStore(RedisStore):
         self._sep = sep
         self._keys = Keys(broker_prefix)
         self._headers: dict[tuple[str, str], Header] = {}
-        self._routing = [broker_prefix + Channel.keyprefix_queue % exchange, self._keys.routes(exchange)]
+        self._routing = [broker_prefix + BINDINGS % exchange, self._keys.routes(exchange)]
         self._begin, self._arrive = Script.load("store/begin"), Script.load("store/arrive")
         self._commit = Script.load("fast/commit_fused")
 

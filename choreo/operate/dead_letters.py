@@ -6,7 +6,6 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from choreo.declare.join import count_in
 from choreo.delivery.dead_letter import DeadLetter, Reason
 from choreo.delivery.signals import SIGNALS
 from choreo.errors import DeadLetterError, EnvelopeError
@@ -84,6 +83,8 @@ class DeadLetters:
         """Return the parts of a join as the store keeps them; empty if the letter is not of a join."""
         if letter.unit is None or key_of(letter.unit) is None:
             return {}
+        from choreo.declare.join import count_in
+
         several: dict[str, dict[str, Any]] = {}
         if description := self._store.joins().get(letter.handler):
             several = json.loads(description)["several"]

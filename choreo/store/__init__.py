@@ -1,22 +1,25 @@
 """The store: claims, joins, the schedule, dead letters and the register, each a protocol. In memory or in Redis."""
 
-from choreo.store.claims import (
-    FORGOTTEN,
-    OUTBOX_GRACE,
-    Begun,
-    Claim,
-    Claims,
-    Committed,
-    Outcome,
-    Settlement,
-    Verdict,
-)
-from choreo.store.joins import Arrival, Joins, Waiting
-from choreo.store.letters import Letters
-from choreo.store.port import Store
-from choreo.store.register import Declared, Register
-from choreo.store.schedule import DEADLINE_PREFIX, DELAYED, TENDED, Backlog, Schedule, Scheduled, deadline_id
-from choreo.store.terms import Terms
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from choreo.store.claims import (
+        FORGOTTEN,
+        OUTBOX_GRACE,
+        Begun,
+        Claim,
+        Claims,
+        Committed,
+        Outcome,
+        Settlement,
+        Verdict,
+    )
+    from choreo.store.joins import Arrival, Joins, Waiting
+    from choreo.store.letters import Letters
+    from choreo.store.port import Store
+    from choreo.store.register import Declared, Register
+    from choreo.store.schedule import DEADLINE_PREFIX, DELAYED, TENDED, Backlog, Schedule, Scheduled, deadline_id
+    from choreo.store.terms import Terms
 
 __all__ = [
     "DEADLINE_PREFIX",
@@ -44,3 +47,38 @@ __all__ = [
     "Waiting",
     "deadline_id",
 ]
+
+#: The module of each name. See `choreo.lazy`.
+_HOMES = {
+    "Arrival": "choreo.store.joins",
+    "Backlog": "choreo.store.schedule",
+    "Begun": "choreo.store.claims",
+    "Claim": "choreo.store.claims",
+    "Claims": "choreo.store.claims",
+    "Committed": "choreo.store.claims",
+    "DEADLINE_PREFIX": "choreo.store.schedule",
+    "DELAYED": "choreo.store.schedule",
+    "Declared": "choreo.store.register",
+    "FORGOTTEN": "choreo.store.claims",
+    "Joins": "choreo.store.joins",
+    "Letters": "choreo.store.letters",
+    "OUTBOX_GRACE": "choreo.store.claims",
+    "Outcome": "choreo.store.claims",
+    "Register": "choreo.store.register",
+    "Schedule": "choreo.store.schedule",
+    "Scheduled": "choreo.store.schedule",
+    "Settlement": "choreo.store.claims",
+    "Store": "choreo.store.port",
+    "TENDED": "choreo.store.schedule",
+    "Terms": "choreo.store.terms",
+    "Verdict": "choreo.store.claims",
+    "Waiting": "choreo.store.joins",
+    "deadline_id": "choreo.store.schedule",
+}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        from choreo.lazy import attribute
+
+        return globals().setdefault(name, attribute(__name__, name, _HOMES))

@@ -9,8 +9,8 @@ from heapq import heappop, heappush
 from threading import RLock
 from typing import Any, TypeVar, cast
 
-from choreo.declare.subscription import Binding
 from choreo.events.message import Message
+from choreo.events.patterns import Binding
 from choreo.store.claims import OUTBOX_GRACE, Begun, Claim, Committed, Outcome, Settlement, Verdict
 from choreo.store.joins import Arrival, Waiting
 from choreo.store.port import Store

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from choreo.declare.subscription import Binding
 from choreo.events.message import Message
+from choreo.events.patterns import Binding
 from choreo.redis_client.scripts import Script
 from choreo.redis_client.wire import Part
 from choreo.store.calls import Calls

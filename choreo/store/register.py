@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from choreo.declare.subscription import Binding
+from choreo.events.patterns import Binding
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 
 from choreo.broker.bindings import Bindings
 from choreo.daemon import Daemon
-from choreo.declare.subscription import Binding
 from choreo.errors import StoreError
+from choreo.events.patterns import Binding
 from choreo.store.register import Register
 
 logger = logging.getLogger(__name__)

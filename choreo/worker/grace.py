@@ -27,9 +27,6 @@ from choreo.worker.handler import HandlerTask, read
 
 logger = logging.getLogger(__name__)
 
-#: The default of ``choreo_shutdown_timeout``, in seconds from SIGTERM. Kubernetes kills after 30, systemd after 90,
-#: Docker after 10.
-SHUTDOWN_TIMEOUT = 25.0
 #: The most seconds for giving events back to the broker and closing the connection.
 CLOSING = 2.0
 

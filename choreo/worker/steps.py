@@ -13,7 +13,6 @@ from choreo.broker.bindings import Bindings
 from choreo.delivery.clock import Clock
 from choreo.errors import StoreError
 from choreo.worker.bindings import BindingKeeper
-from choreo.worker.grace import GraceStep
 from choreo.worker.outage import STEP
 
 logger = logging.getLogger(__name__)
@@ -94,7 +93,3 @@ def _introduce(runtime: Any, *, waits: bool) -> None:
         while time.monotonic() < until:
             state.maybe_shutdown()
             time.sleep(min(pause, STEP))
-
-
-#: The steps of every service's worker.
-STEPS = (ClockStep, BindingsStep, GraceStep)

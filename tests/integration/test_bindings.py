@@ -8,8 +8,8 @@ from kombu import Queue
 
 from choreo import Event
 from choreo.broker.bindings import Bindings
-from choreo.declare.subscription import Binding
 from choreo.errors import StoreError
+from choreo.events.patterns import Binding
 from choreo.worker import bindings
 from choreo.worker.bindings import BindingKeeper
 from tests.integration.orders import OrderCancelled, OrderPlaced

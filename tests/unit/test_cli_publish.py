@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from choreo import Envelope
-from choreo.cli import publish
+from choreo.cli.publish import publish
 from choreo.testing import Stage, stage
 from tests.unit.stage import service
 

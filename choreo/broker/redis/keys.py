@@ -15,6 +15,11 @@ from dataclasses import dataclass
 #: names of the handler's keys. See lua/claim.lua.
 INBOX = "x-choreo-inbox"
 
+#: kombu's separator between the parts of a binding, if the transport option `sep` names no other.
+SEP = "\x06\x16"
+#: The name that kombu gives to the set of an exchange's bindings.
+BINDINGS = "_kombu.binding.%s"
+
 
 @dataclass(frozen=True)
 class Keys:
