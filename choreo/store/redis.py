@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+from choreo.errors import StoreError
 from choreo.events.message import Message
 from choreo.events.patterns import Binding
 from choreo.redis_client.scripts import Script
@@ -257,7 +258,9 @@ class RedisStore(Store):
         # A delivery that cannot be read has no unit. Its dead letter is settled with a unit of its own.
         claim = Claim(handler, f"letter:{letter_id}", letter_id)
         self.begin(claim)
-        self.commit(claim, Settlement(letter=(letter_id, letter), scheduled=scheduled))
+        outcome = self.commit(claim, Settlement(letter=(letter_id, letter), scheduled=scheduled)).outcome
+        if outcome not in (Outcome.OK, Outcome.ALREADY):
+            raise StoreError(f"the dead letter {letter_id} of {handler} was not recorded: its claim is {outcome.value}")
 
     def letters(self, handler: str) -> list[str]:
         """The dead letters of a handler as JSON, oldest first."""

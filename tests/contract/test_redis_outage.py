@@ -284,6 +284,24 @@ def test_a_publish_into_a_silent_network_raises_in_time(own: Corner, server: Emb
         producer.publish(3, exchange=EVENTS, routing_key="order.placed")
 
 
+def test_a_delivered_message_that_could_not_be_returned_at_once_is_marked_as_delivered_before(
+    own: Corner, server: EmbeddedServer
+):
+    own.put("q", 1)
+    with proxy_to(server.port) as proxy:
+        url = own.url.replace(f":{server.port}/", f":{proxy.port}/")
+        reader = own.reader("q", url=url, socket_timeout=0.5)
+        (message,) = reader.drain(1)
+        proxy.set("stall")
+        reader.channel.give_back([str(message.delivery_tag)], counted=False)
+        proxy.set("ok")
+        proxy.cut()
+
+        (text,) = eventually(lambda: own.waiting("q"))
+
+    assert text["properties"]["delivery_info"]["redelivered"] is True
+
+
 def test_a_connection_that_was_cut_while_idle_is_replaced_before_a_publish_uses_it(own: Corner, server: EmbeddedServer):
     with proxy_to(server.port) as proxy:
         producer = own.connect(own.url.replace(f":{server.port}/", f":{proxy.port}/")).Producer()

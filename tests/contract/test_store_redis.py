@@ -51,6 +51,21 @@ def test_a_commit_whose_answer_was_lost_is_made_again_and_says_so(redis_rig, mon
     assert (committed.outcome, committed.again) == (Outcome.ALREADY, True)
 
 
+def test_a_dead_letter_without_a_unit_whose_claim_the_server_lost_is_an_error(redis_rig, monkeypatch):
+    store, begin = redis_rig.store, RedisStore.begin
+
+    def begin_and_forget(self: RedisStore, claimed: Any) -> Any:
+        begun = begin(self, claimed)
+        redis_rig.client.delete(*redis_rig.find())
+        return begun
+
+    monkeypatch.setattr(RedisStore, "begin", begin_and_forget)
+    with pytest.raises(StoreError, match=r"l-1 of driver\.assign was not recorded"):
+        store.bury(HANDLER, "l-1", "{}")
+
+    assert store.letters(HANDLER) == []
+
+
 def test_state_has_a_lifetime_and_what_waits_for_somebody_has_none(redis_rig):
     store, day = redis_rig.store, 86_400_000
     store.begin(claim(unit="running"))

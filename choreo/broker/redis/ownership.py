@@ -29,8 +29,9 @@ import socket
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -68,6 +69,17 @@ NO_LIST = (
 )
 
 
+@dataclass(frozen=True)
+class Return:
+    """Messages that the thread is to return. ``untouched``: the tags of those that were never delivered."""
+
+    tags: Sequence[str]
+    counted: bool = False
+    untouched: Collection[str] = ()
+    #: How often to look for them.
+    times: int = 1
+
+
 class Tag(str):
     """A delivery tag that a weak reference can watch. Once the tag is collected, its message can no longer be acked."""
 
@@ -102,7 +114,7 @@ class Ownership:
         self.has_urgent_acks = False
         self._held: list[weakref.ref[Tag]] = []
         #: Messages that the thread returns: (tags, True if that is a failed attempt, how often to look for them).
-        self._returns: deque[tuple[list[str], bool, int]] = deque()
+        self._returns: deque[Return] = deque()
         self._logged: set[str] = set()
         self._orphans = Orphans(wire, keys, self.timeout)
         self._retired = False
@@ -305,25 +317,28 @@ class Ownership:
         self._heart.end()
         self._wire.close()
 
-    def return_soon(self, tags: list[str], *, counted: bool = False, times: int = 1) -> None:
-        """Let the thread return messages as soon as it can. ``times``: how often to look for them."""
-        self._returns.append((tags, counted, times))
-        self._heart.wake()
+    def return_soon(self, tags: list[str], *, counted: bool = False) -> None:
+        """Let the thread return delivered messages as soon as it can."""
+        self._return_later(Return(tags, counted=counted))
 
     def return_lost(self, tags: list[str]) -> None:
         """Return the messages that a take may have moved, when its answer got lost."""
         # The server may run the take after this process gave up on it, so the thread looks three times.
-        self.return_soon(tags, times=3)
+        self._return_later(Return(tags, untouched=tags, times=3))
+
+    def _return_later(self, what: Return) -> None:
+        self._returns.append(what)
+        self._heart.wake()
 
     def _catch_up(self) -> None:
         # Acks that could not be sent before, and whose channel takes no more.
         self.flush()
         for _ in range(len(self._returns)):
-            tags, counted, times = self._returns[0]
-            self.give_back(tags, counted=counted, untouched=() if counted else tags)
+            back = self._returns[0]
+            self.give_back(back.tags, counted=back.counted, untouched=back.untouched)
             self._returns.popleft()
-            if times > 1:
-                self._returns.append((tags, counted, times - 1))
+            if back.times > 1:
+                self._returns.append(replace(back, times=back.times - 1))
 
     def _return(
         self,
@@ -361,7 +376,7 @@ class Ownership:
                 break
         if stuck and not exclude:
             # As long as this owner lives, no other consumer returns them.
-            self._returns.append((stuck, counted, 1))
+            self._returns.append(Return(stuck, counted, [tag for tag in stuck if tag in untouched]))
         return total
 
     # -- after the channel -----------------------------------------------------------------------------------------
