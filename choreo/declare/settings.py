@@ -39,8 +39,8 @@ def check_settings(conf: ConfigurationView) -> None:
     """
     Raise `DeclarationError` for a name that looks like one of `SETTINGS` and is none, and for a value that cannot work.
 
-    With the option ``namespace`` of `celery.Celery` in lower case, it is also raised if no setting has that prefix: the
-    option was most likely meant to be ``choreo_namespace``. ("CELERY" is usual, and was not.)
+    Celery's option ``namespace`` is a prefix of the names of settings. If it is in lower case and no setting has it,
+    the user most likely meant ``choreo_namespace``: that raises, too. An upper-case prefix ("CELERY") is accepted.
     """
     given: dict[str, Any] = {}
     for source in reversed(conf.maps[:-1]):

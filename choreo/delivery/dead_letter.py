@@ -32,7 +32,7 @@ class DeadLetter:
 
     #: The name of the service.
     service: str
-    #: The name of the handler that failed, or of the service for a message of its other queues.
+    #: The name of the handler that failed. For a message of another queue: the service, or `<service>.dead_letters`.
     handler: str
     #: Why the event became a dead letter.
     reason: Reason

@@ -1,7 +1,8 @@
 """The delivery of an event to a join.
 
 Four kinds of event reach a join: its parts, the events that cancel it, its deadline, and the signal to fire it by hand.
-All settle the same unit, which is the join's key. Only a part is an attempt to run it.
+All may settle the same unit, which is the join's key. Attempts of parts, of each signal and of each cancelling event
+are counted apart.
 """
 
 from collections.abc import Sequence

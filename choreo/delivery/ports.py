@@ -19,7 +19,7 @@ from choreo.store.terms import Terms
 
 class Decisions(Protocol):
     """
-    The three calls to the store in the life of one delivery. Each raises `StoreError`.
+    The calls to the store in the life of one delivery: begin or arrive, then commit. Each raises `StoreError`.
 
     See `choreo.store.claims.Claims` and `choreo.store.joins.Joins` for their promises. Every store has these methods.
     The fast lane puts an object of its own in front of the store.

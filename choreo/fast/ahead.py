@@ -5,9 +5,9 @@ The store must be asked about each part (`arrive`), and most of a question's tim
 questions about the parts that a worker took together go out together, before the first of these parts is delivered.
 Each answer is read when its part is delivered: see `HeldStore.arrive`.
 
-A part must not overtake a cancellation that came before it. So nothing behind a message that is no part is asked about
-until that message is settled, which with threads may be long after its delivery. A redelivered message may have killed
-its worker, so it is asked about alone.
+A part must not overtake a cancellation that came before it. So after a message that is not a part, asking
+ahead stops until that message is settled. With threads that can be long after its delivery. A redelivered message may
+have killed its worker, so it is asked about alone.
 """
 
 from collections.abc import Sequence

@@ -20,13 +20,12 @@ not repeat other events again and again.
 Threads share one connection and gain most: if each waited for its answer, Python would switch threads twice per event.
 A question to the store, before a handler begins, takes the waiting commits along (`Commits.ask`).
 
-*Asking ahead.* The store must be asked about each part of a join. The questions about parts that were taken together
-go out together, before the first of them is delivered. Each answer is read when its part is delivered. See ahead.py.
+*Asking ahead.* See ahead.py.
 
-*Failures.* When a commit is answered, the run of its handler has ended. So if the store refuses the commit, the event
-is given back to its queue here, and for `WARY` nothing is sent ahead: each commit waits for its answer, and a failure
-is the run's own. If the connection breaks before the answer, the commit is sent again. If it had been carried out, the
-second one changes nothing.
+*Failures.* The handler has returned before its commit is answered. So a refused commit cannot fail the run: the event
+goes back to its queue here. For `WARY` seconds after that, each commit waits for its answer, and a refusal fails its
+run. If the connection breaks before the answer, the commit is sent again. If it had been carried out, the second one
+changes nothing.
 """
 
 import logging

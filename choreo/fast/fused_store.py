@@ -25,12 +25,12 @@ its worker is stopping, so a stopping worker does not give back the messages tha
 
 *Counting crashes.* A message that was taken has not always begun: most of the messages that a worker dies with were
 waiting in it. A pool of size n begins its messages in order, and each commit removes its own copy. So a worker is busy
-with the n oldest of its messages in flight. The consumer that finds it dead records that these n have begun once. (The
-commits of very short handlers may have been waiting to be sent together just then, and so may acks that no commit
-carries. Handled copies are then among the n oldest, and the event that killed the worker counts from its next
-beginning.) When a pool child dies alone, its worker knows the event it was busy with, and records that when it gives
-the event back. A redelivered message is never claimed by taking. It asks the store, which counts from there. So an
-event that kills its workers is parked after `Terms.max_deliveries`, and the events that waited beside it are not.
+with the n oldest of its messages in flight. The consumer that finds it dead records that these n have begun once. If
+commits or acks were still unsent, some of the n oldest were finished already. Then the event that killed the worker may
+be missed this time; it is counted at its next beginning. When a pool child dies alone, its worker knows the event it
+was busy with, and records that when it gives the event back. A redelivered message is never claimed by taking. It asks
+the store, which counts from there. So an event that kills its workers becomes a dead letter after
+`Terms.max_deliveries`; those that waited beside it do not.
 
 *Sending ahead.* Workers of the pools solo and threads do not wait for the answer to each commit: see commits.py.
 

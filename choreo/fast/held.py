@@ -25,9 +25,9 @@ class HeldStore:
     - `arrive` uses the answer to a question that was asked ahead, if there is one.
     - `commit` of a success is sent ahead on ``commits`` and answers OK at once. `_hear` gets the real answer.
 
-    Without ``commits`` every decision waits for the store. A delivery that is made while the worker is stopping sends
-    nothing ahead; one that was made before still may, and the channel waits for its answer at the end. The methods
-    raise `StoreError`, as the store's do. ``what`` names the delivery in the log.
+    Without ``commits`` every decision waits for the store. Deliveries made after the worker began to stop send nothing
+    ahead. Earlier ones may; the channel waits for their answers before it ends. The methods raise `StoreError`, as the
+    store's do. ``what`` names the delivery in the log.
     """
 
     __slots__ = ("_asked", "_commits", "_publisher", "_receipt", "_store", "what")

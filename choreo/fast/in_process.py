@@ -1,7 +1,7 @@
 """From a delivery to its handler, in a worker whose pool runs in the worker's own process (solo, threads).
 
 Celery checks each delivery for everything that any task may have: an ETA, a rate limit, a message of protocol 1, a
-result, a callback. A handler's task has none of it, and Celery's strategy, request, pool and tracer check again each.
+result, a callback. A handler's task has none of these, yet Celery's strategy, request, pool and tracer check for them.
 Only the necessary steps are here: the request, the state that `celery inspect` shows, worker events, the pool, the run
 and the ack. Celery does the rest: failures, revoked tasks, rate limits, and every run that a signal receiver, a log
 line or a foreign tracer observes.

@@ -39,7 +39,7 @@ class FastHandlerTask(HandlerTask):
         self.is_brief = self._trace is not celerys
 
     _trace: Trace | None = None
-    #: True if no signal, log or hook observes a run, so that the short tracer runs it.
+    #: True if no log, hook or foreign wrapper observes every run, so that the short tracer may run it.
     is_brief = False
 
     def run(self, event: str | dict[str, Any]) -> str:

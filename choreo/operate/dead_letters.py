@@ -52,7 +52,7 @@ class DeadLetters:
 
     def replay(self, letter_id: str) -> DeadLetter:
         """
-        Send the event once more to the handler that failed, and to no other handler. Removes the dead letter.
+        Schedule the event for the handler that failed, and for no other handler. Removes the dead letter.
 
         The handler runs when a worker of the service takes the event. It has all its attempts again, and the same
         idempotency key and event ids, so other systems recognise earlier effects. If it fails again, a new dead letter

@@ -1,6 +1,6 @@
 """Claims: which worker runs which unit, and how a unit is settled.
 
-A **unit** is work that is done once: one event for one handler, or one key of a join. Its life is three calls::
+A **unit** is work that is done once: one event for one handler, or one key of a join. Its life is two calls::
 
     begin / arrive ──> RUN ──> (the handler runs) ──> commit ──> OK
                   ├──> WAIT    the join is not complete yet
@@ -22,7 +22,7 @@ from choreo.events.message import Message
 from choreo.store.schedule import Scheduled
 
 #: Seconds after which any worker sends the outbox of a commit. The worker that committed sends it at once; after this
-#: long it must have died.
+#: long it has most likely died. If it is only slow, the event is sent twice, and the inbox recognises it.
 OUTBOX_GRACE = 2.0
 
 #: The reason given when a commit answers `Outcome.LOST`.
@@ -45,7 +45,7 @@ class Outcome(StrEnum):
     OK = "ok"
     #: The unit was settled before.
     ALREADY = "already"
-    #: Another worker has the claim: nothing was changed.
+    #: Another worker has the claim, or this attempt is settled: nothing was changed.
     STALE = "stale"
     #: The store has forgotten the claim, and no other worker has it: nothing was changed.
     LOST = "lost"
@@ -66,7 +66,7 @@ class Claim:
     handler: str
     unit: str
     token: str
-    #: From 1; 0 for a claim that is no attempt (to cancel a join by hand).
+    #: From 1; 0 for a claim that is no attempt (a signal, or a join that is cancelled by hand).
     attempt: int = 1
     #: The id or identity of the signal that is attempted; "" for the unit itself. See `choreo.delivery.signals`.
     signal: str = ""
@@ -112,7 +112,8 @@ class Committed:
     unsent: Mapping[str, Message] = field(default_factory=dict)
     #: Messages that the store sent itself and that reached no queue.
     unheard: Sequence[Message] = ()
-    #: The commit was sent more than once because an answer got lost. If it answers ALREADY, that may be its own work.
+    #: The commit was sent more than once because an answer got lost. If it answers ALREADY or STALE, that may be
+    #: its own work.
     again: bool = False
 
 

@@ -26,8 +26,8 @@ class Arrival:
     within: float
     #: How many events of other types this one asks for: type → how many.
     told: Mapping[str, int] = field(default_factory=dict)
-    #: True if this copy was delivered before. If the part is there already, it then counts neither as a duplicate nor
-    #: as late.
+    #: True if this part may have been recorded before: the copy was delivered before, or an answer was lost. If the
+    #: part is there already, it then counts neither as a duplicate nor as late.
     again: bool = False
 
 

@@ -7,7 +7,7 @@ from choreo.store.schedule import Scheduled
 
 
 class Letters(Protocol):
-    """The dead letters of each handler. Every method is one atomic decision."""
+    """The dead letters of each handler. Calling a method again is safe."""
 
     def bury(self, handler: str, letter_id: str, letter: str, scheduled: Sequence[Scheduled] = ()) -> None:
         """Record a dead letter outside any unit, for a delivery that cannot be read. ``scheduled`` holds its notice."""

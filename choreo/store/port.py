@@ -13,8 +13,8 @@ class Store(Claims, Joins, Schedule, Letters, Register, Protocol):
     """
     All state that choreo keeps.
 
-    Every method is one atomic decision. It raises `StoreError` when the store cannot be reached. It is then done wholly
-    or not at all, and calling again is safe. Time is always the store's own, never a worker's clock.
+    Every method that changes a unit is one atomic decision. It raises `StoreError` when the store cannot be reached. It
+    is then done wholly or not at all, and calling again is safe. Time is the store's own, never a worker's clock.
     """
 
     def ping(self) -> None:

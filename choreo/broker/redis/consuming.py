@@ -141,8 +141,7 @@ class ConsumingChannel(TakingChannel):
         With an event loop: deliver for `SLICE_SECONDS`, then let the loop have its turn.
 
         If messages are left, the next turn sends a take of no messages, which Redis answers at once, and the answer
-        leads here again. A timer would not do: acks that its callback leaves are sent only after the loop has waited
-        for sockets.
+        leads here again. A timer would delay acks: the loop first waits for sockets, and sends the acks after that.
         """
         until = monotonic() + SLICE_SECONDS
         half = len(self._arrived) // 2
@@ -188,7 +187,7 @@ class ConsumingChannel(TakingChannel):
             self.flush_acks()
 
     def requeue(self, tag: str) -> None:
-        """Return a delivered message to the front of its queue, and count a failed attempt."""
+        """Return a delivered message to the front of its queue, and count a failed delivery."""
         self.give_back([tag], counted=True)
 
     def give_back(self, tags: list[str], *, counted: bool) -> None:

@@ -17,7 +17,7 @@ class ConsumerHooks:
         return 0
 
     def answered(self, asked: int) -> None:
-        """Called after Redis has answered, and the messages in the answer were delivered or deliveries paused."""
+        """Called after Redis has answered, or the read has failed. Until then messages are delivered, if any came."""
 
     def before_delivery(self, taken: Taken, following: Sequence[Taken]) -> None:
         """Called before a message is delivered. ``following``: the messages that are delivered after it, in order."""

@@ -113,7 +113,7 @@ class Ownership:
         #: True if an ack was noted that must not wait for the next take.
         self.has_urgent_acks = False
         self._held: list[weakref.ref[Tag]] = []
-        #: Messages that the thread returns: (tags, True if that is a failed attempt, how often to look for them).
+        #: Messages that the thread returns.
         self._returns: deque[Return] = deque()
         self._logged: set[str] = set()
         self._orphans = Orphans(wire, keys, self.timeout)
@@ -289,7 +289,7 @@ class Ownership:
         """
         Return some messages to the front of their own queues, in their original order.
 
-        ``counted``: they were begun, which is noted in Redis and counts as a failed attempt. ``untouched``: the tags of
+        ``counted``: they were begun, which is noted in Redis and counts as a failed delivery. ``untouched``: the tags of
         those that were never delivered; they return unchanged. Returns the number of messages.
         """
         return self._return(self.owner, tags, exclude=False, counted=counted, untouched=untouched, must_be_dead=False)

@@ -20,7 +20,7 @@ from choreo.events.message import Message, parsed
 #: The content type of a delivery whose text is no message in kombu's format. Its body is the text as it was found.
 UNREADABLE = "application/x-choreo-unreadable"
 
-#: The header that counts the failed attempts of a message: its consumer died, or it was requeued.
+#: The header that counts the failed deliveries of a message: its consumer died, or it was requeued.
 DELIVERY_COUNT = "x-delivery-count"
 
 dumps = JSONEncoder().encode  # json.dumps(cls=...) would build an encoder for each call
@@ -106,7 +106,7 @@ def redelivered(text: bytes, *, counted: bool) -> str:
     The text of a message that returns to its queue after a delivery.
 
     `properties.delivery_info.redelivered` is set to true.
-    `headers["x-delivery-count"]` grows by one if the delivery counts as a failed attempt.
+    `headers["x-delivery-count"]` grows by one if the delivery counts as a failed delivery.
     A text that cannot be read returns as it is: the answer is then "", which give_back.lua takes for "unchanged".
     """
     try:

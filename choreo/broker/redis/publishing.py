@@ -95,7 +95,8 @@ class PublishingChannel(kombu_redis.Channel):
         if exchange not in known:
             kind = self.wire.command("HGET", self.keys.exchanges, exchange)
             if kind is None:
-                # Nothing is bound to it yet. If a binding is made just now, the script goes by the binding's own form.
+                # Nothing is bound to it yet. If another process binds a queue right now, the script still routes
+                # correctly: each entry tells whether it is a topic or a direct binding.
                 return self.exchange_types["topic"]
             known[exchange] = kind.decode()
         return self.exchange_types[known[exchange]]

@@ -33,7 +33,7 @@ class QoS(virtual.QoS):
             self._flush()
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        """Return a message to the front of its queue, as a failed attempt; without ``requeue``, ack it."""
+        """Return a message to the front of its queue, as a failed delivery; without ``requeue``, ack it."""
         if requeue:
             self.channel.requeue(delivery_tag)
             super().ack(delivery_tag)

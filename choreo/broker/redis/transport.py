@@ -33,7 +33,8 @@ once, in their original order. In a Celery worker that shuts down, messages that
 after `consumer_timeout` seconds of silence. See `ownership.py`.
 
 *Redelivery.* A message that was delivered before has `properties.delivery_info["redelivered"] = True`. The header
-`x-delivery-count` counts failed attempts: the message was requeued, or its consumer died. A clean stop does not count.
+`x-delivery-count` counts failed deliveries: the message was requeued, or its consumer died. A clean stop does not
+count.
 
 Transport options, beside those of kombu's Redis transport:
 

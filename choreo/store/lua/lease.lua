@@ -12,8 +12,8 @@
 --   inflight    the HASH of its consumer's messages in flight (see the broker's take.lua)
 --   deliveries  how often the current attempt was begun
 --
--- A claim holds as long as `until` or `inflight` says so. `until` says so until the lease runs out. `inflight` says so
--- as long as the token, then the tag of the message, is a field of that HASH: until the message is acked or returned.
+-- A claim holds while its lease runs (`until`), or while its message is in flight (`inflight`): its token is then the
+-- tag of the message, a field of that HASH until the message is acked or returned.
 -- The argument inflight is '' if the copy was not taken from this server.
 --
 -- With ahead, the claim is made before the handler's turn, and does not count as begun. If the consumer dies, the
