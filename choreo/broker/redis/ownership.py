@@ -289,8 +289,8 @@ class Ownership:
         """
         Return some messages to the front of their own queues, in their original order.
 
-        ``counted``: they were begun, which is noted in Redis and counts as a failed delivery. ``untouched``: the tags of
-        those that were never delivered; they return unchanged. Returns the number of messages.
+        ``counted``: they were begun, which is noted in Redis and counts as a failed delivery. ``untouched``: the tags
+        of those that were never delivered; they return unchanged. Returns the number of messages.
         """
         return self._return(self.owner, tags, exclude=False, counted=counted, untouched=untouched, must_be_dead=False)
 
