@@ -5,7 +5,6 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Iterator
 from email import message_from_string
 from pathlib import Path
 
@@ -26,11 +25,11 @@ def run(*command: str | Path, cwd: Path = ROOT, **environ: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dist")
     # Without isolation: an environment of its own would be downloaded. `make package` builds with it.
     run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder)
-    yield folder
+    return folder
 
 
 @pytest.fixture(scope="module")
