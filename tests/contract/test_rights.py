@@ -23,7 +23,8 @@ def rights() -> list[str]:
     """The three patterns of the page: to configure, to write and to read."""
     names = re.search(r"^names='(.*)'$", DEPLOYMENT, re.MULTILINE)
     command = re.search(r"^rabbitmqctl set_permissions payment (.*)$", DEPLOYMENT, re.MULTILINE)
-    assert names and command
+    assert names
+    assert command
     return [part.strip('"').replace("$names", names[1]) for part in command[1].split()]
 
 
