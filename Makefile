@@ -37,6 +37,14 @@ test: .venv/.dev  ## Run every test that this machine can run, in random order (
 unit: .venv/.dev  ## Run the tests that open no socket, in seconds
 	@$(BIN)/python -m pytest tests/unit -n 2 $(PYTEST)
 
+test-all: .venv/.dev  ## Run every test on each Python of this machine, and with the lowest versions (VERSIONS="3.13 lowest")
+	@$(BIN)/python -m tests.environments $(VERSIONS) -- $(PARALLEL) $(PYTEST)
+
+package: .venv/.dev  ## Build the wheel and the sdist into dist/, and check them
+	@rm -rf dist
+	@$(BIN)/python -m build
+	@$(BIN)/python -m twine check --strict dist/*
+
 chaos: .venv/.dev  ## Hunt for lost events for a long time (CHAOS_ORDERS=2000; CHAOS_SEED=... repeats a run)
 	@CHAOS_ORDERS=$${CHAOS_ORDERS:-2000} $(BIN)/python -m pytest tests/chaos -s --durations=10
 
@@ -56,6 +64,6 @@ format: .venv/.dev  ## Format the code
 	$(BIN)/ruff format .
 
 clean:  ## Remove the virtual environment and all built files
-	rm -rf .venv .bench-envs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+	rm -rf .venv .bench-envs .test-envs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
 
-.PHONY: help demo test unit chaos bench bench-peers lint format clean
+.PHONY: help demo test unit test-all package chaos bench bench-peers lint format clean

@@ -19,7 +19,8 @@ GROUPS = {
     rf"integration/test_(?:{'|'.join(WORLD)})\.py::.*\[(redis|rabbitmq)\b": r"world on \1",
     r"acceptance/test_story\.py::.*\[(redis|rabbitmq)\b": r"story on \1",
     r"integration/test_(rabbitmq_outage|flower)\.py": r"\1",
-    r"acceptance/test_(types)\.py": r"\1",
+    r"acceptance/test_(types|package)\.py": r"\1",
+    r"contract/test_(rights)\.py": r"\1",
     r"(containers)/": r"\1",
 }
 #: The directories of the tests, the one with the longest tests first: no process is left alone with a long one.

@@ -91,7 +91,7 @@ def test_the_make_commands_exist() -> None:
 
 
 def test_nobody_is_sent_to_the_package_of_that_name_on_pypi() -> None:
-    # It computes orbits. What the code says to users is searched too.
+    # It computes orbits; ours is celery-choreo. What the code says to users is searched too.
     root = Path(__file__).parents[2]
     texts = [*root.glob("*.md"), *root.glob("docs/*.md"), *root.glob("choreo/**/*.py"), *root.glob("handlers/**/*")]
 

@@ -102,7 +102,7 @@ def test_the_page_speaks_of_everything_that_choreo_testing_offers_to_call():
     assert functions == ["announced", "context", "recorder", "stage"]
     for name in functions:
         assert f"{name}(" in TEXT, name
-    assert "docs/testing.md" in section("Test it")
+    assert "[testing]" in section("Test it")
 
 
 @pytest.mark.parametrize("name", choreo.testing.__all__)
