@@ -34,6 +34,7 @@ from choreo.declare.checks import (
 from choreo.declare.context import Context, current
 from choreo.declare.delay import Delay
 from choreo.declare.retry import Retry
+from choreo.declare.settings import ServiceSettings
 from choreo.errors import DeclarationError, HandlerEndedError, PublishError
 from choreo.runtime import WORKER_CLASS, WORKER_STEPS, Runtime
 from choreo.store.terms import Terms
@@ -120,6 +121,7 @@ class Service(Celery):
             config = None
             self.runtime.is_unconfigured = True
         super().__init__(name, config_source=config, **options)
+        ServiceSettings.adopt(self._conf)
         self.steps["worker"].update(WORKER_STEPS)
         self.on_after_finalize.connect(self._register_tasks, weak=False)
 
@@ -491,6 +493,7 @@ class Service(Celery):
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _add_defaults(self) -> dict[str, Any]:
+        ServiceSettings.adopt(self._conf)
         self.runtime.configured()
         return {}
 
