@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from uuid import uuid4
 
 from celery import Celery
+from celery.signals import import_modules
 from kombu.utils.imports import symbol_by_name
 
 from choreo.announcement import Announcement, Count
@@ -544,3 +546,12 @@ class Service(Celery):
         if own == "dead_letters":
             raise DeclarationError(f"{describe(function)}: dead_letters is the name of the service's own queue.")
         return f"{self.service_name}.{own}"
+
+
+@import_modules.connect(weak=False)
+def _complete_flower(sender: Any, **_: Any) -> None:
+    """Called when a program loads the modules of an app. Flower does so when it starts."""
+    if isinstance(sender, Service) and "flower.views" in sys.modules:
+        from choreo.worker.flower import show_all_queues
+
+        show_all_queues()
