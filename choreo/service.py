@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from uuid import uuid4
 
 from celery import Celery
+from celery.exceptions import CeleryError
 from celery.signals import import_modules
 from kombu.utils.imports import symbol_by_name
 
@@ -36,8 +37,8 @@ from choreo.declare.checks import (
 from choreo.declare.context import Context, current
 from choreo.declare.delay import Delay
 from choreo.declare.retry import Retry
-from choreo.declare.settings import ServiceSettings
-from choreo.errors import DeclarationError, HandlerEndedError, PublishError
+from choreo.declare.settings import ServiceSettings, unreadable
+from choreo.errors import ChoreoError, DeclarationError, HandlerEndedError, PublishError
 from choreo.runtime import WORKER_CLASS, WORKER_STEPS, Runtime
 from choreo.store.terms import Terms
 
@@ -493,6 +494,20 @@ class Service(Celery):
         return super().prepare_config(config)
 
     # -- inside --------------------------------------------------------------------------------------------------
+
+    def _load_config(self) -> Any:
+        try:
+            return super()._load_config()
+        except (ChoreoError, CeleryError, ImportError):
+            raise
+        except Exception as error:  # the configuration is a module of the user, and may raise anything
+            # Celery takes a KeyError or AttributeError for a setting that is missing.
+            raise unreadable(self._config_source, error) from error
+
+    def _get_backend(self) -> Any:
+        from choreo.worker.results import without_backend
+
+        return without_backend(super()._get_backend(), self)
 
     def _add_defaults(self) -> dict[str, Any]:
         ServiceSettings.adopt(self._conf)

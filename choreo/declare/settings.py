@@ -1,7 +1,9 @@
 """choreo's settings: their names, and their checks. Celery ignores a name that it does not know."""
 
 import math
+import os
 import re
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from types import FunctionType, ModuleType
@@ -23,6 +25,9 @@ SHUTDOWN_TIMEOUT = 25.0
 
 #: The ends of the names of settings that hold the URL of a broker or a store.
 _URLS = ("broker_url", "broker_read_url", "broker_write_url", "choreo_store_url")
+
+#: The files of the module `os` in a traceback.
+_OS = ("<frozen os>", os.__file__)
 
 #: The setting without its prefix. Ignored, it would not separate the platforms that it was meant to separate.
 _BARE = "namespace"
@@ -65,6 +70,16 @@ def _masked(value: Any) -> Any:
     if isinstance(value, str):
         return without_password(value)
     return [_masked(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+def unreadable(source: Any, error: Exception) -> DeclarationError:
+    """The error for a configuration that raises one itself. ``source`` is the module's name, or the object."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename not in _OS] or frames
+    is_environment = isinstance(error, KeyError) and frames[-1].filename in _OS
+    what = f"the environment variable {error} is not set" if is_environment else f"{type(error).__name__}: {error}"
+    name = source if isinstance(source, str) else type(source).__name__
+    return DeclarationError(f"{name} cannot be read: {what} ({own[-1].filename}, line {own[-1].lineno})")
 
 
 def rank_lowest(conf: ConfigurationView, defaults: Mapping[str, Any]) -> None:
