@@ -28,7 +28,13 @@ def joins(context: click.Context, broker: str | None, store: str | None) -> None
 
 @joins.command("list")
 @click.argument("owners", nargs=-1, metavar="[SERVICE|HANDLER]...", shell_complete=completion.owners)
-@click.option("--limit", default=50, show_default=True, help="The most joins to list for each handler. 0: no limit.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    default=50,
+    show_default=True,
+    help="The most joins to list for each handler. 0: no limit.",
+)
 @click.option("--after", metavar="PLACE", help="Continue an earlier list of one HANDLER.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @speaking

@@ -246,9 +246,9 @@ class Supervisor:
             pause = FIRST_PAUSE if up_for >= STEADY_SECONDS else self._pauses[name]
             self._pauses[name] = min(pause * 2, LONGEST_PAUSE)
             self._start_at[name] = time.monotonic() + pause
-            first, _, others = log_end(name, self._platform.last_lines(name), self._platform.trouble()).partition("\n")
-            self._alert(f"{name} {describe_exit(code)}. {first}")
-            _say(others)
+            said = log_end("it", self._platform.last_lines(name), self._platform.trouble())
+            self._alert(f"{name} {describe_exit(code)}. The end of its log:")
+            _say(said.partition("\n")[2])
             self._alert(f"{name} is started again in {pause:g} s; the others stay up.")
 
     def _restart_due(self) -> None:
