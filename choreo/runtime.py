@@ -103,9 +103,11 @@ class Runtime:
         if url or self._conf.broker_transport:
             return url
         found = "There is no module celeryconfig on the path. " if self.is_unconfigured else ""
+        stage = " To run handlers without a broker (task_always_eager does not), use choreo.testing.stage(app)."
         raise DeclarationError(
             f"{self.service_name} has no broker: broker_url is not set. {found}Write broker_url = "
             f'"redis://host:6379/0" in celeryconfig.py, or Service({self.service_name!r}, broker="redis://...").'
+            f"{stage if self._conf.task_always_eager else ''}"
         )
 
     def place(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from uuid import uuid4
 
 from celery import Celery
+from celery.exceptions import CeleryError
+from celery.signals import import_modules
 from kombu.utils.imports import symbol_by_name
 
 from choreo.announcement import Announcement, Count
@@ -34,7 +37,8 @@ from choreo.declare.checks import (
 from choreo.declare.context import Context, current
 from choreo.declare.delay import Delay
 from choreo.declare.retry import Retry
-from choreo.errors import DeclarationError, HandlerEndedError, PublishError
+from choreo.declare.settings import ServiceSettings, unreadable
+from choreo.errors import ChoreoError, DeclarationError, HandlerEndedError, PublishError
 from choreo.runtime import WORKER_CLASS, WORKER_STEPS, Runtime
 from choreo.store.terms import Terms
 
@@ -120,6 +124,7 @@ class Service(Celery):
             config = None
             self.runtime.is_unconfigured = True
         super().__init__(name, config_source=config, **options)
+        ServiceSettings.adopt(self._conf)
         self.steps["worker"].update(WORKER_STEPS)
         self.on_after_finalize.connect(self._register_tasks, weak=False)
 
@@ -490,7 +495,22 @@ class Service(Celery):
 
     # -- inside --------------------------------------------------------------------------------------------------
 
+    def _load_config(self) -> Any:
+        try:
+            return super()._load_config()
+        except (ChoreoError, CeleryError, ImportError):
+            raise
+        except Exception as error:  # the configuration is a module of the user, and may raise anything
+            # Celery takes a KeyError or AttributeError for a setting that is missing.
+            raise unreadable(self._config_source, error) from error
+
+    def _get_backend(self) -> Any:
+        from choreo.worker.results import without_backend
+
+        return without_backend(super()._get_backend(), self)
+
     def _add_defaults(self) -> dict[str, Any]:
+        ServiceSettings.adopt(self._conf)
         self.runtime.configured()
         return {}
 
@@ -541,3 +561,12 @@ class Service(Celery):
         if own == "dead_letters":
             raise DeclarationError(f"{describe(function)}: dead_letters is the name of the service's own queue.")
         return f"{self.service_name}.{own}"
+
+
+@import_modules.connect(weak=False)
+def _complete_flower(sender: Any, **_: Any) -> None:
+    """Called when a program loads the modules of an app. Flower does so when it starts."""
+    if isinstance(sender, Service) and "flower.views" in sys.modules:
+        from choreo.worker.flower import show_all_queues
+
+        show_all_queues()

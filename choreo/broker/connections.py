@@ -1,7 +1,8 @@
 """How a service connects to its broker: Celery's AMQP classes, with choreo's queues, transport and options."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from functools import partial
 from importlib import import_module
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -111,6 +112,7 @@ class BrokerConnection(Connection):
         transport = super().create_transport()
         if isinstance(transport, pyamqp.Transport):
             transport.Connection = ReadingConnection
+            transport.get_manager = partial(_manager, transport.get_manager)
         return transport
 
     def switch(self, conn_str: str) -> None:
@@ -193,6 +195,17 @@ class ServiceAMQP(AMQP):
                 f"broker run until its queues are empty. `choreo schedule` shows what still waits in the store."
             )
         return super().TaskConsumer(channel, *args, **options)
+
+
+def _manager(celerys: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Kombu's client of RabbitMQ's management. `celery list bindings` asks for it."""
+    try:
+        return celerys(*args, **options)
+    except ImportError as error:
+        raise ClickException(
+            "Listing bindings needs RabbitMQ's management plugin, and the package pyrabbit. `rabbitmqctl "
+            "list_bindings` shows them without either."
+        ) from error
 
 
 def _line(queue: Queue) -> str:

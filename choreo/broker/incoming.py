@@ -16,6 +16,7 @@ from kombu.serialization import loads
 from choreo.broker.compression import unpacked
 from choreo.errors import EnvelopeError
 from choreo.events.envelope import Envelope
+from choreo.events.lineage import NO_LINEAGE, Lineage, lineage_of
 from choreo.events.message import EVENT_TASK, JSON, MOST_NESTED, Message, is_too_deep, parsed
 
 Headers = dict[str, Any]
@@ -36,20 +37,22 @@ MOST_RETRIES = 1_000_000
 class EventText(str):
     """An event as JSON, with its envelope. It is pickled as a plain text: another process reads the envelope again."""
 
-    __slots__ = ("envelope", "note")
+    __slots__ = ("envelope", "lineage", "note")
     envelope: Envelope
+    #: The task that announced the event.
+    lineage: Lineage
     #: For the hooks of the channel that took the event; choreo.broker does not use it.
     note: Any
 
     @classmethod
-    def of(cls, envelope: Envelope, text: str | None = None) -> "EventText":
+    def of(cls, envelope: Envelope, text: str | None = None, lineage: Lineage = NO_LINEAGE) -> "EventText":
         """The text for this envelope. Raises `EnvelopeError` when the envelope cannot be written as JSON."""
         try:
             made = cls(_dumps(envelope.to_wire()) if text is None else text)
             made.encode()  # raises for half a surrogate pair, which is no UTF-8
         except (ValueError, RecursionError) as error:
             raise EnvelopeError(f"it cannot be written again: {error}") from error
-        made.envelope, made.note = envelope, None
+        made.envelope, made.lineage, made.note = envelope, lineage, None
         return made
 
     def __reduce__(self) -> tuple[type[str], tuple[str]]:
@@ -77,7 +80,7 @@ def plain_event(text: bytes) -> EventText | None:
             and not _has_many_brackets(body)
         )
         event = _own_text(body) if is_plain else None
-        return EventText.of(Envelope.from_wire(parsed(event)), event) if event else None
+        return EventText.of(Envelope.from_wire(parsed(event)), event, lineage_of(headers)) if event else None
     except Exception:  # `Incoming` will find the same fault, and report it
         return None
 

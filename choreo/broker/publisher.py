@@ -11,6 +11,7 @@ from typing import Any
 from kombu import Connection, Exchange
 
 from choreo import forks
+from choreo.broker.announcing import lineage_here
 from choreo.broker.lines import Line, Lines, Post, VirtualLine
 from choreo.broker.rabbitmq.confirms import RabbitLine
 from choreo.broker.redis.publish_line import RedisLine
@@ -96,7 +97,9 @@ class Publisher:
     def message_for(self, envelope: Envelope) -> Message:
         """The message that announces an event. Raises `EventTooLargeError` if it is too large, or nested too deeply."""
         try:
-            message = Message.carrying(envelope, exchange=self._exchange.name, routing_key=envelope.type)
+            message = Message.carrying(
+                envelope, exchange=self._exchange.name, routing_key=envelope.type, lineage=lineage_here()
+            )
         except RecursionError:
             message = None
         # Counting brackets is cheap; few events have so many that their depth must be measured.

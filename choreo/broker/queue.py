@@ -22,6 +22,7 @@ from choreo.broker.rabbitmq.steady_queue import SteadyQueue
 from choreo.errors import EnvelopeError, UnansweredError
 from choreo.events.envelope import Envelope
 from choreo.events.ids import task_id
+from choreo.events.lineage import NO_LINEAGE, Lineage, lineage_of
 from choreo.events.message import Message, task_headers
 
 logger = logging.getLogger(__name__)
@@ -143,7 +144,8 @@ class HandlerQueue(GuardedQueue):
         address = {"exchange": "", "routing_key": self.name}
         # The event is passed as a text. An object would go through Celery's decoder, which turns values that look like
         # its own types into dates.
-        incoming.become(run_headers(self.handler, event.envelope, retries), event, address)
+        lineage = lineage_of(incoming.headers)
+        incoming.become(run_headers(self.handler, event.envelope, retries, lineage), event, address)
 
 
 class DeadLetterQueue(HandlerQueue):
@@ -185,13 +187,14 @@ class DeadLetterQueue(HandlerQueue):
         return queue.removeprefix(self.prefix or ""), queue
 
 
-def run_headers(handler: str, envelope: Envelope, retries: int) -> Headers:
+def run_headers(handler: str, envelope: Envelope, retries: int, lineage: Lineage = NO_LINEAGE) -> Headers:
     """The headers with which Celery runs ``handler`` on this event."""
+    unit = task_id(envelope.identity, handler)
     return task_headers(
         handler,
-        task_id(envelope.identity, handler),
-        root_id=envelope.correlation_id,
-        parent_id=envelope.id,
+        unit,
+        root_id=lineage.root_id or unit,
+        parent_id=lineage.parent_id,
         argsrepr=str(envelope),
         origin=envelope.source,
         retries=retries,

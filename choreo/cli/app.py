@@ -1,10 +1,10 @@
 """The service of the command line: finds the broker and the store, and explains errors of either."""
 
 import os
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import wraps
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import click
 from kombu.transport import TRANSPORT_ALIASES
 
+from choreo.declare.settings import without_password
 from choreo.errors import (
     DeadLetterError,
     DeclarationError,
@@ -54,12 +55,13 @@ def speaking(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def speak(*args: Any, broker: str | None, store: str | None, **options: Any) -> None:
         group = click.get_current_context().find_object(Where) or Where()
-        app = command_line_service(
-            broker or group.broker or os.environ.get("CHOREO_BROKER_URL"),
-            store or group.store or os.environ.get("CHOREO_STORE_URL"),
-        )
-        with _explained_errors(app):
-            command(app, *args, **options)
+        broker = broker or group.broker or os.environ.get("CHOREO_BROKER_URL")
+        store = store or group.store or os.environ.get("CHOREO_STORE_URL")
+        # A celeryconfig.py, and modules that the command imports, may read them there.
+        with _in_environment(CHOREO_BROKER_URL=broker, CHOREO_STORE_URL=store):
+            app = command_line_service(broker, store)
+            with _explained_errors(app):
+                command(app, *args, **options)
 
     return connecting(speak)
 
@@ -74,11 +76,46 @@ def command_line_service(broker: str | None, store: str | None) -> Service:
     return app
 
 
+@contextmanager
+def _in_environment(**variables: str | None) -> Iterator[None]:
+    """Context manager: set these environment variables. None leaves one as it is."""
+    before = dict(os.environ)
+    os.environ.update({name: value for name, value in variables.items() if value})
+    try:
+        yield
+    finally:
+        for name in variables:
+            os.environ.pop(name, None)
+            if name in before:
+                os.environ[name] = before[name]
+
+
+def check_owners(app: Service, given: Iterable[str], known: Iterable[str], kind: str = "service or handler") -> None:
+    """Raise `ClickException` for a name that is none of the ``known`` handlers nor, unless ``kind``, their services."""
+    names = set(known)
+    if kind == "service or handler":
+        names |= {name.partition(".")[0] for name in names}
+    for owner in given:
+        if owner in names:
+            continue
+        guess = get_close_matches(owner, names, n=1)
+        hint = f"Did you mean {guess[0]}?" if guess else f"Known are: {', '.join(sorted(names)) or 'none'}."
+        raise click.ClickException(
+            f"No {kind} named {owner!r} is known. {hint} A service makes itself known when its worker starts. The "
+            f"store is {_store_of(app)}{_namespace_of(app)}."
+        )
+
+
+def _namespace_of(app: Service) -> str:
+    namespace = app.conf.get("choreo_namespace")
+    return f", and the namespace {namespace!r}" if namespace else ""
+
+
 def broker_of(app: Service) -> str:
     """Return the URL of the broker, without passwords."""
     from choreo.broker.connections import joined
 
-    return _shown(joined(app.conf.broker_write_url) or "amqp://")
+    return without_password(joined(app.conf.broker_write_url) or "amqp://")
 
 
 @contextmanager
@@ -109,7 +146,7 @@ def _explained_errors(app: Service) -> Iterator[None]:
 
 
 def _store_of(app: Service) -> str:
-    return _shown(app.conf.get("choreo_store_url")) if app.conf.get("choreo_store_url") else broker_of(app)
+    return without_password(app.conf.get("choreo_store_url")) if app.conf.get("choreo_store_url") else broker_of(app)
 
 
 def _sentence(error: Exception) -> str:
@@ -120,7 +157,7 @@ def _checked(url: str, kind: str, schemes: frozenset[str], example: str) -> str:
     # Several URLs of one broker are separated by semicolons.
     if not all(_is_url(part, schemes) for part in url.split(";")):
         raise click.BadParameter(
-            f"{_shown(url)!r} is not a URL of a {kind}. Write one like {example}.",
+            f"{without_password(url)!r} is not a URL of a {kind}. Write one like {example}.",
             param_hint=f"--{kind} / CHOREO_{kind.upper()}_URL",
         )
     return url
@@ -132,16 +169,3 @@ def _is_url(text: str, schemes: frozenset[str]) -> bool:
         return scheme in schemes and ("://" in text or text == "memory:") and urlsplit(text).port != 0
     except ValueError:  # the port is not a number
         return False
-
-
-def _shown(url: str) -> str:
-    return ";".join(_without_password(part) for part in url.split(";"))
-
-
-def _without_password(url: str) -> str:
-    """Return a URL without its password. Works for a mistyped URL, too: its password must not get into a log."""
-    before, separator, rest = url.rpartition("://")
-    access, at, place = rest.rpartition("@")
-    user = re.match(r"[\w.-]*", access)
-    # The query of a URL may hold a password, too.
-    return f"{before}{separator}{user[0] if user and at else ''}{':**@' if at else ''}{place.partition('?')[0]}"

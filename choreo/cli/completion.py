@@ -2,12 +2,13 @@
 Completion in the shell: the types of events, and the names of services and handlers.
 
 ``_CHOREO_COMPLETE=bash_source choreo`` prints the script for bash; there are also zsh_source and fish_source. Here an
-error offers nothing: the command itself explains it.
+error offers nothing: the command itself explains it. Types of events are read from the source, so no module runs.
 """
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from pathlib import Path
 
 import click
 
@@ -16,14 +17,22 @@ from choreo.errors import ChoreoError
 
 
 def event_types(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
-    """The types of events that the package of services knows, and that begin like this."""
-    from choreo.events.event import known_events
-    from choreo.local.discovery import find_services
+    """The types of events that the package, or any package of this directory, knows, and that begin like this."""
+    from choreo.local.discovery import Package, packages_with_events
 
-    package = _option(context, "package") or "handlers"
     with _quiet():
-        find_services(package)
-        return sorted(name for name in known_events(package) if name.startswith(begun))
+        package = _option(context, "package")
+        packages = [Package(package)] if package else packages_with_events(Path.cwd()).values()
+        return sorted({name for known in packages for name in known.events if name.startswith(begun)})
+    return []
+
+
+def packages(_: click.Context, __: click.Parameter, begun: str) -> list[str]:
+    """The packages of this directory that know events, and that begin like this."""
+    from choreo.local.discovery import packages_with_events
+
+    with _quiet():
+        return [name for name in packages_with_events(Path.cwd()) if name.startswith(begun)]
     return []
 
 

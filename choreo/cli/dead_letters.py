@@ -2,14 +2,12 @@
 
 import json
 import textwrap
-from difflib import get_close_matches
 
 import click
 
 from choreo.cli import completion
-from choreo.cli.app import Where, connecting, speaking
+from choreo.cli.app import Where, check_owners, connecting, speaking
 from choreo.delivery.dead_letter import DeadLetter
-from choreo.operate.dead_letters import DeadLetters
 from choreo.service import Service
 
 _ROW = "{:<10}  {:<11}  {:<10}  {}"
@@ -30,7 +28,7 @@ def dead_letters(context: click.Context, broker: str | None, store: str | None) 
 @speaking
 def list_(app: Service, owners: tuple[str, ...], as_json: bool) -> None:
     """List dead letters, oldest first: all, or those of the given services or handlers."""
-    _check_known(app.dead_letters, owners)
+    check_owners(app, owners, app.dead_letters.handlers)
     letters = app.dead_letters.find(*owners)
     if as_json:
         for letter in letters:
@@ -107,16 +105,3 @@ def _contents(letter: DeadLetter) -> list[str]:
     if letter.traceback:
         lines += ["", letter.traceback.rstrip()]
     return lines
-
-
-def _check_known(letters: DeadLetters, owners: tuple[str, ...]) -> None:
-    handlers = letters.handlers
-    known = {name.partition(".")[0] for name in handlers} | set(handlers)
-    for owner in owners:
-        if owner not in known:
-            guess = get_close_matches(owner, known, n=1)
-            hint = f"Did you mean {guess[0]}?" if guess else f"Known are: {', '.join(sorted(known)) or 'none'}."
-            raise click.ClickException(
-                f"No service or handler named {owner} is known. {hint} A service makes itself known when its worker "
-                f"starts."
-            )

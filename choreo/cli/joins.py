@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from choreo.cli import completion
-from choreo.cli.app import Where, connecting, speaking
+from choreo.cli.app import Where, check_owners, connecting, speaking
 from choreo.operate.joins import PAGE, Joins, PendingJoin
 from choreo.service import Service
 
@@ -28,13 +28,19 @@ def joins(context: click.Context, broker: str | None, store: str | None) -> None
 
 @joins.command("list")
 @click.argument("owners", nargs=-1, metavar="[SERVICE|HANDLER]...", shell_complete=completion.owners)
-@click.option("--limit", default=50, show_default=True, help="The most joins to list for each handler. 0: no limit.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    default=50,
+    show_default=True,
+    help="The most joins to list for each handler. 0: no limit.",
+)
 @click.option("--after", metavar="PLACE", help="Continue an earlier list of one HANDLER.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @speaking
 def list_(app: Service, owners: tuple[str, ...], limit: int, after: str | None, as_json: bool) -> None:
     """List pending joins, soonest deadline first: of all handlers, or of the given services or handlers."""
-    handlers = _chosen(app.joins, owners)
+    handlers = _chosen(app, owners)
     if after and len(handlers) != 1:
         raise click.UsageError("--after continues the list of one HANDLER. Name it.")
     for number, handler in enumerate(handlers):
@@ -59,6 +65,7 @@ def list_(app: Service, owners: tuple[str, ...], limit: int, after: str | None, 
 @speaking
 def show(app: Service, key: str, handler: str | None, as_json: bool) -> None:
     """Show the joins that wait for KEY: their parts, their missing events and their deadline."""
+    _check_handler(app, handler)
     found = app.joins.find(key, handler)
     if not found:
         app.joins.get(key, handler)
@@ -74,6 +81,7 @@ def show(app: Service, key: str, handler: str | None, as_json: bool) -> None:
 @speaking
 def cancel(app: Service, key: str, handler: str | None, reason: str, yes: bool) -> None:
     """Settle the join of KEY without running its handler. To keep a copy of its parts, run `show --json` first."""
+    _check_handler(app, handler)
     join = app.joins.get(key, handler)
     if not yes:
         click.echo(_wrapped(f"{join.handler} {key} has {_arrived(join)}."))
@@ -89,19 +97,20 @@ def cancel(app: Service, key: str, handler: str | None, reason: str, yes: bool) 
 @speaking
 def fire(app: Service, key: str, handler: str | None, as_timeout: bool) -> None:
     """Run the handler that waits for KEY with the parts that have arrived. A missing part is None."""
+    _check_handler(app, handler)
     join = app.joins.fire(key, handler, as_timeout=as_timeout)
     what = "on_timeout runs" if as_timeout else "runs"
     click.echo(_wrapped(f"{join.handler} {key}: {what} with {_arrived(join)}, as soon as its service runs."))
 
 
-def _chosen(joins: Joins, owners: tuple[str, ...]) -> list[str]:
-    known = joins.handlers
-    unknown = [owner for owner in owners if not any(owner in (name, name.partition(".")[0]) for name in known)]
-    if unknown:
-        raise click.ClickException(
-            f"No join of {', '.join(unknown)} is known. Known are: {', '.join(known) or 'none'}. A service makes its "
-            f"joins known when its worker starts."
-        )
+def _check_handler(app: Service, handler: str | None) -> None:
+    if handler is not None:
+        check_owners(app, [handler], app.joins.handlers, "join")
+
+
+def _chosen(app: Service, owners: tuple[str, ...]) -> list[str]:
+    known = app.joins.handlers
+    check_owners(app, owners, known)
     if not known:
         click.echo("No joins are known. A service makes its joins known when its worker starts.", err=True)
     return [name for name in known if not owners or name in owners or name.partition(".")[0] in owners]

@@ -2,6 +2,7 @@
 
 import json
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import click
@@ -10,7 +11,7 @@ from pydantic import AliasChoices, AliasPath, ValidationError
 from choreo.cli import completion
 from choreo.cli.app import broker_of, speaking
 from choreo.events.event import Event, known_events
-from choreo.local.discovery import DiscoveryError, find_services
+from choreo.local.discovery import DiscoveryError, Package, imported, packages_with_events
 from choreo.service import Service
 
 
@@ -18,13 +19,19 @@ from choreo.service import Service
 @click.argument("event_type", metavar="TYPE", shell_complete=completion.event_types)
 @click.option("--subject", default="", help="The subject of the event, such as ORD-9.")
 @click.option("--data", default="{}", metavar="JSON", help="The fields of the event.")
-@click.option("--package", default="handlers", metavar="NAME", help="The package of services that knows the event.")
+@click.option(
+    "--package",
+    metavar="NAME",
+    shell_complete=completion.packages,
+    help="The package that knows the event. Default: the only one in this directory that does.",
+)
 @speaking
-def publish(app: Service, event_type: str, subject: str, data: str, package: str) -> None:
+def publish(app: Service, event_type: str, subject: str, data: str, package: str | None) -> None:
     """
     Announce an event of TYPE, such as order.placed.
 
-    The data is validated against the class of the event before the event is sent.
+    The data is validated against the class of the event before the event is sent. Only the module of that class is
+    imported.
 
     \b
     choreo publish order.placed --subject ORD-9 \\
@@ -49,17 +56,52 @@ def _warn(text: str) -> None:
     click.echo(f"Warning: {text}", err=True)
 
 
-def _event_class(event_type: str, package: str) -> type[Event]:
+def _event_class(event_type: str, package: str | None) -> type[Event]:
+    if package is None:
+        package = _package_that_knows(event_type)
     try:
-        find_services(package)
+        known = Package(package)
+        found = known.events.get(event_type)
+        if found is not None:
+            imported(found[0])
+        else:
+            # A class that no source shows, made by a function, exists once the services are imported.
+            for module in known.modules:
+                imported(module)
     except DiscoveryError as error:
         raise click.BadParameter(str(error), param_hint="--package") from error
-    events = known_events(package)
+    events = known_events(found[0] if found else package)
     if event_type in events:
         return events[event_type]
-    guess = get_close_matches(event_type, events, n=1)
-    hint = f"Did you mean {guess[0]}?" if guess else f"It knows {', '.join(sorted(events)) or 'none'}."
-    raise click.BadParameter(f"{package} knows no event {event_type!r}. {hint}", param_hint="TYPE")
+    raise click.BadParameter(
+        f"{package} knows no event {event_type!r}. {_hint(event_type, {*events, *known.events})}", param_hint="TYPE"
+    )
+
+
+def _package_that_knows(event_type: str) -> str:
+    """The only package in this directory that knows this type of event."""
+    packages = packages_with_events(Path.cwd())
+    found = {package.events[event_type]: name for name, package in packages.items() if event_type in package.events}
+    if len(found) == 1:
+        return next(iter(found.values()))
+    if found:
+        names = ", ".join(found.values())
+        raise click.BadParameter(f"several packages know {event_type}: {names}. Name one.", param_hint="--package")
+    if not packages:
+        raise click.BadParameter(
+            "no package in this directory defines an event. Name one, or run the command in the directory that holds "
+            "it.",
+            param_hint="--package",
+        )
+    known = {name for package in packages.values() for name in package.events}
+    raise click.BadParameter(
+        f"no package in this directory knows an event {event_type!r}. {_hint(event_type, known)}", param_hint="TYPE"
+    )
+
+
+def _hint(event_type: str, known: set[str]) -> str:
+    guess = get_close_matches(event_type, known, n=1)
+    return f"Did you mean {guess[0]}?" if guess else f"Known are: {', '.join(sorted(known)) or 'none'}."
 
 
 def _made(event: type[Event], data: str) -> Event:

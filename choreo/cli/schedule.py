@@ -7,8 +7,7 @@ from datetime import UTC, datetime
 import click
 
 from choreo.cli import completion
-from choreo.cli.app import speaking
-from choreo.errors import DeclarationError
+from choreo.cli.app import check_owners, speaking
 from choreo.service import Service
 from choreo.store import DELAYED, Backlog
 
@@ -29,7 +28,7 @@ def schedule(app: Service, owners: tuple[str, ...], everything: bool, as_json: b
     They are retries, deadlines of joins, delayed events, and the outbox. A live worker of the handler's service sends a
     DUE message within a quarter of a second.
     """
-    backlog = _chosen(app.backlog(), owners)
+    backlog = _chosen(app, owners)
     shown = {owner: waits for owner, waits in backlog.items() if everything or waits.total}
     if as_json:
         for owner, waits in shown.items():
@@ -46,11 +45,9 @@ def schedule(app: Service, owners: tuple[str, ...], everything: bool, as_json: b
         click.echo(f"\nLate: is a worker of {', '.join(late)} running, and does it reach the broker?", err=True)
 
 
-def _chosen(backlog: dict[str, Backlog], owners: tuple[str, ...]) -> dict[str, Backlog]:
-    for owner in owners:
-        if not any(owner in (known, _service(known)) for known in backlog):
-            known = ", ".join(sorted({_service(known) for known in backlog}))
-            raise DeclarationError(f"no schedule of {owner!r} is known. There are schedules of {known}.")
+def _chosen(app: Service, owners: tuple[str, ...]) -> dict[str, Backlog]:
+    backlog = app.backlog()
+    check_owners(app, owners, backlog)
     return {known: waits for known, waits in backlog.items() if not owners or {known, _service(known)} & set(owners)}
 
 

@@ -1,8 +1,8 @@
 """`choreo up`: runs all services of a package on this machine, until Ctrl-C."""
 
 import json
-import os
 import re
+import shlex
 import signal
 import textwrap
 import time
@@ -15,8 +15,15 @@ from kombu.utils.url import maybe_sanitize_url
 
 from choreo.errors import ChoreoError
 from choreo.events.event import Event, known_events
-from choreo.local.discovery import DiscoveryError
-from choreo.local.platform import BrokerUnreachableError, Platform, PlatformError, WorkerDiedError, describe_exit
+from choreo.local.discovery import DiscoveryError, only_package
+from choreo.local.platform import (
+    BrokerUnreachableError,
+    Platform,
+    PlatformError,
+    WorkerDiedError,
+    describe_exit,
+    log_end,
+)
 from choreo.local.server import NoServerError
 
 #: The assumed width of the terminal, in columns.
@@ -41,7 +48,7 @@ class Refusal(click.ClickException):
 
 
 @click.command(context_settings={"show_default": True})
-@click.argument("package", default="handlers")
+@click.argument("package", required=False, metavar="[PACKAGE]")
 @click.option(
     "--broker",
     metavar="URL",
@@ -77,7 +84,7 @@ class Refusal(click.ClickException):
     help="Keep the logs here, as SERVICE.log. Default: they are removed at the end.",
 )
 def up(
-    package: str,
+    package: str | None,
     broker: str | None,
     store: str | None,
     only: tuple[str, ...],
@@ -91,7 +98,9 @@ def up(
     Run every service of PACKAGE on this machine, until Ctrl-C.
 
     Each service gets a `celery worker` process of its own. PACKAGE is any package whose modules define services; it is
-    searched from the current directory.
+    searched from the current directory. It can be left out if the directory holds only one.
+
+    A module is imported only if its source declares handlers. A service that only publishes, and a script, are not run.
 
     When a worker ends unexpectedly, the end of its log is shown, and it is started again after 1 s; if it keeps
     ending, after up to 30 s. The other services stay up.
@@ -106,6 +115,7 @@ def up(
     names = [name.strip() for names in only for name in names.split(",") if name.strip()]
     options = ["--concurrency", str(concurrency), *(["--pool", pool] if pool else [])]
     try:
+        package = package or only_package(Path.cwd())
         platform = Platform(package, broker_url=broker, store_url=store, directory=logs, worker_options=options)
         _run(platform, names, flower, quiet)
     except WorkerDiedError as error:
@@ -147,16 +157,32 @@ def _introduce(platform: Platform, flower_url: str | None) -> None:
     embedded = platform.server is not None
     note = "  (embedded: its data ends with it)" if embedded else ""
     _say(f"  broker  {maybe_sanitize_url(platform.broker_url)}{note}")
+    if platform.given_store_url is not None:
+        _say(f"  store   {maybe_sanitize_url(platform.given_store_url)}")
     if flower_url is not None:
         _say(f"  Flower  {flower_url}")
+    if platform.silent:
+        names = ", ".join(f"{name} ({module})" for name, module in platform.silent.items())
+        _say(textwrap.fill(f"Not started, since no handler is declared for it: {names}.", WIDTH))
     _say("\nAnnounce an event from a second terminal, in this directory:")
-    if embedded:
-        # Shows the password: other terminals need it, and the server ends with this command.
-        _say(f"  export CHOREO_BROKER_URL={platform.broker_url}")
-    elif os.environ.get("CHOREO_BROKER_URL") != platform.broker_url:
-        _say(f"  export CHOREO_BROKER_URL={maybe_sanitize_url(platform.broker_url)}")
+    for line in _exports(platform):
+        _say(f"  {line}")
     _say(f"  choreo publish {_example(platform.package)}")
     _say("\nCtrl-C stops everything.\n")
+
+
+def _exports(platform: Platform) -> list[str]:
+    """Return shell commands that tell another terminal where broker and store are. They work as they are printed."""
+    urls = {"CHOREO_BROKER_URL": platform.broker_url}
+    if platform.given_store_url is not None:
+        urls["CHOREO_STORE_URL"] = platform.given_store_url
+    lines = [f"export {name}={shlex.quote(url)}" for name, url in urls.items()]
+    given = [platform.given_store_url or "", "" if platform.server is not None else platform.broker_url]
+    # The embedded server's password is shown, because it ends with this command. Other passwords are not: a file that
+    # only this user can read has them.
+    if not any("@" in url or "?" in url for url in given):
+        return lines
+    return [f". {shlex.quote(str(platform.write_private('environment', lines)))}"]
 
 
 def _example(package: str) -> str:
@@ -165,8 +191,7 @@ def _example(package: str) -> str:
     for name, event in known_events().items():
         if event.__module__.partition(".")[0] == root:
             subject = f"{name.partition('.')[0]}-1".upper()
-            where = "" if package == "handlers" else f" --package {package}"
-            return f"{name}{where} --subject {subject} --data '{{\n{_example_data(event)}}}'"
+            return f"{name} --package {package} --subject {subject} --data '{{\n{_example_data(event)}}}'"
     return "order.placed --subject ORD-1 --data '{...}'"
 
 
@@ -202,7 +227,8 @@ class Supervisor:
             server = self._platform.server
             if server is not None and not server.running:
                 raise ChoreoError(
-                    f"The embedded server ended unexpectedly. The workers are stopped. Its log:\n{server.log()}"
+                    f"The embedded server ended unexpectedly. The workers are stopped. The end of its log:\n"
+                    f"{server.explanation()}"
                 )
             time.sleep(0.1)
 
@@ -220,8 +246,9 @@ class Supervisor:
             pause = FIRST_PAUSE if up_for >= STEADY_SECONDS else self._pauses[name]
             self._pauses[name] = min(pause * 2, LONGEST_PAUSE)
             self._start_at[name] = time.monotonic() + pause
+            said = log_end("it", self._platform.last_lines(name), self._platform.trouble())
             self._alert(f"{name} {describe_exit(code)}. The end of its log:")
-            _say("\n".join(f"  {line}" for line in self._platform.last_lines(name)) or "  (nothing)")
+            _say(said.partition("\n")[2])
             self._alert(f"{name} is started again in {pause:g} s; the others stay up.")
 
     def _restart_due(self) -> None:

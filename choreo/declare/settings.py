@@ -1,13 +1,16 @@
 """choreo's settings: their names, and their checks. Celery ignores a name that it does not know."""
 
 import math
+import os
 import re
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from types import FunctionType, ModuleType
 from typing import Any
 
 from celery.app.defaults import SETTING_KEYS
+from celery.app.utils import Settings, filter_hidden_settings
 from celery.utils.collections import ConfigurationView
 from celery.utils.text import match_case
 
@@ -20,8 +23,63 @@ SETTINGS = ("choreo_store_url", "choreo_namespace", "choreo_unheard", "choreo_sh
 #: Docker after 10.
 SHUTDOWN_TIMEOUT = 25.0
 
+#: The ends of the names of settings that hold the URL of a broker or a store.
+_URLS = ("broker_url", "broker_read_url", "broker_write_url", "choreo_store_url")
+
+#: The files of the module `os` in a traceback.
+_OS = ("<frozen os>", os.__file__)
+
 #: The setting without its prefix. Ignored, it would not separate the platforms that it was meant to separate.
 _BARE = "namespace"
+
+
+class ServiceSettings(Settings):
+    """Celery's settings. Where they are shown (Flower, `inspect conf`, `celery report`), no URL has its password."""
+
+    @classmethod
+    def adopt(cls, conf: Settings | None) -> None:
+        """Make Celery's own settings of this class. Celery makes them itself, and has no option for the class."""
+        if conf is not None:
+            object.__setattr__(conf, "__class__", cls)  # the `__setattr__` of settings makes a setting
+
+    def table(self, with_defaults: bool = False, censored: bool = True) -> dict[str, Any]:
+        """The settings by name; with ``censored``, without passwords."""
+        shown: dict[str, Any] = super().table(with_defaults, censored=False)
+        if not censored:
+            return shown
+        urls = {name: value for name, value in shown.items() if name.lower().endswith(_URLS)}
+        masked = {name: _masked(value) for name, value in urls.items()}
+        others = {name: value for name, value in shown.items() if name not in urls}
+        return {**filter_hidden_settings(others), **masked}
+
+
+def without_password(url: str) -> str:
+    """Return a URL, or several with semicolons, without password and query. Works for a mistyped URL, too."""
+    return ";".join(_without_password(part) for part in url.split(";"))
+
+
+def _without_password(url: str) -> str:
+    before, separator, rest = url.rpartition("://")
+    access, at, place = rest.rpartition("@")
+    user = re.match(r"[\w.-]*", access)
+    # The query of a URL may hold a password, too.
+    return f"{before}{separator}{user[0] if user and at else ''}{':**@' if at else ''}{place.partition('?')[0]}"
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, str):
+        return without_password(value)
+    return [_masked(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+def unreadable(source: Any, error: Exception) -> DeclarationError:
+    """The error for a configuration that raises one itself. ``source`` is the module's name, or the object."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename not in _OS] or frames
+    is_environment = isinstance(error, KeyError) and frames[-1].filename in _OS
+    what = f"the environment variable {error} is not set" if is_environment else f"{type(error).__name__}: {error}"
+    name = source if isinstance(source, str) else type(source).__name__
+    return DeclarationError(f"{name} cannot be read: {what} ({own[-1].filename}, line {own[-1].lineno})")
 
 
 def rank_lowest(conf: ConfigurationView, defaults: Mapping[str, Any]) -> None:

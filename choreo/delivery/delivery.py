@@ -25,6 +25,7 @@ from choreo.delivery.notice import notice
 from choreo.delivery.ports import Decisions, Ports
 from choreo.errors import EnvelopeError, JoinExpiredError, PublishError, StoreError
 from choreo.events.envelope import Envelope
+from choreo.events.lineage import NO_LINEAGE, Lineage
 from choreo.events.message import Message
 from choreo.store.claims import FORGOTTEN, Begun, Claim, Committed, Outcome, Settlement, Verdict
 from choreo.store.schedule import Scheduled
@@ -51,10 +52,12 @@ class Delivery:
         redelivered: bool = False,
         token: str | None = None,
         decisions: Decisions | None = None,
+        lineage: Lineage = NO_LINEAGE,
     ) -> None:
         """
         ``attempt`` counts from 1. ``redelivered``: this copy was delivered before. ``token`` is the claim's, and unique
-        to this delivery; None makes one. ``decisions`` begins and commits in place of the store.
+        to this delivery; None makes one. ``decisions`` begins and commits in place of the store. ``lineage`` is that of
+        the run, for its retries.
         Raises `EnvelopeError` if the handler cannot take such an event.
         """
         self.ports = ports
@@ -63,6 +66,7 @@ class Delivery:
         self.envelope = envelope
         self.attempt = attempt
         self.redelivered = redelivered
+        self.lineage = lineage
         #: True once the outcome is recorded. From then on the copy can be acked, whatever else fails.
         self.settled = False
         self.token = uuid4().hex if token is None else token
@@ -239,7 +243,8 @@ class Delivery:
     def own_message(self, envelope: Envelope, retries: int = 0) -> Message:
         """A message that carries an event to this handler's queue only."""
         queue = self.ports.queue_of(self.subscription.name)
-        return Message.carrying(envelope, exchange="", routing_key=queue, retries=retries)
+        lineage = self.lineage if envelope is self.envelope else NO_LINEAGE
+        return Message.carrying(envelope, exchange="", routing_key=queue, retries=retries, lineage=lineage)
 
     def _context(
         self, cause: Envelope, about: str | None = None, key: str | None = None, events: tuple[Envelope, ...] = ()

@@ -15,6 +15,7 @@ from choreo.delivery.ports import Ports
 from choreo.errors import EnvelopeError, UnansweredError
 from choreo.events.envelope import Envelope
 from choreo.events.ids import task_id
+from choreo.events.lineage import lineage_of
 from choreo.events.message import Message, task_headers
 from choreo.store.claims import Claim, Settlement, Verdict
 from choreo.store.parts import unit_of
@@ -48,12 +49,13 @@ def notice(letter: DeadLetter, ports: Ports) -> Message:
     """The task message that tells a service of a dead letter."""
     task = notices_of(ports.service_name)
     first = letter.envelopes[0] if letter.envelopes else None
+    # In Flower the row is a child of the run that failed.
+    failed = task_id(first.identity, letter.handler) if first else None
     headers = task_headers(
         task,
         str(uuid4()),
-        # In Flower the row is a child of the run that failed, and belongs to the same story.
-        root_id=first.correlation_id if first else None,
-        parent_id=task_id(first.identity, letter.handler) if first else None,
+        root_id=lineage_of(letter.message.headers).root_id or failed,
+        parent_id=failed,
         argsrepr=f"{letter.handler}: {letter}",
         origin=ports.service_name,
     )

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from choreo.events.envelope import Envelope
+from choreo.events.lineage import NO_LINEAGE, Lineage
 
 #: The task name of every announced event. The queue that holds a copy determines the handler.
 EVENT_TASK = "choreo.event"
@@ -95,13 +96,15 @@ class Message:
     content_encoding: str = "utf-8"
 
     @classmethod
-    def carrying(cls, envelope: Envelope, *, exchange: str, routing_key: str, retries: int = 0) -> "Message":
+    def carrying(
+        cls, envelope: Envelope, *, exchange: str, routing_key: str, retries: int = 0, lineage: Lineage = NO_LINEAGE
+    ) -> "Message":
         """An ordinary Celery task message (protocol 2) with this envelope as its only argument."""
         headers = task_headers(
             EVENT_TASK,
             envelope.id,
-            root_id=envelope.correlation_id,
-            parent_id=envelope.causation_id,
+            root_id=lineage.root_id,
+            parent_id=lineage.parent_id,
             argsrepr=str(envelope),
             origin=envelope.source,
             retries=retries,

@@ -73,7 +73,7 @@ class Ahead:
             # It is a retry or a redelivery, or cannot be read here. It may be a cancellation.
             self._others.append(taken.tag)
             return False
-        delivery = self._task.held_delivery(event.envelope, 1, channel.receipt_of(taken), commits)
+        delivery = self._task.held_delivery(event.envelope, 1, channel.receipt_of(taken), commits, event.lineage)
         if not (isinstance(delivery, JoinDelivery) and delivery.is_part):
             self._others.append(taken.tag)
             return False

@@ -20,14 +20,13 @@ from celery.worker import state
 
 from choreo.broker.incoming import EventText
 from choreo.broker.redis.taken import Taken
-from choreo.events.envelope import Envelope
 from choreo.events.ids import task_id
 from choreo.fast.channel import commits_of
 from choreo.fast.in_process import InProcess
 from choreo.worker.worker_events import received_facts
 
 #: Attributes that a `Run` has itself; it never looks for them in Celery's request.
-_OWN = frozenset("id name request _way _channel _taken _envelope _received _started _is_untold".split())
+_OWN = frozenset("id name request _way _channel _taken _event _received _started _is_untold".split())
 
 
 class Run:
@@ -38,9 +37,9 @@ class Run:
     made, which is made at the first such access: by `celery inspect`, for example.
     """
 
-    def __init__(self, way: InProcess, channel: Any, taken: Taken, unit: str, envelope: Envelope) -> None:
+    def __init__(self, way: InProcess, channel: Any, taken: Taken, unit: str, event: EventText) -> None:
         self.id, self.name = unit, way.task.name
-        self._way, self._channel, self._taken, self._envelope = way, channel, taken, envelope
+        self._way, self._channel, self._taken, self._event = way, channel, taken, event
         self._received = time()
         self._started = 0.0
         self._is_untold = True
@@ -77,9 +76,19 @@ class Run:
             self._way.tell(kind, uuid=self.id, **facts)
 
     @property
-    def _about(self) -> tuple[str, str, str]:
-        """The event in words, its correlation id, and its id."""
-        return str(self._envelope), self._envelope.correlation_id, self._envelope.id
+    def root_id(self) -> str:
+        """The task id of the first task of this run's line: see `choreo.events.lineage`."""
+        return self._event.lineage.root_id or self.id
+
+    @property
+    def parent_id(self) -> str | None:
+        """The task id of the task that announced the event; None if no task did."""
+        return self._event.lineage.parent_id
+
+    @property
+    def _about(self) -> tuple[str, str, str | None]:
+        """The event in words, and the ids of the root and the parent."""
+        return str(self._event.envelope), self.root_id, self.parent_id
 
     def _may_tell(self) -> bool:
         """True for the first call only, also if threads that the handler started call it: nothing has been sent yet."""
@@ -110,7 +119,7 @@ class Run:
 
 
 class RunContext(Context):
-    """Celery's ``task.request`` in a shortcut. Its fields are made when a program reads one of them, except ``id``."""
+    """Celery's ``task.request`` in a shortcut. Its fields are made when a program reads one of them, except its ids."""
 
     def __init__(self, run: Run, event: EventText) -> None:
         object.__getattribute__(self, "__dict__")["_about"] = run, event
@@ -120,8 +129,11 @@ class RunContext(Context):
         about = facts.get("_about")
         if about is not None:
             run, event = about
-            if name == "id":  # Celery reads it whenever a handler logs
+            # Celery reads the id whenever a handler logs, and choreo reads both whenever it announces an event.
+            if name == "id":
                 return run.id
+            if name == "root_id":
+                return run.root_id
             # All at once: the handler may have handed this object to threads, which must not find it half made.
             facts.update(vars(Context(run.request.request_dict, args=[event], called_directly=False, kwargs={})))
             facts.pop("_about", None)
@@ -148,13 +160,13 @@ class Shortcut:
         if event.note is None:
             try:
                 receipt, commits = channel.receipt_of(taken), commits_of(channel)
-                event.note = self._task.held_delivery(event.envelope, 1, receipt, commits)
+                event.note = self._task.held_delivery(event.envelope, 1, receipt, commits, event.lineage)
             except Exception:  # the usual way meets the same error, and handles it
                 return False
         unit = task_id(event.envelope.identity, self._task.name)
         if unit in state.revoked:
             return False
-        self._handle(event, Run(self._way, channel, taken, unit, event.envelope))
+        self._handle(event, Run(self._way, channel, taken, unit, event))
         return True
 
     def _handle(self, event: EventText, run: Run) -> None:

@@ -6,11 +6,12 @@ from choreo.broker.incoming import EventText
 from choreo.broker.redis.receipt import Receipt
 from choreo.delivery.delivery import Delivery
 from choreo.events.envelope import Envelope
+from choreo.events.lineage import Lineage
 from choreo.fast.commits import Commits
 from choreo.fast.fused_store import FusedStore
 from choreo.fast.held import HeldStore
 from choreo.fast.tracer import Failed, Trace, brief
-from choreo.worker.handler import HandlerTask
+from choreo.worker.handler import HandlerTask, lineage_in
 
 
 class FastHandlerTask(HandlerTask):
@@ -62,9 +63,11 @@ class FastHandlerTask(HandlerTask):
         if receipt is None:
             return super().delivery(event, envelope)
         commits = getattr(request, "choreo_commits", None)
-        return self.held_delivery(envelope, request.retries + 1, receipt, commits)
+        return self.held_delivery(envelope, request.retries + 1, receipt, commits, lineage_in(request))
 
-    def held_delivery(self, envelope: Envelope, attempt: int, receipt: Receipt, commits: Commits | None) -> Delivery:
+    def held_delivery(
+        self, envelope: Envelope, attempt: int, receipt: Receipt, commits: Commits | None, lineage: Lineage
+    ) -> Delivery:
         """
         The delivery of a message that choreo's Redis transport took. ``commits`` sends its commit ahead; None: no.
 
@@ -73,6 +76,7 @@ class FastHandlerTask(HandlerTask):
         runtime, again = self.app.runtime, receipt.redelivered
         store = runtime.store
         if not isinstance(store, FusedStore):
-            return self.make_delivery(envelope, attempt, redelivered=again)
+            return self.make_delivery(envelope, attempt, redelivered=again, lineage=lineage)
         held = HeldStore(store, runtime.publisher, receipt, commits, f"{self.name}({envelope})")
-        return self.make_delivery(envelope, attempt, redelivered=again, token=receipt.tag, decisions=held)
+        options = {"redelivered": again, "token": receipt.tag, "decisions": held, "lineage": lineage}
+        return self.make_delivery(envelope, attempt, **options)

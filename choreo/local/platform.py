@@ -11,7 +11,8 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +22,8 @@ from kombu.utils.url import maybe_sanitize_url
 
 from choreo.broker.connections import BrokerConnection
 from choreo.errors import ChoreoError
-from choreo.local.discovery import FoundService, find_services
+from choreo.local.discovery import FoundService, Package, no_services, services_in
+from choreo.local.disk import explained, trouble_in
 from choreo.local.guard import GRACE_SECONDS, Guard
 from choreo.local.ready import READY_FILE
 from choreo.local.server import EmbeddedServer, free_port
@@ -58,21 +60,25 @@ class BrokerUnreachableError(PlatformError):
 
 
 class WorkerDiedError(PlatformError):
-    """A process of the platform ended unexpectedly. The message ends with the last lines of its log."""
+    """
+    A process of the platform ended unexpectedly. The message ends with the last lines of its log.
 
-    def __init__(self, name: str, exit_code: int, lines: Sequence[str]) -> None:
+    ``trouble`` is the reason why the log may be incomplete, or "".
+    """
+
+    def __init__(self, name: str, exit_code: int, lines: Sequence[str], trouble: str = "") -> None:
         self.name = name
         self.exit_code = exit_code
         self.lines = list(lines)
-        super().__init__(f"{name} {describe_exit(exit_code)}. {_log_end(name, lines)}")
+        super().__init__(f"{name} {describe_exit(exit_code)}. {log_end(name, lines, trouble)}")
 
 
 class NotReadyError(PlatformError):
     """Processes of the platform did not become ready in time. The message ends with the last lines of their logs."""
 
-    def __init__(self, logs: Mapping[str, Sequence[str]], seconds: float) -> None:
+    def __init__(self, logs: Mapping[str, Sequence[str]], seconds: float, trouble: str = "") -> None:
         self.names = list(logs)
-        said = "\n".join(_log_end(name, lines) for name, lines in logs.items())
+        said = "\n".join(log_end(name, lines, trouble) for name, lines in logs.items())
         super().__init__(f"Not ready after {seconds:g} s: {', '.join(self.names)}.\n{said}")
 
 
@@ -90,7 +96,8 @@ class Platform:
     `kill -9` of the process that holds the platform, its processes end within `grace` seconds.
 
     Without `broker_url` the platform starts an embedded server. close() ends it and deletes its data.
-    The workers find the broker in CHOREO_BROKER_URL and the store in CHOREO_STORE_URL.
+    The workers find the broker in CHOREO_BROKER_URL and the store in CHOREO_STORE_URL. So do the modules of the
+    package, which open() imports: those that declare handlers, see `choreo.local.discovery.find_services`.
     `environment` is added to the environment of the workers, `worker_options` to the command `celery worker`.
     `grace` is the number of seconds that running handlers have to finish.
     Logs are written to `directory`; without one, to a temporary directory that close() removes.
@@ -122,16 +129,27 @@ class Platform:
         self._extra_environment = dict(environment or {})
         self._keep_directory = directory is not None
         self._directory = directory
-        self._found = find_services(package)
+        self._package = Package(package)
+        if not self._package.modules:
+            raise no_services(self._package)
+        #: The services, once they are imported.
+        self._imported: dict[str, FoundService] | None = None
         self._workers: dict[str, _Worker] = {}
         self._flower: Guard | None = None
         self._janitor: Guard | None = None
+        self._private: Path | None = None
+        self._private_janitor: Guard | None = None
         self._open = False
 
     @property
     def services(self) -> dict[str, str]:
-        """Every service of the package with its module, started or not."""
+        """Every service of the package that has handlers, with its module, started or not. Known after open()."""
         return {name: service.module for name, service in self._found.items()}
+
+    @property
+    def silent(self) -> dict[str, str]:
+        """The services of the package that have no handlers, with their modules. They are neither imported nor run."""
+        return self._package.silent
 
     @property
     def started(self) -> list[str]:
@@ -163,23 +181,41 @@ class Platform:
         return self._store_url or (self.server.url if self.server is not None else None)
 
     @property
+    def given_store_url(self) -> str | None:
+        """The URL of the store, with its password, if it was given."""
+        return self._store_url
+
+    @property
     def environment(self) -> dict[str, str]:
         """The environment variables that a process needs to join the platform: URLs, PYTHONPATH, and the given ones."""
         urls = {"CHOREO_BROKER_URL": self.broker_url} | ({"CHOREO_STORE_URL": self.store_url} if self.store_url else {})
         return urls | {"PYTHONPATH": self._python_path()} | self._extra_environment
 
+    @property
+    def _found(self) -> dict[str, FoundService]:
+        if self._imported is None:
+            raise PlatformError("The platform does not know its services before open().")
+        return self._imported
+
     def open(self) -> None:
-        """Start the embedded server, or check that the given broker answers. start() calls this."""
+        """
+        Start the embedded server, import the services, and check that a given broker answers. start() calls this.
+
+        Raises `DiscoveryError` if a service cannot be imported, `BrokerUnreachableError`, `ServerError`, and
+        `PlatformError` if the logs cannot be written.
+        """
         if self._open:
             return
-        if self.server is not None:
-            self.server.start()
-        else:
-            check_broker(self.broker_url, *self._broker_settings())
-        if self._directory is None:
-            self._directory = Path(tempfile.mkdtemp(prefix="choreo-logs-"))
-            self._janitor = Guard(rmtree=self._directory)
-        self._directory.mkdir(parents=True, exist_ok=True)
+        try:
+            if self.server is not None:
+                self.server.start()
+            self._import()
+            if self.server is None:
+                check_broker(self.broker_url, *self._broker_settings())
+            self._make_directory()
+        except BaseException:
+            self.close()
+            raise
         self._open = True
 
     def start(self, *names: str) -> None:
@@ -201,7 +237,8 @@ class Platform:
 
         A worker finishes its running handlers. It is killed if that takes longer than the grace.
         """
-        stopping = [self._workers.pop(name).guard for name in self._chosen(names) if name in self._workers]
+        chosen = self._chosen(names) if names else list(self._workers)
+        stopping = [self._workers.pop(name).guard for name in chosen if name in self._workers]
         _stop_together(stopping)
 
     def kill(self, name: str) -> None:
@@ -225,9 +262,9 @@ class Platform:
         give_up_at = time.monotonic() + timeout
         while waiting := [name for name in self._workers if not self.is_ready(name)]:
             for name, code in self.exited.items():
-                raise WorkerDiedError(name, code, self.last_lines(name))
+                raise WorkerDiedError(name, code, self.last_lines(name), self.trouble())
             if time.monotonic() > give_up_at:
-                raise NotReadyError({name: self.last_lines(name) for name in waiting}, timeout)
+                raise NotReadyError({name: self.last_lines(name) for name in waiting}, timeout, self.trouble())
             time.sleep(0.02)
 
     def is_ready(self, name: str) -> bool:
@@ -247,7 +284,8 @@ class Platform:
         """
         Start Flower on a free port of 127.0.0.1, wait until it answers, and return its URL.
 
-        It has no password: every user of this machine can open it.
+        It has no password: every user of this machine can open it. It refuses requests for foreign hosts: see
+        `choreo.local.flower`.
         Its API answers only with FLOWER_UNAUTHENTICATED_API=true in `environment`.
         Raises PlatformError if Flower is not installed, WorkerDiedError if it ends, and NotReadyError after `timeout`
         seconds.
@@ -259,13 +297,14 @@ class Platform:
         # Flower is started with the app of one service, and shows the workers of all.
         target = self._found[next(iter(self.started), next(iter(self._found)))].target
         options = ["flower", "--address=127.0.0.1", f"--port={port}"]
-        self._flower = self._run("flower", [sys.executable, "-m", "celery", "-A", target, *options], {})
+        command = [sys.executable, "-m", "choreo.local.flower", "-A", target, *options]
+        self._flower = self._run("flower", command, {})
         give_up_at = time.monotonic() + timeout
         while not _is_healthy(f"http://127.0.0.1:{port}/healthcheck"):
             if (code := self._flower.poll()) is not None:
-                raise WorkerDiedError("flower", code, self.last_lines("flower"))
+                raise WorkerDiedError("flower", code, self.last_lines("flower"), self.trouble())
             if time.monotonic() > give_up_at:
-                raise NotReadyError({"flower": self.last_lines("flower")}, timeout)
+                raise NotReadyError({"flower": self.last_lines("flower")}, timeout, self.trouble())
             time.sleep(0.05)
         return f"http://127.0.0.1:{port}"
 
@@ -280,6 +319,23 @@ class Platform:
         path = self.log(name)
         return path.read_text(errors="replace").splitlines()[-count:] if path.exists() else []
 
+    def write_private(self, name: str, lines: Sequence[str]) -> Path:
+        """Write a file that only this user can read. close() removes it."""
+        if self._private is None:
+            # Not in the directory of the logs: that one may be kept.
+            with explained("make a temporary directory", PlatformError):
+                self._private = Path(tempfile.mkdtemp(prefix="choreo-private-"))
+            self._private_janitor = Guard(rmtree=self._private)
+        path = self._private / name
+        with explained(f"write {path}", PlatformError):
+            path.write_text("".join(f"{line}\n" for line in lines))
+            path.chmod(0o600)
+        return path
+
+    def trouble(self) -> str:
+        """Return the reason why the logs are incomplete, such as a full disk; "" if they can be written."""
+        return trouble_in(self._logs())
+
     def close(self, *, force: bool = False) -> None:
         """
         Stop the workers, then Flower, then the embedded server. A second call does nothing.
@@ -293,9 +349,10 @@ class Platform:
         _stop_together([self._flower] if self._flower is not None else [])
         if self.server is not None:
             self.server.stop()
-        if self._janitor is not None:
-            self._janitor.stop()
-        self._flower = self._janitor = None
+        for janitor in (self._janitor, self._private_janitor):
+            if janitor is not None:
+                janitor.stop()
+        self._flower = self._janitor = self._private_janitor = self._private = None
         self._directory = self._directory if self._keep_directory else None
         self._open = False
 
@@ -335,18 +392,17 @@ class Platform:
         return _Worker(self._run(service.name, command, {READY_FILE: str(ready_file)}), ready_file)
 
     def _run(self, name: str, command: list[str], environment: Mapping[str, str]) -> Guard:
-        return Guard(
-            command,
-            grace=self._grace,
-            log=self.log(name),
-            env={**os.environ, **self._surroundings(), **self.environment, **environment},
-            before=[*(self.server.guards if self.server else ()), *([self._janitor] if self._janitor else ())],
-        )
+        with explained(f"start {name} and write its log", PlatformError):
+            return Guard(
+                command,
+                grace=self._grace,
+                log=self.log(name),
+                env={**os.environ, **self._surroundings(), **self.environment, **environment},
+                before=[*(self.server.guards if self.server else ()), *([self._janitor] if self._janitor else ())],
+            )
 
     def _surroundings(self) -> dict[str, str]:
-        # These variables of Celery go before any configuration, so they must name the same broker.
-        broker = {f"CELERY_BROKER{kind}_URL": self.broker_url for kind in ("", "_READ", "_WRITE")}
-        surroundings = broker | {"PYTHONUNBUFFERED": "1"}
+        surroundings = self._celery_urls() | {"PYTHONUNBUFFERED": "1"}
         if not self._keep_directory:
             # A killed pool leaves temporary files. Here they are removed with the directory.
             temporary = self._logs() / "tmp"
@@ -354,22 +410,48 @@ class Platform:
             surroundings["TMPDIR"] = str(temporary)
         return surroundings
 
+    def _celery_urls(self) -> dict[str, str]:
+        # These variables of Celery go before any configuration, so they must name the same broker.
+        return {f"CELERY_BROKER{kind}_URL": self.broker_url for kind in ("", "_READ", "_WRITE")}
+
     def _broker_settings(self) -> tuple[Any, Mapping[str, Any]]:
         """
         The services' `broker_use_ssl` and `broker_transport_options`: is it TLS, where is Sentinel's master?
 
         A configuration may read the URLs from the environment, so it is read in the environment that a worker gets.
         """
-        workers = self.environment
+        with self._worker_environment():
+            conf = next(iter(self._found.values())).app.conf
+            return conf.broker_use_ssl, conf.broker_transport_options
+
+    def _import(self) -> None:
+        """Import the services, as a worker does: what a module publishes then goes to the platform's own broker."""
+        if self._imported is None:
+            with self._worker_environment():
+                self._imported = services_in(self._package)
+
+    @contextmanager
+    def _worker_environment(self) -> Iterator[None]:
+        """Context manager: this process has the environment of a worker, which a configuration may read."""
+        workers = self._celery_urls() | self.environment
         before = {name: os.environ[name] for name in workers if name in os.environ}
         os.environ.update(workers)
         try:
-            conf = next(iter(self._found.values())).app.conf
-            return conf.broker_use_ssl, conf.broker_transport_options
+            yield
         finally:
             for name in workers.keys() - before.keys():
                 del os.environ[name]
             os.environ.update(before)
+
+    def _make_directory(self) -> None:
+        if self._directory is None:
+            with explained("make a temporary directory for the logs", PlatformError):
+                self._directory = Path(tempfile.mkdtemp(prefix="choreo-logs-"))
+            self._janitor = Guard(rmtree=self._directory)
+        with explained(f"make the directory of the logs, {self._directory}", PlatformError):
+            self._directory.mkdir(parents=True, exist_ok=True)
+        if trouble := self.trouble():
+            raise PlatformError(trouble)
 
     def _logs(self) -> Path:
         if self._directory is None:
@@ -378,9 +460,7 @@ class Platform:
 
     def _python_path(self) -> str:
         # The workers must find the package in the place where this process found it.
-        module = sys.modules[self.package.partition(".")[0]]
-        places = [*getattr(module, "__path__", ()), getattr(module, "__file__", None) or ""]
-        return os.pathsep.join(filter(None, [str(Path(places[0]).absolute().parent), os.environ.get("PYTHONPATH")]))
+        return os.pathsep.join(filter(None, [str(self._package.root), os.environ.get("PYTHONPATH")]))
 
 
 def check_broker(url: str, use_ssl: Any = None, options: Mapping[str, Any] | None = None) -> None:
@@ -423,6 +503,7 @@ def _is_healthy(url: str) -> bool:
         return False
 
 
-def _log_end(name: str, lines: Sequence[str]) -> str:
+def log_end(name: str, lines: Sequence[str], trouble: str = "") -> str:
+    """Return the last lines of a log, for a message. ``trouble`` is the reason why it may be incomplete, or ""."""
     said = "\n".join(f"  {line}" for line in lines) or "  (nothing)"
-    return f"The end of {name}'s log:\n{said}"
+    return f"The end of {name}'s log:\n{said}" + (f"\n{trouble}" if trouble else "")

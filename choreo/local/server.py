@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from choreo.errors import ChoreoError
+from choreo.local.disk import explained, trouble_in
 from choreo.local.guard import Guard
 
 #: Seconds that the server may take to answer its first PING. It takes about 0.1 s.
@@ -96,8 +97,9 @@ class EmbeddedServer:
         if self._directory is None:
             self._program = self._program or find_program()
             # Only this user can enter a directory that mkdtemp makes.
-            self._directory = Path(tempfile.mkdtemp(prefix="choreo-server-"))
-            self._janitor = Guard(rmtree=self._directory)
+            with explained("make a temporary directory for the embedded server", ServerError):
+                self._directory = Path(tempfile.mkdtemp(prefix="choreo-server-"))
+                self._janitor = Guard(rmtree=self._directory)
         try:
             self._start_on_some_port()
         except BaseException:
@@ -132,6 +134,10 @@ class EmbeddedServer:
                 raise ServerError(f"Another program has taken port {self.port} of the embedded server.")
             time.sleep(0.05)
 
+    def explanation(self) -> str:
+        """Return the end of the server's log, and the reason if nothing can be written to it, such as a full disk."""
+        return f"{_tail(self.log())}{self._trouble()}"
+
     def log(self) -> str:
         """Return the log of the server. '' if there is none."""
         if self._directory is None:
@@ -160,27 +166,36 @@ class EmbeddedServer:
         assert self._program is not None
         assert self._janitor is not None
         said_before = len(self.log())
-        self._write_config(port)
-        self._guard = Guard(
-            # The configuration is a file, because every user of the machine can read a command line.
-            [self._program, "server.conf"],
-            cwd=self._directory,
-            log=self._directory / "server.log",
-            before=[self._janitor],
-        )
+        with explained(f"start the embedded server in {self._directory}", ServerError):
+            self._write_config(port)
+            self._guard = Guard(
+                # The configuration is a file, because every user of the machine can read a command line.
+                [self._program, "server.conf"],
+                cwd=self._directory,
+                log=self._directory / "server.log",
+                before=[self._janitor],
+            )
         give_up_at = time.monotonic() + START_SECONDS
         while not answers(port, self._password):
             news = self.log()[said_before:]
             if (code := self._guard.poll()) is not None:
                 if "Address already in use" in news:
                     return False
-                raise ServerError(f"{self._program} ended with exit code {code} instead of starting:\n{_tail(news)}")
+                raise ServerError(
+                    f"{self._program} ended with exit code {code} instead of starting. Its log says:\n"
+                    f"{_tail(news)}{self._trouble()}"
+                )
             if time.monotonic() > give_up_at:
                 raise ServerError(
-                    f"{self._program} did not answer within {START_SECONDS:g} s. Its log says:\n{_tail(news)}"
+                    f"{self._program} did not answer within {START_SECONDS:g} s. Its log says:\n"
+                    f"{_tail(news)}{self._trouble()}"
                 )
             time.sleep(0.005)
         return True
+
+    def _trouble(self) -> str:
+        trouble = trouble_in(self._directory) if self._directory is not None else ""
+        return f"\n{trouble}" if trouble else ""
 
     def _write_config(self, port: int) -> None:
         assert self._directory is not None

@@ -9,6 +9,7 @@ from typing import Any
 from choreo.delivery.dead_letter import DeadLetter, Reason
 from choreo.delivery.signals import SIGNALS
 from choreo.errors import DeadLetterError, EnvelopeError
+from choreo.events.lineage import lineage_of
 from choreo.events.message import Message
 from choreo.store.parts import key_of, name_of, packed
 from choreo.store.port import Store
@@ -65,7 +66,8 @@ class DeadLetters:
         if parts and _is_signal(letter):
             message = replace(letter.message, headers=letter.message.headers | {"retries": 0})
         elif letter.envelopes:
-            message = Message.carrying(letter.envelopes[0], exchange="", routing_key=queue)
+            lineage = lineage_of(letter.message.headers)
+            message = Message.carrying(letter.envelopes[0], exchange="", routing_key=queue, lineage=lineage)
         else:
             message = letter.message
         scheduled = Scheduled(f"replay:{letter.id}", message)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ from choreo.errors import JoinError
 from choreo.events.envelope import Envelope
 from choreo.store import Claim, Outcome, Scheduled, Settlement, Store, Verdict, Waiting, deadline_id
 from choreo.store.parts import by_type, key_of, unit_of, unpacked
+from choreo.store.schedule import DEADLINE_PREFIX
 
 logger = logging.getLogger(__name__)
 
@@ -136,8 +138,11 @@ class Joins:
         """
         Return up to ``limit`` pending joins of one handler, soonest deadline first. ``after`` is `Page.after`.
 
-        The next page may miss joins that begin, or are settled, while pages are read.
+        The next page may miss joins that begin, or are settled, while pages are read. Raises `JoinError` for an
+        ``after`` that is no cursor.
         """
+        if after and not _is_cursor(after):
+            raise JoinError(f"{after!r} is no place in a list of joins. The list before ends with the next place.")
         description = self._description(handler)
         units, cursor = self._store.waiting(handler, limit, after)
         seen = (self._store.look(handler, unit) for unit in units)
@@ -272,3 +277,11 @@ def _missing(
 
 def _moment(seconds: float) -> datetime:
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
+
+
+def _is_cursor(text: str) -> bool:
+    score, _, last = text.partition(" ")
+    try:
+        return math.isfinite(float(score)) and last.startswith(DEADLINE_PREFIX)
+    except ValueError:
+        return False

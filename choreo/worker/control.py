@@ -9,19 +9,40 @@ import re
 from typing import Any
 
 from celery.app.control import Control
+from celery.utils.functional import maybe_list
+
+#: The position of ``limit`` in the arguments of Celery's `broadcast` behind ``destination``.
+_POSITION_OF_LIMIT = 4
 
 
 def nodes_of(service: str) -> str:
-    """The regular expression for the node names of a service: ``payment@host``, ``payment.fast@host``."""
+    """The regular expression for the node names of a service: ``payment@...``, ``payment.fast@...``."""
     return f"{re.escape(service)}[.@]"
 
 
 def node_name(service: str, hostname: str) -> str:
-    """The node name of a worker of this service. ``hostname`` is Celery's, from `-n`: the service's name is put in."""
+    """
+    The node name of a worker of this service: ``payment@payment.host``. ``hostname`` is Celery's, from `-n`.
+
+    The service's name is put before both parts. Exporters of metrics read only the host's part: with the same one, the
+    workers of all services of a machine would be one to them.
+    """
     name, _, host = hostname.partition("@")
     if name == "celery":
-        return f"{service}@{host}"
-    return hostname if re.match(nodes_of(service), hostname) else f"{service}.{name}@{host}"
+        name = service
+    elif not re.match(nodes_of(service), hostname):
+        name = f"{service}.{name}"
+    return f"{name}@{_host_of(service, host)}"
+
+
+def full_name(node: str) -> str:
+    """The whole name of a node that a person may have shortened: ``payment@payment.host`` for ``payment@host``."""
+    name, at, host = node.partition("@")
+    return f"{name}@{_host_of(name.partition('.')[0], host)}" if at else node
+
+
+def _host_of(service: str, host: str) -> str:
+    return host if host == service or host.startswith(f"{service}.") else f"{service}.{host}"
 
 
 class ServiceControl(Control):
@@ -30,7 +51,17 @@ class ServiceControl(Control):
     def broadcast(
         self, command: str, arguments: Any = None, destination: Any = None, *args: Any, **options: Any
     ) -> Any:
-        """Send a command to ``destination``, or to the workers that ``pattern`` matches, or to this service's own."""
-        if destination is None and not options.get("pattern"):
+        """
+        Send a command to ``destination``, or to the workers that ``pattern`` matches, or to this service's own.
+
+        ``destination`` may have the short names: ``payment@host``, see `full_name`.
+        """
+        if destination is not None:
+            nodes = maybe_list(destination)
+            destination = list(dict.fromkeys([*nodes, *map(full_name, nodes)]))
+            if len(args) < _POSITION_OF_LIMIT:
+                # Each node has one of its two names, and the answers of all are enough.
+                options["limit"] = options.get("limit") or len(nodes)
+        elif not options.get("pattern"):
             options.update(pattern=nodes_of(self.app.service_name), matcher="pcre")
         return super().broadcast(command, arguments, destination, *args, **options)

@@ -18,6 +18,7 @@ from choreo.delivery.join import delivery_to
 from choreo.delivery.notice import park
 from choreo.errors import EnvelopeError, StoreError
 from choreo.events.envelope import Envelope
+from choreo.events.lineage import Lineage
 from choreo.events.message import Message, parsed
 from choreo.worker.outage import outlast
 from choreo.worker.task import SafeTask
@@ -74,7 +75,7 @@ class HandlerTask(SafeTask):
         """The delivery of this run. Raises `EnvelopeError` if the handler cannot take such an event."""
         request = self.request
         redelivered = bool((request.delivery_info or {}).get("redelivered"))
-        return self.make_delivery(envelope, request.retries + 1, redelivered=redelivered)
+        return self.make_delivery(envelope, request.retries + 1, redelivered=redelivered, lineage=lineage_in(request))
 
     def make_delivery(self, envelope: Envelope, attempt: int, **options: Any) -> Delivery:
         """A delivery to this handler. ``options`` are those of `Delivery`, and so are the errors."""
@@ -89,6 +90,11 @@ class HandlerTask(SafeTask):
             return
         body = json.dumps([[event], {}, {}], ensure_ascii=False).encode(errors="surrogatepass")
         park(runtime, self.name, Message("", queue, body, {"task": self.name}), error)
+
+
+def lineage_in(request: Any) -> Lineage:
+    """The lineage of the run that Celery's request is for."""
+    return Lineage(request.root_id, request.parent_id)
 
 
 def read(event: str | dict[str, Any]) -> Envelope:

@@ -1,4 +1,4 @@
-"""The worker program: `celery -A handlers.payment worker` runs as node ``payment@host`` without `-n`."""
+"""The worker program: `celery -A handlers.payment worker` is node ``payment@payment.host``."""
 
 import gc
 from socket import gethostname
@@ -9,6 +9,7 @@ from celery.apps.worker import Worker
 from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.exceptions import ImproperlyConfigured
 
+from choreo.worker import panel as panel  # it changes Celery's remote control commands
 from choreo.worker.control import node_name
 from choreo.worker.task import SafeTask
 
@@ -20,7 +21,7 @@ class ServiceWorker(Worker):
     """
     Celery's worker, named after its service. It refuses to start with settings that would break a promise.
 
-    ``-n fast@%h`` is node ``payment.fast@host``: the name must begin with the service, see `ServiceControl`.
+    ``-n fast@%h`` is node ``payment.fast@payment.host``: see `choreo.worker.control.node_name`.
     Raises `ImproperlyConfigured` for the eventlet pool, for a time limit in a pool that cannot enforce it (every pool
     but prefork), and for ``task_annotations`` that would lose events.
     """

@@ -1,7 +1,8 @@
 """Worker events (Celery's own events, which Flower reads), sent in fewer and larger messages."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from time import monotonic, time
 from typing import Any
 
@@ -75,6 +76,8 @@ class ServiceDispatcher(EventDispatcher):
 
     def send(self, type: str, **fields: Any) -> None:  # noqa: A002 - Celery's name
         """Send or collect a worker event, as Celery does; the most frequent ones in a shorter way."""
+        if self._queues and type == "task-received":
+            self._tell_sent(fields)
         if type in _OFTEN and self._is_collecting:
             self._collect(self._event(type, **fields))
         else:
@@ -86,7 +89,7 @@ class ServiceDispatcher(EventDispatcher):
         name: str,
         args: str,
         root_id: str,
-        parent_id: str,
+        parent_id: str | None,
         received: float,
         started: float,
         result: str,
@@ -99,6 +102,8 @@ class ServiceDispatcher(EventDispatcher):
         """
         facts = received_facts(name, args, root_id, parent_id)
         if self._is_collecting:
+            if self._queues:
+                self._tell_sent({"uuid": uuid, **facts, "timestamp": received})
             self._collect(
                 self._event("task-received", received, uuid=uuid, **facts),
                 self._event("task-started", started, uuid=uuid),
@@ -108,6 +113,29 @@ class ServiceDispatcher(EventDispatcher):
             self.send("task-received", timestamp=received, uuid=uuid, **facts)
             self.send("task-started", timestamp=started, uuid=uuid)
             self.send("task-succeeded", uuid=uuid, result=result, runtime=runtime)
+
+    @cached_property
+    def _queues(self) -> Mapping[str, str]:
+        """
+        The tasks whose messages choreo sends, with their queues, if ``task_send_sent_event`` is on; else empty.
+
+        Celery sends the worker event "task-sent" for all other tasks.
+        """
+        runtime = getattr(self.app, "runtime", None)
+        if runtime is None or not self.app.conf.task_send_sent_event:
+            return {}
+        return {name: runtime.queue_of(name) for name in runtime.owners()}
+
+    def _tell_sent(self, received: Mapping[str, Any]) -> None:
+        """
+        Send "task-sent" for a task that was received. Exporters of metrics learn the queue of a task from it.
+
+        The publisher cannot send it: it does not know the queues.
+        """
+        queue = self._queues.get(received.get("name", ""))
+        if queue is not None:
+            facts = {name: fact for name, fact in received.items() if name != "type"}
+            self.send("task-sent", **facts, queue=queue, exchange="", routing_key=queue)
 
     @property
     def _is_collecting(self) -> bool:
@@ -182,7 +210,7 @@ class ServiceDispatcher(EventDispatcher):
             self._group_buffer[group].extend(events)
 
 
-def received_facts(name: str, args: str, root_id: str, parent_id: str) -> dict[str, Any]:
+def received_facts(name: str, args: str, root_id: str, parent_id: str | None) -> dict[str, Any]:
     """The fields of the worker event "task-received" for a task that is received for the first time."""
     about = {"name": name, "args": args, "kwargs": "", "root_id": root_id, "parent_id": parent_id}
     return {**about, "retries": 0, "eta": None, "expires": None}

@@ -241,8 +241,8 @@ def test_a_success_is_told_counted_and_acked(start: Start, way: str):
         "name": HANDLER,
         "args": "order.placed ORD-1",
         "kwargs": "",
-        "root_id": "story-1",
-        "parent_id": "e-1",
+        "root_id": task_id(identity_of("e-1"), HANDLER),
+        "parent_id": None,
         "retries": 0,
         "eta": None,
         "expires": None,
@@ -287,7 +287,7 @@ def test_a_handler_finds_the_request_and_the_worker_knows_of_it(start: Start, wa
     assert facts["short"] == facts["id"] == task_id(identity_of("e-1"), HANDLER)
     assert facts["task"] == facts["type"] == HANDLER
     assert facts["correlation_id"] is None or isinstance(facts["correlation_id"], str)
-    assert (facts["root_id"], facts["parent_id"], facts["retries"]) == ("story-1", "e-1", 0)
+    assert (facts["root_id"], facts["parent_id"], facts["retries"]) == (facts["id"], None, 0)
     assert facts["delivery_info"]["routing_key"] == worker.queues[0].name
     assert facts["hostname"] == "shop@here"
     assert facts["is_eager"] is False
@@ -609,7 +609,7 @@ def test_what_a_handler_sets_in_its_request_stays(start: Start, way: str):
 
     worker.run()
 
-    assert seen == [("another", "e-1")]
+    assert seen == [("another", None)]
 
 
 def test_nobody_finds_a_request_that_is_half_made(start: Start, monkeypatch: pytest.MonkeyPatch):
@@ -625,11 +625,11 @@ def test_nobody_finds_a_request_that_is_half_made(start: Start, monkeypatch: pyt
 
     def look() -> None:
         request = current_task.request
-        first = threading.Thread(target=lambda: request.root_id)
+        first = threading.Thread(target=lambda: request.task)
         first.start()
         assert making.wait(DEADLINE)
         seen.append("")
-        seen.append(request.root_id)
+        seen.append(request.task)
         first.join()
 
     monkeypatch.setattr(HandlerQueue, "prepare", slowly)
@@ -639,7 +639,7 @@ def test_nobody_finds_a_request_that_is_half_made(start: Start, monkeypatch: pyt
     worker.run()
 
     assert worker.short == 1
-    assert seen == ["", "story-1"]
+    assert seen == ["", HANDLER]
 
 
 def test_a_run_can_be_copied(start: Start):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
@@ -25,7 +26,7 @@ LOGIN = "me:secret"
 COURIER = """
     from choreo import Context, Envelope, PermanentFailure, Retry, RetryLater, Service
 
-    app = Service("courier")
+    app = Service("courier", task_send_sent_event=True)
 
     @app.on("order.placed")
     def deliver(order: Envelope) -> None:
@@ -49,13 +50,14 @@ class Flower:
         self.url = url
         self._guest = Service("guest", config=None)
         self._guest.conf.broker_url = broker_url
+        self.password = urlsplit(broker_url).password
 
     def place_order(self, subject: str) -> Envelope:
         order = OrderPlaced(customer_id="alice", restaurant_id="pizza-place", items=["soup"], total_cents=2500)
         return self._guest.publish(order, subject)
 
-    def get(self, path: str, login: str | None = LOGIN) -> tuple[int, str]:
-        request = urllib.request.Request(self.url + path)
+    def get(self, path: str, login: str | None = LOGIN, host: str = "") -> tuple[int, str]:
+        request = urllib.request.Request(self.url + path, headers={"Host": host} if host else {})
         if login is not None:
             request.add_header("Authorization", f"Basic {base64.b64encode(login.encode()).decode()}")
         try:
@@ -108,24 +110,63 @@ def flower(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flower]:
             stranger.start()
             platform.wait_ready()
             stranger.wait_ready()
+            # A service whose workers are all down.
+            ghost = Service("ghost", config=None, broker=platform.broker_url, set_as_current=False)
+            ghost.on("order.placed", name="haunt")(_haunt)
+            ghost.runtime.introduce()
             flower = Flower(platform.start_flower(), platform.broker_url)
             # Flower listens to worker events when it has heard a heartbeat of each; what came before, it has missed.
             eventually(lambda: len(flower.workers()) == 3, reason="Flower has heard of all workers")
             yield flower
 
 
+def _haunt(order: Envelope) -> None: ...
+
+
 def test_each_handler_of_an_event_has_a_row_of_its_own(flower: Flower) -> None:
-    event = flower.place_order("ORD-1")
+    flower.place_order("ORD-1")
 
     charge = flower.row("payment.charge_customer", "order.placed ORD-1", "SUCCESS")
     award = flower.row("loyalty.award_points", "payment.charged ORD-1", "SUCCESS")
 
     assert charge["worker"].startswith("payment@")
     assert award["worker"].startswith("loyalty@")
-    assert charge["parent_id"] == event.id
-    assert charge["root_id"] == award["root_id"] == event.correlation_id
     assert charge["result"] == "'announced payment.charged ORD-1'"
     assert charge["retries"] == 0
+
+
+def test_a_run_is_the_child_of_the_run_that_announced_its_event(flower: Flower) -> None:
+    flower.place_order("ORD-7")
+
+    charge = flower.row("payment.charge_customer", "order.placed ORD-7", "SUCCESS")
+    award = flower.row("loyalty.award_points", "payment.charged ORD-7", "SUCCESS")
+
+    assert charge["parent_id"] is None
+    assert award["parent_id"] == award["root_id"] == charge["root_id"] == charge["uuid"]
+    # The links of the page lead somewhere.
+    assert f"/task/{charge['uuid']}" in flower.get(f"/task/{award['uuid']}")[1]
+    status, page = flower.get(f"/task/{charge['uuid']}")
+    assert status == 200
+    assert f"/task/{award['uuid']}" in page
+
+
+def test_a_run_stays_the_child_through_retries_and_so_does_its_dead_letter(flower: Flower) -> None:
+    flower.place_order("ORD-8")
+
+    ring = flower.row("courier.ring_bell", "order.placed ORD-8", "SUCCESS")
+    failure = flower.row("courier.collect_tip", "order.placed ORD-8", "FAILURE")
+    letter = flower.row("courier.dead_letters", "courier.collect_tip: order.placed ORD-8", "SUCCESS")
+
+    assert (ring["root_id"], ring["parent_id"]) == (ring["uuid"], None)
+    assert letter["parent_id"] == letter["root_id"] == failure["uuid"]
+
+
+def test_an_exporter_learns_the_queues_of_a_service_that_asks_for_it(flower: Flower) -> None:
+    flower.place_order("ORD-9")
+    flower.row("courier.collect_tip", "order.placed ORD-9", "FAILURE")
+
+    eventually(lambda: flower.count("courier.collect_tip", "task-sent"), reason="its task-sent is counted")
+    assert flower.count("payment.charge_customer", "task-sent") == 0
 
 
 def test_two_services_that_hear_the_same_event_have_two_rows(flower: Flower) -> None:
@@ -135,7 +176,6 @@ def test_two_services_that_hear_the_same_event_have_two_rows(flower: Flower) -> 
     deliver = flower.row("courier.deliver", "order.placed ORD-2", "RETRY")
 
     assert charge["uuid"] != deliver["uuid"]
-    assert charge["parent_id"] == deliver["parent_id"]
     assert deliver["worker"].startswith("courier@")
 
 
@@ -190,11 +230,36 @@ def test_the_page_of_each_worker_opens(flower: Flower) -> None:
         assert name in page
 
 
-def test_the_page_of_the_broker_lists_the_queues(flower: Flower) -> None:
+def test_the_page_of_the_broker_lists_the_queues_also_of_a_service_that_is_down(flower: Flower) -> None:
     status, page = flower.get("/broker")
 
     assert status == 200, page
     assert "payment.charge_customer" in page
+    assert "ghost.haunt" in page
+    assert "ghost.haunt" in [queue["name"] for queue in flower.json("/api/queues/length")["active_queues"]]
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}", "127.0.0.1.evil.example", "[::2]:{port}"])
+@pytest.mark.parametrize("path", ["/", "/broker", "/api/workers", "/static/css/flower.css", "/healthcheck"])
+def test_a_foreign_host_is_refused(flower: Flower, host: str, path: str) -> None:
+    port = flower.url.rpartition(":")[2]
+
+    assert flower.get(path, host=host.format(port=port))[0] == 403
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:{port}", "127.0.0.1:{port}", "[::1]:{port}"])
+def test_this_machine_has_several_names(flower: Flower, host: str) -> None:
+    assert flower.get("/workers", host=host.format(port=flower.url.rpartition(":")[2]))[0] == 200
+
+
+def test_no_page_shows_the_password_of_the_broker(flower: Flower) -> None:
+    paths = ["/", "/workers", "/tasks", "/broker", "/metrics", "/api/workers?refresh=1", "/api/tasks"]
+    paths += [f"/worker/{name}" for name in flower.workers()]
+
+    pages = [flower.get(path)[1] for path in paths]
+
+    assert flower.password
+    assert not [path for path, page in zip(paths, pages, strict=True) if flower.password in page]
 
 
 @pytest.mark.parametrize("path", ["/", "/tasks", "/workers", "/broker", "/api/tasks", "/api/workers"])

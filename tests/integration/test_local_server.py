@@ -3,13 +3,17 @@
 import os
 import socket
 import stat
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 import redis
 
+from choreo.local import Platform
 from choreo.local import server as module
+from choreo.local.platform import PlatformError
 from choreo.local.server import EmbeddedServer, NoServerError, ServerError, find_program
 from tests.waiting import eventually
 
@@ -24,6 +28,25 @@ def directory_of(server: EmbeddedServer) -> Path:
 
 def process_of(server: EmbeddedServer) -> psutil.Process:
     return psutil.Process(int(client(server).info("server")["process_id"]))
+
+
+@pytest.fixture
+def full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A file system with room for some small files, for temporary directories."""
+    directory = tmp_path / "full"
+    directory.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", directory], capture_output=True, text=True
+    )
+    if made.returncode:
+        pytest.skip(f"needs the right to mount a file system: {made.stderr.strip()}")
+    try:
+        # One page stays: Python takes a directory for temporary files if it can write four bytes there.
+        (directory / "fill").write_bytes(bytes(60 * 1024))
+        monkeypatch.setattr("tempfile.tempdir", str(directory))
+        yield directory
+    finally:
+        subprocess.run(["umount", "--lazy", directory], check=True)
 
 
 def script(path: Path, source: str) -> Path:
@@ -121,6 +144,43 @@ def test_a_server_that_does_not_start_shows_its_log(tmp_path: Path) -> None:
 
     with pytest.raises(ServerError, match=r"(?s)ended with exit code 4.*the disk is on fire"):
         EmbeddedServer(program=program).start()
+
+
+def test_a_server_on_a_full_disk_says_so(full: Path) -> None:
+    with pytest.raises(ServerError, match=rf"(?s)written to {full}/choreo-server-\w+: No space left.*TMPDIR"):
+        EmbeddedServer(persistent=True).start()
+
+    assert [path.name for path in full.iterdir()] == ["fill"]
+
+
+def test_a_platform_on_a_full_disk_says_so(full: Path, redis_url: str) -> None:
+    with (
+        pytest.raises(PlatformError, match=rf"written to {full}/choreo-logs-\w+: No space left on device"),
+        Platform("handlers", broker_url=redis_url),
+    ):
+        pass
+
+    with (
+        pytest.raises(PlatformError, match=rf"written to {full}/logs: No space left on device"),
+        Platform("handlers", broker_url=redis_url, directory=full / "logs"),
+    ):
+        pass
+
+
+def test_no_temporary_directory_at_all_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+
+    with pytest.raises(ServerError, match=r"make a temporary directory for the embedded server: No such file.*TMPDIR"):
+        EmbeddedServer().start()
+
+
+def test_a_program_that_cannot_be_run_is_said(tmp_path: Path) -> None:
+    (tmp_path / "server").write_text("no program")
+
+    with pytest.raises(ServerError, match=r"(?s)exit code 127 .*did not start: .*Permission denied"):
+        EmbeddedServer(program=tmp_path / "server").start()
+    with pytest.raises(ServerError, match=r"(?s)exit code 127 .*did not start: .*No such file"):
+        EmbeddedServer(program=tmp_path / "gone").start()
 
 
 def test_a_server_that_does_not_answer_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

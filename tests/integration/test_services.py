@@ -109,7 +109,7 @@ def inspect(world: World, service: str, *commands: str) -> list[dict[str, Any]]:
 def test_celerys_inspect_asks_this_service_and_no_other(world: World):
     ping, registered, queues = inspect(world, "payment", "ping", "registered", "active_queues")
 
-    node = f"payment@{gethostname()}"
+    node = f"payment@payment.{gethostname()}"
     assert ping == {node: {"ok": "pong"}}
     assert set(registered) == set(queues) == {node}
     assert {"payment.charge", "payment.dead_letters"} <= set(registered[node])

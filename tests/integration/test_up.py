@@ -4,11 +4,13 @@ import os
 import queue
 import re
 import signal
+import stat
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import psutil
@@ -46,6 +48,15 @@ def hear(order: OrderPlaced) -> None:
 """
 
 
+SEED = """
+from shop.events import OrderPlaced
+from shop.payment import app as payment
+
+payment.publish(OrderPlaced(customer_id="seeded", restaurant_id="r", items=[], total_cents=1))
+raise SystemExit("seed was imported")
+"""
+
+
 @pytest.fixture
 def here(tmp_path: Path) -> Path:
     """A project directory with a package of two services, `shop`."""
@@ -55,7 +66,13 @@ def here(tmp_path: Path) -> Path:
     (directory / "shop" / "events.py").write_text(EVENTS)
     for name in ("kitchen", "payment"):
         (directory / "shop" / f"{name}.py").write_text(SERVICE.format(name))
-    (directory / "celeryconfig.py").write_text("import os\nbroker_url = os.environ['CHOREO_BROKER_URL']\n")
+    # Modules without a handler, which publish when they are imported, are not imported.
+    (directory / "shop" / "seed.py").write_text(SEED)
+    (directory / "shop" / "web.py").write_text(f"from choreo import Service\napp = Service('web')\n{SEED}")
+    (directory / "celeryconfig.py").write_text(
+        "import os\nbroker_url = os.environ['CHOREO_BROKER_URL']\n"
+        "choreo_store_url = os.environ.get('CHOREO_STORE_URL')\n"
+    )
     return directory
 
 
@@ -151,6 +168,7 @@ def test_a_developer_starts_everything_announces_an_event_and_stops_with_ctrl_c(
 
     header = tool.said
     assert "Starting 2 services of shop: kitchen, payment ..." in header
+    assert "Not started, since no handler is declared for it: web (shop.web)." in header
     assert re.search(r"^  broker  redis://:\*\*@127\.0\.0\.1:\d+/0  \(embedded", header, re.MULTILINE)
     assert "  choreo publish order.placed --package shop --subject ORDER-1 --data '{" in header
     assert max(map(len, header.splitlines())) <= 80
@@ -204,18 +222,35 @@ def test_nothing_is_left_when_it_is_killed(here: Path, environment: dict[str, st
     eventually(lambda: not list((tmp_path / "tmp").iterdir()))
 
 
-def test_the_password_of_a_given_broker_is_not_shown(
+def test_the_printed_lines_reach_a_given_broker_and_store_and_show_no_password(
     here: Path, environment: dict[str, str], redis_url: str, tmp_path: Path
 ) -> None:
-    logs = tmp_path / "logs"
-    tool = Up(
-        here, environment, "shop", "--broker", redis_url, "--only", "payment", "--pool", "solo", "--logs", str(logs)
-    )
+    logs, (before, _, _) = tmp_path / "logs", redis_url.rpartition("/")
+    broker, store = f"{before}/7", f"{before}/8"
+    where = ["--broker", broker, "--store", store, "--logs", str(logs)]
+    tool = Up(here, environment, *where, "--only", "payment", "--pool", "solo")
     tool.wait_for("^Ctrl-C stops everything")
-
-    assert redis_url not in tool.said
+    password = urlsplit(redis_url).password
+    assert password
+    assert password not in tool.said
     assert "embedded" not in tool.said
+
+    lines = re.search(r"^  (\. .*\n  choreo publish (?s:.*?)')\n\n", tool.said, re.MULTILINE)
+    assert lines is not None
+    private = Path(lines[1].partition("\n")[0].removeprefix(". "))
+    assert stat.S_IMODE(private.stat().st_mode) == 0o600
+    command = lines[1].replace("choreo publish", f"'{CHOREO}' publish")
+    command += f"\n'{CHOREO}' dead-letters list payment"
+    done = subprocess.run(
+        ["sh", "-e", "-c", command], cwd=here, env=environment, capture_output=True, text=True, timeout=DEADLINE
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    # It is the store that was given: the service has made itself known there.
+    assert "No dead letters of payment." in done.stdout
+    tool.wait_for(r"^payment  \d\d:\d\d:\d\d WARNING payment heard of ")
+
     assert tool.end(signal.SIGINT) == 0
+    assert not private.exists()
     assert "ready." in (logs / "payment.log").read_text()
 
 
@@ -232,6 +267,9 @@ def test_workers_that_cannot_start_are_shown_and_nothing_is_left(here: Path, env
     [
         (["nowhere"], "There is no package or module 'nowhere' here."),
         (["json"], "No module of 'json' defines a service."),
+        (["shop.web"], "No service of 'shop.web' has a handler, so there is nothing to run: web (shop.web) can only"),
+        ([], "No package in this directory has services. Name one"),
+        (["shop", "--logs", "/proc/nowhere"], "choreo cannot make the directory of the logs, /proc/nowhere: "),
         (["shop", "--only", "kitchen,paiment"], "shop has no service 'paiment'; it has kitchen, payment."),
         (
             ["shop", "--broker", "redis://:secret@127.0.0.1:1/0"],
@@ -244,6 +282,7 @@ def test_what_cannot_be_is_refused_in_one_line(
     here: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], fault: str
 ) -> None:
     monkeypatch.syspath_prepend(here)
+    monkeypatch.chdir(here.parent)
     before = signal.getsignal(signal.SIGTERM)
 
     result = CliRunner().invoke(up, arguments, env={"CHOREO_BROKER_URL": None, "CHOREO_STORE_URL": None})

@@ -101,13 +101,13 @@ def test_a_list_as_json_is_one_object_a_line_that_can_be_read_back(stage):
 def test_an_unknown_service_is_refused_with_the_one_that_was_meant(stage, options):
     said = run("list", "paymnt", *options, code=1).output
 
-    assert "No service or handler named paymnt is known. Did you mean payment?" in said
+    assert "No service or handler named 'paymnt' is known. Did you mean payment?" in said
 
 
 def test_a_service_that_is_like_no_other_is_refused_with_those_that_are_known(stage):
     said = run("list", "payment", "xyz", code=1).output
 
-    assert "No service or handler named xyz is known. Known are: payment, payment.charge_the_customer" in said
+    assert "No service or handler named 'xyz' is known. Known are: payment, payment.charge_the_customer" in said
     assert "A service makes itself known when its worker starts." in said
 
 

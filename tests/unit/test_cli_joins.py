@@ -85,7 +85,14 @@ def test_a_list_can_be_of_some_handlers_only(stage):
     assert run("list", "driver").stdout == f"{ASSIGN}\n  nothing pending\n\n{SHIP}\n  nothing pending\n"
 
     said = run("list", "diver", code=1).output
-    assert "No join of diver is known. Known are: driver.assign_the_nearest_driver, driver.ship." in said
+    assert "No service or handler named 'diver' is known. Did you mean driver? A service makes itself known" in said
+
+
+@pytest.mark.parametrize("command", [["show"], ["cancel", "--reason", "x", "--yes"], ["fire"]])
+def test_an_unknown_handler_is_refused_with_the_known_ones(stage, command):
+    said = run(*command, "ORD-1", "--handler", "driver", code=1).output
+
+    assert "No join named 'driver' is known. Did you mean driver.ship?" in said
 
 
 def test_a_long_list_goes_on_where_it_ended(stage):

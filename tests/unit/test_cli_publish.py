@@ -64,7 +64,7 @@ def test_an_event_is_announced_under_its_subject(platform):
     ("event_type", "data", "said"),
     [
         ("parcel.wieghed", GOOD, "knows no event 'parcel.wieghed'. Did you mean parcel.weighed?"),
-        ("xyz", GOOD, "knows no event 'xyz'. It knows "),
+        ("xyz", GOOD, "knows no event 'xyz'. Known are: "),
         ("parcel.weighed", "{weight_grams: 5}", "not JSON: Expecting property name"),
         ("parcel.weighed", "{}", "not a valid parcel.weighed:\n  weight_grams: Field required\n"),
         ("parcel.weighed", '{"weight_grams": "heavy"}', "  weight_grams: Input should be a valid integer"),

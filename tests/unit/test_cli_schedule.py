@@ -69,5 +69,6 @@ def test_each_handler_is_one_json_object(stage: Stage):
 def test_an_unknown_name_is_refused_with_the_known_ones(stage: Stage):
     result = run("paymnt")
 
-    assert result.exit_code != 0
-    assert "no schedule of 'paymnt' is known. There are schedules of any service, payment" in str(result.exception)
+    assert result.exit_code == 1
+    assert "No service or handler named 'paymnt' is known. Did you mean payment?" in result.output
+    assert "Known are: delayed, payment, payment.charge, payment.dead_letters" in run("xyz").output

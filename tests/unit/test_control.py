@@ -4,24 +4,27 @@ import re
 
 import pytest
 from celery.app.control import Control
+from celery.utils.nodenames import nodesplit
 
-from choreo.worker.control import node_name, nodes_of
+from choreo.worker.control import full_name, node_name, nodes_of
 from tests.unit.stage import service
 
 
 @pytest.mark.parametrize(
     ("given", "node"),
     [
-        ("celery@host", "payment@host"),
-        ("payment@host", "payment@host"),
-        ("payment.fast@host", "payment.fast@host"),
-        ("w1@host", "payment.w1@host"),
-        ("payments@host", "payment.payments@host"),
+        ("celery@host", "payment@payment.host"),
+        ("payment@host", "payment@payment.host"),
+        ("payment.fast@host", "payment.fast@payment.host"),
+        ("w1@host", "payment.w1@payment.host"),
+        ("payments@host", "payment.payments@payment.host"),
+        ("payment@payment.default.svc", "payment@payment.default.svc"),
     ],
 )
 def test_a_worker_is_named_so_that_its_service_is_told_from_it(given: str, node: str) -> None:
     assert node_name("payment", given) == node
     assert re.match(nodes_of("payment"), node)
+    assert node_name("payment", node) == full_name(node) == node
 
 
 @pytest.mark.parametrize("node", ["payments@host", "loyalty@host", "pay@host", "xpayment@host", "payment_eu@host"])
@@ -49,9 +52,23 @@ def test_a_command_reaches_its_own_service_unless_told_otherwise(sent) -> None:
 
 
 def test_a_worker_of_another_service_can_be_named(sent) -> None:
-    service("payment").control.broadcast("ping", destination=["loyalty@host"])
+    service("payment").control.broadcast("ping", destination=["loyalty@loyalty.host"])
 
-    assert sent == [{"command": "ping", "destination": ["loyalty@host"]}]
+    assert sent == [{"command": "ping", "destination": ["loyalty@loyalty.host"], "limit": 1}]
+
+
+def test_a_worker_can_be_named_by_its_service_and_the_host(sent) -> None:
+    service("payment").control.broadcast("ping", destination=["loyalty.fast@host", "celery@host"])
+
+    # An ordinary worker of Celery has no other name.
+    nodes = ["loyalty.fast@host", "celery@host", "loyalty.fast@loyalty.host", "celery@celery.host"]
+    assert sent == [{"command": "ping", "destination": nodes, "limit": 2}]
+
+
+def test_two_services_on_one_host_are_two_hosts_to_an_exporter() -> None:
+    hosts = {nodesplit(node_name(name, "celery@host"))[1] for name in ("payment", "loyalty")}
+
+    assert len(hosts) == 2
 
 
 def test_inspect_and_shutdown_stay_in_the_service_too(sent) -> None:

@@ -6,9 +6,22 @@ from uuid import uuid4
 
 import pytest
 
-from choreo.local.discovery import DiscoveryError, FoundService, find_services
+from choreo.local.discovery import DiscoveryError, FoundService, find_services, only_package
+from choreo.local.discovery import Package as Found
 
-SERVICE = "from celery import Celery\napp = Celery('{0}')\napp.service_name = '{0}'\n"
+SERVICE = """
+from choreo import Event, Service
+
+class OrderPlaced(Event):
+    pass
+
+app = Service("{0}", config=None, set_as_current=False)
+
+@app.on(OrderPlaced)
+def hear(order: OrderPlaced) -> None: ...
+"""
+#: Ends the test if it is imported, as a script that publishes would begin to work.
+SCRIPT = "raise SystemExit('imported')"
 
 
 class Package:
@@ -71,7 +84,7 @@ def test_subpackages_are_searched_but_scripts_and_tests_are_not_even_imported(pa
     package.write("payment/__init__", "")
     package.write("payment/service", SERVICE.format("payment"))
     for module in ("__main__", "conftest", "test_payment", "tests/__init__"):
-        package.write(module, "raise SystemExit('imported')")
+        package.write(module, SCRIPT)
 
     assert package.modules() == {"payment": "payment.service"}
 
@@ -111,8 +124,11 @@ def test_two_services_in_one_module_are_refused(package: Package) -> None:
 @pytest.mark.parametrize(
     ("source", "fault"),
     [
-        ("import PACKAGE\nfare = 1 / 0", r"ZeroDivisionError: division by zero \(.*payment\.py, line 2\)"),
-        ("import no_such_library", r"ModuleNotFoundError: No module named 'no_such_library' \(.*payment\.py, line 1\)"),
+        ("fare = 1 / 0" + SERVICE, r"ZeroDivisionError: division by zero \(.*payment\.py, line 1\)"),
+        (
+            "import no_such_library" + SERVICE,
+            r"ModuleNotFoundError: No module named 'no_such_library' \(.*payment\.py, line 1\)",
+        ),
         ("def broken(:", r"SyntaxError: .*payment\.py, line 1\)"),
     ],
 )
@@ -123,3 +139,127 @@ def test_a_module_that_cannot_be_imported_is_named_with_the_line(package: Packag
         find_services(package.name)
 
     assert "\n" not in str(caught.value)
+
+
+#: Ways to make a service, and to declare a handler on it. PACKAGE stands for the package's name.
+HOMES = {
+    "from the package choreo": "import choreo\napp = choreo.Service('a', config=None)\n@app.on('a.b')\ndef f(e): ...",
+    "under another name": (
+        "from choreo import Service as S\napp: S = S('a', config=None)\n@app.join('a.b', 'a.c')\ndef f(b, c): ..."
+    ),
+    "as a task": "from choreo import Service\napp = Service('a', config=None)\n@app.task\ndef tidy(): ...",
+    "by a call": "from choreo import Service\napp = Service('a', config=None)\napp.on('a.b')(print)",
+    "by an alias": "from choreo import Service\napp = Service('a', config=None)\nhear = app.on\nhear('a.b')(print)",
+    "in a block": (
+        "from choreo import Service\ntry:\n    app = Service('a', config=None)\nfinally:\n    pass\n"
+        "for kind in ('a.b', 'a.c'):\n    app.on(kind)(print)"
+    ),
+    "of a class of one's own": (
+        "from PACKAGE.base import Shop\napp = Shop('a', config=None)\n@app.on('a.b')\ndef f(e): ..."
+    ),
+    "in a factory": "from PACKAGE.base import make\napp = make('a')",
+    "by a function of another module": (
+        "from choreo import Service\nfrom PACKAGE.base import declare\napp = Service('a', config=None)\ndeclare(app)"
+    ),
+    "in a module that is included": "from choreo import Service\napp = Service('a', config=None, include=['handlers'])",
+}
+BASE = """
+from choreo import Service
+
+class Shop(Service):
+    pass
+
+def declare(app):
+    @app.on("a.b")
+    def hear(event): ...
+
+def make(name):
+    app = Service(name, config=None)
+    declare(app)
+    @app.on("a.c")
+    def hear_too(event): ...
+    return app
+"""
+
+
+@pytest.mark.parametrize("way", HOMES)
+def test_a_service_is_found_however_it_is_made(package: Package, way: str) -> None:
+    package.write("base", BASE)
+    package.write("home", HOMES[way])
+
+    known = Found(package.name)
+
+    assert known.modules == [f"{package.name}.home"]
+    assert known.homes == {(f"{package.name}.home", "app")}
+
+
+def test_a_service_whose_handlers_are_declared_elsewhere_is_found(package: Package) -> None:
+    package.write("__init__", "from .payment import app")
+    package.write("payment", "from choreo import Service\napp = Service('payment', config=None)")
+    package.write("charging", "from . import app\n@app.on('order.placed')\ndef charge(order): ...")
+
+    assert Found(package.name).homes == {(f"{package.name}.payment", "app")}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from PACKAGE.payment import app\nfor _ in range(9): app.publish(1)",
+        "from choreo import Service\napp = Service('seed', config=None)\napp.publish(1)",
+        "import choreo\nweb = choreo.Service(name='web')\nnames = ', '.join(['a'])\nprint(names)",
+        "from PACKAGE.payment import OrderPlaced, app\norders = [OrderPlaced()]\napp.publish_many(orders)",
+        "import os\npath = os.path.join('a', 'b')\nlogger = print(path)",
+        "class Bus:\n    def on(self, name): ...\n",
+    ],
+)
+def test_a_module_without_handlers_is_not_run(package: Package, source: str) -> None:
+    package.write("payment", SERVICE.format("payment"))
+    package.write("other", f"{source}\n{SCRIPT}")
+
+    assert package.modules() == {"payment": "payment"}
+
+
+def test_a_service_that_only_publishes_is_named(package: Package) -> None:
+    package.write("web", f"from choreo import Service\napp = Service('web')\n{SCRIPT}")
+
+    assert Found(package.name).silent == {"web": f"{package.name}.web"}
+    with pytest.raises(DiscoveryError, match=rf"there is nothing to run: web \({package.name}\.web\) can only publish"):
+        find_services(package.name)
+
+
+def test_events_are_read_from_the_source(package: Package) -> None:
+    package.write(
+        "events",
+        """
+        from choreo import Event
+        raise SystemExit("imported")
+
+        class Base(Event, abstract=True): ...
+        class OrderPlaced(Base): ...
+        class OrderSent(Event, type="order.left_the_house"): ...
+        class Order: ...
+        """,
+    )
+    package.write("payment", "from .events import OrderPlaced as Placed\nimport json\n")
+
+    events = f"{package.name}.events"
+    assert Found(package.name).events == {
+        "order.placed": (events, "OrderPlaced"),
+        "order.left_the_house": (events, "OrderSent"),
+    }
+    assert Found(f"{package.name}.payment").events == {"order.placed": (events, "OrderPlaced")}
+
+
+def test_the_only_package_of_a_directory_need_not_be_named(package: Package) -> None:
+    here = package.directory.parent
+    with pytest.raises(DiscoveryError, match="No package in this directory has services"):
+        only_package(here)
+
+    package.write("payment", SERVICE.format("payment"))
+    (here / "seed.py").write_text(SCRIPT)
+    assert only_package(here) == package.name
+
+    other = Package(here)
+    other.write("payment", SERVICE.format("payment"))
+    with pytest.raises(DiscoveryError, match=r"Several packages here have services: shop_\w+, shop_\w+\. Name one"):
+        only_package(here)

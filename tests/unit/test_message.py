@@ -5,9 +5,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from choreo.events.lineage import NO_LINEAGE, Lineage, lineage_of
 from choreo.events.message import EVENT_TASK, Message, parsed
 from tests.unit.events import OrderPlaced, envelope
 
@@ -21,11 +23,22 @@ def test_an_event_travels_as_an_ordinary_celery_task_message():
     assert (args, kwargs, embed) == ([ORDER.to_wire()], {}, {})
     assert message.headers["task"] == EVENT_TASK
     assert message.headers["id"] == "e-1"
-    assert message.headers["root_id"] == "story-1"
-    assert message.headers["parent_id"] == "e-0"
+    assert (message.headers["root_id"], message.headers["parent_id"]) == (None, None), "no task has announced it"
     assert message.headers["argsrepr"] == "order.placed ORD-1"
     assert message.headers["retries"] == 0
     assert message.content_type == "application/json"
+
+
+def test_an_event_names_the_task_that_announced_it():
+    message = Message.carrying(ORDER, exchange="", routing_key="", lineage=Lineage("t-0", "t-1"))
+
+    assert (message.headers["root_id"], message.headers["parent_id"]) == ("t-0", "t-1")
+    assert lineage_of(message.headers) == Lineage("t-0", "t-1")
+
+
+@pytest.mark.parametrize("strange", [7, "", "x" * 256, "\ud800", "a\nb", ["t-1"]])
+def test_what_is_no_id_is_no_lineage(strange: Any):
+    assert lineage_of({"root_id": strange, "parent_id": strange}) == NO_LINEAGE
 
 
 def test_an_attempt_says_how_many_came_before():

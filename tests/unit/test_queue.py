@@ -115,11 +115,18 @@ def test_a_delivery_becomes_a_run_of_the_queues_handler(rig):
     headers = headers_of(message)
     assert headers["task"] == HANDLER
     assert headers["id"] == task_id(identity_of("e-1"), HANDLER)
-    assert headers["parent_id"] == "e-1"
-    assert headers["root_id"] == "story-1"
+    assert headers["parent_id"] is None
+    assert headers["root_id"] == headers["id"], "no task has announced it, so the run is the root"
     assert headers["argsrepr"] == "order.placed ORD-1"
     assert headers["retries"] == 0
     assert rig.parked == rig.channel.answers == []
+
+
+def test_a_run_is_the_child_of_the_task_that_announced_its_event(rig):
+    rig.deliver(headers=dict(GOOD.headers) | {"root_id": "t-0", "parent_id": "t-1"})
+
+    headers = headers_of(rig.ran[0])
+    assert (headers["root_id"], headers["parent_id"]) == ("t-0", "t-1")
 
 
 def test_whatever_celery_sends_again_comes_back_to_this_queue_only(rig):

@@ -435,6 +435,21 @@ def test_eager_tasks_are_no_eager_handlers_and_publishing_says_so(caplog):
     assert "use choreo.testing.stage(app)" in caplog.text
 
 
+def test_without_a_broker_eager_tasks_are_told_where_handlers_run():
+    app = Service("payment", config=None, set_as_current=False, task_always_eager=True)
+
+    with pytest.raises(DeclarationError, match=r"broker_url is not set.*use choreo\.testing\.stage\(app\)"):
+        app.publish(OrderPlaced(customer_id="alice"))
+
+
+def test_list_bindings_on_rabbitmq_says_what_it_needs(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyrabbit", None)
+    connection = Service("payment", config=None, broker="amqp://nowhere//", set_as_current=False).connection()
+
+    with pytest.raises(ClickException, match=r"the package pyrabbit\. `rabbitmqctl list_bindings` shows them"):
+        assert connection.manager
+
+
 def test_on_a_stage_eager_tasks_need_no_word(caplog):
     app = service("payment", task_always_eager=True)
 

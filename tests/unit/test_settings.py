@@ -1,7 +1,10 @@
 """The settings of a service: which names there are, and whose value wins."""
 
+import importlib
 import logging
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -203,3 +206,49 @@ def test_an_ordinary_task_keeps_its_result_and_a_handler_does_not():
     assert app.tasks[add.name].ignore_result is False
     assert app.tasks["payment.charge"].ignore_result is True
     assert app.tasks["payment.dead_letters"].ignore_result is True
+
+
+PLACES = {
+    "broker_url": "amqp://me:hunter2@a//",
+    "broker_read_url": ["redis://:hunter2@a/0", "redis://:hunter2@b/0"],
+    "choreo_store_url": "sentinel://:hunter2@a:26379;sentinel://:hunter2@b:26379/0?password=hunter2",
+    "broker_transport_options": {"sentinel_kwargs": {"password": "hunter2"}},
+    "result_backend": "redis://:hunter2@c/0",
+}
+
+
+@pytest.mark.parametrize("prefix", [None, "SHOP", "shop"])
+def test_where_settings_are_shown_no_url_has_its_password(prefix: str | None) -> None:
+    form = {None: "{}", "SHOP": "SHOP_{}", "shop": "shop_{}"}[prefix].format
+    places = {form(name.upper() if prefix == "SHOP" else name): value for name, value in PLACES.items()}
+    app = Service("payment", config=places, namespace=prefix, set_as_current=False)
+
+    shown = [app.conf.humanize(), str(app.conf.table()), str(app.conf.table(with_defaults=True)), app.bugreport()]
+
+    assert [text for text in shown if "hunter2" in text] == []
+    assert all("sentinel://:**@a:26379;sentinel://:**@b:26379/0" in text for text in shown)
+    assert app.conf.broker_url == "amqp://me:hunter2@a//"
+    assert "hunter2" in str(app.conf.table(censored=False))
+
+
+@pytest.mark.parametrize(
+    ("source", "fault"),
+    [
+        ("import os\nbroker_url = os.environ['NO_SUCH_URL']", r"the environment variable 'NO_SUCH_URL' is not set"),
+        ("broker_url = {}['redis']", r"KeyError: 'redis'"),
+        ("\nbroker_url = redis", r"NameError: name 'redis' is not defined"),
+        ("import os\nbroker_url = os.nothing", r"AttributeError: module 'os' has no attribute 'nothing'"),
+    ],
+)
+def test_a_configuration_that_raises_is_named_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, fault: str
+) -> None:
+    (tmp_path / "settings_of_a_test.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "settings_of_a_test", raising=False)
+    importlib.invalidate_caches()
+    app = Service("payment", config="settings_of_a_test", set_as_current=False)
+
+    line = len(source.splitlines())
+    with pytest.raises(DeclarationError, match=rf"^settings_of_a_test cannot be read: {fault} \(.*, line {line}\)$"):
+        assert app.conf.task_queues

@@ -138,7 +138,7 @@ def comparable(facts: dict[str, Any]) -> dict[str, Any]:
     """Without what differs from run to run."""
     assert facts["uuid"] in (task_id(identity_of("e-1"), HANDLER), task_id(identity_of("e-2"), HANDLER))
     assert facts.get("runtime", 0) >= 0
-    return {name: fact for name, fact in facts.items() if name not in ("uuid", "parent_id", "runtime", "traceback")}
+    return {name: fact for name, fact in facts.items() if name not in ("uuid", "root_id", "runtime", "traceback")}
 
 
 @pytest.fixture(autouse=True)
@@ -184,7 +184,7 @@ def test_a_handler_finds_the_same_request_as_with_celery_and_inspect_finds_it_ac
 
     short, celerys = seen
     unlike = {name for name in short.keys() | celerys.keys() if short.get(name) != celerys.get(name)}
-    assert unlike <= {"_protected", "properties", "parent_id", "_children"}, "they are different events"
+    assert unlike <= {"_protected", "properties", "root_id", "_children"}, "they are different events"
     assert not current_task
 
 

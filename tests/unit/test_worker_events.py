@@ -1,6 +1,7 @@
 """What Flower reads is what Celery's own dispatcher would have told it."""
 
 import time
+from collections.abc import Sequence
 from operator import itemgetter
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from celery.events.dispatcher import EventDispatcher
 from kombu.serialization import dumps, loads
 
+from choreo import Envelope
 from choreo.worker.worker_events import AT_THE_LATEST, COLLECT_SECONDS, LULL_SECONDS, Lull, ServiceDispatcher
 from tests.unit.stage import service
 
@@ -42,12 +44,23 @@ class Producer:
         self.sent.append((routing_key, loads(text, content_type, encoding, accept=[content_type])))
 
 
-def dispatcher(kind: type[EventDispatcher] = ServiceDispatcher, **options: Any) -> Any:
+def dispatcher(
+    kind: type[EventDispatcher] = ServiceDispatcher,
+    handlers: Sequence[str] = (),
+    task_send_sent_event: bool = False,
+    **options: Any,
+) -> Any:
     app = service()
+    app.conf.task_send_sent_event = task_send_sent_event
+    for name in handlers:
+        app.on("order.placed", name=name)(_hear)
     defaults = {"hostname": "payment@here", "enabled": True, "buffer_group": ["task"], "buffer_limit": 1000}
     made = kind(app.connection_for_write(), app=app, **(defaults | options))
     made.producer = Producer()
     return made
+
+
+def _hear(event: Envelope) -> None: ...
 
 
 def told(made: Any) -> list[dict[str, Any]]:
@@ -122,6 +135,38 @@ def test_what_is_told_of_a_run_in_one_go_is_what_celery_tells_in_its_course(grou
     received, started, succeeded = (event["timestamp"] for _, body in ours.producer.sent for event in body)
     assert (received, started) == (5.25, 6.5)
     assert abs(succeeded - time.time()) < 60
+
+
+#: A part of "task-sent" for the run of `a_run`.
+SENT = {
+    "root_id": "e-0",
+    "parent_id": "e-1",
+    "queue": "payment.charge",
+    "exchange": "",
+    "routing_key": "payment.charge",
+}
+
+
+@pytest.mark.parametrize("groups", [(), ("task",)], ids=["everything", "tasks only"])
+@pytest.mark.parametrize("way", ["in one go", "in its course"])
+def test_the_queue_of_a_run_is_told_if_it_is_asked_for(groups: tuple[str, ...], way: str):
+    made = dispatcher(groups=groups, handlers=["charge"], task_send_sent_event=True)
+
+    if way == "in one go":
+        a_run(made, 5.25, 6.5)
+    else:
+        about = {"root_id": "e-0", "parent_id": "e-1", "retries": 0, "args": "order.placed ORD-1"}
+        made.send("task-received", uuid="t-1", name="payment.charge", **about)
+    made.send("task-received", uuid="t-2", name="payment.tidy")
+    made.flush()
+
+    sent, received = told(made)[:2]
+    assert (sent["type"], received["type"]) == ("task-sent", "task-received")
+    assert sent["clock"] < received["clock"]
+    assert (sent["uuid"], sent["name"], sent["retries"]) == ("t-1", "payment.charge", 0)
+    assert SENT.items() <= sent.items()
+    # Celery tells of ordinary tasks when they are sent.
+    assert [event["uuid"] for event in told(made) if event["type"] == "task-sent"] == ["t-1"]
 
 
 def test_nothing_is_told_of_a_run_while_events_are_switched_off():

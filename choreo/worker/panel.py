@@ -1,0 +1,61 @@
+"""
+Remote control commands that would answer "OK", and do nothing in a service.
+
+Celery carries them out after it has answered, or where nothing looks at their effect. Workers of other apps in the same
+process are not concerned.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from celery.concurrency.prefork import TaskPool as PreforkPool
+from celery.worker.control import Panel, nok
+
+#: Callback: returns the reason why a command does nothing with these arguments, or "".
+Objection = Callable[..., str]
+
+
+def _to_queue(state: Any, queue: str = "", **_: Any) -> str:
+    """A queue of no handler gets no event; one of another service has events that this service does not know."""
+    queues = state.app.amqp.queues
+    if queue in queues:
+        return ""
+    return f"{state.app.service_name} has no queue {queue!r}. Its queues are {', '.join(sorted(queues))}."
+
+
+def _to_limit(state: Any, **_: Any) -> str:
+    """Only a pool of processes can end a handler."""
+    pool = state.consumer.pool
+    if pool is None or isinstance(pool, PreforkPool):
+        return ""
+    kind = type(pool).__module__.rpartition(".")[2].replace("thread", "threads")
+    return f"the {kind} pool cannot end a handler, so a time limit would do nothing. Use --pool prefork."
+
+
+def _objecting(command: Callable[..., Any], objection: Objection) -> Callable[..., Any]:
+    @wraps(command)
+    def objecting(state: Any, *args: Any, **options: Any) -> Any:
+        if hasattr(state.app, "service_name") and (reason := objection(state, *args, **options)):
+            return nok(reason)
+        return command(state, *args, **options)
+
+    return objecting
+
+
+def _renewing(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Celery notes a new time limit at the task, and goes on with the one that it has read when it connected."""
+
+    @wraps(command)
+    def renewing(state: Any, *args: Any, **options: Any) -> Any:
+        answer = command(state, *args, **options)
+        if hasattr(state.app, "service_name") and "ok" in answer:
+            state.consumer.call_soon(state.consumer.update_strategies)
+        return answer
+
+    return renewing
+
+
+Panel.data["add_consumer"] = _objecting(Panel.data["add_consumer"], _to_queue)
+Panel.data["cancel_consumer"] = _objecting(Panel.data["cancel_consumer"], _to_queue)
+Panel.data["time_limit"] = _objecting(_renewing(Panel.data["time_limit"]), _to_limit)
