@@ -1,5 +1,5 @@
 """
-``python -m bench.imports``: the CPU time of importing choreo, and of a command that asks Redis, beside importing Celery.
+``python -m bench.imports``: the CPU time of importing choreo, and of a command that asks Redis, beside that of Celery.
 
 Each row is a new process. The rows take turns, so that a busy machine disturbs all of them alike. The figures are the
 user and system time of each process: the median of all turns, and its ratio to that of Celery.
