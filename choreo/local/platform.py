@@ -225,9 +225,8 @@ class Platform:
         Returns at once; wait_ready() waits until they are ready. A running worker is left alone. A worker that ended
         is started again, and appends to its log. Raises PlatformError for an unknown service.
         """
-        chosen = self._chosen(names)
         self.open()
-        for name in chosen:
+        for name in self._chosen(names):
             if name not in self.running:
                 self._workers[name] = self._start_worker(self._found[name])
 

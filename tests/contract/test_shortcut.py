@@ -20,7 +20,7 @@ from celery.worker import state
 from celery.worker.strategy import default
 from kombu import Consumer
 
-from choreo import Envelope, PermanentFailure, Reason, Retry, Service
+from choreo import Envelope, PermanentFailure, Reason, Retry, RetryLater, Service
 from choreo.broker.queue import HandlerQueue
 from choreo.broker.redis.hooks import NO_HOOKS
 from choreo.declare.context import current
@@ -265,6 +265,35 @@ def test_what_a_handler_announces_leaves_with_its_commit(start: Start, way: str)
 
     (join,) = worker.app.joins.find("ORD-1")
     assert [part.envelope.type for part in join.arrived] == ["payment.charged"]
+
+
+def test_a_run_is_the_child_of_the_run_that_announced_its_event(start: Start, way: str):
+    worker = start(way, lambda: PaymentCharged(amount_cents=500))
+    worker.tell(envelope(ORDER, id="e-1"))
+
+    worker.run()
+
+    received = {facts["name"]: facts for kind, facts in worker.told if kind == "task-received"}
+    charge = task_id(identity_of("e-1"), HANDLER)
+    assert (received[HANDLER]["root_id"], received[HANDLER]["parent_id"]) == (charge, None)
+    assert (received[JOIN]["root_id"], received[JOIN]["parent_id"]) == (charge, charge)
+    assert worker.short == (2 if way == "shortcut" else 0), "its request was not made for that"
+
+
+def test_a_retry_is_the_child_of_the_same_run(start: Start, way: str):
+    def fail() -> None:
+        raise RetryLater(0)
+
+    worker = start(way, fail)
+    message = worker.app.publisher.message_for(envelope(ORDER, id="e-1"))
+    message.headers.update(root_id="t-0", parent_id="t-1")
+    worker.app.publisher.send([message])
+
+    worker.run()
+
+    ((_, retry),) = eventually(lambda: worker.app.runtime.store.due(HANDLER, 10, 60.0))
+    assert retry is not None
+    assert (retry.headers["root_id"], retry.headers["parent_id"]) == ("t-0", "t-1")
 
 
 def test_a_handler_finds_the_request_and_the_worker_knows_of_it(start: Start, way: str):

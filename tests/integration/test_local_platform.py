@@ -17,6 +17,7 @@ import pytest
 from celery import Celery
 
 from choreo.local import platform as module
+from choreo.local.discovery import DiscoveryError
 from choreo.local.platform import BrokerUnreachableError, NotReadyError, Platform, PlatformError, WorkerDiedError
 from choreo.local.worker import worker_command
 from tests.waiting import DEADLINE, eventually
@@ -334,3 +335,47 @@ def test_nothing_is_left_after_ctrl_c_or_kill_9(
     eventually(lambda: not any(map(runs, everybody)), 10 if number == signal.SIGKILL else 0)
     assert marked(mark) == []
     assert list(temporary.iterdir()) == []
+
+
+IMPORTED = """
+import os
+from pathlib import Path
+from choreo import Envelope, Service
+
+app = Service("courier", config=None, broker=os.environ["CHOREO_BROKER_URL"])
+
+@app.on("order.placed")
+def deliver(order: Envelope) -> None: ...
+
+Path("{0}").write_text(app.conf.broker_write_url + " " + os.environ["CHOREO_STORE_URL"])
+"""
+
+
+def test_a_module_is_imported_with_the_broker_of_the_platform(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHOREO_BROKER_URL", "redis://production:6379/0")
+    monkeypatch.setenv("CELERY_BROKER_URL", "redis://production:6379/0")
+    monkeypatch.delenv("CHOREO_STORE_URL", raising=False)
+    (tmp_path / package / "courier.py").write_text(IMPORTED.format(tmp_path / "seen"))
+    before = dict(os.environ)
+
+    platform = Platform(package)
+    assert not (tmp_path / "seen").exists(), "nothing is imported before there is a broker"
+    with platform:
+        assert (tmp_path / "seen").read_text() == f"{platform.broker_url} {platform.broker_url}"
+        assert "courier" in platform.services
+
+    assert dict(os.environ) == before
+
+
+def test_a_module_that_cannot_be_imported_leaves_nothing_running(package: str, tmp_path: Path, mark: str) -> None:
+    (tmp_path / package / "courier.py").write_text(IMPORTED.format("/nowhere/at/all"))
+    platform = Platform(package)
+
+    with pytest.raises(DiscoveryError, match=r"courier cannot be imported: FileNotFoundError: .*/nowhere/at/all"):
+        platform.open()
+
+    assert marked(mark) == []
+    assert platform.server is not None
+    assert not platform.server.running

@@ -87,12 +87,12 @@ def site(redis_url: str, namespace: str, tmp_path: Path) -> Iterator[Site]:
 def test_a_services_workers_are_pinged_and_shut_down_while_another_service_lives(site: Site):
     site.start("payment", "one", "two")
     site.start("loyalty", "three")
-    nodes = {f"payment.one@{HOST}", f"payment.two@{HOST}"}
+    nodes = {f"payment.one@payment.{HOST}", f"payment.two@payment.{HOST}"}
 
     assert site.pinged("payment") == nodes
-    assert site.pinged("loyalty") == {f"loyalty.three@{HOST}"}
+    assert site.pinged("loyalty") == {f"loyalty.three@loyalty.{HOST}"}
 
     site.celery("-A", f"{PACKAGE}.payment", "control", "shutdown")
 
     eventually(lambda: site.running() == {"three"}, reason="payment's workers end, and only they")
-    assert site.pinged("loyalty") == {f"loyalty.three@{HOST}"}
+    assert site.pinged("loyalty") == {f"loyalty.three@loyalty.{HOST}"}
