@@ -7,6 +7,7 @@ keeps them in one slot. Every script begins with a comment on its keys, argument
 import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from hashlib import sha1
 from typing import Any
 
 from choreo.errors import StoreError
@@ -92,6 +93,16 @@ class RedisStore(Store):
     def forgive(self, claim: Claim) -> None:
         """Count one beginning less."""
         self._run("forgive", self._unit(claim.handler, claim.unit)[:1], [])
+
+    def returned(self, handler: str, delivery: str) -> int:
+        """Count one more return of a delivery that no claim counts."""
+        # Any text may name the delivery, so the name of the key is a digest of it.
+        digest = sha1(delivery.encode(errors="surrogatepass"), usedforsecurity=False).hexdigest()
+        key = self._key(handler, "returned", digest)
+        with self._calls.client() as client, client.pipeline(transaction=True) as pipeline:
+            pipeline.incr(key)
+            pipeline.pexpire(key, self._retention)
+            return int(pipeline.execute()[0])
 
     def arrive(self, claim: Claim, arrival: Arrival) -> Begun:
         """Record one part of a join, and claim the join if it is complete."""

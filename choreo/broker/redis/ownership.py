@@ -46,6 +46,7 @@ from choreo.broker.redis.keys import Keys
 from choreo.broker.redis.orphans import Orphans
 from choreo.broker.redis.packing import redelivered
 from choreo.daemon import Daemon
+from choreo.redis_client.refusals import explained
 from choreo.redis_client.wire import Wire
 
 logger = logging.getLogger("choreo.broker")
@@ -176,7 +177,7 @@ class Ownership:
             step()
         except (RedisError, OSError) as exc:
             if not self._failing:
-                logger.warning("consumer %s cannot reach Redis (%s); it keeps trying", self.owner, exc)
+                logger.warning("consumer %s cannot reach Redis (%s); it keeps trying", self.owner, explained(exc))
             self._failing = True
             return False
         except Exception as exc:
