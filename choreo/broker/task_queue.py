@@ -12,7 +12,7 @@ from typing import Any
 
 import amqp
 
-from choreo.broker.incoming import DELIVERY_COUNT, Headers, Incoming, brief
+from choreo.broker.incoming import Headers, Incoming, brief
 from choreo.broker.queue import GuardedQueue
 from choreo.errors import EnvelopeError, StoreError, UnansweredError
 
@@ -51,10 +51,11 @@ class TaskQueue(GuardedQueue):
         raise EnvelopeError("the body is not that of a task message")
 
     def _check_returns(self, message: Any, headers: Headers) -> None:
-        if not message.delivery_info.get("redelivered") or DELIVERY_COUNT in headers:
+        if not message.delivery_info.get("redelivered"):
             return
         with suppress(StoreError):  # it is counted once the store is back
-            if (count := self.returned(self.handler, f"{headers['id']} {message.body!r}")) > self.most_returns:
+            # A call and its retries are messages of their own, with one id.
+            if (count := self.returned(self.handler, f"{headers['id']} {headers.get('retries')}")) > self.most_returns:
                 raise UnansweredError(f"it came back {count} times, and was never settled")
 
     def source(self) -> tuple[dict[str, Any], list[str]]:

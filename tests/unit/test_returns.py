@@ -106,7 +106,7 @@ def test_a_classic_queue_of_rabbitmq_counts_in_the_store() -> None:
     assert not counts
     for _ in range(queue.most_returns):
         deliver(redelivered=True)
-        deliver(redelivered=True, headers={"id": "t-2"})
+        deliver(redelivered=True, headers={"id": "t-2", DELIVERY_COUNT: 1})
     with pytest.raises(UnansweredError):
         deliver(redelivered=True)
     queue.returned = raising(StoreError("no store"))
