@@ -466,6 +466,9 @@ class MemoryStore(Store):
     def ping(self) -> None:
         """Do nothing: this store always answers."""
 
+    def watch(self) -> None:
+        """Do nothing: this store drops nothing."""
+
     def _unit(self, claim: Claim) -> _Unit:
         units = self._drawers[claim.handler].units
         unit = units.get(claim.unit)

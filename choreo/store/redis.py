@@ -6,6 +6,7 @@ keeps them in one slot. Every script begins with a comment on its keys, argument
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from hashlib import sha1
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from choreo.errors import StoreError
 from choreo.events.message import Message
 from choreo.events.patterns import Binding
+from choreo.redis_client.evictions import watch
 from choreo.redis_client.scripts import Script
 from choreo.redis_client.wire import Part
 from choreo.store.calls import Calls
@@ -340,6 +342,11 @@ class RedisStore(Store):
         """Raise `StoreError` unless the server answers."""
         with self._calls.client() as client:
             client.ping()
+
+    def watch(self) -> None:
+        """Log that the server evicts keys, or may."""
+        with suppress(StoreError):
+            watch(self.url, lambda: self._calls.commands([("INFO",)])[0])
 
 
 def begun(answer: list[Any]) -> Begun:

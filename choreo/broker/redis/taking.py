@@ -29,6 +29,7 @@ from choreo.broker.redis.ownership import Ownership
 from choreo.broker.redis.publishing import PublishingChannel
 from choreo.broker.redis.receipt import machine_time
 from choreo.broker.redis.taken import Taken
+from choreo.redis_client.evictions import watch
 from choreo.redis_client.refusals import explained
 from choreo.redis_client.wire import PackedOnce, Part, Wire
 
@@ -166,7 +167,10 @@ class TakingChannel(PublishingChannel):
             own = Ownership(Wire(lambda: pool), self.keys, float(self.consumer_timeout), int(self.at_a_time))
             server = self.connection.client.as_uri().rpartition("@")[2]
             with serving():
-                own.start(lambda wire: server_settings.check(wire, server))
+                own.start(
+                    lambda wire: server_settings.check(wire, server),
+                    lambda wire: watch(server, lambda: wire.command("INFO")),
+                )
             self._ownership = own
             self._watch_bindings()
         return self._ownership
