@@ -459,6 +459,12 @@ class MemoryStore(Store):
         )
 
     @_locked
+    def declared(self, service: str) -> dict[str, list[Binding]]:
+        """The live workers of a service, and the bindings that each declares."""
+        workers, now = self._registers[service].workers, self._clock()
+        return {name: sorted(bindings) for name, (until, bindings) in workers.items() if until > now}
+
+    @_locked
     def forget_queue(self, service: str, queue: str) -> None:
         """Forget a queue that no longer exists."""
         self._registers[service].queues.discard(queue)

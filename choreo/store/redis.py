@@ -333,6 +333,17 @@ class RedisStore(Store):
         stale, again, orphans = (sorted(text.decode() for text in texts) for texts in lists)
         return Declared(bool(known), [_pair(text) for text in stale], [_pair(text) for text in again], orphans)
 
+    def declared(self, service: str) -> dict[str, list[Binding]]:
+        """The live workers of a service, and the bindings that each declares."""
+        with self._calls.client() as client:
+            workers, (seconds, _) = client.hgetall(self._key(service, "workers")), client.time()
+        found = {}
+        for worker, record in workers.items():
+            until, *bindings = record.decode().split("\n")
+            if int(until) / 1000 > seconds:
+                found[worker.decode()] = [_pair(text) for text in bindings]
+        return found
+
     def forget_queue(self, service: str, queue: str) -> None:
         """Forget a queue that no longer exists."""
         with self._calls.client() as client:

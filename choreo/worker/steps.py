@@ -13,6 +13,7 @@ from choreo.broker.bindings import Bindings
 from choreo.delivery.clock import Clock
 from choreo.errors import StoreError
 from choreo.worker.bindings import BindingKeeper
+from choreo.worker.namesakes import program_of, warn_of_namesakes
 from choreo.worker.outage import STEP
 
 logger = logging.getLogger(__name__)
@@ -60,12 +61,16 @@ class BindingsStep(bootsteps.StartStopStep):
         self._keeper: BindingKeeper | None = None
 
     def start(self, worker: Any) -> None:
-        """Report once, then start the keeper."""
+        """Look for namesakes, report once, then start the keeper."""
         runtime = worker.app.runtime
+        patterns = runtime.topology.patterns()
+        name = f"{worker.hostname}/{os.getpid()} {program_of(runtime.subscriptions)}".rstrip()
+        declared = [(queue, pattern) for queue in patterns for pattern in patterns[queue]]
+        warn_of_namesakes(runtime.service_name, name, declared, runtime.store)
         self._keeper = BindingKeeper(
             runtime.service_name,
-            f"{worker.hostname}/{os.getpid()}",
-            runtime.topology.patterns(),
+            name,
+            patterns,
             runtime.store,
             Bindings(worker.app.connection_for_write, runtime.topology.exchange),
         )
