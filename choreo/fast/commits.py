@@ -477,8 +477,8 @@ class Commits:
             self._own().ack(sent.tag)
         elif fate is Fate.BACK:
             self._wary_until = time.monotonic() + WARY
-            # A refusal may repeat with every delivery, so it counts as a failed one. If Redis is away, that says
-            # nothing about the event.
+            # A refusal may repeat with every delivery, so it counts as a failed one. If Redis is away or full, that
+            # says nothing about the event.
             away = isinstance(answer, Exception) and is_outage(answer)
             self._own().return_soon([sent.tag], counted=not away)
 

@@ -21,6 +21,13 @@ REMEDIES = {
     "BUSY": "A script runs for too long on this server. End it with SCRIPT KILL",
     "UNKILLABLE": "A script runs for too long on this server, and has written already. Wait, or restart the server",
 }
+#: Codes of a Redis Cluster. No time heals them.
+_CLUSTER = ("MOVED", "CROSSSLOT", "ASK")
+REMEDIES |= dict.fromkeys(
+    _CLUSTER,
+    "This is a Redis Cluster, and choreo needs one server that holds all keys: name a single Redis, or the Sentinels "
+    "of one (sentinel://host:26379), or use RabbitMQ as the broker",
+)
 #: Releases of redis-py that do not keep the code have a class for it.
 _CLASSES = {
     "OutOfMemoryError": "OOM",
@@ -31,6 +38,9 @@ _CLASSES = {
     "MasterDownError": "MASTERDOWN",
     "ClusterDownError": "CLUSTERDOWN",
     "TryAgainError": "TRYAGAIN",
+    "MovedError": "MOVED",
+    "AskError": "ASK",
+    "ClusterCrossSlotError": "CROSSSLOT",
 }
 
 
@@ -58,6 +68,7 @@ def is_explained(text: str) -> bool:
 
 def is_outage(error: BaseException) -> bool:
     """False if the server is well, and refuses this one call: a key has another type, or a text is no UTF-8."""
-    if isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError) or code_of(error):
-        return True
+    code = code_of(error)
+    if isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError) or code:
+        return code not in _CLUSTER
     return not isinstance(error, redis.RedisError | UnicodeError)

@@ -35,8 +35,9 @@ class ClockStep(bootsteps.StartStopStep):
         """
         Register the handlers and joins in the store, and start the clock.
 
-        Waits for the store if it is away, as Celery waits for the broker. Raises `StoreError` if the setting
-        ``broker_connection_retry_on_startup`` is False, and `WorkerShutdown` if the worker is told to stop.
+        Waits for the store if it is away, as Celery waits for the broker. Raises `StoreError` if the store is there and
+        refuses, or the setting ``broker_connection_retry_on_startup`` is False, and `WorkerShutdown` if the worker is
+        told to stop.
         """
         runtime = worker.app.runtime
         _introduce(runtime, waits=worker.app.conf.broker_connection_retry_on_startup)
@@ -91,7 +92,7 @@ def _introduce(runtime: Any, *, waits: bool) -> None:
             runtime.introduce()
             return
         except StoreError as error:
-            if not waits:
+            if not (waits and error.is_outage):
                 raise
             logger.error("%s; this worker begins once the store is back, and asks again in %g s", error, pause)
         until = time.monotonic() + pause
