@@ -18,7 +18,8 @@ from kombu.transport import pyamqp
 from choreo.broker.queue import HandlerQueue
 from choreo.broker.rabbitmq.reading import ReadingConnection
 from choreo.errors import DeclarationError
-from choreo.redis_client.client import sentinel_options
+from choreo.masking import without_passwords
+from choreo.redis_client.client import SPECIAL, sentinel_options
 from choreo.redis_client.tls import scheme_of, tls_options, without_tls
 
 #: URL scheme → choreo's own transport. See choreo/broker/redis/transport.py for its guarantees.
@@ -105,7 +106,14 @@ class BrokerConnection(Connection):
                 options["transport_options"] = {**given, **sentinel_options(tls, given)}
         if scheme in ("amqp", "amqps", "pyamqp"):
             options["transport_options"] = _AMQP_OPTIONS | (options.get("transport_options") or {})
-        super().__init__(hostname, *args, **options)
+        try:
+            super().__init__(hostname, *args, **options)
+        except ValueError as error:
+            if "Port could not" not in str(error):
+                raise
+            # The error's text may be a part of the password.
+            shown = without_passwords(str(hostname))
+            raise DeclarationError(f"the broker's URL {shown} is none: its port is no number, or {SPECIAL}.") from None
 
     def create_transport(self) -> Any:
         """Kombu's transport; on RabbitMQ its connections read messages of any form."""

@@ -9,6 +9,7 @@ from celery.apps.worker import Worker
 from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.exceptions import ImproperlyConfigured
 
+from choreo.masking import masked
 from choreo.worker import panel as panel  # it changes Celery's remote control commands
 from choreo.worker.control import node_name
 from choreo.worker.task import SafeTask
@@ -55,6 +56,10 @@ class ServiceWorker(Worker):
         for task in self.app.tasks.values():
             if isinstance(task, SafeTask):
                 task.check()
+
+    def stats(self) -> Any:
+        """Celery's statistics, without passwords: the broker's are among its options and alternative URLs."""
+        return masked(super().stats())
 
     def on_start(self) -> None:
         """Start as Celery does, then exempt all objects that exist now from garbage collection."""

@@ -4,6 +4,7 @@ from typing import Any
 
 from kombu.transport import virtual
 
+from choreo.broker.incoming import UNCOUNTED
 from choreo.broker.redis.ownership import Tag
 from choreo.broker.redis.receipt import CLAIM
 
@@ -32,10 +33,14 @@ class QoS(virtual.QoS):
             # the tags are dropped: see `Ownership.retire`.
             self._flush()
 
-    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        """Return a message to the front of its queue, as a failed delivery; without ``requeue``, ack it."""
+    def reject(self, delivery_tag: str, requeue: bool | str = False) -> None:
+        """
+        Return a message to the front of its queue, as a failed delivery; without ``requeue``, ack it.
+
+        With `UNCOUNTED` as ``requeue`` it is no failed delivery.
+        """
         if requeue:
-            self.channel.requeue(delivery_tag)
+            self.channel.give_back([delivery_tag], counted=requeue != UNCOUNTED)
             super().ack(delivery_tag)
             if self.channel.closed:
                 # As in `ack`.

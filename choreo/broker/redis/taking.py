@@ -29,6 +29,8 @@ from choreo.broker.redis.ownership import Ownership
 from choreo.broker.redis.publishing import PublishingChannel
 from choreo.broker.redis.receipt import machine_time
 from choreo.broker.redis.taken import Taken
+from choreo.redis_client.evictions import watch
+from choreo.redis_client.refusals import explained
 from choreo.redis_client.wire import PackedOnce, Part, Wire
 
 #: The most messages of one take, however large the prefetch is.
@@ -165,7 +167,10 @@ class TakingChannel(PublishingChannel):
             own = Ownership(Wire(lambda: pool), self.keys, float(self.consumer_timeout), int(self.at_a_time))
             server = self.connection.client.as_uri().rpartition("@")[2]
             with serving():
-                own.start(lambda wire: server_settings.check(wire, server))
+                own.start(
+                    lambda wire: server_settings.check(wire, server),
+                    lambda wire: watch(server, lambda: wire.command("INFO")),
+                )
             self._ownership = own
             self._watch_bindings()
         return self._ownership
@@ -337,7 +342,10 @@ class TakingChannel(PublishingChannel):
         self._pace.note(len(answer) // 4)
         for i in range(1, len(answer), 4):
             number, tag, text, claim = answer[i : i + 4]
-            self._arrived.append(Taken(take.queues[number - 1], tag.decode(), text, claim.decode(), certain_until))
+            # A claim that is no UTF-8 is of an id that is none. The message is then unreadable, and set aside.
+            self._arrived.append(
+                Taken(take.queues[number - 1], tag.decode(), text, claim.decode(errors="replace"), certain_until)
+            )
         for queue in dict.fromkeys(taken.queue for taken in self._arrived):
             self._queue_cycle.rotate(queue)
         if not self._arrived:
@@ -415,4 +423,4 @@ class serving:  # noqa: N801 - it is used as a function
 
     def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
         if isinstance(error, ResponseError):
-            raise exceptions.ConnectionError(f"Redis refuses: {error}") from error
+            raise exceptions.ConnectionError(f"Redis refuses: {explained(error)}") from error
