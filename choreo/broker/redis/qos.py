@@ -1,5 +1,13 @@
-"""The unacked messages of a consumer on Redis, in kombu's terms."""
+"""The unacked messages of a consumer on Redis, in kombu's terms.
 
+*Prefetch.* The prefetch limits the unacked messages of all queues together. Messages that the program holds back for a
+while (in a Celery worker: those that wait for the rate of their handler) do not count, or one such queue would hold up
+all others. Instead a queue with such messages gets no more while it has as many unacked messages as the prefetch.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from kombu.transport import virtual
@@ -14,6 +22,43 @@ class QoS(virtual.QoS):
 
     Unlike kombu's, it writes no records: take.lua has made them in Redis before the delivery.
     """
+
+    #: Callback: returns queue → how many of its unacked messages the program holds back.
+    held: Callable[[], Mapping[str, int]] = staticmethod(dict)
+    #: Callback: returns the seconds until the program goes on with one of them.
+    held_for: Callable[[], float] = staticmethod(partial(float, "inf"))
+
+    def can_consume(self) -> bool:
+        """True if a message may be taken from any queue."""
+        held = self.held()
+        if not held:
+            return bool(super().can_consume())
+        # A message that was taken must also be delivered.
+        return self._free(held) != 0 and (
+            self.channel.has_arrived or any(self.room().get(queue, 1) for queue in self.channel.active_queues)
+        )
+
+    def can_consume_max_estimate(self) -> int | None:
+        """How many messages may be taken; None: there is no limit."""
+        held = self.held()
+        free: int | None = self._free(held) if held else super().can_consume_max_estimate()
+        return free
+
+    def room(self) -> dict[str, int]:
+        """Queue → how many messages may be taken from it, for the queues with messages that the program holds back."""
+        held = self.held()
+        if not held or not self.prefetch_count:
+            return {}
+        unacked = [message for tag, message in tuple(self._delivered.items()) if tag not in self._dirty]
+        counts = Counter(message.delivery_info.get("routing_key") for message in unacked)
+        counts.update(taken.queue for taken in self.channel.arrived)
+        return {queue: max(self.prefetch_count - counts[queue], 0) for queue in held}
+
+    def _free(self, held: Mapping[str, int]) -> int | None:
+        if not self.prefetch_count:
+            return None
+        unacked = len(self._delivered) - len(self._dirty)
+        return max(int(self.prefetch_count) - unacked + sum(held.values()), 0)
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """Note a delivered message. Its tag becomes a `Tag`, so that `Ownership.retire` can watch it."""
