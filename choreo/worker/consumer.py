@@ -6,7 +6,7 @@ from typing import Any
 
 import amqp
 from celery.concurrency.solo import TaskPool as SoloPool
-from celery.exceptions import WorkerLostError, WorkerShutdown
+from celery.exceptions import WorkerShutdown
 from celery.platforms import EX_FAILURE
 from celery.worker import state
 from celery.worker.consumer import Consumer
@@ -16,7 +16,7 @@ from choreo.broker.redis.consuming import is_choreos
 from choreo.broker.workload import begun_requests, listed, written_job
 from choreo.errors import DeclarationError
 from choreo.worker.countdowns import CountdownRoom
-from choreo.worker.pool import describe_loss, replace_killed
+from choreo.worker.pool import describe_loss, replace_killed, watch_again
 from choreo.worker.rates import Rates
 from choreo.worker.worker_events import Lull
 
@@ -60,7 +60,7 @@ class ServiceConsumer(Consumer):
             super().start()
         except DeclarationError as error:
             logger.critical("%s ends: %s", self.hostname, error)
-        except (WorkerLostError, RuntimeError, StopIteration) as error:
+        except Exception as error:
             loss = describe_loss(error)
             if loss is None:
                 raise
@@ -68,6 +68,11 @@ class ServiceConsumer(Consumer):
         else:
             return
         raise WorkerShutdown(EX_FAILURE)
+
+    def loop_args(self) -> Any:
+        """Celery calls this once per connection, when the event loop is about to begin."""
+        watch_again(self.pool)
+        return super().loop_args()
 
     def on_ready(self) -> None:
         """Called before the event loop begins, once per connection."""

@@ -1,12 +1,16 @@
 """The children of the prefork pool: one that is killed at a bad moment, and why a worker then ends."""
 
 import logging
+from traceback import walk_tb
 from typing import Any
 
 from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.exceptions import WorkerLostError
 
 logger = logging.getLogger(__name__)
+
+#: The modules of the prefork pool, and of the event loop.
+_POOL, _LOOP = {"celery.concurrency.asynpool", "billiard.pool"}, {"kombu.asynchronous.hub", "kombu.utils.compat"}
 
 
 def replace_killed(pool: Any) -> None:
@@ -23,14 +27,25 @@ def replace_killed(pool: Any) -> None:
         pool.maintain_pool()
 
 
+def watch_again(pool: Any) -> None:
+    """
+    Let the next event loop watch every child.
+
+    If several children die at once, Celery may stop to watch the replacement of one, since file descriptors are reused.
+    It then fails when the worker connects again.
+    """
+    children = getattr(pool, "_pool", None) if isinstance(pool, PreforkPool) else None
+    for child in getattr(children, "_pool", ()):
+        if getattr(child, "_sentinel_poll", 0) is None:
+            del child._sentinel_poll
+
+
 def describe_loss(error: BaseException) -> str | None:
-    """Why the pool cannot go on, in one line; None if the error is another one."""
+    """Why the pool cannot go on, in one line; None if the error does not come from the prefork pool."""
     if isinstance(error, WorkerLostError):
-        return (
-            f"{error}. A process of the prefork pool ended by itself before the worker was ready; the lines above have "
-            "its exit code"
-        )
-    # Celery's pool finds no free place for a new child, because it has not cleared that of a killed one yet.
-    if isinstance(error, StopIteration) or isinstance(error.__cause__, StopIteration):
-        return "its prefork pool lost a process at a moment at which Celery cannot replace it"
+        return f"{error}. A pool process ended by itself before the worker was ready: see its exit code above"
+    cause = error.__cause__ if isinstance(error.__cause__, StopIteration) else error
+    modules = [frame.f_globals.get("__name__") for frame, _ in walk_tb(cause.__traceback__)]
+    if _POOL.intersection(modules) and modules[-1] in _POOL | _LOOP:
+        return f"its prefork pool lost a process at a moment at which Celery cannot replace it ({error!r})"
     return None
