@@ -98,6 +98,7 @@ class ServiceConsumer(Consumer):
         waiting = list(self.rates.take_all())
         super().reset_rate_limits()
         self.rates.changed()
+        self._tell_transport()
         for name, (request, tokens) in waiting:
             if bucket := self.task_buckets[name]:
                 self._limit_task(request, bucket, tokens)
@@ -105,11 +106,18 @@ class ServiceConsumer(Consumer):
                 self._limit_move_to_pool(request)
 
     def update_strategies(self) -> None:
-        """Make the strategies, once per connection, and tell choreo's Redis transport what waits for a rate."""
+        """Make the strategies, once per connection."""
         super().update_strategies()
-        if is_choreos(self.connection):
-            qos = self.connection.default_channel.qos
-            qos.held, qos.held_for = self.rates.held, self.rates.held_for
+        self._tell_transport()
+
+    def _tell_transport(self) -> None:
+        """Tell choreo's Redis transport which deliveries wait for a rate. Most workers limit none: it need not ask."""
+        # Celery reads the rate limits for the first time before it has the attribute.
+        connection = getattr(self, "connection", None)
+        if connection is not None and is_choreos(connection):
+            qos = connection.default_channel.qos
+            qos.held = self.rates.held if self.rates.are_limited else None
+            qos.held_for = self.rates.held_for
 
     # -- connections ------------------------------------------------------------------------------------------------
 

@@ -21,8 +21,12 @@ class Rates:
 
     def __init__(self, buckets: Mapping[str, Any]) -> None:
         self._buckets = buckets
-        #: Most workers limit no rate, and are asked about it before each take.
         self._limited: list[Any] = []
+
+    @property
+    def are_limited(self) -> bool:
+        """True if the worker limits the rate of any task."""
+        return bool(self._limited)
 
     def changed(self) -> None:
         """Look the buckets up again."""

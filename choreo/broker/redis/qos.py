@@ -23,15 +23,14 @@ class QoS(virtual.QoS):
     Unlike kombu's, it writes no records: take.lua has made them in Redis before the delivery.
     """
 
-    #: Callback: returns queue → how many of its unacked messages the program holds back.
-    held: Callable[[], Mapping[str, int]] = staticmethod(dict)
+    #: Callback: returns queue → how many of its unacked messages the program holds back; None: it holds back none.
+    held: Callable[[], Mapping[str, int]] | None = None
     #: Callback: returns the seconds until the program goes on with one of them.
     held_for: Callable[[], float] = staticmethod(partial(float, "inf"))
 
     def can_consume(self) -> bool:
         """True if a message may be taken from any queue."""
-        held = self.held()
-        if not held:
+        if not (held := self.held and self.held()):
             return bool(super().can_consume())
         # A message that was taken must also be delivered.
         return self._free(held) != 0 and (
@@ -40,13 +39,13 @@ class QoS(virtual.QoS):
 
     def can_consume_max_estimate(self) -> int | None:
         """How many messages may be taken; None: there is no limit."""
-        held = self.held()
+        held = self.held and self.held()
         free: int | None = self._free(held) if held else super().can_consume_max_estimate()
         return free
 
     def room(self) -> dict[str, int]:
         """Queue → how many messages may be taken from it, for the queues with messages that the program holds back."""
-        held = self.held()
+        held = self.held and self.held()
         if not held or not self.prefetch_count:
             return {}
         unacked = [message for tag, message in tuple(self._delivered.items()) if tag not in self._dirty]
