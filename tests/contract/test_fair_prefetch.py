@@ -3,8 +3,11 @@
 import time
 from typing import Any
 
-from choreo.broker.redis import taking
+import pytest
+
+from choreo.broker.redis import qos, taking
 from tests.contract.redis_broker import Corner, Reader
+from tests.waiting import eventually
 
 
 def fill(corner: Corner, queue: str, *bodies: Any) -> None:
@@ -97,3 +100,34 @@ def test_without_a_prefetch_nothing_is_full(corner: Corner):
     holding(reader, "slow")
 
     assert reader.drain(20)
+
+
+def test_a_slow_handler_leaves_room_for_the_others(corner: Corner, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(qos, "SLOW", 0.2)
+    for number in range(20):
+        corner.put("shop.slow", number, headers={"task": "slow"})
+    reader = corner.reader("shop.slow", "shop.quick", prefetch=8, at_a_time=2)
+    reader.drain(8)
+    eventually(lambda: reader.channel.qos.room() == {"shop.slow": 0})
+
+    for count in range(1, 6):
+        reader.messages[count].ack()
+        assert reader.nothing(0.05) is (count < 5)
+    # Three of the first ones are left, and now one more.
+    fill(corner, "shop.quick", *range(100, 110))
+    reader.drain(9 + 4)
+
+    assert reader.bodies == [*range(9), *range(100, 104)]
+    assert reader.nothing(0.05)
+
+
+def test_ordinary_tasks_that_wait_for_something_make_no_queue_slow(corner: Corner, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(qos, "SLOW", 0.2)
+    for number in range(20):
+        corner.put("shop", number, headers={"task": "shop.count", "eta": "2030-01-01T00:00:00"})
+    reader = corner.reader("shop", prefetch=8, at_a_time=2)
+    reader.drain(8)
+    began = time.monotonic()
+    eventually(lambda: time.monotonic() - began > 0.3)
+
+    assert reader.channel.qos.room() == {}

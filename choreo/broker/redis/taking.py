@@ -188,9 +188,8 @@ class TakingChannel(PublishingChannel):
         if limit and (room := self.qos.room()):
             queues = [queue for queue in queues if room.get(queue, 1)]
             limit = min([limit, *filter(None, room.values())])
-            # A full queue may have room again when the program goes on with one of its messages.
             longest = timeout or self.brpop_timeout or LONGEST_WAIT
-            timeout = max(round(min(self.qos.held_for(), longest), 2), BLINK)
+            timeout = max(round(min(self.qos.until_room(), longest), 2), BLINK)
         if not queues:
             return
         connection = self.client.connection
