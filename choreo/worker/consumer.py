@@ -65,6 +65,7 @@ class ServiceConsumer(Consumer):
             if loss is None:
                 raise
             logger.critical("%s ends, and must be started again: %s", self.hostname, loss)
+            logger.debug("the error of the pool", exc_info=error)
         else:
             return
         raise WorkerShutdown(EX_FAILURE)

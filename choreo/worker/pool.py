@@ -9,8 +9,9 @@ from celery.exceptions import WorkerLostError
 
 logger = logging.getLogger(__name__)
 
-#: The modules of the prefork pool, and of the event loop.
-_POOL, _LOOP = {"celery.concurrency.asynpool", "billiard.pool"}, {"kombu.asynchronous.hub", "kombu.utils.compat"}
+#: The modules of the prefork pool, and those that it and the event loop call.
+_POOL = {"celery.concurrency.asynpool", "billiard.pool"}
+_CALLED = {"billiard.common", "kombu.asynchronous.hub", "kombu.utils.compat"}
 
 
 def replace_killed(pool: Any) -> None:
@@ -46,6 +47,6 @@ def describe_loss(error: BaseException) -> str | None:
         return f"{error}. A pool process ended by itself before the worker was ready: see its exit code above"
     cause = error.__cause__ if isinstance(error.__cause__, StopIteration) else error
     modules = [frame.f_globals.get("__name__") for frame, _ in walk_tb(cause.__traceback__)]
-    if _POOL.intersection(modules) and modules[-1] in _POOL | _LOOP:
+    if _POOL.intersection(modules) and modules[-1] in _POOL | _CALLED:
         return f"its prefork pool lost a process at a moment at which Celery cannot replace it ({error!r})"
     return None
