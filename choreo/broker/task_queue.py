@@ -37,7 +37,9 @@ class TaskQueue(GuardedQueue):
     def read(self, message: Any) -> None:
         """Check that Celery can run the message, and leave it as it is. Raises `EnvelopeError` when it cannot."""
         incoming = Incoming(message)
-        headers = incoming.headers
+        headers, call = incoming.headers, None
+        if "task" not in headers:
+            headers, call = _first_protocol(incoming.decoded(self.accept()))
         task = headers.get("task")
         if not isinstance(task, str) or task not in self.tasks():
             raise EnvelopeError(f"the service has no task {brief(task)}")
@@ -45,7 +47,7 @@ class TaskQueue(GuardedQueue):
         if isinstance(message, amqp.Message):
             self._check_returns(message, headers)
         # The user chooses the serializers (accept_content). Celery would drop a body that it cannot read.
-        match incoming.decoded(self.accept()):
+        match call or incoming.decoded(self.accept()):
             case [list() | tuple(), dict(), dict() | None]:
                 return
         raise EnvelopeError("the body is not that of a task message")
@@ -62,6 +64,14 @@ class TaskQueue(GuardedQueue):
         """The queue's own exchange, as plain values, and its routing key."""
         exchange: dict[str, Any] = self.exchange.as_dict(recurse=True)
         return exchange, [self.routing_key]
+
+
+def _first_protocol(body: Any) -> tuple[Headers, list[Any]]:
+    """The headers and the body of the current protocol, from the body of a task message of Celery's protocol 1."""
+    if not isinstance(body, dict) or "task" not in body:
+        raise EnvelopeError("it names no task: neither in its headers, nor in its body as in Celery's protocol 1")
+    embed = {name: body.get(name) for name in ("callbacks", "errbacks", "chord")}
+    return body, [body.get("args", []), body.get("kwargs", {}), embed]
 
 
 def _check_headers(headers: Headers) -> None:

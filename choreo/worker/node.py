@@ -1,6 +1,7 @@
 """The worker program: `celery -A handlers.payment worker` is node ``payment@payment.host``."""
 
 import gc
+import logging
 from socket import gethostname
 from typing import Any
 
@@ -13,6 +14,8 @@ from choreo.masking import masked
 from choreo.worker import panel as panel  # it changes Celery's remote control commands
 from choreo.worker.control import node_name
 from choreo.worker.task import SafeTask
+
+logger = logging.getLogger(__name__)
 
 #: Tenths of a second that a pool child waits at its end until its parent has read its results.
 RESULTS_READ = 10
@@ -56,6 +59,12 @@ class ServiceWorker(Worker):
         for task in self.app.tasks.values():
             if isinstance(task, SafeTask):
                 task.check()
+        if (priority := self.app.conf.task_queue_max_priority) is not None:
+            logger.warning(
+                "task_queue_max_priority = %s is for queues of ordinary tasks. A handler's queue has no priorities: on "
+                "RabbitMQ it is a quorum queue, and events come in the order of their arrival.",
+                priority,
+            )
 
     def stats(self) -> Any:
         """Celery's statistics, without passwords: the broker's are among its options and alternative URLs."""

@@ -42,6 +42,9 @@ WORTH = 8
 #: Seconds. If messages come one by one, and less than `RUSH` apart, the channel rests for `REST` before it asks.
 RUSH = REST = 0.003
 
+#: The longest and the shortest wait for a wake-up token, in seconds, while a queue is full.
+LONGEST_WAIT, BLINK = 1.0, 0.01
+
 #: The part of `consumer_timeout` in which a handler may begin on the claim of its take, without asking the store.
 CERTAIN = 0.8
 
@@ -187,6 +190,11 @@ class TakingChannel(PublishingChannel):
             # Kombu gave up a silent connection, so the answer to the last take is lost.
             self._forget_taking()
         queues = self._queue_cycle.consume(len(self.active_queues))
+        if limit and (room := self.qos.room()):
+            queues = [queue for queue in queues if room.get(queue, 1)]
+            limit = min([limit, *filter(None, room.values())])
+            longest = timeout or self.brpop_timeout or LONGEST_WAIT
+            timeout = max(round(min(self.qos.until_room(), longest), 2), BLINK)
         if not queues:
             return
         connection = self.client.connection
