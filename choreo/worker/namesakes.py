@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from choreo.declare.reaction import code_of
 from choreo.declare.subscription import Subscription
-from choreo.events.patterns import Binding
 from choreo.errors import StoreError
+from choreo.events.patterns import Binding
 from choreo.store.register import Register
 
 logger = logging.getLogger(__name__)
