@@ -59,6 +59,11 @@ class ServiceWorker(Worker):
         for task in self.app.tasks.values():
             if isinstance(task, SafeTask):
                 task.check()
+        if not self.app.conf.worker_detect_quorum_queues and _is_rabbitmq(self.app.connection_for_read()):
+            raise ImproperlyConfigured(
+                "worker_detect_quorum_queues = False: the handlers' queues are quorum queues, and RabbitMQ refuses the "
+                "prefetch that Celery then asks for. Leave the setting out."
+            )
         if (priority := self.app.conf.task_queue_max_priority) is not None:
             logger.warning(
                 "task_queue_max_priority = %s is for queues of ordinary tasks. A handler's queue has no priorities: on "
@@ -77,6 +82,11 @@ class ServiceWorker(Worker):
         # each time, in which no event is handled.
         gc.collect()
         gc.freeze()
+
+
+def _is_rabbitmq(connection: Any) -> bool:
+    """True if a kombu connection leads to RabbitMQ. It need not be open."""
+    return bool(connection.transport.driver_type == "amqp")
 
 
 def _name_of(pool: type) -> str:

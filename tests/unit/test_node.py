@@ -65,3 +65,15 @@ def test_a_time_limit_of_a_handler_is_refused_by_a_pool_that_cannot_end_it(limit
     ):
         app.Worker(pool="solo")
     app.Worker(pool="prefork")
+
+
+@pytest.mark.filterwarnings("ignore::celery.platforms.SecurityWarning")
+def test_a_prefetch_that_quorum_queues_refuse_is_refused_at_the_start() -> None:
+    app = service("payment")
+    app.conf.worker_detect_quorum_queues = False
+    app.Worker(pool="solo")
+
+    app.conf.broker_url = "amqp://localhost"
+
+    with pytest.raises(ImproperlyConfigured, match=r"worker_detect_quorum_queues = False: .* Leave the setting out"):
+        app.Worker(pool="solo")
