@@ -23,6 +23,19 @@ def without_passwords(text: str) -> str:
     return _PARAMETER.sub(rf"\1{MASK}", _LOGIN.sub(rf"\1:{MASK}@", text)) if "://" in text else text
 
 
+def shown_url(url: str) -> str:
+    """A setting's URL, or several with semicolons, without passwords and query. Works for a mistyped URL, too."""
+    return ";".join(_shown(part) for part in url.split(";"))
+
+
+def _shown(url: str) -> str:
+    before, separator, rest = url.rpartition("://")
+    access, at, place = rest.rpartition("@")
+    user = re.match(r"[\w.-]*", access)
+    # The query of a URL may hold a password, too.
+    return f"{before}{separator}{user[0] if user and at else ''}{f':{MASK}@' if at else ''}{place.partition('?')[0]}"
+
+
 def masked(value: Any) -> Any:
     """A value of plain types with `MASK` in place of each password: in a URL, or in an entry that has such a name."""
     if isinstance(value, str):

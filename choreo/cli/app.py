@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 import click
 from kombu.transport import TRANSPORT_ALIASES
 
-from choreo.declare.settings import without_password
 from choreo.errors import (
     DeadLetterError,
     DeclarationError,
@@ -21,6 +20,7 @@ from choreo.errors import (
     PublishError,
     StoreError,
 )
+from choreo.masking import shown_url
 from choreo.redis_client.refusals import is_explained
 from choreo.service import Service
 
@@ -116,7 +116,7 @@ def broker_of(app: Service) -> str:
     """Return the URL of the broker, without passwords."""
     from choreo.broker.connections import joined
 
-    return without_password(joined(app.conf.broker_write_url) or "amqp://")
+    return shown_url(joined(app.conf.broker_write_url) or "amqp://")
 
 
 @contextmanager
@@ -150,7 +150,7 @@ def _start_it(error: Exception) -> str:
 
 
 def _store_of(app: Service) -> str:
-    return without_password(app.conf.get("choreo_store_url")) if app.conf.get("choreo_store_url") else broker_of(app)
+    return shown_url(app.conf.get("choreo_store_url")) if app.conf.get("choreo_store_url") else broker_of(app)
 
 
 def _sentence(error: Exception) -> str:
@@ -161,7 +161,7 @@ def _checked(url: str, kind: str, schemes: frozenset[str], example: str) -> str:
     # Several URLs of one broker are separated by semicolons.
     if not all(_is_url(part, schemes) for part in url.split(";")):
         raise click.BadParameter(
-            f"{without_password(url)!r} is not a URL of a {kind}. Write one like {example}.",
+            f"{shown_url(url)!r} is not a URL of a {kind}. Write one like {example}.",
             param_hint=f"--{kind} / CHOREO_{kind.upper()}_URL",
         )
     return url

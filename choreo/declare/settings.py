@@ -15,7 +15,7 @@ from celery.utils.collections import ConfigurationView
 from celery.utils.text import match_case
 
 from choreo.errors import DeclarationError
-from choreo.masking import masked
+from choreo.masking import masked, shown_url
 
 #: The settings that are choreo's.
 SETTINGS = ("choreo_store_url", "choreo_namespace", "choreo_unheard", "choreo_shutdown_timeout", "choreo_fast_lane")
@@ -49,29 +49,16 @@ class ServiceSettings(Settings):
         if not censored:
             return shown
         urls = {name: value for name, value in shown.items() if name.lower().endswith(_URLS)}
-        hidden = {name: _masked(value) for name, value in urls.items()}
+        hidden = {name: _shown(value) for name, value in urls.items()}
         others = {name: value for name, value in shown.items() if name not in urls}
         # A setting of the user's own may be a URL as well.
         return {**filter_hidden_settings(masked(others)), **hidden}
 
 
-def without_password(url: str) -> str:
-    """Return a URL, or several with semicolons, without password and query. Works for a mistyped URL, too."""
-    return ";".join(_without_password(part) for part in url.split(";"))
-
-
-def _without_password(url: str) -> str:
-    before, separator, rest = url.rpartition("://")
-    access, at, place = rest.rpartition("@")
-    user = re.match(r"[\w.-]*", access)
-    # The query of a URL may hold a password, too.
-    return f"{before}{separator}{user[0] if user and at else ''}{':**@' if at else ''}{place.partition('?')[0]}"
-
-
-def _masked(value: Any) -> Any:
+def _shown(value: Any) -> Any:
     if isinstance(value, str):
-        return without_password(value)
-    return [_masked(part) for part in value] if isinstance(value, (list, tuple)) else value
+        return shown_url(value)
+    return [_shown(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
 def unreadable(source: Any, error: Exception) -> DeclarationError:
