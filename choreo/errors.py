@@ -24,9 +24,11 @@
     UndeclaredEventWarning           a handler announced an event that its annotation does not name
 """
 
-import math
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
+
+from choreo.durations import LONGEST, is_wait
 
 
 class ChoreoError(Exception):
@@ -152,16 +154,16 @@ class PermanentFailure(ChoreoError):
 
 class RetryLater(ChoreoError):
     """
-    Raise this in a handler to be called again after ``seconds``. It uses up one attempt.
+    Raise this in a handler to be called again after ``seconds``, or after a timedelta. It uses up one attempt.
 
-    Raises `ValueError` when ``seconds`` is negative or not finite.
+    Raises `ValueError` for a time that is negative, not finite, or longer than a hundred years.
     """
 
-    def __init__(self, seconds: float, reason: str = "") -> None:
-        if not (math.isfinite(seconds) and seconds >= 0):
-            raise ValueError(f"RetryLater({seconds!r}): a number of seconds, from 0.")
-        self.seconds = seconds
-        super().__init__(reason or f"asked to be called again in {seconds:g} s")
+    def __init__(self, seconds: float | timedelta, reason: str = "") -> None:
+        if not is_wait(seconds):
+            raise ValueError(f"RetryLater({seconds!r}): a number of seconds, from 0 to {LONGEST.total_seconds():.0f}.")
+        self.seconds = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
+        super().__init__(reason or f"asked to be called again in {self.seconds:g} s")
 
 
 class UndeclaredEventWarning(UserWarning):

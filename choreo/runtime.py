@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from choreo.declare.subscription import Subscription
     from choreo.delivery.lease_keeper import LeaseKeeper
     from choreo.delivery.notice import Listener
+    from choreo.delivery.undeclared import UndeclaredHandlers
     from choreo.events.message import Message
     from choreo.fast.lane import Lane
     from choreo.operate.dead_letters import DeadLetters
@@ -208,6 +209,13 @@ class Runtime:
         return LeaseKeeper(self.store, min(self.terms.lease.total_seconds(), float(timeout)))
 
     @cached_property
+    def undeclared(self) -> UndeclaredHandlers:
+        """The handlers that no worker declares any more, of every service that uses this store."""
+        from choreo.delivery.undeclared import UndeclaredHandlers
+
+        return UndeclaredHandlers(self.store, self.queue_of, lambda queues: self.waiting_in(queues))
+
+    @cached_property
     def dead_letters(self) -> DeadLetters:
         """The dead letters of every service that uses this store."""
         from choreo.operate.dead_letters import DeadLetters
@@ -224,6 +232,12 @@ class Runtime:
     def queue_of(self, name: str) -> str:
         """The name on the broker of the queue of this handler, or of any other of the service's queues."""
         return self.topology.name_of(name)
+
+    def waiting_in(self, queues: Sequence[str]) -> Mapping[str, int]:
+        """Queue → the number of messages in it. A queue that does not exist is left out."""
+        from choreo.broker.bindings import Bindings
+
+        return Bindings(self._connect, self.topology.exchange).waiting(queues)
 
     def backlog(self) -> dict[str, Backlog]:
         """The messages that wait in the store, by owner, of every service that uses it. Raises `StoreError`."""
@@ -250,7 +264,12 @@ class Runtime:
 
         self.store.register(self.owners())
         joins = [subscription for subscription in self.subscriptions if isinstance(subscription, Join)]
-        self.store.describe_joins({join.name: json.dumps(join.described()) for join in joins})
+        descriptions = {join.name: join.described() for join in joins}
+        others = {subscription.name for subscription in self.subscriptions} - descriptions.keys()
+        for name, text in self.store.joins().items():
+            if name in others:
+                descriptions[name] = json.loads(text) | {"former": True}
+        self.store.describe_joins({name: json.dumps(described) for name, described in descriptions.items()})
 
     def handler_task(self, subscription: Subscription, *bases: type) -> type[HandlerTask]:
         """Make the task class of a handler. ``bases`` are the user's own, below choreo's: they keep no promise."""

@@ -199,6 +199,7 @@ class Service(Celery):
         within: timedelta = timedelta(hours=1),
         on_timeout: Callable[..., Any] | None = None,
         unless: type[Event] | tuple[type[Event], ...] = (),
+        rounds: bool = False,
         retry: Retry | None = None,
         name: str | None = None,
         around: Sequence[Around] = (),
@@ -220,6 +221,10 @@ class Service(Celery):
         - ``on_timeout`` is called at the deadline with the parts that have arrived (None for the missing ones). Without
           it, they become a dead letter.
         - ``unless``: one of these events cancels the join, also for parts that come later.
+        - ``rounds``: True if the same key is joined again and again (a book is lent, returned, lent again). The first
+          new event after a join was settled begins a new round; an event that came before changes nothing. ``unless``
+          then cancels the round that is pending. Without it, events of a key are ignored for as long as its join is
+          remembered, with a WARNING in the log.
         - ``retry``, ``name``, ``around``, ``time_limit``, ``soft_time_limit``, ``rate_limit``, ``priority``: see `on`.
 
         Raises `DeclarationError` if one of the functions cannot take these events, or an option does not fit them.
@@ -231,7 +236,7 @@ class Service(Celery):
         check_options(
             "@app.join",
             unknown,
-            ["by", "at_least", "within", "on_timeout", "unless", "retry", "name", "around", *TASK_OPTIONS],
+            ["by", "at_least", "within", "on_timeout", "unless", "rounds", "retry", "name", "around", *TASK_OPTIONS],
         )
         check_called("join", parts)
 
@@ -249,6 +254,7 @@ class Service(Celery):
                     unless=unless if isinstance(unless, tuple) else (unless,),
                     at_least=at_least,
                     by=by,
+                    rounds=rounds,
                     around=checked_chain(around, where),
                     options=checked_task_options(
                         where,
@@ -427,7 +433,7 @@ class Service(Celery):
 
         envelope = self._sealed(event, subject, context, delay)
         message, store = self.runtime.publisher.message_for(envelope), self.runtime.store
-        store.schedule(DELAYED, Scheduled(f"event:{envelope.id}", message, delay.seconds(store.now)))
+        store.schedule(DELAYED, Scheduled(f"event:{envelope.id}", message, delay.seconds(store.now, self.runtime.now)))
         if not store.tended(DELAYED):
             logger.warning(
                 "%s waits in the store, and no worker of this namespace that uses this store has run in the last "

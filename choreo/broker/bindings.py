@@ -1,4 +1,4 @@
-"""Bindings on the broker: removing them, making them again, and counting the messages in orphaned queues.
+"""Bindings on the broker: removing them, making them again, and counting the messages in queues.
 
 No broker lists its bindings over the protocol, so the store remembers which ones may exist.
 """

@@ -14,6 +14,7 @@ import amqp
 from kombu.serialization import loads
 
 from choreo.broker.compression import unpacked
+from choreo.declare.retry import MOST_RETRIES
 from choreo.errors import EnvelopeError
 from choreo.events.envelope import Envelope
 from choreo.events.lineage import NO_LINEAGE, Lineage, lineage_of
@@ -36,9 +37,6 @@ _brief = Repr()
 _brief.maxstring = _brief.maxother = 200
 #: Shortens a value from a message for an error text: the value may be of any size.
 brief = _brief.repr
-
-#: The highest credible number of attempts. No handler is retried so often, so choreo never writes a higher one.
-MOST_RETRIES = 1_000_000
 
 
 class EventText(str):

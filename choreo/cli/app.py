@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from functools import wraps
 from typing import Any, TypeVar
@@ -110,6 +111,30 @@ def check_owners(app: Service, given: Iterable[str], known: Iterable[str], kind:
 def _namespace_of(app: Service) -> str:
     namespace = app.conf.get("choreo_namespace")
     return f", and the namespace {namespace!r}" if namespace else ""
+
+
+def tell_undeclared(app: Service, handlers: Iterable[str]) -> None:
+    """Print to stderr which of these handlers no worker declares any more."""
+    if gone := sorted(set(handlers) & set(app.runtime.undeclared.names())):
+        click.echo(
+            f"\nNo worker declares {', '.join(gone)} any more: renamed or removed? A dead letter can go to another "
+            f"handler: `choreo dead-letters replay ID --to SERVICE.HANDLER`.",
+            err=True,
+        )
+
+
+def tell_asleep(app: Service, handler: str) -> None:
+    """Print to stderr that no worker of the handler's service lives, if that is so."""
+    service = handler.partition(".")[0]
+    listening = app.runtime.store.listening(service)
+    if listening is not None and not listening.workers:
+        click.echo(f"Note: no worker of {service} runs at the moment. The event waits for one.", err=True)
+
+
+def shown_moment(moment: datetime, near: str) -> str:
+    """The moment in a column of a table: in the format ``near``, or as a date with its year if it is far away."""
+    is_near = moment - datetime.now(UTC) < timedelta(days=300)
+    return f"{moment:{near}}" if is_near else f"{moment:%Y-%m-%d}"
 
 
 def broker_of(app: Service) -> str:

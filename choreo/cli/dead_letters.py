@@ -6,7 +6,7 @@ import textwrap
 import click
 
 from choreo.cli import completion
-from choreo.cli.app import Where, check_owners, connecting, speaking
+from choreo.cli.app import Where, check_owners, connecting, speaking, tell_asleep, tell_undeclared
 from choreo.delivery.dead_letter import DeadLetter
 from choreo.service import Service
 
@@ -44,6 +44,7 @@ def list_(app: Service, owners: tuple[str, ...], as_json: bool) -> None:
         what = what if len(what) <= _WIDTH else f"{what[: _WIDTH - 3]}..."
         click.echo(_ROW.format(letter.id, when, letter.reason, what))
     click.echo(f"\n{len(letters)} in all. `choreo dead-letters show ID` tells more.")
+    tell_undeclared(app, [letter.handler for letter in letters])
 
 
 @dead_letters.command()
@@ -58,11 +59,16 @@ def show(app: Service, letter_id: str, as_json: bool) -> None:
 
 @dead_letters.command()
 @click.argument("letter_ids", nargs=-1, required=True, metavar="ID...")
+@click.option(
+    "--to", metavar="SERVICE.HANDLER", help="Another handler: the new name of one.", shell_complete=completion.owners
+)
 @speaking
-def replay(app: Service, letter_ids: tuple[str, ...]) -> None:
+def replay(app: Service, letter_ids: tuple[str, ...], to: str | None) -> None:
     """Send events once more to the handlers that failed, and to no others."""
     for letter_id in letter_ids:
-        click.echo(replayed(app.dead_letters.replay(letter_id)))
+        letter = app.dead_letters.replay(letter_id, to)
+        click.echo(replayed(letter, to))
+        tell_asleep(app, to or letter.handler)
 
 
 @dead_letters.command()
@@ -90,9 +96,11 @@ def headlines(letter: DeadLetter) -> list[str]:
     return [f"{name + ':':<13}{value}" for name, value in facts.items()]
 
 
-def replayed(letter: DeadLetter) -> str:
-    """Return the output of `choreo dead-letters replay` for this letter."""
-    return f"{letter.id}: {letter} goes to {letter.handler} again, as soon as its service runs."
+def replayed(letter: DeadLetter, to: str | None = None) -> str:
+    """Return the output of `choreo dead-letters replay` for this letter. ``to`` is the handler, if it is another."""
+    where = to or letter.handler
+    again = " again" if where == letter.handler else ""
+    return f"{letter.id}: {letter} goes to {where}{again}, as soon as its service runs."
 
 
 def _contents(letter: DeadLetter) -> list[str]:

@@ -8,11 +8,12 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from choreo.cli import completion
-from choreo.cli.app import Where, check_owners, connecting, speaking
+from choreo.cli.app import Where, check_owners, connecting, shown_moment, speaking, tell_undeclared
 from choreo.operate.joins import PAGE, Joins, PendingJoin
 from choreo.service import Service
 
 _ROW = "{:<20}  {:<30}  {:<11}  {}"
+_WHEN_COMPLETE = ". It runs at its deadline at the latest"
 _of_handler = click.option(
     "--handler", metavar="NAME", help="The handler, if several wait for KEY.", shell_complete=completion.owners
 )
@@ -43,6 +44,7 @@ def list_(app: Service, owners: tuple[str, ...], limit: int, after: str | None, 
     handlers = _chosen(app, owners)
     if after and len(handlers) != 1:
         raise click.UsageError("--after continues the list of one HANDLER. Name it.")
+    pending: list[str] = []
     for number, handler in enumerate(handlers):
         if not as_json:
             click.echo(("\n" if number else "") + _headline(app.joins, handler))
@@ -56,6 +58,8 @@ def list_(app: Service, owners: tuple[str, ...], limit: int, after: str | None, 
                 click.echo(f"More: {more}", err=as_json)
         if not count and not as_json:
             click.echo("  nothing pending" if not after else "  nothing more")
+        pending += [handler] * bool(count)
+    tell_undeclared(app, pending)
 
 
 @joins.command()
@@ -71,6 +75,7 @@ def show(app: Service, key: str, handler: str | None, as_json: bool) -> None:
         app.joins.get(key, handler)
     for number, join in enumerate(found):
         click.echo(join.to_json() if as_json else ("\n" if number else "") + _explained(join))
+    tell_undeclared(app, [join.handler for join in found])
 
 
 @joins.command()
@@ -136,13 +141,13 @@ def _headline(joins: Joins, handler: str) -> str:
 
 def _row(join: PendingJoin) -> str:
     since = join.since.strftime("%m-%d %H:%M") if join.since else ""
-    until = "overdue" if join.overdue else join.until.strftime("%m-%d %H:%M")
+    until = "overdue" if join.overdue else shown_moment(join.until, "%m-%d %H:%M")
     return _ROW.format(_short(join.key, 20), _short(_waits_for(join), 30), since, until)
 
 
 def _explained(join: PendingJoin) -> str:
     lines = [f"{join.handler} {join.key}"]
-    facts = [("waits for", _waits_for(join))]
+    facts = [("waits for", _waits_for(join) + (_WHEN_COMPLETE if _is_idle(join) else ""))]
     if join.since:
         facts.append(("since", _when(join.since)))
     facts.append(("until", _when(join.until) + (", and its handler was notified" if join.overdue else "")))
@@ -154,7 +159,7 @@ def _explained(join: PendingJoin) -> str:
     lines.append("  has:" if join.arrived else "  has nothing yet")
     for part in join.arrived:
         event = part.envelope
-        lines.append(f"    {part.at:%m-%d %H:%M:%S}  {event}")
+        lines.append(f"    {part.at:%m-%d %H:%M:%S}  {event}{'' if part.counts else '  (it does not count any more)'}")
         lines.append(f"                    id {event.id}, from {event.source}")
     return "\n".join(lines)
 
@@ -164,6 +169,11 @@ def _waits_for(join: PendingJoin) -> str:
         return "nothing: it is complete" if not join.attempts else "its next attempt"
     missing = ", ".join(map(str, join.missing)) or "unknown: no worker has started"
     return f"{join.needed} of: {missing}" if join.needed < len(join.missing) else missing
+
+
+def _is_idle(join: PendingJoin) -> bool:
+    """True if the join is complete, and no worker runs it or has tried to: its declaration was changed, or one died."""
+    return join.complete and not join.attempts and not join.lease
 
 
 def _arrived(join: PendingJoin) -> str:

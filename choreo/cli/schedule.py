@@ -2,12 +2,12 @@
 
 import json
 from dataclasses import asdict
-from datetime import UTC, datetime
 
 import click
 
 from choreo.cli import completion
-from choreo.cli.app import check_owners, speaking
+from choreo.cli.app import check_owners, shown_moment, speaking
+from choreo.durations import moment_of
 from choreo.service import Service
 from choreo.store import DELAYED, Backlog
 
@@ -29,6 +29,14 @@ def schedule(app: Service, owners: tuple[str, ...], everything: bool, as_json: b
     DUE message within a quarter of a second.
     """
     backlog = _chosen(app, owners)
+    gone = [handler for handler in app.runtime.undeclared.find() if handler.handler in backlog]
+    _print(backlog, everything=everything, as_json=as_json)
+    for handler in gone:
+        what = f"No worker declares {handler.handler} any more, and no worker reads its queue. Still there: {handler}."
+        click.echo(f"\n{what}", err=True)
+
+
+def _print(backlog: dict[str, Backlog], *, everything: bool, as_json: bool) -> None:
     shown = {owner: waits for owner, waits in backlog.items() if everything or waits.total}
     if as_json:
         for owner, waits in shown.items():
@@ -58,5 +66,5 @@ def _service(owner: str) -> str:
 def _row(owner: str, waits: Backlog) -> str:
     name = "delayed events" if owner == DELAYED else owner
     late = f"{waits.late:.1f}" if waits.due else ""
-    at = "" if waits.next_at is None else datetime.fromtimestamp(waits.next_at, UTC).strftime("%m-%d %H:%M:%S")
+    at = "" if waits.next_at is None else shown_moment(moment_of(waits.next_at), "%m-%d %H:%M:%S")
     return _ROW.format(name if len(name) <= 38 else f"{name[:35]}...", waits.due, late, waits.later, at).rstrip()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from difflib import get_close_matches
 from inspect import iscoroutinefunction, isfunction, signature
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from celery.utils.time import rate
 
 from choreo.declare import settings
 from choreo.declare.retry import Retry
+from choreo.durations import is_wait
 from choreo.errors import DeclarationError
 from choreo.events.envelope import Envelope
 
@@ -78,7 +80,7 @@ def checked_task_options(where: str, **options: Any) -> tuple[tuple[str, Any], .
     given = {name: value for name, value in options.items() if value is not None}
     for name in ("time_limit", "soft_time_limit"):
         seconds = given.get(name, 1)
-        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
+        if isinstance(seconds, timedelta) or not is_wait(seconds, above=0):
             raise DeclarationError(f"{where}: {name}={seconds!r} is not a number of seconds above 0.")
     if given.get("soft_time_limit", 0) >= given.get("time_limit", math.inf):
         raise DeclarationError(

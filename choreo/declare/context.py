@@ -1,6 +1,7 @@
 """The context of a handler: the delivery that it works on, and the events that it announces."""
 
 import os
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
@@ -10,6 +11,7 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from choreo.declare.delay import Delay
+from choreo.durations import moment_of
 from choreo.errors import HandlerEndedError
 from choreo.events.envelope import Envelope
 from choreo.events.ids import named_id
@@ -57,8 +59,10 @@ class Context:
     about: str | None = None
     #: The events that the handler is called with: one, or the parts of a join that have arrived, in the join's order.
     events: tuple[Envelope, ...] = ()
-    #: Tells the time at which an event is announced.
+    #: Tells the time at which an event is announced: by the clock of the worker.
     now: Callable[[], datetime] = field(default=utc_now, repr=False, compare=False)
+    #: Tells the time of the store, in seconds since 1970. See `store_time`.
+    clock: Callable[[], float] = field(default=time.time, repr=False, compare=False)
     _lock: Any = field(default_factory=RLock, init=False, repr=False, compare=False)
     #: True once the handler has ended. Under the lock, no event is announced while it ends.
     _ended: bool = field(default=False, init=False, repr=False, compare=False)
@@ -72,6 +76,15 @@ class Context:
     def correlation_id(self) -> str:
         """The correlation id of the event."""
         return self.envelope.correlation_id
+
+    def store_time(self) -> datetime:
+        """
+        The time by the store's clock, in UTC. Delayed events go by this clock; the clock of a worker may be wrong.
+
+        ``app.publish(event, at=context.store_time() + timedelta(hours=1))`` is right on every machine, and so is
+        ``delay=timedelta(hours=1)``. Raises `StoreError` when the store does not answer.
+        """
+        return moment_of(self.clock())
 
     def announce(self, event: "Event", subject: str | None = None, delay: Delay | None = None) -> Envelope:
         """

@@ -1,6 +1,6 @@
 """Joins: the events that a handler waits for. Data only, made and checked once when the module is imported."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -8,6 +8,7 @@ from typing import Any
 
 from choreo.declare.reaction import Parameter, Reaction, describe
 from choreo.declare.subscription import Around, Subscription, patterns_of
+from choreo.durations import LONGEST, is_wait
 from choreo.errors import DeclarationError, EnvelopeError
 from choreo.events.envelope import Envelope
 from choreo.events.event import Event
@@ -62,7 +63,8 @@ class Join(Subscription):
     """
     A handler that waits until its parts have arrived for one key, and then runs once for this key.
 
-    The order of arrival does not matter. An event that arrives twice counts once.
+    The order of arrival does not matter. An event that arrives twice counts once. With ``rounds`` the next new event
+    begins another round of the same key.
     """
 
     #: The event types of the parts, in the order of the handler's parameters.
@@ -77,6 +79,8 @@ class Join(Subscription):
     at_least: int = 0
     #: The parts that consist of several events: type → declaration.
     several: Mapping[str, Several] = field(default_factory=dict)
+    #: True if a new event begins a new round after the join of its key was settled.
+    rounds: bool = False
     #: For events whose key is not their subject: type → the field that holds the key, by its name on the wire.
     keys: Mapping[str, str] = field(default_factory=dict)
 
@@ -107,6 +111,11 @@ class Join(Subscription):
     def place_of(self, envelope: Envelope) -> int:
         """Return the position of this event among the parts. An event of an unknown type comes after all parts."""
         return self.parts.index(envelope.type) if envelope.type in self.parts else len(self.parts)
+
+    @property
+    def many(self) -> Collection[str]:
+        """The types of which the join keeps each event under a name of its own: see `choreo.store.parts.name_of`."""
+        return self.parts if self.rounds else self.several
 
     def needs(self) -> dict[str, int | None]:
         """Return how many events each part in `several` needs; None if another part holds the number."""
@@ -161,6 +170,7 @@ class Join(Subscription):
             },
             "keys": dict(self.keys),
             "unless": list(self.unless),
+            "rounds": self.rounds,
             "within": self.within.total_seconds(),
             "on_timeout": self.on_timeout is not None,
             # The parts for which the handler accepts None, or an empty list.
@@ -204,6 +214,7 @@ def make_join(
     unless: tuple[type[Event], ...],
     at_least: int | None,
     by: By,
+    rounds: bool = False,
     around: tuple[Around, ...] = (),
     options: tuple[tuple[str, Any], ...] = (),
 ) -> Join:
@@ -214,6 +225,7 @@ def make_join(
     several = {part.event.event_type: part for part in parts if isinstance(part, Several)}
     _check_parts(where, events, names, several)
     _check_times(where, within, unless, at_least, len(parts))
+    _check_rounds(where, rounds, at_least)
     check_join(reaction, parts, optional=at_least is not None)
     if on_timeout is not None:
         check_join(on_timeout, parts, optional=True)
@@ -229,6 +241,7 @@ def make_join(
         unless=patterns_of(unless, where),
         at_least=at_least or 0,
         several=several,
+        rounds=rounds,
         keys=_keys(where, by, [*events, *unless]),
         around=around,
         options=options,
@@ -289,8 +302,11 @@ def _check_parts(
 
 
 def _check_times(where: str, within: object, unless: Sequence[object], at_least: object, parts: int) -> None:
-    if not isinstance(within, timedelta) or within <= timedelta(0):
-        raise DeclarationError(f"{where}: within={within!r} is not a time to wait. Write within=timedelta(minutes=30).")
+    if not isinstance(within, timedelta) or not is_wait(within, above=0):
+        raise DeclarationError(
+            f"{where}: within={within!r} is not a time to wait, above 0 and up to {LONGEST.days} days. Write "
+            f"within=timedelta(minutes=30)."
+        )
     if not all(isinstance(event, type) for event in unless):
         raise DeclarationError(f"{where}: unless={unless!r} takes event classes, not patterns.")
     if at_least is None:
@@ -299,6 +315,16 @@ def _check_times(where: str, within: object, unless: Sequence[object], at_least:
         raise DeclarationError(
             f"{where}: at_least={at_least!r} of {parts} parts. Write a number from 1 to {parts - 1}, or leave it out "
             f"to wait for all."
+        )
+
+
+def _check_rounds(where: str, rounds: object, at_least: object) -> None:
+    if not isinstance(rounds, bool):
+        raise DeclarationError(f"{where}: rounds={rounds!r} is neither True nor False.")
+    if rounds and at_least is not None:
+        raise DeclarationError(
+            f"{where}: rounds=True does not go with at_least={at_least!r}. The part that comes last would begin a new "
+            f"round, in which the others are missing."
         )
 
 

@@ -1,11 +1,14 @@
 """When a failed attempt is retried. Computes numbers only; the store keeps the retry."""
 
-import math
 import random
 from dataclasses import dataclass
 from datetime import timedelta
 
+from choreo.durations import LONGEST, is_wait
 from choreo.errors import DeclarationError, PermanentFailure, RetryLater
+
+#: The highest number of a retry that can be read from a message. No handler is retried so often.
+MOST_RETRIES = 1_000_000
 
 ErrorTypes = tuple[type[BaseException], ...]
 
@@ -39,11 +42,12 @@ class Retry:
     only: ErrorTypes = ()
 
     def __post_init__(self) -> None:
-        if type(self.times) is not int or self.times < 0:
-            raise DeclarationError(f"Retry(times={self.times!r}): a number from 0 (never retry) upwards.")
-        if not (_is_seconds(self.first) and _is_seconds(self.cap) and 0 < self.first <= self.cap):
+        if type(self.times) is not int or not 0 <= self.times <= MOST_RETRIES:
+            raise DeclarationError(f"Retry(times={self.times!r}): a number from 0 (never retry) to {MOST_RETRIES:,}.")
+        if not (_is_seconds(self.first) and _is_seconds(self.cap) and self.first <= self.cap):
             raise DeclarationError(
-                f"Retry(first={self.first!r}, cap={self.cap!r}): both are seconds, first above 0, cap at least first."
+                f"Retry(first={self.first!r}, cap={self.cap!r}): both are seconds, first above 0, cap at least first, "
+                f"and up to {LONGEST.days} days."
             )
         for name, errors in (("never", self.never), ("only", self.only)):
             if not (isinstance(errors, tuple) and all(_is_error(error) for error in errors)):
@@ -59,7 +63,10 @@ class Retry:
     @property
     def longest(self) -> timedelta:
         """The sum of the longest waits. The running time of the handler is not part of it."""
-        return timedelta(seconds=sum(self.bound(attempt) for attempt in range(1, self.attempts)))
+        growing = min(self.times, 61)
+        seconds = sum(self.bound(attempt) for attempt in range(1, growing + 1))
+        seconds += (self.times - growing) * self.bound(self.times)
+        return timedelta(seconds=seconds) if seconds < timedelta.max.total_seconds() else timedelta.max
 
     def bound(self, attempt: int) -> float:
         """Return the longest wait, in seconds, after this attempt failed. Attempts count from 1."""
@@ -84,7 +91,7 @@ class Retry:
 
 
 def _is_seconds(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return not isinstance(value, timedelta) and is_wait(value, above=0)
 
 
 def _is_error(value: object) -> bool:

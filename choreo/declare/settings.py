@@ -1,6 +1,5 @@
 """choreo's settings: their names, and their checks. Celery ignores a name that it does not know."""
 
-import math
 import os
 import re
 import traceback
@@ -14,6 +13,7 @@ from celery.app.utils import Settings, filter_hidden_settings
 from celery.utils.collections import ConfigurationView
 from celery.utils.text import match_case
 
+from choreo.durations import is_wait
 from choreo.errors import DeclarationError
 from choreo.masking import masked, shown_url
 
@@ -145,7 +145,7 @@ def _check_values(conf: ConfigurationView) -> None:
         raise DeclarationError(f'choreo_store_url = {store!r}: it takes a URL, like "redis://host:6379/0".')
     seconds = conf.get("choreo_shutdown_timeout")
     try:
-        if seconds is None or 0 <= float(seconds) < math.inf:
+        if seconds is None or is_wait(float(seconds)):
             return
     except (TypeError, ValueError):
         pass

@@ -11,8 +11,10 @@ import time
 from collections.abc import Sequence
 
 from choreo.daemon import Daemon
+from choreo.delivery.burial import park_undeclared
 from choreo.delivery.ports import Ports
 from choreo.delivery.signals import DEADLINE, signal
+from choreo.delivery.undeclared import is_handler
 from choreo.errors import PublishError, StoreError
 from choreo.events.message import Message
 from choreo.store.parts import key_of
@@ -92,7 +94,10 @@ class Clock:
             busy = []
             for owner in owners:
                 due = self._ports.store.due(owner, BATCH, HOLD)
-                sent, failed = self._send([(key, message or self.reminder(owner, key)) for key, message in due])
+                if due and self._is_undeclared(owner):
+                    due = self._bury(owner, due)
+                now = 0.0 if all(message for _, message in due) else self._ports.store.now()
+                sent, failed = self._send([(key, message or self.reminder(owner, key, now)) for key, message in due])
                 self._ports.store.sent(owner, sent)
                 count, trouble = count + len(sent), failed or trouble
                 if len(due) == BATCH:
@@ -112,11 +117,34 @@ class Clock:
         once = [owner for owner in self._ports.store.handlers() if owner.partition(".")[0] == name]
         return list(dict.fromkeys([*self._ports.schedules(), *once]))
 
-    def reminder(self, handler: str, schedule_id: str) -> Message:
-        """The message that tells a join of its deadline. It is made here: a million pending joins store none."""
+    def reminder(self, handler: str, schedule_id: str, now: float) -> Message:
+        """
+        The message that tells a join of its deadline. It is made here: a million pending joins store none.
+
+        ``now`` is the time by the store's clock.
+        """
         key = key_of(schedule_id.removeprefix(DEADLINE_PREFIX)) or ""
         queue = self._ports.queue_of(handler)
-        return signal(DEADLINE, handler=handler, key=key, source=self._ports.service_name, queue=queue)
+        return signal(DEADLINE, handler=handler, key=key, source=self._ports.service_name, queue=queue, now=now)
+
+    def _is_undeclared(self, owner: str) -> bool:
+        """True for a handler that no worker declares any more, so that none would read its queue."""
+        if owner in self._ports.schedules() or not is_handler(owner):
+            return False
+        listening = self._ports.store.listening(self._ports.service_name)
+        return listening is not None and self._ports.queue_of(owner) not in listening.queues
+
+    def _bury(self, handler: str, due: list[tuple[str, Message | None]]) -> list[tuple[str, Message | None]]:
+        """Make dead letters of the messages to the handler itself. Returns the others: the events it has announced."""
+        queue = self._ports.queue_of(handler)
+        others: list[tuple[str, Message | None]] = []
+        for key, message in due:
+            if message is not None and (message.exchange or message.routing_key != queue):
+                others.append((key, message))
+            else:
+                now = self._ports.store.now()
+                park_undeclared(self._ports, handler, key, message or self.reminder(handler, key, now))
+        return others
 
     def _send(self, due: list[tuple[str, Message]]) -> tuple[list[str], PublishError | None]:
         if not due:

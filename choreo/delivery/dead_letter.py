@@ -24,6 +24,8 @@ class Reason(StrEnum):
     POISON = "poison"
     #: A join without ``on_timeout`` passed its deadline.
     EXPIRED = "expired"
+    #: No worker declares the handler any more: a retry, or the deadline of a join, would go to a queue that none reads.
+    UNDECLARED = "undeclared"
 
 
 @dataclass(frozen=True, slots=True)

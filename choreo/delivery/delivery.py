@@ -132,10 +132,18 @@ class Delivery:
         """Seconds for which the finished unit is remembered, if that is longer than `Terms.retention`."""
         return 0.0
 
+    def finished(self, **records: Any) -> Settlement:
+        """A settlement that finishes the unit, with these fields."""
+        return Settlement(unscheduled=self.outdated(), remember=self.remember, **records)
+
     @property
     def idempotency_key(self) -> str:
         """See `Context.idempotency_key`."""
         return f"{self.claim.handler}/{self.claim.unit}"
+
+    def own_event(self, envelope: Envelope) -> Envelope:
+        """The event as a message to this handler carries it."""
+        return envelope
 
     # -- running ---------------------------------------------------------------------------------------------------
 
@@ -159,9 +167,10 @@ class Delivery:
     def _success(self, announced: list[Envelope], context: Context) -> Settlement:
         """The records of a success. Raises a `PublishError` for an event that cannot be sent: see `message_for`."""
         sent = {f"event:{envelope.id}": self.ports.publisher.message_for(envelope) for envelope in announced}
-        delays = {f"event:{key}": delay.seconds(self.ports.store.now) for key, delay in context.delays.items()}
+        clocks = self.ports.store.now, self.ports.now
+        delays = {f"event:{key}": delay.seconds(*clocks) for key, delay in context.delays.items()}
         later = [Scheduled(key, sent.pop(key), delay) for key, delay in delays.items() if key in sent]
-        return Settlement(sent=sent, scheduled=later, unscheduled=self.outdated(), remember=self.remember)
+        return self.finished(sent=sent, scheduled=later)
 
     def _succeeded(self, announced: list[Envelope], settlement: Settlement) -> str:
         if late := self._commit(settlement):
@@ -199,11 +208,8 @@ class Delivery:
             failed_at=self.ports.now(),
         )
         late = self._commit(
-            Settlement(
-                letter=(letter.id, letter.to_json()),
-                sent={f"notice:{letter.id}": notice(letter, self.ports)},
-                unscheduled=self.outdated(),
-                remember=self.remember,
+            self.finished(
+                letter=(letter.id, letter.to_json()), sent={f"notice:{letter.id}": notice(letter, self.ports)}
             )
         )
         return late, late or f"dead letter {letter.id}: {reason}"
@@ -244,7 +250,8 @@ class Delivery:
         """A message that carries an event to this handler's queue only."""
         queue = self.ports.queue_of(self.subscription.name)
         lineage = self.lineage if envelope is self.envelope else NO_LINEAGE
-        return Message.carrying(envelope, exchange="", routing_key=queue, retries=retries, lineage=lineage)
+        sent = self.own_event(envelope)
+        return Message.carrying(sent, exchange="", routing_key=queue, retries=retries, lineage=lineage)
 
     def _context(
         self, cause: Envelope, about: str | None = None, key: str | None = None, events: tuple[Envelope, ...] = ()
@@ -259,6 +266,7 @@ class Delivery:
             idempotency_key=self.idempotency_key if key is None else key,
             events=events,
             now=self.ports.now,
+            clock=self.ports.store.now,
         )
 
     def _wait(self, error: BaseException) -> float | None:

@@ -5,8 +5,10 @@ All may settle the same unit, which is the join's key. Attempts of parts, of eac
 are counted apart.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from choreo.declare.context import Context
@@ -15,29 +17,57 @@ from choreo.declare.subscription import Subscription
 from choreo.delivery.delivery import Delivery, Parts
 from choreo.delivery.ports import Ports
 from choreo.delivery.signals import DEADLINE, FIRED, SIGNALS
-from choreo.errors import JoinExpiredError
+from choreo.errors import EnvelopeError, JoinExpiredError
 from choreo.events.envelope import Envelope
 from choreo.events.ids import named_id
-from choreo.store.claims import Begun, Claim, Settlement, Verdict
+from choreo.store.claims import COMPLETE, SURPLUS, Begun, Claim, Settlement, Verdict
 from choreo.store.joins import Arrival
-from choreo.store.parts import by_type, name_of, packed, unit_of, unpacked
+from choreo.store.parts import CANCELLED, addressed, by_type, mark_of, name_of, packed, read_address, unit_of, unpacked
 from choreo.store.schedule import Scheduled, deadline_id
+
+logger = logging.getLogger(__name__)
+
+#: Notes of settled joins that say nothing of the parts: a cancellation, and the note of a unit that is no join.
+UNKNOWN = (CANCELLED, "1")
+_WAY_OUT = (
+    "If new events are to begin a new round of the same key, declare the join with rounds=True. `choreo joins list` "
+    "counts such events."
+)
+#: `Begun.note` → the warning; "" is for the note of a settled join.
+_MISSED = {
+    "": f"%s (id %s) came too late: the join with the key %r is settled, and ignores the event. {_WAY_OUT}",
+    COMPLETE: f"%s (id %s) came too late: the join with the key %r is complete, and ignores the event. {_WAY_OUT}",
+    SURPLUS: f"%s (id %s) is ignored: the join with the key %r has enough events of this type. {_WAY_OUT}",
+}
 
 
 class JoinDelivery(Delivery):
     """One copy of an event for a join: a part, a cancellation, or a signal."""
 
     subscription: Join
+    #: The parts with which the join runs, once it has begun.
+    parts: Parts = MappingProxyType({})
 
     def make_claim(self) -> Claim:
         """The claim on the join's key. Raises `EnvelopeError` if the event does not tell its key or its counts."""
-        join, event = self.subscription, self.envelope
-        # The subject of a signal is the key.
-        key = event.subject if self._is_signal else join.key_of(event)
+        join = self.subscription
+        self.envelope, key = read_address(self.envelope)
+        #: True for a message that this join sent to itself, for the key that it names.
+        self._is_own = key is not None
+        event = self.envelope
+        if key is None:
+            # The subject of a signal is the key.
+            key = event.subject if self._is_signal else join.key_of(event)
+        self.key = key
+        if self.attempt > 1 and not (self._is_own or self._is_signal or self.is_part or join.cancels(event)):
+            raise EnvelopeError(f"{join.name} has become a join since this event failed, and does not wait for {event}")
         # Read here, because an event that cannot be read becomes a dead letter if this method raises.
         self._told = join.told_by(event)
-        signal = "" if self.is_part else event.id if self._is_signal else event.identity
-        return self.claim_on(unit_of(key), signal)
+        signal = "" if self.is_part or self._is_retry else event.id if self._is_signal else event.identity
+        claim = self.claim_on(unit_of(key), signal)
+        if join.rounds and join.cancels(event):
+            claim.once = event.identity
+        return claim
 
     def begin(self) -> Begun:
         """
@@ -46,15 +76,18 @@ class JoinDelivery(Delivery):
         DONE for a signal that no longer has an effect, and for an event that this join does not declare.
         """
         if self.is_part:
-            return self.decisions.arrive(self.claim, self.arrival)
-        if not self._is_signal and not self.subscription.cancels(self.envelope):
+            begun = self.decisions.arrive(self.claim, self.arrival)
+            self._warn_of_missed(begun)
+            return begun
+        if not (self._is_signal or self._is_retry or self.subscription.cancels(self.envelope)):
             # A binding that an earlier version of the service made still brings such events.
+            warn_of_unknown(self.subscription, self.envelope)
             return Begun(Verdict.DONE)
         begun = self.decisions.begin(self.claim)
         if begun.verdict is Verdict.RUN and self._is_moot(begun):
             # It counts as no attempt: the same signal may have an effect later.
             claim = replace(self.claim, attempt=0)
-            self.decisions.commit(claim, Settlement(done=False, scheduled=self._reminder(begun)))
+            self.decisions.commit(claim, Settlement(done=False, scheduled=self._reminders(begun)))
             return Begun(Verdict.DONE)
         return begun
 
@@ -62,7 +95,8 @@ class JoinDelivery(Delivery):
         """The parts that have arrived, by name, in the order of the join's declaration and then of their age."""
         # Not by type: there can be several of a type.
         found = zip(begun.parts, unpacked(begun.parts), strict=True)
-        return dict(sorted(found, key=lambda part: (self.subscription.place_of(part[1]), age(part[1]))))
+        self.parts = dict(sorted(found, key=lambda part: (self.subscription.place_of(part[1]), age(part[1]))))
+        return self.parts
 
     def react(self, parts: Parts, context: Context) -> list[Envelope]:
         """
@@ -98,6 +132,20 @@ class JoinDelivery(Delivery):
         """The join's ``within`` in seconds: a cancellation may come that long before the parts."""
         return self.subscription.within.total_seconds()
 
+    def finished(self, **records: Any) -> Settlement:
+        """A settlement that finishes the join, and remembers the events that took part."""
+        settlement = super().finished(**records)
+        identities = [envelope.identity for envelope in self.parts.values()]
+        is_cancelled = self.subscription.cancels(self.envelope)
+        settlement.note = CANCELLED if is_cancelled else " ".join(map(mark_of, identities)) or CANCELLED
+        if self.subscription.rounds:
+            settlement.took_part = [*identities, self.envelope.identity] if is_cancelled else identities
+        return settlement
+
+    def own_event(self, envelope: Envelope) -> Envelope:
+        """The event as a message to this join carries it: with the key."""
+        return addressed(envelope, self.key)
+
     @property
     def is_part(self) -> bool:
         """True for an event that the join waits for."""
@@ -107,27 +155,53 @@ class JoinDelivery(Delivery):
     def _is_signal(self) -> bool:
         return self.envelope.type in SIGNALS
 
+    @property
+    def _is_retry(self) -> bool:
+        """True for a message of this join to itself whose event is no part any more, by a new declaration."""
+        known = self.is_part or self._is_signal or self.subscription.cancels(self.envelope)
+        return self._is_own and not known
+
     def _is_moot(self, begun: Begun) -> bool:
         """True for a signal that no longer has an effect on this join."""
+        if self._is_signal and self.subscription.rounds and self._is_outdated():
+            return True
         if self.envelope.type == FIRED:
             return not begun.parts
-        # It was complete in time, and waits for its next attempt.
-        return self.envelope.type == DEADLINE and self._complete(begun)
+        if self.envelope.type == DEADLINE:
+            # It was complete in time, and waits for its next attempt.
+            return self._complete(begun)
+        return self._is_retry and not self._complete(begun)
 
-    def _reminder(self, begun: Begun) -> list[Scheduled]:
+    def _is_outdated(self) -> bool:
+        """True for a signal to an earlier round: it was sent before the first part of this round arrived."""
+        pending = self.ports.store.look(self.claim.handler, self.claim.unit)
+        since = min(pending.arrived.values(), default=0.0) if pending else 0.0
+        return self.envelope.time.timestamp() < since
+
+    def _reminders(self, begun: Begun) -> list[Scheduled]:
         """
-        A message with one part of a complete join, to be delivered again in case that no worker has begun the join.
+        Messages with parts of the join, to be delivered again in case that no worker has begun the join.
 
         A join that was incomplete when its last part came can be complete now, if a new version of the service needs
-        fewer parts. If an attempt was made already, the message does nothing.
+        fewer parts. Parts that tell how many others are needed may tell another number to the new version. If an
+        attempt was made already, the messages do nothing.
         """
-        if not begun.parts:
-            return []
-        part, *_ = self.parts_of(begun).values()
-        return [Scheduled(f"again:{self.claim.token}", self.own_message(part))]
+        parts = [part for part in self.parts_of(begun).values() if part.type in self.subscription.parts]
+        telling = {several.of.event_type for several in self.subscription.several.values() if several.of}
+        chosen = [part for part in parts if part.type in telling] or parts[:1]
+        token = self.claim.token
+        return [Scheduled(f"again:{token}:{number}", self.own_message(part)) for number, part in enumerate(chosen)]
 
     def _complete(self, begun: Begun) -> bool:
         return self.subscription.is_complete(by_type(unpacked(begun.parts)))
+
+    def _warn_of_missed(self, begun: Begun) -> None:
+        """Log an event that did not count for the join, unless it came before, or is expected to come late."""
+        if not begun.note or self._is_own or self.redelivered or self.subscription.at_least:
+            return
+        if begun.note in UNKNOWN or mark_of(self.envelope.identity) in begun.note.split():
+            return
+        logger.warning(_MISSED[begun.note if begun.note in _MISSED else ""], self, self.envelope.id, self.key)
 
     def _key_of(self, parts: Parts) -> str:
         """
@@ -157,14 +231,61 @@ class JoinDelivery(Delivery):
         join, event = self.subscription, self.envelope
         return Arrival(
             part=event.type,
-            name=name_of(event, join.several),
+            name=name_of(event, join.many),
             text=packed(event),
             needs=dict.fromkeys(join.parts) | {part: need or 0 for part, need in join.needs().items()},
+            round_of=event.identity if join.rounds else "",
             at_least=join.quorum,
             within=join.within.total_seconds(),
             told=self._told,
             again=self.redelivered,
         )
+
+
+class FormerJoinDelivery(Delivery):
+    """A signal to a join whose handler is no join any more: its parts become a dead letter."""
+
+    def make_claim(self) -> Claim:
+        """The claim on the join's key, which is the subject of the signal."""
+        return self.claim_on(unit_of(self.envelope.subject), self.envelope.id)
+
+    def begin(self) -> Begun:
+        """Claim the join. DONE if no part of it is left."""
+        begun = super().begin()
+        if begun.verdict is Verdict.RUN and not begun.parts:
+            self.decisions.commit(replace(self.claim, attempt=0), self.finished(note=CANCELLED))
+            return Begun(Verdict.DONE)
+        return begun
+
+    def parts_of(self, begun: Begun) -> Parts:
+        """The parts that had arrived, by name."""
+        return dict(zip(begun.parts, unpacked(begun.parts), strict=True))
+
+    def react(self, parts: Parts, context: Context) -> list[Envelope]:  # noqa: ARG002
+        """Raises `JoinExpiredError`: there is no function that takes these events."""
+        arrived = ", ".join(sorted(parts)) or "nothing"
+        raise JoinExpiredError(f"{self.subscription.name} is no join any more: {arrived} had arrived")
+
+    def outdated(self) -> list[str]:
+        """The id of the join's deadline in the schedule."""
+        return [deadline_id(self.claim.unit)]
+
+
+def warn_of_unknown(join: Join, event: Envelope) -> None:
+    """Log, once per type and process, that a join gets events that it does not wait for."""
+    if (join.name, event.type) not in _told_unknown:
+        _told_unknown.add((join.name, event.type))
+        logger.warning(
+            "%s does not wait for %s (id %s), and ignores it. An earlier version of the service did. Logged once per "
+            "type and process.",
+            join.name,
+            event,
+            event.id,
+        )
+
+
+#: The joins and types that `warn_of_unknown` has named.
+_told_unknown: set[tuple[str, str]] = set()
 
 
 def delivery_to(ports: Ports, subscription: Subscription, envelope: Envelope, attempt: int, **options: Any) -> Delivery:
@@ -173,5 +294,7 @@ def delivery_to(ports: Ports, subscription: Subscription, envelope: Envelope, at
 
     Raises `EnvelopeError` when the handler can do nothing with such an event.
     """
-    kind = JoinDelivery if isinstance(subscription, Join) else Delivery
+    kind: type[Delivery] = JoinDelivery if isinstance(subscription, Join) else Delivery
+    if kind is Delivery and envelope.type in SIGNALS:
+        kind = FormerJoinDelivery
     return kind(ports, subscription, envelope, attempt, **options)

@@ -15,14 +15,14 @@ FIRED = "choreo.join_fired"
 SIGNALS = (DEADLINE, FIRED)
 
 
-def signal(kind: str, *, handler: str, key: str, source: str, queue: str) -> Message:
-    """Return a signal of this kind to the join with this key."""
+def signal(kind: str, *, handler: str, key: str, source: str, queue: str, now: float) -> Message:
+    """Return a signal of this kind to the join with this key. ``now`` is the time by the store's clock."""
     envelope = Envelope(
         id=f"{handler}/{key}/{kind}",
         type=kind,
         source=source,
         subject=key,
-        time=datetime.now(UTC),
+        time=datetime.fromtimestamp(now, UTC),
         correlation_id=f"{handler}/{key}",
     )
     return Message.carrying(envelope, exchange="", routing_key=queue)

@@ -1,7 +1,7 @@
 """Operations on dead letters: find, replay, discard."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -9,9 +9,11 @@ from typing import Any
 from choreo.delivery.dead_letter import DeadLetter, Reason
 from choreo.delivery.signals import SIGNALS
 from choreo.errors import DeadLetterError, EnvelopeError
-from choreo.events.lineage import lineage_of
-from choreo.events.message import Message
-from choreo.store.parts import key_of, name_of, packed
+from choreo.events.envelope import Envelope
+from choreo.events.lineage import NO_LINEAGE, lineage_of
+from choreo.events.message import EVENT_TASK, Message
+from choreo.operate.route import Route
+from choreo.store.parts import addressed, key_of, name_of, packed
 from choreo.store.port import Store
 from choreo.store.schedule import Scheduled
 
@@ -26,6 +28,7 @@ class DeadLetters:
     def __init__(self, store: Store, queue_of: Callable[[str], str]) -> None:
         self._store = store
         self._queue_of = queue_of
+        self._route = Route(store, queue_of)
 
     @property
     def handlers(self) -> list[str]:
@@ -51,29 +54,74 @@ class DeadLetters:
                 return DeadLetter.from_json(text)
         raise DeadLetterError(f"There is no dead letter {letter_id!r}. `choreo dead-letters list` shows all of them.")
 
-    def replay(self, letter_id: str) -> DeadLetter:
+    def replay(self, letter_id: str, to: str | None = None) -> DeadLetter:
         """
         Schedule the event for the handler that failed, and for no other handler. Removes the dead letter.
 
         The handler runs when a worker of the service takes the event. It has all its attempts again, and the same
         idempotency key and event ids, so other systems recognise earlier effects. If it fails again, a new dead letter
-        is made. Raises `DeadLetterError` when there is no dead letter with this id, or it was just replayed or
-        discarded by another process.
+        is made. ``to`` names another handler, ``service.handler``, which gets the event as if it had just been
+        announced: for a handler that was renamed. It gets every part of a join.
+
+        Raises `DeadLetterError`, and keeps the dead letter, when no worker declares the handler any more, the handler
+        does not listen to the event, or another join is pending for the same key. Also raises it when there is no dead
+        letter with this id, or it was just replayed or discarded by another process.
         """
         letter = self.get(letter_id)
+        self._route.check(letter, to)
+        description = self._description(letter.handler)
+        if (to or letter.handler) != letter.handler or _is_of_former_join(letter, description):
+            self._forward(letter, to or letter.handler)
+        else:
+            self._repeat(letter, description)
+        return letter
+
+    def _repeat(self, letter: DeadLetter, description: Mapping[str, Any]) -> None:
+        """Send the event to the handler that failed, whose unit runs again."""
         queue = self._queue_of(letter.handler)
-        parts = self._parts_of(letter)
+        key = key_of(letter.unit) if letter.unit is not None else None
+        carried = _carried(letter, description)
+        parts = {} if key is None else _parts_of(letter, description)
         if parts and _is_signal(letter):
             message = replace(letter.message, headers=letter.message.headers | {"retries": 0})
-        elif letter.envelopes:
+        elif carried is not None:
+            sent = carried if key is None else addressed(carried, key)
             lineage = lineage_of(letter.message.headers)
-            message = Message.carrying(letter.envelopes[0], exchange="", routing_key=queue, lineage=lineage)
+            message = Message.carrying(sent, exchange="", routing_key=queue, lineage=lineage)
         else:
             message = letter.message
+        if key is not None and self._store.look(letter.handler, letter.unit or "") is not None:
+            raise DeadLetterError(
+                f"{letter.handler} waits for other events with the key {key!r}. Replay dead letter {letter.id!r} when "
+                f"that join is settled: `choreo joins show {key}`."
+            )
+        again = [envelope.identity for envelope in letter.envelopes] if description.get("rounds") else []
         scheduled = Scheduled(f"replay:{letter.id}", message)
-        if not self._store.replay(letter.handler, letter.id, letter.unit, parts, scheduled):
-            raise DeadLetterError(f"Dead letter {letter_id!r} has just been replayed or discarded by another process.")
-        return letter
+        if not self._store.replay(letter.handler, letter.id, letter.unit, parts, scheduled, again):
+            raise self._too_late(letter)
+
+    def _forward(self, letter: DeadLetter, to: str) -> None:
+        """Send each event of the letter to this handler, as if it had just been announced."""
+        queue = self._queue_of(to)
+        # The message of a join's letter carries one of its events, and does not tell the lineage of the others.
+        lineage = lineage_of(letter.message.headers) if len(letter.envelopes) == 1 else NO_LINEAGE
+        messages = [
+            Message.carrying(envelope, exchange="", routing_key=queue, lineage=lineage) for envelope in letter.envelopes
+        ]
+        # First the messages, then the letter: after a crash in between, the events are sent twice at worst.
+        for number, message in enumerate(messages or [_readdressed(letter, queue)]):
+            self._store.schedule(to, Scheduled(f"replay:{letter.id}:{number}", message))
+        if not self._store.discard(letter.handler, letter.id):
+            raise self._too_late(letter)
+
+    @staticmethod
+    def _too_late(letter: DeadLetter) -> DeadLetterError:
+        return DeadLetterError(f"Dead letter {letter.id!r} has just been replayed or discarded by another process.")
+
+    def _description(self, handler: str) -> Mapping[str, Any]:
+        """The description of a join; empty for another handler."""
+        text = self._store.joins().get(handler)
+        return json.loads(text) if text else {}
 
     def discard(self, letter_id: str) -> DeadLetter:
         """Delete a dead letter, and return it. Raises `DeadLetterError` when there is none with this id."""
@@ -81,28 +129,54 @@ class DeadLetters:
         self._store.discard(letter.handler, letter_id)
         return letter
 
-    def _parts_of(self, letter: DeadLetter) -> dict[str, str]:
-        """Return the parts of a join as the store keeps them; empty if the letter is not of a join."""
-        if letter.unit is None or key_of(letter.unit) is None:
-            return {}
-        from choreo.declare.join import count_in
-
-        several: dict[str, dict[str, Any]] = {}
-        if description := self._store.joins().get(letter.handler):
-            several = json.loads(description)["several"]
-        parts = {name_of(envelope, several): packed(envelope) for envelope in letter.envelopes}
-        for part, asked in several.items():
-            for envelope in letter.envelopes:
-                if envelope.type == asked.get("of"):
-                    with suppress(EnvelopeError):
-                        parts[f"?{part}"] = str(count_in(envelope, asked["per"], part))
-        return parts
-
     def _handlers(self, owners: Iterable[str]) -> list[str]:
         known = self._store.handlers()
         if not owners:
             return known
         return [handler for handler in known if handler in owners or handler.rpartition(".")[0] in owners]
+
+
+def _is_of_former_join(letter: DeadLetter, description: Mapping[str, Any]) -> bool:
+    """True if the letter is of a join, and its handler is none any more."""
+    return letter.unit is not None and key_of(letter.unit) is not None and bool(description.get("former"))
+
+
+def _carried(letter: DeadLetter, description: Mapping[str, Any]) -> Envelope | None:
+    """The event that the replayed message carries; None if the letter has none. For a join, one of its parts."""
+    if not description or description.get("former"):
+        return letter.envelopes[0] if letter.envelopes else None
+    known = [*description["parts"], *description["unless"]]
+    heard = [envelope for envelope in letter.envelopes if envelope.type in known]
+    if letter.envelopes and not heard and not _is_signal(letter):
+        types = ", ".join(sorted({envelope.type for envelope in letter.envelopes}))
+        raise DeadLetterError(
+            f"{letter.handler} does not wait for {types} any more. Send it to a handler that takes it: `choreo "
+            f"dead-letters replay {letter.id} --to SERVICE.HANDLER` (to=...)."
+        )
+    return heard[0] if heard else None
+
+
+def _parts_of(letter: DeadLetter, description: Mapping[str, Any]) -> dict[str, str]:
+    """The parts of a join as the store keeps them."""
+    from choreo.declare.join import count_in
+
+    several: Mapping[str, Any] = description.get("several", {})
+    many = description["parts"] if description.get("rounds") else several
+    parts = {name_of(envelope, many): packed(envelope) for envelope in letter.envelopes}
+    for part, asked in several.items():
+        for envelope in letter.envelopes:
+            if envelope.type == asked.get("of"):
+                with suppress(EnvelopeError):
+                    parts[f"?{part}"] = str(count_in(envelope, asked["per"], part))
+    return parts
+
+
+def _readdressed(letter: DeadLetter, queue: str) -> Message:
+    """The message of a letter whose event cannot be read, for another queue."""
+    headers = letter.message.headers
+    if headers.get("task") == letter.handler:
+        headers = headers | {"task": EVENT_TASK}
+    return replace(letter.message, exchange="", routing_key=queue, headers=headers)
 
 
 def _is_signal(letter: DeadLetter) -> bool:

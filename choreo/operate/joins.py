@@ -4,16 +4,18 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
 from choreo.delivery.signals import DEADLINE, FIRED, signal
-from choreo.errors import JoinError
+from choreo.durations import LONGEST, moment_of
+from choreo.errors import EnvelopeError, JoinError
 from choreo.events.envelope import Envelope
 from choreo.store import Claim, Outcome, Scheduled, Settlement, Store, Verdict, Waiting, deadline_id
-from choreo.store.parts import by_type, key_of, unit_of, unpacked
+from choreo.store.parts import CANCELLED, by_type, key_of, unit_of, unpacked
 from choreo.store.schedule import DEADLINE_PREFIX
 
 logger = logging.getLogger(__name__)
@@ -29,6 +31,8 @@ class Arrived:
     envelope: Envelope
     #: The time of its arrival, in UTC by the store's clock.
     at: datetime
+    #: False if the join does not wait for events of this type any more: its declaration was changed.
+    counts: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +195,12 @@ class Joins:
             raise JoinError(
                 f"A worker runs {join.handler} for {key!r} now. Try again in {begun.busy_seconds:.0f} seconds."
             )
-        within = float(self._description(join.handler).get("within", 0))
-        settlement = Settlement(unscheduled=[deadline_id(claim.unit)], remember=within)
+        description = self._description(join.handler)
+        within = min(float(description.get("within", 0)), LONGEST.total_seconds())
+        took_part = [part.envelope.identity for part in join.arrived] if description.get("rounds") else []
+        settlement = Settlement(
+            unscheduled=[deadline_id(claim.unit)], remember=within, note=CANCELLED, took_part=took_part
+        )
         if begun.verdict is Verdict.DONE or self._store.commit(claim, settlement).outcome is not Outcome.OK:
             raise JoinError(f"{join.handler} has just settled {key!r}.")
         logger.warning("%s %s was cancelled by hand: %s. The join was: %s", join.handler, key, reason, join.to_json())
@@ -211,7 +219,8 @@ class Joins:
         self._check_fire(join, description, as_timeout)
         kind, queue = DEADLINE if as_timeout else FIRED, self._queue_of(join.handler)
         source = join.handler.partition(".")[0]
-        message = signal(kind, handler=join.handler, key=key, source=source, queue=queue)
+        now = self._store.now()
+        message = signal(kind, handler=join.handler, key=key, source=source, queue=queue, now=now)
         self._store.schedule(join.handler, Scheduled(f"fire:{uuid4().hex}", message))
         return join
 
@@ -219,6 +228,8 @@ class Joins:
         where = f"{join.handler} cannot be fired for {join.key!r}"
         if not description:
             raise JoinError(f"{where}: its parts are not known, because no worker of its service has started yet.")
+        if description.get("former"):
+            raise JoinError(f"{where}: its handler is no join any more. At its deadline it becomes a dead letter.")
         if as_timeout:
             if join.complete:
                 raise JoinError(
@@ -242,16 +253,19 @@ class Joins:
 
 def _pending(handler: str, waiting: Waiting, description: Mapping[str, Any]) -> PendingJoin:
     envelopes = unpacked(waiting.parts)
-    times = [_moment(when) for when in waiting.arrived.values()]
+    times = [moment_of(when) for when in waiting.arrived.values()]
     missing, needed = _missing(waiting, by_type(envelopes), description)
     return PendingJoin(
         handler=handler,
         key=key_of(waiting.unit) or waiting.unit,
-        arrived=tuple(Arrived(envelope, at) for envelope, at in zip(envelopes, times, strict=True)),
+        arrived=tuple(
+            Arrived(envelope, at, counts=not description or envelope.type in description["parts"])
+            for envelope, at in zip(envelopes, times, strict=True)
+        ),
         missing=missing,
         needed=needed,
         since=min(times, default=None),
-        until=_moment(waiting.deadline),
+        until=moment_of(waiting.deadline),
         overdue=waiting.reminded,
         attempts=waiting.attempts,
         lease=waiting.lease,
@@ -265,18 +279,15 @@ def _missing(
     if not description:
         return (), 1
     missing: list[Missing] = []
+    told = _told(arrived, description)
     for part in description.get("parts", ()):
         here = len(arrived.get(part, ()))
         several = description["several"].get(part)
-        wanted: int | None = 1 if several is None else several.get("times") or waiting.told.get(part)
+        wanted: int | None = 1 if several is None else several.get("times") or told.get(part, waiting.told.get(part))
         if wanted is None or here < wanted:
             missing.append(Missing(part, None if wanted is None else wanted - here))
     full = len(description.get("parts", ())) - len(missing)
     return tuple(missing), max(description.get("at_least", 0) - full, 0)
-
-
-def _moment(seconds: float) -> datetime:
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
 
 
 def _is_cursor(text: str) -> bool:
@@ -285,3 +296,15 @@ def _is_cursor(text: str) -> bool:
         return math.isfinite(float(score)) and last.startswith(DEADLINE_PREFIX)
     except ValueError:
         return False
+
+
+def _told(arrived: Mapping[str, list[Envelope]], description: Mapping[str, Any]) -> dict[str, int]:
+    """How many events of each type the parts that are there ask for, by the declaration of today."""
+    from choreo.declare.join import count_in
+
+    told = {}
+    for part, several in description["several"].items():
+        for envelope in arrived.get(several.get("of", ""), ()):
+            with suppress(EnvelopeError):
+                told[part] = count_in(envelope, several["per"], part)
+    return told

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from choreo.store.joins import Arrival, Joins, Waiting
     from choreo.store.letters import Letters
     from choreo.store.port import Store
-    from choreo.store.register import Declared, Register
+    from choreo.store.register import Declared, Listening, Register
     from choreo.store.schedule import DEADLINE_PREFIX, DELAYED, TENDED, Backlog, Schedule, Scheduled, deadline_id
     from choreo.store.terms import Terms
 
@@ -36,6 +36,7 @@ __all__ = [
     "Declared",
     "Joins",
     "Letters",
+    "Listening",
     "Outcome",
     "Register",
     "Schedule",
@@ -62,6 +63,7 @@ _HOMES = {
     "FORGOTTEN": "choreo.store.claims",
     "Joins": "choreo.store.joins",
     "Letters": "choreo.store.letters",
+    "Listening": "choreo.store.register",
     "OUTBOX_GRACE": "choreo.store.claims",
     "Outcome": "choreo.store.claims",
     "Register": "choreo.store.register",

@@ -29,6 +29,12 @@ OUTBOX_GRACE = 2.0
 FORGOTTEN = "the store has forgotten this claim: it was restarted without its data, or lost some"
 
 
+#: `Begun.note` of an event that came when its join was complete, and not settled yet.
+COMPLETE = "complete"
+#: `Begun.note` of an event whose join waits, and has enough of its type.
+SURPLUS = "surplus"
+
+
 class Verdict(StrEnum):
     """The answer of `begin` and `arrive` to a delivery."""
 
@@ -70,6 +76,9 @@ class Claim:
     attempt: int = 1
     #: The id or identity of the signal that is attempted; "" for the unit itself. See `choreo.delivery.signals`.
     signal: str = ""
+    #: The identity of an event that has an effect on one round of a join at most: the answer is DONE if it was in
+    #: `Settlement.took_part` before. "": no such event.
+    once: str = ""
 
 
 @dataclass(slots=True)
@@ -83,6 +92,9 @@ class Begun:
     busy_seconds: float = 0.0
     #: The parts that have arrived for a join: the part's name (see `Arrival`) → its text.
     parts: Mapping[str, str] = field(default_factory=dict)
+    #: Says why an event did not count for a join. With DONE: the `Settlement.note` of the join, or `COMPLETE`. With
+    #: WAIT: `SURPLUS`. "" if the event counts, or came before.
+    note: str = ""
 
 
 @dataclass(slots=True)
@@ -100,6 +112,11 @@ class Settlement:
     letter: tuple[str, str] | None = None
     #: Seconds for which the finished unit is remembered, if that is longer than `Terms.retention`.
     remember: float = 0.0
+    #: A text that is kept with a finished join, for events that come late: see `Begun.note`.
+    note: str = "1"
+    #: The identities of the events that took part in a round of a join. They are remembered for `Terms.retention`, and
+    #: begin no other round.
+    took_part: Sequence[str] = ()
 
 
 @dataclass(slots=True)

@@ -29,6 +29,9 @@ class Arrival:
     #: True if this part may have been recorded before: the copy was delivered before, or an answer was lost. If the
     #: part is there already, it then counts neither as a duplicate nor as late.
     again: bool = False
+    #: The identity of the event, for a join whose key can be joined again once it is settled: a join with rounds. "":
+    #: a settled join takes no more events.
+    round_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,15 @@ class Joins(Protocol):
         The first part sets the deadline. WAIT comes with the number of parts that have arrived. A part that arrived
         before is kept as it was, and claims all the same: the worker that claimed last may have died.
         A complete join takes no further part, so that each attempt sees the same ones. Parts that are not kept are
-        counted: see `tally`.
+        counted: see `tally`, and `Begun.note`.
+
+        With ``round_of`` every part is named type/identity. The next event after a join is settled begins a new round,
+        unless it took part in an earlier one. An event for which the pending round has no place gets BUSY: it must come
+        again.
+
+        The parts that are there may have been named by another declaration: one of a type, or several. All of them
+        count. If a join is complete only by a new declaration, its deadline is brought forward by the next event. If it
+        is incomplete only by a new declaration, its attempts begin anew.
         """
 
     def waiting(self, handler: str, limit: int, after: str = "") -> tuple[list[str], str]:

@@ -15,6 +15,9 @@ class Letters(Protocol):
     def letters(self, handler: str) -> list[str]:
         """The dead letters of a handler as JSON, oldest first."""
 
+    def letter_count(self, handler: str) -> int:
+        """The number of dead letters of a handler."""
+
     def letter(self, handler: str, letter_id: str) -> str | None:
         """One dead letter as JSON; None if there is none with this id."""
 
@@ -22,11 +25,19 @@ class Letters(Protocol):
         """Remove a dead letter. False when there was none."""
 
     def replay(
-        self, handler: str, letter_id: str, unit: str | None, parts: Mapping[str, str], scheduled: Scheduled
+        self,
+        handler: str,
+        letter_id: str,
+        unit: str | None,
+        parts: Mapping[str, str],
+        scheduled: Scheduled,
+        again: Sequence[str] = (),
     ) -> bool:
         """
         Remove a dead letter, forget that its unit was settled, restore a join's parts, and schedule the message.
 
         ``parts`` are named as in `Arrival`; ``?type`` is how many of a type another part has asked for.
-        False, and nothing is changed, when there was no such letter: another call was faster.
+        ``again`` are identities of events that took part in a round (see `Settlement.took_part`), and may do so again.
+        False, and nothing is changed, when there was no such letter, because another call was faster; or when other
+        parts wait for the same unit.
         """

@@ -3,7 +3,7 @@
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from heapq import heappop, heappush
 from threading import RLock
@@ -11,10 +11,21 @@ from typing import Any, TypeVar, cast
 
 from choreo.events.message import Message
 from choreo.events.patterns import Binding
-from choreo.store.claims import OUTBOX_GRACE, Begun, Claim, Committed, Outcome, Settlement, Verdict
+from choreo.store.claims import (
+    COMPLETE,
+    OUTBOX_GRACE,
+    SURPLUS,
+    Begun,
+    Claim,
+    Committed,
+    Outcome,
+    Settlement,
+    Verdict,
+)
 from choreo.store.joins import Arrival, Waiting
+from choreo.store.parts import mark_of
 from choreo.store.port import Store
-from choreo.store.register import Declared
+from choreo.store.register import Declared, Listening
 from choreo.store.schedule import DEADLINE_PREFIX, Backlog, Scheduled, deadline_id
 from choreo.store.terms import Terms
 
@@ -24,6 +35,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 @dataclass
 class _Unit:
     done: bool = False
+    note: str = ""
     #: Signal → the highest attempt whose outcome is recorded; "" for the unit itself.
     settled: Counter[str] = field(default_factory=Counter)
     #: The current claim: its token, and the time at which its lease runs out.
@@ -35,11 +47,11 @@ class _Unit:
 
 @dataclass
 class _Register:
-    """The workers of one service with their bindings, and all bindings and queues that may exist."""
+    """The workers of one service with their bindings, and all bindings that may exist."""
 
     workers: dict[str, tuple[float, frozenset[Binding]]] = field(default_factory=dict)
     bindings: set[Binding] = field(default_factory=set)
-    queues: set[str] = field(default_factory=set)
+    was_declared: bool = False
 
 
 @dataclass
@@ -58,15 +70,23 @@ class _Gathering:
         """How many events are here; True if they are complete; True if no more of this arrival's type are needed."""
         here, full = 0, set()
         for part, need in arrival.needs.items():
-            if need is None:
-                have, wanted = int(part in self.parts), 1.0
-            else:
-                have = sum(name.startswith(f"{part}/") for name in self.parts)
-                wanted = need or self.told.get(part, float("inf"))
+            have = sum(name.partition("/")[0] == part for name in self.parts)
+            wanted: float = 1 if need is None else need or dict[str, float](self.told).get(part, float("inf"))
             here += have
             if have >= wanted:
                 full.add(part)
         return here, len(full) >= arrival.at_least, arrival.part in full
+
+    def text_of(self, arrival: Arrival) -> str | None:
+        """The text of the part of this name; or of the same event under the name that another declaration gave it."""
+        if arrival.name in self.parts:
+            return self.parts[arrival.name][1]
+        return next((text for name, (_, text) in self.parts.items() if _is_same(name, text, arrival)), None)
+
+
+def _is_same(name: str, text: str, arrival: Arrival) -> bool:
+    one_of_both = name == arrival.part or arrival.name == arrival.part
+    return one_of_both and name.partition("/")[0] == arrival.part and text == arrival.text
 
 
 @dataclass
@@ -94,6 +114,12 @@ class _Calendar(dict[str, _Entry]):
         if key not in self:
             self[key] = entry
             heappush(self._heap, (entry.due, key))
+
+    def bring_forward(self, key: str, due: float) -> None:
+        """Let an entry fall due at this time, if there is one. A deadline that was sent is sent again."""
+        if key in self:
+            self[key] = _Entry(due, self[key].message)
+            heappush(self._heap, (due, key))
 
     def next_due(self) -> float | None:
         """The time at which the next entry falls due; None if there is none. Deadlines that were sent do not count."""
@@ -130,6 +156,8 @@ class _Drawer:
     tally: Counter[str] = field(default_factory=Counter)
     #: Delivery → how often it came back: see `Claims.returned`.
     returns: Counter[str] = field(default_factory=Counter)
+    #: Identities of events that took part in a round of a join → the time until which that is remembered.
+    took_part: dict[str, float] = field(default_factory=dict)
 
     def count(self, reason: str, arrival: Arrival) -> None:
         """Count an event that does not count for the join, unless it was delivered before."""
@@ -187,6 +215,8 @@ class MemoryStore(Store):
         """Claim a unit."""
         unit = self._unit(claim)
         now = self._clock()
+        if claim.once and self._took_part(claim, claim.once):
+            return Begun(Verdict.DONE)
         if unit.done or 0 < claim.attempt <= unit.settled[claim.signal]:
             return Begun(Verdict.DONE)
         if unit.until > now and unit.token != claim.token:
@@ -202,26 +232,51 @@ class MemoryStore(Store):
     @_locked
     def arrive(self, claim: Claim, arrival: Arrival) -> Begun:
         """Record one part of a join, and claim the join if it is complete."""
-        drawer = self._drawers[claim.handler]
-        if self._unit(claim).done:
+        drawer, unit = self._drawers[claim.handler], self._unit(claim)
+        if arrival.round_of:
+            if self._took_part(claim, arrival.round_of) or (unit.done and mark_of(arrival.round_of) in unit.note):
+                return Begun(Verdict.DONE)
+            if unit.done:
+                unit = drawer.units[claim.unit] = _Unit()
+        elif unit.done:
             drawer.count("late", arrival)
-            return Begun(Verdict.DONE)
-        gathering = drawer.parts[claim.unit]
-        known = gathering.parts.get(arrival.name)
+            return Begun(Verdict.DONE, note=unit.note)
+        return self._gather(claim, arrival, unit, drawer)
+
+    def _gather(self, claim: Claim, arrival: Arrival, unit: _Unit, drawer: _Drawer) -> Begun:
+        now, deadline, gathering = self._clock(), deadline_id(claim.unit), drawer.parts[claim.unit]
+        held = Begun(Verdict.BUSY, busy_seconds=self.terms.lease.total_seconds())
+        known = gathering.text_of(arrival)
         here, complete, own_is_full = gathering.status(arrival)
         if known is None and complete:
+            if not unit.settled[""] and not unit.token:
+                drawer.calendar.bring_forward(deadline, now)
+            if arrival.round_of:
+                return held
             drawer.count("late", arrival)
-            return Begun(Verdict.DONE)
-        drawer.calendar.add(deadline_id(claim.unit), _Entry(self._clock() + arrival.within, None))
-        if known is None and own_is_full:
+            return Begun(Verdict.DONE, note=COMPLETE)
+        drawer.calendar.add(deadline, _Entry(now + arrival.within, None))
+        surplus = known is None and own_is_full
+        if surplus and arrival.round_of:
+            return held
+        if surplus:
             drawer.tally["surplus"] += 1
-        elif known is None:
-            gathering.parts[arrival.name] = self._clock(), arrival.text
-            gathering.told = {**arrival.told, **gathering.told}
+        elif known is not None and not complete and claim.attempt <= 1 and not arrival.again:
+            surplus = known != arrival.text
+            drawer.tally["surplus" if surplus else "duplicate"] += 1
+        if not surplus:
+            if known is None:
+                gathering.parts[arrival.name] = now, arrival.text
+            gathering.told |= arrival.told
             here, complete, _ = gathering.status(arrival)
-        elif not complete and claim.attempt <= 1:
-            drawer.count("duplicate" if known[1] == arrival.text else "surplus", arrival)
-        return self.begin(claim) if complete else Begun(Verdict.WAIT, here)
+        if not complete:
+            was_complete = unit.settled.pop("", 0) > 0
+            if (known is not None or was_complete) and drawer.calendar[deadline].reminded:
+                drawer.calendar.bring_forward(deadline, now)
+            return Begun(Verdict.WAIT, here, note=SURPLUS if surplus else "")
+        begun = self.begin(claim)
+        other = begun.verdict is Verdict.DONE and known is not None and known != arrival.text
+        return replace(begun, note=COMPLETE) if other else begun
 
     @_locked
     def waiting(self, handler: str, limit: int, after: str = "") -> tuple[list[str], str]:
@@ -297,12 +352,14 @@ class MemoryStore(Store):
         if unit.token != claim.token:
             taken = unit.token or 0 < claim.attempt <= unit.settled[claim.signal]
             return Committed(Outcome.STALE if taken else Outcome.LOST)
-        unit.done = settlement.done
+        unit.done, unit.note = settlement.done, settlement.note
         unit.settled[claim.signal] = max(unit.settled[claim.signal], claim.attempt)
         unit.token, unit.until, unit.deliveries = "", 0.0, 0
         unit.forgotten_at = self._clock() + max(self.terms.retention.total_seconds(), settlement.remember)
         if settlement.done:
             drawer.parts.pop(claim.unit, None)
+        until = self._clock() + self.terms.retention.total_seconds()
+        drawer.took_part |= dict.fromkeys(settlement.took_part, until)
         if settlement.letter:
             drawer.letters[settlement.letter[0]] = settlement.letter[1]
         for unwanted in settlement.unscheduled:
@@ -398,6 +455,11 @@ class MemoryStore(Store):
         return list(self._drawers[handler].letters.values())
 
     @_locked
+    def letter_count(self, handler: str) -> int:
+        """The number of dead letters of a handler."""
+        return len(self._drawers[handler].letters)
+
+    @_locked
     def letter(self, handler: str, letter_id: str) -> str | None:
         """One dead letter as JSON; None if there is none with this id."""
         return self._drawers[handler].letters.get(letter_id)
@@ -409,12 +471,21 @@ class MemoryStore(Store):
 
     @_locked
     def replay(
-        self, handler: str, letter_id: str, unit: str | None, parts: Mapping[str, str], scheduled: Scheduled
+        self,
+        handler: str,
+        letter_id: str,
+        unit: str | None,
+        parts: Mapping[str, str],
+        scheduled: Scheduled,
+        again: Sequence[str] = (),
     ) -> bool:
         """Remove a dead letter, forget that its unit was settled, and schedule its message. False if there was none."""
         drawer = self._drawers[handler]
-        if drawer.letters.pop(letter_id, None) is None:
+        waiting = drawer.parts.get(unit) if unit is not None else None
+        if (waiting is not None and waiting.parts) or drawer.letters.pop(letter_id, None) is None:
             return False
+        for identity in again:
+            drawer.took_part.pop(identity, None)
         if unit is not None:
             drawer.units.pop(unit, None)
             gathering, now = drawer.parts[unit], self._clock()
@@ -447,7 +518,7 @@ class MemoryStore(Store):
         if ttl > 0:
             workers[worker] = now + ttl, frozenset(bindings)
             register.bindings.update(bindings)
-            register.queues.update(queue for queue, _ in bindings)
+            register.was_declared |= bool(bindings)
         register.workers = workers
         live = frozenset[Binding]().union(*(declared for _, declared in workers.values()))
         register.bindings.difference_update(set(removed) - live)
@@ -455,7 +526,6 @@ class MemoryStore(Store):
             known=known,
             stale=sorted(register.bindings - live),
             again=sorted(set(removed) & live),
-            orphans=sorted(register.queues - {queue for queue, _ in live}),
         )
 
     @_locked
@@ -465,15 +535,23 @@ class MemoryStore(Store):
         return {name: sorted(bindings) for name, (until, bindings) in workers.items() if until > now}
 
     @_locked
-    def forget_queue(self, service: str, queue: str) -> None:
-        """Forget a queue that no longer exists."""
-        self._registers[service].queues.discard(queue)
+    def listening(self, service: str) -> Listening | None:
+        """The queues of this service that events reach; None if no worker of it has ever called `declare`."""
+        register, now = self._registers[service], self._clock()
+        live = [bindings for until, bindings in register.workers.values() if until > now]
+        if not live and not register.was_declared:
+            return None
+        workers = [frozenset(queue for queue, _ in bindings) for bindings in live]
+        return Listening(frozenset(register.bindings), workers)
 
     def ping(self) -> None:
         """Do nothing: this store always answers."""
 
     def watch(self) -> None:
         """Do nothing: this store drops nothing."""
+
+    def _took_part(self, claim: Claim, identity: str) -> bool:
+        return self._drawers[claim.handler].took_part.get(identity, 0.0) > self._clock()
 
     def _unit(self, claim: Claim) -> _Unit:
         units = self._drawers[claim.handler].units

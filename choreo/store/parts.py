@@ -2,11 +2,18 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
+from hashlib import sha1
 from typing import Any
 
 from choreo.events.envelope import Envelope
 from choreo.events.message import compact, parsed
+
+#: The attribute of an event that is sent to the join with this key: see `addressed`.
+KEY = "choreojoinkey"
+#: `Settlement.note` of a join that was cancelled, or ended without parts: later events are expected.
+CANCELLED = "cancelled"
 
 
 def unit_of(key: str) -> str:
@@ -22,6 +29,29 @@ def key_of(unit: str) -> str | None:
 def name_of(envelope: Envelope, several: Iterable[str]) -> str:
     """Return the name of a part: its type, or ``type/identity`` if the join takes several of the type."""
     return f"{envelope.type}/{envelope.identity}" if envelope.type in several else envelope.type
+
+
+def addressed(envelope: Envelope, key: str) -> Envelope:
+    """
+    Return the event for a message to the join with this key: for a retry, a replay, or a reminder.
+
+    The message names the key because a later version of the service may take it from another field.
+    """
+    return replace(envelope, extensions=envelope.extensions | {KEY: key})
+
+
+def read_address(envelope: Envelope) -> tuple[Envelope, str | None]:
+    """Return the event that `addressed` got, and the key; None if the message names none."""
+    key = envelope.extensions.get(KEY)
+    if not isinstance(key, str):
+        return envelope, None
+    others = {name: value for name, value in envelope.extensions.items() if name != KEY}
+    return replace(envelope, extensions=others), key
+
+
+def mark_of(identity: str) -> str:
+    """Return a short mark of an event, by which a settled join knows its parts. The script arrive.lua computes it."""
+    return sha1(identity.encode(), usedforsecurity=False).hexdigest()[:8]
 
 
 def packed(envelope: Envelope) -> str:

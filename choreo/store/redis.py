@@ -21,7 +21,7 @@ from choreo.store.calls import Calls
 from choreo.store.claims import OUTBOX_GRACE, Begun, Claim, Committed, Outcome, Settlement, Verdict
 from choreo.store.joins import Arrival, Waiting
 from choreo.store.port import Store
-from choreo.store.register import Declared
+from choreo.store.register import Declared, Listening
 from choreo.store.schedule import Backlog, Scheduled, deadline_id
 from choreo.store.terms import Terms
 
@@ -86,7 +86,7 @@ class RedisStore(Store):
     def _beginning(self, claim: Claim) -> tuple[list[str], list[Any]]:
         """Keys and arguments of begin.lua."""
         keys = [*self._unit(claim.handler, claim.unit), self._done(claim.handler)]
-        return keys, [*self._lease_args(claim), _remembered(claim.unit), self._in_flight(claim)]
+        return keys, [*self._lease_args(claim), claim.once or _remembered(claim.unit), self._in_flight(claim)]
 
     def _in_flight(self, claim: Claim) -> str:  # noqa: ARG002
         """The key under which this server keeps the claim's delivery in flight; "" if the server is not the broker."""
@@ -114,9 +114,10 @@ class RedisStore(Store):
         """Keys and arguments of arrive.lua."""
         due, _ = self._calendar(claim.handler)
         keys = [*self._unit(claim.handler, claim.unit), due, self._key(claim.handler, "tally")]
+        keys.append(self._done(claim.handler))
         args: list[Any] = [*self._lease_args(claim), arrival.part, arrival.name, arrival.text]
         args += [_ms(arrival.within), deadline_id(claim.unit), arrival.at_least, self._in_flight(claim)]
-        args += [int(ahead), int(arrival.again), len(arrival.told)]
+        args += [int(ahead), int(arrival.again), arrival.round_of, len(arrival.told)]
         for part, count in arrival.told.items():
             args += [part, count]
         for part, need in arrival.needs.items():
@@ -193,16 +194,18 @@ class RedisStore(Store):
         self, claim: Claim, settlement: Settlement, scheduled: Sequence[Scheduled], messages: int = 0
     ) -> list[Any]:
         """The arguments of settle.lua for one claim. The caller adds those of its own ``messages``."""
-        letter, unwanted = settlement.letter or (), settlement.unscheduled
-        kept = 2 if _remembered(claim.unit) and not letter else 1
+        letter, unwanted, took_part = settlement.letter or (), settlement.unscheduled, settlement.took_part
+        kept = "2" if _remembered(claim.unit) and not letter else settlement.note
         retention = max(self._retention, _ms(settlement.remember))
         shape = ""
-        if letter or unwanted or scheduled or messages:
-            shape = f"{len(letter) // 2} {len(unwanted)} {len(scheduled)} {messages}"
+        if letter or unwanted or scheduled or messages or took_part:
+            shape = f"{len(letter) // 2} {len(unwanted)} {len(scheduled)} {messages} {len(took_part)}"
         args: list[Any] = [claim.token, _attempt(claim), kept if settlement.done else 0, retention, claim.unit, shape]
         args += (*letter, *unwanted)
         for entry in scheduled:
             args += _arguments(entry)
+        if took_part:
+            args += [self._retention, *took_part]
         return args
 
     def schedule(self, owner: str, scheduled: Scheduled) -> None:
@@ -283,6 +286,11 @@ class RedisStore(Store):
             found = client.hmget(letters, ids) if ids else []
         return [letter.decode() for letter in found if letter is not None]
 
+    def letter_count(self, handler: str) -> int:
+        """The number of dead letters of a handler."""
+        with self._calls.client() as client:
+            return int(client.hlen(self._cabinet(handler)[0]))
+
     def letter(self, handler: str, letter_id: str) -> str | None:
         """One dead letter as JSON; None if there is none with this id."""
         with self._calls.client() as client:
@@ -298,7 +306,13 @@ class RedisStore(Store):
             return bool(pipeline.execute()[0])
 
     def replay(
-        self, handler: str, letter_id: str, unit: str | None, parts: Mapping[str, str], scheduled: Scheduled
+        self,
+        handler: str,
+        letter_id: str,
+        unit: str | None,
+        parts: Mapping[str, str],
+        scheduled: Scheduled,
+        again: Sequence[str] = (),
     ) -> bool:
         """Remove a dead letter, forget that its unit was settled, and schedule its message. False if there was none."""
         keys = [
@@ -308,6 +322,7 @@ class RedisStore(Store):
             self._done(handler),
         ]
         args: list[Any] = [letter_id, *_arguments(scheduled), self._retention, _remembered(unit or "")]
+        args += [len(again), *again]
         for part, envelope in parts.items():
             args += [part, envelope]
         return bool(self._run("replay", keys, args))
@@ -330,8 +345,8 @@ class RedisStore(Store):
         keys = [self._key(service, name) for name in ("workers", "bindings", "queues")]
         pairs = [" ".join(pair) for pair in (*bindings, *removed)]
         known, *lists = self._run("declare", keys, [worker, _ms(ttl), len(bindings), *pairs])
-        stale, again, orphans = (sorted(text.decode() for text in texts) for texts in lists)
-        return Declared(bool(known), [_pair(text) for text in stale], [_pair(text) for text in again], orphans)
+        stale, again = (sorted(text.decode() for text in texts) for texts in lists)
+        return Declared(bool(known), [_pair(text) for text in stale], [_pair(text) for text in again])
 
     def declared(self, service: str) -> dict[str, list[Binding]]:
         """The live workers of a service, and the bindings that each declares."""
@@ -344,10 +359,22 @@ class RedisStore(Store):
                 found[worker.decode()] = [_pair(text) for text in bindings]
         return found
 
-    def forget_queue(self, service: str, queue: str) -> None:
-        """Forget a queue that no longer exists."""
-        with self._calls.client() as client:
-            client.srem(self._key(service, "queues"), queue)
+    def listening(self, service: str) -> Listening | None:
+        """The queues of this service that events reach; None if no worker of it has ever called `declare`."""
+        with self._calls.client() as client, client.pipeline(transaction=True) as pipeline:
+            pipeline.time()
+            pipeline.hvals(self._key(service, "workers"))
+            pipeline.smembers(self._key(service, "bindings"))
+            pipeline.exists(self._key(service, "queues"))
+            (seconds, _), records, bindings, was_declared = pipeline.execute()
+        workers = [record.decode().split("\n") for record in records]
+        live = [declared for until, *declared in workers if int(until) > seconds * 1000]
+        if not live and not was_declared:
+            return None
+        return Listening(
+            frozenset(_pair(text.decode()) for text in bindings),
+            [frozenset(_pair(text)[0] for text in declared) for declared in live],
+        )
 
     def ping(self) -> None:
         """Raise `StoreError` unless the server answers."""
@@ -366,7 +393,9 @@ def begun(answer: list[Any]) -> Begun:
     if verdict is Verdict.BUSY:
         return Begun(verdict, busy_seconds=answer[1] / 1000)
     if verdict is Verdict.DONE:
-        return Begun(verdict)
+        return Begun(verdict, note=answer[1].decode() if len(answer) > 1 else "")
+    if verdict is Verdict.WAIT:
+        return Begun(verdict, answer[1], note=answer[2].decode())
     fields = [text.decode() for text in answer[2:]]
     # Counts are kept beside the parts, under names with '#' or '?'. Each part's text follows its time of arrival.
     parts = {

@@ -1,7 +1,7 @@
 """The register: which handlers exist, and which live worker binds which queue."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from choreo.events.patterns import Binding
@@ -17,8 +17,21 @@ class Declared:
     stale: Sequence[Binding] = ()
     #: Removed bindings that a worker has declared meanwhile, and that must be made again.
     again: Sequence[Binding] = ()
-    #: Queues that were declared once, and that no live worker declares.
-    orphans: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """The queues of one service that events reach."""
+
+    #: Bindings that were made once and not removed. A service that is stopped keeps its own.
+    bindings: frozenset[Binding]
+    #: The queues that each live worker declares: one set per worker.
+    workers: Sequence[frozenset[str]] = field(default_factory=list)
+
+    @property
+    def queues(self) -> frozenset[str]:
+        """The queues that have a binding."""
+        return frozenset(queue for queue, _ in self.bindings)
 
 
 class Register(Protocol):
@@ -43,5 +56,5 @@ class Register(Protocol):
     def declared(self, service: str) -> dict[str, list[Binding]]:
         """The live workers of a service, and the bindings that each declares."""
 
-    def forget_queue(self, service: str, queue: str) -> None:
-        """Forget a queue that no longer exists."""
+    def listening(self, service: str) -> Listening | None:
+        """The queues of this service that events reach; None if no worker of it has ever called `declare`."""

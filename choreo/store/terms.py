@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
+from choreo.durations import LONGEST, is_wait
 from choreo.errors import DeclarationError
 
 
@@ -26,8 +27,10 @@ class Terms:
 
     def __post_init__(self) -> None:
         for name, value in (("lease", self.lease), ("retention", self.retention)):
-            if not isinstance(value, timedelta) or value <= timedelta(0):
-                raise DeclarationError(f"Terms({name}={value!r}): a time, like {name}=timedelta(minutes=1).")
+            if not isinstance(value, timedelta) or not is_wait(value, above=0):
+                raise DeclarationError(
+                    f"Terms({name}={value!r}): a time up to {LONGEST.days} days, like {name}=timedelta(minutes=1)."
+                )
         if self.retention <= self.lease:
             raise DeclarationError(f"Terms(retention={self.retention!r}): longer than the lease, {self.lease!r}.")
         if type(self.max_deliveries) is not int or self.max_deliveries < 1:

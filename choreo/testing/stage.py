@@ -14,6 +14,7 @@ from choreo.declare.checks import checked_event
 from choreo.declare.delay import Delay
 from choreo.delivery.clock import Clock
 from choreo.delivery.dead_letter import DeadLetter
+from choreo.durations import LONGEST, is_wait
 from choreo.errors import DeclarationError, PublishError
 from choreo.events.envelope import Envelope
 from choreo.events.event import Event
@@ -138,7 +139,7 @@ class Stage:
                 self._outside.publisher.announce([envelope])
                 return envelope
             key, message = f"event:{envelope.id}", self._outside.publisher.message_for(envelope)
-            self._store.schedule(DELAYED, Scheduled(key, message, later.seconds(self._store.now)))
+            self._store.schedule(DELAYED, Scheduled(key, message, later.seconds(self._store.now, self._clock.now)))
             call_off = partial(self._store.unschedule, DELAYED, key)
             return Announcement(envelope, envelope.time, f"{DELAYED}/{envelope.id}", call_off)
 
@@ -158,11 +159,14 @@ class Stage:
 
         The clock stops at each moment at which a message falls due (a retry, a deadline of a join, a delayed event),
         in their order, and `run` is called at each. ``units`` are those of `datetime.timedelta`.
-        Raises `ValueError` for a time that is negative, and `EndlessLoopError` instead of delivery ``most`` + 1.
+        Raises `ValueError` for a time that is negative or longer than a hundred years, and `EndlessLoopError` instead
+        of delivery ``most`` + 1.
         """
         passed = (timedelta() if by is None else by) + timedelta(**units)
         if passed < timedelta():
             raise ValueError(f"advance({passed!r}): time does not go back.")
+        if not is_wait(passed):
+            raise ValueError(f"advance({passed!r}): time goes {LONGEST.days} days at most in one step.")
         until = self._clock.seconds + passed.total_seconds()
         with self._delivering(most) as run_until_quiet:
             count = run_until_quiet()
@@ -263,6 +267,10 @@ class Stage:
                 self._known[runtime.service_name] = declared
                 self._queues.forget_routes()
                 runtime.introduce()
+                bindings = [(known.name, pattern) for known in declared for pattern in known.patterns]
+                forever = float("inf")
+                stale = self._store.declare(runtime.service_name, "stage", bindings, forever).stale
+                self._store.declare(runtime.service_name, "stage", bindings, forever, removed=stale)
                 for clock in self._clocks:
                     self._clocks[clock] = clock.owners()
 

@@ -7,14 +7,17 @@ alone: while it lives, it reports its bindings in the store. A binding is stale 
 removed when the last old worker has stopped, or has been silent for `TTL` seconds. Until then the queue gets the events
 of both versions.
 
-A queue is never deleted, because its messages may be wanted. A queue whose handler is gone is named in the log.
+A queue is never deleted, because its messages may be wanted. A queue whose handler is gone is named in the log, as long
+as something is in it or can still come to it: a dead letter that is replayed, a retry, a deadline of a join.
 """
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 
 from choreo.broker.bindings import Bindings
 from choreo.daemon import Daemon
+from choreo.delivery.undeclared import UndeclaredHandler, UndeclaredHandlers
 from choreo.errors import StoreError
 from choreo.events.patterns import Binding
 from choreo.store.register import Register
@@ -25,6 +28,10 @@ logger = logging.getLogger(__name__)
 TTL = 60.0
 #: Seconds between two looks.
 INTERVAL = 15.0
+#: Seconds between two looks for undeclared handlers.
+UNDECLARED_INTERVAL = 60.0
+#: Seconds after which an undeclared handler is named again although nothing about it has changed.
+REMINDER = 3600.0
 
 
 class BindingKeeper:
@@ -32,16 +39,25 @@ class BindingKeeper:
     Reports the bindings of one worker, and removes stale bindings of its service.
 
     ``worker`` is an id that no other worker has. ``patterns`` maps each of its queues to the patterns it is bound to.
-    `start` looks every `INTERVAL` seconds, in a thread, until `stop`.
+    ``undeclared`` finds the handlers that are gone. `start` looks every `INTERVAL` seconds, in a thread, until `stop`.
     """
 
     def __init__(
-        self, service: str, worker: str, patterns: Mapping[str, Sequence[str]], register: Register, bindings: Bindings
+        self,
+        service: str,
+        worker: str,
+        patterns: Mapping[str, Sequence[str]],
+        register: Register,
+        bindings: Bindings,
+        undeclared: UndeclaredHandlers,
     ) -> None:
         self._service, self._worker = service, worker
         self._declared: list[Binding] = [(queue, pattern) for queue in patterns for pattern in patterns[queue]]
         self._register, self._bindings = register, bindings
-        self._reported: set[str] = set()
+        self._undeclared = undeclared
+        self._report_at = 0.0
+        #: The undeclared handlers that were named, by name, and the time of it.
+        self._reported: dict[str, tuple[UndeclaredHandler, float]] = {}
         self._began = False
         self._daemon = Daemon("choreo-bindings", self.look, INTERVAL)
 
@@ -72,22 +88,25 @@ class BindingKeeper:
             answer = self._register.declare(self._service, self._worker, self._declared, TTL, removed=answer.stale)
             if answer.again:
                 self._bindings.make(answer.again)
-        self._report(set(answer.orphans) - self._reported)
+        if time.monotonic() >= self._report_at:
+            self._report()
+            self._report_at = time.monotonic() + UNDECLARED_INTERVAL
 
-    def _report(self, orphans: set[str]) -> None:
-        if not orphans:
-            return
-        waiting = self._bindings.waiting(sorted(orphans))
-        for queue, count in waiting.items():
+    def _report(self) -> None:
+        now = time.monotonic()
+        for gone in self._undeclared.find(self._service):
+            before, at = self._reported.get(gone.handler, (None, 0.0))
+            # Without an answer of the broker there may be nothing left, and the next look tells.
+            if gone.messages is None or (gone == before and now < at + REMINDER):
+                continue
+            self._reported[gone.handler] = gone, now
             logger.warning(
-                "no worker declares the handler of queue %s any more: it gets no more events, and no worker reads the "
-                "%d message(s) in it. Declare the handler again (name=... if it was renamed), or delete the queue.",
-                queue,
-                count,
+                "no worker declares the handler of queue %s any more: it gets no more events, and no worker reads it. "
+                "Still there: %s. Declare the handler again (name=... if it was renamed), or replay its dead letters "
+                "with `choreo dead-letters replay ID --to SERVICE.HANDLER`.",
+                gone.queue,
+                gone,
             )
-        for queue in orphans - waiting.keys():
-            self._register.forget_queue(self._service, queue)
-        self._reported |= waiting.keys()
 
     def stop(self) -> None:
         """Stop the thread (waiting 5 seconds at most), report the end of this worker, and close the connection."""

@@ -74,6 +74,7 @@ class BindingsStep(bootsteps.StartStopStep):
             patterns,
             runtime.store,
             Bindings(worker.app.connection_for_write, runtime.topology.exchange),
+            runtime.undeclared,
         )
         self._keeper.look()
         self._keeper.start()

@@ -34,13 +34,13 @@ ARRIVAL = Arrival("a", "a", "<a>", {"a": None, "b": None}, at_least=2, within=60
 class Shop:
     """A service with one join, and a worker of it that runs its handlers itself."""
 
-    def __init__(self, url: str, namespace: str) -> None:
+    def __init__(self, url: str, namespace: str, **options: Any) -> None:
         self.corner = Corner(url, "")
         self.app = Service("shop", broker=url, config={"choreo_namespace": namespace}, set_as_current=False)
         self.app.runtime.lane.in_process = True
         self.fired: list[str] = []
 
-        @self.app.join(OrderConfirmed, PaymentCharged, unless=OrderRejected)
+        @self.app.join(OrderConfirmed, PaymentCharged, unless=OrderRejected, **options)
         def ship(confirmed: OrderConfirmed, charged: PaymentCharged) -> None:
             self.fired.append(confirmed.restaurant_id)
 
@@ -142,6 +142,20 @@ def test_a_part_never_overtakes_what_cancels_its_join(shop: Shop):
     assert shop.known[2][1:3] == [BOTH, []], "when the cancellation is delivered"
     assert shop.delivery(2) is None
     assert shop.known[3][2] == BOTH, "what stands behind it is begun ahead when its own turn has come"
+
+
+def test_two_rounds_of_one_key_that_are_asked_about_together_run_one_after_the_other(redis_url: str, namespace: str):
+    shop = Shop(redis_url, namespace, rounds=True)
+    shop.tell(*[(OrderConfirmed, 1), (PaymentCharged, 1)] * 2)
+    shop.take(4)
+
+    said = [run(shop, message) for message in shop.messages]
+
+    assert said == ["waiting, 1 of its events are here", "done"] * 2
+    assert len(shop.fired) == 2
+    shop.line.settle()
+    assert shop.parts(1) == []
+    shop.close()
 
 
 def test_what_was_delivered_before_is_begun_in_its_turn_and_is_no_duplicate(shop: Shop):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from choreo.store import Store, Terms
+from choreo.store import Listening, Store, Terms
 from choreo.store.memory import MemoryStore
 from choreo.store.redis import RedisStore
 from choreo.worker.namesakes import program_of, warn_of_namesakes
@@ -29,7 +29,7 @@ def store(request: pytest.FixtureRequest, namespace: str) -> Iterator[Store]:
 def test_nothing_is_stale_at_the_first_start(store: Store) -> None:
     answer = store.declare("payment", "one", OLD, LONG)
 
-    assert (answer.known, list(answer.stale), list(answer.orphans)) == (False, [], [])
+    assert (answer.known, list(answer.stale)) == (False, [])
     assert store.declare("payment", "one", OLD, LONG).known
 
 
@@ -40,7 +40,6 @@ def test_what_the_next_version_does_not_declare_is_stale(store: Store) -> None:
     answer = store.declare("payment", "new", NEW, LONG)
 
     assert list(answer.stale) == [("payment.charge", "order.*"), ("payment.refund", "order.cancelled")]
-    assert list(answer.orphans) == ["payment.refund"]
 
 
 def test_nothing_of_a_live_worker_is_stale_whichever_version_it_is(store: Store) -> None:
@@ -49,7 +48,6 @@ def test_nothing_of_a_live_worker_is_stale_whichever_version_it_is(store: Store)
     old = store.declare("payment", "old", OLD, LONG)
 
     assert [list(answer.stale) for answer in (new, old)] == [[], []]
-    assert [list(answer.orphans) for answer in (new, old)] == [[], []]
 
 
 def test_a_worker_that_fell_silent_counts_no_more(store: Store) -> None:
@@ -73,13 +71,31 @@ def test_what_was_removed_is_forgotten_unless_somebody_declared_it_meanwhile(sto
     assert list(store.declare("payment", "new", NEW, LONG).stale) == [("payment.charge", "order.*")]
 
 
-def test_an_orphan_is_one_until_its_queue_is_forgotten_or_declared(store: Store) -> None:
+def test_events_reach_a_queue_until_its_bindings_are_removed_whether_a_worker_lives_or_not(store: Store) -> None:
+    assert store.listening("payment") is None
     store.declare("payment", "old", OLD, LONG)
     store.declare("payment", "old", (), 0)
 
-    assert list(store.declare("payment", "new", NEW, LONG).orphans) == ["payment.refund"]
-    store.forget_queue("payment", "payment.refund")
-    assert list(store.declare("payment", "new", NEW, LONG).orphans) == []
+    stopped = store.listening("payment")
+    assert stopped == Listening(frozenset(OLD))
+    assert stopped.queues == {"payment.charge", "payment.refund"}
+
+    stale = store.declare("payment", "new", NEW, LONG).stale
+    assert store.listening("payment").queues == {"payment.charge", "payment.refund", "payment.report"}
+    store.declare("payment", "new", NEW, LONG, removed=stale)
+
+    found = store.listening("payment")
+    assert found == Listening(frozenset(NEW), [frozenset({"payment.charge", "payment.report"})])
+
+
+def test_a_service_without_a_handler_that_was_seen_once_is_told_from_one_that_was_never_seen(store: Store) -> None:
+    store.declare("payment", "old", OLD, LONG)
+    store.declare("payment", "old", (), 0)
+    store.declare("payment", "new", (), LONG, removed=OLD)
+    store.declare("payment", "new", (), 0)
+
+    assert store.listening("payment") == Listening(frozenset())
+    assert store.listening("driver") is None
 
 
 def test_services_do_not_see_each_other(store: Store) -> None:

@@ -13,7 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from choreo.events.message import Message
 from choreo.local.server import EmbeddedServer
 from choreo.store import Arrival, Begun, Outcome, Scheduled, Settlement, Store, Verdict, deadline_id
-from tests.contract.rigs import HANDLER, LEASE, OWNER, WITHIN, MemoryRig, RedisRig, at, at_once, claim, due
+from choreo.store.claims import COMPLETE, SURPLUS
+from choreo.store.parts import mark_of
+from tests.contract.rigs import HANDLER, LEASE, OWNER, TERMS, WITHIN, MemoryRig, RedisRig, at, at_once, claim, due
 
 UNIT = "join:ORD-1"
 DONE = Settlement(unscheduled=[deadline_id(UNIT)])
@@ -128,6 +130,197 @@ def test_tallies_are_kept_by_handler(store):
         arrive(store, "a")
 
     assert store.tally("driver.other") == {}
+
+
+# -- another declaration ----------------------------------------------------------------------------------------
+
+ONE, TWO = {"a": None, "b": None}, {"a": None, "b": 2}
+
+
+def test_what_was_kept_for_one_of_a_type_counts_among_several(store):
+    arrive(store, "b", needs=ONE)
+
+    assert arrive(store, "b/1", needs=TWO, text="<b>") == Begun(Verdict.WAIT, 1), "it is the same event"
+    assert arrive(store, "b/2", needs=TWO) == Begun(Verdict.WAIT, 2)
+    assert arrive(store, "a", needs=TWO).parts == {"a": "<a>", "b": "<b>", "b/2": "<b/2>"}
+
+
+def test_what_was_kept_for_several_of_a_type_counts_for_one(store):
+    arrive(store, "b/1", needs=TWO)
+
+    assert arrive(store, "b", needs=ONE, text="<b/1>") == Begun(Verdict.WAIT, 1), "it is the same event"
+    assert arrive(store, "b", needs=ONE, text="<another>").note == SURPLUS
+    assert arrive(store, "a", needs=ONE).parts == {"a": "<a>", "b/1": "<b/1>"}
+
+
+def test_a_part_that_comes_again_may_ask_for_another_number(store):
+    needs = {"a": None, "b": 0}
+    arrive(store, "a", needs=needs, told={"b": 3})
+    arrive(store, "b/1", needs=needs)
+
+    assert arrive(store, "a", "B", needs=needs, told={"b": 1}).parts == {"a": "<a>", "b/1": "<b/1>"}
+
+
+def test_a_join_that_is_complete_by_a_new_declaration_gets_its_deadline_with_the_next_event(store):
+    three = {"a": None, "b": 3}
+    for name in ("a", "b/1", "b/2"):
+        arrive(store, name, needs=three)
+    assert due(store) == []
+
+    late = arrive(store, "b/3", needs=TWO)
+
+    assert (late.verdict, late.note) == (Verdict.DONE, COMPLETE)
+    assert due(store) == [deadline_id(UNIT)]
+
+
+def test_the_attempts_of_a_join_that_waits_again_begin_anew(store):
+    for name in ("a", "b/1"):
+        arrive(store, name, needs=ONE | {"b": 1})
+    store.commit(claim(unit=UNIT), AGAIN)
+
+    assert arrive(store, "b/1", "B", attempt=2, needs=TWO) == Begun(Verdict.WAIT, 2)
+
+    assert arrive(store, "b/2", "B", needs=TWO).verdict is Verdict.RUN
+
+
+def test_a_deadline_that_had_no_effect_falls_due_again_once_the_join_waits_again(rig):
+    for name in ("a", "b/1"):
+        arrive(rig.store, name, needs=ONE | {"b": 1})
+    rig.store.commit(claim(unit=UNIT), AGAIN)
+    rig.pass_time(100)
+    rig.store.sent(HANDLER, due(rig.store))
+
+    assert arrive(rig.store, "b/1", "B", attempt=2, needs=TWO).verdict is Verdict.WAIT
+
+    assert due(rig.store) == [deadline_id(UNIT)]
+
+
+def test_a_letter_is_not_replayed_into_a_join_that_waits_for_other_parts(rig):
+    arrive(rig.store, "a")
+    rig.store.begin(claim(unit=UNIT, attempt=0))
+    rig.store.commit(claim(unit=UNIT, attempt=0), Settlement(letter=("l-1", "{}")))
+    rig.pass_time(2 * TERMS.retention.total_seconds())
+    arrive(rig.store, "a", text="<another>")
+
+    assert not rig.store.replay(HANDLER, "l-1", UNIT, {"a": "<a>"}, at("replay:l-1"))
+
+    assert rig.store.letter(HANDLER, "l-1") == "{}"
+    assert rig.store.look(HANDLER, UNIT).parts == {"a": "<another>"}
+
+
+# -- events that did not count ----------------------------------------------------------------------------------
+
+
+def test_a_settled_join_gives_its_note_to_events_that_come_late(store):
+    for name in ("a", "b/1", "b/2"):
+        arrive(store, name)
+    assert arrive(store, "b/3", "C").note == COMPLETE
+    store.commit(claim(unit=UNIT), replace(DONE, note="some marks"))
+
+    assert arrive(store, "b/3", "C") == Begun(Verdict.DONE, note="some marks")
+
+
+def test_an_event_of_which_a_waiting_join_has_enough_is_told_from_one_that_came_before(store):
+    arrive(store, "a")
+
+    assert arrive(store, "a", "B") == Begun(Verdict.WAIT, 1)
+    assert arrive(store, "a", "B", text="<another>") == Begun(Verdict.WAIT, 1, note=SURPLUS)
+
+
+# -- rounds -----------------------------------------------------------------------------------------------------
+
+
+def join_round(store: Store, name: str, token: str = "A", attempt: int = 1) -> Begun:
+    """The arrival of ``a/1`` or ``b/2`` at a join of one a and one b, which begins again and again."""
+    part, _, identity = name.partition("/")
+    about = Arrival(part, name, f"<{name}>", {"a": None, "b": None}, 2, WITHIN, round_of=identity)
+    return store.arrive(claim(token, UNIT, attempt), about)
+
+
+def settle_round(store: Store, *took_part: str, token: str = "A") -> None:
+    settlement = Settlement(unscheduled=DONE.unscheduled, note="marks", took_part=took_part)
+    assert store.commit(claim(token, UNIT), settlement).outcome is Outcome.OK
+
+
+def test_the_next_new_event_begins_a_new_round_and_a_repeated_one_changes_nothing(rig):
+    store = rig.store
+    for number in (1, 2, 3):
+        first, last = f"a/{number}", f"b/{number}"
+        assert join_round(store, first) == Begun(Verdict.WAIT, 1)
+        assert join_round(store, last).parts == {first: f"<{first}>", last: f"<{last}>"}
+        settle_round(store, str(number), f"{number}'")
+        assert store.look(HANDLER, UNIT) is None
+        assert [join_round(store, f"{part}/{before}").verdict for before in range(1, number + 1) for part in "ab"] == [
+            Verdict.DONE
+        ] * (2 * number)
+        assert store.look(HANDLER, UNIT) is None
+        rig.pass_time(100)
+    assert store.tally(HANDLER) == {}
+
+
+def test_a_repeated_event_does_not_disturb_a_later_round(store):
+    for name in ("a/1", "b/2"):
+        join_round(store, name)
+    settle_round(store, "1", "2")
+    join_round(store, "a/3")
+
+    assert join_round(store, "b/2").verdict is Verdict.DONE
+    assert store.look(HANDLER, UNIT).parts == {"a/3": "<a/3>"}
+
+
+def test_an_event_for_the_next_round_waits_for_the_end_of_this_one(store):
+    join_round(store, "a/1")
+    assert join_round(store, "a/3", "C").verdict is Verdict.BUSY, "this round has its a"
+
+    join_round(store, "b/2")
+    assert join_round(store, "a/3", "C").verdict is Verdict.BUSY, "a worker runs it"
+    store.commit(claim(unit=UNIT), AGAIN)
+    assert join_round(store, "a/3", "C").verdict is Verdict.BUSY, "it waits for its next attempt"
+    join_round(store, "b/2", attempt=2)
+    settle_round(store, "1", "2")
+
+    assert join_round(store, "a/3", "C") == Begun(Verdict.WAIT, 1)
+
+
+def test_a_round_is_forgotten_after_the_retention(rig):
+    for name in ("a/1", "b/2"):
+        join_round(rig.store, name)
+    settle_round(rig.store, "1", "2")
+    rig.pass_time(2 * TERMS.retention.total_seconds())
+
+    assert join_round(rig.store, "a/1").verdict is Verdict.WAIT
+
+
+def test_an_event_that_cancelled_one_round_does_not_cancel_the_next(store):
+    cancels = replace(claim("X", UNIT), signal="9", once="9")
+    join_round(store, "a/1")
+    assert store.begin(cancels).verdict is Verdict.RUN
+    settle_round(store, "1", "9", token="X")
+    join_round(store, "a/2")
+
+    assert store.begin(replace(cancels, token="Y")).verdict is Verdict.DONE
+    assert store.look(HANDLER, UNIT).parts == {"a/2": "<a/2>"}
+
+
+def test_the_events_of_a_replayed_round_take_part_again(store):
+    for name in ("a/1", "b/2"):
+        join_round(store, name)
+    settlement = Settlement(unscheduled=DONE.unscheduled, letter=("l-1", "{}"), took_part=["1", "2"])
+    store.commit(claim(unit=UNIT), settlement)
+    parts = {"a/1": "<a/1>", "b/2": "<b/2>"}
+
+    assert store.replay(HANDLER, "l-1", UNIT, parts, at("replay:l-1"), again=["1", "2"])
+
+    assert join_round(store, "a/1").parts == parts
+
+
+def test_a_join_that_was_settled_before_it_had_rounds_knows_its_events(store):
+    for name in ("a", "b/1", "b/2"):
+        arrive(store, name)
+    store.commit(claim(unit=UNIT), replace(DONE, note=f"{mark_of('1')} {mark_of('2')}"))
+
+    assert [join_round(store, name).verdict for name in ("a/1", "b/2")] == [Verdict.DONE] * 2
+    assert join_round(store, "a/3").verdict is Verdict.WAIT
 
 
 # -- what is pending --------------------------------------------------------------------------------------------
@@ -435,6 +628,8 @@ class Model:
             self.tally["surplus"] += 1
         elif name not in self.parts:
             self.parts.append(name)
+        if not self.complete:
+            self.settled = 0
         return self.begin(attempt) if self.complete else "wait"
 
     def begin(self, attempt: int) -> str:

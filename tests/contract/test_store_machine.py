@@ -50,7 +50,8 @@ class TwoStores(RuleBasedStateMachine):
             assert theirs.unsent == ({} if self.fused else ours.unsent)
         elif isinstance(ours, Begun):
             assert ours.busy_seconds == pytest.approx(theirs.busy_seconds, abs=4)
-            assert (ours.verdict, ours.deliveries, ours.parts) == (theirs.verdict, theirs.deliveries, theirs.parts)
+            ours_told = ours.verdict, ours.deliveries, ours.parts, ours.note
+            assert ours_told == (theirs.verdict, theirs.deliveries, theirs.parts, theirs.note)
         else:
             assert ours == theirs
         return ours

@@ -9,7 +9,9 @@ from kombu import Queue
 from choreo import Event
 from choreo.broker.bindings import Bindings
 from choreo.errors import StoreError
+from choreo.events.message import Message
 from choreo.events.patterns import Binding
+from choreo.store import Scheduled
 from choreo.worker import bindings
 from choreo.worker.bindings import BindingKeeper
 from tests.integration.orders import OrderCancelled, OrderPlaced
@@ -50,7 +52,7 @@ def keeper_of(payment: Payment, name: str, *declared: Binding) -> BindingKeeper:
     for handler, pattern in declared:
         patterns.setdefault(runtime.queue_of(handler), []).append(pattern)
     reach = Bindings(payment.app.connection_for_write, runtime.topology.exchange)
-    return BindingKeeper("payment", name, patterns, runtime.store, reach)
+    return BindingKeeper("payment", name, patterns, runtime.store, reach, runtime.undeclared)
 
 
 def replica(payment: Payment, name: str, *declared: Binding) -> BindingKeeper:
@@ -90,7 +92,7 @@ def test_a_new_version_unbinds_what_it_does_not_declare_and_reports_whose_handle
     assert f"unbound {queues}.watch_order from menu.*, since no worker declares it any more" in log
     assert f"unbound {queues}.watch_refund from refund.*, since no worker declares it any more" in log
     assert f"no worker declares the handler of queue {queues}.watch_refund any more" in log
-    assert "the 2 message(s) in it" in log
+    assert "Still there: 2 messages in its queue. Declare the handler again" in log
     assert "Traceback" not in log
 
 
@@ -174,4 +176,31 @@ def test_a_queue_that_somebody_deleted_is_no_longer_reported(
     keeper_of(payment, "new").look()
 
     assert "no worker declares the handler" not in caplog.text
-    assert not payment.app.runtime.store.declare("payment", "somebody", (), 0).orphans
+
+
+def test_a_handler_that_is_gone_is_named_whenever_more_can_reach_its_empty_queue(
+    payment: Payment, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, gone = payment.app.runtime.store, "payment.watch"
+    store.register([gone])
+    replica(payment, "old", (gone, "order.cancelled")).retire()
+    new = keeper_of(payment, "new")
+    new.look()
+    assert "no worker declares the handler" not in caplog.text
+
+    for number, left in enumerate(["1 dead letter", "1 dead letter, 1 entry in its schedule"]):
+        if number == 0:
+            store.bury(gone, "l-1", "{}")
+        else:
+            store.schedule(gone, Scheduled("retry:1", Message("", payment.app.runtime.queue_of(gone), b"{}"), 60))
+        new._report_at = 0.0
+        new.look()
+        new._report_at = 0.0
+        new.look()
+        assert caplog.text.count(f"Still there: {left}. Declare the handler again") == 1
+
+    (found,) = payment.app.runtime.undeclared.find("payment")
+    assert (found.handler, found.messages, found.letters, found.scheduled) == (gone, 0, 1, 1)
+    # The handler is declared again.
+    replica(payment, "again", (gone, "order.cancelled"))
+    assert payment.app.runtime.undeclared.find() == []

@@ -9,6 +9,8 @@ from tests.integration.conftest import OPTIONS, PACKAGE, World
 from tests.integration.services.making import JOURNAL, NAMESPACE
 from tests.integration.services.words import (
     BasketFilled,
+    BookLent,
+    BookReturned,
     GuestArrived,
     ItemPacked,
     MealCooked,
@@ -45,6 +47,19 @@ def test_parts_that_come_more_than_once_change_nothing(world: World, subject):
 
     world.done("assign", subject)
     world.done("watch", subject)
+
+
+def test_the_same_key_is_joined_again_and_again_and_events_that_come_again_change_nothing(world: World, subject):
+    lent = [world.publish(BookLent(), subject) for _ in range(3)]
+    returned = [world.publish(BookReturned(), subject) for _ in range(3)]
+    world.app.publisher.announce([*lent, *returned])
+    world.done("end_loan", subject, times=3)
+    world.app.publisher.announce([*lent, *returned])
+    world.settled()
+
+    notes = world.done("end_loan", subject, times=3)
+    assert sorted(part for note in notes for part in note["parts"]) == sorted(part.id for part in lent + returned)
+    assert world.app.joins.find(subject) == []
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from choreo import Announcement, PermanentFailure, Retry, RetryLater
+from choreo import Announcement, Context, PermanentFailure, Retry, RetryLater
 from choreo.declare.delay import Delay
 from choreo.delivery.clock import BATCH, Clock
 from choreo.errors import DeclarationError, EventTooLargeError
@@ -252,10 +252,13 @@ def test_what_a_handler_delayed_can_be_called_off_after_it_has_succeeded():
     assert stage.types == []
 
 
-def test_a_delay_counts_from_the_success_and_a_moment_does_not():
-    assert Delay(after=5).seconds(lambda: 1000.0) == 5
-    assert Delay(at=datetime.fromtimestamp(1060, UTC)).seconds(lambda: 1000.0) == 60
-    assert Delay(at=datetime.fromtimestamp(900, UTC)).seconds(lambda: 1000.0) == 0
+def test_a_delay_counts_from_the_success_and_a_moment_does_not(caplog):
+    clocks = (lambda: 1000.0), (lambda: datetime.fromtimestamp(1001, UTC))
+
+    assert Delay(after=5).seconds(*clocks) == 5
+    assert Delay(at=datetime.fromtimestamp(1060, UTC)).seconds(*clocks) == 60
+    assert Delay(at=datetime.fromtimestamp(900, UTC)).seconds(*clocks) == 0
+    assert caplog.text == ""
 
 
 # -- ten thousand at once ---------------------------------------------------------------------------------------
@@ -289,3 +292,47 @@ def test_a_clock_that_is_told_to_stop_does_not_finish_ten_thousand_first(stage):
     stage.publisher.send = send_and_stop
 
     assert clock.tick() == BATCH
+
+
+# -- a machine whose clock is wrong ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["in a handler", "outside"])
+@pytest.mark.parametrize(("wrong", "said"), [(5, "5:00:00 ahead of it"), (-5, "5:00:00 behind it")])
+def test_a_moment_goes_by_the_clock_of_the_store_and_a_wrong_clock_is_named(inside, wrong, said, caplog):
+    moments = []
+
+    def remind(app):
+        moments.append(app.publish(PaymentFailed(), at=datetime.fromtimestamp(1060, UTC)).at)
+
+    stage = handling(remind)
+    stage.app.runtime.now = lambda: datetime.fromtimestamp(stage.store.now(), UTC) + timedelta(hours=wrong)
+    if inside:
+        stage.deliver(ORDER)
+    else:
+        remind(stage.app)
+
+    stage.pass_time(59)
+    assert stage.types == []
+    stage.pass_time(2)
+    assert stage.types == ["payment.failed"]
+    assert f"at=1970-01-01T00:17:40+00:00 goes by the clock of the store, and the clock of this machine is {said}" in (
+        caplog.text
+    )
+
+
+def test_a_handler_can_ask_for_the_time_of_the_store(caplog):
+    app = service("payment")
+
+    @app.on(OrderPlaced)
+    def remind(order: OrderPlaced, context: Context) -> PaymentFailed | None:
+        app.publish(PaymentFailed(), at=context.store_time() + timedelta(minutes=1))
+
+    stage = Stage(app)
+    stage.app.runtime.now = lambda: datetime.fromtimestamp(stage.store.now(), UTC) + timedelta(hours=5)
+    stage.deliver(ORDER)
+
+    stage.pass_time(59)
+    assert stage.types == []
+    stage.pass_time(2)
+    assert stage.types == ["payment.failed"]

@@ -159,6 +159,38 @@ def test_a_replayed_letter_goes_back_to_its_handler_and_is_gone(stage):
     assert again.envelopes == letter.envelopes
 
 
+def test_a_letter_of_a_handler_that_is_gone_is_listed_as_such_and_goes_where_it_is_sent(stage):
+    park(
+        stage.app.runtime,
+        "payment.charge",
+        Message("", "x", b"?"),
+        EnvelopeError("?"),
+        (envelope(OrderPlaced(customer_id="eve")),),
+    )
+    stage.store.register(["payment.charge"])
+    (letter,) = stage.dead_letters
+
+    listed = run("list")
+    refused = run("replay", letter.id, code=1).output
+    said = run("replay", letter.id, "--to", CHARGE).stdout
+
+    assert "No worker declares payment.charge any more: renamed or removed?" in listed.stderr
+    assert f"`choreo dead-letters replay {letter.id} --to {CHARGE}`" in refused
+    assert said == f"{letter.id}: order.placed ORD-1 goes to {CHARGE}, as soon as its service runs.\n"
+    stage.pass_time(0)
+    assert [found.handler for found in stage.dead_letters] == [CHARGE]
+
+
+def test_a_replay_to_a_service_that_does_not_run_says_so(stage):
+    letter = failed(stage)
+    stage.store.declare("payment", "stage", (), 0)
+
+    result = run("replay", letter.id)
+
+    assert "goes to" in result.stdout
+    assert "no worker of payment runs at the moment" in result.stderr
+
+
 def test_a_letter_is_replayed_once(stage):
     letter = failed(stage)
     run("replay", letter.id)

@@ -7,6 +7,8 @@ from click.testing import CliRunner, Result
 
 from choreo import Retry, RetryLater
 from choreo.cli import choreo
+from choreo.events.message import Message
+from choreo.store import Scheduled
 from tests.unit.events import OrderPlaced
 from tests.unit.stage import Stage, service
 
@@ -64,6 +66,19 @@ def test_each_handler_is_one_json_object(stage: Stage):
     assert (found["handler"], found["due"], found["later"], found["next_at"]) == ("payment.charge", 0, 1, 1030.0)
     handlers = [json.loads(line)["handler"] for line in run("--json", "--all").output.splitlines()]
     assert handlers == [*stage.store.handlers(), "delayed"]
+
+
+def test_a_handler_that_is_gone_is_named_with_the_things_that_are_left(stage: Stage):
+    stage.store.register(["payment.charge_once"])
+    stage.deliver(ORDER)
+    assert "No worker declares" not in run().output
+
+    stage.app.runtime.store.schedule("payment.charge_once", Scheduled("retry:1", Message("", "q", b"{}"), 60))
+
+    said = run().output
+    assert (
+        "No worker declares payment.charge_once any more, and no worker reads its queue. Still there: 1 entry" in said
+    )
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones(stage: Stage):

@@ -37,6 +37,7 @@ def test_a_service_imports_no_package_that_celery_does_not() -> None:
     assert rooms(ours) <= {
         "announcement",
         "declare",
+        "durations",
         "errors",
         "events",
         "lazy",

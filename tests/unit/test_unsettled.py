@@ -171,7 +171,7 @@ def test_a_deadline_that_comes_again_after_its_retry_is_recorded_runs_nothing():
     stage.deliver(envelope(OrderConfirmed(), subject="ORD-1"))
     stage.wait(61)
     [(key, _)] = stage.store.due("driver.assign", 10, 5)
-    reminder = stage.clock.reminder("driver.assign", key)
+    reminder = stage.clock.reminder("driver.assign", key, stage.store.now())
 
     for _ in range(3):
         stage.deliver(Envelope.from_wire(json.loads(reminder.body)[0][0]))

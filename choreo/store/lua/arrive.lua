@@ -3,79 +3,129 @@
 -- KEYS 1 unit           HASH, see lease.lua
 --      2 parts          HASH, until the join is settled:
 --                       part's name -> time of its arrival in ms, a space, its text
---                       '#type' -> how many have arrived, for a type of which several are needed
+--                       '#type' -> how many of the type have arrived under names 'type/identity'
 --                       '?type' -> how many of the type are needed, if another part said so
 --      3 due            ZSET schedule id -> time in ms, see due.lua
 --      4 tally          HASH, permanent: 'late' | 'duplicate' | 'surplus' -> how many events did not count
+--      5 done           start of the names of the inbox's HASHes: see redis_client/lua/inbox.lua
 -- ARGV 1 attempt        2 token   3 lease in ms   4 most deliveries   5 retention in ms
 --      6 part's type    7 part's name   8 its text
 --      9 ms until the deadline   10 schedule id of the deadline   11 how many types make the join complete
 --      12 in flight, see lease.lua   13 '1' if the claim is made ahead, see lease.lua
 --      14 '1' if the copy was delivered before: then it counts neither as a duplicate nor as late
---      15 t, how many types this part asks for; then t times: type, how many
+--      15 the event's identity for a join with rounds; '' for any other join
+--      16 t, how many types this part asks for; then t times: type, how many
 --      then for each needed type: the type, and how many ('' for one, 0 for as many as another part asks for)
--- Returns               {'wait', how many parts have arrived}, or an answer of lease.lua
+-- Returns               {'wait', how many parts have arrived, 'surplus' or ''}, {'done', see Begun.note}, or an answer
+--                       of lease.lua
+--!include redis_client/inbox
 --!include store/lease
 
 local unit, parts, due, tally = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local own, name, text = ARGV[6], ARGV[7], ARGV[8]
-local first_need = 16 + 2 * ARGV[15]
+local lease, most, retention = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local identity, first_told = ARGV[15], 17
+local first_need = first_told + 2 * ARGV[16]
 local first_time = ARGV[14] ~= '1'
 
-if redis.call('HEXISTS', unit, 'done') == 1 then
+local state = redis.call('HMGET', unit, 'done', 'settled', 'token')
+
+if identity ~= '' then
+  local took_part = inbox_has(KEYS[5], inbox_place(identity), retention, now_ms())
+  -- The note of a join that was settled by a version of the service without rounds names its parts.
+  local mark = string.sub(redis.sha1hex(identity), 1, 8)
+  if took_part or (state[1] and string.find(state[1], mark, 1, true)) then return {'done', ''} end
+  if state[1] then
+    redis.call('DEL', unit)
+    state = {}
+  end
+elseif state[1] then
   if first_time then
     redis.call('HINCRBY', unit, 'late', 1)
     redis.call('HINCRBY', tally, 'late', 1)
   end
-  return {'done'}
+  return {'done', state[1]}
 end
 
--- Returns how many events have arrived; true if the join is complete; true if this part's type has all it needs.
+-- Returns how many events have arrived; how many types have all they need; and how many events of this part's type
+-- are missing, nil if it needs none.
 local function count()
-  local here, full, own_is_full = 0, 0, false
+  local here, full, own_missing = 0, 0, nil
   for i = first_need, #ARGV, 2 do
-    local part, need, have = ARGV[i], 1, 0
-    if ARGV[i + 1] == '' then
-      have = redis.call('HEXISTS', parts, part)
-    else
-      have = tonumber(redis.call('HGET', parts, '#' .. part) or 0)
+    local part, need = ARGV[i], 1
+    local found = redis.call('HMGET', parts, part, '#' .. part)
+    local have = (found[1] and 1 or 0) + (found[2] or 0)
+    if ARGV[i + 1] ~= '' then
       need = tonumber(ARGV[i + 1])
       if need == 0 then need = tonumber(redis.call('HGET', parts, '?' .. part) or math.huge) end
     end
     here = here + have
-    if have >= need then
-      full = full + 1
-      own_is_full = own_is_full or part == own
-    end
+    if have >= need then full = full + 1 end
+    if part == own then own_missing = need - have end
   end
-  return here, full >= tonumber(ARGV[11]), own_is_full
+  return here, full, own_missing
 end
 
-local known = redis.call('HGET', parts, name)
-local here, complete, own_is_full = count()
+local function is_same(stamped) return string.match(stamped, '^%d+ (.*)$') == text end
+
+-- Returns the part of this name; or the same event under the name that another declaration gave it.
+local function find()
+  local found = redis.call('HMGET', parts, name, name == own and '#' .. own or own)
+  if found[1] or not found[2] then return found[1] end
+  if name ~= own then return is_same(found[2]) and found[2] end
+  local all = redis.call('HGETALL', parts)
+  for i = 1, #all, 2 do
+    if string.sub(all[i], 1, #own + 1) == own .. '/' and is_same(all[i + 1]) then return all[i + 1] end
+  end
+end
+
+local known = find()
+local here, full, own_missing = count()
+local enough, now = tonumber(ARGV[11]), now_ms()
 
 -- A part that has arrived before claims the join all the same: the worker that claimed it may have died.
 -- A new part comes too late for a complete join, since all attempts must see the same parts.
-if not known and complete then
+if not known and full >= enough then
+  -- It is complete by a new declaration only: no part has claimed it, and at its deadline it runs.
+  if not state[2] and not state[3] then redis.call('ZADD', due, 'XX', now, ARGV[10]) end
+  if identity ~= '' then return {'busy', lease} end
   if first_time then redis.call('HINCRBY', tally, 'late', 1) end
-  return {'done'}
+  return {'done', 'complete'}
 end
 
-local now = now_ms()
 redis.call('ZADD', due, 'NX', now + ARGV[9], ARGV[10])
 
-if not known and own_is_full then
+local is_surplus = not known and own_missing and own_missing <= 0
+if is_surplus and identity ~= '' then return {'busy', lease} end
+if is_surplus then
   redis.call('HINCRBY', tally, 'surplus', 1)
-elseif not known then
+elseif known and full < enough and tonumber(ARGV[1]) <= 1 and first_time then
+  is_surplus = not is_same(known)
+  redis.call('HINCRBY', tally, is_surplus and 'surplus' or 'duplicate', 1)
+end
+if not known and not is_surplus then
   redis.call('HSET', parts, name, string.format('%.0f ', now) .. text)
   if name ~= own then redis.call('HINCRBY', parts, '#' .. own, 1) end
-  for i = 16, first_need - 1, 2 do redis.call('HSETNX', parts, '?' .. ARGV[i], ARGV[i + 1]) end
-  here, complete = count()
-elseif not complete and tonumber(ARGV[1]) <= 1 and first_time then
-  local same = string.match(known, '^%d+ (.*)$') == text
-  redis.call('HINCRBY', tally, same and 'duplicate' or 'surplus', 1)
+  if own_missing then here = here + 1 end
+  if own_missing == 1 then full = full + 1 end
+end
+if not is_surplus then
+  -- Also for a part that was there: a new declaration may ask it for another number.
+  for i = first_told, first_need - 1, 2 do redis.call('HSET', parts, '?' .. ARGV[i], ARGV[i + 1]) end
+  if first_need > first_told then here, full = count() end
 end
 
-if not complete then return {'wait', here} end
-local lease, most, retention = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-return claim(unit, parts, ARGV[1], ARGV[2], lease, most, retention, ARGV[12], ARGV[13] == '1')
+if full < enough then
+  -- It was complete by another declaration, and has failed. It waits again, and its attempts begin anew.
+  if state[2] then redis.call('HDEL', unit, 'settled') end
+  -- Then its deadline may have passed without an effect.
+  if (known or state[2]) and tonumber(redis.call('ZSCORE', due, ARGV[10])) < 0 then
+    redis.call('ZADD', due, 'XX', now, ARGV[10])
+  end
+  return {'wait', here, is_surplus and 'surplus' or ''}
+end
+
+local answer = claim(unit, parts, ARGV[1], ARGV[2], lease, most, retention, ARGV[12], ARGV[13] == '1')
+-- Another event in the place of a part, after a failed attempt.
+if answer[1] == 'done' and known and not is_same(known) then return {'done', 'complete'} end
+return answer

@@ -3,7 +3,8 @@
 -- KEYS 1 unit           HASH, for the retention              2 parts  HASH, a join's parts, see arrive.lua
 --      3 done           start of the names of the inbox's HASHes: see redis_client/lua/inbox.lua
 -- ARGV 1 attempt, see lease.lua        2 token   3 lease in ms   4 most deliveries   5 retention in ms
---      6 the unit's id in the inbox; '' for a join
+--      6 the unit's id in the inbox, or the identity of an event that must not have taken part in an earlier round of
+--        a join; '' for neither
 --      7 in flight: the HASH of the messages in flight that has the token as a field; '' for none. See lease.lua
 -- Returns               see lease.lua
 --!include redis_client/inbox

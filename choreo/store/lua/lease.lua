@@ -4,7 +4,8 @@
 -- Returns {'done'} | {'busy', ms left} | {'poison' or 'run', deliveries, part's name, part, part's name, part, ...}
 --
 -- unit is a HASH:
---   done        1 once a join, or a unit with a dead letter, is finished. Any other finished unit is in the inbox
+--   done        once a join, or a unit with a dead letter, is finished: 1 or a note, see Settlement.note. Any other
+--               finished unit is in the inbox
 --   settled     the highest attempt whose outcome is recorded. settled:<event id> is the same for a signal, such as a
 --               join's deadline, whose attempts are counted apart. An attempt is a number, or '<number>:<event id>'
 --   token       the token of the current claim

@@ -14,18 +14,24 @@
 --      ARGV[1] .. 'parts:' .. unit   HASH, a join's parts; deleted once the join is finished)
 -- ARGV 1 start of the names of the handler's keys
 --      i token          i+1 attempt, see lease.lua
---      i+2 '0' if only the attempt is settled; '1' if the unit is finished, kept in its HASH; '2': kept in the inbox
+--      i+2 '0' if only the attempt is settled; '2' if the unit is finished, and kept in the inbox; any other text: it
+--          is finished, and the text is kept in its HASH
 --      i+3 retention    in ms                            i+4 unit
---      i+5 how many of each follow: '<dead letters> <ids> <scheduled> <messages>'; '' for none
---      i+6.. dead letters: id, JSON; schedule ids to remove; scheduled: id, delay in ms, message; then the messages,
---          which only commit_fused.lua reads
+--      i+5 how many of each follow: '<dead letters> <ids> <scheduled> <messages> <identities>'; '' for none
+--      i+6.. dead letters: id, JSON; schedule ids to remove; scheduled: id, delay in ms, message; identities of events
+--          that took part in a join with rounds, and if there are any, before them the retention of the inbox in ms;
+--          then the messages, which only commit_fused.lua reads
 
--- Returns how many dead letters, ids to remove, scheduled entries and messages follow, and where the messages begin.
+-- Returns how many dead letters, ids to remove, scheduled entries and messages follow, where the messages begin, and
+-- how many identities follow.
 local function shape(i)
-  if ARGV[i + 5] == '' then return 0, 0, 0, 0, i + 6 end
-  local letters, unwanted, scheduled, messages = string.match(ARGV[i + 5], '^(%d+) (%d+) (%d+) (%d+)$')
+  if ARGV[i + 5] == '' then return 0, 0, 0, 0, i + 6, 0 end
+  local letters, unwanted, scheduled, messages, took_part =
+    string.match(ARGV[i + 5], '^(%d+) (%d+) (%d+) (%d+) (%d+)$')
+  local before = i + 6 + 2 * letters + unwanted + 3 * scheduled
+  took_part = tonumber(took_part)
   return tonumber(letters), tonumber(unwanted), tonumber(scheduled), tonumber(messages),
-    i + 6 + 2 * letters + unwanted + 3 * scheduled
+    before + (took_part > 0 and took_part + 1 or 0), took_part
 end
 
 local clock
@@ -41,7 +47,7 @@ local function settle(i)
   local now, token, unit = now_ms(), ARGV[i], ARGV[i + 4]
   local key, parts = ARGV[1] .. 'unit:' .. unit, ARGV[1] .. 'parts:' .. unit
   local retention, place = tonumber(ARGV[i + 3]), ARGV[i + 2] == '2' and inbox_place(unit)
-  local letters, unwanted, scheduled = shape(i)
+  local letters, unwanted, scheduled, _, _, took_part = shape(i)
 
   local attempt, signal = string.match(ARGV[i + 1], '^(%d+)(.*)$')
   local field = 'settled' .. signal
@@ -71,6 +77,7 @@ local function settle(i)
     redis.call('HSETNX', KEYS[2], ARGV[at], ARGV[at + 2])
     at = at + 3
   end
+  for n = 1, took_part do inbox_add(KEYS[5], inbox_place(ARGV[at + n]), tonumber(ARGV[at]), now) end
 
   if ARGV[i + 2] == '0' then
     redis.call('HDEL', key, 'token', 'until', 'inflight', 'deliveries')
@@ -81,7 +88,7 @@ local function settle(i)
     redis.call('DEL', key, parts)
   else
     redis.call('DEL', key, parts)
-    redis.call('HSET', key, 'done', 1)
+    redis.call('HSET', key, 'done', ARGV[i + 2])
     redis.call('PEXPIRE', key, retention)
   end
   return 'ok'

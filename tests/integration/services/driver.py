@@ -7,6 +7,8 @@ from choreo import Context, DeadLetter, Envelope, PermanentFailure, Retry, Sever
 from tests.integration.services.making import made, note, noted
 from tests.integration.services.words import (
     BasketFilled,
+    BookLent,
+    BookReturned,
     DriverAssigned,
     GuestArrived,
     ItemPacked,
@@ -60,6 +62,11 @@ def collect(basket: BasketFilled, items: list[ItemPacked], context: Context) -> 
         os._exit(1)
     if any(item.behave == "refuse" for item in items) and noted("collect", context.subject) == 1:
         raise PermanentFailure("the van is full")
+
+
+@app.join(BookLent, BookReturned, within=timedelta(hours=1), rounds=True)
+def end_loan(lent: BookLent, returned: BookReturned) -> None:
+    note("end_loan", lent.meta.subject, parts=[lent.meta.id, returned.meta.id])
 
 
 @app.on(ReminderSent)

@@ -24,6 +24,14 @@ class DriverAssigned(Event):
     driver_id: str = "D-1"
 
 
+class BookLent(Event):
+    pass
+
+
+class BookReturned(Event):
+    pass
+
+
 class MealCooked(Event):
     pass
 
