@@ -8,6 +8,7 @@
      ├── EnvelopeError               a message holds no event, or one that the handler cannot read
      │    └── UnansweredError        RabbitMQ delivered a message up to its limit, and no worker answered
      ├── NotAnnouncedError           an event has no metadata before it is announced
+     ├── InvalidEventError           an event cannot be written as JSON, or a handler returned something else
      ├── PublishError                the broker did not confirm an event
      │    └── EventTooLargeError     an event is too large, or nested too deeply, to be sent
      ├── StoreError                  the store did not answer, or refused the call
@@ -17,6 +18,7 @@
      ├── MiddlewareError             middleware returned without calling proceed, or called it twice
      ├── HandlerEndedError           an event was announced in the context of a handler that has ended
      ├── HandlerCrashed              a handler raised SystemExit, MemoryError or the like
+     ├── HandlerTimeoutError         a handler ran for longer than its time limit
      ├── PermanentFailure            raised by a handler: do not retry
      └── RetryLater                  raised by a handler: retry after this many seconds
 
@@ -68,6 +70,14 @@ class UnansweredError(EnvelopeError):
 
 class NotAnnouncedError(ChoreoError):
     """`Event.meta` was read before the event was announced. It has no id, time or source until then."""
+
+
+class InvalidEventError(ChoreoError, TypeError, ValueError):
+    """
+    Something cannot be announced: a field of it cannot be written as JSON, or it is no event.
+
+    In a handler it is a permanent failure: the same code would announce the same thing again.
+    """
 
 
 class PublishError(ChoreoError):
@@ -123,6 +133,14 @@ class HandlerEndedError(ChoreoError):
 
 class HandlerCrashed(ChoreoError):
     """A handler raised an exception that would end its worker. choreo treats it like any other failure."""
+
+
+class HandlerTimeoutError(ChoreoError, TimeoutError):
+    """
+    A handler ran for longer than its time limit, so its process was ended. It is a failed attempt.
+
+    The handler cannot catch it. A soft time limit raises ``celery.exceptions.SoftTimeLimitExceeded`` in the handler.
+    """
 
 
 class PermanentFailure(ChoreoError):

@@ -16,7 +16,7 @@ from choreo.broker.lines import Line, Lines, Post, VirtualLine
 from choreo.broker.rabbitmq.confirms import RabbitLine
 from choreo.broker.redis.publish_line import RedisLine
 from choreo.broker.redis.transport import Transport
-from choreo.errors import DeclarationError, EventTooLargeError, PublishError
+from choreo.errors import DeclarationError, EventTooLargeError, InvalidEventError, PublishError
 from choreo.events.envelope import Envelope
 from choreo.events.message import MOST_NESTED, Message, is_too_deep
 
@@ -102,6 +102,8 @@ class Publisher:
             )
         except RecursionError:
             message = None
+        except (ValueError, TypeError) as error:  # an integer of more than 4300 digits
+            raise InvalidEventError(f"{envelope} cannot be written as JSON: {error}") from error
         # Counting brackets is cheap; few events have so many that their depth must be measured.
         if message is None or (
             message.body.count(b"[") + message.body.count(b"{") > MOST_NESTED and is_too_deep(envelope.to_wire())

@@ -24,6 +24,8 @@ class Reason(StrEnum):
     POISON = "poison"
     #: A join without ``on_timeout`` passed its deadline.
     EXPIRED = "expired"
+    #: An operator revoked the run, or ended it with a signal: see docs/deployment.md.
+    REVOKED = "revoked"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ from typing import Any
 from choreo.delivery.dead_letter import DeadLetter, Reason
 from choreo.delivery.signals import SIGNALS
 from choreo.errors import DeadLetterError, EnvelopeError
+from choreo.events.envelope import Envelope
 from choreo.events.lineage import lineage_of
-from choreo.events.message import Message
+from choreo.events.message import Message, parsed
 from choreo.store.parts import key_of, name_of, packed
 from choreo.store.port import Store
 from choreo.store.schedule import Scheduled
@@ -56,18 +57,21 @@ class DeadLetters:
         Schedule the event for the handler that failed, and for no other handler. Removes the dead letter.
 
         The handler runs when a worker of the service takes the event. It has all its attempts again, and the same
-        idempotency key and event ids, so other systems recognise earlier effects. If it fails again, a new dead letter
-        is made. Raises `DeadLetterError` when there is no dead letter with this id, or it was just replayed or
-        discarded by another process.
+        idempotency key and event ids, so other systems recognise earlier effects. The task id is a new one, so that a
+        revoked event runs as well. If it fails again, a new dead letter is made.
+        Raises `DeadLetterError` when there is no dead letter with this id, or it was just replayed or discarded by
+        another process.
         """
         letter = self.get(letter_id)
         queue = self._queue_of(letter.handler)
-        parts = self._parts_of(letter)
+        again = replace(letter, envelopes=tuple(envelope.replayed(letter.id) for envelope in letter.envelopes))
+        parts = self._parts_of(again)
         if parts and _is_signal(letter):
-            message = replace(letter.message, headers=letter.message.headers | {"retries": 0})
+            signal = Envelope.from_wire(parsed(letter.message.body)[0][0]).replayed(letter.id)
+            message = Message.carrying(signal, exchange="", routing_key=queue)
         elif letter.envelopes:
             lineage = lineage_of(letter.message.headers)
-            message = Message.carrying(letter.envelopes[0], exchange="", routing_key=queue, lineage=lineage)
+            message = Message.carrying(again.envelopes[0], exchange="", routing_key=queue, lineage=lineage)
         else:
             message = letter.message
         scheduled = Scheduled(f"replay:{letter.id}", message)

@@ -86,6 +86,16 @@ class Begun:
 
 
 @dataclass(slots=True)
+class LastEnd:
+    """What is known of the beginning before the current one, which never finished."""
+
+    #: The text of `Claims.note_end`; "" if nothing was noted of that beginning.
+    note: str = ""
+    #: The token of its claim, or the name of its consumer; "" if it is not known.
+    holder: str = ""
+
+
+@dataclass(slots=True)
 class Settlement:
     """The records that a commit makes: all of them or none."""
 
@@ -128,6 +138,12 @@ class Claims(Protocol):
 
     def forgive(self, claim: Claim) -> None:
         """Count one beginning less: a stop of the worker ended the handler, which is not the handler's fault."""
+
+    def note_end(self, handler: str, unit: str, note: str) -> None:
+        """Note how the process ended that ran this unit. Nothing if the unit is finished, or was never begun."""
+
+    def last_end(self, handler: str, unit: str) -> LastEnd:
+        """What is known of the beginning before the current one, which never finished."""
 
     def commit(self, claim: Claim, settlement: Settlement) -> Committed:
         """Settle a claim. Unless the outcome is OK, nothing of the settlement holds, and nothing is to be sent."""

@@ -5,9 +5,12 @@ from contextlib import suppress
 from typing import ClassVar
 
 from celery.exceptions import Reject
+from celery.exceptions import Retry as CeleryRetry
 
-from choreo.delivery.notice import Listener, NoticeDelivery
+from choreo.delivery.failure import RetryScheduledError
+from choreo.delivery.listener import Listener, NoticeDelivery
 from choreo.errors import DeadLetterError, StoreError
+from choreo.store.claims import Claim
 from choreo.worker.outage import outlast
 from choreo.worker.task import SafeTask
 
@@ -28,17 +31,34 @@ class DeadLetterTask(SafeTask):
         """
         Call the listener with one dead letter. The answer is for people who read logs and Flower.
 
-        Raises `Reject` while the store is away, after holding the notice: see `choreo.worker.outage`.
+        Raises Celery's `Retry` if the listener has failed and is called again later, the listener's error if it is not,
+        and `Reject` while the store is away, after holding the notice: see `choreo.worker.outage`.
         """
-        runtime = self.app.runtime
+        delivery = None
         try:
-            try:
-                letter = runtime.dead_letters.get(letter_id)
-            except DeadLetterError:
-                return "replayed or discarded meanwhile"
-            return NoticeDelivery(runtime, type(self).listener, letter).live()
+            delivery = self.delivery(letter_id)
+            return delivery.live() if delivery else "replayed or discarded meanwhile"
+        except RetryScheduledError as retry:
+            raise CeleryRetry(retry.reason, retry.error, retry.seconds) from retry.error
         except StoreError as error:
+            if delivery is not None and delivery.settled:
+                raise  # the listener's own error
             logger.error("%s: %s; it is held until the store is back", letter_id, error)
             with suppress(BaseException):
-                outlast(runtime.store)
+                outlast(self.app.runtime.store)
             raise Reject(error, requeue=True) from error
+
+    def delivery(self, letter_id: str, retries: int | None = None) -> NoticeDelivery | None:
+        """The delivery of a notice; None if the letter is gone. ``retries``: None takes those of the running task."""
+        runtime = self.app.runtime
+        try:
+            letter = runtime.dead_letters.get(letter_id)
+        except DeadLetterError:
+            return None
+        attempt = (self.request.retries if retries is None else retries) + 1
+        return NoticeDelivery(runtime, type(self).listener, letter, attempt)
+
+    def claim_of(self, letter_id: str, retries: int) -> Claim | None:
+        """The claim of a run with these arguments; None if there is none."""
+        delivery = self.delivery(letter_id, retries)
+        return delivery.claim if delivery else None

@@ -73,7 +73,7 @@ local function settle(i)
   end
 
   if ARGV[i + 2] == '0' then
-    redis.call('HDEL', key, 'token', 'until', 'inflight', 'deliveries')
+    redis.call('HDEL', key, 'token', 'until', 'inflight', 'deliveries', 'ended', 'before')
     if attempt > tonumber(state[3] or 0) then redis.call('HSET', key, field, attempt) end
     redis.call('PEXPIRE', key, retention)
   elseif place then
