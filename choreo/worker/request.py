@@ -36,6 +36,8 @@ class SafeRequest(Request):
     """
 
     id: str
+    #: The signal with which this run was terminated.
+    _sent: int = 0
 
     # -- revoked before the run ----------------------------------------------------------------------------------------
 
@@ -72,10 +74,10 @@ class SafeRequest(Request):
 
     def terminate(self, pool: Any, signal: Any = None) -> None:
         """Send the signal. `_announce_revoked` is called once the process has ended; if it goes on, so does the run."""
+        self._sent = number = signals.signum(signal or "TERM")
         if not self.time_start:
-            super().terminate(pool, signal)
+            super().terminate(pool, number)
             return
-        number = signals.signum(signal or "TERM")
         if pool.is_green:
             # The pool reports a killed greenlet as a success.
             self.acknowledge = lambda: self._announce_revoked("terminated", True, number, False)
@@ -86,9 +88,8 @@ class SafeRequest(Request):
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:  # noqa: ARG002
         """Called when the run was terminated: note that, and put the message back."""
-        number = abs(int(signum or 0))
-        what = f" with {signal_in_words(number)}" if number else ""
-        self._note(End.TERMINATED, f"it was ended{what} by `celery control`: {self._process}")
+        number = self._sent or abs(int(signum or 0))
+        self._note(End.TERMINATED, f"it was ended with {signal_in_words(number)} by `celery control`: {self._process}")
         self._tell_revoked(terminated=terminated, number=number, expired=expired)
         self.reject(requeue=True)
 
