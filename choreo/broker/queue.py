@@ -112,7 +112,7 @@ class GuardedQueue(SteadyQueue):
         return plain, sorted(binding.routing_key for binding in self.bindings)
 
     def _set_aside(self, message: Any, error: EnvelopeError) -> None:
-        logger.error("%s sets a delivery aside as a dead letter: %s", self.name, error)
+        logger.warning("%s sets a delivery aside as a dead letter: %s", self.name, short(error))
         handler, queue = self.origin(message)
         try:
             self.park(handler, Incoming(message).raw(queue), error)

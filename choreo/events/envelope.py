@@ -70,7 +70,7 @@ class Envelope(Ready):
         """
         return f"{self.identity}/{self.replay}" if self.replay else self.identity
 
-    def replayed(self, letter_id: str) -> Self:
+    def replayed(self, letter_id: str) -> "Envelope":
         """The envelope as a replay of this dead letter sends it."""
         return replace(self, replay=letter_id)
 

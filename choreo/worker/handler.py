@@ -13,7 +13,7 @@ from choreo.broker.incoming import EventText
 from choreo.broker.queue import STORE_PAUSE
 from choreo.declare.subscription import Subscription
 from choreo.delivery.delivery import Delivery
-from choreo.delivery.failure import RetryScheduledError, is_ending, is_stop
+from choreo.delivery.failure import RetryScheduledError, harmless, is_ending, is_stop
 from choreo.delivery.join import delivery_to
 from choreo.delivery.notice import park
 from choreo.delivery.revocation import Revocation
@@ -54,7 +54,7 @@ class HandlerTask(SafeTask):
             except EnvelopeError as error:
                 self._park(event, envelope, error)
                 parked = True
-                raise
+                raise harmless(error) from error.__cause__
             return delivery.live()
         except RetryScheduledError as retry:
             raise CeleryRetry(retry.reason, retry.error, retry.seconds) from retry.__cause__
