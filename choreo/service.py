@@ -26,6 +26,7 @@ from choreo.announcement import Announcement, Count
 from choreo.declare.checks import (
     TASK_OPTIONS,
     check_called,
+    check_events,
     check_listener,
     check_name,
     check_options,
@@ -376,6 +377,7 @@ class Service(Celery):
         In a `PublishError`, ``before`` is the number of events in earlier batches, which are announced; ``confirmed``
         and ``unconfirmed`` are the envelopes of the batch that failed.
         """
+        check_events(events)
         count = 0
         iterator = iter(events)
         while batch := list(islice(iterator, BATCH)):

@@ -148,8 +148,8 @@ def inspect_function(function: Function) -> Reaction:
             f"asyncio.run(...) inside where you need it."
         )
     try:
-        hints = typing.get_type_hints(code)
         signature = inspect.signature(function)
+        hints = _hints(code, [name for name, parameter in signature.parameters.items() if _has_default(parameter)])
     except Exception as error:  # an annotation can be any code, and raise anything
         raise DeclarationError(
             f"{describe(function)}: an annotation cannot be resolved ({error!r}). Import its class at module level."
@@ -164,6 +164,28 @@ def inspect_function(function: Function) -> Reaction:
             parameter for parameter in parameters if not _is_view(parameter) or not _has_default(taken[parameter.name])
         ]
     return Reaction(function, tuple(parameters), _announces(function, hints))
+
+
+def _hints(code: Any, spare: Sequence[str]) -> dict[str, Any]:
+    """The annotations of a function, resolved. One of ``spare`` that cannot be resolved is left out."""
+    try:
+        return typing.get_type_hints(code)
+    except Exception:  # an annotation can be any code, and raise anything
+        annotations = dict(getattr(code, "__annotations__", {}))
+        unresolved = [name for name in spare if name in annotations and not _is_resolved(code, annotations[name])]
+        if not unresolved:
+            raise
+        # Such as a class that is imported for type checkers only.
+        left = {name: annotation for name, annotation in annotations.items() if name not in unresolved}
+        return typing.get_type_hints(types.SimpleNamespace(__annotations__=left), vars(inspect.getmodule(code)))
+
+
+def _is_resolved(code: Any, annotation: Any) -> bool:
+    try:
+        typing.get_type_hints(types.SimpleNamespace(__annotations__={"it": annotation}), vars(inspect.getmodule(code)))
+    except Exception:
+        return False
+    return True
 
 
 def code_of(function: Any) -> Any:

@@ -23,7 +23,7 @@ class ServiceWorker(Worker):
 
     ``-n fast@%h`` is node ``payment.fast@payment.host``: see `choreo.worker.control.node_name`.
     Raises `ImproperlyConfigured` for the eventlet pool, for a time limit in a pool that cannot enforce it (every pool
-    but prefork), and for ``task_annotations`` that would lose events.
+    but prefork), and for ``task_annotations`` or ``worker_deduplicate_successful_tasks`` that would lose events.
     """
 
     def __init__(self, app: Any = None, hostname: str | None = None, **options: Any) -> None:
@@ -56,6 +56,12 @@ class ServiceWorker(Worker):
         for task in self.app.tasks.values():
             if isinstance(task, SafeTask):
                 task.check()
+        if self.app.conf.worker_deduplicate_successful_tasks and self.app.backend.persistent:
+            raise ImproperlyConfigured(
+                "worker_deduplicate_successful_tasks would drop a redelivered event whose earlier run had to wait, and "
+                "choreo recognises repeated events by itself. Leave it out, and run ordinary tasks that need it in a "
+                "Celery app of their own."
+            )
 
     def on_start(self) -> None:
         """Start as Celery does, then exempt all objects that exist now from garbage collection."""

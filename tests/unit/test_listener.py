@@ -1,11 +1,12 @@
 """The dead-letter handler of a service: what it announces, how often it is called, and what is logged beside it."""
 
 import logging
+from functools import partial
 from typing import Any
 
 import pytest
 
-from choreo import DeadLetter, Event, PermanentFailure, Reason, Retry
+from choreo import DeadLetter, DeclarationError, Event, PermanentFailure, Reason, Retry
 from choreo.delivery.ending import End, Ending
 from choreo.delivery.listener import RETRY
 from choreo.delivery.notice import park
@@ -175,3 +176,32 @@ def test_a_listener_whose_process_was_terminated_is_not_called_again():
     assert stage.app.tasks["payment.dead_letters"].apply(args=[letter.id]).result == "given up: it was ended"
 
     assert stage.dead_letters == [letter]
+
+
+class Operators:
+    """Objects that can be called, in two ways."""
+
+    def __call__(self, letter: DeadLetter, session: Any = None) -> OperatorCalled:
+        assert (letter.handler, session) == ("payment.charge", None)
+        return OperatorCalled()
+
+    async def later(self, letter: DeadLetter) -> None: ...
+
+
+class Later:
+    async def __call__(self, letter: DeadLetter) -> None: ...
+
+
+@pytest.mark.parametrize("listener", [Operators(), Operators().__call__, partial(Operators(), session=None)])
+def test_an_object_a_method_and_a_partial_can_be_listeners(listener: Any):
+    stage = stage_of(listener)
+    stage.publish(ORDER)
+    stage.run()
+
+    assert [event.type for event in stage.events] == ["order.placed", "operator.called"]
+
+
+@pytest.mark.parametrize("listener", [Operators().later, partial(Operators().later), Later()])
+def test_an_async_listener_is_refused(listener: Any):
+    with pytest.raises(DeclarationError, match="it is async"):
+        stage_of(listener)
