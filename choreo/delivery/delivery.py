@@ -16,7 +16,9 @@ The message is acked last. If the worker dies anywhere on the way, the message i
 """
 
 import logging
+import os
 from collections.abc import Mapping
+from socket import gethostname
 from typing import Any
 from uuid import uuid4
 
@@ -42,6 +44,8 @@ from choreo.events.lineage import NO_LINEAGE, Lineage
 from choreo.events.message import Message
 from choreo.store.claims import FORGOTTEN, Begun, Claim, Committed, Outcome, Settlement, Verdict
 from choreo.store.schedule import Scheduled
+
+_HOST = gethostname()
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +92,8 @@ class Delivery:
         self.lineage = lineage
         #: True once the outcome is recorded. From then on the copy can be acked, whatever else fails.
         self.settled = False
-        self.token = uuid4().hex if token is None else token
+        # The process is for people: see `choreo.delivery.ending`.
+        self.token = f"{_HOST}-{os.getpid()}-{uuid4().hex}" if token is None else token
         self.claim = self.make_claim()
 
     def __str__(self) -> str:
