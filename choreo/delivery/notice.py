@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from choreo.declare.join import Join
 from choreo.delivery.dead_letter import DeadLetter, Reason
+from choreo.delivery.ending import Ending
 from choreo.delivery.failure import MOST_TEXT, cut
 from choreo.delivery.ports import Ports
 from choreo.errors import EnvelopeError, UnansweredError
@@ -89,7 +90,9 @@ def park(
     )
     if isinstance(error, UnansweredError):
         unit = _unit_of(join, error.envelope)
-        letter = replace(letter, reason=Reason.POISON, envelopes=(error.envelope,), unit=unit)
+        last = Ending.of(ports.store.last_end(handler, unit))
+        how = f"{letter.error}; the last time {last.text}" if last else letter.error
+        letter = replace(letter, reason=Reason.POISON, error=how, envelopes=(error.envelope,), unit=unit)
     scheduled = Scheduled(f"notice:{letter.id}", notice(letter, ports))
     ports.store.bury(handler, letter.id, letter.to_json(), [scheduled])
     log_dead_letter(letter, error)

@@ -143,7 +143,7 @@ class Claims(Protocol):
         """Note how the process ended that ran this unit. Nothing if the unit is finished, or was never begun."""
 
     def last_end(self, handler: str, unit: str) -> LastEnd:
-        """What is known of the beginning before the current one, which never finished."""
+        """What is known of the last beginning, if another one has begun since or its process has ended."""
 
     def commit(self, claim: Claim, settlement: Settlement) -> Committed:
         """Settle a claim. Unless the outcome is OK, nothing of the settlement holds, and nothing is to be sent."""

@@ -287,7 +287,7 @@ class MemoryStore(Store):
         """What is known of the beginning before the current one."""
         state = self._unit(Claim(handler, unit, ""))
         number, note = state.ended
-        return LastEnd(note if number == state.deliveries - 1 else "", state.before)
+        return LastEnd(note if number >= state.deliveries - 1 else "", state.before)
 
     @_locked
     def renew(self, claim: Claim) -> bool:

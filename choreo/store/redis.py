@@ -103,7 +103,8 @@ class RedisStore(Store):
             fields = client.hmget(self._unit(handler, unit)[0], "deliveries", "ended", "before")
         deliveries, ended, before = ((field or b"").decode() for field in fields)
         number, _, note = ended.partition(" ")
-        is_of_it = number.isdigit() and int(number) == int(deliveries or 1) - 1
+        # The next beginning asks; or nobody has begun it since.
+        is_of_it = number.isdigit() and int(number) >= int(deliveries or 1) - 1
         return LastEnd(note if is_of_it else "", before)
 
     def arrive(self, claim: Claim, arrival: Arrival) -> Begun:

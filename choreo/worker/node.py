@@ -11,6 +11,7 @@ from celery.exceptions import ImproperlyConfigured
 
 from choreo.worker import panel as panel  # it changes Celery's remote control commands
 from choreo.worker.control import node_name
+from choreo.worker.discarded import warn_of_discarded
 from choreo.worker.task import SafeTask
 
 #: Tenths of a second that a pool child waits at its end until its parent has read its results.
@@ -66,6 +67,7 @@ class ServiceWorker(Worker):
     def on_start(self) -> None:
         """Start as Celery does, then exempt all objects that exist now from garbage collection."""
         super().on_start()
+        warn_of_discarded()
         # They stay until the end, also in the pool's children. Searching them for garbage takes a twentieth of a second
         # each time, in which no event is handled.
         gc.collect()

@@ -79,6 +79,7 @@ def test_how_a_beginning_ended_is_known_to_the_next_one_only(rig):
     store.note_end(HANDLER, unit, "nothing has begun")
     store.begin(claim("A"))
     store.note_end(HANDLER, unit, "signal 9")
+    assert store.last_end(HANDLER, unit) == LastEnd("signal 9")
     rig.pass_time(100)
 
     store.begin(claim("B"))

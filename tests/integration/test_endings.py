@@ -86,6 +86,22 @@ def test_a_terminated_run_becomes_a_dead_letter_that_says_so_and_its_replay_runs
     assert payment.noted("begun") == [1, 1, 2, 2, 3, 3]
 
 
+def test_a_terminated_run_of_the_gevent_pool_becomes_a_dead_letter_too(redis_url: str, namespace: str, tmp_path: Path):
+    payment = Payment(redis_url, redis_url, namespace, tmp_path, app="endings_app")
+    with payment.worker("--pool", "gevent"):
+        announced = payment.app.publish(OrderPlaced(number=1, seconds=WAITS))
+        eventually(lambda: payment.noted("begun"))
+        payment.app.control.terminate(task_id(announced.identity, "payment.charge_customer"), signal="SIGTERM")
+
+        letter = letter_of(payment, 1)
+
+        assert (letter.reason, payment.noted("begun")) == (Reason.REVOKED, [1])
+        payment.open()
+        payment.app.dead_letters.replay(letter.id)
+        eventually(lambda: payment.noted("done") == [1])
+    payment.close()
+
+
 def test_a_poison_letter_says_which_signal_process_and_host_ended_it(payment: Payment):
     payment.worker("--pool", "prefork", "-c", "1")
     payment.app.publish(OrderPlaced(number=1, seconds=WAITS))

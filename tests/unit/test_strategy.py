@@ -31,6 +31,7 @@ from choreo.events.ids import task_id
 from choreo.fast.request import HandlerRequest
 from choreo.fast.strategy import strategy
 from choreo.store import Claim
+from choreo.worker.discarded import warn_of_discarded
 from tests.unit.events import OrderPlaced, PaymentCharged, envelope, identity_of
 from tests.unit.stage import Stage, service
 from tests.waiting import eventually
@@ -521,4 +522,24 @@ def test_without_worker_events_nobody_is_told():
     bench.deliver(bench.short)
 
     assert bench.events.sent == []
+    assert bench.acked == ["e-1"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "why"),
+    [({"expires": "2020-01-01T00:00:00+00:00"}, "it has expired"), ({}, "it was revoked")],
+)
+def test_an_ordinary_task_that_celery_discards_is_a_warning(headers: Any, why: str, caplog: pytest.LogCaptureFixture):
+    bench = Bench()
+    warn_of_discarded()
+
+    @bench.stage.app.task(name="payment.clean")
+    def clean(event: str) -> None:
+        pytest.fail("it ran")
+
+    bench.stage.app.tasks["payment.clean"].bind(bench.stage.app)
+    state.revoked.add(task_id(identity_of("e-1"), HANDLER))
+    bench.deliver(default(bench.stage.app.tasks["payment.clean"], bench.stage.app, bench.consumer), headers=headers)
+
+    assert f"task payment.clean[{task_id(identity_of('e-1'), HANDLER)}] is discarded: {why}" in caplog.text
     assert bench.acked == ["e-1"]
