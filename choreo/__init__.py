@@ -83,6 +83,8 @@ _HOMES = {
     "Event": "choreo.events.event",
     "EventTooLargeError": "choreo.errors",
     "HandlerEndedError": "choreo.errors",
+    "HandlerTimeoutError": "choreo.errors",
+    "InvalidEventError": "choreo.errors",
     "JoinError": "choreo.errors",
     "MiddlewareError": "choreo.errors",
     "NotAnnouncedError": "choreo.errors",

@@ -65,12 +65,11 @@ class DeadLetters:
         letter = self.get(letter_id)
         queue = self._queue_of(letter.handler)
         again = replace(letter, envelopes=tuple(envelope.replayed(letter.id) for envelope in letter.envelopes))
-        parts = self._parts_of(again)
+        parts, lineage = self._parts_of(again), lineage_of(letter.message.headers)
         if parts and _is_signal(letter):
             signal = Envelope.from_wire(parsed(letter.message.body)[0][0]).replayed(letter.id)
-            message = Message.carrying(signal, exchange="", routing_key=queue)
+            message = Message.carrying(signal, exchange="", routing_key=queue, lineage=lineage)
         elif letter.envelopes:
-            lineage = lineage_of(letter.message.headers)
             message = Message.carrying(again.envelopes[0], exchange="", routing_key=queue, lineage=lineage)
         else:
             message = letter.message
