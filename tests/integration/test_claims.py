@@ -251,7 +251,11 @@ def test_what_kills_its_workers_is_parked_and_what_waits_beside_it_is_not(
     (letter,) = payment.app.dead_letters
     assert (letter.reason, letter.subject) == (Reason.POISON, "ORD-0")
     # The main process of a pool of processes knows how a child ended. If it is killed itself, only its name is known.
-    words = rf"of payment.w0@{HOST} ended with signal 9 \(SIGKILL\)" if pool == "prefork" else f"on {HOST} ended, .*"
+    words = (
+        rf"of payment.w0@payment.{HOST} ended with signal 9 \(SIGKILL\)"
+        if pool == "prefork"
+        else f"on {HOST} ended, .*"
+    )
     assert re.fullmatch(rf"begun 4 times and never finished; the last time process \d+ {words}", letter.error)
     assert payment.noted("begun").count(0) == 3
     assert sorted(payment.noted("begun"))[3:] == list(innocent)

@@ -115,7 +115,7 @@ def test_a_poison_letter_says_which_signal_process_and_host_ended_it(payment: Pa
     assert letter.reason is Reason.POISON
     host = socket.gethostname()
     assert letter.error == (
-        f"begun 3 times and never finished; the last time process {killed} of payment.one@{host} ended with "
+        f"begun 3 times and never finished; the last time process {killed} of payment.one@payment.{host} ended with "
         f"signal 9 (SIGKILL)"
     )
 
