@@ -7,7 +7,7 @@ from typing import ClassVar
 from celery.exceptions import Reject
 from celery.exceptions import Retry as CeleryRetry
 
-from choreo.delivery.failure import RetryScheduledError
+from choreo.delivery.failure import RetryScheduledError, is_ending
 from choreo.delivery.listener import Listener, NoticeDelivery
 from choreo.errors import DeadLetterError, StoreError
 from choreo.store.claims import Claim
@@ -47,6 +47,11 @@ class DeadLetterTask(SafeTask):
             with suppress(BaseException):
                 outlast(self.app.runtime.store)
             raise Reject(error, requeue=True) from error
+        except Exception as error:
+            if is_ending() and not (delivery and delivery.settled):
+                # Celery would ack the notice. The error comes from a cleanup while the process is ended.
+                raise Reject(error, requeue=True) from error
+            raise
 
     def delivery(self, letter_id: str, retries: int | None = None) -> NoticeDelivery | None:
         """The delivery of a notice; None if the letter is gone. ``retries``: None takes those of the running task."""

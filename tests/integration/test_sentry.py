@@ -50,6 +50,9 @@ def test_each_failure_is_one_event_with_its_error_and_its_handler(payment: Payme
     formats = [event["logentry"]["message"] for event in events]
     assert all(event["transaction"] in text for event, text in zip(events, formats, strict=True))
     for event in events:
+        if "exception" in event:  # the middleware of docs/deployment.md was called
+            assert event["fingerprint"] == [event["transaction"], "{{ default }}"]
+            assert event["tags"]["subject"].startswith("ORD-")
         if event["transaction"] != "payment.book_revenue" and "exception" in event:
             frames = event["exception"]["values"][-1]["stacktrace"]["frames"]
             assert event["transaction"].partition(".")[2] in [frame["function"] for frame in frames]

@@ -4,6 +4,7 @@ import logging
 from functools import partial
 from typing import Any
 
+import billiard.common
 import pytest
 
 from choreo import DeadLetter, DeclarationError, Event, PermanentFailure, Reason, Retry
@@ -205,3 +206,17 @@ def test_an_object_a_method_and_a_partial_can_be_listeners(listener: Any):
 def test_an_async_listener_is_refused(listener: Any):
     with pytest.raises(DeclarationError, match="it is async"):
         stage_of(listener)
+
+
+def test_a_signal_that_ends_the_process_of_a_listener_loses_no_notice(monkeypatch: pytest.MonkeyPatch):
+    def tell(letter: DeadLetter) -> None:
+        monkeypatch.setattr(billiard.common, "_should_have_exited", [True])
+        raise ValueError(f"the connection was closed while {letter.id} was told")
+
+    stage = stage_of(tell)
+    stage.deliver(ORDER)
+    (letter,) = stage.dead_letters
+
+    result = stage.app.tasks["payment.dead_letters"].apply(args=[letter.id])
+
+    assert (result.state, result.result.requeue) == ("REJECTED", True)
