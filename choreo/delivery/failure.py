@@ -10,6 +10,9 @@ from choreo.errors import HandlerCrashed
 #: Errors that Celery and gevent raise to stop a worker or a greenlet. By name, since this room imports neither.
 _STOPS = frozenset({"WorkerShutdown", "WorkerTerminate", "GreenletExit"})
 
+#: The base class of Celery's Retry, Ignore and Reject.
+_PREDICATE = "TaskPredicate"
+
 #: The most characters of an error's text, and of a traceback, that are logged, stored and shown.
 MOST_TEXT, MOST_TRACE = 2_000, 50_000
 
@@ -46,15 +49,17 @@ def harmless(error: BaseException) -> Exception:
     """
     The error itself if it is an ordinary `Exception`, else a `HandlerCrashed` whose cause it is.
 
-    Raised in a Celery task, SystemExit, MemoryError and the like would end the worker, or block its slot for ever.
+    Raised in a Celery task, SystemExit, MemoryError and the like would end the worker, or block its slot for ever, and
+    Celery's Reject and Ignore would decide what becomes of the message.
     An error with an enormous text becomes a `HandlerCrashed` with the beginning of it: Celery would log all of it.
     """
     if _length(error) > MOST_TRACE:
         short = HandlerCrashed(line_of(error)).with_traceback(error.__traceback__)
         short.__suppress_context__ = True
         return short
-    if isinstance(error, Exception) and not isinstance(error, (MemoryError, RecursionError)):
-        return error
+    is_ordinary = isinstance(error, Exception) and not isinstance(error, (MemoryError, RecursionError))
+    if is_ordinary and not any(cls.__name__ == _PREDICATE for cls in type(error).__mro__):
+        return error  # type: ignore[return-value]
     crashed = HandlerCrashed(line_of(error))
     crashed.__cause__ = error
     return crashed

@@ -7,6 +7,8 @@ from typing import Any
 import billiard.common
 import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
+from celery.exceptions import Ignore, Reject
+from celery.exceptions import Retry as CeleryRetry
 
 from choreo import Envelope, PermanentFailure, Reason, Retry, RetryLater
 from choreo.delivery.ending import Ending
@@ -84,6 +86,18 @@ def test_an_ordinary_error_is_raised_as_it_is():
 
     assert harmless(error) is error
     assert isinstance(harmless(MemoryError()), HandlerCrashed)
+
+
+@pytest.mark.parametrize(
+    "error", [Reject("no", requeue=False), Reject("no", requeue=True), Ignore(), CeleryRetry("later")]
+)
+def test_celerys_words_to_the_worker_are_failures_of_a_handler(error: Exception):
+    stage = stage_of(error, retry=Retry(times=0))
+
+    result = stage.deliver(ORDER)
+
+    assert (result.state, type(result.result)) == ("FAILURE", HandlerCrashed)
+    assert [letter.reason for letter in stage.dead_letters] == [Reason.EXHAUSTED]
 
 
 @pytest.mark.parametrize(
