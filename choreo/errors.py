@@ -6,7 +6,7 @@
      ├── DeclarationError            a wrong declaration of a handler, join or service; raised at import
      │    └── EventNameError         the name of an event is a command
      ├── EnvelopeError               a message holds no event, or one that the handler cannot read
-     │    └── UnansweredError        RabbitMQ delivered a message up to its limit, and no worker answered
+     │    └── UnansweredError        a delivery came back to its queue too often, and was never settled
      ├── NotAnnouncedError           an event has no metadata before it is announced
      ├── InvalidEventError           an event cannot be written as JSON, or a handler returned something else
      ├── PublishError                the broker did not confirm an event
@@ -61,9 +61,13 @@ class EnvelopeError(ChoreoError, ValueError):
 
 
 class UnansweredError(EnvelopeError):
-    """RabbitMQ delivered an event up to its delivery limit, and no worker answered. ``envelope`` is the event."""
+    """
+    A delivery came back to its queue too often, and was never settled.
 
-    def __init__(self, message: str, envelope: Any) -> None:
+    ``envelope`` is the event; None if the message holds none that can be read.
+    """
+
+    def __init__(self, message: str, envelope: Any = None) -> None:
         super().__init__(message)
         self.envelope = envelope
 
@@ -108,7 +112,15 @@ class EventTooLargeError(PublishError):
 
 
 class StoreError(ChoreoError):
-    """The store did not answer, or refused the call."""
+    """
+    The store did not answer, or refused the call.
+
+    ``is_outage`` is False if the store is well, and refused this one call: repeating it may fail again for ever.
+    """
+
+    def __init__(self, *args: Any, is_outage: bool = True) -> None:
+        super().__init__(*args)
+        self.is_outage = is_outage
 
 
 class DeadLetterError(ChoreoError, LookupError):

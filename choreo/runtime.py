@@ -127,6 +127,7 @@ class Runtime:
             self._park,
             tasks=self._tasks,
             accept=lambda: prepare_accept_content(self._conf.accept_content) or (),
+            returned=lambda handler, delivery: self.store.returned(handler, delivery),
             on_consume=self._on_consume,
         )
 

@@ -1,6 +1,7 @@
 """The publisher: sends events and messages, and returns once the broker has confirmed them."""
 
 import logging
+import reprlib
 import threading
 import time
 from collections import Counter
@@ -79,7 +80,8 @@ class Publisher:
 
         Raises `PublishError` unless the broker confirms all of them in time. Its ``confirmed`` and ``unconfirmed`` list
         the events, and announcing the unconfirmed ones again is safe. With ``choreo_unheard = "error"`` it is also
-        raised for events to which no queue is bound. Raises `EventTooLargeError` before anything is sent.
+        raised for events to which no queue is bound. Before anything is sent, raises `EventTooLargeError` and
+        `InvalidEventError`.
         """
         envelopes = list(envelopes)
         posts = self._deliver([self.message_for(envelope) for envelope in envelopes])
@@ -95,14 +97,24 @@ class Publisher:
             )
 
     def message_for(self, envelope: Envelope) -> Message:
-        """The message that announces an event. Raises `EventTooLargeError` if it is too large, or nested too deeply."""
+        """
+        The message that announces an event.
+
+        Raises `EventTooLargeError` if it is too large, or nested too deeply, and `InvalidEventError` if a text in it
+        cannot be written as UTF-8.
+        """
         try:
             message = Message.carrying(
                 envelope, exchange=self._exchange.name, routing_key=envelope.type, lineage=lineage_here()
             )
         except RecursionError:
             message = None
-        except (ValueError, TypeError) as error:  # an integer of more than 4300 digits, half a surrogate pair
+        except UnicodeEncodeError as error:
+            raise InvalidEventError(
+                f"{envelope.type}: {_faulty(envelope)} cannot be written as UTF-8, because it holds half a surrogate "
+                f"pair. Replace such characters where the text comes from: text.encode(errors='replace').decode()."
+            ) from error
+        except (ValueError, TypeError) as error:  # an integer of more than 4300 digits
             raise InvalidEventError(f"{envelope}: {_culprit(envelope)} cannot be written as JSON: {error}") from error
         # Counting brackets is cheap; few events have so many that their depth must be measured.
         if message is None or (
@@ -195,6 +207,30 @@ def _culprit(envelope: Envelope) -> str:
         except (ValueError, TypeError):
             return name
     return "it"
+
+
+def _faulty(envelope: Envelope) -> str:
+    """The text in an event that cannot be written as UTF-8, and its place: ``data.customer.name = 'a\\ud800'``."""
+    waiting: list[tuple[str, Any]] = [("", envelope.to_wire())]
+    while waiting:
+        place, value = waiting.pop()
+        if isinstance(value, str) and _is_faulty(value):
+            return f"{place} = {reprlib.repr(value)}"
+        if isinstance(value, dict):
+            if names := [name for name in value if isinstance(name, str) and _is_faulty(name)]:
+                return f"the name {reprlib.repr(names[0])} in {place}"
+            waiting += [(f"{place}.{name}".lstrip("."), part) for name, part in value.items()]
+        elif isinstance(value, list | tuple):
+            waiting += [(f"{place}[{number}]", part) for number, part in enumerate(value)]
+    return "a text in it"
+
+
+def _is_faulty(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _check(posts: Sequence[Post], things: Sequence[Any]) -> None:

@@ -66,6 +66,7 @@ class Topology:
         park: Park,
         tasks: Callable[[], Container[str]],
         accept: Callable[[], Container[str]],
+        returned: Callable[[str, str], int],
         on_consume: OnConsume | None = None,
     ) -> None:
         self.service = service
@@ -74,6 +75,7 @@ class Topology:
         self._park = park
         self._tasks = tasks
         self._accept = accept
+        self._returned = returned
         self._on_consume = on_consume
         self.exchange = Exchange(self.name_of("choreo.events"), type="topic", durable=True)
 
@@ -110,6 +112,7 @@ class Topology:
             park=self._park,
             tasks=self._tasks,
             accept=self._accept,
+            returned=self._returned,
         )
         return [*handlers, letters, tasks]
 

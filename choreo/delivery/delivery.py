@@ -208,7 +208,7 @@ class Delivery:
         return self._succeeded(announced, settlement)
 
     def _success(self, announced: list[Envelope], context: Context) -> Settlement:
-        """The records of a success. Raises `EventTooLargeError` for an event that cannot be announced."""
+        """The records of a success. Raises a `PublishError` for an event that cannot be sent: see `message_for`."""
         sent = {f"event:{envelope.id}": self.ports.publisher.message_for(envelope) for envelope in announced}
         delays = {f"event:{key}": delay.seconds(self.ports.store.now) for key, delay in context.delays.items()}
         later = [Scheduled(key, sent.pop(key), delay) for key, delay in delays.items() if key in sent]
@@ -272,7 +272,7 @@ class Delivery:
         """Settle the claim, and send the messages that leave with it. Returns "", or the reason if it was too late."""
         committed = self.decisions.commit(self.claim, settlement)
         if committed.outcome is Outcome.LOST:
-            raise StoreError(FORGOTTEN)
+            raise StoreError(FORGOTTEN, is_outage=False)
         self.settled = True
         # The unit was settled by another commit. Nothing of this one is sent.
         if committed.outcome is not Outcome.OK:

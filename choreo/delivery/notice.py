@@ -2,6 +2,7 @@
 
 import json
 import logging
+from contextlib import suppress
 from dataclasses import replace
 
 from choreo.declare.join import Join
@@ -9,7 +10,7 @@ from choreo.delivery.dead_letter import DeadLetter, Reason
 from choreo.delivery.ending import Ending
 from choreo.delivery.failure import MOST_TEXT, cut
 from choreo.delivery.ports import Ports
-from choreo.errors import EnvelopeError, UnansweredError
+from choreo.errors import EnvelopeError, StoreError, UnansweredError
 from choreo.events.envelope import Envelope
 from choreo.events.ids import named_id, task_id
 from choreo.events.lineage import lineage_of
@@ -76,7 +77,8 @@ def park(
     Record a delivery that cannot be handled as a dead letter, log it, and schedule its notice. Raises `StoreError`.
 
     ``error`` is the reason; after an `UnansweredError` it is POISON, else UNREADABLE. ``envelopes`` holds the event if
-    it can be read. ``join`` is the handler's declaration if the handler is a join.
+    it can be read. ``join`` is the handler's declaration if the handler is a join. If the store refuses to record it
+    for this handler, it is recorded for the service, under which ``choreo dead-letters`` finds it as well.
     """
     letter = DeadLetter(
         ports.service_name,
@@ -89,13 +91,33 @@ def park(
         failed_at=ports.now(),
     )
     if isinstance(error, UnansweredError):
-        unit = _unit_of(join, error.envelope)
-        last = Ending.of(ports.store.last_end(handler, unit))
-        how = f"{letter.error}; the last time {last.text}" if last else letter.error
-        letter = replace(letter, reason=Reason.POISON, error=how, envelopes=(error.envelope,), unit=unit)
+        letter = replace(letter, reason=Reason.POISON)
+        if error.envelope is not None:
+            unit = _unit_of(join, error.envelope)
+            how = _with_ending(ports, letter, unit)
+            letter = replace(letter, error=how, envelopes=(error.envelope,), unit=unit)
+    try:
+        _bury(ports, letter, error)
+    except StoreError as refusal:
+        if refusal.is_outage or handler == ports.service_name:
+            raise
+        # A replay sends the message as it is: the service itself has no event to handle.
+        why = f"{letter.error} (kept for the service, since {handler} can keep none: {refusal})"
+        _bury(ports, replace(letter, handler=ports.service_name, error=why, envelopes=(), unit=None), error)
+
+
+def _bury(ports: Ports, letter: DeadLetter, error: Exception) -> None:
     scheduled = Scheduled(f"notice:{letter.id}", notice(letter, ports))
-    ports.store.bury(handler, letter.id, letter.to_json(), [scheduled])
+    ports.store.bury(letter.handler, letter.id, letter.to_json(), [scheduled])
     log_dead_letter(letter, error)
+
+
+def _with_ending(ports: Ports, letter: DeadLetter, unit: str) -> str:
+    """The error of a letter, and how the last run of its unit ended, if the store knows."""
+    with suppress(StoreError):  # it may refuse this one call; see `park`
+        if last := Ending.of(ports.store.last_end(letter.handler, unit)):
+            return f"{letter.error}; the last time {last.text}"
+    return letter.error
 
 
 def _unit_of(join: Join | None, envelope: Envelope) -> str:

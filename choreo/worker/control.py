@@ -11,6 +11,8 @@ from typing import Any
 from celery.app.control import Control
 from celery.utils.functional import maybe_list
 
+from choreo.worker.mailbox import ServiceMailbox
+
 #: The position of ``limit`` in the arguments of Celery's `broadcast` behind ``destination``.
 _POSITION_OF_LIMIT = 4
 
@@ -47,6 +49,8 @@ def _host_of(service: str, host: str) -> str:
 
 class ServiceControl(Control):
     """``app.control`` of a service. It reaches the service's own workers unless a command names others."""
+
+    Mailbox = ServiceMailbox
 
     def broadcast(
         self, command: str, arguments: Any = None, destination: Any = None, *args: Any, **options: Any

@@ -1,12 +1,15 @@
 """The task that receives the notices of a service's dead letters."""
 
 import logging
+import time
 from contextlib import suppress
 from typing import ClassVar
 
 from celery.exceptions import Reject
 from celery.exceptions import Retry as CeleryRetry
 
+from choreo.broker.incoming import UNCOUNTED
+from choreo.broker.queue import STORE_PAUSE
 from choreo.delivery.failure import RetryScheduledError, is_ending
 from choreo.delivery.listener import Listener, NoticeDelivery
 from choreo.errors import DeadLetterError, StoreError
@@ -32,7 +35,9 @@ class DeadLetterTask(SafeTask):
         Call the listener with one dead letter. The answer is for people who read logs and Flower.
 
         Raises Celery's `Retry` if the listener has failed and is called again later, the listener's error if it is not,
-        and `Reject` while the store is away, after holding the notice: see `choreo.worker.outage`.
+        and `Reject` while the store is away, after holding the notice: see `choreo.worker.outage`. If the store is
+        well, and refuses what this notice needs, the notice comes again `Terms.max_deliveries` times. The letter stays
+        where it is.
         """
         delivery = None
         try:
@@ -43,9 +48,16 @@ class DeadLetterTask(SafeTask):
         except StoreError as error:
             if delivery is not None and delivery.settled:
                 raise  # the listener's own error
-            logger.error("%s: %s; it is held until the store is back", letter_id, error)
+            if error.is_outage:
+                logger.error("%s: %s; it is held until the store is back", letter_id, error)
+                with suppress(BaseException):
+                    outlast(self.app.runtime.store)
+                raise Reject(error, requeue=UNCOUNTED) from error
+            if self._is_given_up(letter_id):
+                logger.error("%s: %s; this dead letter is reported no more", letter_id, error)
+                raise
             with suppress(BaseException):
-                outlast(self.app.runtime.store)
+                time.sleep(STORE_PAUSE)
             raise Reject(error, requeue=True) from error
         except Exception as error:
             if is_ending() and not (delivery and delivery.settled):
@@ -67,3 +79,10 @@ class DeadLetterTask(SafeTask):
         """The claim of a run with these arguments; None if there is none."""
         delivery = self.delivery(letter_id, retries)
         return delivery.claim if delivery else None
+
+    def _is_given_up(self, letter_id: str) -> bool:
+        """Count that the store refused what a notice needs. True if that was too often."""
+        runtime = self.app.runtime
+        with suppress(Exception):  # it is counted the next time
+            return bool(runtime.store.returned(self.name, letter_id) >= runtime.terms.max_deliveries)
+        return False

@@ -32,6 +32,12 @@ class Payment:
 
     def worker(self, *options: str, patterns: str = "", name: str = "one", **settings: Any) -> "Worker":
         """Start a worker and wait until it is ready."""
+        worker = self.begin(*options, patterns=patterns, name=name, **settings)
+        worker.wait_for("ready.")
+        return worker
+
+    def begin(self, *options: str, patterns: str = "", name: str = "one", **settings: Any) -> "Worker":
+        """Start a worker."""
         worker = Worker(self, name, options, patterns, self.settings | settings)
         self._workers.append(worker)
         return worker
@@ -77,7 +83,6 @@ class Worker:
                     "PYTHONWARNINGS": "ignore",
                 },
             )
-        self.wait_for("ready.")
 
     def log(self) -> str:
         return self._log.read_text()

@@ -18,6 +18,8 @@ from amqp.serialization import decode_properties_basic, loads
 from amqp.spec import Basic
 from kombu.transport import pyamqp
 
+from choreo.broker.compression import errors_in
+
 #: The content type of a message whose properties have no recognisable form. All of them are in `PROPERTIES`.
 UNREADABLE = "application/x-choreo-unreadable"
 #: The header that holds the properties of a replaced frame as they came, as base64.
@@ -35,8 +37,29 @@ _FIXED |= {"T": "Q", "t": "?"}
 OnFrame = Callable[[tuple[int, int, bytes]], Any]
 
 
+class BoundedMessage(pyamqp.Message):
+    """
+    Kombu's message of RabbitMQ, unpacked within bounds, as that of the Redis transport is.
+
+    The queues of a service check their deliveries themselves. This is for all others: remote control, worker events.
+    """
+
+    def __init__(self, msg: Any, channel: Any = None, **options: Any) -> None:
+        about = msg.properties
+        self.errors = errors_in(msg.body, about.get("application_headers"), about.get("content_encoding"))
+        super().__init__(msg, channel=channel, **options)
+
+
+class ReadingChannel(pyamqp.Channel):
+    """A channel whose messages are unpacked within bounds."""
+
+    Message = BoundedMessage
+
+
 class ReadingConnection(pyamqp.Connection):
     """A connection to RabbitMQ that reads messages of any form."""
+
+    Channel = ReadingChannel
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, frame_handler=reading_frames, **options)
