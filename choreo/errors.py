@@ -18,6 +18,7 @@
      ├── MiddlewareError             middleware returned without calling proceed, or called it twice
      ├── HandlerEndedError           an event was announced in the context of a handler that has ended
      ├── HandlerCrashed              a handler raised SystemExit, MemoryError or the like
+     ├── HandlerTimeoutError         a handler ran for longer than its time limit
      ├── PermanentFailure            raised by a handler: do not retry
      └── RetryLater                  raised by a handler: retry after this many seconds
 
@@ -146,6 +147,14 @@ class HandlerEndedError(ChoreoError):
 
 class HandlerCrashed(ChoreoError):
     """A handler raised an exception that would end its worker. choreo treats it like any other failure."""
+
+
+class HandlerTimeoutError(ChoreoError, TimeoutError):
+    """
+    A handler ran for longer than its time limit, so its process was ended. It is a failed attempt.
+
+    The handler cannot catch it. A soft time limit raises ``celery.exceptions.SoftTimeLimitExceeded`` in the handler.
+    """
 
 
 class PermanentFailure(ChoreoError):

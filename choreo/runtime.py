@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from choreo.broker.topology import Topology
     from choreo.declare.subscription import Subscription
     from choreo.delivery.lease_keeper import LeaseKeeper
-    from choreo.delivery.notice import Listener
+    from choreo.delivery.listener import Listener
     from choreo.delivery.undeclared import UndeclaredHandlers
     from choreo.events.message import Message
     from choreo.fast.lane import Lane
@@ -238,6 +238,13 @@ class Runtime:
         from choreo.broker.bindings import Bindings
 
         return Bindings(self._connect, self.topology.exchange).waiting(queues)
+
+    def soft_time_limit(self, handler: str) -> float | None:
+        """The soft time limit of this handler in this worker, in seconds; None if there is none."""
+        return getattr(self._tasks().get(handler), "soft_time_limit", None) or self.pool_soft_time_limit
+
+    #: The soft time limit of the worker's pool, in seconds: see `choreo.worker.node`.
+    pool_soft_time_limit: float | None = None
 
     def backlog(self) -> dict[str, Backlog]:
         """The messages that wait in the store, by owner, of every service that uses it. Raises `StoreError`."""

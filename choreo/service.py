@@ -26,6 +26,7 @@ from choreo.announcement import Announcement, Count
 from choreo.declare.checks import (
     TASK_OPTIONS,
     check_called,
+    check_events,
     check_listener,
     check_name,
     check_options,
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from choreo.declare.around import Around
     from choreo.declare.join import By, Part
     from choreo.declare.subscription import Subscription, Topic
-    from choreo.delivery.notice import Listener
+    from choreo.delivery.listener import Listener
     from choreo.events.envelope import Envelope
     from choreo.events.event import Event
     from choreo.operate.dead_letters import DeadLetters
@@ -300,9 +301,11 @@ class Service(Celery):
 
     def dead_letter(self, function: F = None, **unknown: Any) -> F:  # type: ignore[assignment]
         """
-        Declare the function that is called with each dead letter of this service, in place of a line in the log.
+        Declare the function that is called with each dead letter of this service. The letter is logged in any case.
 
-        A worker of the service calls it once per letter. An error of it is logged, and the letter is kept in any case.
+        A worker of the service calls it once per letter. If it raises, it is called again, five times at most with
+        growing waits; the letter is kept in any case. The events that it returns or publishes are announced if it
+        succeeds: with the correlation id of the event that failed, which is their cause.
         Raises `DeclarationError` if it cannot be called with one dead letter, or the service has such a function.
         """
         from choreo.declare.reaction import describe
@@ -381,6 +384,7 @@ class Service(Celery):
         In a `PublishError`, ``before`` is the number of events in earlier batches, which are announced; ``confirmed``
         and ``unconfirmed`` are the envelopes of the batch that failed.
         """
+        check_events(events)
         count = 0
         iterator = iter(events)
         while batch := list(islice(iterator, BATCH)):
@@ -455,9 +459,9 @@ class Service(Celery):
     @property
     def listener(self) -> Listener:
         """The function that is called with each dead letter of this service: see `dead_letter`."""
-        from choreo.delivery.notice import log_dead_letter
+        from choreo.delivery.listener import no_listener
 
-        return log_dead_letter if self._listener is None else self._listener
+        return no_listener if self._listener is None else self._listener
 
     @property
     def publisher(self) -> Publisher:

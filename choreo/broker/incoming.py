@@ -129,9 +129,7 @@ class Incoming:
             raise EnvelopeError(
                 f"the task is {brief(headers.get('task'))}, and this queue takes events ({EVENT_TASK!r})"
             )
-        retries = headers.get("retries") or 0
-        if type(retries) is not int or not 0 <= retries <= MOST_RETRIES:
-            raise EnvelopeError(f"retries is {brief(retries)}, not a number of attempts")
+        retries = retries_in(headers)
         match self.body():
             case [[wire], dict(kwargs), dict(embed)] if not kwargs and not any(embed.values()):
                 wire = _parsed(wire) if isinstance(wire, str) else wire
@@ -232,6 +230,14 @@ class Incoming:
 
     def _property(self, name: str) -> Any:
         return self.message.properties.get(name) if self._is_amqp else getattr(self.message, name, None)
+
+
+def retries_in(headers: Headers) -> int:
+    """How many attempts were made before. Raises `EnvelopeError` if the header is no such number."""
+    retries = headers.get("retries") or 0
+    if type(retries) is not int or not 0 <= retries <= MOST_RETRIES:
+        raise EnvelopeError(f"retries is {brief(retries)}, not a number of attempts")
+    return retries
 
 
 def _own_text(body: str) -> str | None:

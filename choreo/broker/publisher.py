@@ -19,7 +19,7 @@ from choreo.broker.redis.publish_line import RedisLine
 from choreo.broker.redis.transport import Transport
 from choreo.errors import DeclarationError, EventTooLargeError, InvalidEventError, PublishError
 from choreo.events.envelope import Envelope
-from choreo.events.message import MOST_NESTED, Message, is_too_deep
+from choreo.events.message import MOST_NESTED, Message, compact, is_too_deep
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +114,8 @@ class Publisher:
                 f"{envelope.type}: {_faulty(envelope)} cannot be written as UTF-8, because it holds half a surrogate "
                 f"pair. Replace such characters where the text comes from: text.encode(errors='replace').decode()."
             ) from error
+        except (ValueError, TypeError) as error:  # an integer of more than 4300 digits
+            raise InvalidEventError(f"{envelope}: {_culprit(envelope)} cannot be written as JSON: {error}") from error
         # Counting brackets is cheap; few events have so many that their depth must be measured.
         if message is None or (
             message.body.count(b"[") + message.body.count(b"{") > MOST_NESTED and is_too_deep(envelope.to_wire())
@@ -195,6 +197,16 @@ class Publisher:
             return RedisLine(connection, self._exchange)
         kind = RabbitLine if connection.transport.driver_type == "amqp" else VirtualLine
         return kind(connection, self._exchange)
+
+
+def _culprit(envelope: Envelope) -> str:
+    """The name of the first field that cannot be written; "it" if that is no field."""
+    for name, value in envelope.data.items():
+        try:
+            compact(value).encode()
+        except (ValueError, TypeError):
+            return name
+    return "it"
 
 
 def _faulty(envelope: Envelope) -> str:

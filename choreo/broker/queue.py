@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from choreo.broker.incoming import UNCOUNTED, Headers, Incoming, returns_of, short
+from choreo.broker.incoming import UNCOUNTED, Headers, Incoming, retries_in, returns_of, short
 from choreo.broker.rabbitmq.steady_queue import SteadyQueue
 from choreo.errors import EnvelopeError, UnansweredError
 from choreo.events.envelope import Envelope
@@ -122,7 +122,7 @@ class GuardedQueue(SteadyQueue):
         return plain, sorted(binding.routing_key for binding in self.bindings)
 
     def _set_aside(self, message: Any, error: EnvelopeError) -> None:
-        logger.error("%s sets a delivery aside as a dead letter: %s", self.name, error)
+        logger.warning("%s sets a delivery aside as a dead letter: %s", self.name, short(error))
         handler, queue = self.origin(message)
         try:
             self.park(handler, Incoming(message).raw(queue), error)
@@ -193,7 +193,7 @@ class DeadLetterQueue(HandlerQueue):
         match incoming.body():
             case [[str() as letter], dict(kwargs), dict(embed)] if not (strange or kwargs or any(embed.values())):
                 plain: Headers = {name: text for name, text in headers.items() if name in _NOTICE and type(text) is str}
-                plain |= {"retries": 0, "ignore_result": True}
+                plain |= {"retries": retries_in(headers), "ignore_result": True}
                 incoming.become(plain, letter, {"exchange": "", "routing_key": self.name})
                 return
         raise EnvelopeError("it is not a notice of a dead letter")
@@ -210,7 +210,7 @@ class DeadLetterQueue(HandlerQueue):
 
 def run_headers(handler: str, envelope: Envelope, retries: int, lineage: Lineage = NO_LINEAGE) -> Headers:
     """The headers with which Celery runs ``handler`` on this event."""
-    unit = task_id(envelope.identity, handler)
+    unit = task_id(envelope.occasion, handler)
     return task_headers(
         handler,
         unit,

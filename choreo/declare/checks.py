@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from difflib import get_close_matches
-from inspect import iscoroutinefunction, isfunction, signature
+from inspect import isasyncgenfunction, iscoroutinefunction, isfunction, signature
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
@@ -149,7 +149,10 @@ def check_listener(function: object) -> None:
     if function is None:
         raise DeclarationError("The dead-letter handler is declared without parentheses. Write @app.dead_letter.")
     try:
-        if iscoroutinefunction(function):
+        from choreo.declare.reaction import code_of
+
+        code = code_of(function)
+        if iscoroutinefunction(code) or isasyncgenfunction(code):
             raise TypeError("it is async")
         signature(function).bind("a dead letter")  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
@@ -158,19 +161,28 @@ def check_listener(function: object) -> None:
         ) from error
 
 
+def check_events(events: object) -> None:
+    """Raise `DeclarationError` for one event in place of several."""
+    from choreo.events.event import Event
+
+    if isinstance(events, Event) or (isinstance(events, type) and issubclass(events, Event)):
+        name = events.__name__ if isinstance(events, type) else type(events).__name__
+        raise DeclarationError(f"publish_many takes events, not one: publish_many([{name}(...)]), or publish it.")
+
+
 def checked_event(event: object) -> "Event":
     """Return ``event``. Raises `DeclarationError` when it is not an event, or of an abstract class."""
     from choreo.events.event import Event
 
     if isinstance(event, Event) and hasattr(event, "event_type"):
         return event
-    if isinstance(event, type) and issubclass(event, Event):
+    if isinstance(event, type) and issubclass(event, Event) and hasattr(event, "event_type"):
         fields = ", ".join(f"{name}=..." for name in event.model_fields)
         raise DeclarationError(
             f"{event.__name__} cannot be announced: it is a class of events. Announce one: {event.__name__}({fields})."
         )
-    if isinstance(event, Event):
-        name = type(event).__name__
+    if isinstance(event, Event) or (isinstance(event, type) and issubclass(event, Event)):
+        name = event.__name__ if isinstance(event, type) else type(event).__name__
         raise DeclarationError(
             f"{event!r} cannot be announced: {name} is abstract. Announce an event of a class that is not: "
             f"class OrderPlaced({name})."

@@ -7,17 +7,24 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
+from reprlib import Repr
 from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
 
 from choreo.declare.context import Context
-from choreo.errors import DeclarationError, EnvelopeError, UndeclaredEventWarning
+from choreo.errors import DeclarationError, EnvelopeError, InvalidEventError, UndeclaredEventWarning
 from choreo.events import naming
 from choreo.events.envelope import Envelope
 from choreo.events.event import Event
 
 Function = Callable[..., Any]
+
+_brief = Repr()
+_brief.maxstring = _brief.maxother = 200
+#: Shortens a value for an error text: a handler can return anything.
+brief = _brief.repr
+
 #: What a parameter takes: an event, several of a type, or None for one that has not arrived.
 Given = Envelope | Sequence[Envelope] | None
 
@@ -97,7 +104,7 @@ class Reaction:
             else:
                 arguments[parameter.name] = parameter.take(next(waiting))
         # A generator runs while it is listed, so it must still be inside the context.
-        for event in _listed(self.function(**arguments), self.function):
+        for event in returned(self.function(**arguments), self.function):
             context.announce(event)
 
     def announced(self, context: Context) -> list[Envelope]:
@@ -141,8 +148,8 @@ def inspect_function(function: Function) -> Reaction:
             f"asyncio.run(...) inside where you need it."
         )
     try:
-        hints = typing.get_type_hints(code)
         signature = inspect.signature(function)
+        hints = _hints(code, [name for name, parameter in signature.parameters.items() if _has_default(parameter)])
     except Exception as error:  # an annotation can be any code, and raise anything
         raise DeclarationError(
             f"{describe(function)}: an annotation cannot be resolved ({error!r}). Import its class at module level."
@@ -157,6 +164,28 @@ def inspect_function(function: Function) -> Reaction:
             parameter for parameter in parameters if not _is_view(parameter) or not _has_default(taken[parameter.name])
         ]
     return Reaction(function, tuple(parameters), _announces(function, hints))
+
+
+def _hints(code: Any, spare: Sequence[str]) -> dict[str, Any]:
+    """The annotations of a function, resolved. One of ``spare`` that cannot be resolved is left out."""
+    try:
+        return typing.get_type_hints(code)
+    except Exception:  # an annotation can be any code, and raise anything
+        annotations = dict(getattr(code, "__annotations__", {}))
+        unresolved = [name for name in spare if name in annotations and not _is_resolved(code, annotations[name])]
+        if not unresolved:
+            raise
+        # Such as a class that is imported for type checkers only.
+        left = {name: annotation for name, annotation in annotations.items() if name not in unresolved}
+        return typing.get_type_hints(types.SimpleNamespace(__annotations__=left), vars(inspect.getmodule(code)))
+
+
+def _is_resolved(code: Any, annotation: Any) -> bool:
+    try:
+        typing.get_type_hints(types.SimpleNamespace(__annotations__={"it": annotation}), vars(inspect.getmodule(code)))
+    except Exception:
+        return False
+    return True
 
 
 def code_of(function: Any) -> Any:
@@ -266,19 +295,30 @@ def _classes(annotation: Any, *, inside_containers: bool = False) -> list[Any]:
     return [type(None) if annotation is None else annotation]
 
 
-def _listed(returned: object, function: Function) -> list[Event]:
-    if returned is None:
+def returned(result: object, function: Function) -> list[Event]:
+    """The events that a function has returned. Raises `InvalidEventError` for anything else."""
+    if result is None:
         return []
-    if isinstance(returned, Event):
-        return [returned]
-    if _is_listed(type(returned)):
-        events: list[Event] = list(cast(Iterable[Event], returned))
-        if all(isinstance(event, Event) for event in events):
+    if isinstance(result, Event):
+        return [result]
+    if not isinstance(result, type) and _is_listed(type(result)):
+        events: list[Event] = list(cast(Iterable[Event], result))
+        strange = [event for event in events if not isinstance(event, Event)]
+        if not strange:
             return events
-    raise TypeError(
-        f"{describe(function)} returned {returned!r}. A handler returns an event, a list or generator of events, or "
-        f"None."
+        result = strange[0]
+    raise InvalidEventError(
+        f"{describe(function)} returned {brief(result)}. {_hint(result)}"
+        f"A handler returns an event, a list or generator of events, or None."
     )
+
+
+def _hint(result: object) -> str:
+    if isinstance(result, type) and issubclass(result, Event):
+        return f"That is a class of events: return {result.__name__}(...). "
+    if isinstance(result, Envelope):
+        return "That is the envelope of an event that was announced before. "
+    return ""
 
 
 def _is_listed(cls: type) -> bool:

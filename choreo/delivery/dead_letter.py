@@ -26,6 +26,8 @@ class Reason(StrEnum):
     EXPIRED = "expired"
     #: No worker declares the handler any more: a retry, or the deadline of a join, would go to a queue that none reads.
     UNDECLARED = "undeclared"
+    #: An operator revoked the run, or ended it with a signal: see docs/deployment.md.
+    REVOKED = "revoked"
 
 
 @dataclass(frozen=True, slots=True)

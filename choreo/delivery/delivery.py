@@ -8,32 +8,55 @@
          ├─> BUSY ──> scheduled again, for when the other worker's lease has run out ──> ack
          └─> POISON ──> commit: the dead letter is recorded ──> ack
 
+If the process of the last beginning was ended by a time limit, RUN is a failed attempt; if an operator ended it, RUN
+and POISON are a dead letter that says so. See `choreo.delivery.ending`.
+
 The message is acked last. If the worker dies anywhere on the way, the message is delivered again, and the answer of
 `begin` depends on how far the first delivery came.
 """
 
 import logging
+import os
 from collections.abc import Mapping
+from socket import gethostname
 from typing import Any
 from uuid import uuid4
 
 from choreo.declare.context import Context
 from choreo.declare.subscription import Subscription
 from choreo.delivery.dead_letter import DeadLetter, Reason
-from choreo.delivery.failure import RetryScheduledError, harmless, is_stop, line_of, trace_of
-from choreo.delivery.notice import notice
+from choreo.delivery.ending import End, Ending
+from choreo.delivery.failure import MOST_TEXT, RetryScheduledError, cut, harmless, is_stop, line_of, trace_of
+from choreo.delivery.notice import log_dead_letter, notice
 from choreo.delivery.ports import Decisions, Ports
-from choreo.errors import EnvelopeError, InvalidEventError, JoinExpiredError, PublishError, StoreError
+from choreo.errors import (
+    DeclarationError,
+    EnvelopeError,
+    EventTooLargeError,
+    HandlerTimeoutError,
+    InvalidEventError,
+    JoinExpiredError,
+    PublishError,
+    StoreError,
+)
 from choreo.events.envelope import Envelope
 from choreo.events.lineage import NO_LINEAGE, Lineage
 from choreo.events.message import Message
 from choreo.store.claims import FORGOTTEN, Begun, Claim, Committed, Outcome, Settlement, Verdict
 from choreo.store.schedule import Scheduled
 
+_HOST = gethostname()
+
 logger = logging.getLogger(__name__)
 
+#: The outcome of a delivery whose unit is finished.
+DONE = "done before"
 TOO_LATE = "too late: another worker has taken over"
 SETTLED = "settled before, it seems by its own commit, whose answer was lost"
+
+#: Errors after which no attempt can succeed: the same data does not fit the same model, the deadline has passed, or
+#: the same code announces the same thing again.
+HOPELESS = (EnvelopeError, JoinExpiredError, InvalidEventError, EventTooLargeError, DeclarationError)
 
 #: The events that a handler is called with: by type or, for a join, by the part's name.
 Parts = Mapping[str, Envelope]
@@ -69,7 +92,8 @@ class Delivery:
         self.lineage = lineage
         #: True once the outcome is recorded. From then on the copy can be acked, whatever else fails.
         self.settled = False
-        self.token = uuid4().hex if token is None else token
+        # The process is for people: see `choreo.delivery.ending`.
+        self.token = f"{_HOST}-{os.getpid()}-{uuid4().hex}" if token is None else token
         self.claim = self.make_claim()
 
     def __str__(self) -> str:
@@ -86,16 +110,15 @@ class Delivery:
         begun = self.begin()
         match begun.verdict:
             case Verdict.RUN:
-                return self._run(self.parts_of(begun))
+                return self._run(self.parts_of(begun)) if begun.deliveries < 2 else self._run_again(begun)
             case Verdict.WAIT:
                 return f"waiting, {begun.deliveries} of its events are here"
             case Verdict.DONE:
-                return "done before"
+                return DONE
             case Verdict.BUSY:
-                return self._postpone(begun.busy_seconds)
+                return self.postpone(begun.busy_seconds)
             case Verdict.POISON:
-                error = f"begun {begun.deliveries} times and never finished"
-                return self._bury(self.parts_of(begun), Reason.POISON, error)[1]
+                return self._poison(begun)
 
     # -- overridden by joins ---------------------------------------------------------------------------------------
 
@@ -110,6 +133,14 @@ class Delivery:
     def begin(self) -> Begun:
         """Claim the unit. Raises `StoreError`."""
         return self.decisions.begin(self.claim)
+
+    def seize(self) -> Begun:
+        """Claim the unit for its revocation. Raises `StoreError`."""
+        return self.begin()
+
+    def revoke(self, begun: Begun, why: str) -> str:
+        """Make the claimed unit a dead letter. Returns the outcome in words."""
+        return self.bury(self.parts_of(begun), Reason.REVOKED, why)
 
     def parts_of(self, begun: Begun) -> Parts:  # noqa: ARG002 - a join finds its parts there
         """The events that the handler is called with: see `Parts`."""
@@ -147,6 +178,26 @@ class Delivery:
 
     # -- running ---------------------------------------------------------------------------------------------------
 
+    def _run_again(self, begun: Begun) -> str:
+        """Run a unit whose last beginning never finished, unless its end was an outcome."""
+        parts, last = self.parts_of(begun), self.last_end()
+        if last is not None and last.end is End.TIME_LIMIT:
+            return self._failed(parts, HandlerTimeoutError(last.text))
+        if last is not None and last.end is End.TERMINATED:
+            return self.bury(parts, Reason.REVOKED, last.text)
+        return self._run(parts)
+
+    def _poison(self, begun: Begun) -> str:
+        parts, last = self.parts_of(begun), self.last_end()
+        if last is not None and last.end is End.TERMINATED:
+            return self.bury(parts, Reason.REVOKED, last.text)
+        how = f"; the last time {last.text}" if last else ""
+        return self.bury(parts, Reason.POISON, f"begun {begun.deliveries} times and never finished{how}")
+
+    def last_end(self) -> Ending | None:
+        """How the last beginning of this unit ended, as far as it is known. Raises `StoreError`."""
+        return Ending.of(self.ports.store.last_end(self.claim.handler, self.claim.unit))
+
     def _run(self, parts: Parts) -> str:
         try:
             with self.ports.leases.kept(self.claim):
@@ -178,28 +229,32 @@ class Delivery:
         return f"announced {', '.join(map(str, announced))}" if announced else "done"
 
     def _failed(self, parts: Parts, error: BaseException) -> str:
-        wait = self._wait(error)
+        wait, raised = self._wait(error), harmless(error)
         if wait is None:
-            late, _ = self._bury(parts, self._reason(error), line_of(error), trace_of(error))
-            if late:
+            letter = self._letter(parts, self._reason(error), self._line_of(error), trace_of(error))
+            if late := self._commit_letter(letter, raised):
                 return late
-            raise harmless(error)
+            raise raised
         retry = self.own_message(self.envelope, retries=self.attempt)
         scheduled = Scheduled(f"retry:{self.claim.token}", retry, wait)
         # This attempt must be remembered until the next one has arrived.
         if late := self._commit(Settlement(done=False, scheduled=[scheduled], remember=self._remember_retry(wait))):
             return late
         attempts = f"attempt {self.attempt} of {self.subscription.retry.attempts}"
-        reason = f"{attempts} failed, the next is in {wait:.1f} s: {line_of(error)}"
-        raise RetryScheduledError(reason, harmless(error), wait) from error
+        reason = f"{attempts} failed, the next is in {wait:.1f} s: {self._line_of(error)}"
+        raise RetryScheduledError(reason, raised, wait) from raised
 
-    def _bury(self, parts: Parts, reason: Reason, error: str, trace: str = "") -> tuple[str, str]:
-        """Record a dead letter. Returns "", or the reason if it was too late; and the outcome in words."""
-        letter = DeadLetter(
+    def bury(self, parts: Parts, reason: Reason, error: str) -> str:
+        """Record a dead letter for a claimed unit whose handler is not called. Returns the outcome in words."""
+        letter = self._letter(parts, reason, error)
+        return self._commit_letter(letter) or f"dead letter {letter.id}: {reason}"
+
+    def _letter(self, parts: Parts, reason: Reason, error: str, trace: str = "") -> DeadLetter:
+        return DeadLetter(
             service=self.ports.service_name,
             handler=self.subscription.name,
             reason=reason,
-            error=error,
+            error=cut(error, MOST_TEXT),
             traceback=trace,
             attempts=self.attempt,
             unit=self.claim.unit,
@@ -207,12 +262,18 @@ class Delivery:
             message=self.own_message(self.envelope),
             failed_at=self.ports.now(),
         )
-        late = self._commit(
-            self.finished(
-                letter=(letter.id, letter.to_json()), sent={f"notice:{letter.id}": notice(letter, self.ports)}
-            )
-        )
-        return late, late or f"dead letter {letter.id}: {reason}"
+
+    def _commit_letter(self, letter: DeadLetter, error: Exception | None = None, *, done: bool = True) -> str:
+        """Record a dead letter, and log it. Returns "", or the reason if it was too late."""
+        records: dict[str, Any] = {
+            "letter": (letter.id, letter.to_json()),
+            "sent": {f"notice:{letter.id}": notice(letter, self.ports)},
+        }
+        settlement = self.finished(**records) if done else Settlement(done=False, remember=self.remember, **records)
+        if late := self._commit(settlement):
+            return late
+        log_dead_letter(letter, error)
+        return ""
 
     def _commit(self, settlement: Settlement) -> str:
         """Settle the claim, and send the messages that leave with it. Returns "", or the reason if it was too late."""
@@ -229,7 +290,8 @@ class Delivery:
             self._send_now(committed.unsent)
         return ""
 
-    def _postpone(self, seconds: float) -> str:
+    def postpone(self, seconds: float) -> str:
+        """Try again when the other worker's lease has run out. Returns the outcome in words."""
         # If the other worker dies, this copy may be the last one: it waits in the schedule.
         again = self.own_message(self.envelope, retries=self.attempt - 1)
         self.ports.store.schedule(self.claim.handler, Scheduled(f"busy:{self.claim.token}", again, seconds))
@@ -270,11 +332,15 @@ class Delivery:
         )
 
     def _wait(self, error: BaseException) -> float | None:
-        # None of them can succeed later: the same data does not fit the same model, the deadline has passed, and the
-        # same text cannot be written.
-        if isinstance(error, (EnvelopeError, JoinExpiredError, InvalidEventError)):
-            return None
-        return self.subscription.retry.wait(self.attempt, error)
+        return None if isinstance(error, HOPELESS) else self.subscription.retry.wait(self.attempt, error)
+
+    def _line_of(self, error: BaseException) -> str:
+        """The error in one line. Celery's error for a soft time limit says neither which limit nor how long it is."""
+        if not any(cls.__name__ == "SoftTimeLimitExceeded" for cls in type(error).__mro__) or any(map(str, error.args)):
+            return line_of(error)
+        limit = self.ports.soft_time_limit(self.subscription.name)
+        what = f"the soft time limit of {limit:g} s was exceeded" if limit else "signal SIGUSR1 interrupted the handler"
+        return f"{type(error).__name__}: {what}"
 
     def _remember_retry(self, wait: float) -> float:
         return max(self.remember, wait + self.ports.terms.retention.total_seconds())
@@ -284,9 +350,8 @@ class Delivery:
             return Reason.EXPIRED
         if isinstance(error, EnvelopeError):
             return Reason.UNREADABLE
-        if isinstance(error, InvalidEventError):
-            return Reason.REFUSED
-        return Reason.EXHAUSTED if self.subscription.retry.covers(error) else Reason.REFUSED
+        is_retried = self.subscription.retry.covers(error) and not isinstance(error, HOPELESS)
+        return Reason.EXHAUSTED if is_retried else Reason.REFUSED
 
 
 def log_too_late(delivery: str, claim: Claim, committed: Committed) -> str:

@@ -1,12 +1,20 @@
 """Errors of handlers: how they are shown, kept in dead letters, and raised again without harm to the worker."""
 
+import sys
 import traceback
+from collections.abc import Iterator
 from types import TracebackType
 
 from choreo.errors import HandlerCrashed
 
 #: Errors that Celery and gevent raise to stop a worker or a greenlet. By name, since this room imports neither.
 _STOPS = frozenset({"WorkerShutdown", "WorkerTerminate", "GreenletExit"})
+
+#: The base class of Celery's Retry, Ignore and Reject.
+_PREDICATE = "TaskPredicate"
+
+#: The most characters of an error's text, and of a traceback, that are logged, stored and shown.
+MOST_TEXT, MOST_TRACE = 2_000, 50_000
 
 
 class RetryScheduledError(Exception):
@@ -22,35 +30,96 @@ class RetryScheduledError(Exception):
 
 
 def is_stop(error: BaseException) -> bool:
-    """True if the worker is being stopped; False if the handler failed."""
-    return not _STOPS.isdisjoint(cls.__name__ for cls in type(error).__mro__)
+    """True if the worker, or this process of its pool, is being stopped; False if the handler failed."""
+    return is_ending() or not _STOPS.isdisjoint(cls.__name__ for cls in type(error).__mro__)
+
+
+def is_ending() -> bool:
+    """
+    True if a signal has told this process of a pool to end. It raises SystemExit in the handler.
+
+    The worker's main process knows why (a time limit, `celery control terminate`), and decides what becomes of the run.
+    """
+    # Only the pool of processes loads it, and this room imports no Celery.
+    billiard = sys.modules.get("billiard.common")
+    return billiard is not None and bool(billiard.terminate_handler_fired())
 
 
 def harmless(error: BaseException) -> Exception:
     """
     The error itself if it is an ordinary `Exception`, else a `HandlerCrashed` whose cause it is.
 
-    Raised in a Celery task, SystemExit, MemoryError and the like would end the worker, or block its slot for ever.
+    Raised in a Celery task, SystemExit, MemoryError and the like would end the worker, or block its slot for ever, and
+    Celery's Reject and Ignore would decide what becomes of the message.
+    An error with an enormous text becomes a `HandlerCrashed` with the beginning of it: Celery would log all of it.
     """
-    if isinstance(error, Exception) and not isinstance(error, (MemoryError, RecursionError)):
-        return error
+    if _length(error) > MOST_TRACE:
+        short = HandlerCrashed(line_of(error)).with_traceback(error.__traceback__)
+        short.__suppress_context__ = True
+        return short
+    is_ordinary = isinstance(error, Exception) and not isinstance(error, (MemoryError, RecursionError))
+    if is_ordinary and not any(cls.__name__ == _PREDICATE for cls in type(error).__mro__):
+        return error  # type: ignore[return-value]
     crashed = HandlerCrashed(line_of(error))
     crashed.__cause__ = error
     return crashed
 
 
 def line_of(error: BaseException) -> str:
-    """The error in one line, such as ``ValueError: no such card``. Never raises, even if the error's own text does."""
-    try:
-        text = str(error)
-    except Exception as fault:
-        text = f"<its text raised {type(fault).__name__}>"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    """
+    The error in one line, such as ``ValueError: no such card``, cut to `MOST_TEXT` characters.
+
+    Never raises, even if the error's own text does.
+    """
+    text = _text_of(error)
+    if isinstance(error, SystemExit):
+        text = f"the handler called sys.exit({'' if error.code is None else cut(repr(error.code), 100)})"
+    return cut(f"{type(error).__name__}: {text}" if text else type(error).__name__, MOST_TEXT)
 
 
 def trace_of(error: BaseException) -> str:
-    """The traceback, without choreo's own frames at its beginning."""
-    return "".join(traceback.format_exception(type(error), error, _own_frames(error)))
+    """The traceback, without choreo's own frames at its beginning. Its middle is left out beyond `MOST_TRACE`."""
+    trace = "".join(traceback.format_exception(type(error), error, _own_frames(error)))
+    if len(trace) <= MOST_TRACE:
+        return trace
+    # The end names the error, and most often the line that raised it. Each line of an error's text may be enormous.
+    half = MOST_TRACE // 2
+    return f"{trace[:half]}\n... ({len(trace) - 2 * half:,} of {len(trace):,} characters left out) ...\n{trace[-half:]}"
+
+
+def cut(text: str, most: int) -> str:
+    """The text, or its first ``most`` characters and how many there are in all."""
+    return text if len(text) <= most else f"{text[:most]}... (cut, {len(text):,} characters in all)"
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as fault:
+        return f"<its text raised {type(fault).__name__}>"
+
+
+def _length(error: BaseException) -> int:
+    """The characters of the texts that the traceback of an error shows."""
+    return sum(len(_text_of(one)) + sum(map(len, _notes(one))) for one in _chain(error))
+
+
+def _notes(error: BaseException) -> list[str]:
+    return [str(note) for note in getattr(error, "__notes__", ())]
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error, its causes and contexts, and the errors of a group."""
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        waiting += [other for other in (one.__cause__, one.__context__) if other is not None]
+        waiting += getattr(one, "exceptions", ()) if isinstance(one, BaseExceptionGroup) else ()
 
 
 def _own_frames(error: BaseException) -> TracebackType | None:

@@ -14,7 +14,8 @@ from typing import Any
 from choreo.declare.context import Context
 from choreo.declare.join import Join, age
 from choreo.declare.subscription import Subscription
-from choreo.delivery.delivery import Delivery, Parts
+from choreo.delivery.dead_letter import Reason
+from choreo.delivery.delivery import DONE, Delivery, Parts
 from choreo.delivery.ports import Ports
 from choreo.delivery.signals import DEADLINE, FIRED, SIGNALS
 from choreo.errors import EnvelopeError, JoinExpiredError
@@ -90,6 +91,26 @@ class JoinDelivery(Delivery):
             self.decisions.commit(claim, Settlement(done=False, scheduled=self._reminders(begun)))
             return Begun(Verdict.DONE)
         return begun
+
+    def seize(self) -> Begun:
+        """Claim the join for a revocation, complete or not. No part is recorded. Raises `StoreError`."""
+        return self.decisions.begin(self.claim)
+
+    def revoke(self, begun: Begun, why: str) -> str:
+        """
+        Make a dead letter of a complete join, or of a signal to a join. Otherwise only the event becomes one.
+
+        The join then waits for its replay. A part that was recorded before needs no dead letter: it is in the join.
+        """
+        is_known = self.is_part and name_of(self.envelope, self.subscription.several) in begun.parts
+        is_whole = not self._is_moot(begun) if self._is_signal else is_known and self._complete(begun)
+        if is_whole:
+            return super().revoke(begun, why)
+        self.claim = replace(self.claim, attempt=0)  # the join itself is not attempted
+        if is_known or self._is_signal:
+            return self._commit(Settlement(done=False, remember=self.remember)) or DONE
+        letter = replace(self._letter({self.envelope.type: self.envelope}, Reason.REVOKED, why), unit=None)
+        return self._commit_letter(letter, done=False) or f"dead letter {letter.id}: {letter.reason}"
 
     def parts_of(self, begun: Begun) -> Parts:
         """The parts that have arrived, by name, in the order of the join's declaration and then of their age."""

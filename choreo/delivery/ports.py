@@ -90,5 +90,8 @@ class Ports(Protocol):
     def schedules(self) -> list[str]:
         """The owners of the schedules that this service's clock looks into: its queues, and the delayed events."""
 
+    def soft_time_limit(self, handler: str) -> float | None:
+        """The soft time limit of this handler in this worker, in seconds; None if there is none."""
+
     def queue_of(self, name: str) -> str:
         """The name on the broker of the queue of this handler, or of any other of the service's queues."""

@@ -2,10 +2,11 @@
 
 ``id source type subject time datacontenttype data`` are attributes of the specification
 (https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md). ``correlationid``, ``causationid`` and
-``dataversion`` are extension attributes. Attributes that this version does not know are kept and passed on.
+``dataversion`` are extension attributes, and so is ``choreoreplay``, which only a replayed event has. Attributes that
+this version does not know are kept and passed on.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +17,9 @@ from choreo.events.ready import Ready
 _KNOWN = frozenset(
     "specversion id source type subject time datacontenttype data correlationid causationid dataversion".split()
 )
+
+#: The name of `Envelope.replay` on the wire.
+REPLAY = "choreoreplay"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,8 @@ class Envelope(Ready):
     data: dict[str, Any] = field(default_factory=dict)
     #: Attributes on the wire that this version of choreo does not know.
     extensions: dict[str, Any] = field(default_factory=dict)
+    #: The id of the dead letter if the event was replayed, else ''. It is still the same event.
+    replay: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         return f"{self.type} {self.subject}".rstrip()
@@ -54,6 +60,19 @@ class Envelope(Ready):
     def identity(self) -> str:
         """The same for two envelopes only if they are the same event: the id if it is a UUID, else source and id."""
         return identity(self.source, self.id)
+
+    @property
+    def occasion(self) -> str:
+        """
+        The `identity`, and another one for each replay of the event as a dead letter. The ids of tasks derive from it.
+
+        The task id of a run may be revoked, which is no reason to revoke the run of a replay.
+        """
+        return f"{self.identity}/{self.replay}" if self.replay else self.identity
+
+    def replayed(self, letter_id: str) -> "Envelope":
+        """The envelope as a replay of this dead letter sends it."""
+        return replace(self, replay=letter_id)
 
     def to_wire(self) -> dict[str, Any]:
         """Return the envelope as a CloudEvents JSON object. `from_wire` reads it back."""
@@ -71,6 +90,8 @@ class Envelope(Ready):
         }
         if self.causation_id is not None:
             wire["causationid"] = self.causation_id
+        if self.replay:
+            wire[REPLAY] = self.replay
         return {**self.extensions, **wire} if self.extensions else wire
 
     @classmethod
@@ -88,6 +109,7 @@ class Envelope(Ready):
         data = wire.get("data", {})
         if not isinstance(data, dict):
             raise EnvelopeError(f"data is {type(data).__name__}, not a JSON object")
+        extensions = {key: value for key, value in wire.items() if key not in _KNOWN}
         return cls(
             id=event_id,
             type=_text(wire, "type"),
@@ -98,7 +120,8 @@ class Envelope(Ready):
             causation_id=causation,
             version=version,
             data=data,
-            extensions={key: value for key, value in wire.items() if key not in _KNOWN},
+            replay=str(extensions.pop(REPLAY, "")) if extensions else "",
+            extensions=extensions,
         )
 
 

@@ -3,13 +3,18 @@
 from collections.abc import Iterator
 from copy import deepcopy
 from datetime import datetime
+from reprlib import Repr
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
-from choreo.errors import DeclarationError, NotAnnouncedError
+from choreo.errors import DeclarationError, InvalidEventError, NotAnnouncedError
 from choreo.events import naming
 from choreo.events.envelope import Envelope
+
+_shortener = Repr()
+_shortener.maxstring = _shortener.maxother = 200
+_brief = _shortener.repr
 
 #: Attributes of `Event`. No field can have one of these names.
 _OWN_NAMES = frozenset({"meta", "about", "sealed", "read", "event_type", "event_version"})
@@ -106,7 +111,8 @@ class Event(BaseModel):
         Return the envelope of this event.
 
         Its subject is the one of `about`, else ``subject``, else that of ``cause``, else ''. Its correlation id is
-        that of ``cause``, else ``id``. Raises `TypeError` when the subject is not a text.
+        that of ``cause``, else ``id``. Raises `InvalidEventError` when the subject is not a text, or a field cannot be
+        written as JSON.
         """
         about = _slot(self, "_subject")
         if about is None:
@@ -114,7 +120,7 @@ class Event(BaseModel):
         if about is None:
             about = cause.subject if cause else ""
         if not isinstance(about, str):
-            raise TypeError(f"the subject of an event is a text, such as 'ORD-1', not {about!r}")
+            raise InvalidEventError(f"the subject of an event is a text, such as 'ORD-1', not {_brief(about)}")
         return Envelope(
             id=id,
             type=self.event_type,
@@ -124,8 +130,25 @@ class Event(BaseModel):
             correlation_id=cause.correlation_id if cause else id,
             causation_id=cause.id if cause else None,
             version=self.event_version,
-            data=self.model_dump(mode="json", by_alias=True),
+            data=self._dumped(),
         )
+
+    def _dumped(self) -> dict[str, Any]:
+        try:
+            return self.model_dump(mode="json", by_alias=True)
+        except Exception as error:  # pydantic's own, or any that a serializer of the class raises
+            raise InvalidEventError(self._fault(error)) from error
+
+    def _fault(self, error: Exception) -> str:
+        """Why this event cannot be written as JSON: the field, its value, and the way out."""
+        cls = type(self)
+        for name in (*cls.model_fields, *cls.model_computed_fields):
+            try:
+                self.model_dump(mode="json", include={name})
+            except Exception as fault:
+                what = f"{cls.__name__}.{name} cannot be announced: {_shortened(fault)}"
+                return f"{what}. Its value is {_brief(self.__dict__.get(name))}. {_way_out(self.__dict__.get(name))}"
+        return f"{cls.__name__} cannot be announced: {_shortened(error)}. {_way_out(None)}"
 
     @classmethod
     def read(cls, envelope: Envelope) -> Self:
@@ -182,6 +205,20 @@ def _fill(event: _E, slots: dict[str, Any]) -> _E:
     for name, value in slots.items():
         object.__setattr__(event, name, value)
     return event
+
+
+def _shortened(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _way_out(value: object) -> str:
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return (
+            "Events travel as JSON, which has no bytes: annotate the field with pydantic.Base64Bytes, or announce "
+            "where the data is."
+        )
+    return "Events travel as JSON: use a type that pydantic can write as JSON, or give the field a serializer."
 
 
 def known_events(package: str = "") -> dict[str, type[Event]]:

@@ -78,7 +78,7 @@ class Ahead:
             self._others.append(taken.tag)
             return False
         # Making the id takes time, and hardly ever is any task revoked.
-        if state.revoked and task_id(event.envelope.identity, self._task.name) in state.revoked:
+        if state.revoked and task_id(event.envelope.occasion, self._task.name) in state.revoked:
             return False
         held = delivery.decisions
         if not (isinstance(held, HeldStore) and held.ask_ahead(delivery.claim, delivery.arrival)):

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from celery.worker.request import Request
-
+from choreo.broker.incoming import EventText
 from choreo.fast.channel import commits_of
+from choreo.worker.request import SafeRequest
 
 
-class HandlerRequest(Request):
+class HandlerRequest(SafeRequest):
     """
-    Celery's request. If the pool runs in the worker's own process, it hands the decoded message to the pool.
+    The request of the fast lane. If the pool runs in the worker's own process, it hands the decoded message over.
 
     Celery's own hands over the text, which is decoded twice: by the worker, to look at it, and by the pool. The run
     also finds the channel's commits in it, as ``task.request.choreo_commits``: see `choreo.fast.commits`.
@@ -24,3 +24,10 @@ class HandlerRequest(Request):
         self._request_dict["headers"] = {}
         if in_process:
             self._request_dict["choreo_commits"] = commits_of(message.channel)
+
+    def mark(self, why: str) -> None:
+        """Let the task make a dead letter of this run, and no delivery that was made before."""
+        super().mark(why)
+        event = self.args[0] if self.args else None
+        if isinstance(event, EventText):
+            event.note = None

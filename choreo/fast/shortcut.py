@@ -163,7 +163,7 @@ class Shortcut:
                 event.note = self._task.held_delivery(event.envelope, 1, receipt, commits, event.lineage)
             except Exception:  # the usual way meets the same error, and handles it
                 return False
-        unit = task_id(event.envelope.identity, self._task.name)
+        unit = task_id(event.envelope.occasion, self._task.name)
         if unit in state.revoked:
             return False
         self._handle(event, Run(self._way, channel, taken, unit, event))

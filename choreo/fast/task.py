@@ -5,13 +5,14 @@ from typing import Any
 from choreo.broker.incoming import EventText
 from choreo.broker.redis.receipt import Receipt
 from choreo.delivery.delivery import Delivery
+from choreo.delivery.revocation import Revocation
 from choreo.events.envelope import Envelope
 from choreo.events.lineage import Lineage
 from choreo.fast.commits import Commits
 from choreo.fast.fused_store import FusedStore
 from choreo.fast.held import HeldStore
 from choreo.fast.tracer import Failed, Trace, brief
-from choreo.worker.handler import HandlerTask, lineage_in
+from choreo.worker.handler import HandlerTask, lineage_in, unless_revoked
 
 
 class FastHandlerTask(HandlerTask):
@@ -49,7 +50,7 @@ class FastHandlerTask(HandlerTask):
             raise event.error
         return super().run(event)
 
-    def delivery(self, event: str | dict[str, Any], envelope: Envelope) -> Delivery:
+    def delivery(self, event: str | dict[str, Any], envelope: Envelope) -> Delivery | Revocation:
         """
         The delivery of this run: the one that was made ahead, if there is one, else a new one.
 
@@ -63,7 +64,8 @@ class FastHandlerTask(HandlerTask):
         if receipt is None:
             return super().delivery(event, envelope)
         commits = getattr(request, "choreo_commits", None)
-        return self.held_delivery(envelope, request.retries + 1, receipt, commits, lineage_in(request))
+        held = self.held_delivery(envelope, request.retries + 1, receipt, commits, lineage_in(request))
+        return unless_revoked(held, request)
 
     def held_delivery(
         self, envelope: Envelope, attempt: int, receipt: Receipt, commits: Commits | None, lineage: Lineage

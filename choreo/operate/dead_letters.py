@@ -11,7 +11,7 @@ from choreo.delivery.signals import SIGNALS
 from choreo.errors import DeadLetterError, EnvelopeError
 from choreo.events.envelope import Envelope
 from choreo.events.lineage import NO_LINEAGE, lineage_of
-from choreo.events.message import EVENT_TASK, Message
+from choreo.events.message import EVENT_TASK, Message, parsed
 from choreo.operate.route import Route
 from choreo.store.parts import addressed, key_of, name_of, packed
 from choreo.store.port import Store
@@ -59,9 +59,10 @@ class DeadLetters:
         Schedule the event for the handler that failed, and for no other handler. Removes the dead letter.
 
         The handler runs when a worker of the service takes the event. It has all its attempts again, and the same
-        idempotency key and event ids, so other systems recognise earlier effects. If it fails again, a new dead letter
-        is made. ``to`` names another handler, ``service.handler``, which gets the event as if it had just been
-        announced: for a handler that was renamed. It gets every part of a join.
+        idempotency key and event ids, so other systems recognise earlier effects. The task id is a new one, so that a
+        revoked event runs as well. If it fails again, a new dead letter is made. ``to`` names another handler,
+        ``service.handler``, which gets the event as if it had just been announced: for a handler that was renamed. It
+        gets every part of a join.
 
         Raises `DeadLetterError`, and keeps the dead letter, when no worker declares the handler any more, the handler
         does not listen to the event, or another join is pending for the same key. Also raises it when there is no dead
@@ -70,23 +71,24 @@ class DeadLetters:
         letter = self.get(letter_id)
         self._route.check(letter, to)
         description = self._description(letter.handler)
+        sent = replace(letter, envelopes=tuple(envelope.replayed(letter.id) for envelope in letter.envelopes))
         if (to or letter.handler) != letter.handler or _is_of_former_join(letter, description):
-            self._forward(letter, to or letter.handler)
+            self._forward(sent, to or letter.handler)
         else:
-            self._repeat(letter, description)
+            self._repeat(sent, description)
         return letter
 
     def _repeat(self, letter: DeadLetter, description: Mapping[str, Any]) -> None:
         """Send the event to the handler that failed, whose unit runs again."""
         queue = self._queue_of(letter.handler)
         key = key_of(letter.unit) if letter.unit is not None else None
-        carried = _carried(letter, description)
+        carried, lineage = _carried(letter, description), lineage_of(letter.message.headers)
         parts = {} if key is None else _parts_of(letter, description)
         if parts and _is_signal(letter):
-            message = replace(letter.message, headers=letter.message.headers | {"retries": 0})
+            signal = Envelope.from_wire(parsed(letter.message.body)[0][0]).replayed(letter.id)
+            message = Message.carrying(signal, exchange="", routing_key=queue, lineage=lineage)
         elif carried is not None:
             sent = carried if key is None else addressed(carried, key)
-            lineage = lineage_of(letter.message.headers)
             message = Message.carrying(sent, exchange="", routing_key=queue, lineage=lineage)
         else:
             message = letter.message

@@ -98,6 +98,16 @@ class Begun:
 
 
 @dataclass(slots=True)
+class LastEnd:
+    """What is known of the beginning before the current one, which never finished."""
+
+    #: The text of `Claims.note_end`; "" if nothing was noted of that beginning.
+    note: str = ""
+    #: The token of its claim, or the name of its consumer; "" if it is not known.
+    holder: str = ""
+
+
+@dataclass(slots=True)
 class Settlement:
     """The records that a commit makes: all of them or none."""
 
@@ -145,6 +155,12 @@ class Claims(Protocol):
 
     def forgive(self, claim: Claim) -> None:
         """Count one beginning less: a stop of the worker ended the handler, which is not the handler's fault."""
+
+    def note_end(self, handler: str, unit: str, note: str) -> None:
+        """Note how the process ended that ran this unit. Nothing if the unit is finished, or was never begun."""
+
+    def last_end(self, handler: str, unit: str) -> LastEnd:
+        """What is known of the last beginning, if another one has begun since or its process has ended."""
 
     def returned(self, handler: str, delivery: str) -> int:
         """

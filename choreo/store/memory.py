@@ -18,6 +18,7 @@ from choreo.store.claims import (
     Begun,
     Claim,
     Committed,
+    LastEnd,
     Outcome,
     Settlement,
     Verdict,
@@ -42,6 +43,10 @@ class _Unit:
     token: str = ""
     until: float = 0.0
     deliveries: int = 0
+    #: The number of the beginning whose end was noted, and the note.
+    ended: tuple[int, str] = (0, "")
+    #: The token of the claim before the current one, if that never finished.
+    before: str = ""
     forgotten_at: float = 0.0
 
 
@@ -221,6 +226,8 @@ class MemoryStore(Store):
             return Begun(Verdict.DONE)
         if unit.until > now and unit.token != claim.token:
             return Begun(Verdict.BUSY, busy_seconds=unit.until - now)
+        if unit.deliveries and unit.token != claim.token:
+            unit.before = unit.token
         unit.deliveries += unit.token != claim.token or not unit.deliveries
         unit.token, unit.until = claim.token, now + self.terms.lease.total_seconds()
         unit.forgotten_at = now + self.terms.retention.total_seconds()
@@ -327,6 +334,20 @@ class MemoryStore(Store):
         unit.deliveries = max(unit.deliveries - 1, 0)
 
     @_locked
+    def note_end(self, handler: str, unit: str, note: str) -> None:
+        """Note how the process ended that ran this unit."""
+        state = self._unit(Claim(handler, unit, ""))
+        if state.token:
+            state.ended = state.deliveries, note
+
+    @_locked
+    def last_end(self, handler: str, unit: str) -> LastEnd:
+        """What is known of the beginning before the current one."""
+        state = self._unit(Claim(handler, unit, ""))
+        number, note = state.ended
+        return LastEnd(note if number >= state.deliveries - 1 else "", state.before)
+
+    @_locked
     def returned(self, handler: str, delivery: str) -> int:
         """Count one more return of a delivery that no claim counts."""
         returns = self._drawers[handler].returns
@@ -355,6 +376,7 @@ class MemoryStore(Store):
         unit.done, unit.note = settlement.done, settlement.note
         unit.settled[claim.signal] = max(unit.settled[claim.signal], claim.attempt)
         unit.token, unit.until, unit.deliveries = "", 0.0, 0
+        unit.ended, unit.before = (0, ""), ""
         unit.forgotten_at = self._clock() + max(self.terms.retention.total_seconds(), settlement.remember)
         if settlement.done:
             drawer.parts.pop(claim.unit, None)

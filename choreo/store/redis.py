@@ -18,7 +18,7 @@ from choreo.redis_client.evictions import watch
 from choreo.redis_client.scripts import Script
 from choreo.redis_client.wire import Part
 from choreo.store.calls import Calls
-from choreo.store.claims import OUTBOX_GRACE, Begun, Claim, Committed, Outcome, Settlement, Verdict
+from choreo.store.claims import OUTBOX_GRACE, Begun, Claim, Committed, LastEnd, Outcome, Settlement, Verdict
 from choreo.store.joins import Arrival, Waiting
 from choreo.store.port import Store
 from choreo.store.register import Declared, Listening
@@ -95,6 +95,20 @@ class RedisStore(Store):
     def forgive(self, claim: Claim) -> None:
         """Count one beginning less."""
         self._run("forgive", self._unit(claim.handler, claim.unit)[:1], [])
+
+    def note_end(self, handler: str, unit: str, note: str) -> None:
+        """Note how the process ended that ran this unit."""
+        self._run("note_end", self._unit(handler, unit)[:1], [note])
+
+    def last_end(self, handler: str, unit: str) -> LastEnd:
+        """What is known of the beginning before the current one."""
+        with self._calls.client() as client:
+            fields = client.hmget(self._unit(handler, unit)[0], "deliveries", "ended", "before")
+        deliveries, ended, before = ((field or b"").decode() for field in fields)
+        number, _, note = ended.partition(" ")
+        # The next beginning asks; or nobody has begun it since.
+        is_of_it = number.isdigit() and int(number) >= int(deliveries or 1) - 1
+        return LastEnd(note if is_of_it else "", before)
 
     def returned(self, handler: str, delivery: str) -> int:
         """Count one more return of a delivery that no claim counts."""

@@ -7,7 +7,8 @@ from datetime import datetime
 from choreo.delivery.delivery import Delivery
 from choreo.delivery.failure import RetryScheduledError, line_of, trace_of
 from choreo.delivery.join import delivery_to
-from choreo.delivery.notice import NoticeDelivery, park
+from choreo.delivery.listener import NoticeDelivery
+from choreo.delivery.notice import park
 from choreo.errors import DeadLetterError, EnvelopeError
 from choreo.events.envelope import Envelope
 from choreo.events.message import Message
@@ -66,11 +67,15 @@ class StageWorker:
         except DeadLetterError:
             return _delivered(pending, None, at, "replayed or discarded meanwhile")
         event = letter.envelopes[0] if letter.envelopes else None
+        delivery = NoticeDelivery(runtime, app.listener, letter, pending.attempt, token=f"stage-{pending.number}")
         try:
-            NoticeDelivery(runtime, app.listener, letter).live()
+            _, failure = self._live(delivery)
         except Exception as error:
-            return _delivered(pending, event, at, f"told of the dead letter, and failed: {line_of(error)}", error)
-        return _delivered(pending, event, at, "told of the dead letter")
+            if not delivery.settled:
+                raise
+            failure = error
+        told = "told of the dead letter"
+        return _delivered(pending, event, at, f"{told}, and failed: {line_of(failure)}" if failure else told, failure)
 
 
 def _delivered(

@@ -6,11 +6,14 @@ from contextlib import suppress
 from typing import ClassVar
 
 from celery.exceptions import Reject
+from celery.exceptions import Retry as CeleryRetry
 
 from choreo.broker.incoming import UNCOUNTED
 from choreo.broker.queue import STORE_PAUSE
-from choreo.delivery.notice import Listener, NoticeDelivery
+from choreo.delivery.failure import RetryScheduledError, is_ending
+from choreo.delivery.listener import Listener, NoticeDelivery
 from choreo.errors import DeadLetterError, StoreError
+from choreo.store.claims import Claim
 from choreo.worker.outage import outlast
 from choreo.worker.task import SafeTask
 
@@ -31,22 +34,24 @@ class DeadLetterTask(SafeTask):
         """
         Call the listener with one dead letter. The answer is for people who read logs and Flower.
 
-        Raises `Reject` while the store is away, after holding the notice: see `choreo.worker.outage`. If the store is
+        Raises Celery's `Retry` if the listener has failed and is called again later, the listener's error if it is not,
+        and `Reject` while the store is away, after holding the notice: see `choreo.worker.outage`. If the store is
         well, and refuses what this notice needs, the notice comes again `Terms.max_deliveries` times. The letter stays
         where it is.
         """
-        runtime = self.app.runtime
+        delivery = None
         try:
-            try:
-                letter = runtime.dead_letters.get(letter_id)
-            except DeadLetterError:
-                return "replayed or discarded meanwhile"
-            return NoticeDelivery(runtime, type(self).listener, letter).live()
+            delivery = self.delivery(letter_id)
+            return delivery.live() if delivery else "replayed or discarded meanwhile"
+        except RetryScheduledError as retry:
+            raise CeleryRetry(retry.reason, retry.error, retry.seconds) from retry.error
         except StoreError as error:
+            if delivery is not None and delivery.settled:
+                raise  # the listener's own error
             if error.is_outage:
                 logger.error("%s: %s; it is held until the store is back", letter_id, error)
                 with suppress(BaseException):
-                    outlast(runtime.store)
+                    outlast(self.app.runtime.store)
                 raise Reject(error, requeue=UNCOUNTED) from error
             if self._is_given_up(letter_id):
                 logger.error("%s: %s; this dead letter is reported no more", letter_id, error)
@@ -54,6 +59,26 @@ class DeadLetterTask(SafeTask):
             with suppress(BaseException):
                 time.sleep(STORE_PAUSE)
             raise Reject(error, requeue=True) from error
+        except Exception as error:
+            if is_ending() and not (delivery and delivery.settled):
+                # Celery would ack the notice. The error comes from a cleanup while the process is ended.
+                raise Reject(error, requeue=True) from error
+            raise
+
+    def delivery(self, letter_id: str, retries: int | None = None) -> NoticeDelivery | None:
+        """The delivery of a notice; None if the letter is gone. ``retries``: None takes those of the running task."""
+        runtime = self.app.runtime
+        try:
+            letter = runtime.dead_letters.get(letter_id)
+        except DeadLetterError:
+            return None
+        attempt = (self.request.retries if retries is None else retries) + 1
+        return NoticeDelivery(runtime, type(self).listener, letter, attempt)
+
+    def claim_of(self, letter_id: str, retries: int) -> Claim | None:
+        """The claim of a run with these arguments; None if there is none."""
+        delivery = self.delivery(letter_id, retries)
+        return delivery.claim if delivery else None
 
     def _is_given_up(self, letter_id: str) -> bool:
         """Count that the store refused what a notice needs. True if that was too often."""

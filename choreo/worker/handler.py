@@ -14,14 +14,17 @@ from choreo.broker.queue import STORE_PAUSE
 from choreo.declare.join import Join
 from choreo.declare.subscription import Subscription
 from choreo.delivery.delivery import Delivery
-from choreo.delivery.failure import RetryScheduledError, is_stop, line_of
+from choreo.delivery.failure import RetryScheduledError, harmless, is_ending, is_stop, line_of
 from choreo.delivery.join import delivery_to
 from choreo.delivery.notice import park
+from choreo.delivery.revocation import Revocation
 from choreo.errors import EnvelopeError, StoreError, UnansweredError
 from choreo.events.envelope import Envelope
 from choreo.events.lineage import Lineage
 from choreo.events.message import Message, parsed
+from choreo.store.claims import Claim
 from choreo.worker.outage import outlast
+from choreo.worker.request import REVOKED
 from choreo.worker.task import SafeTask
 
 logger = logging.getLogger(__name__)
@@ -53,12 +56,17 @@ class HandlerTask(SafeTask):
             except EnvelopeError as error:
                 self._park(event, envelope, error)
                 parked = True
-                raise
+                raise harmless(error) from error.__cause__
             return delivery.live()
         except RetryScheduledError as retry:
             raise CeleryRetry(retry.reason, retry.error, retry.seconds) from retry.__cause__
         except BaseException as error:
-            if parked or (delivery is not None and delivery.settled) or is_stop(error):
+            if parked or (delivery is not None and delivery.settled):
+                raise
+            if is_stop(error):
+                if isinstance(error, Exception) and is_ending():
+                    # Celery would ack a message whose task fails. An error of its own comes from a handler's cleanup.
+                    raise Reject(error, requeue=True) from error
                 raise
             # Nothing is recorded yet, so an ack would lose the event. The store may be away, or a time limit may have
             # ended this method between two lines.
@@ -75,11 +83,18 @@ class HandlerTask(SafeTask):
                 time.sleep(STORE_PAUSE)
             raise Reject(error, requeue=True) from error
 
-    def delivery(self, event: str | dict[str, Any], envelope: Envelope) -> Delivery:  # noqa: ARG002
+    def delivery(self, event: str | dict[str, Any], envelope: Envelope) -> Delivery | Revocation:  # noqa: ARG002
         """The delivery of this run. Raises `EnvelopeError` if the handler cannot take such an event."""
         request = self.request
         redelivered = bool((request.delivery_info or {}).get("redelivered"))
-        return self.make_delivery(envelope, request.retries + 1, redelivered=redelivered, lineage=lineage_in(request))
+        delivery = self.make_delivery(
+            envelope, request.retries + 1, redelivered=redelivered, lineage=lineage_in(request)
+        )
+        return unless_revoked(delivery, request)
+
+    def claim_of(self, argument: Any, retries: int) -> Claim | None:
+        """The claim of a run with this argument. Raises `EnvelopeError` if it is no event for this handler."""
+        return self.make_delivery(read(argument), retries + 1).claim
 
     def make_delivery(self, envelope: Envelope, attempt: int, **options: Any) -> Delivery:
         """A delivery to this handler. ``options`` are those of `Delivery`, and so are the errors."""
@@ -111,6 +126,12 @@ class HandlerTask(SafeTask):
 def lineage_in(request: Any) -> Lineage:
     """The lineage of the run that Celery's request is for."""
     return Lineage(request.root_id, request.parent_id)
+
+
+def unless_revoked(delivery: Delivery, request: Any) -> Delivery | Revocation:
+    """The delivery, or a `Revocation` in its place. For a request that was read before: the first read takes long."""
+    why = getattr(request, REVOKED, None)
+    return Revocation(delivery, why) if why else delivery
 
 
 def read(event: str | dict[str, Any]) -> Envelope:

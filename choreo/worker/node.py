@@ -13,6 +13,7 @@ from celery.exceptions import ImproperlyConfigured
 from choreo.masking import masked
 from choreo.worker import panel as panel  # it changes Celery's remote control commands
 from choreo.worker.control import node_name
+from choreo.worker.discarded import warn_of_discarded
 from choreo.worker.task import SafeTask
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ class ServiceWorker(Worker):
 
     ``-n fast@%h`` is node ``payment.fast@payment.host``: see `choreo.worker.control.node_name`.
     Raises `ImproperlyConfigured` for the eventlet pool, for a time limit in a pool that cannot enforce it (every pool
-    but prefork), and for ``task_annotations`` that would lose events.
+    but prefork), and for ``task_annotations`` or ``worker_deduplicate_successful_tasks`` that would lose events.
     """
 
     def __init__(self, app: Any = None, hostname: str | None = None, **options: Any) -> None:
@@ -45,6 +46,7 @@ class ServiceWorker(Worker):
                 "choreo does not run on the eventlet pool: eventlet's own authors advise against new uses of it, and "
                 "choreo is not tested with it. Run this service with --pool gevent or threads."
             )
+        self.app.runtime.pool_soft_time_limit = self.soft_time_limit
         limits = {"task_time_limit": self.time_limit, "task_soft_time_limit": self.soft_time_limit}
         for task in self.app.tasks.values():
             if isinstance(task, SafeTask):
@@ -64,6 +66,12 @@ class ServiceWorker(Worker):
                 "worker_detect_quorum_queues = False: the handlers' queues are quorum queues, and RabbitMQ refuses the "
                 "prefetch that Celery then asks for. Leave the setting out."
             )
+        if self.app.conf.worker_deduplicate_successful_tasks and self.app.backend.persistent:
+            raise ImproperlyConfigured(
+                "worker_deduplicate_successful_tasks would drop a redelivered event whose earlier run had to wait, and "
+                "choreo recognises repeated events by itself. Leave it out, and run ordinary tasks that need it in a "
+                "Celery app of their own."
+            )
         if (priority := self.app.conf.task_queue_max_priority) is not None:
             logger.warning(
                 "task_queue_max_priority = %s is for queues of ordinary tasks. A handler's queue has no priorities: on "
@@ -78,6 +86,7 @@ class ServiceWorker(Worker):
     def on_start(self) -> None:
         """Start as Celery does, then exempt all objects that exist now from garbage collection."""
         super().on_start()
+        warn_of_discarded()
         # They stay until the end, also in the pool's children. Searching them for garbage takes a twentieth of a second
         # each time, in which no event is handled.
         gc.collect()

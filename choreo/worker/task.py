@@ -1,10 +1,14 @@
 """The base class of a service's own tasks: of its handlers, and of its dead-letter notices."""
 
+from typing import Any
+
 from celery import Task
 from celery.exceptions import ImproperlyConfigured
 
+from choreo.store.claims import Claim
+
 #: Attributes of `SafeTask` that must not change, or events are lost.
-_PROMISES = ("acks_late", "reject_on_worker_lost", "acks_on_timeout")
+_PROMISES = ("acks_late", "reject_on_worker_lost", "retry_on_worker_lost", "acks_on_failure", "acks_on_timeout")
 
 
 class SafeTask(Task):
@@ -13,10 +17,19 @@ class SafeTask(Task):
     abstract = True
     acks_late = True
     reject_on_worker_lost = True
+    # Celery would count such retries by itself, and ack the message after the third.
+    retry_on_worker_lost = False
+    # The dead letter is recorded. A rejected message would become another one on RabbitMQ.
+    acks_on_failure = True
+    Request = "choreo.worker.request:SafeRequest"
     # A handler that exceeds its time limit begins again, and its event is parked when that has happened too often.
     acks_on_timeout = False
     ignore_result = True
     serializer = "json"
+
+    def claim_of(self, argument: Any, retries: int) -> Claim | None:
+        """The claim of a run with this argument; None if there is none. For the worker's main process."""
+        raise NotImplementedError
 
     def check(self) -> None:
         """Raises `ImproperlyConfigured` if ``task_annotations`` changes an attribute so that events could be lost."""

@@ -24,6 +24,7 @@ from choreo import Envelope, PermanentFailure, Reason, Retry, RetryLater, Servic
 from choreo.broker.queue import HandlerQueue
 from choreo.broker.redis.hooks import NO_HOOKS
 from choreo.declare.context import current
+from choreo.delivery.clock import Clock
 from choreo.delivery.delivery import Delivery
 from choreo.events.ids import task_id
 from choreo.events.message import MOST_NESTED, Message, compact
@@ -553,14 +554,22 @@ def test_an_event_whose_data_does_not_fit_becomes_a_dead_letter(start: Start, wa
     assert worker.undone() == []
 
 
-def test_a_revoked_task_does_not_run(start: Start, way: str):
-    worker = start(way, lambda: pytest.fail("it ran"))
+def test_a_revoked_run_becomes_a_dead_letter_whose_replay_runs(start: Start, way: str):
+    ran = list[int]()
+    worker = start(way, lambda: ran.append(1))
     state.revoked.add(task_id(identity_of("e-1"), HANDLER))
     worker.tell(envelope(ORDER, id="e-1"))
 
     worker.run()
 
-    assert worker.kinds() == ["task-revoked"]
+    (letter,) = worker.app.dead_letters
+    assert (ran, letter.reason) == ([], Reason.REVOKED)
+    assert worker.kinds()[0] == "task-revoked"
+    assert worker.undone() == []
+    worker.app.dead_letters.replay(letter.id)
+    Clock(worker.app.runtime).tick()
+    worker.run()
+    assert ran == [1]
     assert worker.undone() == []
 
 

@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from choreo.store import Outcome, Verdict
-from tests.contract.rigs import AGAIN, DONE, TERMS, claim, settle
+from choreo.store.claims import LastEnd
+from tests.contract.rigs import AGAIN, DONE, HANDLER, TERMS, claim, settle
 
 
 def test_whoever_asks_again_because_the_answer_got_lost_has_begun_once(store):
@@ -71,3 +72,41 @@ def test_a_unit_is_not_forgotten_while_somebody_is_at_it(rig):
 
     assert rig.store.begin(claim("C", attempt=2)).verdict is Verdict.BUSY
     assert settle(rig.store, claim("B", attempt=2), DONE) is Outcome.OK
+
+
+def test_how_a_beginning_ended_is_known_to_the_next_one_only(rig):
+    store, unit = rig.store, "e-1"
+    store.note_end(HANDLER, unit, "nothing has begun")
+    store.begin(claim("A"))
+    store.note_end(HANDLER, unit, "signal 9")
+    assert store.last_end(HANDLER, unit) == LastEnd("signal 9")
+    rig.pass_time(100)
+
+    store.begin(claim("B"))
+    assert store.last_end(HANDLER, unit) == LastEnd("signal 9", holder="A")
+
+    rig.pass_time(100)
+    store.begin(claim("C"))
+    assert store.last_end(HANDLER, unit) == LastEnd("", holder="B")
+
+
+def test_a_commit_forgets_how_the_beginnings_of_its_attempt_ended(rig):
+    store, unit = rig.store, "e-1"
+    store.begin(claim("A"))
+    store.note_end(HANDLER, unit, "signal 9")
+    rig.pass_time(100)
+    store.begin(claim("B"))
+    assert settle(store, claim("B"), AGAIN) is Outcome.OK
+
+    store.begin(claim("C", attempt=2))
+    assert store.last_end(HANDLER, unit) == LastEnd()
+
+
+def test_the_end_of_a_finished_unit_is_not_noted(store):
+    store.begin(claim("A"))
+    assert settle(store, claim("A"), DONE) is Outcome.OK
+
+    store.note_end(HANDLER, "e-1", "too late")
+
+    assert store.begin(claim("B")).verdict is Verdict.DONE
+    assert store.last_end(HANDLER, "e-1") == LastEnd()

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ ALONE = [("prefork", 1), ("threads", 1), ("solo", 1)]
 #: Pools with the fast lane, and one of each kind (in processes of its own, and in the worker's) without it.
 BOTH_WAYS = [*((*pool, True) for pool in POOLS), ("prefork", 2, False), ("solo", 1, False)]
 BOTH_WAYS_ALONE = [*((*pool, True) for pool in ALONE), ("prefork", 1, False), ("solo", 1, False)]
+HOST = re.escape(socket.gethostname())
 #: Seconds until a silent worker counts as dead.
 TIMEOUT = 2.0
 
@@ -248,6 +250,13 @@ def test_what_kills_its_workers_is_parked_and_what_waits_beside_it_is_not(
 
     (letter,) = payment.app.dead_letters
     assert (letter.reason, letter.subject) == (Reason.POISON, "ORD-0")
+    # The main process of a pool of processes knows how a child ended. If it is killed itself, only its name is known.
+    words = (
+        rf"of payment.w0@payment.{HOST} ended with signal 9 \(SIGKILL\)"
+        if pool == "prefork"
+        else f"on {HOST} ended, .*"
+    )
+    assert re.fullmatch(rf"begun 4 times and never finished; the last time process \d+ {words}", letter.error)
     assert payment.noted("begun").count(0) == 3
     assert sorted(payment.noted("begun"))[3:] == list(innocent)
 

@@ -45,6 +45,14 @@ class Payment:
     def noted(self, what: str) -> list[int]:
         return sorted(int(number) for number in self._notebook.lrange(f"{self.namespace}:{what}", 0, -1))
 
+    def pid(self, number: int) -> str:
+        """The process in which the handler of an order runs; "" if it has not begun."""
+        return str(self._notebook.get(f"{self.namespace}:pid:{number}") or "")
+
+    def open(self) -> None:
+        """Let the handlers go on that wait."""
+        self._notebook.set(f"{self.namespace}:open", 1)
+
     def close(self) -> None:
         for worker in self._workers:
             worker.kill()

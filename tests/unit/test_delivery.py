@@ -825,5 +825,5 @@ def test_a_dead_letter_handler_that_tries_to_end_the_worker_does_not():
 
     result = app.tasks["payment.dead_letters"].apply(args=[stage.dead_letters[0].id])
 
-    assert result.state == "FAILURE"
+    assert result.state == "RETRY"
     assert len(stage.dead_letters) == 1

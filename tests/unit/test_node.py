@@ -1,6 +1,7 @@
 """What a service's worker program refuses to run on, and what it does at its start."""
 
 import gc
+from pathlib import Path
 
 import pytest
 from celery.apps.worker import Worker
@@ -32,7 +33,16 @@ def test_the_eventlet_pool_is_refused_with_a_way_out() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::celery.platforms.SecurityWarning")
-@pytest.mark.parametrize("promise", [{"acks_late": False}, {"reject_on_worker_lost": False}, {"acks_on_timeout": True}])
+@pytest.mark.parametrize(
+    "promise",
+    [
+        {"acks_late": False},
+        {"reject_on_worker_lost": False},
+        {"retry_on_worker_lost": True},
+        {"acks_on_failure": False},
+        {"acks_on_timeout": True},
+    ],
+)
 def test_an_annotation_that_would_lose_events_is_refused_with_a_way_out(promise: dict[str, bool]) -> None:
     (name,) = promise
     app = service("payment")
@@ -50,6 +60,23 @@ def test_other_annotations_hold() -> None:
     app.Worker(pool="solo")
 
     assert app.tasks["payment.dead_letters"].rate_limit == "5/s"
+
+
+def test_settings_for_ordinary_tasks_leave_a_handlers_promises_alone() -> None:
+    app = service("payment")
+    app.conf.update(task_retry_on_worker_lost=True, task_acks_on_failure=False, task_acks_late=False)
+
+    task = app.tasks["payment.dead_letters"]
+    assert (task.retry_on_worker_lost, task.acks_on_failure, task.acks_late) == (False, True, True)
+
+
+@pytest.mark.filterwarnings("ignore::celery.platforms.SecurityWarning")
+def test_a_setting_that_drops_redelivered_runs_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    app = service("payment", backend=f"file://{tmp_path}")
+    app.conf.worker_deduplicate_successful_tasks = True
+
+    with pytest.raises(ImproperlyConfigured, match="recognises repeated events by itself"):
+        app.Worker(pool="solo")
 
 
 @pytest.mark.filterwarnings("ignore::celery.platforms.SecurityWarning")

@@ -467,3 +467,16 @@ def test_async_methods_objects_and_partials_are_refused_too():
 
     for function in (Later(), Later().charge, functools.partial(Later().charge)):
         assert "is async" in refused(function)
+
+
+def injected(order: OrderPlaced, session: "OnlyForTypeCheckers" = None) -> None:  # type: ignore[name-defined]  # noqa: F821
+    assert session is None
+
+
+def needed(order: "OnlyForTypeCheckers", session: "OnlyForTypeCheckers" = None) -> None:  # type: ignore[name-defined]  # noqa: F821
+    ...
+
+
+def test_a_default_whose_annotation_is_known_to_type_checkers_only_is_left_alone():
+    assert react(injected, envelope(ORDER)) == []
+    assert "an annotation cannot be resolved" in refused(needed)

@@ -1,14 +1,18 @@
 """A handler runs in its worker's own process with less ceremony, and nobody can tell it from Celery's own way."""
 
 import functools
+import json
 import logging
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from billiard.einfo import ExceptionInfo
+from billiard.exceptions import Terminated
 from celery import _state, current_task, signals
 from celery.app.trace import build_tracer, reset_worker_optimizations, setup_worker_optimizations
 from celery.concurrency.prefork import TaskPool as PreforkPool
@@ -19,14 +23,16 @@ from celery.worker.consumer import Consumer as CelerysConsumer
 from celery.worker.strategy import default
 from kombu.transport.virtual.base import Message
 
-from choreo import PermanentFailure, Retry
+from choreo import Envelope, PermanentFailure, Reason, Retry
 from choreo.broker import workload
 from choreo.broker.incoming import EventText
 from choreo.broker.queue import run_headers
 from choreo.events.ids import task_id
 from choreo.fast.request import HandlerRequest
 from choreo.fast.strategy import strategy
-from tests.unit.events import OrderPlaced, envelope, identity_of
+from choreo.store import Claim
+from choreo.worker.discarded import warn_of_discarded
+from tests.unit.events import OrderPlaced, PaymentCharged, envelope, identity_of
 from tests.unit.stage import Stage, service
 from tests.waiting import eventually
 
@@ -101,8 +107,9 @@ class Bench:
         headers: Any = None,
         body: Any = None,
         queue: str = HANDLER,
+        event: Envelope | None = None,
     ) -> None:
-        event = envelope(ORDER, id=unit)
+        event = event or envelope(ORDER, id=unit)
         info = {"exchange": "", "routing_key": queue}
         message = Message(
             {
@@ -123,6 +130,15 @@ class Bench:
             callbacks,
         )
 
+    def request(self) -> Any:
+        """The request of a delivery that waits for a place in the pool."""
+        requests: list[Any] = []
+        self.consumer.on_task_request = requests.append
+        waiting = default(self.task, self.stage.app, self.consumer)
+        self.deliver(waiting)
+        (request,) = requests
+        return request
+
     def both(self, **options: Any) -> tuple[list[Any], list[Any]]:
         """What Flower is told of a delivery in the short way, and of one in Celery's."""
         assert self.task.is_brief
@@ -132,6 +148,14 @@ class Bench:
             told.append([(kind, comparable(facts)) for kind, facts in self.events.sent])
             self.events.sent.clear()
         return told[0], told[1]
+
+
+def failure_of(error: Exception) -> ExceptionInfo:
+    """An error as the pool reports it."""
+    try:
+        raise error
+    except Exception:
+        return ExceptionInfo()
 
 
 def comparable(facts: dict[str, Any]) -> dict[str, Any]:
@@ -311,28 +335,107 @@ def test_what_waits_for_a_thread_is_reserved_and_not_active():
     assert workload.waiting() == 0
 
 
-def test_a_revoked_task_does_not_run():
+@pytest.mark.parametrize("way", ["short", "celerys"])
+def test_a_revoked_run_becomes_a_dead_letter_and_its_handler_is_not_called(way: str):
     bench = Bench(behave=lambda: pytest.fail("it ran"))
+    revoked = task_id(identity_of("e-1"), HANDLER)
+    state.revoked.add(revoked)
+
+    bench.deliver(getattr(bench, way))
+
+    (letter,) = bench.stage.dead_letters
+    assert (letter.reason, letter.subject) == (Reason.REVOKED, "ORD-1")
+    assert letter.error == f"task {revoked} was revoked with `celery control`"
+    assert bench.events.sent[0][0] == "task-revoked"
+    assert bench.events.sent[0][1]["uuid"] == revoked
+    assert {facts["uuid"] for _, facts in bench.events.sent[1:]}.isdisjoint({revoked})
+    assert bench.acked == ["e-1"]
+    assert not state.requests
+
+
+def test_the_replay_of_a_revoked_run_is_not_revoked():
+    bench = Bench(behave=PaymentCharged)
     state.revoked.add(task_id(identity_of("e-1"), HANDLER))
-
     bench.deliver(bench.short)
+    (letter,) = bench.stage.dead_letters
 
-    assert [kind for kind, _ in bench.events.sent] == ["task-revoked"]
+    bench.stage.app.dead_letters.replay(letter.id)
+    ((_, message),) = bench.stage.store.due(HANDLER, 9, 1)
+    event = Envelope.from_wire(json.loads(message.body)[0][0])
+    bench.deliver(bench.short, event=event)
+
+    assert bench.stage.types == ["payment.charged"]
+    assert bench.stage.dead_letters == []
+    assert (event.replay, event.extensions, event) == (letter.id, {}, letter.envelopes[0])
+
+
+@pytest.mark.parametrize(
+    ("headers", "why"),
+    [
+        ({"expires": "2020-01-01T00:00:00+00:00"}, "expired at 2020-01-01T00:00:00+00:00"),
+        ({"expires": "2020-01-01T00:00:00"}, "expired at 2020-01-01T00:00:00+00:00"),
+        ({"stamped_headers": ["tenant"], "stamps": {"tenant": ["acme"]}}, "with the stamp tenant=['acme']"),
+        ({"stamped_headers": ["tenant"], "stamps": {"tenant": "acme"}}, "with the stamp tenant=acme"),
+    ],
+)
+def test_a_handlers_task_that_expires_or_whose_stamp_is_revoked_becomes_a_dead_letter(headers: Any, why: str):
+    bench = Bench(behave=lambda: pytest.fail("it ran"))
+    state.revoked_stamps["tenant"] = ["acme"]
+
+    bench.deliver(bench.short, headers=headers, queue="payment")
+
+    (letter,) = bench.stage.dead_letters
+    assert letter.reason is Reason.REVOKED
+    assert why in letter.error
     assert bench.acked == ["e-1"]
 
 
-@pytest.mark.parametrize("header", [{"eta": "2030-01-01T00:00:00"}, {"expires": "2020-01-01T00:00:00+00:00"}])
-def test_a_task_that_somebody_sends_for_later_or_for_a_while_is_celerys_own_business(header: dict[str, str]):
+def test_a_task_that_somebody_sends_for_later_is_celerys_own_business():
     bench = Bench(behave=lambda: pytest.fail("it ran"))
     waiting: list[Any] = []
     bench.consumer.qos = SimpleNamespace(increment_eventually=lambda: None)
     bench.consumer.timer.call_at = lambda *facts, **_: waiting.append(facts)
 
     short = strategy(bench.task, bench.stage.app, bench.consumer)
-    bench.deliver(short, headers=header, queue="payment")
+    bench.deliver(short, headers={"eta": "2030-01-01T00:00:00"}, queue="payment")
 
-    assert [kind for kind, _ in bench.events.sent] == (["task-received"] if "eta" in header else ["task-revoked"])
-    assert len(waiting) == ("eta" in header)
+    assert [kind for kind, _ in bench.events.sent] == ["task-received"]
+    assert len(waiting) == 1
+
+
+@pytest.mark.parametrize("is_green", [False, True])
+def test_a_terminated_run_goes_back_and_becomes_a_dead_letter_where_it_comes_next(is_green: bool):
+    bench = Bench()
+    bench.stage.store.begin(Claim(HANDLER, identity_of("e-1"), "killed", 1))
+    request = bench.request()
+    request.on_accepted(4711, monotonic())
+
+    request.terminate(SimpleNamespace(is_green=is_green, terminate_job=lambda *_: None), "SIGTERM")
+    assert (bench.acked, bench.rejected) == ([], [])  # the process may go on
+    if is_green:
+        request.on_success((False, None, 0))
+    else:
+        request.on_failure(failure_of(Terminated(-15)))
+
+    assert (bench.acked, bench.rejected) == ([], [("e-1", True)])
+    assert {"task-revoked", "task-rejected"} <= {kind for kind, _ in bench.events.sent}
+    assert not state.active_requests
+    bench.stage.wait(60)
+    bench.deliver(bench.short)
+    (letter,) = bench.stage.dead_letters
+    assert letter.reason is Reason.REVOKED
+    assert letter.error == "it was ended with signal 15 (SIGTERM) by `celery control`: process 4711 of payment@here"
+
+
+def test_a_run_that_outlives_its_termination_succeeds():
+    bench = Bench()
+    request = bench.request()
+    request.on_accepted(4711, monotonic())
+
+    request.terminate(SimpleNamespace(is_green=False, terminate_job=lambda *_: None), "SIGUSR1")
+    request.on_success((False, "done", 0.1))
+
+    assert (bench.acked, bench.rejected) == (["e-1"], [])
 
 
 def test_who_wraps_celerys_tracer_is_part_of_every_run():
@@ -419,4 +522,24 @@ def test_without_worker_events_nobody_is_told():
     bench.deliver(bench.short)
 
     assert bench.events.sent == []
+    assert bench.acked == ["e-1"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "why"),
+    [({"expires": "2020-01-01T00:00:00+00:00"}, "it has expired"), ({}, "it was revoked")],
+)
+def test_an_ordinary_task_that_celery_discards_is_a_warning(headers: Any, why: str, caplog: pytest.LogCaptureFixture):
+    bench = Bench()
+    warn_of_discarded()
+
+    @bench.stage.app.task(name="payment.clean")
+    def clean(event: str) -> None:
+        pytest.fail("it ran")
+
+    bench.stage.app.tasks["payment.clean"].bind(bench.stage.app)
+    state.revoked.add(task_id(identity_of("e-1"), HANDLER))
+    bench.deliver(default(bench.stage.app.tasks["payment.clean"], bench.stage.app, bench.consumer), headers=headers)
+
+    assert f"task payment.clean[{task_id(identity_of('e-1'), HANDLER)}] is discarded: {why}" in caplog.text
     assert bench.acked == ["e-1"]

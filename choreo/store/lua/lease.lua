@@ -12,6 +12,8 @@
 --   until       the time at which its lease runs out, in ms of this server's clock
 --   inflight    the HASH of its consumer's messages in flight (see the broker's take.lua)
 --   deliveries  how often the current attempt was begun
+--   ended       how the process ended that began it: the number of the beginning, a space, a note. See note_end.lua
+--   before      who had the claim before the current one, and never finished: its `inflight`, or else its `token`
 --
 -- A claim holds while its lease runs (`until`), or while its message is in flight (`inflight`): its token is then the
 -- tag of the message, a field of that HASH until the message is acked or returned.
@@ -49,6 +51,7 @@ local function claim(unit, parts, attempt, token, lease_ms, max_deliveries, rete
   -- False if the copy was returned to its queue while this worker slept. The claim then gets a lease.
   local is_here = inflight ~= '' and redis.call('HEXISTS', inflight, token) == 1
   if ahead and (deliveries > 1 or not is_here) then return {'busy', 0} end
+  if deliveries > 1 and state[3] and state[3] ~= token then redis.call('HSET', unit, 'before', state[6] or state[3]) end
   redis.call('HSET', unit, 'token', token)
   if not ahead then redis.call('HSET', unit, 'deliveries', deliveries) end
   if is_here then

@@ -80,7 +80,7 @@ local function settle(i)
   for n = 1, took_part do inbox_add(KEYS[5], inbox_place(ARGV[at + n]), tonumber(ARGV[at]), now) end
 
   if ARGV[i + 2] == '0' then
-    redis.call('HDEL', key, 'token', 'until', 'inflight', 'deliveries')
+    redis.call('HDEL', key, 'token', 'until', 'inflight', 'deliveries', 'ended', 'before')
     if attempt > tonumber(state[3] or 0) then redis.call('HSET', key, field, attempt) end
     redis.call('PEXPIRE', key, retention)
   elseif place then

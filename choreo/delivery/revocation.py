@@ -1,0 +1,40 @@
+"""Revocations: a run that Celery would discard becomes a dead letter."""
+
+from choreo.delivery.delivery import DONE, Delivery
+from choreo.delivery.ending import End
+from choreo.store.claims import Claim, Verdict
+
+
+class Revocation:
+    """
+    Takes the place of a delivery whose run was revoked: its event becomes a dead letter, and its handler is not called.
+
+    ``why`` is the error of the dead letter.
+    """
+
+    def __init__(self, delivery: Delivery, why: str) -> None:
+        self._delivery, self._why = delivery, why
+
+    def __str__(self) -> str:
+        return str(self._delivery)
+
+    @property
+    def settled(self) -> bool:
+        """True once the outcome is recorded."""
+        return self._delivery.settled
+
+    @property
+    def claim(self) -> Claim:
+        """The claim of the delivery."""
+        return self._delivery.claim
+
+    def live(self) -> str:
+        """Record the dead letter. Returns the outcome in words. Raises `StoreError` if nothing could be recorded."""
+        delivery, why = self._delivery, self._why
+        begun = delivery.seize()
+        if begun.verdict is Verdict.BUSY:
+            return delivery.postpone(begun.busy_seconds)
+        if begun.verdict is Verdict.DONE:
+            return DONE
+        last = delivery.last_end() if begun.deliveries > 1 else None
+        return delivery.revoke(begun, last.text if last and last.end is End.TERMINATED else why)

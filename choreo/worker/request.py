@@ -1,0 +1,135 @@
+"""Celery's request for one run of a service's own task: it drops no message, and notes how a process ended."""
+
+import logging
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from billiard.einfo import ExceptionWithTraceback
+from billiard.exceptions import WorkerLostError
+from celery.platforms import signals
+from celery.signals import task_revoked
+from celery.utils.functional import maybe_list
+from celery.worker import state
+from celery.worker.request import Request
+
+from choreo.delivery.ending import End, Ending, signal_in_words
+from choreo.events.ids import named_id
+
+logger = logging.getLogger(__name__)
+
+#: The field of a request that says why its run was revoked.
+REVOKED = "choreo_revoked"
+
+
+class SafeRequest(Request):
+    """
+    Celery's request, with these differences:
+
+    - Celery acks a revoked or expired run, whose event would be lost. Here it runs under another task id, with the
+      reason in its field `REVOKED`: the task makes a dead letter of it.
+    - Celery acks a run that was terminated. Here the message returns to its queue, and the next worker makes a dead
+      letter of it.
+    - When the process of a run ends, because of a time limit or in any other way, that is noted in the store.
+
+    All of it is done in the worker's main process, and only in these rare cases.
+    """
+
+    id: str
+    #: The signal with which this run was terminated.
+    _sent: int = 0
+
+    # -- revoked before the run ----------------------------------------------------------------------------------------
+
+    def revoked(self) -> bool:
+        """False: no run is discarded. A revoked one is marked."""
+        if REVOKED not in self._request_dict and (why := self._revocation()):
+            self.mark(why)
+        return False
+
+    def _revocation(self) -> str:
+        """Why this run is revoked; "" if it is not."""
+        if self.id in state.revoked:
+            return f"task {self.id} was revoked with `celery control`"
+        expires = self.expires
+        if expires is not None and datetime.now(UTC if expires.tzinfo else None) > expires:
+            return f"task {self.id} expired at {expires.isoformat()}"
+        for name, stamp in self.stamps.items():
+            if name in state.revoked_stamps and _common(stamp, state.revoked_stamps[name]):
+                return f"tasks with the stamp {name}={stamp} were revoked with `celery control`"
+        return ""
+
+    def mark(self, why: str) -> None:
+        """Let the task make a dead letter of this run, under another task id."""
+        expired = " expired at " in why
+        self._tell_revoked(terminated=False, number=None, expired=expired)
+        # The pool discards jobs with a revoked id, too.
+        known = state.requests.pop(self.id, None)
+        self.id = self._request_dict["id"] = named_id(f"{self.id}/revoked")
+        self._request_dict[REVOKED] = why
+        if known is not None:
+            state.requests[self.id] = known
+
+    # -- ended during the run ------------------------------------------------------------------------------------------
+
+    def terminate(self, pool: Any, signal: Any = None) -> None:
+        """Send the signal. `_announce_revoked` is called once the process has ended; if it goes on, so does the run."""
+        self._sent = number = signals.signum(signal or "TERM")
+        if not self.time_start:
+            super().terminate(pool, number)
+            return
+        if pool.is_green:
+            # The pool reports a killed greenlet as a success.
+            self.acknowledge = lambda: self._announce_revoked("terminated", True, number, False)
+        pool.terminate_job(self.worker_pid, number)
+        result = self._apply_result and self._apply_result()
+        if result is not None:
+            result.terminate(number)
+
+    def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:  # noqa: ARG002
+        """Called when the run was terminated: note that, and put the message back."""
+        number = self._sent or abs(int(signum or 0))
+        self._note(End.TERMINATED, f"it was ended with {signal_in_words(number)} by `celery control`: {self._process}")
+        self._tell_revoked(terminated=terminated, number=number, expired=expired)
+        self.reject(requeue=True)
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """Called when a time limit has passed, before the process is ended for a hard one."""
+        if not soft and not state.should_terminate:
+            self._note(End.TIME_LIMIT, f"the time limit of {timeout:g} s was exceeded: {self._process}")
+        super().on_timeout(soft, timeout)
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+        """Called when the run has failed, or its process has ended."""
+        error = exc_info.exception
+        error = error.exc if isinstance(error, ExceptionWithTraceback) else error
+        if isinstance(error, WorkerLostError) and not state.should_terminate:
+            self._note(End.LOST, f"{self._process} ended with {_exit_of(error)}")
+        return super().on_failure(exc_info, send_failed_event, return_ok)
+
+    @property
+    def _process(self) -> str:
+        return f"process {self.worker_pid} of {self.hostname}"
+
+    def _note(self, end: End, text: str) -> None:
+        try:
+            claim = self.task.claim_of(self.args[0], self.request_dict.get("retries") or 0)
+            if claim is not None:
+                self.app.runtime.store.note_end(claim.handler, claim.unit, Ending(end, text).to_text())
+        except Exception as error:  # the message returns to its queue in any case
+            logger.warning("%s: it could not be noted that %s: %s", self.humaninfo(), text, error)
+
+    def _tell_revoked(self, *, terminated: bool, number: int | None, expired: bool) -> None:
+        self.send_event("task-revoked", terminated=terminated, signum=number, expired=expired)
+        task_revoked.send(self.task, request=self._context, terminated=terminated, signum=number, expired=expired)
+
+
+def _common(one: Any, other: Any) -> bool:
+    values: Iterable[Any] = maybe_list(other)
+    return any(value in values for value in maybe_list(one))
+
+
+def _exit_of(error: WorkerLostError) -> str:
+    """How the process ended, in the words of the pool: ``signal 9 (SIGKILL)``, ``exit code 3``."""
+    words = str(error).removeprefix("Worker exited prematurely: ").partition(" Job: ")[0]
+    return words.rstrip(".").replace("exitcode", "exit code")
