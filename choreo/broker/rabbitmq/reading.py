@@ -18,6 +18,8 @@ from amqp.serialization import decode_properties_basic, loads
 from amqp.spec import Basic
 from kombu.transport import pyamqp
 
+from choreo.broker.broadcasts import dropping
+
 #: The content type of a message whose properties have no recognisable form. All of them are in `PROPERTIES`.
 UNREADABLE = "application/x-choreo-unreadable"
 #: The header that holds the properties of a replaced frame as they came, as base64.
@@ -35,8 +37,23 @@ _FIXED |= {"T": "Q", "t": "?"}
 OnFrame = Callable[[tuple[int, int, bytes]], Any]
 
 
+class ReadingChannel(pyamqp.Channel):
+    """A channel whose consumers without acks drop what they cannot read: see `choreo.broker.broadcasts`."""
+
+    def basic_consume(
+        self, queue: str = "", *args: Any, no_ack: bool = False, callback: Any = None, **options: Any
+    ) -> Any:
+        """Consume as py-amqp does."""
+        if no_ack and callback is not None:
+            errors = (*self.connection.connection_errors, *self.connection.channel_errors)
+            callback = dropping(callback, queue, errors)
+        return super().basic_consume(queue, *args, no_ack=no_ack, callback=callback, **options)
+
+
 class ReadingConnection(pyamqp.Connection):
     """A connection to RabbitMQ that reads messages of any form."""
+
+    Channel = ReadingChannel
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, frame_handler=reading_frames, **options)
