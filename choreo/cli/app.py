@@ -21,6 +21,7 @@ from choreo.errors import (
     PublishError,
     StoreError,
 )
+from choreo.printing import lines
 from choreo.service import Service
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -64,6 +65,11 @@ def speaking(command: Callable[..., None]) -> Callable[..., None]:
                 command(app, *args, **options)
 
     return connecting(speak)
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print foreign text, with escapes for what would act on the terminal, or could not be printed at all."""
+    click.echo(lines(text), err=err)
 
 
 def command_line_service(broker: str | None, store: str | None) -> Service:
@@ -142,7 +148,10 @@ def _explained_errors(app: Service) -> Iterator[None]:
             raise
         raise click.ClickException(f"{_sentence(error)} Or name it here: --store / CHOREO_STORE_URL.") from error
     except (DeadLetterError, JoinError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(lines(str(error))) from error
+    except click.ClickException as error:
+        error.message = lines(error.message)  # type: ignore[misc]
+        raise
 
 
 def _store_of(app: Service) -> str:
@@ -150,7 +159,7 @@ def _store_of(app: Service) -> str:
 
 
 def _sentence(error: Exception) -> str:
-    return f"{str(error).rstrip('.')}."
+    return f"{lines(str(error)).rstrip('.')}."
 
 
 def _checked(url: str, kind: str, schemes: frozenset[str], example: str) -> str:

@@ -4,6 +4,7 @@ import traceback
 from types import TracebackType
 
 from choreo.errors import HandlerCrashed
+from choreo.printing import one_line
 
 #: Errors that Celery and gevent raise to stop a worker or a greenlet. By name, since this room imports neither.
 _STOPS = frozenset({"WorkerShutdown", "WorkerTerminate", "GreenletExit"})
@@ -45,7 +46,7 @@ def line_of(error: BaseException) -> str:
         text = str(error)
     except Exception as fault:
         text = f"<its text raised {type(fault).__name__}>"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"{type(error).__name__}: {one_line(text)}" if text else type(error).__name__
 
 
 def trace_of(error: BaseException) -> str:

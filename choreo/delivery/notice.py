@@ -17,6 +17,7 @@ from choreo.events.envelope import Envelope
 from choreo.events.ids import task_id
 from choreo.events.lineage import lineage_of
 from choreo.events.message import Message, task_headers
+from choreo.printing import one_line
 from choreo.store.claims import Claim, Settlement, Verdict
 from choreo.store.parts import unit_of
 from choreo.store.schedule import Scheduled
@@ -32,10 +33,10 @@ def log_dead_letter(letter: DeadLetter) -> None:
     logger.error(
         "dead letter %s: %s could not handle %s (%s: %s). `choreo dead-letters show %s` shows all of it.",
         letter.id,
-        letter.handler,
+        one_line(letter.handler),
         letter,
         letter.reason,
-        letter.error,
+        one_line(letter.error),
         letter.id,
     )
 
@@ -56,7 +57,7 @@ def notice(letter: DeadLetter, ports: Ports) -> Message:
         str(uuid4()),
         root_id=lineage_of(letter.message.headers).root_id or failed,
         parent_id=failed,
-        argsrepr=f"{letter.handler}: {letter}",
+        argsrepr=f"{one_line(letter.handler)}: {letter}",
         origin=ports.service_name,
     )
     return Message("", ports.queue_of(task), json.dumps([[letter.id], {}, {}]).encode(), headers)
@@ -90,6 +91,8 @@ def park(
         unit = _unit_of(join, error.envelope)
         letter = replace(letter, reason=Reason.POISON, envelopes=(error.envelope,), unit=unit)
     scheduled = Scheduled(f"notice:{letter.id}", notice(letter, ports))
+    # It is so already, unless the store has lost its memory. Then nobody would find the letter.
+    ports.store.register([handler])
     ports.store.bury(handler, letter.id, letter.to_json(), [scheduled])
 
 

@@ -8,6 +8,7 @@ from celery.exceptions import Reject
 
 from choreo.delivery.notice import Listener, NoticeDelivery
 from choreo.errors import DeadLetterError, StoreError
+from choreo.printing import one_line
 from choreo.worker.outage import outlast
 from choreo.worker.task import SafeTask
 
@@ -38,7 +39,7 @@ class DeadLetterTask(SafeTask):
                 return "replayed or discarded meanwhile"
             return NoticeDelivery(runtime, type(self).listener, letter).live()
         except StoreError as error:
-            logger.error("%s: %s; it is held until the store is back", letter_id, error)
+            logger.error("%s: %s; it is held until the store is back", one_line(letter_id), error)
             with suppress(BaseException):
                 outlast(runtime.store)
             raise Reject(error, requeue=True) from error
