@@ -2,16 +2,15 @@
 
 from typing import Any
 
-from celery.worker.request import Request
-
 from choreo.fast.channel import commits_of
+from choreo.worker.keeping import KeepingRequest
 
 
-class HandlerRequest(Request):
+class HandlerRequest(KeepingRequest):
     """
-    Celery's request. If the pool runs in the worker's own process, it hands the decoded message to the pool.
+    The request of every lane. If the pool runs in the worker's own process, it hands the decoded message to the pool.
 
-    Celery's own hands over the text, which is decoded twice: by the worker, to look at it, and by the pool. The run
+    Celery's hands over the text, which is decoded twice: by the worker, to look at it, and by the pool. The run
     also finds the channel's commits in it, as ``task.request.choreo_commits``: see `choreo.fast.commits`.
     """
 

@@ -34,6 +34,7 @@ class HandlerTask(SafeTask):
     """
 
     abstract = True
+    Request = "choreo.worker.keeping:KeepingRequest"
     subscription: ClassVar[Subscription]
 
     def run(self, event: str | dict[str, Any]) -> str:

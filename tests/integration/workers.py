@@ -30,8 +30,11 @@ class Payment:
         self._notebook = redis.Redis.from_url(store, decode_responses=True)
         self._workers: list[Worker] = []
 
-    def worker(self, *options: str, patterns: str = "", name: str = "one", **settings: Any) -> "Worker":
-        """Start a worker and wait until it is ready."""
+    def worker(
+        self, *options: str, patterns: str = "", name: str = "one", gossips: bool = False, **settings: Any
+    ) -> "Worker":
+        """Start a worker and wait until it is ready. ``gossips``: it listens to other workers."""
+        options = options if gossips else ("--without-mingle", "--without-gossip", *options)
         worker = Worker(self, name, options, patterns, self.settings | settings)
         self._workers.append(worker)
         return worker
@@ -52,7 +55,7 @@ class Worker:
         self, payment: Payment, name: str, options: tuple[str, ...], patterns: str, settings: dict[str, Any]
     ) -> None:
         self._log = payment.directory / f"{name}.log"
-        always = ("-l", "INFO", "-n", f"{name}@%h", "--without-mingle", "--without-gossip", "-c", "2")
+        always = ("-l", "INFO", "-n", f"{name}@%h", "-c", "2")
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
                 worker_command(payment.module, *always, *options),

@@ -65,3 +65,23 @@ def test_a_time_limit_of_a_handler_is_refused_by_a_pool_that_cannot_end_it(limit
     ):
         app.Worker(pool="solo")
     app.Worker(pool="prefork")
+
+
+@pytest.mark.filterwarnings("ignore::celery.platforms.SecurityWarning")
+@pytest.mark.parametrize("pool", ["solo", "threads", "prefork"])
+@pytest.mark.parametrize("accepted", [["pickle"], ["auth"], ["application/x-yaml"], [], None, (), "json", ["jsn"], 5])
+def test_content_in_which_no_event_can_be_read_is_refused_with_a_way_out(accepted: object, pool: str) -> None:
+    app = service("payment")
+    app.conf.accept_content = accepted
+
+    with pytest.raises(ImproperlyConfigured, match=r"accept_content = .*json"):
+        app.Worker(pool=pool)
+
+
+@pytest.mark.filterwarnings("ignore::celery.platforms.SecurityWarning")
+@pytest.mark.parametrize("accepted", [["json"], ("json", "yaml"), {"application/json"}, ["yaml", "json"]])
+def test_content_with_json_is_accepted(accepted: object) -> None:
+    app = service("payment")
+    app.conf.accept_content = accepted
+
+    app.Worker(pool="solo")
