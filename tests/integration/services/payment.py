@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from datetime import timedelta
+from typing import Any
 
 from choreo import Context, DeadLetter, PermanentFailure, Retry, RetryLater, Terms
 from tests.integration.services.making import made, note, noted
@@ -60,6 +61,11 @@ def behave(how: str, context: Context) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         case "kill":
             os._exit(1)
+
+
+@app.task(name="payment.plain")
+def plain(*args: Any, **kwargs: Any) -> None:
+    note("plain", repr(args), more=repr(kwargs))
 
 
 @app.dead_letter
