@@ -34,7 +34,17 @@ def test_a_service_imports_no_package_that_celery_does_not() -> None:
     celerys, ours = imported_by("import celery; celery.Celery"), imported_by("import choreo; choreo.Service")
 
     assert roots(ours) - roots(celerys) == {"choreo"}
-    assert rooms(ours) <= {"announcement", "declare", "errors", "events", "lazy", "printing", "runtime", "service", "store"}
+    assert rooms(ours) <= {
+        "announcement",
+        "declare",
+        "errors",
+        "events",
+        "lazy",
+        "printing",
+        "runtime",
+        "service",
+        "store",
+    }
     assert {name for name in ours - celerys if name.startswith(("celery.", "kombu."))} == set()
     assert len([name for name in ours if name.startswith("choreo")]) < 25, "more of choreo than declarations need"
 
