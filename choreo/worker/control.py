@@ -15,6 +15,8 @@ from celery.utils.functional import maybe_list
 #: The position of ``limit`` in the arguments of Celery's `broadcast` behind ``destination``.
 _POSITION_OF_LIMIT = 4
 
+from choreo.worker.logical_clock import LogicalClock
+
 
 def nodes_of(service: str) -> str:
     """The regular expression for the node names of a service: ``payment@...``, ``payment.fast@...``."""
@@ -55,6 +57,10 @@ class ServiceInspect(Inspect):
 
 class ServiceControl(Control):
     """``app.control`` of a service. It reaches the service's own workers unless a command names others."""
+
+    def __init__(self, app: Any = None) -> None:
+        super().__init__(app)
+        self.mailbox.clock = LogicalClock()
 
     @cached_property
     def inspect(self) -> Any:

@@ -15,6 +15,7 @@ from choreo.events.message import JSON
 from choreo.worker import logs
 from choreo.worker import panel as panel  # it changes Celery's remote control commands
 from choreo.worker.control import node_name
+from choreo.worker.logical_clock import LogicalClock
 from choreo.worker.task import SafeTask
 
 #: Tenths of a second that a pool child waits at its end until its parent has read its results.
@@ -35,6 +36,7 @@ class ServiceWorker(Worker):
         # a minute for it. A result that is not read is an ack that is not sent: the event comes again, and is done.
         pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = RESULTS_READ
         logs.install()
+        (app or self.app).clock = LogicalClock()
         service = (app or self.app).service_name
         (app or self.app).runtime.check()
         # Before Celery reads it: its own errors do not name the setting.

@@ -46,7 +46,10 @@ COMMANDS: list[Any] = [
 #: Worker events in such forms.
 EVENTS: list[Any] = [
     *([], 5, None, "x", {}, {"type": 5}, {"type": "worker-heartbeat"}, {"type": "worker-heartbeat", "hostname": {}}),
-    *({"type": "worker-heartbeat", "hostname": "a@b", "clock": clock} for clock in ("x", [], None, 1e308, 2**63)),
+    *(
+        {"type": "worker-heartbeat", "hostname": "a@b", "clock": clock}
+        for clock in ("x", [], None, 1e308, 2**63, 10**4299)
+    ),
     *({"type": "worker-heartbeat", "hostname": "a@b", "timestamp": when} for when in ("x", "5", [], None, 1e308)),
     *(
         {

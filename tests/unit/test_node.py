@@ -79,6 +79,20 @@ def test_content_in_which_no_event_can_be_read_is_refused_with_a_way_out(accepte
 
 
 @pytest.mark.filterwarnings("ignore::celery.platforms.SecurityWarning")
+@pytest.mark.parametrize("time", [10**4299, 2**62, 1e308, float("inf"), "5", None, [], True, -1])
+def test_no_message_sets_the_logical_clock_to_what_no_message_could_name(time: object) -> None:
+    app = service("payment")
+    app.Worker(pool="solo")
+    for clock in (app.clock, app.control.mailbox.clock):
+        clock.adjust(7)
+
+        clock.adjust(time)
+
+        assert clock.value == 9
+        assert clock.adjust(41) == 42
+
+
+@pytest.mark.filterwarnings("ignore::celery.platforms.SecurityWarning")
 @pytest.mark.parametrize("accepted", [["json"], ("json", "yaml"), {"application/json"}, ["yaml", "json"]])
 def test_content_with_json_is_accepted(accepted: object) -> None:
     app = service("payment")
