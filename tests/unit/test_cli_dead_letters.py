@@ -245,3 +245,20 @@ def test_a_letter_of_a_handler_that_the_store_does_not_know_is_shown(stage):
 
     assert "nobody.knows: something unreadable" in run("list").stdout
     assert "nobody.knows" in stage.app.backlog()
+
+
+@pytest.mark.parametrize(
+    "odd", [{"reason": "bored"}, {"new": 1}, {"message": 5}, {"failed_at": None}, {"envelopes": [5]}]
+)
+def test_a_letter_of_another_version_is_shown_and_hides_no_other(stage, odd):
+    known = failed(stage)
+    letter = json.loads(failed(stage, "ORD-2").to_json()) | {"id": "0123456789"} | odd
+    stage.app.runtime.store.bury(CHARGE, "0123456789", json.dumps(letter))
+
+    listed = run("list").stdout
+    assert known.id in listed
+    assert "0123456789" in listed
+    assert "this version cannot read it" in run("show", "0123456789").stdout
+    assert "The version that wrote it can" in run("replay", "0123456789", code=1).output
+    run("discard", "0123456789", "--yes")
+    assert "0123456789" not in run("list").stdout
