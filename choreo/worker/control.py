@@ -12,10 +12,10 @@ from typing import Any
 from celery.app.control import Control, Inspect
 from celery.utils.functional import maybe_list
 
+from choreo.worker.logical_clock import LogicalClock
+
 #: The position of ``limit`` in the arguments of Celery's `broadcast` behind ``destination``.
 _POSITION_OF_LIMIT = 4
-
-from choreo.worker.logical_clock import LogicalClock
 
 
 def nodes_of(service: str) -> str:

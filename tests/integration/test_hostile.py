@@ -11,11 +11,12 @@ from celery import chord, group
 from celery.canvas import Signature
 from kombu import Exchange, Producer
 
+from choreo.worker.control import node_name
 from tests.integration.orders import OrderPlaced
 from tests.integration.workers import Payment
 from tests.waiting import eventually
 
-NODE = f"payment.one@{gethostname()}"
+NODE = node_name("payment", f"one@{gethostname()}")
 
 
 @pytest.fixture(params=["redis", "rabbitmq"])
