@@ -64,7 +64,7 @@ def collect(basket: BasketFilled, items: list[ItemPacked], context: Context) -> 
 
 @app.on(ReminderSent)
 def remind(reminder: ReminderSent) -> None:
-    note("remind", reminder.meta.subject, due=reminder.meta.time.timestamp())
+    note("remind", reminder.meta.subject, due=reminder.meta.time.timestamp(), event=reminder.meta.id)
 
 
 @app.dead_letter

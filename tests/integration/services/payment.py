@@ -23,7 +23,7 @@ app = made("payment", terms=Terms(lease=timedelta(seconds=1.5), max_deliveries=2
 
 @app.on(OrderPlaced, retry=Retry(times=2, first=0.02, cap=0.05, never=(CardRefused,)))
 def charge(order: OrderPlaced, context: Context) -> PaymentCharged | None:
-    note("charge", context.subject, attempt=context.attempt)
+    note("charge", context.subject, attempt=context.attempt, event=context.envelope.id)
     behave(order.behave, context)
     note("charged", context.subject, attempt=context.attempt)
     return PaymentCharged(attempt=context.attempt) if order.behave != "quietly" else None
