@@ -26,7 +26,8 @@ class KeepingRequest(Request):
         """Called in the worker's main process. ``return_ok``: the task itself has failed, and has recorded that."""
         error = exc_info.exception
         error = error.exc if isinstance(error, ExceptionWithTraceback) else error
-        if not return_ok and not self.acknowledged:
+        # A notice is acked: its dead letter is kept already, and another one would only have another notice.
+        if not return_ok and not self.acknowledged and hasattr(self.task, "subscription"):
             if isinstance(error, SoftTimeLimitExceeded):  # outside of the task: whatever it did is not known
                 self.reject(requeue=True)
             elif isinstance(error, Exception) and not isinstance(error, _KNOWN):

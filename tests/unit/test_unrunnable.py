@@ -6,12 +6,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from billiard.einfo import ExceptionInfo
 from celery.app.trace import build_tracer
 from celery.exceptions import Reject
-from kombu.exceptions import OperationalError
+from kombu.exceptions import ContentDisallowed, OperationalError
 
 from choreo import Service
 from choreo.errors import StoreError
+from choreo.worker.keeping import KeepingRequest
 from choreo.worker.unrunnable import FAULTS, guard_traces, guarded
 from tests.unit.events import OrderPlaced
 from tests.unit.stage import service
@@ -139,3 +141,17 @@ def test_a_task_that_asks_for_its_message_to_be_rejected_is_left_alone(app: Serv
 
     with pytest.raises(Reject):
         task.__trace__("t-1", [1], {}, {})
+
+
+@pytest.mark.parametrize("name", ["payment.charge", "payment.dead_letters"])
+def test_what_a_pool_could_not_read_is_kept_but_no_notice_of_another_letter(app: Service, name: str) -> None:
+    rig = Rig(app, ValueError(), name)
+    rig.message.headers["task"] = name
+    request = KeepingRequest(rig.message, app=app, task=app.tasks[name], on_ack=rig.message.ack_log_error)
+    try:
+        raise ContentDisallowed("no JSON")
+    except ContentDisallowed:
+        request.on_failure(ExceptionInfo())
+
+    assert [letter.handler for letter in app.dead_letters] == ["payment.charge"] * (name == "payment.charge")
+    assert rig.channel.answers == [("ack", "t-1")]
