@@ -1,14 +1,23 @@
 """What a service's worker program refuses to run on, and what it does at its start."""
 
 import gc
+from collections.abc import Iterator
 
 import pytest
+from celery._state import _set_task_join_will_block
 from celery.apps.worker import Worker
 from celery.concurrency.solo import TaskPool
 from celery.exceptions import ImproperlyConfigured
 
 from tests.unit.events import OrderPlaced
 from tests.unit.stage import service
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> Iterator[None]:
+    """A worker that is made tells Celery that results cannot be waited for in this process."""
+    yield
+    _set_task_join_will_block(False)
 
 
 @pytest.mark.filterwarnings("ignore::celery.platforms.SecurityWarning")
