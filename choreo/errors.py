@@ -6,8 +6,9 @@
      ├── DeclarationError            a wrong declaration of a handler, join or service; raised at import
      │    └── EventNameError         the name of an event is a command
      ├── EnvelopeError               a message holds no event, or one that the handler cannot read
-     │    └── UnansweredError        RabbitMQ delivered a message up to its limit, and no worker answered
+     │    └── UnansweredError        a delivery came back to its queue too often, and was never settled
      ├── NotAnnouncedError           an event has no metadata before it is announced
+     ├── InvalidEventError           an event cannot be written as JSON, or a handler returned something else
      ├── PublishError                the broker did not confirm an event
      │    └── EventTooLargeError     an event is too large, or nested too deeply, to be sent
      ├── StoreError                  the store did not answer, or refused the call
@@ -59,15 +60,27 @@ class EnvelopeError(ChoreoError, ValueError):
 
 
 class UnansweredError(EnvelopeError):
-    """RabbitMQ delivered an event up to its delivery limit, and no worker answered. ``envelope`` is the event."""
+    """
+    A delivery came back to its queue too often, and was never settled.
 
-    def __init__(self, message: str, envelope: Any) -> None:
+    ``envelope`` is the event; None if the message holds none that can be read.
+    """
+
+    def __init__(self, message: str, envelope: Any = None) -> None:
         super().__init__(message)
         self.envelope = envelope
 
 
 class NotAnnouncedError(ChoreoError):
     """`Event.meta` was read before the event was announced. It has no id, time or source until then."""
+
+
+class InvalidEventError(ChoreoError, TypeError, ValueError):
+    """
+    Something cannot be announced: a field of it cannot be written as JSON, or it is no event.
+
+    In a handler it is a permanent failure: the same code would announce the same thing again.
+    """
 
 
 class PublishError(ChoreoError):
@@ -98,7 +111,15 @@ class EventTooLargeError(PublishError):
 
 
 class StoreError(ChoreoError):
-    """The store did not answer, or refused the call."""
+    """
+    The store did not answer, or refused the call.
+
+    ``is_outage`` is False if the store is well, and refused this one call: repeating it may fail again for ever.
+    """
+
+    def __init__(self, *args: Any, is_outage: bool = True) -> None:
+        super().__init__(*args)
+        self.is_outage = is_outage
 
 
 class DeadLetterError(ChoreoError, LookupError):

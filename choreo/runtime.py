@@ -128,6 +128,7 @@ class Runtime:
             tasks=self._callable_tasks,
             accept=lambda: prepare_accept_content(self._conf.accept_content) or (),
             owners=lambda: self.store.handlers(),
+            returned=lambda handler, delivery: self.store.returned(handler, delivery),
             on_consume=self._on_consume,
         )
 

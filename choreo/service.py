@@ -341,7 +341,8 @@ class Service(Celery):
         those that the handler returns: it leaves only if the handler succeeds. Its subject is then the handler's,
         unless one is given. A thread with a copy of the handler's context may outlive the handler: an event that it
         announces then leaves at once, with the same subject and correlation id. Raises `PublishError` if the broker
-        does not confirm; publishing again is safe. Raises `EventTooLargeError` for more than 256 KiB.
+        does not confirm; publishing again is safe. Raises `EventTooLargeError` for more than 256 KiB, and
+        `InvalidEventError` for a text that cannot be written as UTF-8.
 
         With ``delay`` (a timedelta, or seconds) or ``at`` (a moment), the store keeps the event until then, and the
         result is an `Announcement`, whose `Announcement.cancel` calls it off. Any live worker of any service of this

@@ -1,6 +1,6 @@
 """How a service connects to its broker: Celery's AMQP classes, with choreo's queues, transport and options."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
@@ -18,7 +18,8 @@ from kombu.transport import pyamqp
 from choreo.broker.queue import HandlerQueue
 from choreo.broker.rabbitmq.reading import ReadingConnection
 from choreo.errors import DeclarationError
-from choreo.redis_client.client import sentinel_options
+from choreo.masking import without_passwords
+from choreo.redis_client.client import SPECIAL, sentinel_options
 from choreo.redis_client.tls import scheme_of, tls_options, without_tls
 
 #: URL scheme → choreo's own transport. See choreo/broker/redis/transport.py for its guarantees.
@@ -105,7 +106,14 @@ class BrokerConnection(Connection):
                 options["transport_options"] = {**given, **sentinel_options(tls, given)}
         if scheme in ("amqp", "amqps", "pyamqp"):
             options["transport_options"] = _AMQP_OPTIONS | (options.get("transport_options") or {})
-        super().__init__(hostname, *args, **options)
+        try:
+            super().__init__(hostname, *args, **options)
+        except ValueError as error:
+            if "Port could not" not in str(error):
+                raise
+            # The error's text may be a part of the password.
+            shown = without_passwords(str(hostname))
+            raise DeclarationError(f"the broker's URL {shown} is none: its port is no number, or {SPECIAL}.") from None
 
     def create_transport(self) -> Any:
         """Kombu's transport; on RabbitMQ its connections read messages of any form."""
@@ -131,7 +139,15 @@ class BrokerConnection(Connection):
 
 
 class ServiceQueues(Queues):
-    """The queues of a service. They differ from Celery's in how the worker's banner shows them."""
+    """
+    The queues of a service. They differ from Celery's in how the worker's banner shows them.
+
+    ``task_queue_max_priority`` is for queues that can have it: RabbitMQ refuses a quorum queue with such an argument.
+    """
+
+    def _set_max_priority(self, args: dict[str, Any]) -> None:
+        if args.get("x-queue-type") != "quorum":
+            super()._set_max_priority(args)
 
     def format(self, indent: int = 0, indent_first: bool = True) -> str:
         """One line per queue: its name, its exchange, and the patterns that it is bound to."""
@@ -178,8 +194,20 @@ class ServiceAMQP(AMQP):
     queues_cls = ServiceQueues
 
     def Queues(self, queues: Any, *args: Any, **options: Any) -> Queues:  # noqa: N802 - Celery's name
-        """The given queues, and those of the service's topology."""
-        return super().Queues([*self.app.runtime.topology.queues(), *(queues or ())], *args, **options)
+        """
+        The service's queues, and the given ones: a list of queues, or a dict of names and queues or their options.
+
+        Raises `DeclarationError` for anything else, and for a queue that has the name of a handler's.
+        """
+        own = {queue.name: queue for queue in self.app.runtime.topology.queues()}
+        given = _by_name(queues)
+        for name in given:
+            if isinstance(own.get(name), HandlerQueue):
+                raise DeclarationError(
+                    f"task_queues names {name!r}, which is the queue of a handler of {self.app.service_name}: no event "
+                    f"could be read from it. Leave it out, or give the queue of your tasks another name."
+                )
+        return super().Queues(own | given, *args, **options)
 
     def TaskConsumer(self, channel: Any, *args: Any, **options: Any) -> Any:  # noqa: N802 - Celery's name
         """
@@ -206,6 +234,23 @@ def _manager(celerys: Callable[..., Any], *args: Any, **options: Any) -> Any:
             "Listing bindings needs RabbitMQ's management plugin, and the package pyrabbit. `rabbitmqctl "
             "list_bindings` shows them without either."
         ) from error
+
+
+def _by_name(queues: Any) -> dict[str, Any]:
+    """The setting ``task_queues`` as a dict: the name of a queue → the queue, or its options. May be modified."""
+    if isinstance(queues, Mapping):
+        named = dict(queues)
+    elif isinstance(queues, Iterable) and not isinstance(queues, (str, bytes)):
+        named = {getattr(queue, "name", None): queue for queue in queues}
+    else:
+        named = {} if queues is None else {None: queues}
+    for name, queue in named.items():
+        if not isinstance(name, str) or not isinstance(queue, (Queue, dict)):
+            raise DeclarationError(
+                f'task_queues holds {queue!r}, which is no queue. Write task_queues = [Queue("mail")] with kombu\'s '
+                f'Queue, or {{"mail": {{"exchange": "mail", "routing_key": "mail"}}}}.'
+            )
+    return named
 
 
 def _line(queue: Queue) -> str:

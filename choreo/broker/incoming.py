@@ -22,6 +22,13 @@ from choreo.printing import one_line
 
 Headers = dict[str, Any]
 
+#: The header in which RabbitMQ's quorum queues and choreo's Redis transport count how often a delivery came back after
+#: a failed delivery: its consumer died, or gave it back.
+DELIVERY_COUNT = "x-delivery-count"
+#: In place of True in ``basic_reject(tag, requeue)``: the message returns to its queue, and that is no failed delivery.
+#: Only choreo's Redis transport tells the two apart.
+UNCOUNTED = "uncounted"
+
 _dumps = json.JSONEncoder(ensure_ascii=False).encode
 #: The text before and after an event in the body of a task message that choreo writes.
 _BEFORE, _AFTER = "[[{", "}],{},{}]"
@@ -84,6 +91,13 @@ def plain_event(text: bytes) -> EventText | None:
         return EventText.of(Envelope.from_wire(parsed(event)), event, lineage_of(headers)) if event else None
     except Exception:  # `Incoming` will find the same fault, and report it
         return None
+
+
+def returns_of(message: Any) -> int:
+    """How often the delivery came back after a failed attempt, as far as the broker counts that."""
+    headers = message.properties.get("application_headers") if isinstance(message, amqp.Message) else message.headers
+    count = headers.get(DELIVERY_COUNT) if type(headers) is dict else None
+    return count if type(count) is int else 0
 
 
 class Incoming:
@@ -199,8 +213,14 @@ class Incoming:
             self.message._decoded_cache = [[argument], {}, {}]
 
     def raw(self, queue: str) -> Message:
-        """The delivery byte for byte, addressed so that a replay brings it to ``queue`` again."""
+        """
+        The delivery byte for byte, addressed so that a replay brings it to ``queue`` again.
+
+        Its returns are counted anew after a replay.
+        """
         headers, body = self._headers(), self.message.body
+        if isinstance(headers, dict):
+            headers = {name: value for name, value in headers.items() if name != DELIVERY_COUNT}
         return Message(
             exchange="",
             routing_key=queue,

@@ -1,6 +1,7 @@
 """The publisher: sends events and messages, and returns once the broker has confirmed them."""
 
 import logging
+import reprlib
 import threading
 import time
 from collections import Counter
@@ -16,7 +17,7 @@ from choreo.broker.lines import Line, Lines, Post, VirtualLine
 from choreo.broker.rabbitmq.confirms import RabbitLine
 from choreo.broker.redis.publish_line import RedisLine
 from choreo.broker.redis.transport import Transport
-from choreo.errors import DeclarationError, EventTooLargeError, PublishError
+from choreo.errors import DeclarationError, EventTooLargeError, InvalidEventError, PublishError
 from choreo.events.envelope import Envelope
 from choreo.events.message import MOST_NESTED, Message, is_too_deep
 from choreo.printing import one_line
@@ -80,7 +81,8 @@ class Publisher:
 
         Raises `PublishError` unless the broker confirms all of them in time. Its ``confirmed`` and ``unconfirmed`` list
         the events, and announcing the unconfirmed ones again is safe. With ``choreo_unheard = "error"`` it is also
-        raised for events to which no queue is bound. Raises `EventTooLargeError` before anything is sent.
+        raised for events to which no queue is bound. Before anything is sent, raises `EventTooLargeError` and
+        `InvalidEventError`.
         """
         envelopes = list(envelopes)
         posts = self._deliver([self.message_for(envelope) for envelope in envelopes])
@@ -96,13 +98,23 @@ class Publisher:
             )
 
     def message_for(self, envelope: Envelope) -> Message:
-        """The message that announces an event. Raises `EventTooLargeError` if it is too large, or nested too deeply."""
+        """
+        The message that announces an event.
+
+        Raises `EventTooLargeError` if it is too large, or nested too deeply, and `InvalidEventError` if a text in it
+        cannot be written as UTF-8.
+        """
         try:
             message = Message.carrying(
                 envelope, exchange=self._exchange.name, routing_key=envelope.type, lineage=lineage_here()
             )
         except RecursionError:
             message = None
+        except UnicodeEncodeError as error:
+            raise InvalidEventError(
+                f"{envelope.type}: {_faulty(envelope)} cannot be written as UTF-8, because it holds half a surrogate "
+                f"pair. Replace such characters where the text comes from: text.encode(errors='replace').decode()."
+            ) from error
         # Counting brackets is cheap; few events have so many that their depth must be measured.
         if message is None or (
             message.body.count(b"[") + message.body.count(b"{") > MOST_NESTED and is_too_deep(envelope.to_wire())
@@ -184,6 +196,30 @@ class Publisher:
             return RedisLine(connection, self._exchange)
         kind = RabbitLine if connection.transport.driver_type == "amqp" else VirtualLine
         return kind(connection, self._exchange)
+
+
+def _faulty(envelope: Envelope) -> str:
+    """The text in an event that cannot be written as UTF-8, and its place: ``data.customer.name = 'a\\ud800'``."""
+    waiting: list[tuple[str, Any]] = [("", envelope.to_wire())]
+    while waiting:
+        place, value = waiting.pop()
+        if isinstance(value, str) and _is_faulty(value):
+            return f"{place} = {reprlib.repr(value)}"
+        if isinstance(value, dict):
+            if names := [name for name in value if isinstance(name, str) and _is_faulty(name)]:
+                return f"the name {reprlib.repr(names[0])} in {place}"
+            waiting += [(f"{place}.{name}".lstrip("."), part) for name, part in value.items()]
+        elif isinstance(value, list | tuple):
+            waiting += [(f"{place}[{number}]", part) for number, part in enumerate(value)]
+    return "a text in it"
+
+
+def _is_faulty(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _check(posts: Sequence[Post], things: Sequence[Any]) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
 from typing import Any
 
-from choreo.broker.incoming import Headers, Incoming, short
+from choreo.broker.incoming import UNCOUNTED, Headers, Incoming, returns_of, short
 from choreo.broker.rabbitmq.steady_queue import SteadyQueue
 from choreo.errors import EnvelopeError, UnansweredError
 from choreo.events.envelope import Envelope
@@ -49,6 +49,8 @@ class GuardedQueue(SteadyQueue):
     handler: str
     park: Park
     on_consume: OnConsume | None
+    #: A delivery that came back more often is set aside. It ends whatever reads it, in a way that nothing else counts.
+    most_returns = 20
 
     def consume(
         self,
@@ -73,6 +75,10 @@ class GuardedQueue(SteadyQueue):
     def prepare(self, message: Any) -> None:
         """Make the delivery one that Celery can run. Raises `EnvelopeError`, and nothing else, when that fails."""
         try:
+            if returns_of(message) > self.most_returns:
+                raise UnansweredError(
+                    f"it came back {returns_of(message)} times, and was never settled", self.event_in(message)
+                )
             self.read(message)
         except EnvelopeError:
             raise
@@ -82,6 +88,10 @@ class GuardedQueue(SteadyQueue):
     def read(self, message: Any) -> None:
         """The work of `prepare`, for a subclass to implement. It may raise anything."""
         raise NotImplementedError
+
+    def event_in(self, message: Any) -> Envelope | None:  # noqa: ARG002 - only some queues hold events
+        """The event in a delivery that is set aside because it came back too often; None if it holds none."""
+        return None
 
     def origin(self, message: Any) -> tuple[str, str]:  # noqa: ARG002 - a dead-letter queue reads it
         """The handler for which a delivery was meant, and that handler's queue. Used when it is set aside."""
@@ -126,18 +136,28 @@ class GuardedQueue(SteadyQueue):
     def _set_aside(self, message: Any, error: EnvelopeError) -> None:
         if self.keep(message, error):
             message.channel.basic_ack(message.delivery_tag)
-        else:  # this may be the only copy, so it stays in the queue until the store is back
-            message.channel.basic_reject(message.delivery_tag, requeue=True)
+        else:  # this may be the only copy, so it stays in the queue until the store keeps it
+            message.channel.basic_reject(message.delivery_tag, requeue=UNCOUNTED)
 
 
 class HandlerQueue(GuardedQueue):
     """A durable queue whose deliveries become runs of ``handler``."""
+
+    # `Terms.max_deliveries` counts the beginnings of a run. That is more exact, since a worker that dies returns all
+    # deliveries that it had prefetched. This limit is for what never begins.
+    most_returns = 100
 
     def declare(self, nowait: bool = False, channel: Any = None) -> str:
         """Declare the queue and its bindings, but not `Queue.exchange`: Celery sets it, and no event comes from it."""
         self.queue_declare(nowait=nowait, channel=channel)
         self._create_bindings(nowait=nowait, channel=channel)
         return str(self.name)
+
+    def event_in(self, message: Any) -> Envelope | None:
+        """The event in a delivery that is set aside because it came back too often; None if it holds none."""
+        with suppress(EnvelopeError):
+            return Incoming(message).event(self.handler)[0].envelope
+        return None
 
     def read(self, message: Any) -> None:
         """Turn the event in the delivery into a run of the handler."""
@@ -165,6 +185,7 @@ class DeadLetterQueue(HandlerQueue):
     attrs = (*HandlerQueue.attrs, ("prefix", None), ("owners", None))
     prefix: str
     owners: Callable[[], Container[str]]
+    most_returns = GuardedQueue.most_returns
 
     def read(self, message: Any) -> None:
         """Check a notice. Raises `UnansweredError` for an event that RabbitMQ delivered too often."""

@@ -67,6 +67,7 @@ class Topology:
         tasks: Callable[[], Container[str]],
         accept: Callable[[], Container[str]],
         owners: Callable[[], Container[str]],
+        returned: Callable[[str, str], int],
         on_consume: OnConsume | None = None,
     ) -> None:
         self.service = service
@@ -76,6 +77,7 @@ class Topology:
         self._tasks = tasks
         self._accept = accept
         self._owners = owners
+        self._returned = returned
         self._on_consume = on_consume
         self.exchange = Exchange(self.name_of("choreo.events"), type="topic", durable=True)
 
@@ -113,6 +115,7 @@ class Topology:
             park=self._park,
             tasks=self._tasks,
             accept=self._accept,
+            returned=self._returned,
         )
         return [*handlers, letters, tasks]
 

@@ -22,6 +22,7 @@ from choreo.errors import (
     StoreError,
 )
 from choreo.printing import lines
+from choreo.redis_client.refusals import is_explained
 from choreo.service import Service
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -131,15 +132,14 @@ def _explained_errors(app: Service) -> Iterator[None]:
     except EventTooLargeError:
         raise
     except PublishError as error:
-        way_out = "Is this the right broker?" if app.publisher.unheard else "Start it, or correct"
+        way_out = "Is this the right broker? " if app.publisher.unheard else _start_it(error)
         raise click.ClickException(
-            f"{_sentence(error)} The broker is {broker_of(app)}. {way_out} --broker / CHOREO_BROKER_URL."
+            f"{_sentence(error)} The broker is {broker_of(app)}. {way_out}--broker / CHOREO_BROKER_URL."
         ) from error
     except StoreError as error:
         beside = "" if app.conf.get("choreo_store_url") else "--broker / CHOREO_BROKER_URL, or "
         raise click.ClickException(
-            f"{_sentence(error)} The store is {_store_of(app)}. Start it, or correct {beside}"
-            f"--store / CHOREO_STORE_URL."
+            f"{_sentence(error)} The store is {_store_of(app)}. {_start_it(error)}{beside}--store / CHOREO_STORE_URL."
         ) from error
     except DeclarationError as error:
         if "has no broker" in str(error):
@@ -152,6 +152,10 @@ def _explained_errors(app: Service) -> Iterator[None]:
     except click.ClickException as error:
         error.message = lines(error.message)  # type: ignore[misc]
         raise
+
+
+def _start_it(error: Exception) -> str:
+    return "Or correct " if is_explained(str(error)) else "Start it, or correct "
 
 
 def _store_of(app: Service) -> str:

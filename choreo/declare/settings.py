@@ -15,6 +15,7 @@ from celery.utils.collections import ConfigurationView
 from celery.utils.text import match_case
 
 from choreo.errors import DeclarationError
+from choreo.masking import masked
 
 #: The settings that are choreo's.
 SETTINGS = ("choreo_store_url", "choreo_namespace", "choreo_unheard", "choreo_shutdown_timeout", "choreo_fast_lane")
@@ -48,9 +49,10 @@ class ServiceSettings(Settings):
         if not censored:
             return shown
         urls = {name: value for name, value in shown.items() if name.lower().endswith(_URLS)}
-        masked = {name: _masked(value) for name, value in urls.items()}
+        hidden = {name: _masked(value) for name, value in urls.items()}
         others = {name: value for name, value in shown.items() if name not in urls}
-        return {**filter_hidden_settings(others), **masked}
+        # A setting of the user's own may be a URL as well.
+        return {**filter_hidden_settings(masked(others)), **hidden}
 
 
 def without_password(url: str) -> str:

@@ -75,6 +75,7 @@ class Clock:
         if time.monotonic() >= self._tell_at:
             self._tell_at = time.monotonic() + TENDED / 3
             self._ports.store.tend(DELAYED, TENDED)
+            self._ports.store.watch()
             self._owners = self.owners()
         return self.send_due(self._owners)
 

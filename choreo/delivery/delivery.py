@@ -23,7 +23,7 @@ from choreo.delivery.dead_letter import DeadLetter, Reason
 from choreo.delivery.failure import RetryScheduledError, harmless, is_stop, line_of, trace_of
 from choreo.delivery.notice import notice
 from choreo.delivery.ports import Decisions, Ports
-from choreo.errors import EnvelopeError, JoinExpiredError, PublishError, StoreError
+from choreo.errors import EnvelopeError, InvalidEventError, JoinExpiredError, PublishError, StoreError
 from choreo.events.envelope import Envelope
 from choreo.events.lineage import NO_LINEAGE, Lineage
 from choreo.events.message import Message
@@ -158,7 +158,7 @@ class Delivery:
         return self._succeeded(announced, settlement)
 
     def _success(self, announced: list[Envelope], context: Context) -> Settlement:
-        """The records of a success. Raises `EventTooLargeError` for an event that cannot be announced."""
+        """The records of a success. Raises a `PublishError` for an event that cannot be sent: see `message_for`."""
         sent = {f"event:{envelope.id}": self.ports.publisher.message_for(envelope) for envelope in announced}
         delays = {f"event:{key}": delay.seconds(self.ports.store.now) for key, delay in context.delays.items()}
         later = [Scheduled(key, sent.pop(key), delay) for key, delay in delays.items() if key in sent]
@@ -213,7 +213,7 @@ class Delivery:
         """Settle the claim, and send the messages that leave with it. Returns "", or the reason if it was too late."""
         committed = self.decisions.commit(self.claim, settlement)
         if committed.outcome is Outcome.LOST:
-            raise StoreError(FORGOTTEN)
+            raise StoreError(FORGOTTEN, is_outage=False)
         self.settled = True
         # The unit was settled by another commit. Nothing of this one is sent.
         if committed.outcome is not Outcome.OK:
@@ -263,8 +263,9 @@ class Delivery:
         )
 
     def _wait(self, error: BaseException) -> float | None:
-        # Neither can succeed later: the same data does not fit the same model, and the deadline has passed.
-        if isinstance(error, (EnvelopeError, JoinExpiredError)):
+        # None of them can succeed later: the same data does not fit the same model, the deadline has passed, and the
+        # same text cannot be written.
+        if isinstance(error, (EnvelopeError, JoinExpiredError, InvalidEventError)):
             return None
         return self.subscription.retry.wait(self.attempt, error)
 
@@ -276,6 +277,8 @@ class Delivery:
             return Reason.EXPIRED
         if isinstance(error, EnvelopeError):
             return Reason.UNREADABLE
+        if isinstance(error, InvalidEventError):
+            return Reason.REFUSED
         return Reason.EXHAUSTED if self.subscription.retry.covers(error) else Reason.REFUSED
 
 

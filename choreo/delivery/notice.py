@@ -12,7 +12,7 @@ from choreo.declare.reaction import describe
 from choreo.delivery.dead_letter import DeadLetter, Reason
 from choreo.delivery.failure import harmless, is_stop
 from choreo.delivery.ports import Ports
-from choreo.errors import EnvelopeError, UnansweredError
+from choreo.errors import EnvelopeError, StoreError, UnansweredError
 from choreo.events.envelope import Envelope
 from choreo.events.ids import task_id
 from choreo.events.lineage import lineage_of
@@ -75,7 +75,8 @@ def park(
     Record a delivery that cannot be handled as a dead letter, and schedule its notice. Raises `StoreError`.
 
     ``error`` is the reason; after an `UnansweredError` it is POISON, else UNREADABLE. ``envelopes`` holds the event if
-    it can be read. ``join`` is the handler's declaration if the handler is a join.
+    it can be read. ``join`` is the handler's declaration if the handler is a join. If the store refuses to record it
+    for this handler, it is recorded for the service, under which ``choreo dead-letters`` finds it as well.
     """
     letter = DeadLetter(
         ports.service_name,
@@ -88,12 +89,24 @@ def park(
         failed_at=ports.now(),
     )
     if isinstance(error, UnansweredError):
-        unit = _unit_of(join, error.envelope)
-        letter = replace(letter, reason=Reason.POISON, envelopes=(error.envelope,), unit=unit)
+        letter = replace(letter, reason=Reason.POISON)
+        if error.envelope is not None:
+            letter = replace(letter, envelopes=(error.envelope,), unit=_unit_of(join, error.envelope))
+    try:
+        _bury(ports, letter)
+    except StoreError as refusal:
+        if refusal.is_outage or handler == ports.service_name:
+            raise
+        # A replay sends the message as it is: the service itself has no event to handle.
+        why = f"{letter.error} (kept for the service, since {handler} can keep none: {refusal})"
+        _bury(ports, replace(letter, handler=ports.service_name, error=why, envelopes=(), unit=None))
+
+
+def _bury(ports: Ports, letter: DeadLetter) -> None:
     scheduled = Scheduled(f"notice:{letter.id}", notice(letter, ports))
     # It is so already, unless the store has lost its memory. Then nobody would find the letter.
-    ports.store.register([handler])
-    ports.store.bury(handler, letter.id, letter.to_json(), [scheduled])
+    ports.store.register([letter.handler])
+    ports.store.bury(letter.handler, letter.id, letter.to_json(), [scheduled])
 
 
 class NoticeDelivery:

@@ -39,7 +39,7 @@ class Sends(Protocol):
     """The publisher, as a delivery sees it."""
 
     def message_for(self, envelope: Envelope) -> Message:
-        """The message that announces an event. Raises `EventTooLargeError`."""
+        """The message that announces an event. Raises `EventTooLargeError` and `InvalidEventError`."""
 
     def send(self, messages: Iterable[Message]) -> None:
         """Send messages. Raises `PublishError` unless the broker confirms every one."""

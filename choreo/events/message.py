@@ -3,6 +3,7 @@
 import json
 import reprlib
 from base64 import b64decode, b64encode
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -121,19 +122,17 @@ class Message:
         record = {
             "exchange": self.exchange,
             "routing_key": self.routing_key,
-            "headers": _writable(self.headers),
             "content_type": self.content_type,
             "content_encoding": self.content_encoding,
             "base64": encoded,
             "body": body,
         }
-        # A header of a foreign message can hold a value that JSON cannot (a timestamp in an AMQP table).
-        try:
-            return json.dumps(record, separators=(",", ":"), default=str)
-        except TypeError:
-            # The name of a header in a table need not be a text either: py-amqp leaves bytes as they are.
-            record["headers"] = _named(record["headers"])
-            return json.dumps(record, separators=(",", ":"), default=str)
+        # A header of a foreign message can hold a value that JSON cannot (a timestamp in an AMQP table), and any value
+        # may raise any error when it is written.
+        for form in (_writable, _named, _shortened):
+            with suppress(Exception):
+                return json.dumps(record | {"headers": form(self.headers)}, separators=(",", ":"), default=str)
+        raise AssertionError("a shortened text can always be written")
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Message":
@@ -144,10 +143,18 @@ class Message:
 
 
 def _named(value: Any) -> Any:
-    """The value with a text for the name of each entry of its tables."""
+    """The value as `_writable` gives it, with a text for the name of each entry of its tables."""
+    return _with_names(_writable(value))
+
+
+def _with_names(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name if isinstance(name, str) else str(name): _named(part) for name, part in value.items()}
-    return [_named(part) for part in value] if isinstance(value, list | tuple) else value
+        return {name if isinstance(name, str) else str(name): _with_names(part) for name, part in value.items()}
+    return [_with_names(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def _shortened(headers: dict[str, Any]) -> dict[str, Any]:
+    return {"x-choreo-headers": reprlib.repr(headers)}
 
 
 def _writable(headers: dict[str, Any]) -> dict[str, Any]:

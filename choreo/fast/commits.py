@@ -43,6 +43,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from choreo.broker.redis.ownership import Ownership
 from choreo.daemon import Daemon
+from choreo.redis_client.refusals import is_outage
 from choreo.redis_client.scripts import Script
 from choreo.redis_client.wire import Part, Wire, pack, pack_some
 
@@ -476,9 +477,9 @@ class Commits:
             self._own().ack(sent.tag)
         elif fate is Fate.BACK:
             self._wary_until = time.monotonic() + WARY
-            # A refusal may repeat with every delivery, so it counts as a failed one. If Redis is away, that says
-            # nothing about the event.
-            away = isinstance(answer, Exception) and not isinstance(answer, ResponseError)
+            # A refusal may repeat with every delivery, so it counts as a failed one. If Redis is away or full, that
+            # says nothing about the event.
+            away = isinstance(answer, Exception) and is_outage(answer)
             self._own().return_soon([sent.tag], counted=not away)
 
 

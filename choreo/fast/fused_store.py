@@ -106,7 +106,8 @@ class FusedStore(RedisStore):
             if len(self._headers) >= 1000:
                 self._headers.clear()
             handler, inflight = place
-            keys = [*self._settlement_keys(handler), inflight, *self._routing]
+            # A claim without a delivery acks nothing. A key without a name is denied to a user with a key pattern.
+            keys = [*self._settlement_keys(handler), inflight or self._keys.inflight("-"), *self._routing]
             args = [self._key(handler, ""), self._sep, self._keys.prefix, self._keys.token("")]
             header = self._headers[place] = Header(self._commit, keys, args)
         return header

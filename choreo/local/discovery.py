@@ -257,13 +257,17 @@ def only_package(directory: Path) -> str:
 
 def packages_with_services(directory: Path) -> list[str]:
     """The packages and modules in a directory that define services with handlers. None of them is imported."""
-    return [name for name in packages_here(directory) if Package(name).homes]
+    return [package.name for package in _packages_in(directory) if package.homes]
 
 
 def packages_with_events(directory: Path) -> dict[str, Package]:
     """The packages and modules in a directory that define or import events. None of them is imported."""
-    found = ((name, Package(name)) for name in packages_here(directory))
-    return {name: package for name, package in found if package.events}
+    return {package.name: package for package in _packages_in(directory) if package.events}
+
+
+def _packages_in(directory: Path) -> Iterator[Package]:
+    # Python may not look for modules there.
+    return (Package(name) for name in packages_here(directory) if source_of(name) is not None)
 
 
 def imported(name: str) -> ModuleType:

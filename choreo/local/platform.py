@@ -370,6 +370,11 @@ class Platform:
 
     def _chosen(self, names: Iterable[str]) -> list[str]:
         unknown = [name for name in names if name not in self._found]
+        for name in unknown:
+            if name in self.silent:
+                raise PlatformError(
+                    f"{name} ({self.silent[name]}) has no handler, so there is nothing to run. It can publish only."
+                )
         if unknown:
             raise PlatformError(
                 f"{self.package} has no service {' and no service '.join(map(repr, unknown))}; "

@@ -150,7 +150,9 @@ def sources_of(package: str) -> list[Source]:
 
 def packages_here(directory: Path) -> list[str]:
     """The names of the packages and modules in a directory, without tests and scripts."""
-    found = [info.name for info in pkgutil.iter_modules([str(directory)])]
+    found = {info.name for info in pkgutil.iter_modules([str(directory)])}
+    # A package needs no __init__.py.
+    found |= {place.name for place in directory.iterdir() if place.name.isidentifier() and any(place.glob("*.py"))}
     return sorted(name for name in found if not is_skipped(name) and name != "choreo")
 
 

@@ -13,6 +13,8 @@ from choreo.redis_client.tls import scheme_of, tls_options, without_tls
 #: Options of each client, in seconds. redis-py's defaults wait for ever.
 OPTIONS = {"socket_timeout": 10, "socket_connect_timeout": 5, "health_check_interval": 25}
 SENTINEL_PORT = 26379
+#: Why the port of a URL may be no number.
+SPECIAL = "its password holds a character such as / # ? that must be written as %2F %23 %3F"
 _SERVERS = ("redis", "rediss", "valkey", "valkeys")
 
 
@@ -35,7 +37,9 @@ def make_client(url: str, ssl: Mapping[str, Any] | bool | None, transport: Mappi
             url = f"{'rediss' if tls else 'redis'}://{url.partition('://')[2]}"
         return redis.Redis.from_url(url, **options, **tls)
     except ValueError as error:
-        raise DeclarationError(f"choreo_store_url is no URL of a Redis server: {error}") from error
+        # A password with a special character may be a part of the error's text, and of its traceback.
+        reason = str(error) if "Port could not" not in str(error) else "its port is no number, or " + SPECIAL
+        raise DeclarationError(f"choreo_store_url is no URL of a Redis server: {reason}") from None
 
 
 def sentinel_options(tls: Mapping[str, Any], transport: Mapping[str, Any]) -> dict[str, Any]:

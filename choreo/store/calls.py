@@ -12,6 +12,7 @@ import redis
 from choreo import forks
 from choreo.errors import StoreError
 from choreo.redis_client.client import make_client
+from choreo.redis_client.refusals import explained, is_outage
 from choreo.redis_client.scripts import Script
 from choreo.redis_client.wire import Part, Wire
 
@@ -57,7 +58,7 @@ class Calls:
         """Context: redis-py's client, for rare commands. A command takes several times as long as on a wire."""
         try:
             yield self._client
-        except redis.RedisError as error:
+        except (redis.RedisError, UnicodeEncodeError) as error:
             raise self.failed(error) from error
 
     def run(self, script: Script, keys: Sequence[Part], args: Sequence[Any]) -> Any:
@@ -92,7 +93,7 @@ class Calls:
         """The `StoreError` for an error. It names the server, without user, password and query."""
         # The query of a URL may hold a password as well.
         address = (self.url.rpartition("@")[2] or self.url).partition("?")[0]
-        return StoreError(f"the call to the store at {address} failed: {error}")
+        return StoreError(f"the call to the store at {address} failed: {explained(error)}", is_outage=is_outage(error))
 
     def _on_a_wire(self, call: Callable[[Wire], T]) -> T:
         forks.notice()

@@ -129,5 +129,12 @@ class Claims(Protocol):
     def forgive(self, claim: Claim) -> None:
         """Count one beginning less: a stop of the worker ended the handler, which is not the handler's fault."""
 
+    def returned(self, handler: str, delivery: str) -> int:
+        """
+        Count one more return of a delivery to its queue that no claim counts. Returns the number of its returns.
+
+        ``delivery`` is any text that names it. The count is kept for `Terms.retention`.
+        """
+
     def commit(self, claim: Claim, settlement: Settlement) -> Committed:
         """Settle a claim. Unless the outcome is OK, nothing of the settlement holds, and nothing is to be sent."""

@@ -128,6 +128,8 @@ class _Drawer:
     calendar: _Calendar = field(default_factory=_Calendar)
     letters: dict[str, str] = field(default_factory=dict)
     tally: Counter[str] = field(default_factory=Counter)
+    #: Delivery → how often it came back: see `Claims.returned`.
+    returns: Counter[str] = field(default_factory=Counter)
 
     def count(self, reason: str, arrival: Arrival) -> None:
         """Count an event that does not count for the join, unless it was delivered before."""
@@ -268,6 +270,13 @@ class MemoryStore(Store):
         """Count one beginning less."""
         unit = self._unit(claim)
         unit.deliveries = max(unit.deliveries - 1, 0)
+
+    @_locked
+    def returned(self, handler: str, delivery: str) -> int:
+        """Count one more return of a delivery that no claim counts."""
+        returns = self._drawers[handler].returns
+        returns[delivery] += 1
+        return returns[delivery]
 
     @_locked
     def renew(self, claim: Claim) -> bool:
@@ -450,12 +459,21 @@ class MemoryStore(Store):
         )
 
     @_locked
+    def declared(self, service: str) -> dict[str, list[Binding]]:
+        """The live workers of a service, and the bindings that each declares."""
+        workers, now = self._registers[service].workers, self._clock()
+        return {name: sorted(bindings) for name, (until, bindings) in workers.items() if until > now}
+
+    @_locked
     def forget_queue(self, service: str, queue: str) -> None:
         """Forget a queue that no longer exists."""
         self._registers[service].queues.discard(queue)
 
     def ping(self) -> None:
         """Do nothing: this store always answers."""
+
+    def watch(self) -> None:
+        """Do nothing: this store drops nothing."""
 
     def _unit(self, claim: Claim) -> _Unit:
         units = self._drawers[claim.handler].units

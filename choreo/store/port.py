@@ -19,3 +19,6 @@ class Store(Claims, Joins, Schedule, Letters, Register, Protocol):
 
     def ping(self) -> None:
         """Raise `StoreError` unless the store answers."""
+
+    def watch(self) -> None:
+        """Look now and then if the server drops what it should keep, and log that. Never raises."""

@@ -6,12 +6,15 @@ keeps them in one slot. Every script begins with a comment on its keys, argument
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
+from hashlib import sha1
 from typing import Any
 
 from choreo.errors import StoreError
 from choreo.events.message import Message
 from choreo.events.patterns import Binding
+from choreo.redis_client.evictions import watch
 from choreo.redis_client.scripts import Script
 from choreo.redis_client.wire import Part
 from choreo.store.calls import Calls
@@ -92,6 +95,16 @@ class RedisStore(Store):
     def forgive(self, claim: Claim) -> None:
         """Count one beginning less."""
         self._run("forgive", self._unit(claim.handler, claim.unit)[:1], [])
+
+    def returned(self, handler: str, delivery: str) -> int:
+        """Count one more return of a delivery that no claim counts."""
+        # Any text may name the delivery, so the name of the key is a digest of it.
+        digest = sha1(delivery.encode(errors="surrogatepass"), usedforsecurity=False).hexdigest()
+        key = self._key(handler, "returned", digest)
+        with self._calls.client() as client, client.pipeline(transaction=True) as pipeline:
+            pipeline.incr(key)
+            pipeline.pexpire(key, self._retention)
+            return int(pipeline.execute()[0])
 
     def arrive(self, claim: Claim, arrival: Arrival) -> Begun:
         """Record one part of a join, and claim the join if it is complete."""
@@ -320,6 +333,17 @@ class RedisStore(Store):
         stale, again, orphans = (sorted(text.decode() for text in texts) for texts in lists)
         return Declared(bool(known), [_pair(text) for text in stale], [_pair(text) for text in again], orphans)
 
+    def declared(self, service: str) -> dict[str, list[Binding]]:
+        """The live workers of a service, and the bindings that each declares."""
+        with self._calls.client() as client:
+            workers, (seconds, _) = client.hgetall(self._key(service, "workers")), client.time()
+        found = {}
+        for worker, record in workers.items():
+            until, *bindings = record.decode().split("\n")
+            if int(until) / 1000 > seconds:
+                found[worker.decode()] = [_pair(text) for text in bindings]
+        return found
+
     def forget_queue(self, service: str, queue: str) -> None:
         """Forget a queue that no longer exists."""
         with self._calls.client() as client:
@@ -329,6 +353,11 @@ class RedisStore(Store):
         """Raise `StoreError` unless the server answers."""
         with self._calls.client() as client:
             client.ping()
+
+    def watch(self) -> None:
+        """Log that the server evicts keys, or may."""
+        with suppress(StoreError):
+            watch(self.url, lambda: self._calls.commands([("INFO",)])[0])
 
 
 def begun(answer: list[Any]) -> Begun:

@@ -40,5 +40,8 @@ class Register(Protocol):
         worker may have declared one of them in between, and it must be made again.
         """
 
+    def declared(self, service: str) -> dict[str, list[Binding]]:
+        """The live workers of a service, and the bindings that each declares."""
+
     def forget_queue(self, service: str, queue: str) -> None:
         """Forget a queue that no longer exists."""

@@ -6,12 +6,19 @@ from typing import Any
 
 import amqp
 from celery.concurrency.solo import TaskPool as SoloPool
+from celery.exceptions import WorkerShutdown
+from celery.platforms import EX_FAILURE
 from celery.worker import state
 from celery.worker.consumer import Consumer
 from kombu.common import ignore_errors
 
+from choreo.broker.redis.consuming import is_choreos
 from choreo.broker.workload import begun_requests, listed, written_job
+from choreo.errors import DeclarationError
 from choreo.printing import one_line
+from choreo.worker.countdowns import CountdownRoom
+from choreo.worker.pool import describe_loss, replace_killed, watch_again
+from choreo.worker.rates import Rates
 from choreo.worker.unrunnable import guard_traces, guarded
 from choreo.worker.worker_events import Lull
 
@@ -36,6 +43,11 @@ class ServiceConsumer(Consumer):
     - A job that was written to a pool child is not forgotten when the worker stops or loses its connection.
     - Worker events are collected for a moment before they are sent: see `choreo.worker.worker_events`.
     - A message that Celery cannot run, and would end the worker, becomes a dead letter: see `choreo.worker.unrunnable`.
+    - A handler with a rate limit does not use up the prefetch of the others, and countdowns not that of their queue:
+      see `choreo.worker.rates` and `choreo.worker.countdowns`.
+    - A changed rate limit also holds for the deliveries that wait already.
+    - A child of the prefork pool that is killed while the worker starts is replaced. If the worker must end because of
+      its pool, or of a setting, it says so in one line.
     """
 
     class Blueprint(Consumer.Blueprint):
@@ -44,6 +56,74 @@ class ServiceConsumer(Consumer):
         default_steps = tuple(
             step for step in Consumer.Blueprint.default_steps if not step.endswith(":DelayedDelivery")
         )
+
+    def start(self) -> None:
+        """Run as Celery does. Raises `WorkerShutdown`, after one line in the log, if that cannot go on."""
+        try:
+            super().start()
+        except DeclarationError as error:
+            logger.critical("%s ends: %s", self.hostname, error)
+        except Exception as error:
+            loss = describe_loss(error)
+            if loss is None:
+                raise
+            logger.critical("%s ends, and must be started again: %s", self.hostname, loss)
+            logger.debug("the error of the pool", exc_info=error)
+        else:
+            return
+        raise WorkerShutdown(EX_FAILURE)
+
+    def loop_args(self) -> Any:
+        """Celery calls this once per connection, when the event loop is about to begin."""
+        watch_again(self.pool)
+        return super().loop_args()
+
+    def on_ready(self) -> None:
+        """Called before the event loop begins, once per connection."""
+        replace_killed(self.pool)
+        CountdownRoom.make(self)
+        super().on_ready()
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Connect again as Celery does. Logs a refusal of RabbitMQ as one: Celery calls it a lost connection."""
+        if isinstance(exc, amqp.ChannelError):
+            logger.error("RabbitMQ refuses a request of this worker, which asks again: %s", exc)
+        super().on_connection_error_after_connected(exc)
+
+    # -- rate limits ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def rates(self) -> Rates:
+        """The deliveries that wait for the rate of their handler."""
+        return Rates(self.task_buckets)
+
+    def reset_rate_limits(self) -> None:
+        """Read the rate limits again. Deliveries that wait already follow the new limit; Celery keeps the old one."""
+        waiting = list(self.rates.take_all())
+        super().reset_rate_limits()
+        self.rates.changed()
+        self._tell_transport()
+        for name, (request, tokens) in waiting:
+            if bucket := self.task_buckets[name]:
+                self._limit_task(request, bucket, tokens)
+            else:
+                self._limit_move_to_pool(request)
+
+    def update_strategies(self) -> None:
+        """Make the strategies, once per connection."""
+        super().update_strategies()
+        self._tell_transport()
+
+    def _tell_transport(self) -> None:
+        """Tell choreo's Redis transport which deliveries wait for a rate. Most workers limit none: it need not ask."""
+        # Celery reads the rate limits for the first time before it has the attribute.
+        connection = getattr(self, "connection", None)
+        if connection is not None and is_choreos(connection):
+            qos = connection.default_channel.qos
+            qos.held = self.rates.held if self.rates.are_limited else None
+            qos.held_for = self.rates.held_for
+
+    # -- connections ------------------------------------------------------------------------------------------------
 
     def connect(self) -> Any:
         """Connect as Celery does, with `ANSWER_TIMEOUT` for the answers of RabbitMQ."""

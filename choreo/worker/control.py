@@ -13,6 +13,7 @@ from celery.app.control import Control, Inspect
 from celery.utils.functional import maybe_list
 
 from choreo.worker.logical_clock import LogicalClock
+from choreo.worker.mailbox import ServiceMailbox
 
 #: The position of ``limit`` in the arguments of Celery's `broadcast` behind ``destination``.
 _POSITION_OF_LIMIT = 4
@@ -57,6 +58,8 @@ class ServiceInspect(Inspect):
 
 class ServiceControl(Control):
     """``app.control`` of a service. It reaches the service's own workers unless a command names others."""
+
+    Mailbox = ServiceMailbox
 
     def __init__(self, app: Any = None) -> None:
         super().__init__(app)

@@ -10,14 +10,15 @@ from typing import Any, ClassVar
 from celery.exceptions import Reject
 from celery.exceptions import Retry as CeleryRetry
 
-from choreo.broker.incoming import EventText
+from choreo.broker.incoming import UNCOUNTED, EventText
 from choreo.broker.queue import STORE_PAUSE
+from choreo.declare.join import Join
 from choreo.declare.subscription import Subscription
 from choreo.delivery.delivery import Delivery
 from choreo.delivery.failure import RetryScheduledError, is_stop, line_of
 from choreo.delivery.join import delivery_to
 from choreo.delivery.notice import park
-from choreo.errors import EnvelopeError, StoreError
+from choreo.errors import EnvelopeError, StoreError, UnansweredError
 from choreo.events.envelope import Envelope
 from choreo.events.lineage import Lineage
 from choreo.events.message import Message, parsed
@@ -43,7 +44,8 @@ class HandlerTask(SafeTask):
         Handle one delivery, the event as JSON. The answer is for people who read logs and Flower.
 
         Raises Celery's `Retry` if a retry is scheduled, the handler's error or an `EnvelopeError` if the event became a
-        dead letter, and `Reject`, which puts the message back into its queue, if nothing could be recorded.
+        dead letter, and `Reject`, which puts the message back into its queue, if nothing could be recorded. That is
+        counted, unless the store is away: after `Terms.max_deliveries` times the event becomes a dead letter.
         """
         envelope, delivery, parked = None, None, False
         try:
@@ -63,14 +65,16 @@ class HandlerTask(SafeTask):
             # Nothing is recorded yet, so an ack would lose the event. The store may be away, or a time limit may have
             # ended this method between two lines.
             what = delivery or self.name
-            if isinstance(error, StoreError):
+            if isinstance(error, StoreError) and error.is_outage:
                 logger.error("%s: %s; it is held until the store is back", what, error)
                 with suppress(BaseException):
                     outlast(self.app.runtime.store)
-            else:
-                logger.exception("%s could not be settled; it stays in its queue", what)
-                with suppress(BaseException):
-                    time.sleep(STORE_PAUSE)
+                raise Reject(error, requeue=UNCOUNTED) from error
+            if self._is_given_up(event, envelope, error):
+                raise UnansweredError(f"{what} could not be settled: {line_of(error)}", envelope) from error
+            logger.error("%s could not be settled; it stays in its queue", what, exc_info=error)
+            with suppress(BaseException):
+                time.sleep(STORE_PAUSE)
             raise Reject(error, requeue=True) from error
 
     def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
@@ -109,12 +113,24 @@ class HandlerTask(SafeTask):
         """A delivery to this handler. ``options`` are those of `Delivery`, and so are the errors."""
         return delivery_to(self.app.runtime, self.subscription, envelope, attempt, **options)
 
+    def _is_given_up(self, event: str | dict[str, Any], envelope: Envelope | None, error: BaseException) -> bool:
+        """Count that an event could not be settled. True if that was too often, and it is a dead letter now."""
+        runtime = self.app.runtime
+        with suppress(Exception):  # it stays in its queue, and is counted the next time
+            count = runtime.store.returned(self.name, str(event))
+            if count >= runtime.terms.max_deliveries:
+                reason = f"it was begun {count} times, and could not be settled: {line_of(error)}"
+                self._park(event, envelope, UnansweredError(reason, envelope))
+                return True
+        return False
+
     def _park(self, event: str | dict[str, Any], envelope: Envelope | None, error: EnvelopeError) -> None:
         runtime = self.app.runtime
         queue = runtime.queue_of(self.name)
         if envelope is not None:
             message = Message.carrying(envelope, exchange="", routing_key=queue)
-            park(runtime, self.name, message, error, (envelope,))
+            join = self.subscription if isinstance(self.subscription, Join) else None
+            park(runtime, self.name, message, error, (envelope,), join)
             return
         body = json.dumps([[event], {}, {}], ensure_ascii=False).encode(errors="surrogatepass")
         park(runtime, self.name, Message("", queue, body, {"task": self.name}), error)

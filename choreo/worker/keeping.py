@@ -7,6 +7,7 @@ from billiard.exceptions import SoftTimeLimitExceeded, Terminated, TimeLimitExce
 from celery.exceptions import Ignore, Reject, Retry
 from celery.worker.request import Request
 
+from choreo.broker.incoming import UNCOUNTED
 from choreo.errors import EnvelopeError
 from choreo.worker.unrunnable import keep
 
@@ -33,5 +34,5 @@ class KeepingRequest(Request):
             elif isinstance(error, Exception) and not isinstance(error, _KNOWN):
                 fault = EnvelopeError(f"the pool cannot run it: {error!r}")
                 if not keep(self.app, self.message, fault):
-                    self.reject(requeue=True)
+                    self.reject(requeue=UNCOUNTED)
         return super().on_failure(exc_info, send_failed_event, return_ok)

@@ -1,6 +1,7 @@
 """The worker program: `celery -A handlers.payment worker` is node ``payment@payment.host``."""
 
 import gc
+import logging
 from socket import gethostname
 from typing import Any
 
@@ -12,11 +13,14 @@ from kombu.exceptions import SerializerNotInstalled
 from kombu.serialization import prepare_accept_content
 
 from choreo.events.message import JSON
+from choreo.masking import masked
 from choreo.worker import logs
 from choreo.worker import panel as panel  # it changes Celery's remote control commands
 from choreo.worker.control import node_name
 from choreo.worker.logical_clock import LogicalClock
 from choreo.worker.task import SafeTask
+
+logger = logging.getLogger(__name__)
 
 #: Tenths of a second that a pool child waits at its end until its parent has read its results.
 RESULTS_READ = 10
@@ -64,6 +68,16 @@ class ServiceWorker(Worker):
         for task in self.app.tasks.values():
             if isinstance(task, SafeTask):
                 task.check()
+        if (priority := self.app.conf.task_queue_max_priority) is not None:
+            logger.warning(
+                "task_queue_max_priority = %s is for queues of ordinary tasks. A handler's queue has no priorities: on "
+                "RabbitMQ it is a quorum queue, and events come in the order of their arrival.",
+                priority,
+            )
+
+    def stats(self) -> Any:
+        """Celery's statistics, without passwords: the broker's are among its options and alternative URLs."""
+        return masked(super().stats())
 
     def on_start(self) -> None:
         """Start as Celery does, then exempt all objects that exist now from garbage collection."""

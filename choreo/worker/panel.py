@@ -5,6 +5,7 @@ Celery carries them out after it has answered, or where nothing looks at their e
 process are not concerned.
 """
 
+import math
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -24,13 +25,19 @@ def _to_queue(state: Any, queue: str = "", **_: Any) -> str:
     return f"{state.app.service_name} has no queue {queue!r}. Its queues are {', '.join(sorted(queues))}."
 
 
-def _to_limit(state: Any, **_: Any) -> str:
-    """Only a pool of processes can end a handler."""
+def _to_limit(state: Any, soft: Any = None, hard: Any = None, **_: Any) -> str:
+    """Only a pool of processes can end a handler, and only at limits that are seconds."""
     pool = state.consumer.pool
     if pool is None or isinstance(pool, PreforkPool):
-        return ""
+        if _is_seconds(soft) and _is_seconds(hard) and not (soft and hard and soft >= hard):
+            return ""
+        return f"soft={soft!r} hard={hard!r}: the limits take seconds, and the soft one must be less than the hard one."
     kind = type(pool).__module__.rpartition(".")[2].replace("thread", "threads")
     return f"the {kind} pool cannot end a handler, so a time limit would do nothing. Use --pool prefork."
+
+
+def _is_seconds(limit: Any) -> bool:
+    return limit is None or (type(limit) in (int, float) and 0 <= limit < math.inf)
 
 
 def _objecting(command: Callable[..., Any], objection: Objection) -> Callable[..., Any]:

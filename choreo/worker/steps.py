@@ -13,6 +13,7 @@ from choreo.broker.bindings import Bindings
 from choreo.delivery.clock import Clock
 from choreo.errors import StoreError
 from choreo.worker.bindings import BindingKeeper
+from choreo.worker.namesakes import program_of, warn_of_namesakes
 from choreo.worker.outage import STEP
 
 logger = logging.getLogger(__name__)
@@ -34,8 +35,9 @@ class ClockStep(bootsteps.StartStopStep):
         """
         Register the handlers and joins in the store, and start the clock.
 
-        Waits for the store if it is away, as Celery waits for the broker. Raises `StoreError` if the setting
-        ``broker_connection_retry_on_startup`` is False, and `WorkerShutdown` if the worker is told to stop.
+        Waits for the store if it is away, as Celery waits for the broker. Raises `StoreError` if the store is there and
+        refuses, or the setting ``broker_connection_retry_on_startup`` is False, and `WorkerShutdown` if the worker is
+        told to stop.
         """
         runtime = worker.app.runtime
         _introduce(runtime, waits=worker.app.conf.broker_connection_retry_on_startup)
@@ -60,12 +62,16 @@ class BindingsStep(bootsteps.StartStopStep):
         self._keeper: BindingKeeper | None = None
 
     def start(self, worker: Any) -> None:
-        """Report once, then start the keeper."""
+        """Look for namesakes, report once, then start the keeper."""
         runtime = worker.app.runtime
+        patterns = runtime.topology.patterns()
+        name = f"{worker.hostname}/{os.getpid()} {program_of(runtime.subscriptions)}".rstrip()
+        declared = [(queue, pattern) for queue in patterns for pattern in patterns[queue]]
+        warn_of_namesakes(runtime.service_name, name, declared, runtime.store)
         self._keeper = BindingKeeper(
             runtime.service_name,
-            f"{worker.hostname}/{os.getpid()}",
-            runtime.topology.patterns(),
+            name,
+            patterns,
             runtime.store,
             Bindings(worker.app.connection_for_write, runtime.topology.exchange),
         )
@@ -86,7 +92,7 @@ def _introduce(runtime: Any, *, waits: bool) -> None:
             runtime.introduce()
             return
         except StoreError as error:
-            if not waits:
+            if not (waits and error.is_outage):
                 raise
             logger.error("%s; this worker begins once the store is back, and asks again in %g s", error, pause)
         until = time.monotonic() + pause

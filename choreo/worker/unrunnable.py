@@ -16,7 +16,7 @@ from celery.states import FAILURE
 from celery.worker import state
 from kombu.exceptions import KombuError, OperationalError
 
-from choreo.broker.incoming import brief
+from choreo.broker.incoming import UNCOUNTED, brief
 from choreo.broker.queue import GuardedQueue
 from choreo.broker.workload import listed
 from choreo.errors import EnvelopeError
@@ -71,7 +71,7 @@ def _refuse(consumer: Any, message: Any, error: Exception) -> None:
     if kept:
         message.ack_log_error(logger, consumer.connection_errors)
     else:
-        message.reject_log_error(logger, consumer.connection_errors, requeue=True)
+        message.reject_log_error(logger, consumer.connection_errors, requeue=UNCOUNTED)
 
 
 def guard_traces(app: Any) -> None:

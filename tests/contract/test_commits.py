@@ -851,7 +851,10 @@ def test_without_an_event_loop_nothing_is_sent_ahead(place: Place, worker: Worke
     worker.connection.transport.cycle.hub = None
 
 
-@pytest.mark.parametrize(("error", "counted"), [(Away("gone"), False), (ResponseError("OOM"), True)])
+@pytest.mark.parametrize(
+    ("error", "counted"),
+    [(Away("gone"), False), (ResponseError("OOM command not allowed"), False), (ResponseError("WRONGTYPE"), True)],
+)
 def test_what_a_failure_counts(error: Exception, counted: bool):
     told: list[Any] = []
 

@@ -8,6 +8,9 @@ import pytest
 from choreo.store import Store, Terms
 from choreo.store.memory import MemoryStore
 from choreo.store.redis import RedisStore
+from choreo.worker.namesakes import program_of, warn_of_namesakes
+from tests.unit.events import OrderPlaced
+from tests.unit.stage import service
 from tests.waiting import eventually
 
 OLD = [("payment.charge", "order.placed"), ("payment.charge", "order.*"), ("payment.refund", "order.cancelled")]
@@ -84,3 +87,53 @@ def test_services_do_not_see_each_other(store: Store) -> None:
     store.declare("payment", "one", (), 0)
 
     assert list(store.declare("loyalty", "one", [("loyalty.award", "payment.charged")], LONG).stale) == []
+
+
+def test_the_live_workers_are_listed_with_what_they_declare(store: Store) -> None:
+    store.declare("payment", "old host /srv/a.py", OLD, LONG)
+    store.declare("payment", "new", NEW, LONG)
+    store.declare("payment", "gone", NEW, LONG)
+    store.declare("payment", "gone", (), 0)
+    store.declare("payment", "silent", NEW, 0.001)
+    store.declare("loyalty", "other", NEW, LONG)
+
+    def found() -> dict[str, set[tuple[str, str]]]:
+        return {worker: set(bindings) for worker, bindings in store.declared("payment").items()}
+
+    assert eventually(lambda: len(found()) == 2)
+    assert found() == {"old host /srv/a.py": set(OLD), "new": set(NEW)}
+
+
+class TestNamesakes:
+    def test_a_worker_that_declares_something_else_is_named_with_the_difference_and_the_way_out(
+        self, store: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        store.declare("payment", "payment@a/1 /srv/a/payment.py", OLD, LONG)
+
+        warn_of_namesakes("payment", "payment@b/2 /srv/b/payment.py", NEW, store)
+
+        (record,) = caplog.records
+        text = record.getMessage()
+        assert record.levelname == "WARNING"
+        assert "payment@a/1 /srv/a/payment.py declares payment.charge (order.*), payment.refund" in text
+        assert "payment@b/2 /srv/b/payment.py, declares payment.report (order.placed)" in text
+        assert "Service('payment_2')" in text
+
+    def test_the_same_program_is_no_namesake(self, store: Store, caplog: pytest.LogCaptureFixture) -> None:
+        store.declare("payment", "one", OLD, LONG)
+        store.declare("payment", "two", NEW, 0.001)
+        eventually(lambda: len(store.declared("payment")) == 1)
+
+        warn_of_namesakes("payment", "three", OLD, store)
+        warn_of_namesakes("loyalty", "other", NEW, store)
+
+        assert caplog.text == ""
+
+    def test_a_program_is_named_by_the_file_of_its_handlers(self) -> None:
+        app = service("payment")
+        assert program_of(app.subscriptions) == ""
+
+        @app.on(OrderPlaced)
+        def charge(order: OrderPlaced) -> None: ...
+
+        assert program_of(app.subscriptions) == __file__

@@ -88,9 +88,9 @@ def test_the_banner_says_where_events_come_from(payment: Payment) -> None:
 
 
 def test_what_does_not_belong_into_a_handlers_queue_is_kept_as_a_dead_letter(payment: Payment) -> None:
-    worker = payment.worker()
-    payment.app.control.add_consumer("reports", reply=True, timeout=3)
-    worker.wait_for("add_consumer reports: payment has no such queue")
+    payment.worker()
+    answers = payment.app.control.add_consumer("reports", reply=True, timeout=10, limit=1)
+    assert "payment has no queue 'reports'" in str(answers)
 
     # Celery would drop the first silently, and lose the second in an exchange that nothing is bound to.
     declared = Queue(payment.queue, queue_arguments={"x-queue-type": "quorum"}, no_declare=True)
@@ -209,3 +209,42 @@ def test_a_queue_with_other_arguments_is_used_as_it_is_and_explained(payment: Pa
     payment.app.publish_many(OrderPlaced(number=number, seconds=2) for number in range(10, 30))
     eventually(lambda: len(payment.noted("begun")) == 3)
     assert len(taken(payment, 16)) >= 16
+
+
+def test_a_worker_whose_name_is_taken_says_so_and_begins_once_the_name_is_free(payment: Payment) -> None:
+    first = payment.worker("--pool", "solo", "-n", "fast@%h", name="first")
+    second = payment.begin("--pool", "solo", "-n", "fast@%h", name="second")
+    second.wait_for("another worker is named payment.fast@")
+    assert "ready." not in second.log()
+
+    first.stop()
+
+    log = second.wait_for("ready.")
+    assert "-n second@%h" in log
+    assert log.count("another worker is named") == 1
+    assert "Connection to broker lost" not in log
+    assert "Traceback" not in log
+
+
+def test_a_highest_priority_and_the_first_protocol_of_tasks_keep_no_worker_from_starting(payment: Payment) -> None:
+    worker = payment.worker("--pool", "solo", task_queue_max_priority=10)
+    payment.app.conf.task_protocol = 1
+
+    payment.app.send_task("payment.note_number", [1])
+    payment.app.publish(OrderPlaced(number=2))
+
+    eventually(lambda: payment.noted("task") == [1] and payment.noted("done") == [2])
+    log = worker.log()
+    assert "task_queue_max_priority = 10 is for queues of ordinary tasks" in log
+    assert "exists with other settings" not in log
+
+
+def test_a_queue_that_the_broker_refuses_to_make_ends_the_worker_with_its_reason(payment: Payment) -> None:
+    worker = payment.begin("--pool", "solo", task_queue_max_priority=1000)
+
+    log = worker.wait_for(f"RabbitMQ does not make queue {payment.namespace}.payment: ")
+
+    assert worker.process.wait(DEADLINE) == 1
+    assert "max-priority" in log
+    assert "exists with other settings" not in log
+    assert "Traceback" not in log

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 from kombu import Producer
 
+from choreo.broker.incoming import DELIVERY_COUNT
+from choreo.broker.queue import GuardedQueue
 from choreo.events.message import JSON, Message
 from tests.integration.conftest import World
 from tests.integration.services.words import OrderPlaced
@@ -96,3 +98,23 @@ def test_what_could_not_be_read_is_told_and_can_be_replayed_once_it_can(world: W
     world.app.dead_letters.replay(letter.id)
 
     eventually(lambda: [again for again in found() if again.id != letter.id])
+
+
+def test_a_call_that_kills_each_child_is_parked_after_some_returns(world: World, subject):
+    most = GuardedQueue.most_returns
+    # Nearly all of its returns have happened already: a pool takes seconds to replace a child.
+    if world.broker == "rabbitmq":
+        for _ in range(most - 1):
+            world.app.runtime.store.returned("loyalty", f"{subject} None")
+    headers = {"task": "loyalty.vanish", "id": subject, DELIVERY_COUNT: most - 1}
+    put(world, "loyalty", b"[[], {}, {}]", headers, JSON, "utf-8")
+
+    def found():
+        return [letter for letter in world.app.dead_letters.find("loyalty") if "never settled" in letter.error]
+
+    (letter,) = eventually(found)
+    assert (letter.handler, letter.reason) == ("loyalty", "poison")
+    assert letter.message.headers["id"] == subject
+    world.publish(OrderPlaced(), subject)
+    world.done("charged", subject)
+    assert world.platform.exited == {}

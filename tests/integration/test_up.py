@@ -268,6 +268,7 @@ def test_workers_that_cannot_start_are_shown_and_nothing_is_left(here: Path, env
         (["nowhere"], "There is no package or module 'nowhere' here."),
         (["json"], "No module of 'json' defines a service."),
         (["shop.web"], "No service of 'shop.web' has a handler, so there is nothing to run: web (shop.web) can only"),
+        (["shop", "--only", "web"], "web (shop.web) has no handler, so there is nothing to run. It can publish only."),
         ([], "No package in this directory has services. Name one"),
         (["shop", "--logs", "/proc/nowhere"], "choreo cannot make the directory of the logs, /proc/nowhere: "),
         (["shop", "--only", "kitchen,paiment"], "shop has no service 'paiment'; it has kitchen, payment."),

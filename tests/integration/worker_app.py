@@ -47,3 +47,8 @@ for pattern in filter(None, os.environ.get("CHOREO_TEST_PATTERNS", "").split(","
     @app.on(*pattern.split("+"), name=f"watch_{pattern.partition('.')[0]}")
     def watch(event: Envelope) -> None:
         note("watched", 0)
+
+
+@app.task(name="payment.note_number")
+def note_number(number: int) -> None:
+    note("task", number)

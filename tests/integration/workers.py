@@ -30,10 +30,16 @@ class Payment:
         self._notebook = redis.Redis.from_url(store, decode_responses=True)
         self._workers: list[Worker] = []
 
-    def worker(
+    def worker(self, *options: str, patterns: str = "", name: str = "one", **settings: Any) -> "Worker":
+        """Start a worker and wait until it is ready."""
+        worker = self.begin(*options, patterns=patterns, name=name, **settings)
+        worker.wait_for("ready.")
+        return worker
+
+    def begin(
         self, *options: str, patterns: str = "", name: str = "one", gossips: bool = False, **settings: Any
     ) -> "Worker":
-        """Start a worker and wait until it is ready. ``gossips``: it listens to other workers."""
+        """Start a worker. ``gossips``: it listens to other workers."""
         options = options if gossips else ("--without-mingle", "--without-gossip", *options)
         worker = Worker(self, name, options, patterns, self.settings | settings)
         self._workers.append(worker)
@@ -72,7 +78,6 @@ class Worker:
                     "PYTHONWARNINGS": "ignore",
                 },
             )
-        self.wait_for("ready.")
 
     def log(self) -> str:
         return self._log.read_text()

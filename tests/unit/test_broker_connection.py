@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from kombu import Queue
 
 from choreo import Service
 from choreo.broker.redis.publishing import PublishingChannel
@@ -59,3 +60,40 @@ def test_several_redis_servers_are_no_broker(broker: Any):
         service(broker).connection_for_write()
 
     assert "secret" not in str(caught.value)
+
+
+def with_queues(**settings: Any) -> Any:
+    return Service("payment", config=settings, broker="memory://", set_as_current=False).amqp.queues
+
+
+@pytest.mark.parametrize(
+    "queues",
+    [
+        [Queue("mail")],
+        (Queue("mail"),),
+        {"mail": Queue("mail")},
+        {"mail": {"exchange": "mail", "routing_key": "mail"}},
+        {"mail": {}},
+    ],
+    ids=["list", "tuple", "dict of queues", "dict of options", "dict of names"],
+)
+def test_queues_of_the_users_own_are_beside_those_of_the_service_in_every_form_that_celery_takes(queues: Any):
+    assert set(with_queues(task_queues=queues)) == {"payment", "payment.dead_letters", "mail"}
+
+
+@pytest.mark.parametrize("queues", [["mail"], "mail", 5, {"mail": "mail"}, {5: {}}, [None]])
+def test_what_is_no_queue_is_refused_with_an_example(queues: Any):
+    with pytest.raises(DeclarationError, match=r"which is no queue. Write task_queues = \[Queue\("):
+        with_queues(task_queues=queues)
+
+
+def test_no_queue_of_the_users_own_takes_the_place_of_a_handlers():
+    with pytest.raises(DeclarationError, match=r"task_queues names 'payment\.dead_letters', which is the queue"):
+        with_queues(task_queues=[Queue("payment.dead_letters")])
+
+
+def test_a_highest_priority_is_for_queues_that_can_have_one():
+    queues = with_queues(task_queue_max_priority=10, task_queues=[Queue("mail")])
+
+    limits = {name: (queue.queue_arguments or {}).get("x-max-priority") for name, queue in queues.items()}
+    assert limits == {"payment": 10, "mail": 10, "payment.dead_letters": None}

@@ -331,7 +331,7 @@ def test_a_store_that_does_not_answer_keeps_the_event_in_its_queue(monkeypatch):
     result = stage.deliver(ORDER)
 
     assert result.state == "REJECTED"
-    assert result.result.requeue is True
+    assert result.result.requeue
 
 
 # -- two workers ------------------------------------------------------------------------------------------------

@@ -259,6 +259,9 @@ def test_the_only_package_of_a_directory_need_not_be_named(package: Package) -> 
     (here / "seed.py").write_text(SCRIPT)
     assert only_package(here) == package.name
 
+    (package.directory / "__init__.py").unlink()
+    assert only_package(here) == package.name, "a package needs no __init__.py"
+
     other = Package(here)
     other.write("payment", SERVICE.format("payment"))
     with pytest.raises(DiscoveryError, match=r"Several packages here have services: shop_\w+, shop_\w+\. Name one"):

@@ -148,3 +148,32 @@ class TestTaskQueue:
         for name in ("map", "starmap", "chunks"):
             call: Any = [[], {"task": SIGNATURE, "it": [[1], [2]]} | ({"n": 2} if name == "chunks" else {}), {}]
             prepare(flavour, "json", body=json.dumps(call).encode(), task=f"celery.{name}")
+
+    def test_a_call_of_the_first_protocol_is_handed_on(self, flavour: str) -> None:
+        for more in ({}, {"eta": "2026-08-01T00:00:00+00:00", "timelimit": [None, 5], "callbacks": None}):
+            prepare_first(flavour, task="payment.plain", id="t-1", args=[1], kwargs={"a": 2}, **more)
+
+    @pytest.mark.parametrize(
+        ("body", "reason"),
+        [
+            ({"task": "payment.nothing", "id": "t-1"}, "the service has no task 'payment.nothing'"),
+            ({"task": ["payment.plain"], "id": "t-1"}, "the service has no task"),
+            ({"id": "t-1", "args": []}, "it names no task: neither in its headers, nor in its body"),
+            ({"task": "payment.plain"}, "the id is None, not a text"),
+            ({"task": "payment.plain", "id": "t-1", "args": 5}, "the body is not that of a task message"),
+            ({"task": "payment.plain", "id": "t-1", "kwargs": []}, "the body is not that of a task message"),
+            ({"task": "payment.plain", "id": "t-1", "eta": "soon"}, "eta is 'soon', not a timestamp"),
+        ],
+    )
+    def test_what_is_no_call_of_the_first_protocol_either_is_set_aside_with_its_reason(
+        self, flavour: str, body: dict[str, Any], reason: str
+    ) -> None:
+        with pytest.raises(EnvelopeError, match=reason):
+            prepare_first(flavour, **body)
+
+
+def prepare_first(flavour: str, **body: Any) -> None:
+    """Prepare a call as Celery sends it with ``task_protocol = 1``: all of it is in the body."""
+    tasks = {"payment.plain"}
+    queue = TaskQueue("t", handler="payment", tasks=lambda: tasks, accept=lambda: prepare_accept_content(["json"]))
+    queue.prepare(FLAVOURS[flavour](Channel(), json.dumps(body).encode(), {}, JSON, "utf-8"))

@@ -43,7 +43,7 @@ def raising(error: BaseException):
 
 
 def is_given_back(result) -> bool:
-    return result.state == "REJECTED" and result.result.requeue is True
+    return result.state == "REJECTED" and bool(result.result.requeue)
 
 
 # -- a delivery ---------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from amqp.spec import Basic
 from kombu.transport import pyamqp
 
 from choreo.broker.broadcasts import dropping
+from choreo.broker.compression import errors_in
 
 #: The content type of a message whose properties have no recognisable form. All of them are in `PROPERTIES`.
 UNREADABLE = "application/x-choreo-unreadable"
@@ -37,8 +38,27 @@ _FIXED |= {"T": "Q", "t": "?"}
 OnFrame = Callable[[tuple[int, int, bytes]], Any]
 
 
+class BoundedMessage(pyamqp.Message):
+    """
+    Kombu's message of RabbitMQ, unpacked within bounds, as that of the Redis transport is.
+
+    The queues of a service check their deliveries themselves. This is for all others: remote control, worker events.
+    """
+
+    def __init__(self, msg: Any, channel: Any = None, **options: Any) -> None:
+        about = msg.properties
+        self.errors = errors_in(msg.body, about.get("application_headers"), about.get("content_encoding"))
+        super().__init__(msg, channel=channel, **options)
+
+
 class ReadingChannel(pyamqp.Channel):
-    """A channel whose consumers without acks drop what they cannot read: see `choreo.broker.broadcasts`."""
+    """
+    A channel whose messages are unpacked within bounds.
+
+    Its consumers without acks drop what they cannot read: see `choreo.broker.broadcasts`.
+    """
+
+    Message = BoundedMessage
 
     def basic_consume(
         self, queue: str = "", *args: Any, no_ack: bool = False, callback: Any = None, **options: Any

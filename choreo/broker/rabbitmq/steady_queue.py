@@ -2,7 +2,8 @@
 
 *Other arguments.* RabbitMQ fixes the arguments of a queue when it is created, and closes the channel of a client that
 declares it with other ones. Stock Celery then ends, or reconnects for ever. A queue with older arguments still carries
-events. So choreo uses it as it is, and logs the difference and the remedy in one line.
+events. So choreo uses it as it is, and logs the difference and the remedy in one line. RabbitMQ refuses arguments that
+it cannot grant in the same way. Then there is no queue, and `DeclarationError` says what RabbitMQ said.
 
 *An early kill.* A RabbitMQ node that is killed may forget a quorum queue that it has just created. The node keeps the
 names of its quorum queues in a file (ra's ``names.dets``), and writes a new name only after three seconds (seen with
@@ -23,6 +24,8 @@ from uuid import uuid4
 import amqp
 from kombu import Queue
 
+from choreo.errors import DeclarationError
+
 logger = logging.getLogger(__name__)
 
 #: The broker deletes the second queue after so many milliseconds, if this process ends before it does.
@@ -33,7 +36,11 @@ class SteadyQueue(Queue):
     """A queue that is used as it is if it exists with other arguments, and survives an early kill of the broker."""
 
     def queue_declare(self, nowait: bool = False, passive: bool = False, channel: Any = None) -> Any:
-        """Declare the queue as kombu does; on RabbitMQ, as this module describes. Logs an existing one that differs."""
+        """
+        Declare the queue as kombu does; on RabbitMQ, as this module describes. Logs an existing one that differs.
+
+        Raises `DeclarationError` if RabbitMQ cannot make a queue with these arguments.
+        """
         channel = channel or self.channel
         if passive or not isinstance(channel, amqp.Channel):
             return super().queue_declare(nowait, passive, channel)
@@ -75,11 +82,17 @@ class SteadyQueue(Queue):
             with channel.connection.channel() as own:
                 return super().queue_declare(False, False, own)
         except amqp.PreconditionFailed as error:
+            said = str(error.reply_text).removeprefix("PRECONDITION_FAILED - ")
+            if not self._exists(channel):
+                raise DeclarationError(
+                    f"RabbitMQ does not make queue {self.name}: {said}. Correct the setting that this comes from: "
+                    f"task_queues, a task_queue_... setting, or a policy. The arguments were {self.queue_arguments}."
+                ) from error
             logger.error(
                 "queue %s exists with other settings than this version gives it, and is used as it is: %s. "
                 "To renew it: stop the service, move or work off its messages, delete the queue, start the service.",
                 self.name,
-                str(error.reply_text).removeprefix("PRECONDITION_FAILED - "),
+                said,
             )
         with channel.connection.channel() as own:
             return super().queue_declare(False, True, own)

@@ -1,11 +1,10 @@
 """Kombu's message, unpacked within bounds."""
 
-import sys
 from typing import Any
 
 from kombu.transport import virtual
 
-from choreo.broker.compression import check_size
+from choreo.broker.compression import errors_in
 
 
 class BoundedMessage(virtual.Message):
@@ -16,10 +15,5 @@ class BoundedMessage(virtual.Message):
     """
 
     def __init__(self, payload: dict[str, Any], channel: Any = None, **options: Any) -> None:
-        compression = (payload.get("headers") or {}).get("compression")
-        if compression:
-            try:
-                check_size(payload.get("body"), compression)
-            except Exception:  # a decoder may raise anything; kombu unpacks no message that has errors
-                self.errors = [sys.exc_info()]
+        self.errors = errors_in(payload.get("body"), payload.get("headers"), payload.get("content-encoding"))
         super().__init__(payload, channel=channel, **options)

@@ -26,6 +26,7 @@ from choreo.broker.redis.qos import QoS
 from choreo.broker.redis.receipt import CERTAIN_UNTIL, CLAIM, INFLIGHT, OWNER, TAG, Receipt
 from choreo.broker.redis.taken import Taken, untouched
 from choreo.broker.redis.taking import TakingChannel, serving
+from choreo.redis_client.refusals import explained
 
 logger = logging.getLogger(__name__)
 
@@ -204,10 +205,6 @@ class ConsumingChannel(TakingChannel):
         if not self.has_event_loop and self._delivering != threading.get_ident():
             self.flush_acks()
 
-    def requeue(self, tag: str) -> None:
-        """Return a delivered message to the front of its queue, and count a failed delivery."""
-        self.give_back([tag], counted=True)
-
     def give_back(self, tags: list[str], *, counted: bool) -> None:
         """Return delivered messages to the front of their queues. If Redis is away, the ownership's thread does it."""
         own = self._ownership
@@ -216,7 +213,7 @@ class ConsumingChannel(TakingChannel):
         try:
             own.give_back(tags, counted=counted)
         except (RedisError, OSError) as exc:
-            owning.logger.warning("cannot return %d message(s) now, it is tried again: %s", len(tags), exc)
+            owning.logger.warning("cannot return %d message(s) now, it is tried again: %s", len(tags), explained(exc))
             own.return_soon([str(tag) for tag in tags], counted=counted)
 
     def before_poll(self) -> None:
@@ -286,7 +283,7 @@ class ConsumingChannel(TakingChannel):
                 "consumer %s cannot return its messages now (%s); it keeps trying. If this process ends first, another "
                 "consumer returns them %g s later",
                 own.owner,
-                exc,
+                explained(exc),
                 own.timeout,
             )
             own.retire(())

@@ -46,6 +46,7 @@ from choreo.broker.redis.keys import Keys
 from choreo.broker.redis.orphans import Orphans
 from choreo.broker.redis.packing import redelivered
 from choreo.daemon import Daemon
+from choreo.redis_client.refusals import explained
 from choreo.redis_client.wire import Wire
 
 logger = logging.getLogger("choreo.broker")
@@ -126,14 +127,17 @@ class Ownership:
         self._beating = threading.Lock()
         self._heart = Daemon(f"choreo-heart-{self.owner}", self._turn, timeout / 3, self._log_unexpected)
         self._on_start: Callable[[Wire], None] | None = None
+        self._on_turn: Callable[[Wire], None] | None = None
         forks.guard(self)
 
     # -- life ------------------------------------------------------------------------------------------------------
 
-    def start(self, on_start: Callable[[Wire], None] | None = None) -> None:
-        """Register the owner and start its thread, which first calls ``on_start``."""
+    def start(
+        self, on_start: Callable[[Wire], None] | None = None, on_turn: Callable[[Wire], None] | None = None
+    ) -> None:
+        """Register the owner and start its thread, which first calls ``on_start``, and ``on_turn`` with each beat."""
         self._register()
-        self._on_start = on_start
+        self._on_start, self._on_turn = on_start, on_turn
         self._heart.start()
         self._heart.wake()
 
@@ -157,6 +161,8 @@ class Ownership:
         if not self._retired:
             self._guarded(self._catch_up)
             self._guarded(self.repair_bindings)
+            if self._on_turn is not None:
+                self._guarded(partial(self._on_turn, self._wire))
             self._guarded(self._orphans.look)
             for owner in self._orphans.due():
                 if self._guarded(partial(self._bury_if_possible, owner)):
@@ -176,7 +182,7 @@ class Ownership:
             step()
         except (RedisError, OSError) as exc:
             if not self._failing:
-                logger.warning("consumer %s cannot reach Redis (%s); it keeps trying", self.owner, exc)
+                logger.warning("consumer %s cannot reach Redis (%s); it keeps trying", self.owner, explained(exc))
             self._failing = True
             return False
         except Exception as exc:

@@ -15,13 +15,11 @@ from typing import Any
 from kombu.utils.json import JSONEncoder
 from kombu.utils.json import loads as kombu_loads
 
+from choreo.broker.incoming import DELIVERY_COUNT
 from choreo.events.message import Message, parsed
 
 #: The content type of a delivery whose text is no message in kombu's format. Its body is the text as it was found.
 UNREADABLE = "application/x-choreo-unreadable"
-
-#: The header that counts the failed deliveries of a message: its consumer died, or it was requeued.
-DELIVERY_COUNT = "x-delivery-count"
 
 dumps = JSONEncoder().encode  # json.dumps(cls=...) would build an encoder for each call
 
@@ -115,7 +113,7 @@ def redelivered(text: bytes, *, counted: bool) -> str:
         if counted:
             headers = message["headers"] = message.get("headers") or {}
             count = headers.get(DELIVERY_COUNT)
-            headers[DELIVERY_COUNT] = (count if type(count) is int else 0) + 1
+            headers[DELIVERY_COUNT] = (count if type(count) is int and count > 0 else 0) + 1
         return json.dumps(message)
     except Exception:  # one unreadable message must not keep the others from returning
         return ""

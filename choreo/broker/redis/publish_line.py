@@ -14,6 +14,7 @@ from redis.exceptions import NoScriptError, ResponseError
 from choreo.broker.lines import Post, VirtualLine, ensure_connected
 from choreo.broker.redis import scripts
 from choreo.broker.redis.packing import head_of_event, tail_of_copy
+from choreo.redis_client.refusals import explained
 from choreo.redis_client.scripts import Script
 from choreo.redis_client.wire import Part, pack
 
@@ -56,6 +57,11 @@ class RedisLine(VirtualLine):
                 self._confirm(post, wire.call(*call))
             except ResponseError as error:
                 post.refused = self.why(error)
+
+    def why(self, error: Exception) -> str:
+        """The error as a text for people, with the remedy for an error of the server."""
+        text = super().why(error)
+        return text if text != str(error) else explained(error)
 
     def _confirm(self, post: Post, queues: int) -> None:
         post.heard, post.confirmed = queues > 0, True

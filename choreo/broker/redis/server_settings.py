@@ -5,6 +5,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
+from choreo.redis_client.evictions import watch
 from choreo.redis_client.wire import Wire
 
 logger = logging.getLogger("choreo.broker")
@@ -13,18 +14,16 @@ _warned: set[str] = set()
 
 
 def check(wire: Wire, server: str) -> None:
-    """Log a warning for each setting under which Redis drops messages. Once per process and server."""
+    """
+    Log a warning for each setting under which Redis drops messages. Once per process and server.
+
+    `choreo.redis_client.evictions.watch` looks for evictions: here, and while the worker runs.
+    """
     if server in _warned:
         return
     _warned.add(server)
-    policy, persistence = _setting(wire, "maxmemory-policy"), _setting(wire, "appendonly")
-    if policy not in (None, "noeviction"):
-        logger.warning(
-            "Redis at %s may evict queues and bindings when memory is full: maxmemory-policy is %r. "
-            "Set `maxmemory-policy noeviction`",
-            server,
-            policy,
-        )
+    watch(server, lambda: wire.command("INFO"))
+    persistence = _setting(wire, "appendonly")
     if persistence == "no" and _setting(wire, "save") == "":
         logger.warning(
             "Redis at %s keeps nothing on disk: a restart loses all messages. "

@@ -29,6 +29,8 @@ from choreo.broker.redis.ownership import Ownership
 from choreo.broker.redis.publishing import PublishingChannel
 from choreo.broker.redis.receipt import machine_time
 from choreo.broker.redis.taken import Taken
+from choreo.redis_client.evictions import watch
+from choreo.redis_client.refusals import explained
 from choreo.redis_client.wire import PackedOnce, Part, Wire
 
 #: The most messages of one take, however large the prefetch is.
@@ -39,6 +41,9 @@ WORTH = 8
 
 #: Seconds. If messages come one by one, and less than `RUSH` apart, the channel rests for `REST` before it asks.
 RUSH = REST = 0.003
+
+#: The longest and the shortest wait for a wake-up token, in seconds, while a queue is full.
+LONGEST_WAIT, BLINK = 1.0, 0.01
 
 #: The part of `consumer_timeout` in which a handler may begin on the claim of its take, without asking the store.
 CERTAIN = 0.8
@@ -165,7 +170,10 @@ class TakingChannel(PublishingChannel):
             own = Ownership(Wire(lambda: pool), self.keys, float(self.consumer_timeout), int(self.at_a_time))
             server = self.connection.client.as_uri().rpartition("@")[2]
             with serving():
-                own.start(lambda wire: server_settings.check(wire, server))
+                own.start(
+                    lambda wire: server_settings.check(wire, server),
+                    lambda wire: watch(server, lambda: wire.command("INFO")),
+                )
             self._ownership = own
             self._watch_bindings()
         return self._ownership
@@ -182,6 +190,11 @@ class TakingChannel(PublishingChannel):
             # Kombu gave up a silent connection, so the answer to the last take is lost.
             self._forget_taking()
         queues = self._queue_cycle.consume(len(self.active_queues))
+        if limit and (room := self.qos.room()):
+            queues = [queue for queue in queues if room.get(queue, 1)]
+            limit = min([limit, *filter(None, room.values())])
+            longest = timeout or self.brpop_timeout or LONGEST_WAIT
+            timeout = max(round(min(self.qos.until_room(), longest), 2), BLINK)
         if not queues:
             return
         connection = self.client.connection
@@ -337,7 +350,10 @@ class TakingChannel(PublishingChannel):
         self._pace.note(len(answer) // 4)
         for i in range(1, len(answer), 4):
             number, tag, text, claim = answer[i : i + 4]
-            self._arrived.append(Taken(take.queues[number - 1], tag.decode(), text, claim.decode(), certain_until))
+            # A claim that is no UTF-8 is of an id that is none. The message is then unreadable, and set aside.
+            self._arrived.append(
+                Taken(take.queues[number - 1], tag.decode(), text, claim.decode(errors="replace"), certain_until)
+            )
         for queue in dict.fromkeys(taken.queue for taken in self._arrived):
             self._queue_cycle.rotate(queue)
         if not self._arrived:
@@ -415,4 +431,4 @@ class serving:  # noqa: N801 - it is used as a function
 
     def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
         if isinstance(error, ResponseError):
-            raise exceptions.ConnectionError(f"Redis refuses: {error}") from error
+            raise exceptions.ConnectionError(f"Redis refuses: {explained(error)}") from error

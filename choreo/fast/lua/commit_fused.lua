@@ -2,7 +2,7 @@
 -- settled in one step, all of it or nothing. One call settles several: a call costs Redis as much as a settlement does.
 --
 -- KEYS 1..5             see settle.lua
---      6 in flight      HASH tag -> queue key \0 token key \0 message, of the copies' consumer; '' if there is none
+--      6 in flight      HASH tag -> queue key \0 token key \0 message, of the copies' consumer
 --      7 bindings       SET, permanent: see the broker's route.lua
 --      8 routes         HASH, a cache: see the broker's route.lua
 -- (The queues are found by the script itself: lists, permanent; their tokens: lists, an hour. A broker is one server.)
@@ -36,7 +36,7 @@ local function commit(i, own, last)
 
   local answer = {settle(i)}
   if answer[1] ~= 'ok' then return answer end
-  if KEYS[6] ~= '' then redis.call('HDEL', KEYS[6], ARGV[i]) end
+  redis.call('HDEL', KEYS[6], ARGV[i])
 
   for at = own, last, 4 do
     for n, queue in ipairs(places[at]) do

@@ -1,0 +1,238 @@
+"""No delivery comes back for ever: its returns are counted, and after a limit it is set aside."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from choreo import Reason, Terms
+from choreo.broker.incoming import DELIVERY_COUNT, UNCOUNTED
+from choreo.broker.queue import DeadLetterQueue, GuardedQueue, HandlerQueue
+from choreo.broker.task_queue import TaskQueue
+from choreo.errors import EnvelopeError, StoreError, UnansweredError
+from choreo.events.message import JSON
+from tests.unit.events import OrderConfirmed, OrderPlaced, PaymentCharged, envelope, identity_of
+from tests.unit.stage import Stage, service
+from tests.unit.test_queue import FLAVOURS, GOOD, NOTICE, ORDER, Channel, Rig
+from tests.unit.test_task_queue import HEADERS
+from tests.unit.test_unsettled import raising, told_stage
+
+CALLED = b'[[1], {"a": 2}, {"callbacks": null}]'
+QUEUES: dict[str, tuple[GuardedQueue, dict[str, Any], bytes]] = {
+    "handler": (HandlerQueue("q", handler="payment.charge"), dict(GOOD.headers), GOOD.body),
+    "letters": (DeadLetterQueue("d", handler=NOTICE["task"], prefix=""), NOTICE, b'[["a1b2c3"], {}, {}]'),
+    "tasks": (
+        TaskQueue("t", handler="payment", tasks=lambda: {"payment.plain"}, accept=lambda: {JSON}),
+        HEADERS,
+        CALLED,
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    for room in ("worker.handler", "worker.dead_letters", "broker.queue"):
+        monkeypatch.setattr(f"choreo.{room}.STORE_PAUSE", 0)
+    monkeypatch.setattr("choreo.worker.outage.MOST", 0)
+
+
+def returned(flavour: str, name: str, count: Any) -> tuple[GuardedQueue, Any]:
+    queue, headers, body = QUEUES[name]
+    message = FLAVOURS[flavour](Channel(), body, headers | {DELIVERY_COUNT: count}, JSON, "utf-8")
+    return queue, message
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+@pytest.mark.parametrize("name", QUEUES)
+class TestCountedByTheBroker:
+    def test_a_delivery_that_comes_back_too_often_is_set_aside(self, flavour: str, name: str) -> None:
+        queue, message = returned(flavour, name, QUEUES[name][0].most_returns + 1)
+
+        with pytest.raises(UnansweredError, match=r"came back .* times") as raised:
+            queue.prepare(message)
+
+        assert (raised.value.envelope == ORDER) == (name == "handler")
+
+    def test_until_then_it_is_handed_on(self, flavour: str, name: str) -> None:
+        queue, message = returned(flavour, name, queue_limit := QUEUES[name][0].most_returns)
+        assert queue_limit >= 20
+
+        queue.prepare(message)
+
+    @pytest.mark.parametrize("count", [None, "many", -5, True, [], 1.5])
+    def test_a_count_that_is_none_changes_nothing(self, flavour: str, name: str, count: Any) -> None:
+        queue, message = returned(flavour, name, count)
+
+        queue.prepare(message)
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_a_replay_of_what_came_back_too_often_is_counted_anew(flavour: str) -> None:
+    rig = Rig(flavour)
+
+    rig.deliver(headers=GOOD.headers | {DELIVERY_COUNT: 1000})
+
+    ((_, message, error),) = rig.parked
+    assert isinstance(error, UnansweredError)
+    assert message.headers == GOOD.headers
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_a_delivery_that_cannot_be_kept_returns_without_a_failed_attempt(flavour: str) -> None:
+    rig, requeued = Rig(flavour), []
+    rig.store_is_down = True
+    rig.channel.basic_reject = lambda _, requeue: requeued.append(requeue)
+
+    rig.deliver(b"garbage")
+
+    assert requeued == [UNCOUNTED]
+
+
+def test_a_classic_queue_of_rabbitmq_counts_in_the_store() -> None:
+    counts: Counter[str] = Counter()
+
+    def count(handler: str, delivery: str) -> int:
+        counts[handler + delivery] += 1
+        return counts[handler + delivery]
+
+    queue = TaskQueue("t", handler="payment", tasks=lambda: {"payment.plain"}, accept=lambda: {JSON}, returned=count)
+
+    def deliver(**about: Any) -> None:
+        message = FLAVOURS["rabbitmq"](Channel(), CALLED, HEADERS | about.pop("headers", {}), JSON, "utf-8")
+        message.delivery_info |= about
+        queue.prepare(message)
+
+    deliver(redelivered=False)
+    assert not counts
+    for _ in range(queue.most_returns):
+        deliver(redelivered=True)
+        deliver(redelivered=True, headers={"id": "t-2", DELIVERY_COUNT: 1})
+    with pytest.raises(UnansweredError):
+        deliver(redelivered=True)
+    queue.returned = raising(StoreError("no store"))
+    deliver(redelivered=True)
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"timelimit": [-1, None]},
+        {"timelimit": [None, -0.5]},
+        {"timelimit": [float("nan"), None]},
+        {"timelimit": [float("inf"), None]},
+        {"id": "t-\ud800"},
+        {"root_id": "\udfff"},
+    ],
+)
+def test_a_call_that_would_kill_each_child_or_cannot_be_written_is_set_aside(
+    flavour: str, headers: dict[str, Any]
+) -> None:
+    with pytest.raises(EnvelopeError, match=f"{next(iter(headers))}.* is "):
+        QUEUES["tasks"][0].prepare(FLAVOURS[flavour](Channel(), CALLED, HEADERS | headers, JSON, "utf-8"))
+
+
+# -- what a worker begins, and cannot settle ----------------------------------------------------------------------
+
+
+REFUSED = StoreError("WRONGTYPE", is_outage=False)
+
+
+def results(stage: Stage, count: int, event: Any = None) -> list[str]:
+    event = event or envelope(OrderPlaced(customer_id="alice", total_cents=5), id="e-1")
+    states = []
+    for _ in range(count):
+        states.append(stage.deliver(event).state)
+        stage.wait(60)  # until the lease of this attempt has run out
+    return states
+
+
+def stage_of(**options: Any) -> Stage:
+    app = service("payment", terms=Terms(max_deliveries=3), **options)
+
+    @app.on(OrderPlaced)
+    def charge(order: OrderPlaced) -> PaymentCharged:
+        return PaymentCharged()
+
+    return Stage(app)
+
+
+@pytest.mark.parametrize("error", [REFUSED, OverflowError("unforeseen"), UnicodeEncodeError("utf-8", "x", 0, 1, "y")])
+@pytest.mark.parametrize("step", ["begin", "commit"])
+def test_an_event_that_cannot_be_settled_is_a_dead_letter_after_some_deliveries(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, step: str
+) -> None:
+    stage = stage_of()
+    monkeypatch.setattr(stage.store, step, raising(error))
+
+    assert results(stage, 3) == ["REJECTED", "REJECTED", "FAILURE"]
+
+    (letter,) = stage.dead_letters
+    assert letter.reason is Reason.POISON
+    assert letter.handler == "payment.charge"
+    assert "could not be settled" in letter.error
+    assert letter.unit == identity_of("e-1")
+    assert [event.id for event in letter.envelopes] == ["e-1"]
+
+
+def test_an_event_whose_key_nobody_can_make_is_a_dead_letter_after_some_deliveries(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage = stage_of()
+    monkeypatch.setattr("choreo.worker.handler.delivery_to", raising(TypeError("unhashable")))
+
+    assert results(stage, 3) == ["REJECTED", "REJECTED", "FAILURE"]
+    assert [letter.reason for letter in stage.dead_letters] == [Reason.POISON]
+
+
+def test_a_store_that_is_away_is_no_reason_for_a_dead_letter(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = stage_of()
+    monkeypatch.setattr(stage.store, "begin", raising(StoreError("no store")))
+
+    assert results(stage, 10) == ["REJECTED"] * 10
+    assert stage.dead_letters == []
+
+
+def test_a_part_of_a_join_that_cannot_be_settled_is_a_dead_letter_of_its_join(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = service("driver", terms=Terms(max_deliveries=3))
+
+    @app.join(OrderConfirmed, PaymentCharged)
+    def assign(confirmed: OrderConfirmed, charged: PaymentCharged) -> None: ...
+
+    stage = Stage(app)
+    monkeypatch.setattr(stage.store, "arrive", raising(REFUSED))
+
+    assert results(stage, 3, envelope(OrderConfirmed(), subject="ORD-1"))[-1] == "FAILURE"
+
+    (letter,) = stage.dead_letters
+    assert letter.unit == "join:ORD-1"
+
+
+def test_a_handler_that_can_keep_no_letter_leaves_it_to_its_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = stage_of()
+    bury = stage.store.bury
+
+    def refuse(handler: str, *rest: Any) -> None:
+        if handler == "payment.charge":
+            raise REFUSED
+        bury(handler, *rest)
+
+    monkeypatch.setattr(stage.store, "bury", refuse)
+    monkeypatch.setattr(stage.store, "begin", raising(REFUSED))
+    stage.store.register(["payment"])
+
+    assert results(stage, 3)[-1] == "FAILURE"
+
+    (letter,) = stage.app.dead_letters
+    assert (letter.handler, letter.message.routing_key) == ("payment", "payment.charge")
+    assert "payment.charge can keep none" in letter.error
+    assert not letter.envelopes
+
+
+def test_a_notice_that_the_store_refuses_comes_back_some_times_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage, task = told_stage(lambda _: None)
+    (letter,) = stage.dead_letters
+    monkeypatch.setattr(stage.store, "begin", raising(REFUSED))
+
+    assert [task.apply(args=[letter.id]).state for _ in range(2)] == ["REJECTED", "FAILURE"]
+    assert stage.dead_letters == [letter]
