@@ -40,6 +40,7 @@ def test_a_service_imports_no_package_that_celery_does_not() -> None:
         "errors",
         "events",
         "lazy",
+        "masking",
         "printing",
         "runtime",
         "service",
