@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -126,8 +126,9 @@ class Runtime:
             self._conf.get("choreo_namespace") or "",
             self.subscriptions,
             self._park,
-            tasks=self._tasks,
+            tasks=self._callable_tasks,
             accept=lambda: prepare_accept_content(self._conf.accept_content) or (),
+            owners=lambda: self.store.handlers(),
             returned=lambda handler, delivery: self.store.returned(handler, delivery),
             on_consume=self._on_consume,
         )
@@ -309,6 +310,12 @@ class Runtime:
         if not isinstance(is_on, bool):
             raise DeclarationError(f"choreo_fast_lane = {is_on!r}: it takes True or False.")
         return is_on
+
+    def _callable_tasks(self) -> Container[str]:
+        """The names of the tasks that can be called by a message."""
+        # Without results Celery's chord_unlock would ask for one each second, for ever.
+        without = () if self._conf.result_backend not in (None, "disabled") else ("celery.chord_unlock",)
+        return self._tasks().keys() - set(without)
 
     def _on_consume(self, queue: GuardedQueue) -> Mapping[str, Any] | None:
         # The lane is asked for late. It reads the configuration, whose defaults need the topology.

@@ -19,6 +19,7 @@ from choreo.errors import EnvelopeError
 from choreo.events.envelope import Envelope
 from choreo.events.lineage import NO_LINEAGE, Lineage, lineage_of
 from choreo.events.message import EVENT_TASK, JSON, MOST_NESTED, Message, is_too_deep, parsed
+from choreo.printing import one_line
 
 Headers = dict[str, Any]
 
@@ -265,5 +266,5 @@ def _text(value: Any) -> str:
 
 def short(error: Exception) -> str:
     """The error in one line of at most 203 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = one_line(" ".join(str(error).split())) or type(error).__name__
     return text if len(text) <= 200 else f"{text[:200]}..."

@@ -20,6 +20,7 @@ from choreo.broker.redis.transport import Transport
 from choreo.errors import DeclarationError, EventTooLargeError, InvalidEventError, PublishError
 from choreo.events.envelope import Envelope
 from choreo.events.message import MOST_NESTED, Message, compact, is_too_deep
+from choreo.printing import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +150,7 @@ class Publisher:
                 logger.warning(
                     "nobody listens to %s yet: no queue is bound to it on %s. Start a service that listens, or is this "
                     "the wrong broker or namespace? Logged once per type and process (choreo_unheard).",
-                    kind,
+                    one_line(kind),
                     self._place(),
                 )
 

@@ -13,7 +13,7 @@ dead letter.
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -121,18 +121,23 @@ class GuardedQueue(SteadyQueue):
         plain: dict[str, Any] = exchange.as_dict(recurse=True)
         return plain, sorted(binding.routing_key for binding in self.bindings)
 
-    def _set_aside(self, message: Any, error: EnvelopeError) -> None:
+    def keep(self, message: Any, error: EnvelopeError) -> bool:
+        """Keep a delivery as a dead letter. False, after a pause, if that failed: most likely the store is away."""
         logger.warning("%s sets a delivery aside as a dead letter: %s", self.name, short(error))
-        handler, queue = self.origin(message)
         try:
+            handler, queue = self.origin(message)
             self.park(handler, Incoming(message).raw(queue), error)
         except Exception as trouble:  # most likely a `StoreError`; none of them may end the worker
-            # This may be the only copy, so it stays in the queue until the store keeps it. The pause spares the store.
-            logger.error("%s could not keep a dead letter, it stays in the queue: %s", self.name, trouble)
-            time.sleep(STORE_PAUSE)
-            message.channel.basic_reject(message.delivery_tag, requeue=UNCOUNTED)
-        else:
+            logger.error("%s could not keep a dead letter, it stays in the queue: %s", self.name, short(trouble))
+            time.sleep(STORE_PAUSE)  # spares the store
+            return False
+        return True
+
+    def _set_aside(self, message: Any, error: EnvelopeError) -> None:
+        if self.keep(message, error):
             message.channel.basic_ack(message.delivery_tag)
+        else:  # this may be the only copy, so it stays in the queue until the store keeps it
+            message.channel.basic_reject(message.delivery_tag, requeue=UNCOUNTED)
 
 
 class HandlerQueue(GuardedQueue):
@@ -173,11 +178,13 @@ class DeadLetterQueue(HandlerQueue):
     The queue of a service's notices, one for each of its dead letters.
 
     RabbitMQ also puts deliveries here that exceeded the delivery limit of their queue: they become dead letters.
-    ``prefix`` is the namespace with a dot, as in the names of queues, or "".
+    ``prefix`` is the namespace with a dot, as in the names of queues, or "". ``owners`` returns the names of all
+    handlers that may have dead letters.
     """
 
-    attrs = (*HandlerQueue.attrs, ("prefix", None))
+    attrs = (*HandlerQueue.attrs, ("prefix", None), ("owners", None))
     prefix: str
+    owners: Callable[[], Container[str]]
     most_returns = GuardedQueue.most_returns
 
     def read(self, message: Any) -> None:
@@ -199,13 +206,18 @@ class DeadLetterQueue(HandlerQueue):
         raise EnvelopeError("it is not a notice of a dead letter")
 
     def origin(self, message: Any) -> tuple[str, str]:
-        """The handler and the queue from which RabbitMQ moved the delivery here; else this queue and its handler."""
-        queue = self.name
+        """
+        The handler and the queue from which RabbitMQ moved the delivery here; else this queue and its handler.
+
+        Any program can name any queue there. Nobody would look for the dead letters of one that is no handler's.
+        """
         with suppress(EnvelopeError):
-            named = Incoming(message).headers.get("x-first-death-queue")
-            # The store cannot use a name with half a surrogate pair as a key; `isprintable` is False for it.
-            queue = named if isinstance(named, str) and named and named.isprintable() else queue
-        return queue.removeprefix(self.prefix or ""), queue
+            queue = Incoming(message).headers.get("x-first-death-queue")
+            if isinstance(queue, str) and queue.startswith(self.prefix or ""):
+                handler = queue.removeprefix(self.prefix or "")
+                if handler in self.owners():
+                    return handler, queue
+        return self.handler, self.name
 
 
 def run_headers(handler: str, envelope: Envelope, retries: int, lineage: Lineage = NO_LINEAGE) -> Headers:

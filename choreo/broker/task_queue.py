@@ -14,6 +14,7 @@ import amqp
 
 from choreo.broker.incoming import Headers, Incoming, brief
 from choreo.broker.queue import GuardedQueue
+from choreo.broker.signatures import check_builtin, check_following
 from choreo.errors import EnvelopeError, StoreError, UnansweredError
 
 #: Half a surrogate pair: a character that UTF-8 cannot write.
@@ -48,7 +49,9 @@ class TaskQueue(GuardedQueue):
             self._check_returns(message, headers)
         # The user chooses the serializers (accept_content). Celery would drop a body that it cannot read.
         match call or incoming.decoded(self.accept()):
-            case [list() | tuple(), dict(), dict() | None]:
+            case [(list() | tuple()) as args, dict(kwargs), (dict() | None) as embed]:
+                check_following(embed or {})
+                check_builtin(task, args, kwargs)
                 return
         raise EnvelopeError("the body is not that of a task message")
 
@@ -78,6 +81,10 @@ def _check_headers(headers: Headers) -> None:
     _check_texts(headers)
     if not isinstance(headers.get("id"), str):
         raise EnvelopeError(f"the id is {brief(headers.get('id'))}, not a text")
+    # Celery and Flower show them.
+    for name in ("id", "shadow", "root_id", "parent_id", "group"):
+        if not _is_printable(headers.get(name)):
+            raise EnvelopeError(f"{name} is {brief(headers[name])}, not a text that can be printed")
     if not isinstance(headers.get("retries") or 0, int):
         raise EnvelopeError(f"retries is {brief(headers['retries'])}, not a number")
     for name in ("eta", "expires"):
@@ -96,6 +103,11 @@ def _check_headers(headers: Headers) -> None:
         raise EnvelopeError(f"stamped_headers is {brief(names)}, not a list of names")
     if not (stamps is None or isinstance(stamps, dict)):
         raise EnvelopeError(f"stamps is {brief(stamps)}, not a table")
+
+
+def _is_printable(value: Any) -> bool:
+    """True for None, and for a text without control characters and the like."""
+    return value is None or (isinstance(value, str) and value.isprintable())
 
 
 def _check_texts(headers: Headers) -> None:

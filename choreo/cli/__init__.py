@@ -8,6 +8,7 @@ import click
 
 from choreo import __version__
 from choreo.errors import ChoreoError
+from choreo.printing import lines
 
 #: The name of each command, and its place. A command is imported when it is asked for: `choreo up` starts processes and
 #: reads packages, and the others need nothing of that.
@@ -54,4 +55,4 @@ def main() -> None:
     try:
         choreo(prog_name="choreo")
     except ChoreoError as error:
-        raise SystemExit(f"Error: {error}") from error
+        raise SystemExit(f"Error: {lines(str(error))}") from error

@@ -22,6 +22,7 @@ from choreo.errors import (
     StoreError,
 )
 from choreo.masking import shown_url
+from choreo.printing import lines
 from choreo.redis_client.refusals import is_explained
 from choreo.service import Service
 
@@ -66,6 +67,11 @@ def speaking(command: Callable[..., None]) -> Callable[..., None]:
                 command(app, *args, **options)
 
     return connecting(speak)
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print foreign text, with escapes for what would act on the terminal, or could not be printed at all."""
+    click.echo(lines(text), err=err)
 
 
 def command_line_service(broker: str | None, store: str | None) -> Service:
@@ -167,7 +173,10 @@ def _explained_errors(app: Service) -> Iterator[None]:
             raise
         raise click.ClickException(f"{_sentence(error)} Or name it here: --store / CHOREO_STORE_URL.") from error
     except (DeadLetterError, JoinError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(lines(str(error))) from error
+    except click.ClickException as error:
+        error.message = lines(error.message)  # type: ignore[misc]
+        raise
 
 
 def _start_it(error: Exception) -> str:
@@ -179,7 +188,7 @@ def _store_of(app: Service) -> str:
 
 
 def _sentence(error: Exception) -> str:
-    return f"{str(error).rstrip('.')}."
+    return f"{lines(str(error)).rstrip('.')}."
 
 
 def _checked(url: str, kind: str, schemes: frozenset[str], example: str) -> str:

@@ -6,8 +6,9 @@ import textwrap
 import click
 
 from choreo.cli import completion
-from choreo.cli.app import Where, check_owners, connecting, speaking, tell_asleep, tell_undeclared
+from choreo.cli.app import Where, check_owners, connecting, say, speaking, tell_asleep, tell_undeclared
 from choreo.delivery.dead_letter import DeadLetter
+from choreo.printing import one_line
 from choreo.service import Service
 
 _ROW = "{:<10}  {:<11}  {:<10}  {}"
@@ -32,18 +33,18 @@ def list_(app: Service, owners: tuple[str, ...], as_json: bool) -> None:
     letters = app.dead_letters.find(*owners)
     if as_json:
         for letter in letters:
-            click.echo(letter.to_json())
+            say(letter.to_json())
         return
     if not letters:
-        click.echo("No dead letters." if not owners else f"No dead letters of {', '.join(owners)}.")
+        say("No dead letters." if not owners else f"No dead letters of {', '.join(owners)}.")
         return
-    click.echo(_ROW.format("ID", "WHEN (UTC)", "REASON", "HANDLER: EVENT"))
+    say(_ROW.format("ID", "WHEN (UTC)", "REASON", "HANDLER: EVENT"))
     for letter in letters:
         when = letter.failed_at.strftime("%m-%d %H:%M")
-        what = f"{letter.handler}: {letter}"
+        what = f"{one_line(letter.handler)}: {letter}"
         what = what if len(what) <= _WIDTH else f"{what[: _WIDTH - 3]}..."
-        click.echo(_ROW.format(letter.id, when, letter.reason, what))
-    click.echo(f"\n{len(letters)} in all. `choreo dead-letters show ID` tells more.")
+        say(_ROW.format(letter.id, when, letter.reason, what))
+    say(f"\n{len(letters)} in all. `choreo dead-letters show ID` tells more.")
     tell_undeclared(app, [letter.handler for letter in letters])
 
 
@@ -54,7 +55,7 @@ def list_(app: Service, owners: tuple[str, ...], as_json: bool) -> None:
 def show(app: Service, letter_id: str, as_json: bool) -> None:
     """Show one dead letter: its event, error, attempts and traceback."""
     letter = app.dead_letters.get(letter_id)
-    click.echo(letter.to_json() if as_json else "\n".join([*headlines(letter), *_contents(letter)]))
+    say(letter.to_json() if as_json else "\n".join([*headlines(letter), *_contents(letter)]))
 
 
 @dead_letters.command()
@@ -67,7 +68,7 @@ def replay(app: Service, letter_ids: tuple[str, ...], to: str | None) -> None:
     """Send events once more to the handlers that failed, and to no others."""
     for letter_id in letter_ids:
         letter = app.dead_letters.replay(letter_id, to)
-        click.echo(replayed(letter, to))
+        say(replayed(letter, to))
         tell_asleep(app, to or letter.handler)
 
 
@@ -79,18 +80,18 @@ def discard(app: Service, letter_ids: tuple[str, ...], yes: bool) -> None:
     """Delete dead letters for good. To keep a copy, run `show --json` first."""
     for letter_id in letter_ids:
         letter = app.dead_letters.get(letter_id)
-        if yes or click.confirm(f"Forget {letter.id} ({letter.handler}: {letter}) for good?"):
+        if yes or click.confirm(f"Forget {letter.id} ({one_line(letter.handler)}: {letter}) for good?"):
             app.dead_letters.discard(letter_id)
-            click.echo(f"{letter.id}: forgotten.")
+            say(f"{letter.id}: forgotten.")
 
 
 def headlines(letter: DeadLetter) -> list[str]:
     """Return the first lines of `choreo dead-letters show`: the id, handler, reason, error and time."""
     facts = {
         "dead letter": letter.id,
-        "handler": letter.handler,
+        "handler": one_line(letter.handler),
         "reason": f"{letter.reason}, after {letter.attempts} attempt{'s' * (letter.attempts != 1)}",
-        "error": letter.error,
+        "error": one_line(letter.error),
         "failed at": letter.failed_at.isoformat(timespec="seconds"),
     }
     return [f"{name + ':':<13}{value}" for name, value in facts.items()]
@@ -100,13 +101,13 @@ def replayed(letter: DeadLetter, to: str | None = None) -> str:
     """Return the output of `choreo dead-letters replay` for this letter. ``to`` is the handler, if it is another."""
     where = to or letter.handler
     again = " again" if where == letter.handler else ""
-    return f"{letter.id}: {letter} goes to {where}{again}, as soon as its service runs."
+    return f"{letter.id}: {letter} goes to {one_line(where)}{again}, as soon as its service runs."
 
 
 def _contents(letter: DeadLetter) -> list[str]:
     lines = []
     for envelope in letter.envelopes:
-        lines += ["", f"{envelope}  (id {envelope.id}, from {envelope.source})"]
+        lines += ["", f"{envelope}  (id {one_line(envelope.id)}, from {one_line(envelope.source)})"]
         lines += textwrap.indent(json.dumps(envelope.data, indent=2, ensure_ascii=False), "  ").splitlines()
     if not letter.envelopes:
         lines += ["", "The message:", textwrap.indent(letter.message.body.decode(errors="backslashreplace"), "  ")]

@@ -8,8 +8,9 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from choreo.cli import completion
-from choreo.cli.app import Where, check_owners, connecting, shown_moment, speaking, tell_undeclared
+from choreo.cli.app import Where, check_owners, connecting, say, shown_moment, speaking, tell_undeclared
 from choreo.operate.joins import PAGE, Joins, PendingJoin
+from choreo.printing import one_line
 from choreo.service import Service
 
 _ROW = "{:<20}  {:<30}  {:<11}  {}"
@@ -47,17 +48,17 @@ def list_(app: Service, owners: tuple[str, ...], limit: int, after: str | None, 
     pending: list[str] = []
     for number, handler in enumerate(handlers):
         if not as_json:
-            click.echo(("\n" if number else "") + _headline(app.joins, handler))
+            say(("\n" if number else "") + _headline(app.joins, handler))
         count = 0
         for count, (join, place) in enumerate(_rows(app.joins, handler, limit, after or ""), start=1):
             if not as_json and count == 1:
-                click.echo(_ROW.format("KEY", "WAITS FOR", "SINCE (UTC)", "UNTIL (UTC)"))
-            click.echo(join.to_json() if as_json else _row(join))
+                say(_ROW.format("KEY", "WAITS FOR", "SINCE (UTC)", "UNTIL (UTC)"))
+            say(join.to_json() if as_json else _row(join))
             if place:
                 more = f"choreo joins list {handler} --limit {limit} --after {shlex.quote(place)}"
-                click.echo(f"More: {more}", err=as_json)
+                say(f"More: {more}", err=as_json)
         if not count and not as_json:
-            click.echo("  nothing pending" if not after else "  nothing more")
+            say("  nothing pending" if not after else "  nothing more")
         pending += [handler] * bool(count)
     tell_undeclared(app, pending)
 
@@ -74,7 +75,7 @@ def show(app: Service, key: str, handler: str | None, as_json: bool) -> None:
     if not found:
         app.joins.get(key, handler)
     for number, join in enumerate(found):
-        click.echo(join.to_json() if as_json else ("\n" if number else "") + _explained(join))
+        say(join.to_json() if as_json else ("\n" if number else "") + _explained(join))
     tell_undeclared(app, [join.handler for join in found])
 
 
@@ -89,10 +90,10 @@ def cancel(app: Service, key: str, handler: str | None, reason: str, yes: bool) 
     _check_handler(app, handler)
     join = app.joins.get(key, handler)
     if not yes:
-        click.echo(_wrapped(f"{join.handler} {key} has {_arrived(join)}."))
+        say(_wrapped(f"{join.handler} {one_line(key)} has {_arrived(join)}."))
     if yes or click.confirm("Forget the join for good?"):
         app.joins.cancel(key, reason, join.handler)
-        click.echo(_wrapped(f"{join.handler} {key}: cancelled. Parts that come later are ignored."))
+        say(_wrapped(f"{join.handler} {one_line(key)}: cancelled. Parts that come later are ignored."))
 
 
 @joins.command()
@@ -105,7 +106,7 @@ def fire(app: Service, key: str, handler: str | None, as_timeout: bool) -> None:
     _check_handler(app, handler)
     join = app.joins.fire(key, handler, as_timeout=as_timeout)
     what = "on_timeout runs" if as_timeout else "runs"
-    click.echo(_wrapped(f"{join.handler} {key}: {what} with {_arrived(join)}, as soon as its service runs."))
+    say(_wrapped(f"{join.handler} {one_line(key)}: {what} with {_arrived(join)}, as soon as its service runs."))
 
 
 def _check_handler(app: Service, handler: str | None) -> None:
@@ -117,7 +118,7 @@ def _chosen(app: Service, owners: tuple[str, ...]) -> list[str]:
     known = app.joins.handlers
     check_owners(app, owners, known)
     if not known:
-        click.echo("No joins are known. A service makes its joins known when its worker starts.", err=True)
+        say("No joins are known. A service makes its joins known when its worker starts.", err=True)
     return [name for name in known if not owners or name in owners or name.partition(".")[0] in owners]
 
 
@@ -142,11 +143,11 @@ def _headline(joins: Joins, handler: str) -> str:
 def _row(join: PendingJoin) -> str:
     since = join.since.strftime("%m-%d %H:%M") if join.since else ""
     until = "overdue" if join.overdue else shown_moment(join.until, "%m-%d %H:%M")
-    return _ROW.format(_short(join.key, 20), _short(_waits_for(join), 30), since, until)
+    return _ROW.format(_short(one_line(join.key), 20), _short(_waits_for(join), 30), since, until)
 
 
 def _explained(join: PendingJoin) -> str:
-    lines = [f"{join.handler} {join.key}"]
+    lines = [f"{join.handler} {one_line(join.key)}"]
     facts = [("waits for", _waits_for(join) + (_WHEN_COMPLETE if _is_idle(join) else ""))]
     if join.since:
         facts.append(("since", _when(join.since)))
@@ -160,7 +161,7 @@ def _explained(join: PendingJoin) -> str:
     for part in join.arrived:
         event = part.envelope
         lines.append(f"    {part.at:%m-%d %H:%M:%S}  {event}{'' if part.counts else '  (it does not count any more)'}")
-        lines.append(f"                    id {event.id}, from {event.source}")
+        lines.append(f"                    id {one_line(event.id)}, from {one_line(event.source)}")
     return "\n".join(lines)
 
 
@@ -177,7 +178,7 @@ def _is_idle(join: PendingJoin) -> bool:
 
 
 def _arrived(join: PendingJoin) -> str:
-    return ", ".join(part.envelope.type for part in join.arrived) or "nothing"
+    return ", ".join(one_line(part.envelope.type) for part in join.arrived) or "nothing"
 
 
 def _when(moment: datetime) -> str:

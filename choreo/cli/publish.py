@@ -9,7 +9,7 @@ import click
 from pydantic import AliasChoices, AliasPath, ValidationError
 
 from choreo.cli import completion
-from choreo.cli.app import broker_of, speaking
+from choreo.cli.app import broker_of, say, speaking
 from choreo.events.event import Event, known_events
 from choreo.local.discovery import DiscoveryError, Package, imported, packages_with_events
 from choreo.service import Service
@@ -39,7 +39,7 @@ def publish(app: Service, event_type: str, subject: str, data: str, package: str
     """
     event = _made(_event_class(event_type, package), data)
     envelope = app.publish(event, subject)
-    click.echo(f"{envelope} announced; its id is {envelope.id}")
+    say(f"{envelope} announced; its id is {envelope.id}")
     if not subject:
         _warn(
             f"{event_type} has no subject. A join that uses the subject as its key makes it a dead letter. "
@@ -53,7 +53,7 @@ def publish(app: Service, event_type: str, subject: str, data: str, package: str
 
 
 def _warn(text: str) -> None:
-    click.echo(f"Warning: {text}", err=True)
+    say(f"Warning: {text}", err=True)
 
 
 def _event_class(event_type: str, package: str | None) -> type[Event]:

@@ -6,8 +6,9 @@ from dataclasses import asdict
 import click
 
 from choreo.cli import completion
-from choreo.cli.app import check_owners, shown_moment, speaking
+from choreo.cli.app import check_owners, say, shown_moment, speaking
 from choreo.durations import moment_of
+from choreo.printing import one_line
 from choreo.service import Service
 from choreo.store import DELAYED, Backlog
 
@@ -40,17 +41,17 @@ def _print(backlog: dict[str, Backlog], *, everything: bool, as_json: bool) -> N
     shown = {owner: waits for owner, waits in backlog.items() if everything or waits.total}
     if as_json:
         for owner, waits in shown.items():
-            click.echo(json.dumps({"handler": owner, **asdict(waits)}))
+            say(json.dumps({"handler": owner, **asdict(waits)}))
         return
     if not shown:
-        click.echo("Nothing waits to be sent.")
+        say("Nothing waits to be sent.")
         return
-    click.echo(_ROW.format("HANDLER", "DUE", "FOR (s)", "LATER", "NEXT (UTC)"))
+    say(_ROW.format("HANDLER", "DUE", "FOR (s)", "LATER", "NEXT (UTC)"))
     for owner, waits in shown.items():
-        click.echo(_row(owner, waits))
+        say(_row(owner, waits))
     late = sorted({_service(owner) for owner, waits in shown.items() if waits.late > _LATE})
     if late:
-        click.echo(f"\nLate: is a worker of {', '.join(late)} running, and does it reach the broker?", err=True)
+        say(f"\nLate: is a worker of {', '.join(late)} running, and does it reach the broker?", err=True)
 
 
 def _chosen(app: Service, owners: tuple[str, ...]) -> dict[str, Backlog]:
@@ -64,7 +65,7 @@ def _service(owner: str) -> str:
 
 
 def _row(owner: str, waits: Backlog) -> str:
-    name = "delayed events" if owner == DELAYED else owner
+    name = "delayed events" if owner == DELAYED else one_line(owner)
     late = f"{waits.late:.1f}" if waits.due else ""
     at = "" if waits.next_at is None else shown_moment(moment_of(waits.next_at), "%m-%d %H:%M:%S")
     return _ROW.format(name if len(name) <= 38 else f"{name[:35]}...", waits.due, late, waits.later, at).rstrip()

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from choreo.events.envelope import Envelope
 from choreo.events.message import Message
+from choreo.printing import one_line
 
 
 class Reason(StrEnum):
@@ -65,7 +66,7 @@ class DeadLetter:
 
     def __str__(self) -> str:
         what = " + ".join(envelope.type for envelope in self.envelopes) or "something unreadable"
-        return f"{what} {self.subject}".rstrip()
+        return one_line(f"{what} {self.subject}".rstrip())
 
     def to_json(self) -> str:
         """Return the dead letter as one JSON object."""

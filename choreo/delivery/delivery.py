@@ -42,6 +42,7 @@ from choreo.errors import (
 from choreo.events.envelope import Envelope
 from choreo.events.lineage import NO_LINEAGE, Lineage
 from choreo.events.message import Message
+from choreo.printing import one_line
 from choreo.store.claims import FORGOTTEN, Begun, Claim, Committed, Outcome, Settlement, Verdict
 from choreo.store.schedule import Scheduled
 
@@ -358,5 +359,5 @@ def log_too_late(delivery: str, claim: Claim, committed: Committed) -> str:
     """Log that a commit was refused, since the unit is settled or another worker has claimed it. Returns the reason."""
     late = SETTLED if committed.again else TOO_LATE
     # The handler's effects elsewhere may have happened twice, so a worker at the default log level logs this.
-    logger.log(logging.INFO if committed.again else logging.WARNING, "%s, %s: %s", delivery, claim.unit, late)
+    logger.log(logging.INFO if committed.again else logging.WARNING, "%s, %s: %s", delivery, one_line(claim.unit), late)
     return late

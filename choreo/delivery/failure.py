@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from types import TracebackType
 
 from choreo.errors import HandlerCrashed
+from choreo.printing import one_line
 
 #: Errors that Celery and gevent raise to stop a worker or a greenlet. By name, since this room imports neither.
 _STOPS = frozenset({"WorkerShutdown", "WorkerTerminate", "GreenletExit"})
@@ -71,7 +72,7 @@ def line_of(error: BaseException) -> str:
 
     Never raises, even if the error's own text does.
     """
-    text = _text_of(error)
+    text = one_line(_text_of(error))
     if isinstance(error, SystemExit):
         text = f"the handler called sys.exit({'' if error.code is None else cut(repr(error.code), 100)})"
     return cut(f"{type(error).__name__}: {text}" if text else type(error).__name__, MOST_TEXT)

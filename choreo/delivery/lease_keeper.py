@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from choreo import forks
 from choreo.daemon import Daemon
 from choreo.errors import StoreError
+from choreo.printing import one_line
 from choreo.store.claims import Claim, Claims
 
 logger = logging.getLogger(__name__)
@@ -58,9 +59,9 @@ class LeaseKeeper:
     def _renew(self, claim: Claim) -> None:
         try:
             if not self._store.renew(claim) and claim.token in self._claims:
-                logger.warning("%s %s: another worker has taken over", claim.handler, claim.unit)
+                logger.warning("%s %s: another worker has taken over", claim.handler, one_line(claim.unit))
         except StoreError as error:
-            logger.warning("%s %s: the lease could not be renewed: %s", claim.handler, claim.unit, error)
+            logger.warning("%s %s: the lease could not be renewed: %s", claim.handler, one_line(claim.unit), error)
 
 
 class _Kept:

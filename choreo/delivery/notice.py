@@ -15,6 +15,7 @@ from choreo.events.envelope import Envelope
 from choreo.events.ids import named_id, task_id
 from choreo.events.lineage import lineage_of
 from choreo.events.message import Message, task_headers
+from choreo.printing import one_line
 from choreo.store.parts import unit_of
 from choreo.store.schedule import Scheduled
 
@@ -29,9 +30,10 @@ def log_dead_letter(letter: DeadLetter, error: Exception | None = None) -> None:
     """
     if not logger.isEnabledFor(logging.ERROR):
         return
-    text = f"dead letter %s: {letter.handler} could not handle %s ({letter.reason}: %s)."
+    handler = one_line(letter.handler).replace("%", "%%")
+    text = f"dead letter %s: {handler} could not handle %s ({letter.reason}: %s)."
     hint = f"`choreo dead-letters show {letter.id}` shows all of it."
-    details = letter.id, str(letter), letter.error
+    details = letter.id, str(letter), one_line(letter.error)
     exc_info = None if error is None else (type(error), error, error.__traceback__)
     record = logger.makeRecord(
         logger.name, logging.ERROR, __file__, 0, text if error else f"{text} {hint}", details, exc_info
@@ -58,7 +60,7 @@ def notice(letter: DeadLetter, ports: Ports, retries: int = 0) -> Message:
         named_id(f"notice:{letter.id}"),
         root_id=lineage_of(letter.message.headers).root_id or failed,
         parent_id=failed,
-        argsrepr=f"{letter.handler}: {letter}",
+        argsrepr=f"{one_line(letter.handler)}: {letter}",
         origin=ports.service_name,
         retries=retries,
     )
@@ -108,6 +110,8 @@ def park(
 
 def _bury(ports: Ports, letter: DeadLetter, error: Exception) -> None:
     scheduled = Scheduled(f"notice:{letter.id}", notice(letter, ports))
+    # It is so already, unless the store has lost its memory. Then nobody would find the letter.
+    ports.store.register([letter.handler])
     ports.store.bury(letter.handler, letter.id, letter.to_json(), [scheduled])
     log_dead_letter(letter, error)
 

@@ -13,6 +13,7 @@ from typing import Any
 from choreo.errors import EnvelopeError
 from choreo.events.ids import identity
 from choreo.events.ready import Ready
+from choreo.printing import one_line
 
 _KNOWN = frozenset(
     "specversion id source type subject time datacontenttype data correlationid causationid dataversion".split()
@@ -50,7 +51,7 @@ class Envelope(Ready):
     replay: str = field(default="", compare=False)
 
     def __str__(self) -> str:
-        return f"{self.type} {self.subject}".rstrip()
+        return one_line(f"{self.type} {self.subject}".rstrip())
 
     def __hash__(self) -> int:
         # The data may be of any kind. Equal envelopes have equal ids. asyncio.gather hashes what it awaits.

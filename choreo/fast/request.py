@@ -11,7 +11,7 @@ class HandlerRequest(SafeRequest):
     """
     The request of the fast lane. If the pool runs in the worker's own process, it hands the decoded message over.
 
-    Celery's own hands over the text, which is decoded twice: by the worker, to look at it, and by the pool. The run
+    Celery's hands over the text, which is decoded twice: by the worker, to look at it, and by the pool. The run
     also finds the channel's commits in it, as ``task.request.choreo_commits``: see `choreo.fast.commits`.
     """
 

@@ -4,9 +4,11 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from choreo.delivery.dead_letter import DeadLetter, Reason
+from choreo.delivery.failure import line_of
 from choreo.delivery.signals import SIGNALS
 from choreo.errors import DeadLetterError, EnvelopeError
 from choreo.events.envelope import Envelope
@@ -16,6 +18,9 @@ from choreo.operate.route import Route
 from choreo.store.parts import addressed, key_of, name_of, packed
 from choreo.store.port import Store
 from choreo.store.schedule import Scheduled
+
+#: The content type of the message in a dead letter that this version of choreo cannot read. Its body is the letter.
+UNKNOWN = "application/x-choreo-dead-letter"
 
 
 class DeadLetters:
@@ -41,9 +46,7 @@ class DeadLetters:
 
     def find(self, *owners: str) -> list[DeadLetter]:
         """Return dead letters, oldest first: all of them, or those of these services (``payment``) and handlers."""
-        letters = [
-            DeadLetter.from_json(text) for handler in self._handlers(owners) for text in self._store.letters(handler)
-        ]
+        letters = [read(handler, text) for handler in self._handlers(owners) for text in self._store.letters(handler)]
         return sorted(letters, key=lambda letter: letter.failed_at)
 
     def get(self, letter_id: str) -> DeadLetter:
@@ -51,7 +54,7 @@ class DeadLetters:
         for handler in self._handlers(()):
             text = self._store.letter(handler, letter_id)
             if text is not None:
-                return DeadLetter.from_json(text)
+                return read(handler, text)
         raise DeadLetterError(f"There is no dead letter {letter_id!r}. `choreo dead-letters list` shows all of them.")
 
     def replay(self, letter_id: str, to: str | None = None) -> DeadLetter:
@@ -70,6 +73,11 @@ class DeadLetters:
         """
         letter = self.get(letter_id)
         self._route.check(letter, to)
+        if letter.message.content_type == UNKNOWN:
+            raise DeadLetterError(
+                f"Dead letter {letter_id!r} cannot be replayed by this version of choreo: {letter.error}. The version "
+                f"that wrote it can. `choreo dead-letters show {letter_id}` shows all of it."
+            )
         description = self._description(letter.handler)
         sent = replace(letter, envelopes=tuple(envelope.replayed(letter.id) for envelope in letter.envelopes))
         if (to or letter.handler) != letter.handler or _is_of_former_join(letter, description):
@@ -179,6 +187,23 @@ def _readdressed(letter: DeadLetter, queue: str) -> Message:
     if headers.get("task") == letter.handler:
         headers = headers | {"task": EVENT_TASK}
     return replace(letter.message, exchange="", routing_key=queue, headers=headers)
+
+
+def read(handler: str, text: str) -> DeadLetter:
+    """A dead letter from the store. One that another version wrote in another form is shown, and hides no other."""
+    try:
+        return DeadLetter.from_json(text)
+    except Exception as error:  # it may be of any form
+        letter_id = ""
+        with suppress(Exception):
+            letter_id = str(json.loads(text)["id"])
+        fault = f"this version cannot read it ({line_of(error)})"
+        raw = text.encode(errors="surrogatepass")
+        message = Message("", "", raw, content_type=UNKNOWN)
+        service = handler.partition(".")[0]
+        return DeadLetter(
+            service, handler, Reason.UNREADABLE, fault, message, id=letter_id, failed_at=datetime.fromtimestamp(0, UTC)
+        )
 
 
 def _is_signal(letter: DeadLetter) -> bool:

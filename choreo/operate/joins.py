@@ -14,6 +14,7 @@ from choreo.delivery.signals import DEADLINE, FIRED, signal
 from choreo.durations import LONGEST, moment_of
 from choreo.errors import EnvelopeError, JoinError
 from choreo.events.envelope import Envelope
+from choreo.printing import one_line
 from choreo.store import Claim, Outcome, Scheduled, Settlement, Store, Verdict, Waiting, deadline_id
 from choreo.store.parts import CANCELLED, by_type, key_of, unit_of, unpacked
 from choreo.store.schedule import DEADLINE_PREFIX
@@ -94,7 +95,8 @@ class PendingJoin:
             "attempts": self.attempts,
             "lease": self.lease,
         }
-        return json.dumps(record, ensure_ascii=False)
+        text = json.dumps(record, ensure_ascii=False)
+        return text if text.isprintable() else json.dumps(record)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +205,13 @@ class Joins:
         )
         if begun.verdict is Verdict.DONE or self._store.commit(claim, settlement).outcome is not Outcome.OK:
             raise JoinError(f"{join.handler} has just settled {key!r}.")
-        logger.warning("%s %s was cancelled by hand: %s. The join was: %s", join.handler, key, reason, join.to_json())
+        logger.warning(
+            "%s %s was cancelled by hand: %s. The join was: %s",
+            join.handler,
+            one_line(key),
+            one_line(reason),
+            join.to_json(),
+        )
         return join
 
     def fire(self, key: str, handler: str | None = None, *, as_timeout: bool = False) -> PendingJoin:

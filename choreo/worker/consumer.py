@@ -15,9 +15,11 @@ from kombu.common import ignore_errors
 from choreo.broker.redis.consuming import is_choreos
 from choreo.broker.workload import begun_requests, listed, written_job
 from choreo.errors import DeclarationError
+from choreo.printing import one_line
 from choreo.worker.countdowns import CountdownRoom
 from choreo.worker.pool import describe_loss, replace_killed, watch_again
 from choreo.worker.rates import Rates
+from choreo.worker.unrunnable import guard_traces, guarded
 from choreo.worker.worker_events import Lull
 
 logger = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ class ServiceConsumer(Consumer):
     - A stopping worker gives back at once the deliveries that it has not begun.
     - A job that was written to a pool child is not forgotten when the worker stops or loses its connection.
     - Worker events are collected for a moment before they are sent: see `choreo.worker.worker_events`.
+    - A message that Celery cannot run, and would end the worker, becomes a dead letter: see `choreo.worker.unrunnable`.
     - A handler with a rate limit does not use up the prefetch of the others, and countdowns not that of their queue:
       see `choreo.worker.rates` and `choreo.worker.countdowns`.
     - A changed rate limit also holds for the deliveries that wait already.
@@ -153,12 +156,17 @@ class ServiceConsumer(Consumer):
         if queue not in self.app.amqp.queues:
             logger.error(
                 "add_consumer %s: %s has no such queue, so nothing is consumed from it. Its queues are %s.",
-                queue,
+                one_line(str(queue)),
                 self.app.service_name,
                 ", ".join(sorted(self.app.amqp.queues)),
             )
             return
         super().add_task_queue(queue, *args, **options)
+
+    def create_task_handler(self, *args: Any, **options: Any) -> Any:
+        """Celery's function for each message, and a guard around it and around the runs in the worker's own process."""
+        guard_traces(self.app)
+        return guarded(self, super().create_task_handler(*args, **options))
 
     @cached_property
     def lull(self) -> Lull | None:

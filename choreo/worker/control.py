@@ -6,11 +6,13 @@ stops payment's workers, and no others.
 """
 
 import re
+from functools import cached_property
 from typing import Any
 
-from celery.app.control import Control
+from celery.app.control import Control, Inspect
 from celery.utils.functional import maybe_list
 
+from choreo.worker.logical_clock import LogicalClock
 from choreo.worker.mailbox import ServiceMailbox
 
 #: The position of ``limit`` in the arguments of Celery's `broadcast` behind ``destination``.
@@ -47,10 +49,26 @@ def _host_of(service: str, host: str) -> str:
     return host if host == service or host.startswith(f"{service}.") else f"{service}.{host}"
 
 
+class ServiceInspect(Inspect):
+    """Celery's questions to workers. Answers in no recognisable form are left out: any program can send one."""
+
+    def _prepare(self, reply: Any) -> Any:
+        return super()._prepare([answer for answer in reply or () if isinstance(answer, dict)])
+
+
 class ServiceControl(Control):
     """``app.control`` of a service. It reaches the service's own workers unless a command names others."""
 
     Mailbox = ServiceMailbox
+
+    def __init__(self, app: Any = None) -> None:
+        super().__init__(app)
+        self.mailbox.clock = LogicalClock()
+
+    @cached_property
+    def inspect(self) -> Any:
+        """Celery's, with `ServiceInspect`."""
+        return self.app.subclass_with_self(ServiceInspect, reverse="control.inspect")
 
     def broadcast(
         self, command: str, arguments: Any = None, destination: Any = None, *args: Any, **options: Any

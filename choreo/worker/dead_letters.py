@@ -13,6 +13,7 @@ from choreo.broker.queue import STORE_PAUSE
 from choreo.delivery.failure import RetryScheduledError, is_ending
 from choreo.delivery.listener import Listener, NoticeDelivery
 from choreo.errors import DeadLetterError, StoreError
+from choreo.printing import one_line
 from choreo.store.claims import Claim
 from choreo.worker.outage import outlast
 from choreo.worker.task import SafeTask
@@ -49,12 +50,12 @@ class DeadLetterTask(SafeTask):
             if delivery is not None and delivery.settled:
                 raise  # the listener's own error
             if error.is_outage:
-                logger.error("%s: %s; it is held until the store is back", letter_id, error)
+                logger.error("%s: %s; it is held until the store is back", one_line(letter_id), error)
                 with suppress(BaseException):
                     outlast(self.app.runtime.store)
                 raise Reject(error, requeue=UNCOUNTED) from error
             if self._is_given_up(letter_id):
-                logger.error("%s: %s; this dead letter is reported no more", letter_id, error)
+                logger.error("%s: %s; this dead letter is reported no more", one_line(letter_id), error)
                 raise
             with suppress(BaseException):
                 time.sleep(STORE_PAUSE)

@@ -4,6 +4,7 @@ import json
 import logging
 import time
 from contextlib import suppress
+from traceback import walk_tb
 from typing import Any, ClassVar
 
 from celery.exceptions import Reject
@@ -82,6 +83,32 @@ class HandlerTask(SafeTask):
             with suppress(BaseException):
                 time.sleep(STORE_PAUSE)
             raise Reject(error, requeue=True) from error
+
+    def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """
+        Called by Celery when the task has failed, in the process that ran it.
+
+        If `run` did not begin, nothing is recorded: a base class of the user's (``task_cls``) has raised in
+        ``before_start`` or ``__call__``. Then the event becomes a dead letter. Without a store it stays in its queue.
+        """
+        # The stack is empty in the worker's main process, which calls this after a time limit.
+        if self.request_stack.top is not None and not self._has_begun(exc):
+            fault = EnvelopeError(f"the handler was not called: {line_of(exc)}")
+            try:
+                self._park(args[0] if args else kwargs, None, fault)
+            except StoreError as error:
+                raise Reject(error, requeue=True) from error
+        super().on_failure(exc, task_id, args, kwargs, einfo)
+
+    def _has_begun(self, error: BaseException) -> bool:
+        """True if the error has come through `run`, or is a later one."""
+        codes = {HandlerTask.run.__code__, type(self).run.__code__}
+        seen: BaseException | None = error
+        while seen is not None:
+            if any(frame.f_code in codes for frame, _ in walk_tb(seen.__traceback__)):
+                return True
+            seen = seen.__context__
+        return False
 
     def delivery(self, event: str | dict[str, Any], envelope: Envelope) -> Delivery | Revocation:  # noqa: ARG002
         """The delivery of this run. Raises `EnvelopeError` if the handler cannot take such an event."""

@@ -9,11 +9,16 @@ from billiard import pool
 from celery.apps.worker import Worker
 from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.exceptions import ImproperlyConfigured
+from kombu.exceptions import SerializerNotInstalled
+from kombu.serialization import prepare_accept_content
 
+from choreo.events.message import JSON
 from choreo.masking import masked
+from choreo.worker import logs
 from choreo.worker import panel as panel  # it changes Celery's remote control commands
 from choreo.worker.control import node_name
 from choreo.worker.discarded import warn_of_discarded
+from choreo.worker.logical_clock import LogicalClock
 from choreo.worker.task import SafeTask
 
 logger = logging.getLogger(__name__)
@@ -28,15 +33,20 @@ class ServiceWorker(Worker):
 
     ``-n fast@%h`` is node ``payment.fast@payment.host``: see `choreo.worker.control.node_name`.
     Raises `ImproperlyConfigured` for the eventlet pool, for a time limit in a pool that cannot enforce it (every pool
-    but prefork), and for ``task_annotations`` or ``worker_deduplicate_successful_tasks`` that would lose events.
+    but prefork), for ``task_annotations`` or ``worker_deduplicate_successful_tasks`` that would lose events, and for an
+    ``accept_content`` without JSON.
     """
 
     def __init__(self, app: Any = None, hostname: str | None = None, **options: Any) -> None:
         # If the connection broke just before the stop, the parent reads no more results, and each child would wait half
         # a minute for it. A result that is not read is an ack that is not sent: the event comes again, and is done.
         pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = RESULTS_READ
+        logs.install()
+        (app or self.app).clock = LogicalClock()
         service = (app or self.app).service_name
         (app or self.app).runtime.check()
+        # Before Celery reads it: its own errors do not name the setting.
+        check_content(service, (app or self.app).conf.accept_content)
         super().__init__(app=app, hostname=node_name(service, hostname or f"celery@{gethostname()}"), **options)
         in_process = not issubclass(self.pool_cls, PreforkPool)
         if self.app.runtime.lane is not None:
@@ -96,6 +106,25 @@ class ServiceWorker(Worker):
 def _is_rabbitmq(connection: Any) -> bool:
     """True if a kombu connection leads to RabbitMQ. It need not be open."""
     return bool(connection.transport.driver_type == "amqp")
+
+
+def check_content(service: str, accepted: Any) -> None:
+    """Raise `ImproperlyConfigured` if ``accept_content`` names no known content type, or not that of events."""
+    try:
+        types = prepare_accept_content([accepted] if isinstance(accepted, str) else accepted)
+    except (SerializerNotInstalled, TypeError) as error:
+        raise ImproperlyConfigured(
+            f'accept_content = {accepted!r}: {error}. It is a list of serializers, such as ["json"].'
+        ) from error
+    if types is not None and JSON in types and not isinstance(accepted, str):
+        return
+    signed = (
+        " Celery's signatures (setup_security) protect ordinary tasks only: run these in a Celery app of their own."
+    )
+    raise ImproperlyConfigured(
+        f"accept_content = {accepted!r}: the events of choreo are JSON, so {service} could read none of them. Leave it "
+        f'out, or add "json".{signed if "auth" in str(accepted) else ""}'
+    )
 
 
 def _name_of(pool: type) -> str:

@@ -11,10 +11,10 @@ from celery.platforms import signals
 from celery.signals import task_revoked
 from celery.utils.functional import maybe_list
 from celery.worker import state
-from celery.worker.request import Request
 
 from choreo.delivery.ending import End, Ending, signal_in_words
 from choreo.events.ids import named_id
+from choreo.worker.keeping import KeepingRequest
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 REVOKED = "choreo_revoked"
 
 
-class SafeRequest(Request):
+class SafeRequest(KeepingRequest):
     """
     Celery's request, with these differences:
 

@@ -18,7 +18,7 @@ from tests.chaos.storm import repeat_command
 LONG = "CHAOS_ORDERS" in os.environ
 
 #: What takes minutes is not even collected in the short form.
-collect_ignore = [] if LONG else ["test_crash_points.py", "test_single_faults.py"]
+collect_ignore = [] if LONG else ["test_crash_points.py", "test_mutants.py", "test_single_faults.py"]
 
 #: A broker of `make_fleet`.
 LANE_OFF = "redis, lane off"

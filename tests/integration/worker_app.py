@@ -5,11 +5,15 @@ import os
 import time
 
 import redis
+from celery import signals
+from celery.app import trace
 
 from choreo import Envelope, Service
 from tests.integration.orders import OrderPlaced
 
 SETTINGS = json.loads(os.environ["CHOREO_TEST_SETTINGS"])
+#: True: the children of the pool cannot read what they are given.
+IS_DEAF = SETTINGS.pop("deaf", False)
 NOTEBOOK = redis.Redis.from_url(SETTINGS["choreo_store_url"], decode_responses=True)
 
 app = Service("payment", broker=os.environ["CHOREO_TEST_BROKER"], config=SETTINGS)
@@ -24,6 +28,18 @@ def charge_customer(order: OrderPlaced) -> None:
     note("begun", order.number)
     time.sleep(order.seconds)
     note("done", order.number)
+
+
+@app.task(name="payment.plain")
+def plain(number: int) -> int:
+    note("plain", number)
+    return 1 // number
+
+
+@signals.worker_process_init.connect(weak=False)
+def deafen(**_: object) -> None:
+    if IS_DEAF:
+        trace._localized[1] = frozenset({"application/x-nothing"})
 
 
 for pattern in filter(None, os.environ.get("CHOREO_TEST_PATTERNS", "").split(",")):

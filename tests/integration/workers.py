@@ -36,8 +36,11 @@ class Payment:
         worker.wait_for("ready.")
         return worker
 
-    def begin(self, *options: str, patterns: str = "", name: str = "one", **settings: Any) -> "Worker":
-        """Start a worker."""
+    def begin(
+        self, *options: str, patterns: str = "", name: str = "one", gossips: bool = False, **settings: Any
+    ) -> "Worker":
+        """Start a worker. ``gossips``: it listens to other workers."""
+        options = options if gossips else ("--without-mingle", "--without-gossip", *options)
         worker = Worker(self, name, options, patterns, self.settings | settings)
         self._workers.append(worker)
         return worker
@@ -66,7 +69,7 @@ class Worker:
         self, payment: Payment, name: str, options: tuple[str, ...], patterns: str, settings: dict[str, Any]
     ) -> None:
         self._log = payment.directory / f"{name}.log"
-        always = ("-l", "INFO", "-n", f"{name}@%h", "--without-mingle", "--without-gossip", "-c", "2")
+        always = ("-l", "INFO", "-n", f"{name}@%h", "-c", "2")
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
                 worker_command(payment.module, *always, *options),

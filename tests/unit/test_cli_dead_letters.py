@@ -8,11 +8,13 @@ from click.testing import CliRunner, Result
 from choreo import DeadLetter, PermanentFailure, Retry, Service
 from choreo.cli import choreo
 from choreo.cli.dead_letters import dead_letters
+from choreo.delivery.dead_letter import Reason
 from choreo.delivery.notice import park
 from choreo.errors import EnvelopeError
 from choreo.events.message import Message
 from tests.unit.events import OrderPlaced, PaymentCharged, envelope
 from tests.unit.stage import Stage, service
+from tests.unit.test_printing import HOSTILE
 
 CHARGE = "payment.charge_the_customer"
 
@@ -237,3 +239,58 @@ def test_an_unknown_letter_is_one_line(stage, command):
 
 def test_the_command_is_there():
     assert CliRunner().invoke(choreo, ["dead-letters", "--help"]).exit_code == 0
+
+
+# -- hostile text ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_text_in_a_letter_acts_on_no_terminal_and_hides_no_letter(stage, text):
+    event = envelope(OrderPlaced(customer_id=text), subject=text, id=f"e-{text}", source=text)
+    message = Message("", "q", b"x", {"argsrepr": text})
+    fault = ValueError(text)
+    letter = DeadLetter(
+        "payment", CHARGE, Reason.REFUSED, str(fault), message, traceback=f"Traceback:\n{text}", envelopes=(event,)
+    )
+    stage.app.runtime.store.bury(CHARGE, letter.id, letter.to_json())
+    stage.app.runtime.store.register([CHARGE])
+    other = failed(stage)
+
+    for command in (("list",), ("show", letter.id), ("list", "--json"), ("show", letter.id, "--json")):
+        said = run(*command).stdout
+        said.encode()
+        assert all(line.isprintable() for line in said.split("\n")), said
+    assert {letter.id, other.id} <= {row.split()[0] for row in run("list").stdout.splitlines() if row}
+    if "\ud800" not in text:  # no message can hold that
+        assert run("replay", letter.id).stdout.rstrip("\n").isprintable()
+
+
+def test_hostile_text_in_an_argument_is_shown_plainly(stage):
+    for arguments in (("show", "\x1b]0;x"), ("list", "\x1b]0;x"), ("list", "pay\ud800")):
+        said = run(*arguments, code=1).output
+        assert all(line.isprintable() for line in said.split("\n")), said
+
+
+def test_a_letter_of_a_handler_that_the_store_does_not_know_is_shown(stage):
+    message = Message("", "nobody.knows", b"x", {"task": "nobody.knows"})
+    park(stage.app.runtime, "nobody.knows", message, EnvelopeError("no event"))
+
+    assert "nobody.knows: something unreadable" in run("list").stdout
+    assert "nobody.knows" in stage.app.backlog()
+
+
+@pytest.mark.parametrize(
+    "odd", [{"reason": "bored"}, {"new": 1}, {"message": 5}, {"failed_at": None}, {"envelopes": [5]}]
+)
+def test_a_letter_of_another_version_is_shown_and_hides_no_other(stage, odd):
+    known = failed(stage)
+    letter = json.loads(failed(stage, "ORD-2").to_json()) | {"id": "0123456789"} | odd
+    stage.app.runtime.store.bury(CHARGE, "0123456789", json.dumps(letter))
+
+    listed = run("list").stdout
+    assert known.id in listed
+    assert "0123456789" in listed
+    assert "this version cannot read it" in run("show", "0123456789").stdout
+    assert "The version that wrote it can" in run("replay", "0123456789", code=1).output
+    run("discard", "0123456789", "--yes")
+    assert "0123456789" not in run("list").stdout

@@ -12,6 +12,7 @@ from choreo.cli import choreo
 from choreo.cli.joins import joins
 from tests.unit.events import NOON, OrderConfirmed, OrderPlaced, OrderRejected, PaymentCharged, envelope
 from tests.unit.stage import Stage, service
+from tests.unit.test_printing import HOSTILE
 
 
 class ItemPacked(Event):
@@ -197,3 +198,14 @@ def test_a_join_is_fired_or_refused_with_the_way_out(stage):
 
 def test_the_command_is_there():
     assert CliRunner().invoke(choreo, ["joins", "--help"]).exit_code == 0
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_key_acts_on_no_terminal(stage, text):
+    if "\ud800" in text:
+        pytest.skip("the queue refuses such an event")
+    stage.deliver(envelope(OrderConfirmed(), subject=text, id=f"e-{text}", source=text), ASSIGN)
+
+    for command in (("list",), ("show", text), ("list", "--json"), ("fire", text, "--handler", ASSIGN)):
+        said = CliRunner().invoke(joins, command).output
+        assert all(line.isprintable() for line in said.split("\n")), said

@@ -85,3 +85,10 @@ def test_the_pool_still_has_the_limit_that_is_lowered() -> None:
     assert hasattr(pool, "GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT"), (
         "billiard has renamed how long a child waits for its results to be read: see choreo/worker/node.py"
     )
+
+
+def test_answers_in_no_recognisable_form_are_left_out() -> None:
+    inspect = service("payment").control.inspect()
+
+    assert inspect._prepare([5, {"payment@host": {"ok": "pong"}}, [], None, "x"]) == {"payment@host": {"ok": "pong"}}
+    assert not inspect._prepare(None)

@@ -42,6 +42,7 @@ def test_a_service_imports_no_package_that_celery_does_not() -> None:
         "events",
         "lazy",
         "masking",
+        "printing",
         "runtime",
         "service",
         "store",

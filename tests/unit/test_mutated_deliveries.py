@@ -37,7 +37,11 @@ DEPTHS = [brackets(90), brackets(150), brackets(850), brackets(5000), {"a": brac
 
 QUEUES: dict[str, tuple[GuardedQueue, dict[str, Any], Any]] = {
     "handler": (HandlerQueue("q", handler="payment.charge", park=None), dict(GOOD.headers), [[WIRE], {}, {}]),
-    "letters": (DeadLetterQueue("d", handler=NOTICE["task"], park=None, prefix=""), NOTICE, [["a1b2c3"], {}, {}]),
+    "letters": (
+        DeadLetterQueue("d", handler=NOTICE["task"], park=None, prefix="", owners=lambda: ()),
+        NOTICE,
+        [["a1b2c3"], {}, {}],
+    ),
     "tasks": (
         TaskQueue("t", handler="payment", park=None, tasks=lambda: {"payment.plain"}, accept=lambda: {JSON}),
         {"task": "payment.plain", "id": "t-1", "retries": 0, "eta": None, "timelimit": [None, None]},

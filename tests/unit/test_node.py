@@ -1,15 +1,24 @@
 """What a service's worker program refuses to run on, and what it does at its start."""
 
 import gc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from celery._state import _set_task_join_will_block
 from celery.apps.worker import Worker
 from celery.concurrency.solo import TaskPool
 from celery.exceptions import ImproperlyConfigured
 
 from tests.unit.events import OrderPlaced
 from tests.unit.stage import service
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> Iterator[None]:
+    """A worker that is made tells Celery that results cannot be waited for in this process."""
+    yield
+    _set_task_join_will_block(False)
 
 
 @pytest.mark.filterwarnings("ignore::celery.platforms.SecurityWarning")
@@ -104,3 +113,37 @@ def test_a_prefetch_that_quorum_queues_refuse_is_refused_at_the_start() -> None:
 
     with pytest.raises(ImproperlyConfigured, match=r"worker_detect_quorum_queues = False: .* Leave the setting out"):
         app.Worker(pool="solo")
+
+
+@pytest.mark.filterwarnings("ignore::celery.platforms.SecurityWarning")
+@pytest.mark.parametrize("pool", ["solo", "threads", "prefork"])
+@pytest.mark.parametrize("accepted", [["pickle"], ["auth"], ["application/x-yaml"], [], None, (), "json", ["jsn"], 5])
+def test_content_in_which_no_event_can_be_read_is_refused_with_a_way_out(accepted: object, pool: str) -> None:
+    app = service("payment")
+    app.conf.accept_content = accepted
+
+    with pytest.raises(ImproperlyConfigured, match=r"accept_content = .*json"):
+        app.Worker(pool=pool)
+
+
+@pytest.mark.filterwarnings("ignore::celery.platforms.SecurityWarning")
+@pytest.mark.parametrize("time", [10**4299, 2**62, 1e308, float("inf"), "5", None, [], True, -1])
+def test_no_message_sets_the_logical_clock_to_what_no_message_could_name(time: object) -> None:
+    app = service("payment")
+    app.Worker(pool="solo")
+    for clock in (app.clock, app.control.mailbox.clock):
+        clock.adjust(7)
+
+        clock.adjust(time)
+
+        assert clock.value == 9
+        assert clock.adjust(41) == 42
+
+
+@pytest.mark.filterwarnings("ignore::celery.platforms.SecurityWarning")
+@pytest.mark.parametrize("accepted", [["json"], ("json", "yaml"), {"application/json"}, ["yaml", "json"]])
+def test_content_with_json_is_accepted(accepted: object) -> None:
+    app = service("payment")
+    app.conf.accept_content = accepted
+
+    app.Worker(pool="solo")

@@ -73,7 +73,7 @@ class Rig:
         self.parked: list[tuple[str, Message, Exception]] = []
         self.ran: list[Any] = []
         self.store_is_down = False
-        more = {"prefix": "staging."} if kind is DeadLetterQueue else {}
+        more = {"prefix": "staging.", "owners": lambda: {HANDLER}} if kind is DeadLetterQueue else {}
         kind(f"staging.{handler}", handler=handler, park=self.park, **more).bind(self.channel).consume(
             "tag", self.ran.append
         )
@@ -393,6 +393,21 @@ def test_what_rabbitmq_delivered_too_often_is_replayed_to_the_handler_it_was_mea
 
     ((_, message, _),) = letters.parked
     assert message.routing_key == QUEUE
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        *("nobody.knows", "payment.charge", "staging.payment.charged", "staging.", "", "\ud800", "\x1b]0;x", "a" * 300),
+        *(5, None, [QUEUE], {}, True),
+    ],
+)
+def test_a_delivery_from_a_queue_that_nobody_knows_is_kept_where_it_is_looked_for(letters, named):
+    letters.deliver(headers=GOOD.headers | {"x-first-death-queue": named})
+
+    ((handler, message, _),) = letters.parked
+    assert handler == "payment.dead_letters"
+    assert message.routing_key == "staging.payment.dead_letters"
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from amqp.serialization import decode_properties_basic, loads
 from amqp.spec import Basic
 from kombu.transport import pyamqp
 
+from choreo.broker.broadcasts import dropping
 from choreo.broker.compression import errors_in
 
 #: The content type of a message whose properties have no recognisable form. All of them are in `PROPERTIES`.
@@ -51,9 +52,22 @@ class BoundedMessage(pyamqp.Message):
 
 
 class ReadingChannel(pyamqp.Channel):
-    """A channel whose messages are unpacked within bounds."""
+    """
+    A channel whose messages are unpacked within bounds.
+
+    Its consumers without acks drop what they cannot read: see `choreo.broker.broadcasts`.
+    """
 
     Message = BoundedMessage
+
+    def basic_consume(
+        self, queue: str = "", *args: Any, no_ack: bool = False, callback: Any = None, **options: Any
+    ) -> Any:
+        """Consume as py-amqp does."""
+        if no_ack and callback is not None:
+            errors = (*self.connection.connection_errors, *self.connection.channel_errors)
+            callback = dropping(callback, queue, errors)
+        return super().basic_consume(queue, *args, no_ack=no_ack, callback=callback, **options)
 
 
 class ReadingConnection(pyamqp.Connection):

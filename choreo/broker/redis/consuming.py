@@ -4,16 +4,20 @@ The delivering half of a consuming channel: it delivers taken messages, and retu
 See `choreo.broker.redis.transport` for the life of a message, and `ownership.py` for owners.
 """
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from queue import Empty
 from time import monotonic
 from typing import Any
 
 from redis.exceptions import RedisError
 
 from choreo.broker import workload
+from choreo.broker.broadcasts import dropping
+from choreo.broker.incoming import brief
 from choreo.broker.redis import ownership as owning
 from choreo.broker.redis.bounded import BoundedMessage
 from choreo.broker.redis.keys import INBOX
@@ -23,6 +27,8 @@ from choreo.broker.redis.receipt import CERTAIN_UNTIL, CLAIM, INFLIGHT, OWNER, T
 from choreo.broker.redis.taken import Taken, untouched
 from choreo.broker.redis.taking import TakingChannel, serving
 from choreo.redis_client.refusals import explained
+
+logger = logging.getLogger(__name__)
 
 #: Seconds after which deliveries pause for the event loop, so that signals, remote control and timers get their turn.
 SLICE_SECONDS = 0.01
@@ -56,7 +62,9 @@ class ConsumingChannel(TakingChannel):
         self._packed.forget()
         self._inboxes[queue] = (kwargs.get("arguments") or {}).get(INBOX, "")
         result = super().basic_consume(queue, no_ack, callback, consumer_tag, **kwargs)
-        self.connection._callbacks[queue] = partial(self._hand_over, callback, no_ack)
+        on_delivery = partial(self._hand_over, callback, no_ack)
+        errors = (*self.connection.connection_errors, *self.connection.channel_errors)
+        self.connection._callbacks[queue] = dropping(on_delivery, queue, errors) if no_ack else on_delivery
         self._expecting = True
         self._watch_bindings()
         return result
@@ -168,6 +176,16 @@ class ConsumingChannel(TakingChannel):
             about = {OWNER: owner, INFLIGHT: self.keys.inflight(owner), TAG: tag, CERTAIN_UNTIL: taken.certain_until}
             properties["delivery_info"].update(about | {CLAIM: taken.claim} if taken.claim else about)
         return payload
+
+    def _receive_one(self, client: Any) -> Any:
+        """Deliver one published message, as kombu does: one that is no message in its format is dropped."""
+        try:
+            return super()._receive_one(client)
+        except (Empty, MemoryError, *self.connection_errors):
+            raise
+        except Exception as error:  # a decoder may raise anything
+            logger.error("a published message that cannot be read is dropped: %s", brief(error))
+            raise Empty from error
 
     # -- acks ------------------------------------------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ LEANS_ON: tuple[tuple[type, str, tuple[str, ...] | None, str], ...] = (
     (redis.Channel, "_after_fork", (), "closes the pools in a forked child"),
     (redis.Channel, "_basic_cancel", ("consumer_tag",), "called when a consumer is cancelled; extended"),
     (redis.Channel, "_unsubscribe_from", ("queue",), "called by _basic_cancel for fanout queues"),
+    (redis.Channel, "_receive_one", ("c",), "reads one published message; extended"),
     (redis.Channel, "conn_or_acquire", ("client",), "gives kombu its client; replaced"),
     (redis.Channel, "keyprefix_queue", None, "the name of a binding table"),
     (redis.Channel, "keyprefix_binding_permanent", None, "the name of a table of permanent bindings"),

@@ -71,7 +71,7 @@ def end_loan(lent: BookLent, returned: BookReturned) -> None:
 
 @app.on(ReminderSent)
 def remind(reminder: ReminderSent) -> None:
-    note("remind", reminder.meta.subject, due=reminder.meta.time.timestamp())
+    note("remind", reminder.meta.subject, due=reminder.meta.time.timestamp(), event=reminder.meta.id)
 
 
 @app.dead_letter

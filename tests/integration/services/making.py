@@ -34,6 +34,7 @@ def note(what: str, subject: str, **more: Any) -> None:
         "subject": subject,
         "task": current_task.name if current_task else None,
         "queue": request.delivery_info.get("routing_key") if request else None,
+        "id": request.id if request else None,
         "pid": os.getpid(),
         "at": time.time(),
         **more,

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from datetime import timedelta
+from typing import Any
 
 from choreo import Context, DeadLetter, PermanentFailure, Retry, RetryLater, Terms
 from tests.integration.services.making import made, note, noted
@@ -22,7 +23,7 @@ app = made("payment", terms=Terms(lease=timedelta(seconds=1.5), max_deliveries=2
 
 @app.on(OrderPlaced, retry=Retry(times=2, first=0.02, cap=0.05, never=(CardRefused,)))
 def charge(order: OrderPlaced, context: Context) -> PaymentCharged | None:
-    note("charge", context.subject, attempt=context.attempt)
+    note("charge", context.subject, attempt=context.attempt, event=context.envelope.id)
     behave(order.behave, context)
     note("charged", context.subject, attempt=context.attempt)
     return PaymentCharged(attempt=context.attempt) if order.behave != "quietly" else None
@@ -60,6 +61,11 @@ def behave(how: str, context: Context) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         case "kill":
             os._exit(1)
+
+
+@app.task(name="payment.plain")
+def plain(*args: Any, **kwargs: Any) -> None:
+    note("plain", repr(args), more=repr(kwargs))
 
 
 @app.dead_letter

@@ -1,0 +1,23 @@
+"""Foreign text for people: in logs, tables and errors, without characters that act on a terminal or forge a line."""
+
+from unicodedata import category
+
+
+def one_line(text: str) -> str:
+    """
+    The text with an escape (such as ``\\x1b`` or ``\\n``) for each character that is not printed as itself.
+
+    These are control characters, line ends, halves of surrogate pairs, and characters that change the direction of the
+    text that follows.
+    """
+    return text if text.isprintable() else "".join(map(_shown, text))
+
+
+def lines(text: str) -> str:
+    """The same for a text of several lines, such as a traceback. Line ends and tabs stay."""
+    return "\n".join("\t".join(map(one_line, line.split("\t"))) for line in text.split("\n"))
+
+
+def _shown(char: str) -> str:
+    # Spaces of other widths are not "printable" to Python.
+    return char if char.isprintable() or category(char) == "Zs" else char.encode("unicode_escape").decode()
