@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,15 @@ def nothing_is_left_running() -> Iterator[None]:
     yield
     if left := end(mark):
         warnings.warn("left running by a test, and ended now: " + ", ".join(left), stacklevel=1)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_configured() -> Iterator[None]:
+    """Forgets celeryconfig.py, which keeps what the environment was when a test first read it."""
+    before = sys.modules.get("celeryconfig")
+    yield
+    if sys.modules.get("celeryconfig") is not before:
+        sys.modules.pop("celeryconfig", None)
 
 
 @pytest.fixture(scope="session")

@@ -3,13 +3,13 @@
 from uuid import uuid4
 
 from choreo.delivery.dead_letter import DeadLetter, Reason
-from choreo.delivery.notice import notice, park
+from choreo.delivery.notice import log_dead_letter, notice, park
 from choreo.delivery.ports import Ports
 from choreo.delivery.signals import SIGNALS
 from choreo.errors import EnvelopeError
 from choreo.events.envelope import Envelope
 from choreo.events.message import Message, parsed
-from choreo.store.claims import Claim, Settlement, Verdict
+from choreo.store.claims import Claim, Outcome, Settlement, Verdict
 from choreo.store.parts import CANCELLED, read_address, unit_of, unpacked
 from choreo.store.schedule import Scheduled, deadline_id
 
@@ -54,7 +54,9 @@ def park_undeclared(ports: Ports, handler: str, key: str, message: Message) -> N
         failed_at=ports.now(),
     )
     tell = Scheduled(f"notice:{letter.id}", notice(letter, ports))
-    ports.store.commit(claim, Settlement(letter=(letter.id, letter.to_json()), scheduled=[tell], unscheduled=unwanted))
+    settlement = Settlement(letter=(letter.id, letter.to_json()), scheduled=[tell], unscheduled=unwanted)
+    if ports.store.commit(claim, settlement).outcome is Outcome.OK:
+        log_dead_letter(letter)
 
 
 def _read(message: Message) -> tuple[Envelope, str]:

@@ -57,7 +57,7 @@ def one_letter(stage: Stage, handler: str) -> DeadLetter:
     return letter
 
 
-def test_a_retry_becomes_a_dead_letter_and_goes_to_the_new_name(deploy, seen):
+def test_a_retry_becomes_a_dead_letter_and_goes_to_the_new_name(deploy, seen, caplog):
     app = service("shop")
 
     @app.on(OrderPlaced)
@@ -72,6 +72,7 @@ def test_a_retry_becomes_a_dead_letter_and_goes_to_the_new_name(deploy, seen):
 
     letter = one_letter(stage, "shop.charge")
     assert (letter.envelopes, letter.attempts) == ((ORDER,), 1)
+    assert f"dead letter {letter.id}: shop.charge could not handle order.placed ORD-1 (undeclared" in caplog.text
     assert stage.store.backlog("shop.charge").total == 0
     with pytest.raises(DeadLetterError, match=r"No worker of shop declares shop.charge any more"):
         stage.app.dead_letters.replay(letter.id)
