@@ -22,7 +22,8 @@ def test_each_worker_becomes_ready_and_answers_the_probe_of_docker_compose(
     for worker in (kitchen, counter):
         code, said = probe(worker, f"{worker.worker_name}@$HOSTNAME")
         assert code == 0, said
-        assert f"{worker.hostname()}: OK" in said
+        service, _, host = worker.hostname().partition("@")
+        assert f"{service}@{service}.{host}: OK" in said
 
     code, said = probe(kitchen, "nobody@$HOSTNAME", timeout=1)
     assert code != 0

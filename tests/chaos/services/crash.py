@@ -143,7 +143,7 @@ def arm(app: Service) -> None:
     _around(Delivery, "begin", after=lambda begun: begun.verdict in points and trap.spring(points[begun.verdict]))
     _around(Delivery, "react", before=lambda _: trap.refuse())
     _around(Delivery, "_succeeded", before=lambda _: trap.handled())
-    _around(Delivery, "_postpone", after=lambda _: trap.spring("after postpone"))
+    _around(Delivery, "postpone", after=lambda _: trap.spring("after postpone"))
     _around(Publisher, "send", after=lambda _: trap.spring("after publish"))
     # In the fast lane a success need not reach the store's own commit.
     for committing in (RedisStore, HeldStore):

@@ -169,7 +169,7 @@ def commit_without_token() -> None:
 
 @_sabotage("busy copies wait")
 def drop_the_busy_copy() -> None:
-    _silence(Delivery, "_postpone")
+    _silence(Delivery, "postpone")
 
 
 @_sabotage("retry before the ack")
