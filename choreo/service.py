@@ -88,7 +88,8 @@ class Service(Celery):
 
     These of the settings are choreo's:
 
-    - ``choreo_store_url``: the Redis that keeps joins, retries and dead letters. Default: the broker, if it is Redis.
+    - ``choreo_store_url``: the Redis, or the Redis Cluster, that keeps joins, retries and dead letters. Default: the
+      broker, if it is Redis.
     - ``choreo_namespace``: separates whole platforms that share a broker ("staging"). Default: none.
     - ``choreo_unheard``: the reaction to an event that no handler listens to: "ignore", "log" (the default: one warning
       per type and process) or "error" (`publish` raises). ``app.publisher.unheard`` counts them per type.

@@ -21,6 +21,8 @@ GROUPS = {
     r"integration/test_(rabbitmq_outage|flower)\.py": r"\1",
     r"acceptance/test_(types|package)\.py": r"\1",
     r"contract/test_(rights)\.py": r"\1",
+    r"contract/.*(cluster)": r"\1",
+    r"integration/test_(cluster)\.py": r"workers and \1",
     r"(containers)/": r"\1",
 }
 #: The directories of the tests, the one with the longest tests first: no process is left alone with a long one.

@@ -1,4 +1,4 @@
-"""The store's client: for one Redis server, with or without TLS, or for the master that Sentinel names."""
+"""The store's client: for a Redis server, with or without TLS, the master that Sentinel names, or a cluster."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +8,7 @@ import redis
 from redis.sentinel import Sentinel
 
 from choreo.errors import DeclarationError
+from choreo.redis_client.cluster import cluster_of, is_node
 from choreo.redis_client.tls import scheme_of, tls_options, without_tls
 
 #: Options of each client, in seconds. redis-py's defaults wait for ever.
@@ -18,6 +19,70 @@ SPECIAL = "its password holds a character such as / # ? that must be written as 
 _SERVERS = ("redis", "rediss", "valkey", "valkeys")
 
 
+def find_client(url: str, ssl: Mapping[str, Any] | bool | None, transport: Mapping[str, Any]) -> Any:
+    """
+    A client for the URL, or for the whole cluster if the URL names a node of one. It connects, to find that out.
+
+    Several URLs, separated by semicolons, are nodes of one cluster: the first that answers is asked. The parameters are
+    those of `make_client`. Raises `DeclarationError` as that does, and redis-py's errors if no server can be reached.
+    """
+    nodes = url.split(";")
+    if scheme_of(url) not in _SERVERS:
+        return make_client(url, ssl, transport)
+    for node in nodes:
+        client = make_client(node, ssl, transport)
+        try:
+            found = is_node(client)
+        except (redis.ConnectionError, redis.TimeoutError):
+            if node is nodes[-1]:
+                raise
+        except redis.ResponseError as error:
+            number = _database(client)
+            if number and is_node(_first_database(client)):
+                raise _no_database(number) from error
+            raise
+        else:
+            return _cluster(url, ssl, client) if found else _only(nodes, client)
+    raise AssertionError("unreachable")
+
+
+def _only(nodes: list[str], client: Any) -> Any:
+    """The client, unless it is that of one of several servers."""
+    if len(nodes) > 1:
+        places = ", ".join(urlsplit(node).netloc.rpartition("@")[2] for node in nodes)
+        raise DeclarationError(
+            f"choreo_store_url names several Redis servers ({places}). They are no cluster, so they share no data. "
+            f"Name one of them, nodes of one Redis Cluster, or Sentinels: sentinel://host:26379"
+        )
+    return client
+
+
+def _cluster(url: str, ssl: Mapping[str, Any] | bool | None, client: Any) -> Any:
+    if _database(client):
+        raise _no_database(_database(client))
+    client.close()
+    tls = tls_options(url, ssl)
+    return cluster_of([_address(node, tls) for node in without_tls(url).split(";")], _options() | tls)
+
+
+def _database(client: Any) -> int:
+    return int(client.connection_pool.connection_kwargs.get("db") or 0)
+
+
+def _first_database(client: Any) -> Any:
+    """The client, which now asks for database 0."""
+    client.connection_pool.connection_kwargs["db"] = 0
+    client.connection_pool.reset()
+    return client
+
+
+def _no_database(number: int) -> DeclarationError:
+    return DeclarationError(
+        f"choreo_store_url names database {number} of a Redis Cluster, which has database 0 only: end the URL with /0, "
+        f"and keep platforms apart by choreo_namespace"
+    )
+
+
 def make_client(url: str, ssl: Mapping[str, Any] | bool | None, transport: Mapping[str, Any]) -> Any:
     """
     A client for the URL.
@@ -26,20 +91,26 @@ def make_client(url: str, ssl: Mapping[str, Any] | bool | None, transport: Mappi
     ``transport`` is `broker_transport_options`: for Sentinel it must name the master. Raises `DeclarationError` for a
     URL or options that cannot work.
     """
-    options: dict[str, Any] = dict(OPTIONS)
     tls, url, scheme = tls_options(url, ssl), without_tls(url), scheme_of(url)
-    if scheme != "unix":
-        options["socket_keepalive"] = True
+    options = dict(OPTIONS) if scheme == "unix" else _options()
     try:
         if scheme == "sentinel":
             return _master(url, options, tls, transport)
         if scheme in _SERVERS:
-            url = f"{'rediss' if tls else 'redis'}://{url.partition('://')[2]}"
+            url = _address(url, tls)
         return redis.Redis.from_url(url, **options, **tls)
     except ValueError as error:
         # A password with a special character may be a part of the error's text, and of its traceback.
         reason = str(error) if "Port could not" not in str(error) else "its port is no number, or " + SPECIAL
         raise DeclarationError(f"choreo_store_url is no URL of a Redis server: {reason}") from None
+
+
+def _options() -> dict[str, Any]:
+    return {**OPTIONS, "socket_keepalive": True}
+
+
+def _address(url: str, tls: Mapping[str, Any]) -> str:
+    return f"{'rediss' if tls else 'redis'}://{url.partition('://')[2]}"
 
 
 def sentinel_options(tls: Mapping[str, Any], transport: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,12 +21,13 @@ REMEDIES = {
     "BUSY": "A script runs for too long on this server. End it with SCRIPT KILL",
     "UNKILLABLE": "A script runs for too long on this server, and has written already. Wait, or restart the server",
 }
-#: Codes of a Redis Cluster. No time heals them.
+#: Codes of a Redis Cluster from where it is spoken to as one server. No time heals them.
 _CLUSTER = ("MOVED", "CROSSSLOT", "ASK")
 REMEDIES |= dict.fromkeys(
     _CLUSTER,
-    "This is a Redis Cluster, and choreo needs one server that holds all keys: name a single Redis, or the Sentinels "
-    "of one (sentinel://host:26379), or use RabbitMQ as the broker",
+    "This is a Redis Cluster. It can be the store, and not the broker, whose keys must be on one server: as the broker "
+    "name a single Redis, or the Sentinels of one (sentinel://host:26379), or RabbitMQ, and name the cluster as "
+    "choreo_store_url",
 )
 #: Releases of redis-py that do not keep the code have a class for it.
 _CLASSES = {

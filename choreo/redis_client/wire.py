@@ -131,6 +131,11 @@ class Wire:
                 answers.append(error)
         return answers
 
+    def timed(self, commands: Sequence[Sequence[Part]]) -> list[tuple[Any, Any]]:
+        """Send several commands in one go. Returns for each the server's answer to TIME, and the command's own."""
+        now, *answers = self.commands([("TIME",), *commands])
+        return [(now, answer) for answer in answers]
+
     def send_packed(self, packed: bytes) -> Any:
         """Send one packed command and return the server's answer."""
         forks.notice()

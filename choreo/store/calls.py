@@ -1,17 +1,19 @@
-"""Calls of the store to its Redis server: connections that are kept, repeated calls, errors that name the server."""
+"""Calls of the store to its Redis server or cluster: kept connections, repeated calls, errors that name the server."""
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any, TypeVar
 
 import redis
+from redis.exceptions import ClusterDownError, TryAgainError
 
 from choreo import forks
 from choreo.errors import StoreError
-from choreo.redis_client.client import make_client
+from choreo.redis_client.client import find_client
+from choreo.redis_client.cluster import ClusterWire, mended
 from choreo.redis_client.refusals import explained, is_outage
 from choreo.redis_client.scripts import Script
 from choreo.redis_client.wire import Part, Wire
@@ -20,13 +22,17 @@ T = TypeVar("T")
 
 #: Seconds to wait before each repetition of a call whose connection broke. Every script may be repeated.
 _PAUSES = (0.05, 0.2, 0.5)
+#: Errors after which a call is repeated.
+_AGAIN = (redis.ConnectionError, redis.TimeoutError, OSError, TryAgainError, ClusterDownError)
 
 
 class Calls:
     """
-    Calls to one server. Safe in threads, and after a fork. Each call raises `StoreError` if it fails.
+    Calls to one server or cluster. Safe in threads, and after a fork. Each call raises `StoreError` if it fails.
 
-    ``ssl`` and ``transport`` are those of `choreo.redis_client.client.make_client`.
+    In a cluster, the keys of one call are in one slot: the names of all keys of an owner have the same hash tag.
+
+    ``ssl`` and ``transport`` are those of `choreo.redis_client.client.find_client`.
     """
 
     def __init__(
@@ -35,7 +41,7 @@ class Calls:
         self.url = url
         self._ssl, self._transport = ssl, transport or {}
         # Each call uses a wire alone, so there are as many wires as there are concurrent calls.
-        self._wires: deque[Wire] = deque()
+        self._wires: deque[Wire | ClusterWire] = deque()
         self._inherited: list[Any] = []
         forks.guard(self)
 
@@ -51,15 +57,21 @@ class Calls:
 
     @cached_property
     def _client(self) -> Any:
-        return make_client(self.url, self._ssl, self._transport)
+        return find_client(self.url, self._ssl, self._transport)
 
-    @contextmanager
-    def client(self) -> Iterator[Any]:
-        """Context: redis-py's client, for rare commands. A command takes several times as long as on a wire."""
-        try:
-            yield self._client
-        except (redis.RedisError, UnicodeEncodeError) as error:
-            raise self.failed(error) from error
+    def ask(self, call: Callable[[Any], T]) -> T:
+        """Return the answer of ``call``, which gets redis-py's client: for rare commands. A wire is much faster."""
+        for pause in (*_PAUSES, None):
+            try:
+                client = self._client
+                with mended() if self._has_cluster else nullcontext():
+                    return call(client)
+            except (redis.RedisError, OSError, UnicodeEncodeError) as error:
+                # The client of a single server repeats its commands itself.
+                if pause is None or not isinstance(error, _AGAIN) or not self._has_cluster:
+                    raise self._given_up(error) from error
+                time.sleep(pause)
+        raise AssertionError("unreachable")
 
     def run(self, script: Script, keys: Sequence[Part], args: Sequence[Any]) -> Any:
         """Run a script and return its answer."""
@@ -75,7 +87,7 @@ class Calls:
         """
         tries = 0
 
-        def call(wire: Wire) -> Any:
+        def call(wire: Any) -> Any:
             nonlocal tries
             tries += 1
             answer = wire.call(script, keys, args)
@@ -85,9 +97,22 @@ class Calls:
 
         return self._on_a_wire(call), tries > 1
 
-    def commands(self, commands: Sequence[Sequence[Part]]) -> list[Any]:
-        """Run several commands in one round trip. Returns the answers: a `ResponseError` for each that was refused."""
-        return self._on_a_wire(lambda wire: wire.commands(commands))
+    def timed(self, commands: Sequence[Sequence[Part]]) -> list[tuple[Any, Any]]:
+        """
+        Run several commands in one round trip. Each has its key in the second place, and changes nothing.
+
+        Returns for each the answer to TIME of the server that has the key, and its own answer: either may be a
+        `ResponseError`, if it was refused.
+        """
+        return self._on_a_wire(lambda wire: wire.timed(commands))
+
+    def time(self, key: str) -> float:
+        """Seconds since 1970, by the clock of the server that has this key."""
+        ((now, _),) = self.timed([("EXISTS", key)])
+        if isinstance(now, Exception):
+            raise self.failed(now)
+        seconds, microseconds = now
+        return int(seconds) + int(microseconds) / 1_000_000
 
     def failed(self, error: Exception) -> StoreError:
         """The `StoreError` for an error. It names the server, without user, password and query."""
@@ -95,24 +120,38 @@ class Calls:
         address = (self.url.rpartition("@")[2] or self.url).partition("?")[0]
         return StoreError(f"the call to the store at {address} failed: {explained(error)}", is_outage=is_outage(error))
 
-    def _on_a_wire(self, call: Callable[[Wire], T]) -> T:
+    def _on_a_wire(self, call: Callable[[Any], T]) -> T:
         forks.notice()
         for pause in (*_PAUSES, None):
+            wire: Wire | ClusterWire | None = None
             try:
-                wire = self._wires.pop()
-            except IndexError:
-                wire = Wire(lambda: self._client.connection_pool)
-            try:
+                wire = self._wire()
                 answer = call(wire)
-            except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-                wire.close()
-                if pause is None:
-                    raise self.failed(error) from error
+            except (redis.RedisError, OSError, UnicodeEncodeError) as error:
+                if wire is not None:
+                    wire.close()
+                if pause is None or not isinstance(error, _AGAIN):
+                    raise self._given_up(error) from error
                 time.sleep(pause)
-            except (redis.RedisError, UnicodeEncodeError) as error:
-                wire.close()
-                raise self.failed(error) from error
             else:
                 self._wires.append(wire)
                 return answer
         raise AssertionError("unreachable")
+
+    def _wire(self) -> Wire | ClusterWire:
+        try:
+            return self._wires.pop()
+        except IndexError:
+            if isinstance(self._client, redis.RedisCluster):
+                return ClusterWire(lambda: self._client)
+            return Wire(lambda: self._client.connection_pool)
+
+    def _given_up(self, error: Exception) -> StoreError:
+        if self._has_cluster:
+            # All nodes that it knows may have got other addresses. The next call asks those of the URL again.
+            self.__dict__.pop("_client", None)
+        return self.failed(error)
+
+    @property
+    def _has_cluster(self) -> bool:
+        return isinstance(self.__dict__.get("_client"), redis.RedisCluster)

@@ -1,7 +1,14 @@
-"""The store in Redis: one Lua script per decision.
+"""The store in Redis, or in a Redis Cluster: one Lua script per decision.
 
 All keys of one handler have the same hash tag (``choreo:{payment.charge_customer}:due``), so that a Redis Cluster
-keeps them in one slot. Every script begins with a comment on its keys, arguments and answers.
+keeps them in one slot; so have the keys of one service's workers, and of the delayed events. The two keys of the whole
+platform (``choreo:handlers`` and ``choreo:joins``) are in a slot each. No call reads keys of two slots.
+
+While a slot moves, a cluster refuses a script of several keys unless all the keys that it names are there. A script
+that also uses keys which it does not name could stop in the middle. So it names the start of the inbox's keys, which is
+never a key itself: the whole script is then refused.
+
+Every script begins with a comment on its keys, arguments and answers.
 """
 
 import logging
@@ -14,6 +21,7 @@ from typing import Any
 from choreo.errors import StoreError
 from choreo.events.message import Message
 from choreo.events.patterns import Binding
+from choreo.redis_client.cluster import servers
 from choreo.redis_client.evictions import watch
 from choreo.redis_client.scripts import Script
 from choreo.redis_client.wire import Part
@@ -22,7 +30,7 @@ from choreo.store.claims import OUTBOX_GRACE, Begun, Claim, Committed, LastEnd, 
 from choreo.store.joins import Arrival, Waiting
 from choreo.store.port import Store
 from choreo.store.register import Declared, Listening
-from choreo.store.schedule import Backlog, Scheduled, deadline_id
+from choreo.store.schedule import DELAYED, Backlog, Scheduled, deadline_id
 from choreo.store.terms import Terms
 
 logger = logging.getLogger(__name__)
@@ -32,7 +40,7 @@ class RedisStore(Store):
     """
     The store in Redis. See the protocols of `choreo.store` for the guarantees of each method.
 
-    Every key begins with ``prefix``. ``ssl`` and ``transport`` are those of `choreo.redis_client.client.make_client`.
+    Every key begins with ``prefix``. ``ssl`` and ``transport`` are those of `choreo.redis_client.client.find_client`.
     Safe in threads, and after a fork. Needs Redis 7 (or Valkey) with ``maxmemory-policy noeviction``.
     """
 
@@ -102,8 +110,8 @@ class RedisStore(Store):
 
     def last_end(self, handler: str, unit: str) -> LastEnd:
         """What is known of the beginning before the current one."""
-        with self._calls.client() as client:
-            fields = client.hmget(self._unit(handler, unit)[0], "deliveries", "ended", "before")
+        record, _ = self._unit(handler, unit)
+        fields = self._calls.ask(lambda client: client.hmget(record, "deliveries", "ended", "before"))
         deliveries, ended, before = ((field or b"").decode() for field in fields)
         number, _, note = ended.partition(" ")
         # The next beginning asks; or nobody has begun it since.
@@ -115,10 +123,14 @@ class RedisStore(Store):
         # Any text may name the delivery, so the name of the key is a digest of it.
         digest = sha1(delivery.encode(errors="surrogatepass"), usedforsecurity=False).hexdigest()
         key = self._key(handler, "returned", digest)
-        with self._calls.client() as client, client.pipeline(transaction=True) as pipeline:
-            pipeline.incr(key)
-            pipeline.pexpire(key, self._retention)
-            return int(pipeline.execute()[0])
+
+        def count(client: Any) -> int:
+            with client.pipeline(transaction=True) as pipeline:
+                pipeline.incr(key)
+                pipeline.pexpire(key, self._retention)
+                return int(pipeline.execute()[0])
+
+        return self._calls.ask(count)
 
     def arrive(self, claim: Claim, arrival: Arrival) -> Begun:
         """Record one part of a join, and claim the join if it is complete."""
@@ -168,20 +180,17 @@ class RedisStore(Store):
 
     def tally(self, handler: str) -> dict[str, int]:
         """How many events did not count for a join, by reason."""
-        with self._calls.client() as client:
-            counts = client.hgetall(self._key(handler, "tally"))
+        counts = self._calls.ask(lambda client: client.hgetall(self._key(handler, "tally")))
         return {name.decode(): int(count) for name, count in counts.items()}
 
     def describe_joins(self, descriptions: Mapping[str, str]) -> None:
         """Record the declarations of these joins: handler → JSON."""
         if descriptions:
-            with self._calls.client() as client:
-                client.hset(f"{self.prefix}:joins", mapping=dict(descriptions))
+            self._calls.ask(lambda client: client.hset(f"{self.prefix}:joins", mapping=dict(descriptions)))
 
     def joins(self) -> dict[str, str]:
         """Every join that was ever described: handler → JSON."""
-        with self._calls.client() as client:
-            found = client.hgetall(f"{self.prefix}:joins")
+        found = self._calls.ask(lambda client: client.hgetall(f"{self.prefix}:joins"))
         return {handler.decode(): text.decode() for handler, text in sorted(found.items())}
 
     def renew(self, claim: Claim) -> bool:
@@ -232,26 +241,23 @@ class RedisStore(Store):
 
     def now(self) -> float:
         """Seconds since 1970, by the server's clock."""
-        with self._calls.client() as client:
-            seconds, microseconds = client.time()
-        return float(seconds + microseconds / 1_000_000)
+        # In a cluster, of the node that has the delayed events.
+        return self._calls.time(self._calendar(DELAYED)[0])
 
     def tend(self, owner: str, seconds: float) -> None:
         """Report that a worker looks into this schedule, and will for ``seconds``."""
-        with self._calls.client() as client:
-            client.set(self._key(owner, "tended"), 1, px=_ms(seconds))
+        self._calls.ask(lambda client: client.set(self._key(owner, "tended"), 1, px=_ms(seconds)))
 
     def tended(self, owner: str) -> bool:
         """True if a worker looks into this schedule."""
-        with self._calls.client() as client:
-            return bool(client.exists(self._key(owner, "tended")))
+        return bool(self._calls.ask(lambda client: client.exists(self._key(owner, "tended"))))
 
     def ripe(self, owners: Sequence[str]) -> list[str]:
         """The owners in whose schedules a message is due."""
         first = "0 +inf WITHSCORES LIMIT 0 1".split()
         looks = [("ZRANGEBYSCORE", self._calendar(owner)[0], *first) for owner in owners]
-        now, *answers = self._calls.commands([("TIME",), *looks])
-        return [owner for owner, answer in zip(owners, answers, strict=True) if _is_due(answer, now)]
+        answers = self._calls.timed(looks)
+        return [owner for owner, (now, answer) in zip(owners, answers, strict=True) if _is_due(answer, now)]
 
     def due(self, owner: str, limit: int, hold: float) -> list[tuple[str, Message | None]]:
         """Up to ``limit`` messages that are due. They are due again after ``hold`` seconds unless `sent` is called."""
@@ -272,14 +278,19 @@ class RedisStore(Store):
 
     def backlog(self, owner: str) -> Backlog:
         """How much waits in the schedule."""
-        due, now = self._calendar(owner)[0], self.now() * 1000
-        with self._calls.client() as client, client.pipeline(transaction=True) as pipeline:
-            pipeline.zcount(due, 0, now)
-            pipeline.zrangebyscore(due, 0, now, start=0, num=1, withscores=True)
-            pipeline.zcount(due, f"({now}", "+inf")
-            pipeline.zrangebyscore(due, f"({now}", "+inf", start=0, num=1, withscores=True)
-            pipeline.zcount(due, "-inf", "(0")
-            ready, first, later, following, reminded = pipeline.execute()
+        due = self._calendar(owner)[0]
+        now = self._calls.time(due) * 1000
+
+        def count(client: Any) -> Any:
+            with client.pipeline(transaction=True) as pipeline:
+                pipeline.zcount(due, 0, now)
+                pipeline.zrangebyscore(due, 0, now, start=0, num=1, withscores=True)
+                pipeline.zcount(due, f"({now}", "+inf")
+                pipeline.zrangebyscore(due, f"({now}", "+inf", start=0, num=1, withscores=True)
+                pipeline.zcount(due, "-inf", "(0")
+                return pipeline.execute()
+
+        ready, first, later, following, reminded = self._calls.ask(count)
         late = max(now - first[0][1], 0) / 1000 if first else 0.0
         return Backlog(ready, late, later, following[0][1] / 1000 if following else None, reminded)
 
@@ -295,29 +306,30 @@ class RedisStore(Store):
     def letters(self, handler: str) -> list[str]:
         """The dead letters of a handler as JSON, oldest first."""
         letters, index = self._cabinet(handler)
-        with self._calls.client() as client:
-            ids = client.zrange(index, 0, -1)
-            found = client.hmget(letters, ids) if ids else []
+        ids = self._calls.ask(lambda client: client.zrange(index, 0, -1))
+        found = self._calls.ask(lambda client: client.hmget(letters, ids)) if ids else []
         return [letter.decode() for letter in found if letter is not None]
 
     def letter_count(self, handler: str) -> int:
         """The number of dead letters of a handler."""
-        with self._calls.client() as client:
-            return int(client.hlen(self._cabinet(handler)[0]))
+        return int(self._calls.ask(lambda client: client.hlen(self._cabinet(handler)[0])))
 
     def letter(self, handler: str, letter_id: str) -> str | None:
         """One dead letter as JSON; None if there is none with this id."""
-        with self._calls.client() as client:
-            letter = client.hget(self._cabinet(handler)[0], letter_id)
+        letter = self._calls.ask(lambda client: client.hget(self._cabinet(handler)[0], letter_id))
         return None if letter is None else letter.decode()
 
     def discard(self, handler: str, letter_id: str) -> bool:
         """Remove a dead letter. False when there was none."""
         letters, index = self._cabinet(handler)
-        with self._calls.client() as client, client.pipeline(transaction=True) as pipeline:
-            pipeline.hdel(letters, letter_id)
-            pipeline.zrem(index, letter_id)
-            return bool(pipeline.execute()[0])
+
+        def remove(client: Any) -> bool:
+            with client.pipeline(transaction=True) as pipeline:
+                pipeline.hdel(letters, letter_id)
+                pipeline.zrem(index, letter_id)
+                return bool(pipeline.execute()[0])
+
+        return self._calls.ask(remove)
 
     def replay(
         self,
@@ -344,13 +356,12 @@ class RedisStore(Store):
     def register(self, handlers: Sequence[str]) -> None:
         """Record these handlers."""
         if handlers:
-            with self._calls.client() as client:
-                client.sadd(f"{self.prefix}:handlers", *handlers)
+            self._calls.ask(lambda client: client.sadd(f"{self.prefix}:handlers", *handlers))
 
     def handlers(self) -> list[str]:
         """Every handler that was ever registered, sorted."""
-        with self._calls.client() as client:
-            return sorted(name.decode() for name in client.smembers(f"{self.prefix}:handlers"))
+        names = self._calls.ask(lambda client: client.smembers(f"{self.prefix}:handlers"))
+        return sorted(name.decode() for name in names)
 
     def declare(
         self, service: str, worker: str, bindings: Sequence[Binding], ttl: float, removed: Sequence[Binding] = ()
@@ -364,8 +375,8 @@ class RedisStore(Store):
 
     def declared(self, service: str) -> dict[str, list[Binding]]:
         """The live workers of a service, and the bindings that each declares."""
-        with self._calls.client() as client:
-            workers, (seconds, _) = client.hgetall(self._key(service, "workers")), client.time()
+        key = self._key(service, "workers")
+        workers, seconds = self._calls.ask(lambda client: client.hgetall(key)), self._calls.time(key)
         found = {}
         for worker, record in workers.items():
             until, *bindings = record.decode().split("\n")
@@ -375,14 +386,18 @@ class RedisStore(Store):
 
     def listening(self, service: str) -> Listening | None:
         """The queues of this service that events reach; None if no worker of it has ever called `declare`."""
-        with self._calls.client() as client, client.pipeline(transaction=True) as pipeline:
-            pipeline.time()
-            pipeline.hvals(self._key(service, "workers"))
-            pipeline.smembers(self._key(service, "bindings"))
-            pipeline.exists(self._key(service, "queues"))
-            (seconds, _), records, bindings, was_declared = pipeline.execute()
-        workers = [record.decode().split("\n") for record in records]
-        live = [declared for until, *declared in workers if int(until) > seconds * 1000]
+        workers = self._key(service, "workers")
+
+        def look(client: Any) -> Any:
+            with client.pipeline(transaction=True) as pipeline:
+                pipeline.hvals(workers)
+                pipeline.smembers(self._key(service, "bindings"))
+                pipeline.exists(self._key(service, "queues"))
+                return pipeline.execute()
+
+        (records, bindings, was_declared), seconds = self._calls.ask(look), self._calls.time(workers)
+        declarations = [record.decode().split("\n") for record in records]
+        live = [declared for until, *declared in declarations if int(until) > seconds * 1000]
         if not live and not was_declared:
             return None
         return Listening(
@@ -392,13 +407,14 @@ class RedisStore(Store):
 
     def ping(self) -> None:
         """Raise `StoreError` unless the server answers."""
-        with self._calls.client() as client:
-            client.ping()
+        # A command with a key: a cluster sends it to one node.
+        self._calls.ask(lambda client: client.exists(f"{self.prefix}:handlers"))
 
     def watch(self) -> None:
         """Log that the server evicts keys, or may."""
         with suppress(StoreError):
-            watch(self.url, lambda: self._calls.commands([("INFO",)])[0])
+            for server, ask in self._calls.ask(lambda client: servers(client, self.url)):
+                watch(server, ask)
 
 
 def begun(answer: list[Any]) -> Begun:

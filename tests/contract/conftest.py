@@ -8,7 +8,8 @@ from choreo.fast import commits
 from choreo.store import Store
 from tests.contract.place import Place, Worker
 from tests.contract.redis_broker import Corner
-from tests.contract.rigs import MemoryRig, RedisRig, Rig
+from tests.contract.redis_programs import Cluster, clustered
+from tests.contract.rigs import ClusterRig, MemoryRig, RedisRig, Rig
 
 
 @pytest.fixture
@@ -52,7 +53,21 @@ def fused_rig(redis_url: str, namespace: str) -> Iterator[RedisRig]:
     rig.close()
 
 
-@pytest.fixture(params=["memory", "redis", "fused"])
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A Redis Cluster. A test that moves slots moves them back."""
+    with clustered(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster_rig(cluster: Cluster, namespace: str) -> Iterator[ClusterRig]:
+    rig = ClusterRig(cluster.url, f"{namespace}:choreo")
+    yield rig
+    rig.close()
+
+
+@pytest.fixture(params=["memory", "redis", "fused", "cluster"])
 def rig(request: pytest.FixtureRequest) -> Rig:
     return MemoryRig() if request.param == "memory" else request.getfixturevalue(f"{request.param}_rig")
 

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from datetime import timedelta
+from functools import cache
 from typing import Any, Protocol
 
 import redis
@@ -54,7 +55,11 @@ class RedisRig:
             else RedisStore(url, TERMS, prefix)
         )
         self.prefix = prefix
-        self.client: Any = redis.Redis.from_url(url, decode_responses=True)
+        self.client: Any = self.connect(url)
+
+    def connect(self, url: str) -> Any:
+        """A client that sees all keys."""
+        return redis.Redis.from_url(url, decode_responses=True)
 
     def find(self, kind: str = "") -> list[str]:
         pattern = f"{self.prefix}:{{*}}:{kind}*" if kind else f"{self.prefix}:*"
@@ -83,6 +88,23 @@ class RedisRig:
         for key in self.find():
             self.client.delete(key)
         self.client.close()
+
+
+@cache
+def client_of_cluster(url: str) -> Any:
+    """One client for all tests, since it asks a cluster for all commands that there are."""
+    return redis.RedisCluster.from_url(url, decode_responses=True)
+
+
+class ClusterRig(RedisRig):
+    """A cluster, of which the URL names one node."""
+
+    def connect(self, url: str) -> Any:
+        return client_of_cluster(url)
+
+    def close(self) -> None:
+        for key in self.find():
+            self.client.delete(key)
 
 
 def claim(token: str = "A", unit: str = "e-1", attempt: int = 1, handler: str = HANDLER) -> Claim:

@@ -179,7 +179,9 @@ def test_broker_and_store_read_the_same_requirement(value: str) -> None:
 
     assert connection.ssl["ssl_cert_reqs"] is expected
     assert isinstance(store, FusedStore)
-    assert store._calls._client.connection_pool.connection_kwargs["ssl_cert_reqs"] is expected
+    calls = store._calls
+    stores = make_client(calls.url, calls._ssl, calls._transport)
+    assert stores.connection_pool.connection_kwargs["ssl_cert_reqs"] is expected
 
 
 @pytest.mark.parametrize("url", ["rediss://h/0", "redis://h/0?ssl=true"])

@@ -228,8 +228,7 @@ def test_a_child_does_not_wait_for_a_lock_that_a_thread_of_its_parent_held(redis
 def test_a_child_that_was_forked_behind_pythons_back_has_a_connection_of_its_own(redis_rig):
     # As uWSGI forks: no hook of Python runs in the child.
     def connection() -> int:
-        (number,) = redis_rig.store._calls.commands([("CLIENT", "ID")])
-        return number
+        return redis_rig.store._calls._on_a_wire(lambda wire: wire.command("CLIENT", "ID"))
 
     parents = connection()
 

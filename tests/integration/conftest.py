@@ -106,13 +106,20 @@ MakeWorld = Callable[..., World]
 
 @pytest.fixture(scope="session")
 def make_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeWorld]:
-    """Makes a world with these services running: ``make_world("redis", "payment", "loyalty", lane=False)``."""
+    """
+    Makes a world with these services running: ``make_world("redis", "payment", "loyalty", lane=False)``.
+
+    ``store`` is the URL of its store, if it is not a server of its own.
+    """
     with ExitStack() as stack:
 
-        def make(broker: str, *services: str, options: tuple[str, ...] = OPTIONS, lane: bool = True) -> World:
+        def make(
+            broker: str, *services: str, options: tuple[str, ...] = OPTIONS, lane: bool = True, store: str = ""
+        ) -> World:
             # A server of its own: its workers stay, and other tests count what their server does.
-            namespace, store_url = f"t{uuid4().hex[:8]}", stack.enter_context(EmbeddedServer()).url
-            broker_url = store_url if broker == "redis" else stack.enter_context(rabbitmq_vhost(require_rabbitmq()))
+            namespace, redis_url = f"t{uuid4().hex[:8]}", stack.enter_context(EmbeddedServer()).url
+            broker_url = redis_url if broker == "redis" else stack.enter_context(rabbitmq_vhost(require_rabbitmq()))
+            store_url = store or redis_url
             directory = tmp_path_factory.mktemp(broker)
             journal = directory / "journal"
             journal.touch()

@@ -250,9 +250,9 @@ def drop_seen_parts() -> None:
 
     def make(original: Method) -> Method:
         def arrive(self: RedisStore, claim: Claim, arrival: Arrival) -> Begun:
-            with self._calls.client() as client:
-                if client.hexists(self._unit(claim.handler, claim.unit)[1], arrival.name):
-                    return Begun(Verdict.WAIT, 1)
+            parts = self._unit(claim.handler, claim.unit)[1]
+            if self._calls.ask(lambda client: client.hexists(parts, arrival.name)):
+                return Begun(Verdict.WAIT, 1)
             begun: Begun = original(self, claim, arrival)
             return begun
 
