@@ -41,7 +41,8 @@ def payment(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Pa
 def test_the_least_rights_are_enough(payment: tuple[Payment, Any, dict[str, Any]]) -> None:
     service, root, settings = payment
     with service.worker(**settings) as worker:
-        assert service.app.control.ping(timeout=5.0)
+        # The worker is ready a little before it listens to remote control.
+        eventually(lambda: service.app.control.ping(timeout=1.0))
         with service.app.connection_for_read() as connection:
             heard: list[Any] = []
             receiver = service.app.events.Receiver(connection, handlers={"*": heard.append})
