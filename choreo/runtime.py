@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from kombu.serialization import prepare_accept_content
 
 from choreo.declare.context import utc_now
-from choreo.declare.settings import SHUTDOWN_TIMEOUT, check_settings, rank_lowest
+from choreo.declare.settings import SHUTDOWN_TIMEOUT, Unheard, check_settings, rank_lowest
 from choreo.errors import DeclarationError, EnvelopeError, JoinExpiredError, PermanentFailure
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class Runtime:
     @cached_property
     def publisher(self) -> Publisher:
         """Sends events to the broker. Raises `DeclarationError` if no setting names one."""
-        from choreo.broker.publisher import Publisher, Unheard
+        from choreo.broker.publisher import Publisher
 
         self.check()
         self.broker_url(self._conf.broker_write_url)

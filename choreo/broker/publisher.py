@@ -6,7 +6,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from enum import StrEnum
 from typing import Any
 
 from kombu import Connection, Exchange
@@ -17,7 +16,8 @@ from choreo.broker.lines import Line, Lines, Post, VirtualLine
 from choreo.broker.rabbitmq.confirms import RabbitLine
 from choreo.broker.redis.publish_line import RedisLine
 from choreo.broker.redis.transport import Transport
-from choreo.errors import DeclarationError, EventTooLargeError, InvalidEventError, PublishError
+from choreo.declare.settings import Unheard
+from choreo.errors import EventTooLargeError, InvalidEventError, PublishError
 from choreo.events.envelope import Envelope
 from choreo.events.message import MOST_NESTED, Message, compact, is_too_deep
 from choreo.printing import one_line
@@ -29,25 +29,6 @@ logger = logging.getLogger(__name__)
 MAX_EVENT_BYTES = 256 * 1024
 #: Seconds to wait before each attempt; the next one is made when a connection breaks or cannot be made.
 PAUSES = (0.0, 0.0, 0.2, 0.5)
-
-
-class Unheard(StrEnum):
-    """The treatment of an event to which no queue is bound. Such an event is always counted."""
-
-    IGNORE = "ignore"
-    #: One warning in the log per type of event and process.
-    LOG = "log"
-    #: `Publisher.announce` raises `PublishError`. An event from a handler is logged: its commit has happened.
-    ERROR = "error"
-
-    @classmethod
-    def of(cls, setting: str) -> "Unheard":
-        """The value of the setting ``choreo_unheard``. Raises `DeclarationError` for any other value."""
-        try:
-            return cls(setting)
-        except ValueError:
-            choices = ", ".join(repr(str(choice)) for choice in cls)
-            raise DeclarationError(f"choreo_unheard = {setting!r}: it takes one of {choices}.") from None
 
 
 class Publisher:

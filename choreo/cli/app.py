@@ -169,7 +169,7 @@ def _explained_errors(app: Service) -> Iterator[None]:
     except DeclarationError as error:
         if "has no broker" in str(error):
             raise click.ClickException(f"{_sentence(error)} Or name it here: --broker / CHOREO_BROKER_URL.") from error
-        if "choreo_store_url" not in str(error):
+        if "Say where it is: choreo_store_url" not in str(error):
             raise
         raise click.ClickException(f"{_sentence(error)} Or name it here: --store / CHOREO_STORE_URL.") from error
     except (DeadLetterError, JoinError) as error:

@@ -93,7 +93,8 @@ def cancel(app: Service, key: str, handler: str | None, reason: str, yes: bool) 
         say(_wrapped(f"{join.handler} {one_line(key)} has {_arrived(join)}."))
     if yes or click.confirm("Forget the join for good?"):
         app.joins.cancel(key, reason, join.handler)
-        say(_wrapped(f"{join.handler} {one_line(key)}: cancelled. Parts that come later are ignored."))
+        later = "Parts that come later are ignored; with rounds=True they begin a new round."
+        say(_wrapped(f"{join.handler} {one_line(key)}: cancelled. {later}"))
 
 
 @joins.command()
@@ -116,8 +117,12 @@ def _check_handler(app: Service, handler: str | None) -> None:
 
 def _chosen(app: Service, owners: tuple[str, ...]) -> list[str]:
     known = app.joins.handlers
-    check_owners(app, owners, known)
-    if not known:
+    services = {name.partition(".")[0] for name in app.runtime.store.handlers()}
+    check_owners(app, owners, [*known, *services])
+    for owner in owners:
+        if not any(owner in (name, name.partition(".")[0]) for name in known):
+            say(f"{owner} has no joins.", err=True)
+    if not known and not owners:
         say("No joins are known. A service makes its joins known when its worker starts.", err=True)
     return [name for name in known if not owners or name in owners or name.partition(".")[0] in owners]
 

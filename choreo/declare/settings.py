@@ -5,6 +5,7 @@ import re
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from enum import StrEnum
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -32,6 +33,25 @@ _OS = ("<frozen os>", os.__file__)
 
 #: The setting without its prefix. Ignored, it would not separate the platforms that it was meant to separate.
 _BARE = "namespace"
+
+
+class Unheard(StrEnum):
+    """The treatment of an event to which no queue is bound. Such an event is always counted."""
+
+    IGNORE = "ignore"
+    #: One warning in the log per type of event and process.
+    LOG = "log"
+    #: `Publisher.announce` raises `PublishError`. An event from a handler is logged: its commit has happened.
+    ERROR = "error"
+
+    @classmethod
+    def of(cls, setting: str) -> "Unheard":
+        """The value of the setting ``choreo_unheard``. Raises `DeclarationError` for any other value."""
+        try:
+            return cls(setting)
+        except ValueError:
+            choices = ", ".join(repr(str(choice)) for choice in cls)
+            raise DeclarationError(f"choreo_unheard = {setting!r}: it takes one of {choices}.") from None
 
 
 class ServiceSettings(Settings):
@@ -143,6 +163,8 @@ def _check_values(conf: ConfigurationView) -> None:
         )
     if store is not None and not isinstance(store, str):
         raise DeclarationError(f'choreo_store_url = {store!r}: it takes a URL, like "redis://host:6379/0".')
+    if (unheard := conf.get("choreo_unheard")) is not None:
+        Unheard.of(unheard)
     seconds = conf.get("choreo_shutdown_timeout")
     try:
         if seconds is None or is_wait(float(seconds)):

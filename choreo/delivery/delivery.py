@@ -297,7 +297,8 @@ class Delivery:
         again = self.own_message(self.envelope, retries=self.attempt - 1)
         self.ports.store.schedule(self.claim.handler, Scheduled(f"busy:{self.claim.token}", again, seconds))
         self.settled = True
-        return f"another worker runs it; it is tried again in {seconds:.1f} s"
+        why = "its round is not settled, or " if getattr(self.subscription, "rounds", False) else ""
+        return f"{why}another worker has its claim; it is tried again in {seconds:.1f} s"
 
     def _send_now(self, messages: Mapping[str, Message]) -> None:
         try:

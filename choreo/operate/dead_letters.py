@@ -161,7 +161,7 @@ def _carried(letter: DeadLetter, description: Mapping[str, Any]) -> Envelope | N
         types = ", ".join(sorted({envelope.type for envelope in letter.envelopes}))
         raise DeadLetterError(
             f"{letter.handler} does not wait for {types} any more. Send it to a handler that takes it: `choreo "
-            f"dead-letters replay {letter.id} --to SERVICE.HANDLER` (to=...)."
+            f"dead-letters replay {letter.id} --to SERVICE.HANDLER` (in Python: to=...)."
         )
     return heard[0] if heard else None
 

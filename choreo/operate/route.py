@@ -36,7 +36,9 @@ class Route:
         listening, queue = self._store.listening(service), self._queue_of(letter.handler)
         if listening is None:
             return
-        way_out = f"`choreo dead-letters replay {letter.id} --to {self._successor(letter, listening)}` (to=...)"
+        way_out = (
+            f"`choreo dead-letters replay {letter.id} --to {self._successor(letter, listening)}` (in Python: to=...)"
+        )
         if queue not in listening.queues:
             raise DeadLetterError(
                 f"No worker of {service} declares {handler} any more, so no worker would read the event. If the "
@@ -50,16 +52,18 @@ class Route:
                 f"deployed, or a worker has just died. Try again in a minute, or name the handler: {way_out}."
             )
 
+    def _hint(self, to: str, service: str, listening: Listening | None) -> str:
+        meant = [name for name in self._store.handlers() if name.rpartition(".")[2] == to]
+        if meant:
+            return f"Did you mean {' or '.join(meant)}?"
+        return f"{service} has {', '.join(self._handlers_of(service, listening)) or 'none'}. Write SERVICE.HANDLER."
+
     def _check_named(self, letter: DeadLetter, to: str) -> None:
         service, queue = service_of(to), self._queue_of(to)
         listening = self._store.listening(service)
         patterns = [] if listening is None else sorted(bound for name, bound in listening.bindings if name == queue)
         if not patterns:
-            known = self._handlers_of(service, listening)
-            raise DeadLetterError(
-                f"{to!r} is no handler that a worker declares. {service} has {', '.join(known) or 'none'}. Write "
-                f"SERVICE.HANDLER."
-            )
+            raise DeadLetterError(f"{to!r} is no handler that a worker declares. {self._hint(to, service, listening)}")
         for envelope in letter.envelopes:
             if to != letter.handler and not any(matches(pattern, envelope.type) for pattern in patterns):
                 raise DeadLetterError(f"{to} does not listen to {envelope.type}. It listens to {', '.join(patterns)}.")

@@ -177,7 +177,7 @@ def test_a_join_is_cancelled_after_a_question(stage):
     assert len(list(stage.app.joins)) == 1
 
     said = run("cancel", "ORD-1", "--reason", "called", "--yes").stdout
-    assert "ORD-1: cancelled. Parts that come later are ignored." in " ".join(said.split())
+    assert "ORD-1: cancelled. Parts that come later are ignored; with rounds=True" in " ".join(said.split())
     assert list(stage.app.joins) == []
 
 

@@ -192,7 +192,7 @@ def test_a_letter_of_a_handler_that_is_gone_is_kept_and_the_way_out_is_named(sto
     assert str(refused.value) == (
         "No worker of payment declares payment.charge any more, so no worker would read the event. If the handler was "
         f"renamed, send the event to its new name: `choreo dead-letters replay {renamed.id} --to "
-        'payment.charge_customer` (to=...). Or declare it again: name="charge".'
+        'payment.charge_customer` (in Python: to=...). Or declare it again: name="charge".'
     )
     assert list(letters) == [renamed]
     assert store.backlog("payment.charge").total == 0
@@ -220,6 +220,7 @@ def test_a_letter_can_be_sent_to_the_new_name_of_its_handler(store, letters, ren
         ("payment.charge", r"'payment.charge' is no handler that a worker declares"),
         ("driver.assign", r"'driver.assign' is no handler that a worker declares. driver has none"),
         ("payment", r"'payment' is no handler"),
+        ("refund", r"'refund' is no handler that a worker declares. Did you mean payment.refund\?"),
         ("", r"'' is no handler"),
     ],
 )

@@ -100,6 +100,8 @@ def test_settings_of_choreo_are_options_of_a_service_like_celerys():
         ("choreo_namespace", "a b"),
         ("choreo_namespace", "test.*"),
         ("choreo_store_url", 6379),
+        ("choreo_unheard", "foo"),
+        ("choreo_unheard", True),
         ("choreo_shutdown_timeout", "soon"),
         ("choreo_shutdown_timeout", -1),
         ("choreo_shutdown_timeout", float("nan")),

@@ -282,7 +282,7 @@ def test_a_notice_that_another_worker_has_in_hand_waits_for_it():
     (letter,) = stage.dead_letters
     stage.store.begin(Claim(task.name, f"notice:{letter.id}", "other"))
 
-    assert "another worker runs it" in task.apply(args=[letter.id]).result
+    assert "another worker has its claim" in task.apply(args=[letter.id]).result
     assert told == []
     stage.wait(60)
     stage.clock.tick()
