@@ -22,7 +22,7 @@ class SafeTask(Task):
     # The dead letter is recorded. A rejected message would become another one on RabbitMQ.
     acks_on_failure = True
     Request = "choreo.worker.request:SafeRequest"
-    # A handler that exceeds its time limit begins again, and its event is parked when that has happened too often.
+    # A time limit is a failed attempt. The message comes back, and the next delivery records that.
     acks_on_timeout = False
     ignore_result = True
     serializer = "json"
