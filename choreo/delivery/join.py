@@ -6,7 +6,7 @@ are counted apart.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -102,7 +102,7 @@ class JoinDelivery(Delivery):
 
         The join then waits for its replay. A part that was recorded before needs no dead letter: it is in the join.
         """
-        is_known = self.is_part and name_of(self.envelope, self.subscription.several) in begun.parts
+        is_known = self.is_part and self._is_among(begun.parts)
         is_whole = not self._is_moot(begun) if self._is_signal else is_known and self._complete(begun)
         if is_whole:
             return super().revoke(begun, why)
@@ -171,6 +171,12 @@ class JoinDelivery(Delivery):
     def is_part(self) -> bool:
         """True for an event that the join waits for."""
         return self.envelope.type in self.subscription.parts
+
+    def _is_among(self, parts: Mapping[str, str]) -> bool:
+        """True if the join keeps this event, also under the name that another declaration gave it."""
+        event = self.envelope
+        others = event.type, name_of(event, [event.type])
+        return name_of(event, self.subscription.many) in parts or packed(event) in map(parts.get, others)
 
     @property
     def _is_signal(self) -> bool:

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from choreo import Envelope, Event, Reason, Several
+from choreo import Envelope, Event, Reason, Retry, RetryLater, Several, Terms
 from choreo.delivery.ending import End, Ending
 from choreo.delivery.revocation import Revocation
 from choreo.store.parts import unit_of
@@ -21,11 +21,12 @@ CONFIRMED = envelope(OrderConfirmed(), id="e-1", subject="ORD-1")
 CHARGED = envelope(PaymentCharged(), id="e-2", subject="ORD-1")
 
 
-@pytest.fixture
-def stage() -> Stage:
+@pytest.fixture(params=[False, True], ids=["once", "rounds"])
+def stage(request: pytest.FixtureRequest) -> Stage:
     app = service("driver")
+    within = timedelta(minutes=5)
 
-    @app.join(OrderConfirmed, PaymentCharged, unless=OrderPlaced, within=timedelta(minutes=5), on_timeout=late)
+    @app.join(OrderConfirmed, PaymentCharged, unless=OrderPlaced, within=within, on_timeout=late, rounds=request.param)
     def assign(confirmed: OrderConfirmed, charged: PaymentCharged) -> DriverAssigned:
         return DriverAssigned()
 
@@ -36,9 +37,9 @@ def late(confirmed: OrderConfirmed | None, charged: PaymentCharged | None) -> No
     pytest.fail("the deadline came")
 
 
-def revoke(stage: Stage, event: Envelope) -> str:
+def revoke(stage: Stage, event: Envelope, attempt: int = 1) -> str:
     task = stage.app.tasks[HANDLER]
-    return Revocation(task.make_delivery(event, 1), "it was revoked").live()
+    return Revocation(task.make_delivery(event, attempt), "it was revoked").live()
 
 
 def killed(stage: Stage, event: Envelope, how: Ending) -> None:
@@ -163,3 +164,63 @@ def test_a_revoked_part_of_several_is_known_by_its_name():
     revoke(stage, second)
 
     assert [letter.envelopes for letter in stage.dead_letters] == [(second,)]
+
+
+# -- rounds -----------------------------------------------------------------------------------------------------------
+
+#: Longer than an event is held back that a pending round has no place for.
+HELD = Terms().lease.total_seconds() + 1
+
+
+def rounds(*errors: Exception, several: int = 1) -> Stage:
+    """A join with rounds, whose handler fails once with each of these errors."""
+    app = service("driver")
+    fails = list(errors)
+
+    @app.join(OrderConfirmed, Several(PaymentCharged, several), rounds=True, retry=Retry(times=3))
+    def assign(confirmed: OrderConfirmed, charged: list[PaymentCharged]) -> DriverAssigned:
+        if fails:
+            raise fails.pop()
+        return DriverAssigned()
+
+    return Stage(app)
+
+
+def confirmed(number: int) -> Envelope:
+    return envelope(OrderConfirmed(), id=f"confirmed-{number}", subject="ORD-1")
+
+
+def charged(number: int) -> Envelope:
+    return envelope(PaymentCharged(), id=f"charged-{number}", subject="ORD-1")
+
+
+@pytest.mark.parametrize("several", [1, 2])
+def test_a_revoked_retry_of_a_round_makes_one_dead_letter_of_the_round_and_frees_its_key(several):
+    stage = rounds(RetryLater(1000), several=several)
+    parts = [confirmed(1), *(charged(number) for number in range(several))]
+    for part in reversed(parts):
+        stage.deliver(part)
+
+    revoke(stage, parts[0], attempt=2)
+
+    (letter,) = stage.dead_letters
+    assert (letter.reason, list(letter.envelopes), len(stage.joins)) == (Reason.REVOKED, parts, 0)
+    stage.app.dead_letters.replay(letter.id)
+    stage.run()
+    assert stage.types == ["driver.assigned"]
+
+
+def test_a_part_that_the_join_had_before_it_got_rounds_is_known_when_it_is_revoked():
+    app = service("driver")
+
+    @app.join(OrderConfirmed, PaymentCharged)
+    def assign(confirmed: OrderConfirmed, charged: PaymentCharged) -> None: ...
+
+    stage = Stage(app)
+    stage.deliver(confirmed(1))
+    (today,) = rounds().app.subscriptions
+    app.subscriptions[:] = [today]
+    app.tasks[HANDLER].subscription = today
+
+    assert revoke(stage, confirmed(1)) == "done before"
+    assert stage.dead_letters == []
