@@ -93,7 +93,20 @@ class JoinDelivery(Delivery):
         return begun
 
     def seize(self) -> Begun:
-        """Claim the join for a revocation, complete or not. No part is recorded. Raises `StoreError`."""
+        """
+        Claim the join for a revocation, complete or not. No part is recorded. Raises `StoreError`.
+
+        If the event belongs to the next round, only a unit of its own is claimed. DONE if it took part in a round.
+        """
+        begun = self.decisions.begin(self.claim)
+        if begun.verdict is not Verdict.DONE or not (self.is_part and self.subscription.rounds):
+            return begun
+        # The join is settled, or a round with other events waits for its next attempt.
+        pending = self.ports.store.look(self.claim.handler, self.claim.unit)
+        if pending is not None and self._is_among(pending.parts):
+            return begun
+        event = self.envelope.identity
+        self.claim = Claim(self.claim.handler, f"revoked:{self.token}", self.token, attempt=0, once=event)
         return self.decisions.begin(self.claim)
 
     def revoke(self, begun: Begun, why: str) -> str:

@@ -224,3 +224,34 @@ def test_a_part_that_the_join_had_before_it_got_rounds_is_known_when_it_is_revok
 
     assert revoke(stage, confirmed(1)) == "done before"
     assert stage.dead_letters == []
+
+
+@pytest.mark.parametrize("how", ["settled", "waits for its next attempt"])
+def test_a_revoked_event_of_the_next_round_becomes_a_dead_letter_whose_replay_begins_that_round(how):
+    stage = rounds(*([] if how == "settled" else [RetryLater(10)]))
+    for part in (confirmed(1), charged(1)):
+        stage.deliver(part)
+
+    revoke(stage, confirmed(2))
+
+    (letter,) = stage.dead_letters
+    assert (letter.reason, letter.unit, letter.envelopes) == (Reason.REVOKED, None, (confirmed(2),))
+    stage.app.dead_letters.replay(letter.id)
+    stage.pass_time(10 + 2 * HELD)
+    stage.deliver(charged(2))
+    assert stage.types == ["driver.assigned"] * 2
+    assert not stage.joins
+
+
+@pytest.mark.parametrize("how", ["settled", "waits for its next attempt"])
+def test_a_revoked_copy_of_an_event_that_took_part_in_a_round_needs_no_dead_letter(how):
+    stage = rounds(*([] if how == "settled" else [RetryLater(10)]))
+    for part in (confirmed(1), charged(1)):
+        stage.deliver(part)
+
+    for part in (confirmed(1), charged(1)):
+        assert revoke(stage, part) == "done before"
+
+    assert stage.dead_letters == []
+    stage.pass_time(11)
+    assert stage.types == ["driver.assigned"]
