@@ -1,5 +1,6 @@
 """The burial of messages that wait for a handler that no worker declares any more."""
 
+import json
 from uuid import uuid4
 
 from choreo.delivery.dead_letter import DeadLetter, Reason
@@ -10,7 +11,7 @@ from choreo.errors import EnvelopeError
 from choreo.events.envelope import Envelope
 from choreo.events.message import Message, parsed
 from choreo.store.claims import Claim, Outcome, Settlement, Verdict
-from choreo.store.parts import CANCELLED, read_address, unit_of, unpacked
+from choreo.store.parts import CANCELLED, key_of, read_address, unit_of, unpacked
 from choreo.store.schedule import Scheduled, deadline_id
 
 
@@ -18,8 +19,9 @@ def park_undeclared(ports: Ports, handler: str, key: str, message: Message) -> N
     """
     Make a dead letter of a message that is due, and remove it from the schedule: a retry, or a signal to a join.
 
-    ``key`` is its id in the schedule. The dead letter of a join holds all its parts. While another worker holds the
-    claim, nothing happens, and the message falls due again. Raises `StoreError`.
+    ``key`` is its id in the schedule. The dead letter of a join holds all its parts. An event that is none of them (it
+    was held for the next round, say) becomes a dead letter of its own. The message falls due again if another worker
+    holds the claim. Raises `StoreError`.
     """
     error = f"no worker of {ports.service_name} declares {handler} any more"
     try:
@@ -32,31 +34,63 @@ def park_undeclared(ports: Ports, handler: str, key: str, message: Message) -> N
     begun = ports.store.begin(claim)
     if begun.verdict is Verdict.BUSY:
         return
-    unwanted = [key, deadline_id(unit)]
-    # A signal to a join of which no part is left has no effect.
-    envelopes = tuple(unpacked(begun.parts)) or (() if envelope.type in SIGNALS else (envelope,))
-    if begun.verdict is Verdict.DONE:
+    is_of_join, is_signal = key_of(unit) is not None, envelope.type in SIGNALS
+    has_rounds = is_of_join and _has_rounds(ports, handler)
+    parts = tuple(unpacked(begun.parts))
+    is_apart = is_of_join and not is_signal and envelope.identity not in [part.identity for part in parts]
+    if begun.verdict is Verdict.DONE and not (is_apart and has_rounds):
         ports.store.sent(handler, [key])
-        return
-    if not envelopes:
-        ports.store.commit(claim, Settlement(unscheduled=unwanted, note=CANCELLED))
-        return
-    retries = int(message.headers.get("retries") or 0)
-    letter = DeadLetter(
+    elif is_apart:
+        if begun.verdict is not Verdict.DONE:
+            ports.store.commit(claim, Settlement(done=False))  # the join stays as it is
+        _bury_apart(ports, handler, key, _letter(ports, handler, error, message, None, (envelope,)), has_rounds)
+    elif parts or not is_signal:
+        letter = _letter(ports, handler, error, message, unit, parts or (envelope,))
+        took_part = [part.identity for part in parts] if has_rounds else []
+        _bury(ports, claim, letter, Settlement(unscheduled=[key, deadline_id(unit)], took_part=took_part))
+    else:
+        # A signal to a join of which no part is left has no effect.
+        ports.store.commit(claim, Settlement(unscheduled=[key, deadline_id(unit)], note=CANCELLED))
+
+
+def _bury_apart(ports: Ports, handler: str, key: str, letter: DeadLetter, has_rounds: bool) -> None:
+    """Record the dead letter of an event that is no part of a pending join, unless it took part in a round."""
+    once = letter.envelopes[0].identity if has_rounds else ""
+    claim = Claim(handler, f"letter:{letter.id}", uuid4().hex, attempt=0, once=once)
+    if ports.store.begin(claim).verdict is Verdict.DONE:
+        ports.store.sent(handler, [key])
+    else:
+        _bury(ports, claim, letter, Settlement(done=False, unscheduled=[key]))
+
+
+def _bury(ports: Ports, claim: Claim, letter: DeadLetter, settlement: Settlement) -> None:
+    """Record a dead letter and its notice with this settlement, and log it."""
+    settlement.letter = letter.id, letter.to_json()
+    settlement.scheduled = [Scheduled(f"notice:{letter.id}", notice(letter, ports))]
+    if ports.store.commit(claim, settlement).outcome is Outcome.OK:
+        log_dead_letter(letter)
+
+
+def _letter(
+    ports: Ports, handler: str, error: str, message: Message, unit: str | None, envelopes: tuple[Envelope, ...]
+) -> DeadLetter:
+    return DeadLetter(
         service=ports.service_name,
         handler=handler,
         reason=Reason.UNDECLARED,
         error=error,
         message=message,
-        attempts=retries,
+        attempts=int(message.headers.get("retries") or 0),
         unit=unit,
         envelopes=envelopes,
         failed_at=ports.now(),
     )
-    tell = Scheduled(f"notice:{letter.id}", notice(letter, ports))
-    settlement = Settlement(letter=(letter.id, letter.to_json()), scheduled=[tell], unscheduled=unwanted)
-    if ports.store.commit(claim, settlement).outcome is Outcome.OK:
-        log_dead_letter(letter)
+
+
+def _has_rounds(ports: Ports, handler: str) -> bool:
+    """True if the handler was declared as a join with rounds."""
+    text = ports.store.joins().get(handler)
+    return text is not None and bool(json.loads(text).get("rounds"))
 
 
 def _read(message: Message) -> tuple[Envelope, str]:

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from choreo import DeadLetter, Envelope, Event, Reason, Retry, RetryLater, Service
+from choreo import DeadLetter, Envelope, Event, Reason, Retry, RetryLater, Service, Terms
 from choreo.delivery.burial import park_undeclared
 from choreo.delivery.signals import FIRED, signal
 from choreo.errors import DeadLetterError
@@ -149,3 +149,80 @@ def test_a_signal_to_a_join_of_which_nothing_is_left_is_dropped():
 
     assert stage.dead_letters == []
     assert stage.store.backlog("shop.ship").total == 0
+
+
+# -- rounds -----------------------------------------------------------------------------------------------------------
+
+#: Longer than an event is held back that a pending round has no place for.
+HELD = Terms().lease.total_seconds() + 1
+NEXT = envelope(OrderConfirmed(), id="c-2")
+CANCELLED = envelope(OrderPlaced(customer_id="alice"), id="o-2")
+
+
+def shipping(shipped: list[list[str]]) -> Service:
+    """A service with a join with rounds."""
+    app = service("shop")
+
+    @app.join(OrderConfirmed, PaymentCharged, unless=OrderPlaced, within=WITHIN, rounds=True)
+    def ship(confirmed: OrderConfirmed, charged: PaymentCharged) -> None:
+        shipped.append([confirmed.meta.id, charged.meta.id])
+
+    return app
+
+
+@pytest.fixture
+def shipped() -> list[list[str]]:
+    return []
+
+
+@pytest.mark.parametrize("order", ["the held event first", "the deadline first"])
+def test_an_event_that_was_held_for_the_next_round_is_kept(deploy, seen, shipped, order):
+    stage = Stage(shipping(shipped))
+    before = list(stage.app.subscriptions)
+    stage.deliver(CONFIRMED)
+    if order == "the deadline first":
+        stage.pass_time(WITHIN.total_seconds() - 1)
+    stage.deliver(NEXT)
+
+    deploy(stage)
+    stage.pass_time(WITHIN.total_seconds() + HELD)
+
+    kept = {letter.envelopes: letter for letter in stage.dead_letters}
+    assert kept.keys() == {(CONFIRMED,), (NEXT,)}
+    assert (kept[(CONFIRMED,)].unit, kept[(NEXT,)].unit) == ("join:ORD-1", None)
+    assert stage.store.backlog("shop.ship").total == 0
+    stage.app.subscriptions[:] = before
+    stage.run()
+    stage.app.dead_letters.replay(kept[(NEXT,)].id)
+    stage.pass_time(1)
+    stage.deliver(CHARGED, "shop.ship")
+    assert shipped == [["c-2", "p-1"]]
+
+
+def test_a_cancellation_that_waits_for_a_worker_is_kept_beside_the_dead_letter_of_the_join(deploy, shipped):
+    stage = Stage(shipping(shipped))
+    task = stage.app.tasks["shop.ship"]
+    stage.deliver(CONFIRMED)
+    task.make_delivery(CHARGED, 1).begin()
+    stage.deliver(CANCELLED)
+
+    deploy(stage)
+    stage.pass_time(WITHIN.total_seconds() + HELD)
+
+    kept = {letter.envelopes for letter in stage.dead_letters}
+    assert kept == {(CANCELLED,), (CONFIRMED, CHARGED)}
+
+
+def test_the_events_of_a_buried_round_begin_no_other_when_the_handler_is_back(deploy, shipped):
+    stage = Stage(shipping(shipped))
+    before = list(stage.app.subscriptions)
+    stage.deliver(CONFIRMED)
+    deploy(stage)
+    stage.pass_time(WITHIN.total_seconds() + 1)
+    one_letter(stage, "shop.ship")
+
+    stage.app.subscriptions[:] = before
+    stage.run()
+    stage.deliver(CONFIRMED, "shop.ship")
+
+    assert list(stage.app.joins) == []
