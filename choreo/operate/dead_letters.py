@@ -105,9 +105,8 @@ class DeadLetters:
                 f"{letter.handler} waits for other events with the key {key!r}. Replay dead letter {letter.id!r} when "
                 f"that join is settled: `choreo joins show {key}`."
             )
-        again = [envelope.identity for envelope in letter.envelopes] if description.get("rounds") else []
         scheduled = Scheduled(f"replay:{letter.id}", message)
-        if not self._store.replay(letter.handler, letter.id, letter.unit, parts, scheduled, again):
+        if not self._store.replay(letter.handler, letter.id, letter.unit, parts, scheduled):
             raise self._too_late(letter)
 
     def _forward(self, letter: DeadLetter, to: str) -> None:

@@ -68,8 +68,8 @@ class Joins(Protocol):
         counted: see `tally`, and `Begun.note`.
 
         With ``round_of`` every part is named type/identity. The next event after a join is settled begins a new round,
-        unless it took part in an earlier one. An event for which the pending round has no place gets BUSY: it must come
-        again.
+        unless it took part in an earlier one. (A part of a round that `Letters.replay` restored counts in it again.) An
+        event for which the pending round has no place gets BUSY: it must come again.
 
         The parts that are there may have been named by another declaration: one of a type, or several. All of them
         count. If a join is complete only by a new declaration, its deadline is brought forward by the next event. If it

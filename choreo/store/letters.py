@@ -31,13 +31,12 @@ class Letters(Protocol):
         unit: str | None,
         parts: Mapping[str, str],
         scheduled: Scheduled,
-        again: Sequence[str] = (),
     ) -> bool:
         """
         Remove a dead letter, forget that its unit was settled, restore a join's parts, and schedule the message.
 
         ``parts`` are named as in `Arrival`; ``?type`` is how many of a type another part has asked for.
-        ``again`` are identities of events that took part in a round (see `Settlement.took_part`), and may do so again.
+        Parts that took part in a round (see `Settlement.took_part`) count in the restored one.
         False, and nothing is changed, when there was no such letter, because another call was faster; or when other
         parts wait for the same unit.
         """

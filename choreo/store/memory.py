@@ -241,7 +241,11 @@ class MemoryStore(Store):
         """Record one part of a join, and claim the join if it is complete."""
         drawer, unit = self._drawers[claim.handler], self._unit(claim)
         if arrival.round_of:
-            if self._took_part(claim, arrival.round_of) or (unit.done and mark_of(arrival.round_of) in unit.note):
+            # A replayed round has its parts again, and they are remembered all the same.
+            pending = drawer.parts.get(claim.unit)
+            is_restored = pending is not None and pending.text_of(arrival) is not None
+            took_part = self._took_part(claim, arrival.round_of) and not is_restored
+            if took_part or (unit.done and mark_of(arrival.round_of) in unit.note):
                 return Begun(Verdict.DONE)
             if unit.done:
                 unit = drawer.units[claim.unit] = _Unit()
@@ -499,15 +503,12 @@ class MemoryStore(Store):
         unit: str | None,
         parts: Mapping[str, str],
         scheduled: Scheduled,
-        again: Sequence[str] = (),
     ) -> bool:
         """Remove a dead letter, forget that its unit was settled, and schedule its message. False if there was none."""
         drawer = self._drawers[handler]
         waiting = drawer.parts.get(unit) if unit is not None else None
         if (waiting is not None and waiting.parts) or drawer.letters.pop(letter_id, None) is None:
             return False
-        for identity in again:
-            drawer.took_part.pop(identity, None)
         if unit is not None:
             drawer.units.pop(unit, None)
             gathering, now = drawer.parts[unit], self._clock()

@@ -338,7 +338,6 @@ class RedisStore(Store):
         unit: str | None,
         parts: Mapping[str, str],
         scheduled: Scheduled,
-        again: Sequence[str] = (),
     ) -> bool:
         """Remove a dead letter, forget that its unit was settled, and schedule its message. False if there was none."""
         keys = [
@@ -348,7 +347,6 @@ class RedisStore(Store):
             self._done(handler),
         ]
         args: list[Any] = [letter_id, *_arguments(scheduled), self._retention, _remembered(unit or "")]
-        args += [len(again), *again]
         for part, envelope in parts.items():
             args += [part, envelope]
         return bool(self._run("replay", keys, args))

@@ -13,7 +13,7 @@ from choreo.broker.redis.keys import Keys
 from choreo.events.message import Message
 from choreo.fast.fused_store import FusedStore
 from choreo.store import Arrival, Begun, Claim, Outcome, Scheduled, Settlement, Store
-from choreo.store.memory import MemoryStore
+from choreo.store.memory import Content, MemoryStore
 from choreo.store.redis import RedisStore
 
 HANDLER = "driver.assign"
@@ -33,11 +33,18 @@ class Rig(Protocol):
 
     def pass_time(self, seconds: float) -> None: ...
 
+    def other(self, terms: Terms) -> Store:
+        """The same store, as a program with these terms uses it."""
+
 
 class MemoryRig:
     def __init__(self) -> None:
         self._now = 1000.0
-        self.store = MemoryStore(TERMS, lambda: self._now)
+        self._content = Content()
+        self.store = self.other(TERMS)
+
+    def other(self, terms: Terms) -> MemoryStore:
+        return MemoryStore(terms, lambda: self._now, self._content)
 
     def pass_time(self, seconds: float) -> None:
         self._now += seconds
@@ -55,7 +62,11 @@ class RedisRig:
             else RedisStore(url, TERMS, prefix)
         )
         self.prefix = prefix
+        self._url = url
         self.client: Any = self.connect(url)
+
+    def other(self, terms: Terms) -> RedisStore:
+        return RedisStore(self._url, terms, self.prefix)
 
     def connect(self, url: str) -> Any:
         """A client that sees all keys."""

@@ -302,16 +302,20 @@ def test_an_event_that_cancelled_one_round_does_not_cancel_the_next(store):
     assert store.look(HANDLER, UNIT).parts == {"a/2": "<a/2>"}
 
 
-def test_the_events_of_a_replayed_round_take_part_again(store):
+@pytest.mark.parametrize("retention", [1, 7])
+def test_the_events_of_a_replayed_round_take_part_again_whatever_retention_the_replaying_program_has(rig, retention):
+    store, other = rig.store, rig.other(replace(TERMS, retention=retention * TERMS.retention))
     for name in ("a/1", "b/2"):
         join_round(store, name)
     settlement = Settlement(unscheduled=DONE.unscheduled, letter=("l-1", "{}"), took_part=["1", "2"])
     store.commit(claim(unit=UNIT), settlement)
     parts = {"a/1": "<a/1>", "b/2": "<b/2>"}
 
-    assert store.replay(HANDLER, "l-1", UNIT, parts, at("replay:l-1"), again=["1", "2"])
+    assert other.replay(HANDLER, "l-1", UNIT, parts, at("replay:l-1"))
 
     assert join_round(store, "a/1").parts == parts
+    settle_round(store, "1", "2")
+    assert [join_round(store, name).verdict for name in parts] == [Verdict.DONE] * 2
 
 
 def test_a_join_that_was_settled_before_it_had_rounds_knows_its_events(store):

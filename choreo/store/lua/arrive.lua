@@ -30,11 +30,25 @@ local first_time = ARGV[14] ~= '1'
 
 local state = redis.call('HMGET', unit, 'done', 'settled', 'token')
 
+local function is_same(stamped) return string.match(stamped, '^%d+ (.*)$') == text end
+
+-- Returns the part of this name; or the same event under the name that another declaration gave it.
+local function find()
+  local found = redis.call('HMGET', parts, name, name == own and '#' .. own or own)
+  if found[1] or not found[2] then return found[1] end
+  if name ~= own then return is_same(found[2]) and found[2] end
+  local all = redis.call('HGETALL', parts)
+  for i = 1, #all, 2 do
+    if string.sub(all[i], 1, #own + 1) == own .. '/' and is_same(all[i + 1]) then return all[i + 1] end
+  end
+end
+
 if identity ~= '' then
   local took_part = inbox_has(KEYS[5], inbox_place(identity), retention, now_ms())
   -- The note of a join that was settled by a version of the service without rounds names its parts.
   local mark = string.sub(redis.sha1hex(identity), 1, 8)
-  if took_part or (state[1] and string.find(state[1], mark, 1, true)) then return {'done', ''} end
+  -- A replayed round has its parts again, and they are remembered all the same.
+  if (took_part and not find()) or (state[1] and string.find(state[1], mark, 1, true)) then return {'done', ''} end
   if state[1] then
     redis.call('DEL', unit)
     state = {}
@@ -64,19 +78,6 @@ local function count()
     if part == own then own_missing = need - have end
   end
   return here, full, own_missing
-end
-
-local function is_same(stamped) return string.match(stamped, '^%d+ (.*)$') == text end
-
--- Returns the part of this name; or the same event under the name that another declaration gave it.
-local function find()
-  local found = redis.call('HMGET', parts, name, name == own and '#' .. own or own)
-  if found[1] or not found[2] then return found[1] end
-  if name ~= own then return is_same(found[2]) and found[2] end
-  local all = redis.call('HGETALL', parts)
-  for i = 1, #all, 2 do
-    if string.sub(all[i], 1, #own + 1) == own .. '/' and is_same(all[i + 1]) then return all[i + 1] end
-  end
 end
 
 local known = find()

@@ -6,7 +6,6 @@
 --      7 done           start of the names of the inbox's HASHes: see redis_client/lua/inbox.lua
 -- ARGV 1 dead letter id 2 schedule id   3 delay in ms   4 message   5 retention in ms
 --      6 the unit's id in the inbox; '' for a join
---      7 n, then n identities of events that may take part in a join with rounds again
 --      then a part's name and its text, or '?type' and how many of the type are needed; repeated
 -- Returns               1 if replayed, 0 if there is no such letter, or other parts wait for the unit
 --!include redis_client/inbox
@@ -18,9 +17,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('ZREM', KEYS[6], ARGV[1])
 redis.call('DEL', KEYS[1])
 if ARGV[6] ~= '' then inbox_remove(KEYS[7], inbox_place(ARGV[6]), tonumber(ARGV[5]), now) end
-local first_part = 8 + ARGV[7]
-for i = 8, first_part - 1 do inbox_remove(KEYS[7], inbox_place(ARGV[i]), tonumber(ARGV[5]), now) end
-for i = first_part, #ARGV, 2 do
+for i = 7, #ARGV, 2 do
   local name, text = ARGV[i], ARGV[i + 1]
   if string.sub(name, 1, 1) == '?' then
     redis.call('HSET', KEYS[2], name, text)
