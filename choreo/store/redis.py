@@ -94,7 +94,7 @@ class RedisStore(Store):
     def _beginning(self, claim: Claim) -> tuple[list[str], list[Any]]:
         """Keys and arguments of begin.lua."""
         keys = [*self._unit(claim.handler, claim.unit), self._done(claim.handler)]
-        return keys, [*self._lease_args(claim), claim.once or _remembered(claim.unit), self._in_flight(claim)]
+        return keys, [*self._lease_args(claim), _remembered(claim.unit), self._in_flight(claim), claim.once]
 
     def _in_flight(self, claim: Claim) -> str:  # noqa: ARG002
         """The key under which this server keeps the claim's delivery in flight; "" if the server is not the broker."""

@@ -318,6 +318,16 @@ def test_the_events_of_a_replayed_round_take_part_again_whatever_retention_the_r
     assert [join_round(store, name).verdict for name in parts] == [Verdict.DONE] * 2
 
 
+def test_an_event_that_took_part_in_a_round_is_no_finished_unit_of_a_handler_that_is_no_join_any_more(store):
+    for name in ("a/1", "b/2"):
+        join_round(store, name)
+    settle_round(store, "1", "2")
+
+    assert store.begin(claim(unit="1")).verdict is Verdict.RUN
+    assert store.commit(claim(unit="1"), Settlement()).outcome is Outcome.OK
+    assert join_round(store, "a/1").verdict is Verdict.DONE
+
+
 def test_a_join_that_was_settled_before_it_had_rounds_knows_its_events(store):
     for name in ("a", "b/1", "b/2"):
         arrive(store, name)

@@ -1,6 +1,8 @@
 -- Shared functions, for `--!include redis_client/inbox`: a handler's inbox, the memory of its finished units.
 --
 -- inbox_place(unit): the place of a unit in the inbox: {bucket, field, true if the unit is a UUID}.
+-- inbox_round(identity): the place of an event that took part in a round of a join. It is the place of no unit: the join
+--     may become a handler whose units are the events.
 -- inbox_has(prefix, place, retention, ms): true if the unit was added within the last `retention` ms.
 -- inbox_add(prefix, place, retention, ms), inbox_remove(prefix, place, retention, ms): add or remove the unit.
 -- KEYS/ARGV: none of their own. prefix: the start of the hashes' names. retention: in ms. ms: the server's time.
@@ -27,6 +29,8 @@ local function inbox_place(unit)
   -- Every version of UUID has changing digits in at least one of these two places.
   return {string.format('%x', bit.bxor(a % 16384, d % 16384)), struct.pack('>I4I4I4I4', a, b, c, d), is_uuid}
 end
+
+local function inbox_round(identity) return inbox_place('round:' .. identity) end
 
 local function inbox_slot(retention, ms)
   local width = math.ceil(retention / INBOX_SLOTS)

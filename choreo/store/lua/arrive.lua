@@ -44,7 +44,7 @@ local function find()
 end
 
 if identity ~= '' then
-  local took_part = inbox_has(KEYS[5], inbox_place(identity), retention, now_ms())
+  local took_part = inbox_has(KEYS[5], inbox_round(identity), retention, now_ms())
   -- The note of a join that was settled by a version of the service without rounds names its parts.
   local mark = string.sub(redis.sha1hex(identity), 1, 8)
   -- A replayed round has its parts again, and they are remembered all the same.

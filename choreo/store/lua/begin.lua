@@ -3,15 +3,16 @@
 -- KEYS 1 unit           HASH, for the retention              2 parts  HASH, a join's parts, see arrive.lua
 --      3 done           start of the names of the inbox's HASHes: see redis_client/lua/inbox.lua
 -- ARGV 1 attempt, see lease.lua        2 token   3 lease in ms   4 most deliveries   5 retention in ms
---      6 the unit's id in the inbox, or the identity of an event that must not have taken part in an earlier round of
---        a join; '' for neither
+--      6 the unit's id in the inbox; '' for none
 --      7 in flight: the HASH of the messages in flight that has the token as a field; '' for none. See lease.lua
+--      8 the identity of an event that must not have taken part in a round of a join; '' for none
 -- Returns               see lease.lua
 --!include redis_client/inbox
 --!include store/lease
 
-if ARGV[6] ~= '' and inbox_has(KEYS[3], inbox_place(ARGV[6]), tonumber(ARGV[5]), now_ms()) then return {'done'} end
+local retention, unit, once = tonumber(ARGV[5]), ARGV[6], ARGV[8]
 
-return claim(
-  KEYS[1], KEYS[2], ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[7]
-)
+if unit ~= '' and inbox_has(KEYS[3], inbox_place(unit), retention, now_ms()) then return {'done'} end
+if once ~= '' and inbox_has(KEYS[3], inbox_round(once), retention, now_ms()) then return {'done'} end
+
+return claim(KEYS[1], KEYS[2], ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), retention, ARGV[7])

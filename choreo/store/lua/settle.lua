@@ -77,7 +77,7 @@ local function settle(i)
     redis.call('HSETNX', KEYS[2], ARGV[at], ARGV[at + 2])
     at = at + 3
   end
-  for n = 1, took_part do inbox_add(KEYS[5], inbox_place(ARGV[at + n]), tonumber(ARGV[at]), now) end
+  for n = 1, took_part do inbox_add(KEYS[5], inbox_round(ARGV[at + n]), tonumber(ARGV[at]), now) end
 
   if ARGV[i + 2] == '0' then
     redis.call('HDEL', key, 'token', 'until', 'inflight', 'deliveries', 'ended', 'before')
