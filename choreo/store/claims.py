@@ -77,7 +77,7 @@ class Claim:
     #: The id or identity of the signal that is attempted; "" for the unit itself. See `choreo.delivery.signals`.
     signal: str = ""
     #: The identity of an event that has an effect on one round of a join at most: the answer is DONE if it was in
-    #: `Settlement.took_part` before. "": no such event.
+    #: `Settlement.took_part` before. If the unit is finished, the event is remembered like these. "": no such event.
     once: str = ""
 
 

@@ -222,6 +222,8 @@ class MemoryStore(Store):
         now = self._clock()
         if claim.once and self._took_part(claim, claim.once):
             return Begun(Verdict.DONE)
+        if claim.once and unit.done:
+            self._drawers[claim.handler].took_part[claim.once] = now + self.terms.retention.total_seconds()
         if unit.done or 0 < claim.attempt <= unit.settled[claim.signal]:
             return Begun(Verdict.DONE)
         if unit.until > now and unit.token != claim.token:

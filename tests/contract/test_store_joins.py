@@ -302,6 +302,18 @@ def test_an_event_that_cancelled_one_round_does_not_cancel_the_next(store):
     assert store.look(HANDLER, UNIT).parts == {"a/2": "<a/2>"}
 
 
+def test_an_event_that_came_to_cancel_a_settled_round_does_not_cancel_the_next(store):
+    cancels = replace(claim("X", UNIT), signal="9", once="9")
+    for name in ("a/1", "b/2"):
+        join_round(store, name)
+    settle_round(store, "1", "2")
+    assert store.begin(cancels).verdict is Verdict.DONE
+    join_round(store, "a/3")
+
+    assert store.begin(replace(cancels, token="Y")).verdict is Verdict.DONE
+    assert store.look(HANDLER, UNIT).parts == {"a/3": "<a/3>"}
+
+
 @pytest.mark.parametrize("retention", [1, 7])
 def test_the_events_of_a_replayed_round_take_part_again_whatever_retention_the_replaying_program_has(rig, retention):
     store, other = rig.store, rig.other(replace(TERMS, retention=retention * TERMS.retention))

@@ -167,6 +167,20 @@ def test_unless_cancels_the_pending_round_once():
     assert ended(stage) == [["lent-2", "returned-2"]]
 
 
+def test_unless_that_came_too_late_for_one_round_does_not_cancel_the_next():
+    stage = Stage(library(unless=BookLost))
+    lost = envelope(BookLost(), id="lost-1", subject="BOOK-1")
+    stage.deliver(lent(1))
+    stage.deliver(returned(1))
+    stage.deliver(lost)
+
+    stage.deliver(lent(2))
+    stage.deliver(lost)
+    stage.deliver(returned(2))
+
+    assert ended(stage) == [["lent-1", "returned-1"], ["lent-2", "returned-2"]]
+
+
 def test_a_round_that_was_cancelled_by_hand_is_followed_by_another(caplog):
     stage = Stage(library())
     stage.deliver(lent(1))

@@ -5,7 +5,8 @@
 -- ARGV 1 attempt, see lease.lua        2 token   3 lease in ms   4 most deliveries   5 retention in ms
 --      6 the unit's id in the inbox; '' for none
 --      7 in flight: the HASH of the messages in flight that has the token as a field; '' for none. See lease.lua
---      8 the identity of an event that must not have taken part in a round of a join; '' for none
+--      8 the identity of an event that must not have taken part in a round of a join; '' for none. If the round is
+--        settled, the event counts as one that took part in it
 -- Returns               see lease.lua
 --!include redis_client/inbox
 --!include store/lease
@@ -15,4 +16,8 @@ local retention, unit, once = tonumber(ARGV[5]), ARGV[6], ARGV[8]
 if unit ~= '' and inbox_has(KEYS[3], inbox_place(unit), retention, now_ms()) then return {'done'} end
 if once ~= '' and inbox_has(KEYS[3], inbox_round(once), retention, now_ms()) then return {'done'} end
 
-return claim(KEYS[1], KEYS[2], ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), retention, ARGV[7])
+local answer = claim(KEYS[1], KEYS[2], ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), retention, ARGV[7])
+if once ~= '' and answer[1] == 'done' and redis.call('HEXISTS', KEYS[1], 'done') == 1 then
+  inbox_add(KEYS[3], inbox_round(once), retention, now_ms())
+end
+return answer
