@@ -272,7 +272,8 @@ class Runtime:
 
         self.store.register(self.owners())
         joins = [subscription for subscription in self.subscriptions if isinstance(subscription, Join)]
-        descriptions = {join.name: join.described() for join in joins}
+        terms = {"retention": self.terms.retention.total_seconds()}
+        descriptions = {join.name: join.described() | terms for join in joins}
         others = {subscription.name for subscription in self.subscriptions} - descriptions.keys()
         for name, text in self.store.joins().items():
             if name in others:

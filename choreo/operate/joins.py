@@ -201,7 +201,11 @@ class Joins:
         within = min(float(description.get("within", 0)), LONGEST.total_seconds())
         took_part = [part.envelope.identity for part in join.arrived] if description.get("rounds") else []
         settlement = Settlement(
-            unscheduled=[deadline_id(claim.unit)], remember=within, note=CANCELLED, took_part=took_part
+            unscheduled=[deadline_id(claim.unit)],
+            remember=within,
+            note=CANCELLED,
+            took_part=took_part,
+            retention=float(description.get("retention", 0)),
         )
         if begun.verdict is Verdict.DONE or self._store.commit(claim, settlement).outcome is not Outcome.OK:
             raise JoinError(f"{join.handler} has just settled {key!r}.")

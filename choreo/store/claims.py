@@ -127,6 +127,9 @@ class Settlement:
     #: The identities of the events that took part in a round of a join. They are remembered for `Terms.retention`, and
     #: begin no other round.
     took_part: Sequence[str] = ()
+    #: Seconds for which the service of the handler remembers them, if another program settles the unit. 0: as long as
+    #: this program does.
+    retention: float = 0.0
 
 
 @dataclass(slots=True)

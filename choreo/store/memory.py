@@ -386,7 +386,7 @@ class MemoryStore(Store):
         unit.forgotten_at = self._clock() + max(self.terms.retention.total_seconds(), settlement.remember)
         if settlement.done:
             drawer.parts.pop(claim.unit, None)
-        until = self._clock() + self.terms.retention.total_seconds()
+        until = self._clock() + (settlement.retention or self.terms.retention.total_seconds())
         drawer.took_part |= dict.fromkeys(settlement.took_part, until)
         if settlement.letter:
             drawer.letters[settlement.letter[0]] = settlement.letter[1]

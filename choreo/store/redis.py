@@ -228,7 +228,7 @@ class RedisStore(Store):
         for entry in scheduled:
             args += _arguments(entry)
         if took_part:
-            args += [self._retention, *took_part]
+            args += [_ms(settlement.retention) or self._retention, *took_part]
         return args
 
     def schedule(self, owner: str, scheduled: Scheduled) -> None:

@@ -330,6 +330,20 @@ def test_the_events_of_a_replayed_round_take_part_again_whatever_retention_the_r
     assert [join_round(store, name).verdict for name in parts] == [Verdict.DONE] * 2
 
 
+@pytest.mark.parametrize("retention", [1, 7])
+def test_the_events_of_a_round_that_another_program_settled_are_known_to_the_service(rig, retention):
+    other = rig.other(replace(TERMS, retention=retention * TERMS.retention))
+    join_round(rig.store, "a/1")
+    other.begin(claim("X", UNIT, 0))
+    settlement = replace(DONE, took_part=["1"], retention=TERMS.retention.total_seconds())
+
+    assert other.commit(claim("X", UNIT, 0), settlement).outcome is Outcome.OK
+
+    assert join_round(rig.store, "a/1").verdict is Verdict.DONE
+    rig.pass_time(2 * TERMS.retention.total_seconds())
+    assert join_round(rig.store, "a/1").verdict is Verdict.WAIT
+
+
 def test_an_event_that_took_part_in_a_round_is_no_finished_unit_of_a_handler_that_is_no_join_any_more(store):
     for name in ("a/1", "b/2"):
         join_round(store, name)

@@ -1,11 +1,13 @@
 """Joins with rounds: the same key is joined again and again. And the warning of a join without them."""
 
+from copy import copy
 from datetime import timedelta
 
 import pytest
 
 from choreo import Context, Envelope, Event, PermanentFailure, Retry, RetryLater, Service, Several, Terms
 from choreo.errors import DeadLetterError, DeclarationError
+from choreo.operate.joins import Joins
 from choreo.testing import stage as stage_of
 from tests.unit.events import envelope
 from tests.unit.stage import Stage, service
@@ -192,6 +194,19 @@ def test_a_round_that_was_cancelled_by_hand_is_followed_by_another(caplog):
     stage.deliver(returned(2))
 
     assert ended(stage) == [["lent-2", "returned-2"]]
+
+
+def test_a_program_that_cancels_a_round_remembers_its_events_as_long_as_the_service_does():
+    stage = Stage(library())
+    stage.deliver(lent(1))
+    store = copy(stage.store)
+    store.terms = Terms(retention=timedelta(hours=1))
+    Joins(store, str).cancel("BOOK-1", "it was found")
+
+    stage.pass_time(7200)
+    stage.deliver(lent(1))
+
+    assert list(stage.app.joins) == []
 
 
 def test_a_round_that_failed_is_replayed_when_no_other_is_pending():
