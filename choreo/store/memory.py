@@ -451,7 +451,8 @@ class MemoryStore(Store):
             if key not in calendar:
                 continue
             if key.startswith(DEADLINE_PREFIX):
-                calendar[key].due, calendar[key].reminded = self._clock(), True
+                if calendar[key].handed_out:  # else it is the deadline of the next round
+                    calendar[key].due, calendar[key].reminded = self._clock(), True
             else:
                 del calendar[key]
 
