@@ -92,6 +92,17 @@ def test_a_message_that_celery_has_acked_is_kept_and_not_acked_again(app: Servic
     assert rig.channel.answers == [("ack", "t-1")]
 
 
+@pytest.mark.parametrize("queue", ["payment.charge", "payment.dead_letters"])
+def test_an_event_that_was_handled_and_acked_makes_no_dead_letter(app: Service, queue: str) -> None:
+    rig = Rig(app, ValueError("no"), queue)
+    rig.message.ack()
+
+    rig.run()
+
+    assert not list(app.dead_letters)
+    assert rig.channel.answers == [("ack", "t-1")]
+
+
 def test_without_a_store_it_stays_in_its_queue(app: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("choreo.broker.queue.STORE_PAUSE", 0)
     monkeypatch.setattr(type(app.runtime.store), "bury", lambda *_: (_ for _ in ()).throw(StoreError("away")))
