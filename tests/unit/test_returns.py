@@ -1,6 +1,7 @@
 """No delivery comes back for ever: its returns are counted, and after a limit it is set aside."""
 
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -109,6 +110,15 @@ def test_a_classic_queue_of_rabbitmq_counts_in_the_store() -> None:
         deliver(redelivered=True, headers={"id": "t-2", DELIVERY_COUNT: 1})
     with pytest.raises(UnansweredError):
         deliver(redelivered=True)
+
+    soon = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    for _ in range(queue.most_returns + 1):
+        deliver(redelivered=True, headers={"id": "t-3", "eta": soon})
+    assert not any("t-3" in delivery for delivery in counts), "it waits for its time"
+    for _ in range(queue.most_returns):
+        deliver(redelivered=True, headers={"id": "t-3", "eta": "2020-01-01T00:00:00+00:00"})
+    with pytest.raises(UnansweredError):
+        deliver(redelivered=True, headers={"id": "t-3", "eta": "2020-01-01T00:00:00+00:00"})
     queue.returned = raising(StoreError("no store"))
     deliver(redelivered=True)
 
