@@ -68,6 +68,19 @@ class TestCountedByTheBroker:
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
+def test_a_notice_that_came_back_too_often_is_acked_and_makes_no_dead_letter(
+    flavour: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = Rig(flavour, DeadLetterQueue, NOTICE["task"])
+
+    rig.deliver(b'[["a1b2c3"], {}, {}]', headers=NOTICE | {DELIVERY_COUNT: 21})
+
+    assert not rig.parked
+    assert rig.channel.answers == [("ack", "t-1")]
+    assert "drops a notice: it came back 21 times" in caplog.text
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
 def test_a_replay_of_what_came_back_too_often_is_counted_anew(flavour: str) -> None:
     rig = Rig(flavour)
 
