@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from billiard.einfo import ExceptionInfo
+from billiard.pool import MaybeEncodingError
 from celery.app.trace import build_tracer
 from celery.exceptions import Reject
 from kombu.exceptions import ContentDisallowed, OperationalError
@@ -166,3 +167,17 @@ def test_what_a_pool_could_not_read_is_kept_but_no_notice_of_another_letter(app:
 
     assert [letter.handler for letter in app.dead_letters] == ["payment.charge"] * (name == "payment.charge")
     assert rig.channel.answers == [("ack", "t-1")]
+
+
+def test_a_run_whose_answer_could_not_be_written_makes_no_dead_letter_and_comes_again(app: Service) -> None:
+    rig = Rig(app, ValueError(), "payment.charge")
+    rig.message.headers["task"] = "payment.charge"
+    answers = {"on_ack": rig.message.ack_log_error, "on_reject": rig.message.reject_log_error}
+    request = KeepingRequest(rig.message, app=app, task=app.tasks["payment.charge"], **answers)
+    try:
+        raise MaybeEncodingError(TypeError("cannot pickle"), "answer")
+    except MaybeEncodingError:
+        request.on_failure(ExceptionInfo())
+
+    assert not list(app.dead_letters)
+    assert rig.channel.answers == [("requeue", "t-1")]
