@@ -205,6 +205,26 @@ class DeadLetterQueue(HandlerQueue):
                 return
         raise EnvelopeError("it is not a notice of a dead letter")
 
+    def keep(self, message: Any, error: EnvelopeError) -> bool:
+        """
+        Keep a delivery as a dead letter, but not a notice that came back too often: its own dead letter is kept.
+
+        RabbitMQ also counts the returns of a good notice, after each restart of a worker and while the store is away.
+        """
+        if isinstance(error, UnansweredError) and self._is_notice(message):
+            logger.error(
+                "%s drops a notice: %s. Its dead letter is kept: see `choreo dead-letters list`",
+                self.name,
+                short(error),
+            )
+            return True
+        return super().keep(message, error)
+
+    def _is_notice(self, message: Any) -> bool:
+        with suppress(EnvelopeError):
+            return Incoming(message).headers.get("task") == self.handler
+        return False
+
     def origin(self, message: Any) -> tuple[str, str]:
         """
         The handler and the queue from which RabbitMQ moved the delivery here; else this queue and its handler.

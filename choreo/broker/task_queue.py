@@ -56,7 +56,8 @@ class TaskQueue(GuardedQueue):
         raise EnvelopeError("the body is not that of a task message")
 
     def _check_returns(self, message: Any, headers: Headers) -> None:
-        if not message.delivery_info.get("redelivered"):
+        # A call that waits for its time has not begun, so it was not what ended the worker.
+        if not message.delivery_info.get("redelivered") or _is_waiting(headers.get("eta")):
             return
         with suppress(StoreError):  # it is counted once the store is back
             # A call and its retries are messages of their own, with one id.
@@ -126,9 +127,18 @@ def _is_time(value: Any) -> bool:
     if value is None:
         return True
     try:
-        time = value if isinstance(value, datetime) else datetime.fromisoformat(value)
-        # Near the first and the last year the time in UTC may be out of range.
-        time.astimezone(UTC)
+        _time_of(value)
     except (TypeError, ValueError, OverflowError, OSError):
         return False
     return True
+
+
+def _is_waiting(eta: Any) -> bool:
+    """True if this time, which `_is_time` has checked, is still to come."""
+    return eta is not None and _time_of(eta) > datetime.now(UTC)
+
+
+def _time_of(value: Any) -> datetime:
+    time = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+    # Near the first and the last year the time in UTC may be out of range.
+    return time.astimezone(UTC)

@@ -75,10 +75,10 @@ class Clock:
         `StoreError`.
         """
         if time.monotonic() >= self._tell_at:
-            self._tell_at = time.monotonic() + TENDED / 3
             self._ports.store.tend(DELAYED, TENDED)
-            self._ports.store.watch()
             self._owners = self.owners()
+            self._tell_at = time.monotonic() + TENDED / 3
+            self._ports.store.watch()
         return self.send_due(self._owners)
 
     def send_due(self, owners: Sequence[str]) -> int:
@@ -142,9 +142,18 @@ class Clock:
             if message is not None and (message.exchange or message.routing_key != queue):
                 others.append((key, message))
             else:
-                now = self._ports.store.now()
-                park_undeclared(self._ports, handler, key, message or self.reminder(handler, key, now))
+                self._bury_one(handler, key, message)
         return others
+
+    def _bury_one(self, handler: str, key: str, message: Message | None) -> None:
+        """Make a dead letter of one message. If that fails, it stays in the schedule, and holds up no other."""
+        try:
+            now = self._ports.store.now()
+            park_undeclared(self._ports, handler, key, message or self.reminder(handler, key, now))
+        except Exception as error:
+            if isinstance(error, StoreError) and error.is_outage:
+                raise
+            logger.exception("%s: no dead letter can be made of %r; it stays in the schedule", handler, key)
 
     def _send(self, due: list[tuple[str, Message]]) -> tuple[list[str], PublishError | None]:
         if not due:

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from redis.exceptions import RedisError
-
 logger = logging.getLogger("choreo.broker")
 
 #: Seconds between two looks at one server.
@@ -52,7 +50,7 @@ class EvictionWatch:
         facts = _read(ask())
         if "maxmemory_policy" in facts:  # else the server lets this user see nothing
             self._note_policy(facts["maxmemory_policy"])
-            self._note_evicted(int(facts["evicted_keys"]))
+            self._note_evicted(int(facts.get("evicted_keys", 0)))
 
     def _note_policy(self, policy: str) -> None:
         before, self._policy = self._policy, policy
@@ -84,7 +82,7 @@ def watch(url: str, ask: Callable[[], Any]) -> None:
     server = url.rpartition("@")[2].rpartition("://")[2].partition("?")[0].partition("/")[0]
     try:
         EvictionWatch.of(server or url).look(ask)
-    except (RedisError, OSError) as error:
+    except Exception as error:  # a server that is not quite Redis may answer anything
         logger.debug("cannot watch Redis at %s for evictions: %s", server, error)
 
 

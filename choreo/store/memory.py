@@ -340,10 +340,11 @@ class MemoryStore(Store):
         unit.deliveries = max(unit.deliveries - 1, 0)
 
     @_locked
-    def note_end(self, handler: str, unit: str, note: str) -> None:
+    def note_end(self, handler: str, unit: str, note: str, tokens: Sequence[str] = ()) -> None:
         """Note how the process ended that ran this unit."""
         state = self._unit(Claim(handler, unit, ""))
-        if state.token:
+        begins = tuple(token for token in tokens if token.endswith("-"))
+        if state.token and (not tokens or state.token in tokens or state.token.startswith(begins)):
             state.ended = state.deliveries, note
 
     @_locked
@@ -457,7 +458,8 @@ class MemoryStore(Store):
             if key not in calendar:
                 continue
             if key.startswith(DEADLINE_PREFIX):
-                calendar[key].due, calendar[key].reminded = self._clock(), True
+                if calendar[key].handed_out:  # else it is the deadline of the next round
+                    calendar[key].due, calendar[key].reminded = self._clock(), True
             else:
                 del calendar[key]
 

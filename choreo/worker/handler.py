@@ -4,9 +4,11 @@ import json
 import logging
 import time
 from contextlib import suppress
+from functools import cached_property
 from traceback import walk_tb
 from typing import Any, ClassVar
 
+from celery.app.trace import task_has_custom
 from celery.exceptions import Reject
 from celery.exceptions import Retry as CeleryRetry
 
@@ -30,6 +32,9 @@ from choreo.worker.task import SafeTask
 
 logger = logging.getLogger(__name__)
 
+#: The field of a request that says that `HandlerTask.run` has begun. Only kept where an error does not tell that.
+_BEGUN = "choreo_begun"
+
 
 class HandlerTask(SafeTask):
     """
@@ -50,6 +55,9 @@ class HandlerTask(SafeTask):
         counted, unless the store is away: after `Terms.max_deliveries` times the event becomes a dead letter.
         """
         envelope, delivery, parked = None, None, False
+        if self._is_called_through:
+            for request in self.request_stack.stack:  # outside of a worker, Celery's `__call__` adds one of its own
+                setattr(request, _BEGUN, True)
         try:
             try:
                 envelope = read(event)
@@ -100,8 +108,15 @@ class HandlerTask(SafeTask):
                 raise Reject(error, requeue=True) from error
         super().on_failure(exc, task_id, args, kwargs, einfo)
 
+    @cached_property
+    def _is_called_through(self) -> bool:
+        """True if a class of the user's has a ``__call__`` of its own, which may raise before `run` and after it."""
+        return bool(task_has_custom(self, "__call__"))
+
     def _has_begun(self, error: BaseException) -> bool:
         """True if the error has come through `run`, or is a later one."""
+        if getattr(self.request_stack.top, _BEGUN, False):
+            return True
         codes = {HandlerTask.run.__code__, type(self).run.__code__}
         seen: BaseException | None = error
         while seen is not None:
@@ -139,15 +154,17 @@ class HandlerTask(SafeTask):
         return False
 
     def _park(self, event: str | dict[str, Any], envelope: Envelope | None, error: EnvelopeError) -> None:
-        runtime = self.app.runtime
+        runtime, retries = self.app.runtime, self.request.retries
         queue = runtime.queue_of(self.name)
-        if envelope is not None:
+        # A replay repeats the first attempt of an event, and the message of a retry as it is: the attempts before it
+        # are settled, so a first attempt would be a duplicate.
+        if envelope is not None and (not retries or isinstance(error, UnansweredError)):
             message = Message.carrying(envelope, exchange="", routing_key=queue)
             join = self.subscription if isinstance(self.subscription, Join) else None
             park(runtime, self.name, message, error, (envelope,), join)
             return
         body = json.dumps([[event], {}, {}], ensure_ascii=False).encode(errors="surrogatepass")
-        park(runtime, self.name, Message("", queue, body, {"task": self.name}), error)
+        park(runtime, self.name, Message("", queue, body, {"task": self.name, "retries": retries}), error)
 
 
 def lineage_in(request: Any) -> Lineage:

@@ -4,6 +4,7 @@ from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import SoftTimeLimitExceeded, Terminated, TimeLimitExceeded, WorkerLostError
+from billiard.pool import MaybeEncodingError
 from celery.exceptions import Ignore, Reject, Retry
 from celery.worker.request import Request
 
@@ -13,6 +14,10 @@ from choreo.worker.unrunnable import keep
 
 #: Errors of the pool after which Celery returns the message to its queue, as it must, or knows the outcome of the run.
 _KNOWN = (WorkerLostError, Terminated, TimeLimitExceeded, MemoryError, Ignore, Reject, Retry)
+
+#: Errors of the pool outside of the task, after which the outcome of the run is not known: a time limit, and an answer
+#: of the child that it could not write. The message comes again, and the inbox knows if the run was recorded.
+_UNKNOWN = (SoftTimeLimitExceeded, MaybeEncodingError)
 
 
 class KeepingRequest(Request):
@@ -29,7 +34,7 @@ class KeepingRequest(Request):
         error = error.exc if isinstance(error, ExceptionWithTraceback) else error
         # A notice is acked: its dead letter is kept already, and another one would only have another notice.
         if not return_ok and not self.acknowledged and hasattr(self.task, "subscription"):
-            if isinstance(error, SoftTimeLimitExceeded):  # outside of the task: whatever it did is not known
+            if isinstance(error, _UNKNOWN):
                 self.reject(requeue=True)
             elif isinstance(error, Exception) and not isinstance(error, _KNOWN):
                 fault = EnvelopeError(f"the pool cannot run it: {error!r}")

@@ -17,7 +17,7 @@ from celery.worker import state
 from kombu.exceptions import KombuError, OperationalError
 
 from choreo.broker.incoming import UNCOUNTED, brief
-from choreo.broker.queue import GuardedQueue
+from choreo.broker.queue import GuardedQueue, HandlerQueue
 from choreo.broker.workload import listed
 from choreo.errors import EnvelopeError
 from choreo.worker.task import SafeTask
@@ -65,6 +65,11 @@ def _refuse(consumer: Any, message: Any, error: Exception) -> None:
     for request in listed(state.reserved_requests):
         if getattr(request, "message", None) is message:
             state.task_ready(request)
+    queue = queue_of(consumer.app, message)
+    if message.acknowledged and isinstance(queue, HandlerQueue):
+        # It is acked last, so its run has recorded the outcome, and the error came after that.
+        logger.error("%s: Celery could not finish a run that is recorded: %s", queue.name, brief(error), exc_info=error)
+        return
     kept = keep(consumer.app, message, EnvelopeError(f"Celery cannot run it: {brief(error)}"))
     if message.acknowledged:
         return

@@ -71,6 +71,17 @@ def test_a_count_that_begins_anew_is_no_eviction(client: Any, caplog: pytest.Log
     assert seen.count == 2
 
 
+@pytest.mark.parametrize(
+    "answer", [{"maxmemory_policy": "noeviction"}, {"maxmemory_policy": "noeviction", "evicted_keys": "many"}, None]
+)
+def test_an_answer_in_another_form_is_no_trouble(answer: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(evictions, "_watches", {})
+
+    watch("redis://here", lambda: answer)
+
+    assert EvictionWatch.of("here").count == 0
+
+
 def test_a_running_consumer_looks_again(client: Any, server: EmbeddedServer, caplog: pytest.LogCaptureFixture):
     corner = Corner(server.url, "t:")
     reader = corner.reader("q")

@@ -602,6 +602,21 @@ def test_a_deadline_that_was_sent_cannot_be_called_off_and_its_join_is_still_fou
     assert rig.store.look(HANDLER, UNIT).reminded
 
 
+def test_a_deadline_that_was_sent_too_late_leaves_that_of_the_next_round_in_force(rig):
+    join_round(rig.store, "a/1")
+    rig.pass_time(WITHIN + 5)
+    assert due(rig.store) == [deadline_id(UNIT)]
+    rig.store.begin(claim("C", UNIT))
+    settle_round(rig.store, "1", token="C")
+    join_round(rig.store, "a/2")
+
+    rig.store.sent(HANDLER, [deadline_id(UNIT)])
+
+    assert not rig.store.look(HANDLER, UNIT).reminded
+    rig.pass_time(WITHIN + 5)
+    assert due(rig.store) == [deadline_id(UNIT)]
+
+
 def test_what_was_called_off_can_be_scheduled_again(rig):
     rig.store.schedule(HANDLER, Scheduled("m", Message("", HANDLER, b"first"), 0))
     rig.store.unschedule(HANDLER, "m")

@@ -736,6 +736,19 @@ def test_the_clock_sends_what_is_due_and_forgets_it():
     assert stage.store.backlog("payment.charge").total == 1
 
 
+@pytest.mark.parametrize("call", ["tend", "watch"])
+def test_a_clock_whose_first_look_failed_looks_into_every_schedule_at_the_next_one(monkeypatch, call):
+    stage = stage_of(failing(None))
+    clock = Clock(stage.app.runtime)
+    stage.store.schedule("payment.charge", Scheduled("a", to("payment.charge"), 0))
+    with monkeypatch.context() as broken:
+        broken.setattr(type(stage.store), call, lambda *_: (_ for _ in ()).throw(StoreError("away")))
+        with pytest.raises(StoreError):
+            clock.tick()
+
+    assert clock.tick() == 1
+
+
 def test_what_the_broker_did_not_take_stays_due():
     stage = stage_of(failing(None))
     stage.store.schedule("payment.charge", Scheduled("a", to("payment.charge"), 0))

@@ -1,6 +1,7 @@
 """No delivery comes back for ever: its returns are counted, and after a limit it is set aside."""
 
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -67,6 +68,19 @@ class TestCountedByTheBroker:
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
+def test_a_notice_that_came_back_too_often_is_acked_and_makes_no_dead_letter(
+    flavour: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = Rig(flavour, DeadLetterQueue, NOTICE["task"])
+
+    rig.deliver(b'[["a1b2c3"], {}, {}]', headers=NOTICE | {DELIVERY_COUNT: 21})
+
+    assert not rig.parked
+    assert rig.channel.answers == [("ack", "t-1")]
+    assert "drops a notice: it came back 21 times" in caplog.text
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
 def test_a_replay_of_what_came_back_too_often_is_counted_anew(flavour: str) -> None:
     rig = Rig(flavour)
 
@@ -109,6 +123,15 @@ def test_a_classic_queue_of_rabbitmq_counts_in_the_store() -> None:
         deliver(redelivered=True, headers={"id": "t-2", DELIVERY_COUNT: 1})
     with pytest.raises(UnansweredError):
         deliver(redelivered=True)
+
+    soon = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    for _ in range(queue.most_returns + 1):
+        deliver(redelivered=True, headers={"id": "t-3", "eta": soon})
+    assert not any("t-3" in delivery for delivery in counts), "it waits for its time"
+    for _ in range(queue.most_returns):
+        deliver(redelivered=True, headers={"id": "t-3", "eta": "2020-01-01T00:00:00+00:00"})
+    with pytest.raises(UnansweredError):
+        deliver(redelivered=True, headers={"id": "t-3", "eta": "2020-01-01T00:00:00+00:00"})
     queue.returned = raising(StoreError("no store"))
     deliver(redelivered=True)
 

@@ -1,15 +1,17 @@
 """A run that fails before its handler is called: Celery would ack the message, and nothing would be recorded."""
 
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from celery import Task
 from celery.exceptions import Reject
 
-from choreo import PermanentFailure, Retry, Service
-from choreo.errors import StoreError
-from tests.unit.events import OrderPlaced
+from choreo import Context, PermanentFailure, Retry, RetryLater, Service
+from choreo.errors import EnvelopeError, StoreError
+from choreo.worker.handler import HandlerTask
+from tests.unit.events import OrderPlaced, PaymentCharged, envelope
 from tests.unit.stage import Stage, service
 
 CALLED: list[str] = []
@@ -24,6 +26,18 @@ class RaisesInCall(Task):
 
 class RaisesBefore(Task):
     def before_start(self, *_: Any) -> None:
+        raise ValueError("no database")
+
+
+class RaisesInRetry(Task):
+    def before_start(self, *_: Any) -> None:
+        if self.request.retries:
+            raise ValueError("no database")
+
+
+class RaisesAfterCall(Task):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        super().__call__(*args, **kwargs)
         raise ValueError("no database")
 
 
@@ -82,3 +96,92 @@ def test_a_handler_that_was_called_makes_one_dead_letter(base: type[Task], lane:
     (letter,) = stage.dead_letters
     assert letter.reason == "refused"
     assert CALLED == ["alice"]
+
+
+@pytest.mark.parametrize("lane", [True, False])
+def test_the_dead_letter_of_a_retry_whose_handler_was_not_called_is_replayed(lane: bool) -> None:
+    seen: list[int] = []
+    app = service("payment", task_cls=RaisesInRetry, choreo_fast_lane=lane)
+
+    @app.on(OrderPlaced)
+    def charge(order: OrderPlaced, context: Context) -> None:
+        seen.append(context.attempt)
+        if context.attempt == 1:
+            raise RetryLater(60)
+
+    stage = Stage(app)
+    order = envelope(OrderPlaced(customer_id="alice"))
+    stage.deliver(order)
+    stage.deliver(order, attempt=2)
+    (letter,) = stage.dead_letters
+    stage.app.dead_letters.replay(letter.id)
+
+    stage.run()
+
+    assert seen == [1, 2]
+
+
+def test_so_is_that_of_a_join_which_is_pending_until_then() -> None:
+    seen: list[int] = []
+    app = service("payment", task_cls=RaisesInRetry)
+
+    @app.join(OrderPlaced, PaymentCharged, within=timedelta(hours=1))
+    def ship(placed: OrderPlaced, charged: PaymentCharged, context: Context) -> None:
+        seen.append(context.attempt)
+        if context.attempt == 1:
+            raise RetryLater(60)
+
+    stage = Stage(app)
+    stage.deliver(OrderPlaced(customer_id="alice"), subject="ORD-1")
+    charged = envelope(PaymentCharged(), subject="ORD-1")
+    stage.deliver(charged)
+    stage.deliver(charged, attempt=2)
+    (letter,) = stage.dead_letters
+    stage.app.dead_letters.replay(letter.id)
+
+    stage.run()
+
+    assert seen == [1, 2]
+    assert not list(stage.app.joins)
+
+
+def test_so_is_that_of_a_retry_that_the_next_version_cannot_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    app = service("payment")
+
+    @app.on(OrderPlaced)
+    def charge(order: OrderPlaced, context: Context) -> None:
+        seen.append(context.attempt)
+        if context.attempt == 1:
+            raise RetryLater(60)
+
+    stage = Stage(app)
+    order = envelope(OrderPlaced(customer_id="alice"))
+    stage.deliver(order)
+    with monkeypatch.context() as next_version:
+        refuse = EnvelopeError("no limit")
+        next_version.setattr(HandlerTask, "make_delivery", lambda *_, **__: (_ for _ in ()).throw(refuse))
+        stage.deliver(order, attempt=2)
+    (letter,) = stage.dead_letters
+    stage.app.dead_letters.replay(letter.id)
+
+    stage.run()
+
+    assert seen == [1, 2]
+
+
+@pytest.mark.parametrize("lane", [True, False])
+def test_an_error_after_the_run_makes_no_dead_letter_of_a_handled_event(lane: bool) -> None:
+    app: Service = service("payment", task_cls=RaisesAfterCall, choreo_fast_lane=lane)
+
+    @app.on(OrderPlaced)
+    def charge(order: OrderPlaced) -> None:
+        CALLED.append(order.customer_id)
+
+    CALLED.clear()
+    stage = Stage(app)
+
+    stage.deliver(OrderPlaced(customer_id="alice"))
+
+    assert CALLED == ["alice"]
+    assert not list(stage.dead_letters)

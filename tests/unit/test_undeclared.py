@@ -82,6 +82,28 @@ def test_a_retry_becomes_a_dead_letter_and_goes_to_the_new_name(deploy, seen, ca
     assert seen == ["o-1"]
 
 
+def test_a_retry_that_cannot_be_buried_holds_up_no_other_and_stays(deploy, seen, caplog):
+    app = service("shop")
+
+    @app.on(OrderPlaced)
+    def charge(order: OrderPlaced) -> None: ...
+
+    stage = Stage(app)
+    odd = Message.carrying(ORDER, exchange="", routing_key="shop.charge", retries=1)
+    odd.headers["retries"] = "many"
+    stage.store.schedule("shop.charge", Scheduled("retry:odd", odd, 30))
+    good = Message.carrying(envelope(OrderPlaced(customer_id="bob"), id="o-2"), exchange="", routing_key="shop.charge")
+    stage.store.schedule("shop.charge", Scheduled("retry:good", good, 40))
+
+    deploy(stage)
+    stage.store.register(["shop.charge"])
+    stage.pass_time(41)
+
+    assert [letter.envelopes[0].id for letter in stage.dead_letters] == ["o-2"]
+    assert stage.store.backlog("shop.charge").total == 1
+    assert "shop.charge: no dead letter can be made of 'retry:odd'" in caplog.text
+
+
 @pytest.mark.parametrize("how", ["incomplete", "failed", "fired"])
 def test_a_pending_join_becomes_a_dead_letter_with_all_its_parts(deploy, seen, how):
     app = service("shop")

@@ -7,15 +7,21 @@ from typing import Any
 
 import pytest
 from billiard.einfo import ExceptionInfo
+from billiard.pool import MaybeEncodingError
 from celery.app.trace import build_tracer
 from celery.exceptions import Reject
 from kombu.exceptions import ContentDisallowed, OperationalError
 
 from choreo import Service
+from choreo.delivery.delivery import tokens_of
+from choreo.delivery.ending import End
 from choreo.errors import StoreError
+from choreo.events.message import Message
+from choreo.store.claims import Claim, Settlement
 from choreo.worker.keeping import KeepingRequest
+from choreo.worker.request import SafeRequest
 from choreo.worker.unrunnable import FAULTS, guard_traces, guarded
-from tests.unit.events import OrderPlaced
+from tests.unit.events import OrderPlaced, envelope
 from tests.unit.stage import service
 from tests.unit.test_queue import Channel, virtual_message
 
@@ -92,6 +98,17 @@ def test_a_message_that_celery_has_acked_is_kept_and_not_acked_again(app: Servic
     assert rig.channel.answers == [("ack", "t-1")]
 
 
+@pytest.mark.parametrize("queue", ["payment.charge", "payment.dead_letters"])
+def test_an_event_that_was_handled_and_acked_makes_no_dead_letter(app: Service, queue: str) -> None:
+    rig = Rig(app, ValueError("no"), queue)
+    rig.message.ack()
+
+    rig.run()
+
+    assert not list(app.dead_letters)
+    assert rig.channel.answers == [("ack", "t-1")]
+
+
 def test_without_a_store_it_stays_in_its_queue(app: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("choreo.broker.queue.STORE_PAUSE", 0)
     monkeypatch.setattr(type(app.runtime.store), "bury", lambda *_: (_ for _ in ()).throw(StoreError("away")))
@@ -155,3 +172,33 @@ def test_what_a_pool_could_not_read_is_kept_but_no_notice_of_another_letter(app:
 
     assert [letter.handler for letter in app.dead_letters] == ["payment.charge"] * (name == "payment.charge")
     assert rig.channel.answers == [("ack", "t-1")]
+
+
+def test_a_run_whose_answer_could_not_be_written_makes_no_dead_letter_and_comes_again(app: Service) -> None:
+    rig = Rig(app, ValueError(), "payment.charge")
+    rig.message.headers["task"] = "payment.charge"
+    answers = {"on_ack": rig.message.ack_log_error, "on_reject": rig.message.reject_log_error}
+    request = KeepingRequest(rig.message, app=app, task=app.tasks["payment.charge"], **answers)
+    try:
+        raise MaybeEncodingError(TypeError("cannot pickle"), "answer")
+    except MaybeEncodingError:
+        request.on_failure(ExceptionInfo())
+
+    assert not list(app.dead_letters)
+    assert rig.channel.answers == [("requeue", "t-1")]
+
+
+def test_a_process_notes_its_end_on_a_run_of_its_own_only(app: Service) -> None:
+    order = envelope(OrderPlaced(customer_id="alice"))
+    sent = Message.carrying(order, exchange="", routing_key="payment.charge")
+    message = virtual_message(KombusChannel(), sent.body, sent.headers, "application/json", "utf-8")
+    request = SafeRequest(message, app=app, task=app.tasks["payment.charge"])
+    request.worker_pid = 4711
+    store = app.runtime.store
+
+    for attempt, pid, noted in ((1, 4712, ""), (2, 4711, "time_limit too long")):
+        claim = Claim("payment.charge", order.identity, f"{tokens_of(pid)}a", attempt)
+        store.begin(claim)
+        request._note(End.TIME_LIMIT, "too long")
+        assert store.last_end("payment.charge", order.identity).note == noted
+        store.commit(claim, Settlement(done=False))
