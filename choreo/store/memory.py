@@ -340,11 +340,10 @@ class MemoryStore(Store):
         unit.deliveries = max(unit.deliveries - 1, 0)
 
     @_locked
-    def note_end(self, handler: str, unit: str, note: str, tokens: Sequence[str] = ()) -> None:
+    def note_end(self, handler: str, unit: str, note: str) -> None:
         """Note how the process ended that ran this unit."""
         state = self._unit(Claim(handler, unit, ""))
-        begins = tuple(token for token in tokens if token.endswith("-"))
-        if state.token and (not tokens or state.token in tokens or state.token.startswith(begins)):
+        if state.token:
             state.ended = state.deliveries, note
 
     @_locked

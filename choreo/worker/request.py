@@ -12,8 +12,6 @@ from celery.signals import task_revoked
 from celery.utils.functional import maybe_list
 from celery.worker import state
 
-from choreo.broker.redis.receipt import Receipt
-from choreo.delivery.delivery import tokens_of
 from choreo.delivery.ending import End, Ending, signal_in_words
 from choreo.events.ids import named_id
 from choreo.worker.keeping import KeepingRequest
@@ -117,15 +115,9 @@ class SafeRequest(KeepingRequest):
         try:
             claim = self.task.claim_of(self.args[0], self.request_dict.get("retries") or 0)
             if claim is not None:
-                note = Ending(end, text).to_text()
-                self.app.runtime.store.note_end(claim.handler, claim.unit, note, self._tokens())
+                self.app.runtime.store.note_end(claim.handler, claim.unit, Ending(end, text).to_text())
         except Exception as error:  # the message returns to its queue in any case
             logger.warning("%s: it could not be noted that %s: %s", self.humaninfo(), text, error)
-
-    def _tokens(self) -> list[str]:
-        """The tokens that the claim of this run may have: that of its process, or that of its message on Redis."""
-        receipt = Receipt.of(self.message.properties)
-        return [tokens_of(self.worker_pid), *([receipt.tag] if receipt else [])]
 
     def _tell_revoked(self, *, terminated: bool, number: int | None, expired: bool) -> None:
         self.send_event("task-revoked", terminated=terminated, signum=number, expired=expired)
