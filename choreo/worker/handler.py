@@ -156,10 +156,9 @@ class HandlerTask(SafeTask):
     def _park(self, event: str | dict[str, Any], envelope: Envelope | None, error: EnvelopeError) -> None:
         runtime, retries = self.app.runtime, self.request.retries
         queue = runtime.queue_of(self.name)
-        # A replay repeats the first attempt of an event, and the message of a retry as it is: the attempts before it
-        # are settled, so a first attempt would be a duplicate.
-        if envelope is not None and (not retries or isinstance(error, UnansweredError)):
-            message = Message.carrying(envelope, exchange="", routing_key=queue)
+        if envelope is not None:
+            # The attempts before this one are settled, so the replay of the letter must not be a first attempt.
+            message = Message.carrying(envelope, exchange="", routing_key=queue, retries=retries)
             join = self.subscription if isinstance(self.subscription, Join) else None
             park(runtime, self.name, message, error, (envelope,), join)
             return
