@@ -8,6 +8,7 @@ from functools import cached_property
 from traceback import walk_tb
 from typing import Any, ClassVar
 
+from celery.app.task import Task
 from celery.exceptions import Reject
 from celery.exceptions import Retry as CeleryRetry
 
@@ -111,8 +112,7 @@ class HandlerTask(SafeTask):
     def _is_called_through(self) -> bool:
         """True if a class of the user's has a ``__call__`` of its own, which may raise before `run` and after it."""
         # A worker replaces the `__call__` of Celery's own class, which is not the user's.
-        own = (cls for cls in type(self).__mro__ if not cls.__module__.startswith("celery."))
-        return any("__call__" in vars(cls) for cls in own)
+        return any("__call__" in vars(cls) for cls in type(self).__mro__ if cls is not Task)
 
     def _has_begun(self, error: BaseException) -> bool:
         """True if the error has come through `run`, or is a later one."""
