@@ -96,6 +96,12 @@ class Message:
     content_type: str = JSON
     content_encoding: str = "utf-8"
 
+    @property
+    def retries(self) -> int:
+        """How many attempts were made before this message. 0 if its header is no number."""
+        retries = self.headers.get("retries")
+        return retries if type(retries) is int else 0
+
     @classmethod
     def carrying(
         cls, envelope: Envelope, *, exchange: str, routing_key: str, retries: int = 0, lineage: Lineage = NO_LINEAGE

@@ -98,7 +98,7 @@ class DeadLetters:
         elif carried is not None:
             sent = carried if key is None else addressed(carried, key)
             # Without a unit nothing was settled by this letter, and the attempts before it still are.
-            retries = _retries_of(letter) if letter.unit is None else 0
+            retries = letter.message.retries if letter.unit is None else 0
             message = Message.carrying(sent, exchange="", routing_key=queue, retries=retries, lineage=lineage)
         else:
             message = letter.message
@@ -145,11 +145,6 @@ class DeadLetters:
         if not owners:
             return known
         return [handler for handler in known if handler in owners or handler.rpartition(".")[0] in owners]
-
-
-def _retries_of(letter: DeadLetter) -> int:
-    retries = letter.message.headers.get("retries")
-    return retries if type(retries) is int else 0
 
 
 def _is_of_former_join(letter: DeadLetter, description: Mapping[str, Any]) -> bool:

@@ -15,7 +15,6 @@ from kombu.common import ignore_errors
 from choreo.broker.redis.consuming import is_choreos
 from choreo.broker.workload import begun_requests, listed, written_job
 from choreo.errors import DeclarationError
-from choreo.printing import one_line
 from choreo.worker.countdowns import CountdownRoom
 from choreo.worker.pool import describe_loss, replace_killed, watch_again
 from choreo.worker.rates import Rates
@@ -150,18 +149,6 @@ class ServiceConsumer(Consumer):
             return 1
         worker = self.controller
         return int(getattr(worker, "max_concurrency", None) or worker.concurrency)
-
-    def add_task_queue(self, queue: str, *args: Any, **options: Any) -> None:
-        """Consume from one more queue, as Celery does, if it is one of the service's; else log an error."""
-        if queue not in self.app.amqp.queues:
-            logger.error(
-                "add_consumer %s: %s has no such queue, so nothing is consumed from it. Its queues are %s.",
-                one_line(str(queue)),
-                self.app.service_name,
-                ", ".join(sorted(self.app.amqp.queues)),
-            )
-            return
-        super().add_task_queue(queue, *args, **options)
 
     def create_task_handler(self, *args: Any, **options: Any) -> Any:
         """Celery's function for each message, and a guard around it and around the runs in the worker's own process."""

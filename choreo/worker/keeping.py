@@ -30,8 +30,7 @@ class KeepingRequest(Request):
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """Called in the worker's main process. ``return_ok``: the task itself has failed, and has recorded that."""
-        error = exc_info.exception
-        error = error.exc if isinstance(error, ExceptionWithTraceback) else error
+        error = error_in(exc_info)
         # A notice is acked: its dead letter is kept already, and another one would only have another notice.
         if not return_ok and not self.acknowledged and hasattr(self.task, "subscription"):
             if isinstance(error, _UNKNOWN):
@@ -41,3 +40,9 @@ class KeepingRequest(Request):
                 if not keep(self.app, self.message, fault):
                     self.reject(requeue=UNCOUNTED)
         return super().on_failure(exc_info, send_failed_event, return_ok)
+
+
+def error_in(exc_info: Any) -> Any:
+    """The error itself, without the traceback that a pool child adds to it."""
+    error = exc_info.exception
+    return error.exc if isinstance(error, ExceptionWithTraceback) else error

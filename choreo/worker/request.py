@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import WorkerLostError
 from celery.platforms import signals
 from celery.signals import task_revoked
@@ -14,7 +13,7 @@ from celery.worker import state
 
 from choreo.delivery.ending import End, Ending, signal_in_words
 from choreo.events.ids import named_id
-from choreo.worker.keeping import KeepingRequest
+from choreo.worker.keeping import KeepingRequest, error_in
 
 logger = logging.getLogger(__name__)
 
@@ -101,8 +100,7 @@ class SafeRequest(KeepingRequest):
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """Called when the run has failed, or its process has ended."""
-        error = exc_info.exception
-        error = error.exc if isinstance(error, ExceptionWithTraceback) else error
+        error = error_in(exc_info)
         if isinstance(error, WorkerLostError) and not state.should_terminate:
             self._note(End.LOST, f"{self._process} ended with {_exit_of(error)}")
         return super().on_failure(exc_info, send_failed_event, return_ok)

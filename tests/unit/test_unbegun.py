@@ -98,10 +98,10 @@ def test_a_handler_that_was_called_makes_one_dead_letter(base: type[Task], lane:
     assert CALLED == ["alice"]
 
 
-@pytest.mark.parametrize("lane", [True, False])
-def test_the_dead_letter_of_a_retry_whose_handler_was_not_called_is_replayed(lane: bool) -> None:
+def failing_once(**options: Any) -> tuple[list[int], Stage]:
+    """A handler that asks for a retry at its first attempt, on a stage, and the attempts that it has begun."""
     seen: list[int] = []
-    app = service("payment", task_cls=RaisesInRetry, choreo_fast_lane=lane)
+    app = service("payment", **options)
 
     @app.on(OrderPlaced)
     def charge(order: OrderPlaced, context: Context) -> None:
@@ -109,7 +109,12 @@ def test_the_dead_letter_of_a_retry_whose_handler_was_not_called_is_replayed(lan
         if context.attempt == 1:
             raise RetryLater(60)
 
-    stage = Stage(app)
+    return seen, Stage(app)
+
+
+@pytest.mark.parametrize("lane", [True, False])
+def test_the_dead_letter_of_a_retry_whose_handler_was_not_called_is_replayed(lane: bool) -> None:
+    seen, stage = failing_once(task_cls=RaisesInRetry, choreo_fast_lane=lane)
     order = envelope(OrderPlaced(customer_id="alice"))
     stage.deliver(order)
     stage.deliver(order, attempt=2)
@@ -146,16 +151,7 @@ def test_so_is_that_of_a_join_which_is_pending_until_then() -> None:
 
 
 def test_so_is_that_of_a_retry_that_the_next_version_cannot_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[int] = []
-    app = service("payment")
-
-    @app.on(OrderPlaced)
-    def charge(order: OrderPlaced, context: Context) -> None:
-        seen.append(context.attempt)
-        if context.attempt == 1:
-            raise RetryLater(60)
-
-    stage = Stage(app)
+    seen, stage = failing_once()
     order = envelope(OrderPlaced(customer_id="alice"))
     stage.deliver(order)
     with monkeypatch.context() as next_version:
