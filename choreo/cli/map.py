@@ -14,6 +14,7 @@ import click
 from choreo.cli import completion
 from choreo.cli.app import say, speaking
 from choreo.errors import ChoreoError, StoreError
+from choreo.printing import one_line
 from choreo.service import Service
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def _print(shown: Map, names: tuple[str, ...]) -> None:
     for event in shown.events:
         rows.add_row(text(event.type), _announced_by(event, full=full), _heard_by(event, names))
     if shown.events:
-        show(console, rows, _legend(shown))
+        show(console, rows, *_legend(shown))
     for event in shown.events:
         if event.type in names:
             _print_hearers(console, event)
@@ -161,12 +162,14 @@ def _print(shown: Map, names: tuple[str, ...]) -> None:
 
 def _widths(shown: Map, width: int) -> tuple[list[int], bool]:
     """The columns of the three parts, and True if there is room for the full names of those who announce."""
-    types = min(max((len(event.type) for event in shown.events), default=5), LONGEST_TYPE)
-    names = max((len(one.name) for event in shown.events for one in event.announced_by), default=0)
+    types = min(max((len(one_line(event.type)) for event in shown.events), default=5), LONGEST_TYPE)
+    announcers = [one_line(one.name) for event in shown.events for one in event.announced_by]
+    guesses = [f"{event.similar}?" for event in shown.events if not event.announced_by]
+    names = max(map(len, [*announcers, *guesses]), default=0)
     left = width - types - 4
     full = left - names >= HEARERS
-    announcers = max(names, len("ANNOUNCED BY")) if full else left * 2 // 5
-    return [types, announcers, left - announcers], full
+    middle = max(names, len("ANNOUNCED BY")) if full else left * 2 // 5
+    return [types, middle, left - middle], full
 
 
 def _announced_by(event: MappedEvent, *, full: bool) -> Text:
@@ -206,7 +209,8 @@ def _named(hearer: Hearer, names: tuple[str, ...]) -> str:
     return hearer.name if {hearer.name, hearer.service} & set(names) else hearer.service
 
 
-def _legend(shown: Map) -> Text:
+def _legend(shown: Map) -> list[Text]:
+    """What the signs mean: one line, or none."""
     from choreo.cli.tables import text
 
     hearers = {hearer.how for event in shown.events for hearer in event.by_name}
@@ -218,7 +222,7 @@ def _legend(shown: Map) -> Text:
     }
     signs = [("join", "+ part of a join"), ("unless", "- cancels a join")]
     told = [sign for how, sign in signs if how in hearers] + ([f"* {', '.join(sorted(wild))}"] if wild else [])
-    return text(("   ".join(told), "dim"))
+    return [text(("   ".join(told), "dim"))] if told else []
 
 
 def _print_hearers(console: Console, event: MappedEvent) -> None:
