@@ -47,6 +47,15 @@ def test_the_map_of_a_package_is_made_from_its_code_alone():
     assert code() == HANDLERS
 
 
+def test_the_documents_show_the_map_as_it_is():
+    """Of the reference application; docs/operations.md adds what is wrong on a platform."""
+    mermaid = (ROOT / "handlers/README.md").read_text().partition("```mermaid\n")[2].partition("```")[0]
+    assert mermaid == code("--mermaid"), "paste the output of choreo map --package handlers --mermaid"
+
+    shown = (ROOT / "docs/operations.md").read_text().partition("$ choreo map\n")[2].partition("```")[0].splitlines()
+    assert [line for line in HANDLERS.splitlines() if line not in shown] == []
+
+
 def test_what_concerns_a_service_has_the_full_names_of_its_handlers():
     output = code("loyalty")
 
