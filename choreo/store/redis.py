@@ -426,9 +426,9 @@ class RedisStore(Store):
     def _runs(self) -> RedisRuns:
         return RedisRuns(self._calls, self._key)
 
-    def runs(self, handler: str, story: str) -> list[Run]:
+    def runs(self, handler: str, story: str, subject: str | None = None) -> list[Run]:
         """The recorded runs of a handler that belong to this story, oldest first."""
-        return self._runs.runs(handler, story)
+        return self._runs.runs(handler, story, subject)
 
     def stories(self, handler: str, subject: str) -> list[str]:
         """The stories with this subject of which this handler recorded the first event, or a change of subject."""
