@@ -200,7 +200,6 @@ class Runtime:
 
     def _tell_announced(self, types: Sequence[str]) -> None:
         description = self.describe()
-        self.store.register([self.service_name])
         program = self.program(node=f"publisher@{gethostname()}", digest=description.digest)
         self.store.report(self.service_name, program, description.to_json(), 0, types)
 

@@ -627,6 +627,12 @@ class MemoryStore(Store):
             roll.announce(announced, now)
 
     @_locked
+    def services(self) -> list[str]:
+        """Every service that ever had a worker, or announced an event, sorted."""
+        reported = {service for service, roll in self._rolls.items() if roll.programs}
+        return sorted({name.partition(".")[0] for name in self._handlers} | reported)
+
+    @_locked
     def leave(self, service: str, program: str) -> None:
         """Report that this program ends."""
         roll, now = self._rolls[service], self._clock()

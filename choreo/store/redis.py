@@ -1,8 +1,9 @@
 """The store in Redis, or in a Redis Cluster: one Lua script per decision.
 
 All keys of one handler have the same hash tag (``choreo:{payment.charge_customer}:due``), so that a Redis Cluster
-keeps them in one slot; so have the keys of one service's workers, and of the delayed events. The two keys of the whole
-platform (``choreo:handlers`` and ``choreo:joins``) are in a slot each. No call reads keys of two slots.
+keeps them in one slot; so have the keys of one service's workers, and of the delayed events. The three keys of the
+whole platform (``choreo:handlers``, ``choreo:joins`` and ``choreo:services``) are in a slot each. No call reads keys of
+two slots.
 
 While a slot moves, a cluster refuses a script of several keys unless all the keys that it names are there. A script
 that also uses keys which it does not name could stop in the middle. So it names the start of the inbox's keys, which is
@@ -435,7 +436,12 @@ class RedisStore(Store):
 
     @cached_property
     def _programs(self) -> RedisPrograms:
-        return RedisPrograms(self._calls, self._key)
+        return RedisPrograms(self._calls, self._key, f"{self.prefix}:services")
+
+    def services(self) -> list[str]:
+        """Every service that ever had a worker, or announced an event, sorted."""
+        # The workers of an older choreo register handlers only.
+        return sorted({name.partition(".")[0] for name in self.handlers()} | self._programs.services())
 
     @property
     def recording(self) -> Recording:

@@ -82,4 +82,3 @@ class Register(Protocol):
 
     def services(self) -> list[str]:
         """Every service that ever had a worker, or announced an event, sorted."""
-        return sorted({name.partition(".")[0] for name in self.handlers()})

@@ -128,9 +128,11 @@ def test_the_types_that_are_remembered_as_announced_are_bounded(store):
 
 def test_the_services_are_those_of_all_handlers_and_other_queues(store):
     store.register(["payment.charge", "payment", "driver.assign"])
-    store.register(["shop"])
+    store.presence("nobody")
+    store.report("shop", Program("publisher@a/1", "publisher@a"), "declared", 0)
 
     assert store.services() == ["driver", "payment", "shop"]
+    assert store.handlers() == ["driver.assign", "payment", "payment.charge"], "it has no queue"
 
 
 def test_a_record_of_another_version_is_read_as_far_as_it_is_known():

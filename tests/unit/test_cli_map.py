@@ -174,7 +174,7 @@ class TestLive:
         report = HandlerDescription("payment.report", ("order.placed",))
         told = ServiceDescription("payment", (charge, report))
         program = Program("payment@a/1", "payment@a", pool="solo", queues=("payment.charge",), digest=told.digest)
-        store.register(["payment.charge", "payment.report", "loyalty.award", "shop"])
+        store.register(["payment.charge", "payment.report", "loyalty.award"])
         store.report("payment", program, told.to_json(), 60)
         gone = ServiceDescription("loyalty", (HandlerDescription("loyalty.award", ("payment.charged",), ()),))
         store.report("loyalty", Program("loyalty@a/1", "loyalty@a", pool="solo", digest="g"), gone.to_json(), 60)

@@ -88,10 +88,8 @@ def test_a_service_that_is_stopped_stays_with_what_waits_for_it(city: City):
 
 
 def test_a_program_that_only_publishes_is_on_the_map(city: City):
-    city.store.register(["shop"])
     web = Program("publisher@a/1", "publisher@a", digest=ORDER.digest)
     city.store.report("order", web, ORDER.to_json(), 0, ["orders.placed"])
-    city.store.register(["order"])
 
     shown = city.map
 
