@@ -63,6 +63,11 @@ HOPELESS = (EnvelopeError, JoinExpiredError, InvalidEventError, EventTooLargeErr
 Parts = Mapping[str, Envelope]
 
 
+def tokens_of(pid: int) -> str:
+    """The beginning of the token of each claim that a process of this host makes."""
+    return f"{_HOST}-{pid}-"
+
+
 class Delivery:
     """One copy of one event, delivered to one handler in one worker. It lives for one attempt."""
 
@@ -94,7 +99,7 @@ class Delivery:
         #: True once the outcome is recorded. From then on the copy can be acked, whatever else fails.
         self.settled = False
         # The process is for people: see `choreo.delivery.ending`.
-        self.token = f"{_HOST}-{os.getpid()}-{uuid4().hex}" if token is None else token
+        self.token = tokens_of(os.getpid()) + uuid4().hex if token is None else token
         self.claim = self.make_claim()
 
     def __str__(self) -> str:

@@ -159,8 +159,13 @@ class Claims(Protocol):
     def forgive(self, claim: Claim) -> None:
         """Count one beginning less: a stop of the worker ended the handler, which is not the handler's fault."""
 
-    def note_end(self, handler: str, unit: str, note: str) -> None:
-        """Note how the process ended that ran this unit. Nothing if the unit is finished, or was never begun."""
+    def note_end(self, handler: str, unit: str, note: str, tokens: Sequence[str] = ()) -> None:
+        """
+        Note how the process ended that ran this unit. Nothing if the unit is finished, or was never begun.
+
+        ``tokens`` are those of the process's claims; one that ends with ``-`` is the beginning of such tokens. If
+        another process has claimed the unit since, nothing is noted. Without tokens, the process is not checked.
+        """
 
     def last_end(self, handler: str, unit: str) -> LastEnd:
         """What is known of the last beginning, if another one has begun since or its process has ended."""

@@ -340,10 +340,11 @@ class MemoryStore(Store):
         unit.deliveries = max(unit.deliveries - 1, 0)
 
     @_locked
-    def note_end(self, handler: str, unit: str, note: str) -> None:
+    def note_end(self, handler: str, unit: str, note: str, tokens: Sequence[str] = ()) -> None:
         """Note how the process ended that ran this unit."""
         state = self._unit(Claim(handler, unit, ""))
-        if state.token:
+        begins = tuple(token for token in tokens if token.endswith("-"))
+        if state.token and (not tokens or state.token in tokens or state.token.startswith(begins)):
             state.ended = state.deliveries, note
 
     @_locked

@@ -104,9 +104,9 @@ class RedisStore(Store):
         """Count one beginning less."""
         self._run("forgive", self._unit(claim.handler, claim.unit)[:1], [])
 
-    def note_end(self, handler: str, unit: str, note: str) -> None:
+    def note_end(self, handler: str, unit: str, note: str, tokens: Sequence[str] = ()) -> None:
         """Note how the process ended that ran this unit."""
-        self._run("note_end", self._unit(handler, unit)[:1], [note])
+        self._run("note_end", self._unit(handler, unit)[:1], [note, *tokens])
 
     def last_end(self, handler: str, unit: str) -> LastEnd:
         """What is known of the beginning before the current one."""
