@@ -129,7 +129,7 @@ class Runtime:
             tasks=self._callable_tasks,
             accept=lambda: prepare_accept_content(self._conf.accept_content) or (),
             owners=lambda: self.store.handlers(),
-            returned=lambda handler, delivery: self.store.returned(handler, delivery),
+            returned=lambda *call: self.store.returned(*call),
             on_consume=self._on_consume,
         )
 

@@ -170,11 +170,12 @@ class Claims(Protocol):
     def last_end(self, handler: str, unit: str) -> LastEnd:
         """What is known of the last beginning, if another one has begun since or its process has ended."""
 
-    def returned(self, handler: str, delivery: str) -> int:
+    def returned(self, handler: str, delivery: str, by: int = 1) -> int:
         """
         Count one more return of a delivery to its queue that no claim counts. Returns the number of its returns.
 
-        ``delivery`` is any text that names it. The count is kept for `Terms.retention`.
+        ``delivery`` is any text that names it. With ``by`` = -1, one return less. The count is kept for
+        `Terms.retention`.
         """
 
     def commit(self, claim: Claim, settlement: Settlement) -> Committed:

@@ -355,10 +355,10 @@ class MemoryStore(Store):
         return LastEnd(note if number >= state.deliveries - 1 else "", state.before)
 
     @_locked
-    def returned(self, handler: str, delivery: str) -> int:
+    def returned(self, handler: str, delivery: str, by: int = 1) -> int:
         """Count one more return of a delivery that no claim counts."""
         returns = self._drawers[handler].returns
-        returns[delivery] += 1
+        returns[delivery] += by
         return returns[delivery]
 
     @_locked

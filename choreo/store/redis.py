@@ -118,7 +118,7 @@ class RedisStore(Store):
         is_of_it = number.isdigit() and int(number) >= int(deliveries or 1) - 1
         return LastEnd(note if is_of_it else "", before)
 
-    def returned(self, handler: str, delivery: str) -> int:
+    def returned(self, handler: str, delivery: str, by: int = 1) -> int:
         """Count one more return of a delivery that no claim counts."""
         # Any text may name the delivery, so the name of the key is a digest of it.
         digest = sha1(delivery.encode(errors="surrogatepass"), usedforsecurity=False).hexdigest()
@@ -126,7 +126,7 @@ class RedisStore(Store):
 
         def count(client: Any) -> int:
             with client.pipeline(transaction=True) as pipeline:
-                pipeline.incr(key)
+                pipeline.incrby(key, by)
                 pipeline.pexpire(key, self._retention)
                 return int(pipeline.execute()[0])
 

@@ -101,6 +101,7 @@ def test_the_returns_of_each_delivery_are_counted_by_themselves(store: Store) ->
     assert [store.returned("payment.charge", "a") for _ in range(3)] == [1, 2, 3]
     assert store.returned("payment.charge", "b\ud800") == 1
     assert store.returned("loyalty.award", "a") == 1
+    assert [store.returned("payment.charge", "a", by) for by in (-1, 1, -1)] == [2, 3, 2]
 
 
 def make_app(url: str, namespace: str, *, lane: bool) -> Service:
