@@ -69,7 +69,7 @@ def test_a_message_counts_for_its_queue_whatever_its_senders_routing_key_was(cor
     # A program that uses kombu's own transport writes its routing key into the message.
     other = Producer(corner.connect(transport="redis").channel())
     for number in range(20):
-        other.publish(number, exchange=EVENTS, routing_key="mail.sent")
+        other.publish(number, exchange=EVENTS, routing_key="mail.sent", declare=[EVENTS])
     while not reader.nothing():
         pass
     assert {message.delivery_info["routing_key"] for message in reader.messages} == {"mail.sent"}
