@@ -27,7 +27,7 @@ from choreo.store.joins import Arrival, Waiting
 from choreo.store.parts import mark_of
 from choreo.store.port import Store
 from choreo.store.register import Declared, Listening
-from choreo.store.schedule import DEADLINE_PREFIX, Backlog, Scheduled, deadline_id
+from choreo.store.schedule import DEADLINE_PREFIX, Backlog, Scheduled, Unreadable, deadline_id
 from choreo.store.terms import Terms
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -444,7 +444,7 @@ class MemoryStore(Store):
         )
 
     @_locked
-    def due(self, owner: str, limit: int, hold: float) -> list[tuple[str, Message | None]]:
+    def due(self, owner: str, limit: int, hold: float) -> list[tuple[str, Message | Unreadable | None]]:
         """Up to ``limit`` messages that are due. They are due again after ``hold`` seconds unless `sent` is called."""
         handed_out = self._drawers[owner].calendar.hand_out(self._clock(), limit, hold)
         # As text and back: in Redis a message is kept as text.

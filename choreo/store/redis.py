@@ -11,7 +11,6 @@ never a key itself: the whole script is then refused.
 Every script begins with a comment on its keys, arguments and answers.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -30,10 +29,11 @@ from choreo.store.claims import OUTBOX_GRACE, Begun, Claim, Committed, LastEnd, 
 from choreo.store.joins import Arrival, Waiting
 from choreo.store.port import Store
 from choreo.store.register import Declared, Listening
-from choreo.store.schedule import DELAYED, Backlog, Scheduled, deadline_id
+from choreo.store.schedule import DEADLINE_PREFIX, DELAYED, Backlog, Scheduled, Unreadable, deadline_id
 from choreo.store.terms import Terms
 
-logger = logging.getLogger(__name__)
+#: How a schedule id that is no UTF-8 becomes a text, and bytes again.
+_ESCAPED = "surrogateescape"
 
 
 class RedisStore(Store):
@@ -259,22 +259,25 @@ class RedisStore(Store):
         answers = self._calls.timed(looks)
         return [owner for owner, (now, answer) in zip(owners, answers, strict=True) if _is_due(answer, now)]
 
-    def due(self, owner: str, limit: int, hold: float) -> list[tuple[str, Message | None]]:
+    def due(self, owner: str, limit: int, hold: float) -> list[tuple[str, Message | Unreadable | None]]:
         """Up to ``limit`` messages that are due. They are due again after ``hold`` seconds unless `sent` is called."""
         answer = self._run("due", self._calendar(owner), [limit, _ms(hold)])
-        found: list[tuple[str, Message | None]] = []
-        for key, text in zip(answer[::2], answer[1::2], strict=True):
-            try:
-                found.append((key.decode(), Message.from_json(text) if text else None))
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                # It stays in the schedule and is due again later. The other messages need not wait for it.
-                logger.error("%s in the schedule of %s cannot be read: %s", key, owner, error)
-        return found
+        # Another program may have put any bytes there.
+        entries = [(key.decode(errors=_ESCAPED), text) for key, text in zip(answer[::2], answer[1::2], strict=True)]
+        return [(key, _entry(key, text)) for key, text in entries]
 
     def sent(self, owner: str, ids: Sequence[str]) -> None:
         """Remove messages that the broker has. A deadline stays, as one that was sent."""
-        if ids:
-            self._run("sent", self._calendar(owner), ids)
+        if strange := [key for key in ids if not _is_utf8(key)]:
+            self._remove(owner, [key.encode(errors=_ESCAPED) for key in strange])
+        if plain := [key for key in ids if key not in strange]:
+            self._run("sent", self._calendar(owner), plain)
+
+    def _remove(self, owner: str, ids: Sequence[bytes]) -> None:
+        """Remove entries whose ids a script cannot be called with."""
+        due, post = self._calendar(owner)
+        self._calls.ask(lambda client: client.zrem(due, *ids))
+        self._calls.ask(lambda client: client.hdel(post, *ids))
 
     def backlog(self, owner: str) -> Backlog:
         """How much waits in the schedule."""
@@ -441,6 +444,24 @@ def _is_due(first: Any, now: Any) -> bool:
     entry = first[0] if first and isinstance(first[0], list) else first
     # The half: see due.lua.
     return bool(entry) and float(entry[1]) <= int(now[0]) * 1000 + int(now[1]) // 1000 + 0.5
+
+
+def _entry(key: str, text: bytes) -> Message | Unreadable | None:
+    """One entry of a schedule; None for a join's deadline, which has no message."""
+    if not text and key.startswith(DEADLINE_PREFIX):
+        return None
+    try:
+        return Message.from_json(text)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        return Unreadable(text, f"it cannot be read: {type(error).__name__}: {error}")
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _arguments(scheduled: Scheduled) -> list[Any]:

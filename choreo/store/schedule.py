@@ -24,6 +24,14 @@ class Scheduled:
 
 
 @dataclass(frozen=True, slots=True)
+class Unreadable:
+    """An entry of the schedule that is no message: its text, and the fault."""
+
+    text: bytes
+    fault: str
+
+
+@dataclass(frozen=True, slots=True)
 class Backlog:
     """How much waits in one schedule."""
 
@@ -70,11 +78,12 @@ class Schedule(Protocol):
     def ripe(self, owners: Sequence[str]) -> list[str]:
         """The owners in whose schedules a message is due. One call for all of them, since mostly there is none."""
 
-    def due(self, owner: str, limit: int, hold: float) -> list[tuple[str, Message | None]]:
+    def due(self, owner: str, limit: int, hold: float) -> list[tuple[str, Message | Unreadable | None]]:
         """
         Up to ``limit`` messages that are due. They are due again after ``hold`` seconds unless `sent` is called.
 
-        A join's deadline (see `deadline_id`) comes without a message.
+        A join's deadline (see `deadline_id`) comes without a message. What another program has put there, and is no
+        message, comes as `Unreadable`.
         """
 
     def sent(self, owner: str, ids: Sequence[str]) -> None:
