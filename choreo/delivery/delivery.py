@@ -18,6 +18,7 @@ The message is acked last. If the worker dies anywhere on the way, the message i
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from socket import gethostname
 from typing import Any
 from uuid import uuid4
@@ -146,7 +147,10 @@ class Delivery:
 
     def revoke(self, begun: Begun, why: str) -> str:
         """Make the claimed unit a dead letter. Returns the outcome in words."""
-        return self.bury(self.parts_of(begun), Reason.REVOKED, why)
+        letter = self._letter(self.parts_of(begun), Reason.REVOKED, why)
+        if begun.deliveries < 2:
+            letter = replace(letter, attempts=self.attempt - 1)  # this beginning is that of the revocation
+        return self._commit_letter(letter) or f"dead letter {letter.id}: {letter.reason}"
 
     def parts_of(self, begun: Begun) -> Parts:  # noqa: ARG002 - a join finds its parts there
         """The events that the handler is called with: see `Parts`."""

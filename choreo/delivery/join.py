@@ -122,7 +122,8 @@ class JoinDelivery(Delivery):
         self.claim = replace(self.claim, attempt=0)  # the join itself is not attempted
         if is_known or self._is_signal:
             return self._commit(Settlement(done=False, remember=self.remember)) or DONE
-        letter = replace(self._letter({self.envelope.type: self.envelope}, Reason.REVOKED, why), unit=None)
+        letter = self._letter({self.envelope.type: self.envelope}, Reason.REVOKED, why)
+        letter = replace(letter, unit=None, attempts=self.attempt - 1)
         return self._commit_letter(letter, done=False) or f"dead letter {letter.id}: {letter.reason}"
 
     def parts_of(self, begun: Begun) -> Parts:
