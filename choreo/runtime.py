@@ -99,6 +99,13 @@ class Runtime:
                 f"with {self.topology.namespace!r}. Set it in celeryconfig.py, or as Service(choreo_namespace=...)."
             )
 
+    def reconnect(self) -> None:
+        """Forget the parts that may be connected: the settings name another broker or store now."""
+        if "publisher" in vars(self):
+            self.publisher.close()
+        for name in ("publisher", "store", "lane", "leases", "dead_letters", "joins", "undeclared"):
+            vars(self).pop(name, None)
+
     def broker_url(self, url: Any) -> Any:
         """Return the URL that a setting names. Raises `DeclarationError` if there is none."""
         if url or self._conf.broker_transport:
