@@ -31,17 +31,17 @@ def park_undeclared(ports: Ports, handler: str, key: str, message: Message) -> N
         ports.store.sent(handler, [key])
         return
     claim = Claim(handler, unit, uuid4().hex, attempt=0)
-    begun = ports.store.begin(claim)
-    if begun.verdict is Verdict.BUSY:
+    result = ports.store.begin(claim)
+    if result.verdict is Verdict.BUSY:
         return
     is_of_join, is_signal = key_of(unit) is not None, envelope.type in SIGNALS
     has_rounds = is_of_join and _has_rounds(ports, handler)
-    parts = tuple(unpacked(begun.parts))
+    parts = tuple(unpacked(result.parts))
     is_apart = is_of_join and not is_signal and envelope.identity not in [part.identity for part in parts]
-    if begun.verdict is Verdict.DONE and not (is_apart and has_rounds):
+    if result.verdict is Verdict.DONE and not (is_apart and has_rounds):
         ports.store.sent(handler, [key])
     elif is_apart:
-        if begun.verdict is not Verdict.DONE:
+        if result.verdict is not Verdict.DONE:
             ports.store.commit(claim, Settlement(done=False))  # the join stays as it is
         _bury_apart(ports, handler, key, _letter(ports, handler, error, message, None, (envelope,)), has_rounds)
     elif parts or not is_signal:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from choreo.events.envelope import Envelope
 from choreo.events.message import Message
-from choreo.store.claims import Begun, Claim, Committed, Settlement
+from choreo.store.claims import Claim, ClaimResult, CommitResult, Settlement
 from choreo.store.joins import Arrival
 from choreo.store.port import Store
 from choreo.store.terms import Terms
@@ -25,13 +25,13 @@ class Decisions(Protocol):
     The fast lane puts an object of its own in front of the store.
     """
 
-    def begin(self, claim: Claim) -> Begun:
+    def begin(self, claim: Claim) -> ClaimResult:
         """Claim a unit."""
 
-    def arrive(self, claim: Claim, arrival: Arrival) -> Begun:
+    def arrive(self, claim: Claim, arrival: Arrival) -> ClaimResult:
         """Record one part of a join, and claim the join if it is complete."""
 
-    def commit(self, claim: Claim, settlement: Settlement) -> Committed:
+    def commit(self, claim: Claim, settlement: Settlement) -> CommitResult:
         """Settle a claim. Unless the outcome is OK, nothing of the settlement holds."""
 
 

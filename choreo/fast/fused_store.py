@@ -49,9 +49,9 @@ from choreo.errors import StoreError
 from choreo.events.message import Message
 from choreo.fast.commits import Header, Question, refused
 from choreo.redis_client.scripts import Script
-from choreo.store.claims import FORGOTTEN, Begun, Claim, Committed, Outcome, Settlement
+from choreo.store.claims import FORGOTTEN, Claim, ClaimResult, CommitResult, Outcome, Settlement
 from choreo.store.joins import Arrival
-from choreo.store.redis import RedisStore, begun
+from choreo.store.redis import RedisStore, claim_result
 from choreo.store.terms import Terms
 
 
@@ -86,11 +86,11 @@ class FusedStore(RedisStore):
         self._begin, self._arrive = Script.load("store/begin"), Script.load("store/arrive")
         self._commit = Script.load("fast/commit_fused")
 
-    def commit(self, claim: Claim, settlement: Settlement) -> Committed:
+    def commit(self, claim: Claim, settlement: Settlement) -> CommitResult:
         """
         Settle a claim, send what leaves with it and ack its message: all in one step.
 
-        `Committed.unsent` is always empty. Raises `StoreError`.
+        `CommitResult.unsent` is always empty. Raises `StoreError`.
         """
         header = self.header(claim)
         args = [*header.args, *self.commit_args(claim, settlement)]
@@ -126,11 +126,11 @@ class FusedStore(RedisStore):
         """The question that `arrive` asks. ``ahead``: it is asked early, and the claim does not count as begun yet."""
         return Question(self._arrive, *self._arriving(claim, arrival, ahead=ahead))
 
-    def answered(self, answer: Any) -> Begun:
+    def answered(self, answer: Any) -> ClaimResult:
         """The answer to `beginning` or `arriving`, read."""
-        return begun(answer)
+        return claim_result(answer)
 
-    def fate(self, answer: Any, settlement: Settlement, again: bool) -> Committed | StoreError:
+    def fate(self, answer: Any, settlement: Settlement, again: bool) -> CommitResult | StoreError:
         """
         The answer to a commit that was sent ahead, read: the outcome, or the error if nothing was committed.
 
@@ -161,16 +161,16 @@ def _check(answer: Any) -> None:
         raise error
 
 
-_OK = Committed(Outcome.OK)
+_OK = CommitResult(Outcome.OK)
 
 
-def committed(answer: Any, settlement: Settlement, again: bool) -> Committed:
+def committed(answer: Any, settlement: Settlement, again: bool) -> CommitResult:
     """The outcome of a commit from the script's answer. ``again``: it was sent more than once."""
     if answer == [b"ok"]:
         return _OK
     outcome, *reached = answer
     unheard = [message for message, count in zip(settlement.sent.values(), reached, strict=False) if not count]
-    return Committed(Outcome(outcome.decode()), unheard=unheard, again=again)
+    return CommitResult(Outcome(outcome.decode()), unheard=unheard, again=again)
 
 
 def _placed(messages: Iterable[Message]) -> list[Any]:

@@ -192,10 +192,10 @@ class Joins:
         """
         join = self.get(key, handler)
         claim = Claim(join.handler, unit_of(key), uuid4().hex, attempt=0)
-        begun = self._store.begin(claim)
-        if begun.verdict is Verdict.BUSY:
+        result = self._store.begin(claim)
+        if result.verdict is Verdict.BUSY:
             raise JoinError(
-                f"A worker runs {join.handler} for {key!r} now. Try again in {begun.busy_seconds:.0f} seconds."
+                f"A worker runs {join.handler} for {key!r} now. Try again in {result.busy_seconds:.0f} seconds."
             )
         description = self._description(join.handler)
         within = min(float(description.get("within", 0)), LONGEST.total_seconds())
@@ -207,7 +207,7 @@ class Joins:
             took_part=took_part,
             retention=float(description.get("retention", 0)),
         )
-        if begun.verdict is Verdict.DONE or self._store.commit(claim, settlement).outcome is not Outcome.OK:
+        if result.verdict is Verdict.DONE or self._store.commit(claim, settlement).outcome is not Outcome.OK:
             raise JoinError(f"{join.handler} has just settled {key!r}.")
         logger.warning(
             "%s %s was cancelled by hand: %s. The join was: %s",

@@ -29,9 +29,9 @@ OUTBOX_GRACE = 2.0
 FORGOTTEN = "the store has forgotten this claim: it was restarted without its data, or lost some"
 
 
-#: `Begun.note` of an event that came when its join was complete, and not settled yet.
+#: `ClaimResult.note` of an event that came when its join was complete, and not settled yet.
 COMPLETE = "complete"
-#: `Begun.note` of an event whose join waits, and has enough of its type.
+#: `ClaimResult.note` of an event whose join waits, and has enough of its type.
 SURPLUS = "surplus"
 
 
@@ -82,7 +82,7 @@ class Claim:
 
 
 @dataclass(slots=True)
-class Begun:
+class ClaimResult:
     """The answer to a claim."""
 
     verdict: Verdict
@@ -122,7 +122,7 @@ class Settlement:
     letter: tuple[str, str] | None = None
     #: Seconds for which the finished unit is remembered, if that is longer than `Terms.retention`.
     remember: float = 0.0
-    #: A text that is kept with a finished join, for events that come late: see `Begun.note`.
+    #: A text that is kept with a finished join, for events that come late: see `ClaimResult.note`.
     note: str = "1"
     #: The identities of the events that took part in a round of a join. They are remembered for `Terms.retention`, and
     #: begin no other round.
@@ -133,7 +133,7 @@ class Settlement:
 
 
 @dataclass(slots=True)
-class Committed:
+class CommitResult:
     """The answer to a commit."""
 
     outcome: Outcome
@@ -150,7 +150,7 @@ class Committed:
 class Claims(Protocol):
     """The units of work. Every method is one atomic decision."""
 
-    def begin(self, claim: Claim) -> Begun:
+    def begin(self, claim: Claim) -> ClaimResult:
         """Claim a unit."""
 
     def renew(self, claim: Claim) -> bool:
@@ -172,5 +172,5 @@ class Claims(Protocol):
         ``delivery`` is any text that names it. The count is kept for `Terms.retention`.
         """
 
-    def commit(self, claim: Claim, settlement: Settlement) -> Committed:
+    def commit(self, claim: Claim, settlement: Settlement) -> CommitResult:
         """Settle a claim. Unless the outcome is OK, nothing of the settlement holds, and nothing is to be sent."""

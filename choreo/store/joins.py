@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from choreo.store.claims import Begun, Claim
+from choreo.store.claims import Claim, ClaimResult
 
 
 @dataclass(slots=True)
@@ -58,14 +58,14 @@ class Waiting:
 class Joins(Protocol):
     """The joins that wait. Every method is one atomic decision."""
 
-    def arrive(self, claim: Claim, arrival: Arrival) -> Begun:
+    def arrive(self, claim: Claim, arrival: Arrival) -> ClaimResult:
         """
         Record one part of a join, and claim the join if it is complete.
 
         The first part sets the deadline. WAIT comes with the number of parts that have arrived. A part that arrived
         before is kept as it was, and claims all the same: the worker that claimed last may have died.
         A complete join takes no further part, so that each attempt sees the same ones. Parts that are not kept are
-        counted: see `tally`, and `Begun.note`.
+        counted: see `tally`, and `ClaimResult.note`.
 
         With ``round_of`` every part is named type/identity. The next event after a join is settled begins a new round,
         unless it took part in an earlier one. (A part of a round that `Letters.replay` restored counts in it again.) An

@@ -15,9 +15,9 @@ from choreo.store.claims import (
     COMPLETE,
     OUTBOX_GRACE,
     SURPLUS,
-    Begun,
     Claim,
-    Committed,
+    ClaimResult,
+    CommitResult,
     LastEnd,
     Outcome,
     Settlement,
@@ -216,18 +216,18 @@ class MemoryStore(Store):
         self._tended = content.tended
 
     @_locked
-    def begin(self, claim: Claim) -> Begun:
+    def begin(self, claim: Claim) -> ClaimResult:
         """Claim a unit."""
         unit = self._unit(claim)
         now = self._clock()
         if claim.once and self._took_part(claim, claim.once):
-            return Begun(Verdict.DONE)
+            return ClaimResult(Verdict.DONE)
         if claim.once and unit.done:
             self._drawers[claim.handler].took_part[claim.once] = now + self.terms.retention.total_seconds()
         if unit.done or 0 < claim.attempt <= unit.settled[claim.signal]:
-            return Begun(Verdict.DONE)
+            return ClaimResult(Verdict.DONE)
         if unit.until > now and unit.token != claim.token:
-            return Begun(Verdict.BUSY, busy_seconds=unit.until - now)
+            return ClaimResult(Verdict.BUSY, busy_seconds=unit.until - now)
         if unit.deliveries and unit.token != claim.token:
             unit.before = unit.token
         unit.deliveries += unit.token != claim.token or not unit.deliveries
@@ -236,10 +236,10 @@ class MemoryStore(Store):
         poisonous = unit.deliveries > self.terms.max_deliveries
         gathering = self._drawers[claim.handler].parts.get(claim.unit)
         parts = gathering.texts if gathering else {}
-        return Begun(Verdict.POISON if poisonous else Verdict.RUN, unit.deliveries, parts=parts)
+        return ClaimResult(Verdict.POISON if poisonous else Verdict.RUN, unit.deliveries, parts=parts)
 
     @_locked
-    def arrive(self, claim: Claim, arrival: Arrival) -> Begun:
+    def arrive(self, claim: Claim, arrival: Arrival) -> ClaimResult:
         """Record one part of a join, and claim the join if it is complete."""
         drawer, unit = self._drawers[claim.handler], self._unit(claim)
         if arrival.round_of:
@@ -248,17 +248,17 @@ class MemoryStore(Store):
             is_restored = pending is not None and pending.text_of(arrival) is not None
             took_part = self._took_part(claim, arrival.round_of) and not is_restored
             if took_part or (unit.done and mark_of(arrival.round_of) in unit.note):
-                return Begun(Verdict.DONE)
+                return ClaimResult(Verdict.DONE)
             if unit.done:
                 unit = drawer.units[claim.unit] = _Unit()
         elif unit.done:
             drawer.count("late", arrival)
-            return Begun(Verdict.DONE, note=unit.note)
+            return ClaimResult(Verdict.DONE, note=unit.note)
         return self._gather(claim, arrival, unit, drawer)
 
-    def _gather(self, claim: Claim, arrival: Arrival, unit: _Unit, drawer: _Drawer) -> Begun:
+    def _gather(self, claim: Claim, arrival: Arrival, unit: _Unit, drawer: _Drawer) -> ClaimResult:
         now, deadline, gathering = self._clock(), deadline_id(claim.unit), drawer.parts[claim.unit]
-        held = Begun(Verdict.BUSY, busy_seconds=self.terms.lease.total_seconds())
+        held = ClaimResult(Verdict.BUSY, busy_seconds=self.terms.lease.total_seconds())
         known = gathering.text_of(arrival)
         here, complete, own_is_full = gathering.status(arrival)
         if known is None and complete:
@@ -267,7 +267,7 @@ class MemoryStore(Store):
             if arrival.round_of:
                 return held
             drawer.count("late", arrival)
-            return Begun(Verdict.DONE, note=COMPLETE)
+            return ClaimResult(Verdict.DONE, note=COMPLETE)
         drawer.calendar.add(deadline, _Entry(now + arrival.within, None))
         surplus = known is None and own_is_full
         if surplus and arrival.round_of:
@@ -286,10 +286,10 @@ class MemoryStore(Store):
             was_complete = unit.settled.pop("", 0) > 0
             if (known is not None or was_complete) and drawer.calendar[deadline].reminded:
                 drawer.calendar.bring_forward(deadline, now)
-            return Begun(Verdict.WAIT, here, note=SURPLUS if surplus else "")
-        begun = self.begin(claim)
-        other = begun.verdict is Verdict.DONE and known is not None and known != arrival.text
-        return replace(begun, note=COMPLETE) if other else begun
+            return ClaimResult(Verdict.WAIT, here, note=SURPLUS if surplus else "")
+        result = self.begin(claim)
+        other = result.verdict is Verdict.DONE and known is not None and known != arrival.text
+        return replace(result, note=COMPLETE) if other else result
 
     @_locked
     def waiting(self, handler: str, limit: int, after: str = "") -> tuple[list[str], str]:
@@ -371,14 +371,14 @@ class MemoryStore(Store):
         return True
 
     @_locked
-    def commit(self, claim: Claim, settlement: Settlement) -> Committed:
+    def commit(self, claim: Claim, settlement: Settlement) -> CommitResult:
         """Settle a claim."""
         unit, drawer = self._unit(claim), self._drawers[claim.handler]
         if unit.done:
-            return Committed(Outcome.ALREADY)
+            return CommitResult(Outcome.ALREADY)
         if unit.token != claim.token:
             taken = unit.token or 0 < claim.attempt <= unit.settled[claim.signal]
-            return Committed(Outcome.STALE if taken else Outcome.LOST)
+            return CommitResult(Outcome.STALE if taken else Outcome.LOST)
         unit.done, unit.note = settlement.done, settlement.note
         unit.settled[claim.signal] = max(unit.settled[claim.signal], claim.attempt)
         unit.token, unit.until, unit.deliveries = "", 0.0, 0
@@ -396,7 +396,7 @@ class MemoryStore(Store):
             self.schedule(claim.handler, scheduled)
         for key, message in settlement.sent.items():
             self.schedule(claim.handler, Scheduled(key, message, OUTBOX_GRACE))
-        return Committed(Outcome.OK, settlement.sent)
+        return CommitResult(Outcome.OK, settlement.sent)
 
     @_locked
     def schedule(self, owner: str, scheduled: Scheduled) -> None:

@@ -26,7 +26,7 @@ from choreo.redis_client.evictions import watch
 from choreo.redis_client.scripts import Script
 from choreo.redis_client.wire import Part
 from choreo.store.calls import Calls
-from choreo.store.claims import OUTBOX_GRACE, Begun, Claim, Committed, LastEnd, Outcome, Settlement, Verdict
+from choreo.store.claims import OUTBOX_GRACE, Claim, ClaimResult, CommitResult, LastEnd, Outcome, Settlement, Verdict
 from choreo.store.joins import Arrival, Waiting
 from choreo.store.port import Store
 from choreo.store.register import Declared, Listening
@@ -87,9 +87,9 @@ class RedisStore(Store):
     def _retention(self) -> int:
         return _ms(self.terms.retention.total_seconds())
 
-    def begin(self, claim: Claim) -> Begun:
+    def begin(self, claim: Claim) -> ClaimResult:
         """Claim a unit."""
-        return begun(self._run("begin", *self._beginning(claim)))
+        return claim_result(self._run("begin", *self._beginning(claim)))
 
     def _beginning(self, claim: Claim) -> tuple[list[str], list[Any]]:
         """Keys and arguments of begin.lua."""
@@ -132,9 +132,9 @@ class RedisStore(Store):
 
         return self._calls.ask(count)
 
-    def arrive(self, claim: Claim, arrival: Arrival) -> Begun:
+    def arrive(self, claim: Claim, arrival: Arrival) -> ClaimResult:
         """Record one part of a join, and claim the join if it is complete."""
-        return begun(self._run("arrive", *self._arriving(claim, arrival)))
+        return claim_result(self._run("arrive", *self._arriving(claim, arrival)))
 
     def _arriving(self, claim: Claim, arrival: Arrival, *, ahead: bool = False) -> tuple[list[str], list[Any]]:
         """Keys and arguments of arrive.lua."""
@@ -199,14 +199,14 @@ class RedisStore(Store):
         args = [claim.token, _ms(self.terms.lease.total_seconds()), self._retention]
         return bool(self._run("renew", [unit], args))
 
-    def commit(self, claim: Claim, settlement: Settlement) -> Committed:
+    def commit(self, claim: Claim, settlement: Settlement) -> CommitResult:
         """Settle a claim."""
         outbox = [Scheduled(key, message, OUTBOX_GRACE) for key, message in settlement.sent.items()]
         args = self._settlement_args(claim, settlement, [*settlement.scheduled, *outbox])
         keys, args = self._settlement_keys(claim.handler), [self._key(claim.handler, ""), *args]
         (outcome,), again = self._calls.run_once(Script.load("store/commit"), keys, args)
         committed = Outcome(outcome.decode())
-        return Committed(committed, settlement.sent if committed is Outcome.OK else {}, again=again)
+        return CommitResult(committed, settlement.sent if committed is Outcome.OK else {}, again=again)
 
     def _settlement_keys(self, handler: str) -> list[str]:
         if handler not in self._fixed_keys:
@@ -415,15 +415,15 @@ class RedisStore(Store):
                 watch(server, ask)
 
 
-def begun(answer: list[Any]) -> Begun:
-    """The answer of begin.lua or arrive.lua as a `Begun`."""
+def claim_result(answer: list[Any]) -> ClaimResult:
+    """The answer of begin.lua or arrive.lua as a `ClaimResult`."""
     verdict = Verdict(answer[0].decode())
     if verdict is Verdict.BUSY:
-        return Begun(verdict, busy_seconds=answer[1] / 1000)
+        return ClaimResult(verdict, busy_seconds=answer[1] / 1000)
     if verdict is Verdict.DONE:
-        return Begun(verdict, note=answer[1].decode() if len(answer) > 1 else "")
+        return ClaimResult(verdict, note=answer[1].decode() if len(answer) > 1 else "")
     if verdict is Verdict.WAIT:
-        return Begun(verdict, answer[1], note=answer[2].decode())
+        return ClaimResult(verdict, answer[1], note=answer[2].decode())
     fields = [text.decode() for text in answer[2:]]
     # Counts are kept beside the parts, under names with '#' or '?'. Each part's text follows its time of arrival.
     parts = {
@@ -431,7 +431,7 @@ def begun(answer: list[Any]) -> Begun:
         for name, text in zip(fields[::2], fields[1::2], strict=True)
         if name[0] not in "#?"
     }
-    return Begun(verdict, deliveries=answer[1], parts=parts)
+    return ClaimResult(verdict, deliveries=answer[1], parts=parts)
 
 
 def _is_due(first: Any, now: Any) -> bool:

@@ -23,7 +23,7 @@ from choreo.fast.fused_store import FusedStore
 from choreo.fast.held import HeldStore
 from choreo.fast.lane import Lane
 from choreo.redis_client.scripts import Script, source_of
-from choreo.store import Begun, Claim, Committed, Outcome, Scheduled, Settlement, Verdict
+from choreo.store import Claim, ClaimResult, CommitResult, Outcome, Scheduled, Settlement, Verdict
 from tests.contract.place import HANDLER, Place, Worker
 from tests.contract.redis_broker import TIMEOUT, proxy_to
 from tests.unit.events import identity_of
@@ -47,11 +47,11 @@ class Told:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    def fate(self, *answer: Any) -> Committed | StoreError:
+    def fate(self, *answer: Any) -> CommitResult | StoreError:
         self.heard.append(self._store.fate(*answer))
         return self.heard[-1]
 
-    def commit(self, claim: Claim, settlement: Settlement) -> Committed:
+    def commit(self, claim: Claim, settlement: Settlement) -> CommitResult:
         self.waited.append(claim)
         return self._store.commit(claim, settlement)
 
@@ -66,11 +66,11 @@ class Line:
         worker.channel.hooks = lane = ChannelLane(worker.channel)
         self.commits: Commits = lane.commits
 
-    def commit(self, unit: str, number: int = 0, **settlement: Any) -> Committed:
+    def commit(self, unit: str, number: int = 0, **settlement: Any) -> CommitResult:
         """Commit what was taken, ahead."""
         return self.settle(self.worker.claim(unit, number), number, **settlement)
 
-    def settle(self, claim: Claim, number: int, **settlement: Any) -> Committed:
+    def settle(self, claim: Claim, number: int, **settlement: Any) -> CommitResult:
         """Settle a claim in the hands of this delivery."""
         return self._held(number).commit(claim, Settlement(**settlement))
 
@@ -84,7 +84,7 @@ class Line:
         commit = Commit(claim.token, self.store.header(claim), self.store.commit_args(claim, settled), told)
         assert self.commits.send(commit)
 
-    def begin(self, unit: str, number: int = 0) -> Begun:
+    def begin(self, unit: str, number: int = 0) -> ClaimResult:
         """Begin what was taken so long ago that the store has to be asked."""
         return self._held(number, certain_until=0.0).begin(self.worker.claim(unit, number))
 
@@ -260,7 +260,7 @@ def test_a_commit_that_meets_a_key_of_somebody_elses_loses_nothing(
         crowd.send(unit, number, **(wanted if unit == bad else {}))
     crowd.commits.settle()
 
-    assert [type(heard) for heard in crowd.heard] == [Committed, StoreError, Committed]
+    assert [type(heard) for heard in crowd.heard] == [CommitResult, StoreError, CommitResult]
     assert [crowd.heard[0].outcome, crowd.heard[2].outcome] == [Outcome.OK] * 2
     assert place.corner.waiting("somewhere") == []
     back = eventually(lambda: place.corner.waiting(HANDLER))
@@ -620,9 +620,9 @@ def test_a_question_to_the_store_takes_along_the_commits_that_wait(place: Place,
     worker.take(2)
     crowd.handle(first, 0)
 
-    begun = crowd.begin(second, 1)
+    result = crowd.begin(second, 1)
 
-    assert begun.verdict is Verdict.RUN
+    assert result.verdict is Verdict.RUN
     assert crowd.reached(place) == 1
     assert crowd.outcomes == [Outcome.OK]
 
@@ -633,9 +633,9 @@ def test_a_question_is_answered_though_redis_has_forgotten_all_scripts(place: Pl
     crowd.handle(first, 0)
     place.corner.redis.script_flush()
 
-    begun = crowd.begin(second, 1)
+    result = crowd.begin(second, 1)
 
-    assert begun.verdict is Verdict.RUN
+    assert result.verdict is Verdict.RUN
     assert crowd.outcomes == [Outcome.OK]
     crowd.commit(second, 1)
     crowd.commits.settle()
@@ -660,9 +660,9 @@ def test_a_question_is_answered_though_the_line_breaks(
         proxy.set(mode)
         threading.Timer(0.3, lambda: (proxy.cut(), proxy.set("ok"))).start()
 
-        begun = line.begin(units[2], 2)
+        result = line.begin(units[2], 2)
 
-        assert begun.verdict is Verdict.RUN
+        assert result.verdict is Verdict.RUN
         line.commits.settle()
         assert line.outcomes[0] is Outcome.OK
         assert line.outcomes[1] in (Outcome.OK, Outcome.ALREADY)

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from choreo.events.message import Message
 from choreo.local.server import EmbeddedServer
-from choreo.store import Arrival, Begun, Outcome, Scheduled, Settlement, Store, Verdict, deadline_id
+from choreo.store import Arrival, ClaimResult, Outcome, Scheduled, Settlement, Store, Verdict, deadline_id
 from choreo.store.claims import COMPLETE, SURPLUS
 from choreo.store.parts import mark_of
 from tests.contract.rigs import HANDLER, LEASE, OWNER, TERMS, WITHIN, MemoryRig, RedisRig, at, at_once, claim, due
@@ -28,7 +28,7 @@ def arrival(name: str, *, needs=None, at_least=2, text="", within=WITHIN, told=N
     return Arrival(name.partition("/")[0], name, text or f"<{name}>", needs, at_least, within, told or {})
 
 
-def arrive(store: Store, name: str, token: str = "A", attempt: int = 1, unit: str = UNIT, **more: Any) -> Begun:
+def arrive(store: Store, name: str, token: str = "A", attempt: int = 1, unit: str = UNIT, **more: Any) -> ClaimResult:
     return store.arrive(claim(token, unit, attempt), arrival(name, **more))
 
 
@@ -39,17 +39,17 @@ def arrive(store: Store, name: str, token: str = "A", attempt: int = 1, unit: st
 def test_several_of_a_type_are_all_waited_for_and_all_handed_out(store, order):
     first, second, last = order
 
-    assert arrive(store, first) == Begun(Verdict.WAIT, 1)
-    assert arrive(store, second) == Begun(Verdict.WAIT, 2)
+    assert arrive(store, first) == ClaimResult(Verdict.WAIT, 1)
+    assert arrive(store, second) == ClaimResult(Verdict.WAIT, 2)
 
-    begun = arrive(store, last)
-    assert (begun.verdict, begun.parts) == (Verdict.RUN, {"a": "<a>", "b/1": "<b/1>", "b/2": "<b/2>"})
+    result = arrive(store, last)
+    assert (result.verdict, result.parts) == (Verdict.RUN, {"a": "<a>", "b/1": "<b/1>", "b/2": "<b/2>"})
 
 
 def test_the_same_one_of_several_counts_once(store):
     arrive(store, "a")
 
-    assert [arrive(store, "b/1") for _ in range(3)] == [Begun(Verdict.WAIT, 2)] * 3
+    assert [arrive(store, "b/1") for _ in range(3)] == [ClaimResult(Verdict.WAIT, 2)] * 3
     assert store.tally(HANDLER) == {"duplicate": 2}
     assert arrive(store, "b/2").verdict is Verdict.RUN
 
@@ -57,7 +57,7 @@ def test_the_same_one_of_several_counts_once(store):
 def test_one_that_was_delivered_before_is_no_duplicate_nor_late(store):
     arrive(store, "a")
 
-    assert store.arrive(claim("B", UNIT), replace(arrival("a"), again=True)) == Begun(Verdict.WAIT, 1)
+    assert store.arrive(claim("B", UNIT), replace(arrival("a"), again=True)) == ClaimResult(Verdict.WAIT, 1)
 
     arrive(store, "b/1")
     arrive(store, "b/2")
@@ -89,7 +89,7 @@ def test_how_many_there_are_can_be_told_by_another_part(store, order):
 
     *first, last = [arrive(store, n, needs=needs, told={"b": 2} if n == "a" else None) for n in order]
 
-    assert {begun.verdict for begun in first} == {Verdict.WAIT}
+    assert {result.verdict for result in first} == {Verdict.WAIT}
     assert last.parts == {"a": "<a>", "b/1": "<b/1>", "b/2": "<b/2>"}
 
 
@@ -140,15 +140,15 @@ ONE, TWO = {"a": None, "b": None}, {"a": None, "b": 2}
 def test_what_was_kept_for_one_of_a_type_counts_among_several(store):
     arrive(store, "b", needs=ONE)
 
-    assert arrive(store, "b/1", needs=TWO, text="<b>") == Begun(Verdict.WAIT, 1), "it is the same event"
-    assert arrive(store, "b/2", needs=TWO) == Begun(Verdict.WAIT, 2)
+    assert arrive(store, "b/1", needs=TWO, text="<b>") == ClaimResult(Verdict.WAIT, 1), "it is the same event"
+    assert arrive(store, "b/2", needs=TWO) == ClaimResult(Verdict.WAIT, 2)
     assert arrive(store, "a", needs=TWO).parts == {"a": "<a>", "b": "<b>", "b/2": "<b/2>"}
 
 
 def test_what_was_kept_for_several_of_a_type_counts_for_one(store):
     arrive(store, "b/1", needs=TWO)
 
-    assert arrive(store, "b", needs=ONE, text="<b/1>") == Begun(Verdict.WAIT, 1), "it is the same event"
+    assert arrive(store, "b", needs=ONE, text="<b/1>") == ClaimResult(Verdict.WAIT, 1), "it is the same event"
     assert arrive(store, "b", needs=ONE, text="<another>").note == SURPLUS
     assert arrive(store, "a", needs=ONE).parts == {"a": "<a>", "b/1": "<b/1>"}
 
@@ -178,7 +178,7 @@ def test_the_attempts_of_a_join_that_waits_again_begin_anew(store):
         arrive(store, name, needs=ONE | {"b": 1})
     store.commit(claim(unit=UNIT), AGAIN)
 
-    assert arrive(store, "b/1", "B", attempt=2, needs=TWO) == Begun(Verdict.WAIT, 2)
+    assert arrive(store, "b/1", "B", attempt=2, needs=TWO) == ClaimResult(Verdict.WAIT, 2)
 
     assert arrive(store, "b/2", "B", needs=TWO).verdict is Verdict.RUN
 
@@ -217,20 +217,20 @@ def test_a_settled_join_gives_its_note_to_events_that_come_late(store):
     assert arrive(store, "b/3", "C").note == COMPLETE
     store.commit(claim(unit=UNIT), replace(DONE, note="some marks"))
 
-    assert arrive(store, "b/3", "C") == Begun(Verdict.DONE, note="some marks")
+    assert arrive(store, "b/3", "C") == ClaimResult(Verdict.DONE, note="some marks")
 
 
 def test_an_event_of_which_a_waiting_join_has_enough_is_told_from_one_that_came_before(store):
     arrive(store, "a")
 
-    assert arrive(store, "a", "B") == Begun(Verdict.WAIT, 1)
-    assert arrive(store, "a", "B", text="<another>") == Begun(Verdict.WAIT, 1, note=SURPLUS)
+    assert arrive(store, "a", "B") == ClaimResult(Verdict.WAIT, 1)
+    assert arrive(store, "a", "B", text="<another>") == ClaimResult(Verdict.WAIT, 1, note=SURPLUS)
 
 
 # -- rounds -----------------------------------------------------------------------------------------------------
 
 
-def join_round(store: Store, name: str, token: str = "A", attempt: int = 1) -> Begun:
+def join_round(store: Store, name: str, token: str = "A", attempt: int = 1) -> ClaimResult:
     """The arrival of ``a/1`` or ``b/2`` at a join of one a and one b, which begins again and again."""
     part, _, identity = name.partition("/")
     about = Arrival(part, name, f"<{name}>", {"a": None, "b": None}, 2, WITHIN, round_of=identity)
@@ -246,7 +246,7 @@ def test_the_next_new_event_begins_a_new_round_and_a_repeated_one_changes_nothin
     store = rig.store
     for number in (1, 2, 3):
         first, last = f"a/{number}", f"b/{number}"
-        assert join_round(store, first) == Begun(Verdict.WAIT, 1)
+        assert join_round(store, first) == ClaimResult(Verdict.WAIT, 1)
         assert join_round(store, last).parts == {first: f"<{first}>", last: f"<{last}>"}
         settle_round(store, str(number), f"{number}'")
         assert store.look(HANDLER, UNIT) is None
@@ -279,7 +279,7 @@ def test_an_event_for_the_next_round_waits_for_the_end_of_this_one(store):
     join_round(store, "b/2", attempt=2)
     settle_round(store, "1", "2")
 
-    assert join_round(store, "a/3", "C") == Begun(Verdict.WAIT, 1)
+    assert join_round(store, "a/3", "C") == ClaimResult(Verdict.WAIT, 1)
 
 
 def test_a_round_is_forgotten_after_the_retention(rig):
@@ -541,7 +541,7 @@ def test_a_replay_restores_several_of_a_type_and_what_was_told_of_them(store):
 
     assert store.replay(HANDLER, "l-1", UNIT, parts, at("replay:l-1"))
 
-    assert arrive(store, "b/1", needs=needs) == Begun(Verdict.WAIT, 2)
+    assert arrive(store, "b/1", needs=needs) == ClaimResult(Verdict.WAIT, 2)
     assert arrive(store, "b/2", needs=needs).parts == {"a": "<a>", "b/1": "<b/1>", "b/2": "<b/2>"}
 
 
@@ -717,11 +717,11 @@ class JoinMachine(RuleBasedStateMachine):
         self.count += 1
         return f"T{self.count}"
 
-    def claimed(self, begun: Begun, expected: str, token: str) -> None:
-        verdict = "run" if begun.verdict is Verdict.POISON else begun.verdict.value
-        assert verdict == expected, (begun, self.model)
+    def claimed(self, result: ClaimResult, expected: str, token: str) -> None:
+        verdict = "run" if result.verdict is Verdict.POISON else result.verdict.value
+        assert verdict == expected, (result, self.model)
         if expected == "run":
-            assert sorted(begun.parts) == sorted(self.model.parts)
+            assert sorted(result.parts) == sorted(self.model.parts)
             self.model.owner = token
 
     @rule(name=st.sampled_from(["a", "b/1", "b/2", "b/3"]), attempt=st.sampled_from([1, 1, 1, 2, 3]))
@@ -738,8 +738,8 @@ class JoinMachine(RuleBasedStateMachine):
             # The tag of a delivery, which is in flight for its owner.
             token = f"{OWNER}:{token}"
             self.rig.client.hset(self.inflight, token, "a copy")
-        begun = self.store.begin(claim(token, UNIT, 0))
-        self.claimed(begun, self.model.begin(0), token)
+        result = self.store.begin(claim(token, UNIT, 0))
+        self.claimed(result, self.model.begin(0), token)
         if self.in_flight and self.model.owner != token:
             self.rig.client.hdel(self.inflight, token)
 

@@ -55,9 +55,9 @@ def test_a_dead_letter_without_a_unit_whose_claim_the_server_lost_is_an_error(re
     store, begin = redis_rig.store, RedisStore.begin
 
     def begin_and_forget(self: RedisStore, claimed: Any) -> Any:
-        begun = begin(self, claimed)
+        result = begin(self, claimed)
         redis_rig.client.delete(*redis_rig.find())
-        return begun
+        return result
 
     monkeypatch.setattr(RedisStore, "begin", begin_and_forget)
     with pytest.raises(StoreError, match=r"l-1 of driver\.assign was not recorded"):

@@ -18,7 +18,7 @@ from choreo import (
 from choreo.delivery.clock import Clock
 from choreo.errors import PublishError, StoreError
 from choreo.events.message import Message
-from choreo.store import Claim, Committed, Outcome, Scheduled
+from choreo.store import Claim, CommitResult, Outcome, Scheduled
 from choreo.testing.publisher import MemoryPublisher
 from tests.unit.events import (
     DriverAssigned,
@@ -393,7 +393,7 @@ def test_who_finds_his_own_commit_since_its_answer_was_lost_is_not_warned(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     stage = stage_of(failing(None))
-    monkeypatch.setattr(stage.store, "commit", lambda *_: Committed(Outcome.ALREADY, again=True))
+    monkeypatch.setattr(stage.store, "commit", lambda *_: CommitResult(Outcome.ALREADY, again=True))
 
     result = stage.deliver(ORDER, id="e-1")
 

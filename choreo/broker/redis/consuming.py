@@ -253,7 +253,7 @@ class ConsumingChannel(TakingChannel):
         own = self._ownership
         if own is None or self._ended:
             return
-        started = workload.begun()
+        started = workload.started_tags()
         tags = [str(tag) for tag in tuple(self.qos._delivered) if tag not in started and tag not in self.qos._dirty]
         self.give_back(tags, counted=False)
 

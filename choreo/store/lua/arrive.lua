@@ -16,7 +16,7 @@
 --      15 the event's identity for a join with rounds; '' for any other join
 --      16 t, how many types this part asks for; then t times: type, how many
 --      then for each needed type: the type, and how many ('' for one, 0 for as many as another part asks for)
--- Returns               {'wait', how many parts have arrived, 'surplus' or ''}, {'done', see Begun.note}, or an answer
+-- Returns               {'wait', how many parts have arrived, 'surplus' or ''}, {'done', see ClaimResult.note}, or an answer
 --                       of lease.lua
 --!include redis_client/inbox
 --!include store/lease
