@@ -294,8 +294,8 @@ class Delivery:
     def postpone(self, seconds: float) -> str:
         """Try again when the other worker's lease has run out. Returns the outcome in words."""
         # If the other worker dies, this copy may be the last one: it waits in the schedule.
-        again = self.own_message(self.envelope, retries=self.attempt - 1)
-        self.ports.store.schedule(self.claim.handler, Scheduled(f"busy:{self.claim.token}", again, seconds))
+        postponed = self.own_message(self.envelope, retries=self.attempt - 1)
+        self.ports.store.schedule(self.claim.handler, Scheduled(f"busy:{self.claim.token}", postponed, seconds))
         self.settled = True
         why = "its round is not settled, or " if getattr(self.subscription, "rounds", False) else ""
         return f"{why}another worker has its claim; it is tried again in {seconds:.1f} s"
@@ -358,7 +358,9 @@ class Delivery:
 
 def log_too_late(delivery: str, claim: Claim, committed: CommitResult) -> str:
     """Log that a commit was refused, since the unit is settled or another worker has claimed it. Returns the reason."""
-    late = SETTLED if committed.again else TOO_LATE
+    late = SETTLED if committed.repeated else TOO_LATE
     # The handler's effects elsewhere may have happened twice, so a worker at the default log level logs this.
-    logger.log(logging.INFO if committed.again else logging.WARNING, "%s, %s: %s", delivery, one_line(claim.unit), late)
+    logger.log(
+        logging.INFO if committed.repeated else logging.WARNING, "%s, %s: %s", delivery, one_line(claim.unit), late
+    )
     return late

@@ -278,7 +278,7 @@ class JoinDelivery(Delivery):
             at_least=join.quorum,
             within=join.within.total_seconds(),
             told=self._told,
-            again=self.redelivered,
+            may_be_repeated=self.redelivered,
         )
 
 

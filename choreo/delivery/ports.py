@@ -35,7 +35,7 @@ class Decisions(Protocol):
         """Settle a claim. Unless the outcome is OK, nothing of the settlement holds."""
 
 
-class Sends(Protocol):
+class PublisherPort(Protocol):
     """The publisher, as a delivery sees it."""
 
     def message_for(self, envelope: Envelope) -> Message:
@@ -48,7 +48,7 @@ class Sends(Protocol):
         """Count events that reached no queue, and log them as ``choreo_unheard`` says."""
 
 
-class Keeps(Protocol):
+class LeasePort(Protocol):
     """The lease keeper, as a delivery sees it."""
 
     def kept(self, claim: Claim) -> AbstractContextManager[None]:
@@ -76,11 +76,11 @@ class Ports(Protocol):
         """The store."""
 
     @property
-    def publisher(self) -> Sends:
+    def publisher(self) -> PublisherPort:
         """The publisher, which sends to the broker."""
 
     @property
-    def leases(self) -> Keeps:
+    def leases(self) -> LeasePort:
         """The lease keeper of this process."""
 
     @property

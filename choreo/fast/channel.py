@@ -54,11 +54,11 @@ class ChannelLane(ConsumerHooks):
         if shortcut is not None:
             self._shortcuts[queue] = shortcut
 
-    def asking(self) -> int:
+    def before_take(self) -> int:
         """The number of commands of commits that were sent until now."""
         return self._commits.sent if self._commits is not None else 0
 
-    def answered(self, asked: int) -> None:
+    def after_take(self, asked: int) -> None:
         """Read the answers to the commands that were sent before the channel asked Redis: they have come by now."""
         if self._commits is not None:
             self._commits.settle(wait=False, sent_before=asked)

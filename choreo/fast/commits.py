@@ -78,7 +78,7 @@ class Fate(Enum):
 
 
 #: Callback: gets the answer to a commit (or the error), and True if the commit was sent more than once.
-Told = Callable[[Any, bool], Fate]
+OnAnswer = Callable[[Any, bool], Fate]
 
 
 class Header:
@@ -110,10 +110,10 @@ class Commit:
     header: Header
     #: The script's arguments for this claim.
     args: Sequence[Part]
-    told: Told
+    on_answer: OnAnswer
     packed: bytes = b""
     #: True if it was sent more than once, because a connection broke.
-    again: bool = False
+    repeated: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -124,8 +124,7 @@ class Question:
     keys: Sequence[Part]
     args: Sequence[Part]
     packed: bytes = b""
-    again: bool = False
-    answered: bool = False
+    is_answered: bool = False
     #: None until it is answered, and if Redis refused it or the answer was lost.
     answer: Any = None
 
@@ -189,7 +188,7 @@ class Commits:
 
     def send(self, commit: Commit) -> bool:
         """
-        Send a commit ahead, now or together with the next ones. `Commit.told` gets its answer.
+        Send a commit ahead, now or together with the next ones. `Commit.on_answer` gets its answer.
 
         False if a commit has failed within the last `WARY` seconds, or this is closed: nothing was sent, and the
         caller must commit by itself and wait for the answer. Raises as `pack_some` does for arguments that cannot be
@@ -230,7 +229,7 @@ class Commits:
     def answer(self, question: Question) -> Any:
         """Wait for the answer to a question. None if Redis refused it, or the connection broke."""
         with self._lock:
-            if not question.answered:
+            if not question.is_answered:
                 # If the question was sent before, the commits that wait may go on waiting.
                 if question in self._unsent:
                     self.flush()
@@ -362,8 +361,8 @@ class Commits:
         """
         Read answers: all of them, or those to the first ``sent_before`` commands. Sends the waiting commits if all.
 
-        Raises nothing: each answer, or error, goes to its `Commit.told`. Without ``wait``, do nothing if another thread
-        has the connection.
+        Raises nothing: each answer, or error, goes to its `Commit.on_answer`. Without ``wait``, do nothing if another
+        thread has the connection.
         """
         if not self._pending or not self._lock.acquire(blocking=wait):
             return
@@ -389,24 +388,24 @@ class Commits:
             if unknown:
                 # Before a script is loaded, everything is sent and all answers are read.
                 self.flush()
-            elif wanted.answered if wanted is not None else self.sent - len(self._commands) >= until:
+            elif wanted.is_answered if wanted is not None else self.sent - len(self._commands) >= until:
                 break
             try:
                 answer = self._wire.pull()
             except NoScriptError:
-                unknown += self._answered()
+                unknown += self._pop_oldest()
             except ResponseError as error:
-                for sent in self._answered():
+                for sent in self._pop_oldest():
                     self._finish(sent, error)
             except (RedisError, OSError):
                 self._send_again()
             else:
-                together = self._answered()
+                together = self._pop_oldest()
                 for sent, one in zip(together, _apart(together, answer), strict=True):
                     self._finish(sent, one)
         return unknown
 
-    def _answered(self) -> list[Sent]:
+    def _pop_oldest(self) -> list[Sent]:
         """The commits or the question of the oldest command. They are no longer pending."""
         return [self._pending.popleft() for _ in range(self._commands.popleft())]
 
@@ -425,7 +424,8 @@ class Commits:
         A commit that Redis had carried out is answered ALREADY, and changes nothing. Questions end without an answer.
         """
         for sent in islice(self._pending, len(self._pending) - len(self._unsent)):
-            sent.again = True
+            if isinstance(sent, Commit):
+                sent.repeated = True
         # Waiting commits are pending as well. Answers to earlier commands will not come: the connection is dropped.
         self._unsent = []
         self._commands.clear()
@@ -460,16 +460,18 @@ class Commits:
             except ResponseError as error:
                 return error
             except (RedisError, OSError) as error:
-                failure, sent.again = error, True
+                failure = error
+                if isinstance(sent, Commit):
+                    sent.repeated = True
                 self._wire.drop()
         return failure
 
     def _finish(self, sent: Sent, answer: Any) -> None:
         if isinstance(sent, Question):
-            sent.answered, sent.answer = True, None if isinstance(answer, Exception) else answer
+            sent.is_answered, sent.answer = True, None if isinstance(answer, Exception) else answer
             return
         try:
-            fate = sent.told(answer, sent.again)
+            fate = sent.on_answer(answer, sent.repeated)
         except Exception:
             logger.exception("a commit's answer could not be understood")
             fate = Fate.BACK

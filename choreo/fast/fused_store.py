@@ -94,8 +94,8 @@ class FusedStore(RedisStore):
         """
         header = self.header(claim)
         args = [*header.args, *self.commit_args(claim, settlement)]
-        (answer,), again = self._calls.run_once(self._commit, header.keys, args, _check)
-        return committed(answer, settlement, again)
+        (answer,), repeated = self._calls.run_once(self._commit, header.keys, args, _check)
+        return committed(answer, settlement, repeated)
 
     def header(self, claim: Claim) -> Header:
         """The script, keys and first arguments that the commits of one handler for one consumer have in common."""
@@ -126,19 +126,19 @@ class FusedStore(RedisStore):
         """The question that `arrive` asks. ``ahead``: it is asked early, and the claim does not count as begun yet."""
         return Question(self._arrive, *self._arriving(claim, arrival, ahead=ahead))
 
-    def answered(self, answer: Any) -> ClaimResult:
+    def claim_result_of(self, answer: Any) -> ClaimResult:
         """The answer to `beginning` or `arriving`, read."""
         return claim_result(answer)
 
-    def fate(self, answer: Any, settlement: Settlement, again: bool) -> CommitResult | StoreError:
+    def commit_result_of(self, answer: Any, settlement: Settlement, repeated: bool) -> CommitResult | StoreError:
         """
         The answer to a commit that was sent ahead, read: the outcome, or the error if nothing was committed.
 
-        ``again``: the commit was sent more than once.
+        ``repeated``: the commit was sent more than once.
         """
         if isinstance(answer, Exception):
             return self._calls.failed(answer)
-        outcome = committed(answer, settlement, again)
+        outcome = committed(answer, settlement, repeated)
         return StoreError(FORGOTTEN) if outcome.outcome is Outcome.LOST else outcome
 
     def inbox(self, handler: str) -> str:
@@ -164,13 +164,13 @@ def _check(answer: Any) -> None:
 _OK = CommitResult(Outcome.OK)
 
 
-def committed(answer: Any, settlement: Settlement, again: bool) -> CommitResult:
-    """The outcome of a commit from the script's answer. ``again``: it was sent more than once."""
+def committed(answer: Any, settlement: Settlement, repeated: bool) -> CommitResult:
+    """The outcome of a commit from the script's answer. ``repeated``: it was sent more than once."""
     if answer == [b"ok"]:
         return _OK
     outcome, *reached = answer
     unheard = [message for message, count in zip(settlement.sent.values(), reached, strict=False) if not count]
-    return CommitResult(Outcome(outcome.decode()), unheard=unheard, again=again)
+    return CommitResult(Outcome(outcome.decode()), unheard=unheard, repeated=repeated)
 
 
 def _placed(messages: Iterable[Message]) -> list[Any]:

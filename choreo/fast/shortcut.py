@@ -157,10 +157,10 @@ class Shortcut:
         event = taken.event
         if event is None:
             return False
-        if event.note is None:
+        if event.prepared is None:
             try:
                 receipt, commits = channel.receipt_of(taken), commits_of(channel)
-                event.note = self._task.held_delivery(event.envelope, 1, receipt, commits, event.lineage)
+                event.prepared = self._task.fast_delivery(event.envelope, 1, receipt, commits, event.lineage)
             except Exception:  # the usual way meets the same error, and handles it
                 return False
         unit = task_id(event.envelope.occasion, self._task.name)

@@ -144,7 +144,7 @@ class CommitResult:
     unheard: Sequence[Message] = ()
     #: The commit was sent more than once because an answer got lost. If it answers ALREADY or STALE, that may be
     #: its own work.
-    again: bool = False
+    repeated: bool = False
 
 
 class Claims(Protocol):

@@ -28,7 +28,7 @@ class Arrival:
     told: Mapping[str, int] = field(default_factory=dict)
     #: True if this part may have been recorded before: the copy was delivered before, or an answer was lost. If the
     #: part is there already, it then counts neither as a duplicate nor as late.
-    again: bool = False
+    may_be_repeated: bool = False
     #: The identity of the event, for a join whose key can be joined again once it is settled: a join with rounds. "":
     #: a settled join takes no more events.
     round_of: str = ""

@@ -166,7 +166,7 @@ class _Drawer:
 
     def count(self, reason: str, arrival: Arrival) -> None:
         """Count an event that does not count for the join, unless it was delivered before."""
-        if not arrival.again:
+        if not arrival.may_be_repeated:
             self.tally[reason] += 1
 
 
@@ -274,7 +274,7 @@ class MemoryStore(Store):
             return held
         if surplus:
             drawer.tally["surplus"] += 1
-        elif known is not None and not complete and claim.attempt <= 1 and not arrival.again:
+        elif known is not None and not complete and claim.attempt <= 1 and not arrival.may_be_repeated:
             surplus = known != arrival.text
             drawer.tally["surplus" if surplus else "duplicate"] += 1
         if not surplus:
@@ -551,7 +551,7 @@ class MemoryStore(Store):
         return Declared(
             known=known,
             stale=sorted(register.bindings - live),
-            again=sorted(set(removed) & live),
+            to_restore=sorted(set(removed) & live),
         )
 
     @_locked

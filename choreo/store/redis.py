@@ -143,7 +143,7 @@ class RedisStore(Store):
         keys.append(self._done(claim.handler))
         args: list[Any] = [*self._lease_args(claim), arrival.part, arrival.name, arrival.text]
         args += [_ms(arrival.within), deadline_id(claim.unit), arrival.at_least, self._in_flight(claim)]
-        args += [int(ahead), int(arrival.again), arrival.round_of, len(arrival.told)]
+        args += [int(ahead), int(arrival.may_be_repeated), arrival.round_of, len(arrival.told)]
         for part, count in arrival.told.items():
             args += [part, count]
         for part, need in arrival.needs.items():
@@ -204,9 +204,9 @@ class RedisStore(Store):
         outbox = [Scheduled(key, message, OUTBOX_GRACE) for key, message in settlement.sent.items()]
         args = self._settlement_args(claim, settlement, [*settlement.scheduled, *outbox])
         keys, args = self._settlement_keys(claim.handler), [self._key(claim.handler, ""), *args]
-        (outcome,), again = self._calls.run_once(Script.load("store/commit"), keys, args)
+        (outcome,), repeated = self._calls.run_once(Script.load("store/commit"), keys, args)
         committed = Outcome(outcome.decode())
-        return CommitResult(committed, settlement.sent if committed is Outcome.OK else {}, again=again)
+        return CommitResult(committed, settlement.sent if committed is Outcome.OK else {}, repeated=repeated)
 
     def _settlement_keys(self, handler: str) -> list[str]:
         if handler not in self._fixed_keys:
@@ -368,8 +368,8 @@ class RedisStore(Store):
         keys = [self._key(service, name) for name in ("workers", "bindings", "queues")]
         pairs = [" ".join(pair) for pair in (*bindings, *removed)]
         known, *lists = self._run("declare", keys, [worker, _ms(ttl), len(bindings), *pairs])
-        stale, again = (sorted(text.decode() for text in texts) for texts in lists)
-        return Declared(bool(known), [_pair(text) for text in stale], [_pair(text) for text in again])
+        stale, to_restore = (sorted(text.decode() for text in texts) for texts in lists)
+        return Declared(bool(known), [_pair(text) for text in stale], [_pair(text) for text in to_restore])
 
     def declared(self, service: str) -> dict[str, list[Binding]]:
         """The live workers of a service, and the bindings that each declares."""

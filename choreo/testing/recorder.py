@@ -71,7 +71,7 @@ class RecordedStory:
     def __init__(self, told: Recorder) -> None:
         self._told = told
 
-    def brief(self) -> str:
+    def summary(self) -> str:
         """The announced events in one line."""
         return f"announced: {', '.join(map(str, self._told.events)) or 'nothing'}"
 

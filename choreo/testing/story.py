@@ -31,7 +31,7 @@ class StageStory:
         self._log, self._letters, self._joins, self._pending, self._now = log, letters, joins, pending, now
         self._subject = subject
 
-    def brief(self) -> str:
+    def summary(self) -> str:
         """One line: the types of the announced events, the errors, and the joins that wait."""
         types = list(dict.fromkeys(one.event.type for one in self._announced()))
         told = [f"announced: {_listed(types)}"]

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from choreo import DeclarationError, PublishError, Service
-from choreo.broker.redis.taking import serving
+from choreo.broker.redis.taking import reconnect_on_refusal
 from choreo.errors import StoreError
 from choreo.local.server import free_port
 from choreo.redis_client import evictions
@@ -84,7 +84,7 @@ def test_no_worker_waits_for_a_cluster_as_its_broker(cluster: Cluster) -> None:
     assert not failed.value.is_outage
     error = redis.exceptions.MovedError("7544 127.0.0.1:17102")
     assert not is_outage(error)
-    with pytest.raises(redis.ConnectionError, match="This is a Redis Cluster"), serving():
+    with pytest.raises(redis.ConnectionError, match="This is a Redis Cluster"), reconnect_on_refusal():
         raise error
     assert REMEDIES["MOVED"] == REMEDIES["CROSSSLOT"]
 

@@ -19,8 +19,8 @@ from choreo.events.message import Message
 from choreo.fast import commits as under_way
 from choreo.fast.channel import ChannelLane, commits_of
 from choreo.fast.commits import Commit, Commits, Fate, Header
+from choreo.fast.decisions import FastDecisions
 from choreo.fast.fused_store import FusedStore
-from choreo.fast.held import HeldStore
 from choreo.fast.lane import Lane
 from choreo.redis_client.scripts import Script, source_of
 from choreo.store import Claim, ClaimResult, CommitResult, Outcome, Scheduled, Settlement, Verdict
@@ -47,8 +47,8 @@ class Told:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    def fate(self, *answer: Any) -> CommitResult | StoreError:
-        self.heard.append(self._store.fate(*answer))
+    def commit_result_of(self, *answer: Any) -> CommitResult | StoreError:
+        self.heard.append(self._store.commit_result_of(*answer))
         return self.heard[-1]
 
     def commit(self, claim: Claim, settlement: Settlement) -> CommitResult:
@@ -78,19 +78,23 @@ class Line:
         """Send any settlement ahead, also a failure, whose answer a delivery waits for."""
         claim, settled = self.worker.claim(unit, number), Settlement(**settlement)
 
-        def told(answer: Any, again: bool) -> Fate:
-            return Fate.BACK if isinstance(self.store.fate(answer, settled, again), StoreError) else Fate.GONE
+        def on_answer(answer: Any, repeated: bool) -> Fate:
+            return (
+                Fate.BACK
+                if isinstance(self.store.commit_result_of(answer, settled, repeated), StoreError)
+                else Fate.GONE
+            )
 
-        commit = Commit(claim.token, self.store.header(claim), self.store.commit_args(claim, settled), told)
+        commit = Commit(claim.token, self.store.header(claim), self.store.commit_args(claim, settled), on_answer)
         assert self.commits.send(commit)
 
     def begin(self, unit: str, number: int = 0) -> ClaimResult:
         """Begin what was taken so long ago that the store has to be asked."""
         return self._held(number, certain_until=0.0).begin(self.worker.claim(unit, number))
 
-    def _held(self, number: int, **changes: Any) -> HeldStore:
+    def _held(self, number: int, **changes: Any) -> FastDecisions:
         publisher: Any = self
-        return HeldStore(self.store, publisher, replace(self.worker.receipt(number), **changes), self.commits)
+        return FastDecisions(self.store, publisher, replace(self.worker.receipt(number), **changes), self.commits)
 
     def note_unheard(self, messages: Sequence[Message]) -> None:
         self.unheard += messages
@@ -695,7 +699,7 @@ def test_a_commit_whose_answer_is_lost_with_the_connection_is_sent_again(
         assert line.outcomes[0] is Outcome.OK
         assert set(line.outcomes[1:]) <= {Outcome.OK, Outcome.ALREADY}
         # Nobody else had them.
-        assert all(committed.again for committed in line.heard if committed.outcome is not Outcome.OK)
+        assert all(committed.repeated for committed in line.heard if committed.outcome is not Outcome.OK)
         assert [place.ask(unit).verdict for unit in units] == ["done"] * 3
         worker.channel.flush_acks()
         assert place.corner.in_flight() == {}

@@ -57,13 +57,13 @@ def test_the_same_one_of_several_counts_once(store):
 def test_one_that_was_delivered_before_is_no_duplicate_nor_late(store):
     arrive(store, "a")
 
-    assert store.arrive(claim("B", UNIT), replace(arrival("a"), again=True)) == ClaimResult(Verdict.WAIT, 1)
+    assert store.arrive(claim("B", UNIT), replace(arrival("a"), may_be_repeated=True)) == ClaimResult(Verdict.WAIT, 1)
 
     arrive(store, "b/1")
     arrive(store, "b/2")
-    assert store.arrive(claim("B", UNIT), replace(arrival("b/3"), again=True)).verdict is Verdict.DONE
+    assert store.arrive(claim("B", UNIT), replace(arrival("b/3"), may_be_repeated=True)).verdict is Verdict.DONE
     store.commit(claim("A", UNIT), Settlement())
-    assert store.arrive(claim("B", UNIT), replace(arrival("a"), again=True)).verdict is Verdict.DONE
+    assert store.arrive(claim("B", UNIT), replace(arrival("a"), may_be_repeated=True)).verdict is Verdict.DONE
     assert store.tally(HANDLER) == {}
 
 

@@ -34,7 +34,7 @@ def test_a_commit_whose_answer_was_lost_is_made_again_and_says_so(redis_rig, mon
     store, call = redis_rig.store, Wire.call
     for unit in ("first", "second"):
         store.begin(claim(unit=unit))
-    assert not store.commit(claim(unit="first"), DONE).again
+    assert not store.commit(claim(unit="first"), DONE).repeated
     lost: list[Any] = []
 
     def lose_the_first(wire: Wire, *about: Any) -> Any:
@@ -48,7 +48,7 @@ def test_a_commit_whose_answer_was_lost_is_made_again_and_says_so(redis_rig, mon
     committed = store.commit(claim(unit="second"), DONE)
 
     assert lost
-    assert (committed.outcome, committed.again) == (Outcome.ALREADY, True)
+    assert (committed.outcome, committed.repeated) == (Outcome.ALREADY, True)
 
 
 def test_a_dead_letter_without_a_unit_whose_claim_the_server_lost_is_an_error(redis_rig, monkeypatch):

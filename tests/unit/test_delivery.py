@@ -393,7 +393,7 @@ def test_who_finds_his_own_commit_since_its_answer_was_lost_is_not_warned(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     stage = stage_of(failing(None))
-    monkeypatch.setattr(stage.store, "commit", lambda *_: CommitResult(Outcome.ALREADY, again=True))
+    monkeypatch.setattr(stage.store, "commit", lambda *_: CommitResult(Outcome.ALREADY, repeated=True))
 
     result = stage.deliver(ORDER, id="e-1")
 

@@ -141,7 +141,7 @@ class Bench:
 
     def both(self, **options: Any) -> tuple[list[Any], list[Any]]:
         """What Flower is told of a delivery in the short way, and of one in Celery's."""
-        assert self.task.is_brief
+        assert self.task.has_short_tracer
         told = []
         for way, unit in ((self.short, "e-1"), (self.celerys, "e-2")):
             self.deliver(way, unit=unit, **options)

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from choreo.broker import workload
 from choreo.broker.broadcasts import dropping
-from choreo.broker.incoming import brief
+from choreo.broker.incoming import shortened
 from choreo.broker.redis import ownership as owning
 from choreo.broker.redis.bounded import BoundedMessage
 from choreo.broker.redis.keys import INBOX
@@ -25,7 +25,7 @@ from choreo.broker.redis.packing import unpack
 from choreo.broker.redis.qos import QoS
 from choreo.broker.redis.receipt import CERTAIN_UNTIL, CLAIM, INFLIGHT, OWNER, TAG, Receipt
 from choreo.broker.redis.taken import Taken, untouched
-from choreo.broker.redis.taking import TakingChannel, serving
+from choreo.broker.redis.taking import TakingChannel, reconnect_on_refusal
 from choreo.redis_client.refusals import explained
 
 logger = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ class ConsumingChannel(TakingChannel):
         """False if the owner has changed, since this process slept so long that its messages were returned."""
         own = self.own()
         if not own.is_fresh():
-            with serving():
+            with reconnect_on_refusal():
                 own.beat()
         return tag.startswith(own.owner)
 
@@ -184,7 +184,7 @@ class ConsumingChannel(TakingChannel):
         except (Empty, MemoryError, *self.connection_errors):
             raise
         except Exception as error:  # a decoder may raise anything
-            logger.error("a published message that cannot be read is dropped: %s", brief(error))
+            logger.error("a published message that cannot be read is dropped: %s", shortened(error))
             raise Empty from error
 
     # -- acks ------------------------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ class ConsumingChannel(TakingChannel):
     def flush_acks(self) -> None:
         """Send the noted acks now."""
         if self._ownership is not None and self._ownership.has_acks:
-            with serving():
+            with reconnect_on_refusal():
                 self._ownership.flush(self.wire)
 
     # -- stopping --------------------------------------------------------------------------------------------------

@@ -169,7 +169,7 @@ class TakingChannel(PublishingChannel):
             pool.connection_kwargs["socket_timeout"] = min(self.socket_timeout or patience, patience)
             own = Ownership(Wire(lambda: pool), self.keys, float(self.consumer_timeout), int(self.at_a_time))
             server = self.connection.client.as_uri().rpartition("@")[2]
-            with serving():
+            with reconnect_on_refusal():
                 own.start(
                     lambda wire: server_settings.check(wire, server),
                     lambda wire: watch(server, lambda: wire.command("INFO")),
@@ -200,7 +200,7 @@ class TakingChannel(PublishingChannel):
         connection = self.client.connection
         at_once = self._expecting or self._arrived or (self._ownership is not None and self._ownership.has_acks)
         packed, self._taking = self._pack_take(queues, limit, None)
-        self._asked = self.hooks.asking()
+        self._asked = self.hooks.before_take()
         if not at_once:
             # Redis runs the second command as soon as the first ends, without another round trip.
             packed = self._pack_wait(queues, timeout or self.brpop_timeout or 0) + packed
@@ -304,7 +304,7 @@ class TakingChannel(PublishingChannel):
             return self._on_taken(answer, take)
         finally:
             # An idle worker gets here once a second.
-            self.hooks.answered(asked)
+            self.hooks.after_take(asked)
 
     def _read_take(self) -> tuple[list[Any], Take]:
         connection = self.client.connection
@@ -326,7 +326,7 @@ class TakingChannel(PublishingChannel):
 
     def _read_answer(self, connection: Any) -> Any:
         try:
-            with serving():
+            with reconnect_on_refusal():
                 try:
                     return connection.read_response()
                 except NoScriptError:
@@ -340,7 +340,7 @@ class TakingChannel(PublishingChannel):
     def _on_taken(self, answer: list[Any], take: Take) -> bool:
         if answer[0] == -1:
             self._expecting = True
-            with serving():
+            with reconnect_on_refusal():
                 self.own().beat()
             raise Empty()
         answer = self._without_troubles(answer)
@@ -420,7 +420,7 @@ def _wake_up() -> None:
     """Do nothing: the call makes the event loop take a turn."""
 
 
-class serving:  # noqa: N801 - it is used as a function
+class reconnect_on_refusal:  # noqa: N801 - it is used as a function
     """
     Context: a refusal by the server raises `ConnectionError`, so that the consumer reconnects.
 

@@ -38,10 +38,10 @@ else
   redis.call('HDEL', KEYS[1], worker)
 end
 
-local stale, again = {}, {}
+local stale, to_restore = {}, {}
 for i = count + 4, #ARGV do
   if live[ARGV[i]] then
-    again[#again + 1] = ARGV[i]
+    to_restore[#to_restore + 1] = ARGV[i]
   else
     redis.call('SREM', KEYS[2], ARGV[i])
   end
@@ -49,4 +49,4 @@ end
 for _, binding in ipairs(redis.call('SMEMBERS', KEYS[2])) do
   if not live[binding] then stale[#stale + 1] = binding end
 end
-return {known, stale, again}
+return {known, stale, to_restore}

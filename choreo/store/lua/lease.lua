@@ -46,8 +46,8 @@ local function claim(unit, parts, attempt, token, lease_ms, max_deliveries, rete
   if left > 0 and state[3] ~= token then return {'busy', left} end
   local before = state[5] or (state[6] and state[3] ~= token and begun_silently(state[3], state[6])) or 0
   -- A call that is repeated because its answer got lost counts as one beginning.
-  local again = state[3] == token and state[5]
-  local deliveries = tonumber(before) + (again and 0 or 1)
+  local is_repeated = state[3] == token and state[5]
+  local deliveries = tonumber(before) + (is_repeated and 0 or 1)
   -- False if the copy was returned to its queue while this worker slept. The claim then gets a lease.
   local is_here = inflight ~= '' and redis.call('HEXISTS', inflight, token) == 1
   if ahead and (deliveries > 1 or not is_here) then return {'busy', 0} end

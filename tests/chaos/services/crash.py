@@ -42,7 +42,7 @@ from choreo.delivery.clock import Clock
 from choreo.delivery.delivery import Delivery
 from choreo.delivery.join import JoinDelivery  # noqa: F401 - its methods are wrapped as well
 from choreo.events.message import Message
-from choreo.fast.held import HeldStore
+from choreo.fast.decisions import FastDecisions
 from choreo.store import Claim, CommitResult, Settlement, Verdict
 from choreo.store.redis import RedisStore
 from tests.chaos.services import book
@@ -111,7 +111,7 @@ class Trap:
             raise PermanentFailure("the plan wants a dead letter")
 
     def commit(
-        self, original: Callable[..., CommitResult], store: RedisStore | HeldStore, claim: Claim, what: Settlement
+        self, original: Callable[..., CommitResult], store: RedisStore | FastDecisions, claim: Claim, what: Settlement
     ) -> CommitResult:
         kind = "commit"
         # What cancels a join or runs out its time is no attempt; its retry is known by its name.
@@ -146,7 +146,7 @@ def arm(app: Service) -> None:
     _around(Delivery, "postpone", after=lambda _: trap.spring("after postpone"))
     _around(Publisher, "send", after=lambda _: trap.spring("after publish"))
     # In the fast lane a success need not reach the store's own commit.
-    for committing in (RedisStore, HeldStore):
+    for committing in (RedisStore, FastDecisions):
         _wrap(committing, "commit", lambda original: lambda *args: trap.commit(original, *args))
     _wrap(Clock, "_send", lambda original: lambda clock, due: _then(original(clock, due), trap.relayed, due))
 

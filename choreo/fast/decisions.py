@@ -5,7 +5,7 @@ import logging
 from choreo.broker.redis.receipt import Receipt
 from choreo.broker.workload import is_stopping
 from choreo.delivery.delivery import log_too_late
-from choreo.delivery.ports import Sends
+from choreo.delivery.ports import PublisherPort
 from choreo.errors import StoreError
 from choreo.fast.commits import Commit, Commits, Fate, Question
 from choreo.fast.fused_store import FusedStore
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 _SENT = CommitResult(Outcome.OK)
 
 
-class HeldStore:
+class FastDecisions:
     """
     Makes the decisions of one delivery in place of the store: see `choreo.delivery.ports.Decisions`.
 
@@ -33,7 +33,7 @@ class HeldStore:
     __slots__ = ("_asked", "_commits", "_publisher", "_receipt", "_store", "what")
 
     def __init__(
-        self, store: FusedStore, publisher: Sends, receipt: Receipt, commits: Commits | None, what: str = ""
+        self, store: FusedStore, publisher: PublisherPort, receipt: Receipt, commits: Commits | None, what: str = ""
     ) -> None:
         self._store, self._publisher, self._receipt = store, publisher, receipt
         self._commits = None if is_stopping() else commits
@@ -64,10 +64,10 @@ class HeldStore:
         commits, store = self._commits, self._store
         if commits is not None and settlement.done and settlement.letter is None:
 
-            def told(answer: object, again: bool) -> Fate:
-                return self._hear(claim, store.fate(answer, settlement, again))
+            def on_answer(answer: object, repeated: bool) -> Fate:
+                return self._hear(claim, store.commit_result_of(answer, settlement, repeated))
 
-            if commits.send(Commit(claim.token, store.header(claim), store.commit_args(claim, settlement), told)):
+            if commits.send(Commit(claim.token, store.header(claim), store.commit_args(claim, settlement), on_answer)):
                 return _SENT
         return store.commit(claim, settlement)
 
@@ -92,7 +92,7 @@ class HeldStore:
         None if there is no answer; the caller then asks over the store's connection, which tries more than once.
         """
         answer = commits.ask(question.script, question.keys, question.args)
-        return None if answer is None else self._store.answered(answer)
+        return None if answer is None else self._store.claim_result_of(answer)
 
     def _answer_ahead(self, arrival: Arrival) -> ClaimResult | None:
         """The answer to the question that was asked ahead. None if there is none, or it may no longer hold."""
@@ -100,13 +100,13 @@ class HeldStore:
         if question is None or self._commits is None:
             return None
         answer = self._commits.answer(question)
-        result = None if answer is None else self._store.answered(answer)
+        result = None if answer is None else self._store.claim_result_of(answer)
         if stopping := is_stopping():
             # The claim may have been given back. From now on nothing is sent ahead.
             self._commits = None
         if result is None:
             # The store may have recorded the part although its answer is lost. A second record is no duplicate.
-            arrival.again = True
+            arrival.may_be_repeated = True
             return None
         if result.verdict in (Verdict.WAIT, Verdict.DONE):
             return result
