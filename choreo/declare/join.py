@@ -44,8 +44,8 @@ class Several:
         if not isinstance(self.event, type) or not issubclass(self.event, Event):
             raise DeclarationError(f"Several({self.event!r}): it takes an event class, like Several(ItemPacked, 3).")
         name = self.event.__name__
-        counted, told = self.times is not None, self.per is not None and self.of is not None
-        if counted == told or (self.per is None) != (self.of is None):
+        counted, stated = self.times is not None, self.per is not None and self.of is not None
+        if counted == stated or (self.per is None) != (self.of is None):
             raise DeclarationError(
                 f"Several({name}, ...): say how many. Write Several({name}, 3), or take the number from another part: "
                 f'Several({name}, per="items", of=OrderPlaced).'
@@ -121,13 +121,13 @@ class Join(Subscription):
         """Return how many events each part in `several` needs; None if another part holds the number."""
         return {part: several.times for part, several in self.several.items()}
 
-    def told_by(self, envelope: Envelope) -> dict[str, int]:
+    def counts_in(self, envelope: Envelope) -> dict[str, int]:
         """Return how many events of other parts this event asks for. Raises `EnvelopeError` without a number."""
-        told = {}
+        counts = {}
         for part, several in self.several.items():
             if several.of is not None and several.of.event_type == envelope.type and several.per is not None:
-                told[part] = count_in(envelope, wire_name(several.of, several.per), part)
-        return told
+                counts[part] = count_in(envelope, wire_name(several.of, several.per), part)
+        return counts
 
     def in_order(self, arrived: Mapping[str, Sequence[Envelope]]) -> list["Envelope | list[Envelope] | None"]:
         """
@@ -143,14 +143,14 @@ class Join(Subscription):
 
     def is_complete(self, arrived: Mapping[str, Sequence[Envelope]]) -> bool:
         """Return True if these events complete the join."""
-        told: dict[str, int] = {}
+        counts: dict[str, int] = {}
         for part in self.parts:
             for envelope in arrived.get(part, ()):
                 with suppress(EnvelopeError):
-                    told |= self.told_by(envelope)
+                    counts |= self.counts_in(envelope)
         needed = dict[str, float]()
         for part, need in self.needs().items():
-            needed[part] = told.get(part, float("inf")) if need is None else need
+            needed[part] = counts.get(part, float("inf")) if need is None else need
         return sum(len(arrived.get(part, ())) >= needed.get(part, 1) for part in self.parts) >= self.quorum
 
     def described(self) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class JoinDelivery(Delivery):
         if self.attempt > 1 and not (self._is_own or self._is_signal or self.is_part or join.cancels(event)):
             raise EnvelopeError(f"{join.name} has become a join since this event failed, and does not wait for {event}")
         # Read here, because an event that cannot be read becomes a dead letter if this method raises.
-        self._told = join.told_by(event)
+        self._counts = join.counts_in(event)
         signal = "" if self.is_part or self._is_retry else event.id if self._is_signal else event.identity
         claim = self.claim_on(unit_of(key), signal)
         if join.rounds and join.cancels(event):
@@ -277,7 +277,7 @@ class JoinDelivery(Delivery):
             round_of=event.identity if join.rounds else "",
             at_least=join.quorum,
             within=join.within.total_seconds(),
-            told=self._told,
+            counts=self._counts,
             may_be_repeated=self.redelivered,
         )
 
@@ -313,8 +313,8 @@ class FormerJoinDelivery(Delivery):
 
 def warn_of_unknown(join: Join, event: Envelope) -> None:
     """Log, once per type and process, that a join gets events that it does not wait for."""
-    if (join.name, event.type) not in _told_unknown:
-        _told_unknown.add((join.name, event.type))
+    if (join.name, event.type) not in _warned_unknown:
+        _warned_unknown.add((join.name, event.type))
         logger.warning(
             "%s does not wait for %s (id %s), and ignores it. An earlier version of the service did. Logged once per "
             "type and process.",
@@ -325,7 +325,7 @@ def warn_of_unknown(join: Join, event: Envelope) -> None:
 
 
 #: The joins and types that `warn_of_unknown` has named.
-_told_unknown: set[tuple[str, str]] = set()
+_warned_unknown: set[tuple[str, str]] = set()
 
 
 def delivery_to(ports: Ports, subscription: Subscription, envelope: Envelope, attempt: int, **options: Any) -> Delivery:

@@ -291,11 +291,13 @@ def _missing(
     if not description:
         return (), 1
     missing: list[Missing] = []
-    told = _told(arrived, description)
+    counts = _counts(arrived, description)
     for part in description.get("parts", ()):
         here = len(arrived.get(part, ()))
         several = description["several"].get(part)
-        wanted: int | None = 1 if several is None else several.get("times") or told.get(part, waiting.told.get(part))
+        wanted: int | None = (
+            1 if several is None else several.get("times") or counts.get(part, waiting.counts.get(part))
+        )
         if wanted is None or here < wanted:
             missing.append(Missing(part, None if wanted is None else wanted - here))
     full = len(description.get("parts", ())) - len(missing)
@@ -310,13 +312,13 @@ def _is_cursor(text: str) -> bool:
         return False
 
 
-def _told(arrived: Mapping[str, list[Envelope]], description: Mapping[str, Any]) -> dict[str, int]:
+def _counts(arrived: Mapping[str, list[Envelope]], description: Mapping[str, Any]) -> dict[str, int]:
     """How many events of each type the parts that are there ask for, by the declaration of today."""
     from choreo.declare.join import count_in
 
-    told = {}
+    counts = {}
     for part, several in description["several"].items():
         for envelope in arrived.get(several.get("of", ""), ()):
             with suppress(EnvelopeError):
-                told[part] = count_in(envelope, several["per"], part)
-    return told
+                counts[part] = count_in(envelope, several["per"], part)
+    return counts

@@ -25,7 +25,7 @@ class Arrival:
     #: Seconds from the first part to the deadline.
     within: float
     #: How many events of other types this one asks for: type → how many.
-    told: Mapping[str, int] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
     #: True if this part may have been recorded before: the copy was delivered before, or an answer was lost. If the
     #: part is there already, it then counts neither as a duplicate nor as late.
     may_be_repeated: bool = False
@@ -48,7 +48,7 @@ class Waiting:
     #: Name → time of arrival.
     arrived: Mapping[str, float]
     #: How many events of a type another part has asked for.
-    told: Mapping[str, int]
+    counts: Mapping[str, int]
     #: Attempts whose failure is recorded.
     attempts: int = 0
     #: Seconds for which a worker still holds the claim; 0 when none does.

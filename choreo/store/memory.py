@@ -64,7 +64,7 @@ class _Gathering:
     """The parts that have arrived for a join: name → the time of arrival, and the text."""
 
     parts: dict[str, tuple[float, str]] = field(default_factory=dict)
-    told: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
 
     @property
     def texts(self) -> dict[str, str]:
@@ -76,7 +76,7 @@ class _Gathering:
         here, full = 0, set()
         for part, need in arrival.needs.items():
             have = sum(name.partition("/")[0] == part for name in self.parts)
-            wanted: float = 1 if need is None else need or dict[str, float](self.told).get(part, float("inf"))
+            wanted: float = 1 if need is None else need or dict[str, float](self.counts).get(part, float("inf"))
             here += have
             if have >= wanted:
                 full.add(part)
@@ -280,7 +280,7 @@ class MemoryStore(Store):
         if not surplus:
             if known is None:
                 gathering.parts[arrival.name] = now, arrival.text
-            gathering.told |= arrival.told
+            gathering.counts |= arrival.counts
             here, complete, _ = gathering.status(arrival)
         if not complete:
             was_complete = unit.settled.pop("", 0) > 0
@@ -315,8 +315,8 @@ class MemoryStore(Store):
         gathering, state = drawer.parts[unit], self._unit(Claim(handler, unit, ""))
         arrived = {name: when for name, (when, _) in gathering.parts.items()}
         lease = max(state.until - self._clock(), 0.0) if state.token else 0.0
-        parts, told = gathering.texts, dict(gathering.told)
-        return Waiting(unit, entry.due, entry.reminded, parts, arrived, told, state.settled[""], lease)
+        parts, counts = gathering.texts, dict(gathering.counts)
+        return Waiting(unit, entry.due, entry.reminded, parts, arrived, counts, state.settled[""], lease)
 
     @_locked
     def tally(self, handler: str) -> dict[str, int]:
@@ -517,7 +517,7 @@ class MemoryStore(Store):
             gathering, now = drawer.parts[unit], self._clock()
             for name, text in parts.items():
                 if name.startswith("?"):
-                    gathering.told[name[1:]] = int(text)
+                    gathering.counts[name[1:]] = int(text)
                 else:
                     gathering.parts.setdefault(name, (now, text))
         self.schedule(handler, scheduled)

@@ -143,8 +143,8 @@ class RedisStore(Store):
         keys.append(self._done(claim.handler))
         args: list[Any] = [*self._lease_args(claim), arrival.part, arrival.name, arrival.text]
         args += [_ms(arrival.within), deadline_id(claim.unit), arrival.at_least, self._in_flight(claim)]
-        args += [int(ahead), int(arrival.may_be_repeated), arrival.round_of, len(arrival.told)]
-        for part, count in arrival.told.items():
+        args += [int(ahead), int(arrival.may_be_repeated), arrival.round_of, len(arrival.counts)]
+        for part, count in arrival.counts.items():
             args += [part, count]
         for part, need in arrival.needs.items():
             args += [part, "" if need is None else need]
@@ -173,7 +173,7 @@ class RedisStore(Store):
             bool(reminded),
             parts={name: stamped[name][2] for name in in_order},
             arrived={name: int(stamped[name][0]) / 1000 for name in in_order},
-            told={name[1:]: int(text) for name, text in entries.items() if name.startswith("?")},
+            counts={name[1:]: int(text) for name, text in entries.items() if name.startswith("?")},
             attempts=attempts,
             lease=lease / 1000,
         )

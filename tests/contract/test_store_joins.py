@@ -22,10 +22,10 @@ DONE = Settlement(unscheduled=[deadline_id(UNIT)])
 AGAIN = Settlement(done=False)
 
 
-def arrival(name: str, *, needs=None, at_least=2, text="", within=WITHIN, told=None) -> Arrival:
+def arrival(name: str, *, needs=None, at_least=2, text="", within=WITHIN, counts=None) -> Arrival:
     """``a`` is one part; ``b/1`` and ``b/2`` are two of several."""
     needs = {"a": None, "b": 2} if needs is None else needs
-    return Arrival(name.partition("/")[0], name, text or f"<{name}>", needs, at_least, within, told or {})
+    return Arrival(name.partition("/")[0], name, text or f"<{name}>", needs, at_least, within, counts or {})
 
 
 def arrive(store: Store, name: str, token: str = "A", attempt: int = 1, unit: str = UNIT, **more: Any) -> ClaimResult:
@@ -87,7 +87,7 @@ def test_another_event_in_the_place_of_one_that_is_here_is_more_than_is_needed(s
 def test_how_many_there_are_can_be_told_by_another_part(store, order):
     needs = {"a": None, "b": 0}
 
-    *first, last = [arrive(store, n, needs=needs, told={"b": 2} if n == "a" else None) for n in order]
+    *first, last = [arrive(store, n, needs=needs, counts={"b": 2} if n == "a" else None) for n in order]
 
     assert {result.verdict for result in first} == {Verdict.WAIT}
     assert last.parts == {"a": "<a>", "b/1": "<b/1>", "b/2": "<b/2>"}
@@ -96,8 +96,8 @@ def test_how_many_there_are_can_be_told_by_another_part(store, order):
 def test_what_was_told_first_holds_and_none_is_a_number_too(store):
     needs = {"a": None, "b": 0}
 
-    assert arrive(store, "a", needs=needs, told={"b": 0}).verdict is Verdict.RUN
-    assert store.look(HANDLER, UNIT).told == {"b": 0}
+    assert arrive(store, "a", needs=needs, counts={"b": 0}).verdict is Verdict.RUN
+    assert store.look(HANDLER, UNIT).counts == {"b": 0}
 
 
 # -- a quorum ---------------------------------------------------------------------------------------------------
@@ -155,10 +155,10 @@ def test_what_was_kept_for_several_of_a_type_counts_for_one(store):
 
 def test_a_part_that_comes_again_may_ask_for_another_number(store):
     needs = {"a": None, "b": 0}
-    arrive(store, "a", needs=needs, told={"b": 3})
+    arrive(store, "a", needs=needs, counts={"b": 3})
     arrive(store, "b/1", needs=needs)
 
-    assert arrive(store, "a", "B", needs=needs, told={"b": 1}).parts == {"a": "<a>", "b/1": "<b/1>"}
+    assert arrive(store, "a", "B", needs=needs, counts={"b": 1}).parts == {"a": "<a>", "b/1": "<b/1>"}
 
 
 def test_a_join_that_is_complete_by_a_new_declaration_gets_its_deadline_with_the_next_event(store):
@@ -370,13 +370,13 @@ def test_a_pending_join_tells_what_it_has_and_until_when(rig):
     start = rig.store.now()
     arrive(rig.store, "b/1")
     rig.pass_time(30)
-    arrive(rig.store, "a", told={"b": 5})
+    arrive(rig.store, "a", counts={"b": 5})
 
     seen = rig.store.look(HANDLER, UNIT)
 
     assert (seen.unit, seen.reminded, seen.attempts, seen.lease) == (UNIT, False, 0, 0)
     assert list(seen.parts.items()) == [("b/1", "<b/1>"), ("a", "<a>")]
-    assert seen.told == {"b": 5}
+    assert seen.counts == {"b": 5}
     # The rig of Redis cannot move its clock, and moves what is kept instead.
     now = rig.store.now()
     assert now - seen.arrived["b/1"] == pytest.approx(30, abs=3)

@@ -24,8 +24,8 @@
 local unit, parts, due, tally = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local own, name, text = ARGV[6], ARGV[7], ARGV[8]
 local lease, most, retention = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local identity, first_told = ARGV[15], 17
-local first_need = first_told + 2 * ARGV[16]
+local identity, first_count = ARGV[15], 17
+local first_need = first_count + 2 * ARGV[16]
 local first_time = ARGV[14] ~= '1'
 
 local state = redis.call('HMGET', unit, 'done', 'settled', 'token')
@@ -112,8 +112,8 @@ if not known and not is_surplus then
 end
 if not is_surplus then
   -- Also for a part that was there: a new declaration may ask it for another number.
-  for i = first_told, first_need - 1, 2 do redis.call('HSET', parts, '?' .. ARGV[i], ARGV[i + 1]) end
-  if first_need > first_told then here, full = count() end
+  for i = first_count, first_need - 1, 2 do redis.call('HSET', parts, '?' .. ARGV[i], ARGV[i + 1]) end
+  if first_need > first_count then here, full = count() end
 end
 
 if full < enough then
