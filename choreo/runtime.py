@@ -238,7 +238,7 @@ class Runtime:
         """Queue → the number of messages in it. A queue that does not exist is left out."""
         from choreo.broker.bindings import Bindings
 
-        return Bindings(self._connect, self.topology.exchange).waiting(queues)
+        return Bindings(self._connect, self.topology.exchange).message_counts(queues)
 
     def soft_time_limit(self, handler: str) -> float | None:
         """The soft time limit of this handler in this worker, in seconds; None if there is none."""

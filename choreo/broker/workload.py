@@ -52,7 +52,7 @@ def written_job(request: Any) -> Any:
     return job if getattr(job, "_write_to", None) is not None else None
 
 
-def waiting() -> int:
+def unstarted_count() -> int:
     """How many deliveries wait for a free place in the pool."""
     worker = _worker()
     return len(worker.reserved_requests) - len(worker.active_requests) if worker is not None else 0

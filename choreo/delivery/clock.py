@@ -11,10 +11,10 @@ import time
 from collections.abc import Sequence
 
 from choreo.daemon import Daemon
-from choreo.delivery.burial import park_undeclared
 from choreo.delivery.ports import Ports
 from choreo.delivery.signals import DEADLINE, signal
 from choreo.delivery.undeclared import is_handler
+from choreo.delivery.undeclared_letters import park_undeclared
 from choreo.errors import PublishError, StoreError
 from choreo.events.message import Message
 from choreo.store.parts import key_of
@@ -95,9 +95,11 @@ class Clock:
             for owner in owners:
                 due = self._ports.store.due(owner, BATCH, HOLD)
                 if due and self._is_undeclared(owner):
-                    due = self._bury(owner, due)
+                    due = self._park_undeclared(owner, due)
                 now = 0.0 if all(message for _, message in due) else self._ports.store.now()
-                sent, failed = self._send([(key, message or self.reminder(owner, key, now)) for key, message in due])
+                sent, failed = self._send(
+                    [(key, message or self.deadline_signal(owner, key, now)) for key, message in due]
+                )
                 self._ports.store.sent(owner, sent)
                 count, trouble = count + len(sent), failed or trouble
                 if len(due) == BATCH:
@@ -117,7 +119,7 @@ class Clock:
         once = [owner for owner in self._ports.store.handlers() if owner.partition(".")[0] == name]
         return list(dict.fromkeys([*self._ports.schedules(), *once]))
 
-    def reminder(self, handler: str, schedule_id: str, now: float) -> Message:
+    def deadline_signal(self, handler: str, schedule_id: str, now: float) -> Message:
         """
         The message that tells a join of its deadline. It is made here: a million pending joins store none.
 
@@ -134,7 +136,7 @@ class Clock:
         listening = self._ports.store.listening(self._ports.service_name)
         return listening is not None and self._ports.queue_of(owner) not in listening.queues
 
-    def _bury(self, handler: str, due: list[tuple[str, Message | None]]) -> list[tuple[str, Message | None]]:
+    def _park_undeclared(self, handler: str, due: list[tuple[str, Message | None]]) -> list[tuple[str, Message | None]]:
         """Make dead letters of the messages to the handler itself. Returns the others: the events it has announced."""
         queue = self._ports.queue_of(handler)
         others: list[tuple[str, Message | None]] = []
@@ -142,14 +144,14 @@ class Clock:
             if message is not None and (message.exchange or message.routing_key != queue):
                 others.append((key, message))
             else:
-                self._bury_one(handler, key, message)
+                self._park_one(handler, key, message)
         return others
 
-    def _bury_one(self, handler: str, key: str, message: Message | None) -> None:
+    def _park_one(self, handler: str, key: str, message: Message | None) -> None:
         """Make a dead letter of one message. If that fails, it stays in the schedule, and holds up no other."""
         try:
             now = self._ports.store.now()
-            park_undeclared(self._ports, handler, key, message or self.reminder(handler, key, now))
+            park_undeclared(self._ports, handler, key, message or self.deadline_signal(handler, key, now))
         except Exception as error:
             if isinstance(error, StoreError) and error.is_outage:
                 raise

@@ -141,7 +141,7 @@ class Delivery:
 
     def revoke(self, result: ClaimResult, why: str) -> str:
         """Make the claimed unit a dead letter. Returns the outcome in words."""
-        return self.bury(self.parts_of(result), Reason.REVOKED, why)
+        return self.make_dead_letter(self.parts_of(result), Reason.REVOKED, why)
 
     def parts_of(self, result: ClaimResult) -> Parts:  # noqa: ARG002 - a join finds its parts there
         """The events that the handler is called with: see `Parts`."""
@@ -185,15 +185,15 @@ class Delivery:
         if last is not None and last.end is End.TIME_LIMIT:
             return self._failed(parts, HandlerTimeoutError(last.text))
         if last is not None and last.end is End.TERMINATED:
-            return self.bury(parts, Reason.REVOKED, last.text)
+            return self.make_dead_letter(parts, Reason.REVOKED, last.text)
         return self._run(parts)
 
     def _poison(self, result: ClaimResult) -> str:
         parts, last = self.parts_of(result), self.last_end()
         if last is not None and last.end is End.TERMINATED:
-            return self.bury(parts, Reason.REVOKED, last.text)
+            return self.make_dead_letter(parts, Reason.REVOKED, last.text)
         how = f"; the last time {last.text}" if last else ""
-        return self.bury(parts, Reason.POISON, f"begun {result.deliveries} times and never finished{how}")
+        return self.make_dead_letter(parts, Reason.POISON, f"begun {result.deliveries} times and never finished{how}")
 
     def last_end(self) -> Ending | None:
         """How the last beginning of this unit ended, as far as it is known. Raises `StoreError`."""
@@ -245,7 +245,7 @@ class Delivery:
         reason = f"{attempts} failed, the next is in {wait:.1f} s: {self._line_of(error)}"
         raise RetryScheduledError(reason, raised, wait) from raised
 
-    def bury(self, parts: Parts, reason: Reason, error: str) -> str:
+    def make_dead_letter(self, parts: Parts, reason: Reason, error: str) -> str:
         """Record a dead letter for a claimed unit whose handler is not called. Returns the outcome in words."""
         letter = self._letter(parts, reason, error)
         return self._commit_letter(letter) or f"dead letter {letter.id}: {reason}"

@@ -88,7 +88,7 @@ class JoinDelivery(Delivery):
         if result.verdict is Verdict.RUN and self._is_moot(result):
             # It counts as no attempt: the same signal may have an effect later.
             claim = replace(self.claim, attempt=0)
-            self.decisions.commit(claim, Settlement(done=False, scheduled=self._reminders(result)))
+            self.decisions.commit(claim, Settlement(done=False, scheduled=self._parts_once_more(result)))
             return ClaimResult(Verdict.DONE)
         return result
 
@@ -218,7 +218,7 @@ class JoinDelivery(Delivery):
         since = min(pending.arrived.values(), default=0.0) if pending else 0.0
         return self.envelope.time.timestamp() < since
 
-    def _reminders(self, result: ClaimResult) -> list[Scheduled]:
+    def _parts_once_more(self, result: ClaimResult) -> list[Scheduled]:
         """
         Messages with parts of the join, to be delivered again in case that no worker has begun the join.
 

@@ -80,7 +80,7 @@ class NoticeDelivery(Delivery):
         """The notice once more."""
         return notice(self._dead_letter, self.ports, retries)
 
-    def bury(self, parts: Parts, reason: Reason, error: str) -> str:  # noqa: ARG002
+    def make_dead_letter(self, parts: Parts, reason: Reason, error: str) -> str:  # noqa: ARG002
         """Give the notice up: the dead letter stays. Returns the outcome in words."""
         logger.error("%s: %s; the dead letter stays", self, error)
         return self._commit(Settlement()) or f"given up: {error}"

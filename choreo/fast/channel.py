@@ -38,7 +38,7 @@ class ChannelLane(ConsumerHooks):
         if self._commits is None:
             channel = self._channel
             wire = Wire(lambda: channel.pool)
-            self._commits = Commits(wire, channel.own, lambda: channel.arrived or workload.waiting())
+            self._commits = Commits(wire, channel.own, lambda: channel.arrived or workload.unstarted_count())
         return self._commits
 
     def serve(self, queue: str, ahead: Ahead | None, shortcut: Shortcut | None) -> None:

@@ -108,7 +108,7 @@ class FusedStore(RedisStore):
             handler, inflight = place
             # A claim without a delivery acks nothing. A key without a name is denied to a user with a key pattern.
             keys = [*self._settlement_keys(handler), inflight or self._keys.inflight("-"), *self._routing]
-            args = [self._key(handler, ""), self._sep, self._keys.prefix, self._keys.token("")]
+            args = [self._key(handler, ""), self._sep, self._keys.prefix, self._keys.wake_up("")]
             header = self._headers[place] = Header(self._commit, keys, args)
         return header
 

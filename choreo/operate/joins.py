@@ -15,7 +15,7 @@ from choreo.durations import LONGEST, moment_of
 from choreo.errors import EnvelopeError, JoinError
 from choreo.events.envelope import Envelope
 from choreo.printing import one_line
-from choreo.store import Claim, Outcome, Scheduled, Settlement, Store, Verdict, Waiting, deadline_id
+from choreo.store import Claim, JoinState, Outcome, Scheduled, Settlement, Store, Verdict, deadline_id
 from choreo.store.parts import CANCELLED, by_type, key_of, unit_of, unpacked
 from choreo.store.schedule import DEADLINE_PREFIX
 
@@ -150,7 +150,7 @@ class Joins:
         if after and not _is_cursor(after):
             raise JoinError(f"{after!r} is no place in a list of joins. The list before ends with the next place.")
         description = self._description(handler)
-        units, cursor = self._store.waiting(handler, limit, after)
+        units, cursor = self._store.pending(handler, limit, after)
         seen = (self._store.look(handler, unit) for unit in units)
         return Page([_pending(handler, found, description) for found in seen if found is not None], cursor)
 
@@ -158,9 +158,9 @@ class Joins:
         """Return the pending joins with this key: at most one for each handler."""
         found = []
         for name in self.handlers if handler is None else [handler]:
-            waiting = self._store.look(name, unit_of(key))
-            if waiting is not None:
-                found.append(_pending(name, waiting, self._description(name)))
+            state = self._store.look(name, unit_of(key))
+            if state is not None:
+                found.append(_pending(name, state, self._description(name)))
         return found
 
     def get(self, key: str, handler: str | None = None) -> PendingJoin:
@@ -263,13 +263,13 @@ class Joins:
         return json.loads(text) if text else {}
 
 
-def _pending(handler: str, waiting: Waiting, description: Mapping[str, Any]) -> PendingJoin:
-    envelopes = unpacked(waiting.parts)
-    times = [moment_of(when) for when in waiting.arrived.values()]
-    missing, needed = _missing(waiting, by_type(envelopes), description)
+def _pending(handler: str, state: JoinState, description: Mapping[str, Any]) -> PendingJoin:
+    envelopes = unpacked(state.parts)
+    times = [moment_of(when) for when in state.arrived.values()]
+    missing, needed = _missing(state, by_type(envelopes), description)
     return PendingJoin(
         handler=handler,
-        key=key_of(waiting.unit) or waiting.unit,
+        key=key_of(state.unit) or state.unit,
         arrived=tuple(
             Arrived(envelope, at, counts=not description or envelope.type in description["parts"])
             for envelope, at in zip(envelopes, times, strict=True)
@@ -277,15 +277,15 @@ def _pending(handler: str, waiting: Waiting, description: Mapping[str, Any]) -> 
         missing=missing,
         needed=needed,
         since=min(times, default=None),
-        until=moment_of(waiting.deadline),
-        overdue=waiting.reminded,
-        attempts=waiting.attempts,
-        lease=waiting.lease,
+        until=moment_of(state.deadline),
+        overdue=state.is_overdue,
+        attempts=state.attempts,
+        lease=state.lease,
     )
 
 
 def _missing(
-    waiting: Waiting, arrived: Mapping[str, list[Envelope]], description: Mapping[str, Any]
+    state: JoinState, arrived: Mapping[str, list[Envelope]], description: Mapping[str, Any]
 ) -> tuple[tuple[Missing, ...], int]:
     """Return the missing parts, and how many of them complete the join."""
     if not description:
@@ -295,9 +295,7 @@ def _missing(
     for part in description.get("parts", ()):
         here = len(arrived.get(part, ()))
         several = description["several"].get(part)
-        wanted: int | None = (
-            1 if several is None else several.get("times") or counts.get(part, waiting.counts.get(part))
-        )
+        wanted: int | None = 1 if several is None else several.get("times") or counts.get(part, state.counts.get(part))
         if wanted is None or here < wanted:
             missing.append(Missing(part, None if wanted is None else wanted - here))
     full = len(description.get("parts", ())) - len(missing)

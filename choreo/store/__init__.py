@@ -14,7 +14,7 @@ if TYPE_CHECKING:
         Settlement,
         Verdict,
     )
-    from choreo.store.joins import Arrival, Joins, Waiting
+    from choreo.store.joins import Arrival, Joins, JoinState
     from choreo.store.letters import Letters
     from choreo.store.port import Store
     from choreo.store.register import Declared, Listening, Register
@@ -34,6 +34,7 @@ __all__ = [
     "Claims",
     "CommitResult",
     "Declared",
+    "JoinState",
     "Joins",
     "Letters",
     "Listening",
@@ -45,7 +46,6 @@ __all__ = [
     "Store",
     "Terms",
     "Verdict",
-    "Waiting",
     "deadline_id",
 ]
 
@@ -74,7 +74,7 @@ _HOMES = {
     "TENDED": "choreo.store.schedule",
     "Terms": "choreo.store.terms",
     "Verdict": "choreo.store.claims",
-    "Waiting": "choreo.store.joins",
+    "JoinState": "choreo.store.joins",
     "deadline_id": "choreo.store.schedule",
 }
 

@@ -101,8 +101,8 @@ class ClaimResult:
 class LastEnd:
     """What is known of the beginning before the current one, which never finished."""
 
-    #: The text of `Claims.note_end`; "" if nothing was noted of that beginning.
-    note: str = ""
+    #: The text of `Claims.record_end`; "" if nothing was noted of that beginning.
+    text: str = ""
     #: The token of its claim, or the name of its consumer; "" if it is not known.
     holder: str = ""
 
@@ -159,8 +159,8 @@ class Claims(Protocol):
     def forgive(self, claim: Claim) -> None:
         """Count one beginning less: a stop of the worker ended the handler, which is not the handler's fault."""
 
-    def note_end(self, handler: str, unit: str, note: str) -> None:
-        """Note how the process ended that ran this unit. Nothing if the unit is finished, or was never begun."""
+    def record_end(self, handler: str, unit: str, text: str) -> None:
+        """Record how the process ended that ran this unit. Nothing if the unit is finished, or was never begun."""
 
     def last_end(self, handler: str, unit: str) -> LastEnd:
         """What is known of the last beginning, if another one has begun since or its process has ended."""

@@ -35,14 +35,14 @@ class Arrival:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class JoinState:
     """A join that is not settled yet. Times are seconds since 1970, by the store's clock."""
 
     unit: str
     #: The time at which the join expires unless it is complete.
     deadline: float
     #: True once the deadline has passed and was sent to the handler.
-    reminded: bool
+    is_overdue: bool
     #: Name → text, in the order of arrival.
     parts: Mapping[str, str]
     #: Name → time of arrival.
@@ -76,14 +76,14 @@ class Joins(Protocol):
         is incomplete only by a new declaration, its attempts begin anew.
         """
 
-    def waiting(self, handler: str, limit: int, after: str = "") -> tuple[list[str], str]:
+    def pending(self, handler: str, limit: int, after: str = "") -> tuple[list[str], str]:
         """
         Units of pending joins, soonest deadline first, and the cursor of the next page; "" at the end.
 
         A page can be shorter than ``limit``. A join that arrives or is settled between two pages may be missed.
         """
 
-    def look(self, handler: str, unit: str) -> Waiting | None:
+    def look(self, handler: str, unit: str) -> JoinState | None:
         """A pending join as it is now; None if there is none."""
 
     def tally(self, handler: str) -> dict[str, int]:

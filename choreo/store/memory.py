@@ -23,7 +23,7 @@ from choreo.store.claims import (
     Settlement,
     Verdict,
 )
-from choreo.store.joins import Arrival, Waiting
+from choreo.store.joins import Arrival, JoinState
 from choreo.store.parts import mark_of
 from choreo.store.port import Store
 from choreo.store.register import Declared, Listening
@@ -103,7 +103,7 @@ class _Entry:
     #: True while a worker may be sending it.
     handed_out: bool = False
     #: True for a deadline that was sent.
-    reminded: bool = False
+    was_sent: bool = False
 
 
 class _Calendar(dict[str, _Entry]):
@@ -132,7 +132,7 @@ class _Calendar(dict[str, _Entry]):
         while heap:
             due, key = heap[0]
             entry = self.get(key)
-            if entry is not None and entry.due == due and not entry.reminded:
+            if entry is not None and entry.due == due and not entry.was_sent:
                 return due
             heappop(heap)
         return None
@@ -284,7 +284,7 @@ class MemoryStore(Store):
             here, complete, _ = gathering.status(arrival)
         if not complete:
             was_complete = unit.settled.pop("", 0) > 0
-            if (known is not None or was_complete) and drawer.calendar[deadline].reminded:
+            if (known is not None or was_complete) and drawer.calendar[deadline].was_sent:
                 drawer.calendar.bring_forward(deadline, now)
             return ClaimResult(Verdict.WAIT, here, note=SURPLUS if surplus else "")
         result = self.begin(claim)
@@ -292,10 +292,10 @@ class MemoryStore(Store):
         return replace(result, note=COMPLETE) if other else result
 
     @_locked
-    def waiting(self, handler: str, limit: int, after: str = "") -> tuple[list[str], str]:
+    def pending(self, handler: str, limit: int, after: str = "") -> tuple[list[str], str]:
         """Units of pending joins, soonest deadline first, and the cursor of the next page."""
         pending = sorted(
-            (-entry.due if entry.reminded else entry.due, key)
+            (-entry.due if entry.was_sent else entry.due, key)
             for key, entry in self._drawers[handler].calendar.items()
             if key.startswith(DEADLINE_PREFIX)
         )
@@ -306,7 +306,7 @@ class MemoryStore(Store):
         return [key.removeprefix(DEADLINE_PREFIX) for _, key in page], cursor
 
     @_locked
-    def look(self, handler: str, unit: str) -> Waiting | None:
+    def look(self, handler: str, unit: str) -> JoinState | None:
         """A pending join as it is now; None if there is none."""
         drawer = self._drawers[handler]
         entry = drawer.calendar.get(deadline_id(unit))
@@ -316,7 +316,7 @@ class MemoryStore(Store):
         arrived = {name: when for name, (when, _) in gathering.parts.items()}
         lease = max(state.until - self._clock(), 0.0) if state.token else 0.0
         parts, counts = gathering.texts, dict(gathering.counts)
-        return Waiting(unit, entry.due, entry.reminded, parts, arrived, counts, state.settled[""], lease)
+        return JoinState(unit, entry.due, entry.was_sent, parts, arrived, counts, state.settled[""], lease)
 
     @_locked
     def tally(self, handler: str) -> dict[str, int]:
@@ -340,18 +340,18 @@ class MemoryStore(Store):
         unit.deliveries = max(unit.deliveries - 1, 0)
 
     @_locked
-    def note_end(self, handler: str, unit: str, note: str) -> None:
-        """Note how the process ended that ran this unit."""
+    def record_end(self, handler: str, unit: str, text: str) -> None:
+        """Record how the process ended that ran this unit."""
         state = self._unit(Claim(handler, unit, ""))
         if state.token:
-            state.ended = state.deliveries, note
+            state.ended = state.deliveries, text
 
     @_locked
     def last_end(self, handler: str, unit: str) -> LastEnd:
         """What is known of the beginning before the current one."""
         state = self._unit(Claim(handler, unit, ""))
-        number, note = state.ended
-        return LastEnd(note if number >= state.deliveries - 1 else "", state.before)
+        number, text = state.ended
+        return LastEnd(text if number >= state.deliveries - 1 else "", state.before)
 
     @_locked
     def returned(self, handler: str, delivery: str) -> int:
@@ -458,7 +458,7 @@ class MemoryStore(Store):
                 continue
             if key.startswith(DEADLINE_PREFIX):
                 if calendar[key].handed_out:  # else it is the deadline of the next round
-                    calendar[key].due, calendar[key].reminded = self._clock(), True
+                    calendar[key].due, calendar[key].was_sent = self._clock(), True
             else:
                 del calendar[key]
 
@@ -466,13 +466,13 @@ class MemoryStore(Store):
     def backlog(self, owner: str) -> Backlog:
         """How much waits in the schedule."""
         now, entries = self._clock(), self._drawers[owner].calendar.values()
-        due = [entry.due for entry in entries if not entry.reminded and entry.due <= now]
-        later = [entry.due for entry in entries if not entry.reminded and entry.due > now]
-        reminded = sum(entry.reminded for entry in entries)
+        due = [entry.due for entry in entries if not entry.was_sent and entry.due <= now]
+        later = [entry.due for entry in entries if not entry.was_sent and entry.due > now]
+        reminded = sum(entry.was_sent for entry in entries)
         return Backlog(len(due), now - min(due, default=now), len(later), min(later, default=None), reminded)
 
     @_locked
-    def bury(self, handler: str, letter_id: str, letter: str, scheduled: Sequence[Scheduled] = ()) -> None:
+    def add_letter(self, handler: str, letter_id: str, letter: str, scheduled: Sequence[Scheduled] = ()) -> None:
         """Record a dead letter outside any unit."""
         self._drawers[handler].letters[letter_id] = letter
         for entry in scheduled:

@@ -27,7 +27,7 @@ from choreo.redis_client.scripts import Script
 from choreo.redis_client.wire import Part
 from choreo.store.calls import Calls
 from choreo.store.claims import OUTBOX_GRACE, Claim, ClaimResult, CommitResult, LastEnd, Outcome, Settlement, Verdict
-from choreo.store.joins import Arrival, Waiting
+from choreo.store.joins import Arrival, JoinState
 from choreo.store.port import Store
 from choreo.store.register import Declared, Listening
 from choreo.store.schedule import DELAYED, Backlog, Scheduled, deadline_id
@@ -104,19 +104,19 @@ class RedisStore(Store):
         """Count one beginning less."""
         self._run("forgive", self._unit(claim.handler, claim.unit)[:1], [])
 
-    def note_end(self, handler: str, unit: str, note: str) -> None:
-        """Note how the process ended that ran this unit."""
-        self._run("note_end", self._unit(handler, unit)[:1], [note])
+    def record_end(self, handler: str, unit: str, text: str) -> None:
+        """Record how the process ended that ran this unit."""
+        self._run("record_end", self._unit(handler, unit)[:1], [text])
 
     def last_end(self, handler: str, unit: str) -> LastEnd:
         """What is known of the beginning before the current one."""
         record, _ = self._unit(handler, unit)
         fields = self._calls.ask(lambda client: client.hmget(record, "deliveries", "ended", "before"))
         deliveries, ended, before = ((field or b"").decode() for field in fields)
-        number, _, note = ended.partition(" ")
+        number, _, text = ended.partition(" ")
         # The next beginning asks; or nobody has begun it since.
         is_of_it = number.isdigit() and int(number) >= int(deliveries or 1) - 1
-        return LastEnd(note if is_of_it else "", before)
+        return LastEnd(text if is_of_it else "", before)
 
     def returned(self, handler: str, delivery: str) -> int:
         """Count one more return of a delivery that no claim counts."""
@@ -150,27 +150,27 @@ class RedisStore(Store):
             args += [part, "" if need is None else need]
         return keys, args
 
-    def waiting(self, handler: str, limit: int, after: str = "") -> tuple[list[str], str]:
+    def pending(self, handler: str, limit: int, after: str = "") -> tuple[list[str], str]:
         """Units of pending joins, soonest deadline first, and the cursor of the next page."""
         score, _, last = after.partition(" ")
         due, _ = self._calendar(handler)
-        units, cursor = self._run("waiting", [due], [limit, score, last])
+        units, cursor = self._run("pending", [due], [limit, score, last])
         return [unit.decode() for unit in units], cursor.decode()
 
-    def look(self, handler: str, unit: str) -> Waiting | None:
+    def look(self, handler: str, unit: str) -> JoinState | None:
         """A pending join as it is now; None if there is none."""
         keys = [*self._unit(handler, unit), self._calendar(handler)[0]]
         answer = self._run("look", keys, [deadline_id(unit), _ms(self.terms.lease.total_seconds())])
         if not answer:
             return None
-        deadline, reminded, attempts, lease, *fields = answer
+        deadline, is_overdue, attempts, lease, *fields = answer
         entries = {fields[i].decode(): fields[i + 1].decode() for i in range(0, len(fields), 2)}
         stamped = {name: text.partition(" ") for name, text in entries.items() if name[0] not in "#?"}
         in_order = sorted(stamped, key=lambda name: int(stamped[name][0]))
-        return Waiting(
+        return JoinState(
             unit,
             float(deadline) / 1000,
-            bool(reminded),
+            bool(is_overdue),
             parts={name: stamped[name][2] for name in in_order},
             arrived={name: int(stamped[name][0]) / 1000 for name in in_order},
             counts={name[1:]: int(text) for name, text in entries.items() if name.startswith("?")},
@@ -294,7 +294,7 @@ class RedisStore(Store):
         late = max(now - first[0][1], 0) / 1000 if first else 0.0
         return Backlog(ready, late, later, following[0][1] / 1000 if following else None, reminded)
 
-    def bury(self, handler: str, letter_id: str, letter: str, scheduled: Sequence[Scheduled] = ()) -> None:
+    def add_letter(self, handler: str, letter_id: str, letter: str, scheduled: Sequence[Scheduled] = ()) -> None:
         """Record a dead letter outside any unit."""
         # A delivery that cannot be read has no unit. Its dead letter is settled with a unit of its own.
         claim = Claim(handler, f"letter:{letter_id}", letter_id)

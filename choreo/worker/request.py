@@ -113,7 +113,7 @@ class SafeRequest(KeepingRequest):
         try:
             claim = self.task.claim_of(self.args[0], self.request_dict.get("retries") or 0)
             if claim is not None:
-                self.app.runtime.store.note_end(claim.handler, claim.unit, Ending(end, text).to_text())
+                self.app.runtime.store.record_end(claim.handler, claim.unit, Ending(end, text).to_text())
         except Exception as error:  # the message returns to its queue in any case
             logger.warning("%s: it could not be noted that %s: %s", self.humaninfo(), text, error)
 

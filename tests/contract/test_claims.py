@@ -328,7 +328,7 @@ def test_a_zombie_that_begins_what_nobody_else_has_yet_keeps_others_out(place: P
     worker.take()
     worker.die()
     own = worker.channel.own()
-    Worker(place).channel.own().bury(own.owner)
+    Worker(place).channel.own().recover(own.owner)
     assert len(place.corner.waiting(HANDLER)) == 1
 
     assert place.store.begin(worker.claim("e-1")).verdict is Verdict.RUN

@@ -678,7 +678,7 @@ def has_a_heart(own: Ownership) -> bool:
     return any(thread.name == f"choreo-heart-{own.owner}" for thread in threading.enumerate())
 
 
-@pytest.mark.parametrize("step", ["_catch_up", "repair_bindings", "bury", "check"])
+@pytest.mark.parametrize("step", ["_catch_up", "repair_bindings", "recover", "check"])
 def test_nothing_that_a_heart_stumbles_over_makes_it_stop(
     corner: Corner, step: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
@@ -694,12 +694,12 @@ def test_nothing_that_a_heart_stumbles_over_makes_it_stop(
     living = corner.reader("q")
     living.drain(1)
 
-    assert living.nothing(TIMEOUT * 3) or step != "bury"
+    assert living.nothing(TIMEOUT * 3) or step != "recover"
 
     own = living.channel.own()
     assert own.owner in corner.owners()
     assert has_a_heart(own)
-    said = dead.messages[0].delivery_info["choreo_owner"] if step == "bury" else own.owner
+    said = dead.messages[0].delivery_info["choreo_owner"] if step == "recover" else own.owner
     assert sum(said in line and "ERROR" in line for line in caplog.text.splitlines()) == 1
 
 

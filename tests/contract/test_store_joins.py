@@ -374,7 +374,7 @@ def test_a_pending_join_tells_what_it_has_and_until_when(rig):
 
     seen = rig.store.look(HANDLER, UNIT)
 
-    assert (seen.unit, seen.reminded, seen.attempts, seen.lease) == (UNIT, False, 0, 0)
+    assert (seen.unit, seen.is_overdue, seen.attempts, seen.lease) == (UNIT, False, 0, 0)
     assert list(seen.parts.items()) == [("b/1", "<b/1>"), ("a", "<a>")]
     assert seen.counts == {"b": 5}
     # The rig of Redis cannot move its clock, and moves what is kept instead.
@@ -414,7 +414,7 @@ def test_a_settled_join_is_no_longer_pending_and_leaves_nothing_but_its_mark(sto
     assert store.commit(claim(unit=UNIT), settlement).outcome is Outcome.OK
 
     assert store.look(HANDLER, UNIT) is None
-    assert store.waiting(HANDLER, 10) == ([], "")
+    assert store.pending(HANDLER, 10) == ([], "")
     assert store.backlog(HANDLER).total == 0
 
 
@@ -423,12 +423,12 @@ def test_a_join_that_waits_for_its_next_attempt_is_pending(store):
         arrive(store, name)
     store.commit(claim(unit=UNIT), AGAIN)
 
-    assert store.waiting(HANDLER, 10)[0] == [UNIT]
+    assert store.pending(HANDLER, 10)[0] == [UNIT]
 
 
 def test_what_was_never_begun_is_not_pending(store):
     assert store.look(HANDLER, UNIT) is None
-    assert store.waiting(HANDLER, 10) == ([], "")
+    assert store.pending(HANDLER, 10) == ([], "")
 
 
 def test_a_deadline_comes_without_a_message_and_the_join_stays_pending(rig):
@@ -440,8 +440,8 @@ def test_a_deadline_comes_without_a_message_and_the_join_stays_pending(rig):
 
     rig.pass_time(1000)
     assert due(rig.store) == []
-    assert rig.store.look(HANDLER, UNIT).reminded
-    assert rig.store.waiting(HANDLER, 10)[0] == [UNIT]
+    assert rig.store.look(HANDLER, UNIT).is_overdue
+    assert rig.store.pending(HANDLER, 10)[0] == [UNIT]
 
 
 def test_a_deadline_that_was_handed_out_and_not_sent_comes_again(rig):
@@ -464,13 +464,13 @@ def test_a_deadline_that_was_sent_for_a_join_that_is_settled_brings_nothing_back
 
     rig.store.sent(HANDLER, [deadline_id(UNIT)])
 
-    assert rig.store.waiting(HANDLER, 10) == ([], "")
+    assert rig.store.pending(HANDLER, 10) == ([], "")
 
 
 def every(store: Store, limit: int) -> list[str]:
     found, after = [], ""
     while True:
-        units, after = store.waiting(HANDLER, limit, after)
+        units, after = store.pending(HANDLER, limit, after)
         assert len(units) <= limit
         found += units
         if not after:
@@ -496,12 +496,12 @@ def test_pending_joins_come_in_pages_soonest_deadline_first_and_each_once(rig, l
 def test_a_page_begins_where_the_last_one_ended_even_if_that_join_is_settled_meanwhile(rig):
     for number in range(6):
         arrive(rig.store, "a", unit=f"join:{number}", within=50)
-    first, after = rig.store.waiting(HANDLER, 3)
+    first, after = rig.store.pending(HANDLER, 3)
     for unit in first:
         rig.store.begin(claim(unit=unit, attempt=0))
         rig.store.commit(claim(unit=unit, attempt=0), Settlement(unscheduled=[deadline_id(unit)]))
 
-    rest, _ = rig.store.waiting(HANDLER, 10, after)
+    rest, _ = rig.store.pending(HANDLER, 10, after)
 
     assert sorted(first + rest) == [f"join:{number}" for number in range(6)]
 
@@ -514,7 +514,7 @@ def test_a_long_schedule_of_other_things_is_read_over_several_pages(redis_rig):
     assert len(set(every(redis_rig.store, 100))) == 1200
 
     redis_rig.client.zremrangebylex(calendar, "[deadline", "[deadlinez")
-    units, after = redis_rig.store.waiting(HANDLER, 10)
+    units, after = redis_rig.store.pending(HANDLER, 10)
     assert units == []
     assert after
 
@@ -599,7 +599,7 @@ def test_a_deadline_that_was_sent_cannot_be_called_off_and_its_join_is_still_fou
 
     assert not rig.store.unschedule(HANDLER, deadline_id(UNIT))
 
-    assert rig.store.look(HANDLER, UNIT).reminded
+    assert rig.store.look(HANDLER, UNIT).is_overdue
 
 
 def test_a_deadline_that_was_sent_too_late_leaves_that_of_the_next_round_in_force(rig):
@@ -612,7 +612,7 @@ def test_a_deadline_that_was_sent_too_late_leaves_that_of_the_next_round_in_forc
 
     rig.store.sent(HANDLER, [deadline_id(UNIT)])
 
-    assert not rig.store.look(HANDLER, UNIT).reminded
+    assert not rig.store.look(HANDLER, UNIT).is_overdue
     rig.pass_time(WITHIN + 5)
     assert due(rig.store) == [deadline_id(UNIT)]
 
@@ -812,7 +812,7 @@ class JoinMachine(RuleBasedStateMachine):
     @invariant()
     def what_is_pending_is_found(self):
         seen = self.store.look(HANDLER, UNIT)
-        assert self.store.waiting(HANDLER, 10)[0] == ([UNIT] if seen else [])
+        assert self.store.pending(HANDLER, 10)[0] == ([UNIT] if seen else [])
         if seen:
             assert not self.model.done
             assert sorted(seen.parts) == sorted(self.model.parts)

@@ -43,7 +43,7 @@ def test_letters_come_oldest_first(store):
 
 
 def test_what_cannot_be_read_is_buried_without_a_unit_together_with_its_notice(store):
-    store.bury(HANDLER, "l-1", "{}", [at("notice:l-1")])
+    store.add_letter(HANDLER, "l-1", "{}", [at("notice:l-1")])
 
     assert store.letters(HANDLER) == ["{}"]
     assert due(store) == ["notice:l-1"]
@@ -85,7 +85,7 @@ def test_a_replayed_join_that_is_still_incomplete_has_a_deadline_again(rig):
 
 
 def test_what_was_never_a_unit_can_be_replayed_too(store):
-    store.bury(HANDLER, "l-1", "{}")
+    store.add_letter(HANDLER, "l-1", "{}")
 
     assert store.replay(HANDLER, "l-1", None, {}, at("replay:l-1"))
     assert due(store) == ["replay:l-1"]

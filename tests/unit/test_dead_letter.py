@@ -145,7 +145,7 @@ def test_a_replayed_join_has_its_parts_again(store, letters):
 def test_what_could_not_be_read_is_replayed_as_it_came(store, letters):
     raw = Message("", "staging.payment.charge", b"\xff", {"task": 5}, "text/plain", "binary")
     unreadable = letter(envelopes=(), unit=None, message=raw)
-    store.bury("payment.charge", unreadable.id, unreadable.to_json())
+    store.add_letter("payment.charge", unreadable.id, unreadable.to_json())
 
     letters.replay(unreadable.id)
 

@@ -328,11 +328,11 @@ def test_what_waits_for_a_thread_is_reserved_and_not_active():
 
     eventually(lambda: state.active_requests)
     assert [request.id for request in state.active_requests] == [task_id(identity_of("e-1"), HANDLER)]
-    assert workload.waiting() == 1
+    assert workload.unstarted_count() == 1
     go_on.set()
     eventually(lambda: [kind for kind, _ in bench.events.sent].count("task-succeeded") == 2)
     assert bench.acked == ["e-1", "e-2"]
-    assert workload.waiting() == 0
+    assert workload.unstarted_count() == 0
 
 
 @pytest.mark.parametrize("way", ["short", "celerys"])

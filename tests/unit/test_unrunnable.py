@@ -106,7 +106,7 @@ def test_an_event_that_was_handled_and_acked_makes_no_dead_letter(app: Service, 
 
 def test_without_a_store_it_stays_in_its_queue(app: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("choreo.broker.queue.STORE_PAUSE", 0)
-    monkeypatch.setattr(type(app.runtime.store), "bury", lambda *_: (_ for _ in ()).throw(StoreError("away")))
+    monkeypatch.setattr(type(app.runtime.store), "add_letter", lambda *_: (_ for _ in ()).throw(StoreError("away")))
     rig = Rig(app, ValueError("no"))
 
     rig.run()

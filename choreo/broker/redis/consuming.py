@@ -217,7 +217,7 @@ class ConsumingChannel(TakingChannel):
             own.return_soon([str(tag) for tag in tags], counted=counted)
 
     def before_poll(self) -> None:
-        """Send acks that no take will send soon: a take waits for a wake-up token, or no message may be consumed."""
+        """Send acks that no take will send soon: a take waits for a wake-up mark, or no message may be consumed."""
         own = self._ownership
         if own is None or not own.has_acks or self._ended or (self._taking is not None and not self._waiting):
             return

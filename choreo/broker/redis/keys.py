@@ -43,7 +43,7 @@ class Keys:
         return f"{self.prefix}_choreo.exchanges"
 
     def inflight(self, owner: str) -> str:
-        """Hash, one per owner: tag -> the queue's key, the wake-up token's key, and the message."""
+        """Hash, one per owner: tag -> the queue's key, the wake-up mark's key, and the message."""
         return f"{self.prefix}_choreo.inflight.{owner}"
 
     @property
@@ -59,6 +59,6 @@ class Keys:
         """Hash, a cache: routing key -> queues. See lua/route.lua."""
         return f"{self.prefix}_choreo.routes.{exchange}"
 
-    def token(self, queue: str) -> str:
-        """List of at most one element, the wake-up token: it wakes a consumer that blocks on the list."""
+    def wake_up(self, queue: str) -> str:
+        """List of at most one element, the wake-up mark: it wakes a consumer that blocks on the list."""
         return f"{self.prefix}_choreo.wake.{queue}"

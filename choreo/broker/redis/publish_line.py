@@ -72,7 +72,8 @@ class RedisLine(VirtualLine):
         head, priority = head_of_event(message), channel._q_for_pri("", 0)
         if post.to_one_queue:
             queue = message.routing_key
-            return scripts.PUT, [prefix + queue + priority, keys.token(queue)], [head + tail_of_copy(queue, tag), 0]
+            return scripts.PUT, [prefix + queue + priority, keys.wake_up(queue)], [head + tail_of_copy(queue, tag), 0]
         exchange = message.exchange
         names: list[Part] = [prefix + channel.keyprefix_queue % exchange, keys.routes(exchange)]
-        return scripts.BROADCAST, names, [message.routing_key, channel.sep, prefix, priority, keys.token(""), head, tag]
+        args = [message.routing_key, channel.sep, prefix, priority, keys.wake_up(""), head, tag]
+        return scripts.BROADCAST, names, args

@@ -4,7 +4,7 @@ The taking half of a consuming channel: it takes messages up to the free prefetc
 A message is in flight from the moment at which it leaves its queue: see lua/take.lua. This half asks Redis, and keeps
 the messages that have arrived. `consuming.py` delivers them.
 
-*When a channel asks.* A channel without messages sends "wait for a wake-up token" and "take" in one go. While more
+*When a channel asks.* A channel without messages sends "wait for a wake-up mark" and "take" in one go. While more
 messages wait in Redis, it asks again when half of the last batch is delivered, so that it need not stand still until
 Redis answers. If messages come one by one in quick succession, and the worker handles them in its main process, it
 rests for `REST` seconds before it asks again: waking up for each message would cost more than handling it.
@@ -42,7 +42,7 @@ WORTH = 8
 #: Seconds. If messages come one by one, and less than `RUSH` apart, the channel rests for `REST` before it asks.
 RUSH = REST = 0.003
 
-#: The longest and the shortest wait for a wake-up token, in seconds, while a queue is full.
+#: The longest and the shortest wait for a wake-up mark, in seconds, while a queue is full.
 LONGEST_WAIT, BLINK = 1.0, 0.01
 
 #: The part of `consumer_timeout` in which a handler may begin on the claim of its take, without asking the store.
@@ -109,9 +109,9 @@ class TakingChannel(PublishingChannel):
         self._taking: Take | None = None
         #: The number that `hooks.asking` returned for the take under way.
         self._asked = 0
-        #: True while the take under way waits for a wake-up token.
+        #: True while the take under way waits for a wake-up mark.
         self._waiting = False
-        #: True if messages may be left in Redis: the next poll takes at once, and does not wait for a wake-up token.
+        #: True if messages may be left in Redis: the next poll takes at once, and does not wait for a wake-up mark.
         self._expecting = True
         self._sequence = 0
         self._pace = Pace()
@@ -181,7 +181,7 @@ class TakingChannel(PublishingChannel):
     # -- asking --------------------------------------------------------------------------------------------------------
 
     def _brpop_start(self, timeout: float | None = None) -> None:
-        """Take messages: at once if some may be there or acks are noted, else after a wake-up token or ``timeout``."""
+        """Take messages: at once if some may be there or acks are noted, else after a wake-up mark or ``timeout``."""
         # While messages wait for their delivery, ask for none: see `ConsumingChannel._deliver_slice`.
         self._ask(0 if self._arrived else self._room(), timeout)
 
@@ -251,7 +251,7 @@ class TakingChannel(PublishingChannel):
         Otherwise it would ask for one message after each one that the pool finishes.
         """
         room = self.qos.can_consume_max_estimate()
-        return room is not None and workload.waiting() > 2 * room
+        return room is not None and workload.unstarted_count() > 2 * room
 
     def _next_sequence(self, count: int) -> int:
         """Reserve ``count`` numbers. They are not used again even if the answer to the take gets lost."""
@@ -272,7 +272,7 @@ class TakingChannel(PublishingChannel):
         command = self.wire.evalsha(scripts.TAKE, (), ())[:2]
 
         def same() -> tuple[list[Part], list[Part]]:
-            names = [keys.consumers, inflight, *[keys.token(queue) for queue in queues]]
+            names = [keys.consumers, inflight, *[keys.wake_up(queue) for queue in queues]]
             names += [prefix + self._q_for_pri(queue, step) for step in self.priority_steps for queue in queues]
             flags = "".join("1" if flag else "0" for flag in quick)
             inboxes = [self._inboxes.get(queue, "") if no_ack is None else "" for queue in queues]
@@ -283,7 +283,7 @@ class TakingChannel(PublishingChannel):
 
     def _pack_wait(self, queues: list[str], seconds: float) -> bytes:
         def same() -> tuple[list[Part], list[Part]]:
-            return ["BRPOP", *[self.keys.token(queue) for queue in queues], str(seconds)], []
+            return ["BRPOP", *[self.keys.wake_up(queue) for queue in queues], str(seconds)], []
 
         return self._packed.command((*queues, seconds), same)
 
@@ -388,7 +388,7 @@ class TakingChannel(PublishingChannel):
             self._ownership.return_lost(take.tags)
 
     def _drop_poll(self) -> None:
-        """Close the polled connection. Kombu would wait for its answer; at most a wake-up token is lost."""
+        """Close the polled connection. Kombu would wait for its answer; at most a wake-up mark is lost."""
         connection = getattr(self.__dict__.get("client"), "connection", None)
         if self._in_poll and connection is not None:
             connection.disconnect()

@@ -2,12 +2,12 @@
 -- settled in one step, all of it or nothing. One call settles several: a call costs Redis as much as a settlement does.
 --
 -- KEYS 1..5             see settle.lua
---      6 in flight      HASH tag -> queue key \0 token key \0 message, of the copies' consumer
+--      6 in flight      HASH tag -> queue key \0 wake-up mark's key \0 message, of the copies' consumer
 --      7 bindings       SET, permanent: see the broker's route.lua
 --      8 routes         HASH, a cache: see the broker's route.lua
--- (The queues are found by the script itself: lists, permanent; their tokens: lists, an hour. A broker is one server.)
+-- (The queues are found by the script itself: lists, permanent; their marks: lists, an hour. A broker is one server.)
 -- ARGV 1                see settle.lua
---      2 separator of the bindings' members     3 key prefix     4 token key prefix
+--      2 separator of the bindings' members     3 key prefix     4 wake-up mark key prefix
 --      5.. claims, one after the other: see settle.lua. The token is the tag of the copy in KEYS[6], which is acked
 --      here. For each message: '1' if the routing key is a queue's name, routing key, delivery tag, the message's
 --      JSON up to the value of "routing_key"
@@ -18,7 +18,7 @@
 --!include broker/redis/wake
 --!include store/settle
 
-local separator, prefix, tokens = ARGV[2], ARGV[3], ARGV[4]
+local separator, prefix, marks = ARGV[2], ARGV[3], ARGV[4]
 
 local function commit(i, own, last)
   -- All queues are found and checked before the first write.
@@ -42,7 +42,7 @@ local function commit(i, own, last)
     for n, queue in ipairs(places[at]) do
       local address = cjson.encode(queue) .. '}, "delivery_tag": "' .. ARGV[at + 2] .. '.' .. n .. '"}}'
       redis.call('LPUSH', prefix .. queue, ARGV[at + 3] .. address)
-      wake(tokens .. queue)
+      wake(marks .. queue)
     end
     answer[#answer + 1] = #places[at]
   end

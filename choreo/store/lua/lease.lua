@@ -12,7 +12,7 @@
 --   until       the time at which its lease runs out, in ms of this server's clock
 --   inflight    the HASH of its consumer's messages in flight (see the broker's take.lua)
 --   deliveries  how often the current attempt was begun
---   ended       how the process ended that began it: the number of the beginning, a space, a note. See note_end.lua
+--   ended       how the process ended that began it: the number of the beginning, a space, a text. See record_end.lua
 --   before      who had the claim before the current one, and never finished: its `inflight`, or else its `token`
 --
 -- A claim holds while its lease runs (`until`), or while its message is in flight (`inflight`): its token is then the

@@ -2,8 +2,8 @@
 -- Take messages: ack earlier ones, move messages from their queues to in flight, and claim their units, in one step.
 --
 -- KEYS[1] consumers     sorted set, permanent: owner -> the time in ms at which it counts as dead; 0 = it is leaving
--- KEYS[2] in flight     hash, exists while it holds messages: tag -> queue key \0 wake-up token's key \0 message
--- KEYS[3..2+n]          wake-up tokens of the n queues: lists, for an hour: see wake.lua
+-- KEYS[2] in flight     hash, exists while it holds messages: tag -> queue key \0 wake-up mark's key \0 message
+-- KEYS[3..2+n]          wake-up marks of the n queues: lists, for an hour: see wake.lua
 -- KEYS[3+n..]           lists of the n queues for the first priority, then for the second, and so on
 -- ARGV[1] owner; '' if every queue is consumed without acks
 -- ARGV[2] the most messages to take       ARGV[3] the most from one queue before the other queues had a turn
