@@ -79,13 +79,13 @@ class GuardedQueue(SteadyQueue):
                 raise UnansweredError(
                     f"it came back {returns_of(message)} times, and was never settled", self.event_in(message)
                 )
-            self.read(message)
+            self.make_runnable(message)
         except EnvelopeError:
             raise
         except Exception as error:  # an unforeseen delivery must not end every worker of the service
             raise EnvelopeError(f"it cannot be read: {short(error)}") from error
 
-    def read(self, message: Any) -> None:
+    def make_runnable(self, message: Any) -> None:
         """The work of `prepare`, for a subclass to implement. It may raise anything."""
         raise NotImplementedError
 
@@ -159,7 +159,7 @@ class HandlerQueue(GuardedQueue):
             return Incoming(message).event(self.handler)[0].envelope
         return None
 
-    def read(self, message: Any) -> None:
+    def make_runnable(self, message: Any) -> None:
         """Turn the event in the delivery into a run of the handler."""
         incoming = Incoming(message)
         # A virtual transport may return a delivery to its queue in the form that `become` gave it. So the handler's own
@@ -187,7 +187,7 @@ class DeadLetterQueue(HandlerQueue):
     owners: Callable[[], Container[str]]
     most_returns = GuardedQueue.most_returns
 
-    def read(self, message: Any) -> None:
+    def make_runnable(self, message: Any) -> None:
         """Check a notice. Raises `UnansweredError` for an event that RabbitMQ delivered too often."""
         incoming = Incoming(message)
         if incoming.headers.get("task") != self.handler:

@@ -35,7 +35,7 @@ class TaskQueue(GuardedQueue):
     accept: Callable[[], Container[str]]
     returned: Callable[[str, str], int]
 
-    def read(self, message: Any) -> None:
+    def make_runnable(self, message: Any) -> None:
         """Check that Celery can run the message, and leave it as it is. Raises `EnvelopeError` when it cannot."""
         incoming = Incoming(message)
         headers, call = incoming.headers, None

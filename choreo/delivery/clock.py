@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 #: Seconds between two looks.
 TICK = 0.2
 #: The most messages of one handler that are sent before those of the others.
-BATCH = 200
+BATCH_MESSAGES = 200
 #: Seconds for which a taken message is held back from other workers.
 HOLD = 5.0
 #: Refusals in one batch after which the broker itself counts as in trouble. The rest waits for the next look.
@@ -93,7 +93,7 @@ class Clock:
         while owners and not self._daemon.is_stopped:
             busy = []
             for owner in owners:
-                due = self._ports.store.due(owner, BATCH, HOLD)
+                due = self._ports.store.due(owner, BATCH_MESSAGES, HOLD)
                 if due and self._is_undeclared(owner):
                     due = self._park_undeclared(owner, due)
                 now = 0.0 if all(message for _, message in due) else self._ports.store.now()
@@ -102,7 +102,7 @@ class Clock:
                 )
                 self._ports.store.sent(owner, sent)
                 count, trouble = count + len(sent), failed or trouble
-                if len(due) == BATCH:
+                if len(due) == BATCH_MESSAGES:
                     busy.append(owner)
             owners = busy
         if trouble is not None:

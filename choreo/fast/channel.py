@@ -15,7 +15,7 @@ from choreo.redis_client.wire import Wire
 logger = logging.getLogger(__name__)
 
 #: Callback: gets a channel and a message that it has taken. Fast path; returns True if it handled the message.
-Shortcut = Callable[[Any, Taken], bool]
+TakenHandler = Callable[[Any, Taken], bool]
 
 
 class ChannelLane(ConsumerHooks):
@@ -30,7 +30,7 @@ class ChannelLane(ConsumerHooks):
         self._commits: Commits | None = None
         #: Both by the queue's name.
         self._aheads: dict[str, Ahead] = {}
-        self._shortcuts: dict[str, Shortcut] = {}
+        self._shortcuts: dict[str, TakenHandler] = {}
 
     @property
     def commits(self) -> Commits:
@@ -41,7 +41,7 @@ class ChannelLane(ConsumerHooks):
             self._commits = Commits(wire, channel.own, lambda: channel.arrived or workload.unstarted_count())
         return self._commits
 
-    def serve(self, queue: str, ahead: Ahead | None, shortcut: Shortcut | None) -> None:
+    def serve(self, queue: str, ahead: Ahead | None, shortcut: TakenHandler | None) -> None:
         """
         Set how messages of this queue are delivered, in place of an earlier call's.
 

@@ -8,10 +8,10 @@ even if the worker is killed (`kill -9`) right after. A child of the prefork poo
 message, and would have to be told the answer.
 
 *Several commits in one command.* Sending costs as much as a very short handler, on both sides. So if a handler took
-less than `QUICK` and more deliveries wait in this process, its commit waits for the next ones. They go out together
-after `TOGETHER` commits or `SOON`. A thread sends the commits that have waited for `AT_THE_LATEST`, and reads answers
-that nothing has read for `OLD`, so that a long handler delays neither. It is not the thread of the heartbeat, since
-reading blocks until a broken connection is known to be broken.
+less than `QUICK_SECONDS` and more deliveries wait in this process, its commit waits for the next ones. They go out
+together after `MOST_TOGETHER` commits or `SOON_SECONDS`. A thread sends the commits that have waited for
+`LATEST_SECONDS`, and reads answers that nothing has read for `OLD_SECONDS`, so that a long handler delays neither. It
+is not the thread of the heartbeat, since reading blocks until a broken connection is known to be broken.
 
 If the worker crashes while commits wait, those few handlers run again. They do so once: a redelivered message does not
 begin before all waiting commits are sent, and its own commit is sent at once. So an event that kills its worker does
@@ -23,7 +23,7 @@ A question to the store, before a handler begins, takes the waiting commits alon
 *Asking ahead.* See ahead.py.
 
 *Failures.* The handler has returned before its commit is answered. So a refused commit cannot fail the run: the event
-goes back to its queue here. For `WARY` seconds after that, each commit waits for its answer, and a refusal fails its
+goes back to its queue here. For `WARY_SECONDS` after that, each commit waits for its answer, and a refusal fails its
 run. If the connection breaks before the answer, the commit is sent again. If it had been carried out, the second one
 changes nothing.
 """
@@ -45,25 +45,27 @@ from choreo.broker.redis.ownership import Ownership
 from choreo.daemon import Daemon
 from choreo.redis_client.refusals import is_outage
 from choreo.redis_client.scripts import Script
-from choreo.redis_client.wire import Part, Wire, pack, pack_some
+from choreo.redis_client.wire import Argument, Wire, pack, pack_some
 
 logger = logging.getLogger("choreo.broker")
 
 #: The most commits and questions that are sent and not answered.
-MOST = 128
+MOST_UNANSWERED = 128
 #: Seconds for which no commit is sent ahead after one has failed.
-WARY = 5.0
+WARY_SECONDS = 5.0
 #: Seconds after which an unread answer is read: before the next commit is sent, or by the thread.
-OLD = 1.0
+OLD_SECONDS = 1.0
 #: A commit may wait for the next one if its handler took less than this, in seconds.
-QUICK = 0.001
+QUICK_SECONDS = 0.001
 #: The most commits that wait to be sent together.
-TOGETHER = 16
-#: Seconds for which a commit waits to be sent. SOON: checked when a handler begins and when it commits. AT_THE_LATEST:
-#: checked by the thread, as often as this; so no commit waits for longer than twice this, however long a handler runs.
-SOON, AT_THE_LATEST = 0.005, 0.01
+MOST_TOGETHER = 16
+#: Seconds after which a commit that waits is sent: checked when a handler begins and when it commits.
+SOON_SECONDS = 0.005
+#: The same: checked by the thread, as often as this. So no commit waits for longer than twice this, however long a
+#: handler runs.
+LATEST_SECONDS = 0.01
 #: Pauses in seconds before commits are sent again after the connection broke.
-PAUSES = (0.0, 0.05, 0.2, 0.5)
+PAUSE_SECONDS = (0.0, 0.05, 0.2, 0.5)
 
 
 class Fate(Enum):
@@ -89,7 +91,7 @@ class Header:
     list: for each its answer, or ``[b"error", reason]``.
     """
 
-    def __init__(self, script: Script, keys: Sequence[Part], args: Sequence[Part]) -> None:
+    def __init__(self, script: Script, keys: Sequence[Argument], args: Sequence[Argument]) -> None:
         self.script, self.keys, self.args = script, keys, args
         self._packed = "", 0, b""
 
@@ -109,7 +111,7 @@ class Commit:
     tag: str
     header: Header
     #: The script's arguments for this claim.
-    args: Sequence[Part]
+    args: Sequence[Argument]
     on_answer: OnAnswer
     packed: bytes = b""
     #: True if it was sent more than once, because a connection broke.
@@ -121,8 +123,8 @@ class Question:
     """A call of a script whose answer is read later. The script must be one that can be run again without harm."""
 
     script: Script
-    keys: Sequence[Part]
-    args: Sequence[Part]
+    keys: Sequence[Argument]
+    args: Sequence[Argument]
     packed: bytes = b""
     is_answered: bool = False
     #: None until it is answered, and if Redis refused it or the answer was lost.
@@ -163,7 +165,7 @@ class Commits:
         self._unsent: list[Sent] = []
         self._unsent_since = 0.0
         self._turn = _Turn()
-        self._daemon = Daemon("choreo-commits", self._look, OLD)
+        self._daemon = Daemon("choreo-commits", self._look, OLD_SECONDS)
         #: True while the daemon looks after commits that wait to be sent.
         self._is_watched = False
         self._closed = False
@@ -182,7 +184,7 @@ class Commits:
         ``alone``: the handler may kill the worker, so all waiting commits are sent first, and its own does not wait.
         """
         now = time.monotonic()
-        if self._unsent and (alone or now - self._unsent_since > SOON):
+        if self._unsent and (alone or now - self._unsent_since > SOON_SECONDS):
             self.flush()
         self._turn.began, self._turn.alone = now, alone
 
@@ -190,7 +192,7 @@ class Commits:
         """
         Send a commit ahead, now or together with the next ones. `Commit.on_answer` gets its answer.
 
-        False if a commit has failed within the last `WARY` seconds, or this is closed: nothing was sent, and the
+        False if a commit has failed within the last `WARY_SECONDS`, or this is closed: nothing was sent, and the
         caller must commit by itself and wait for the answer. Raises as `pack_some` does for arguments that cannot be
         packed.
         """
@@ -215,11 +217,11 @@ class Commits:
         Note a question, which goes out with the next `flush`; `answer` returns its answer.
 
         False if nothing can be sent ahead now: see `send`. Also False if another thread has the connection for longer
-        than `SOON`.
+        than `SOON_SECONDS`.
         """
         question.packed = pack(self._wire.evalsha(question.script, question.keys, question.args))
         # The event loop calls this. It must not wait for as long as a thread may wait for an answer.
-        if not self._lock.acquire(timeout=SOON):
+        if not self._lock.acquire(timeout=SOON_SECONDS):
             return False
         try:
             return self._add(question)
@@ -240,7 +242,7 @@ class Commits:
         now = time.monotonic()
         if now < self._wary_until or self._closed:
             return False
-        if self._pending and (len(self._pending) >= MOST or now - self._since > OLD):
+        if self._pending and (len(self._pending) >= MOST_UNANSWERED or now - self._since > OLD_SECONDS):
             self.settle()
         if not self._pending:
             self._since = now
@@ -255,9 +257,9 @@ class Commits:
     def _may_wait(self, now: float) -> bool:
         return (
             not self._turn.alone
-            and now - self._turn.began < QUICK
-            and len(self._unsent) < TOGETHER
-            and now - self._unsent_since < SOON
+            and now - self._turn.began < QUICK_SECONDS
+            and len(self._unsent) < MOST_TOGETHER
+            and now - self._unsent_since < SOON_SECONDS
             and bool(self._more())
         )
 
@@ -301,21 +303,21 @@ class Commits:
         """
         One turn of the thread. Returns the seconds until the next one.
 
-        It sends commits that have waited for `AT_THE_LATEST`, and reads answers that nothing has read for `OLD`: a long
-        handler may be running.
+        It sends commits that have waited for `LATEST_SECONDS`, and reads answers that nothing has read for
+        `OLD_SECONDS`: a long handler may be running.
         """
-        if self._is_watched and time.monotonic() - self._unsent_since < AT_THE_LATEST:
-            return AT_THE_LATEST
+        if self._is_watched and time.monotonic() - self._unsent_since < LATEST_SECONDS:
+            return LATEST_SECONDS
         with self._lock:
             if not self._unsent:
                 self._is_watched = False
-            elif time.monotonic() - self._unsent_since >= AT_THE_LATEST:
+            elif time.monotonic() - self._unsent_since >= LATEST_SECONDS:
                 self.flush()
-            if self._pending and time.monotonic() - self._since > OLD:
+            if self._pending and time.monotonic() - self._since > OLD_SECONDS:
                 self.settle()
-            return AT_THE_LATEST if self._is_watched else OLD
+            return LATEST_SECONDS if self._is_watched else OLD_SECONDS
 
-    def ask(self, script: Script, keys: Sequence[Part], args: Sequence[Part]) -> Any:
+    def ask(self, script: Script, keys: Sequence[Argument], args: Sequence[Argument]) -> Any:
         """
         Run a script and return its answer. Waiting commits go out with it.
 
@@ -449,7 +451,7 @@ class Commits:
 
     def _call(self, sent: Sent) -> Any:
         failure: Exception = ConnectionError()
-        for pause in PAUSES:
+        for pause in PAUSE_SECONDS:
             time.sleep(pause)
             try:
                 if isinstance(sent, Question):
@@ -478,7 +480,7 @@ class Commits:
         if fate is Fate.ACK:
             self._own().ack(sent.tag)
         elif fate is Fate.BACK:
-            self._wary_until = time.monotonic() + WARY
+            self._wary_until = time.monotonic() + WARY_SECONDS
             # A refusal may repeat with every delivery, so it counts as a failed one. If Redis is away or full, that
             # says nothing about the event.
             away = isinstance(answer, Exception) and is_outage(answer)

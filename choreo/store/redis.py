@@ -24,7 +24,7 @@ from choreo.events.patterns import Binding
 from choreo.redis_client.cluster import servers
 from choreo.redis_client.evictions import watch
 from choreo.redis_client.scripts import Script
-from choreo.redis_client.wire import Part
+from choreo.redis_client.wire import Argument
 from choreo.store.calls import Calls
 from choreo.store.claims import OUTBOX_GRACE, Claim, ClaimResult, CommitResult, LastEnd, Outcome, Settlement, Verdict
 from choreo.store.joins import Arrival, JoinState
@@ -59,7 +59,7 @@ class RedisStore(Store):
         self._calls = Calls(url, ssl, transport)
         self._fixed_keys: dict[str, list[str]] = {}
 
-    def _run(self, name: str, keys: Sequence[Part], args: Sequence[Any]) -> Any:
+    def _run(self, name: str, keys: Sequence[Argument], args: Sequence[Any]) -> Any:
         return self._calls.run(Script.load(f"store/{name}"), keys, args)
 
     def _key(self, owner: str, *parts: str) -> str:

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 E = TypeVar("E", bound=Event)
 
 #: Deliveries that one call of a stage makes at most, unless it is told otherwise.
-MOST = 10_000
+MOST_DELIVERIES = 10_000
 
 
 class Stage:
@@ -143,7 +143,7 @@ class Stage:
             call_off = partial(self._store.unschedule, DELAYED, key)
             return Announcement(envelope, envelope.time, f"{DELAYED}/{envelope.id}", call_off)
 
-    def run(self, *, most: int = MOST) -> int:
+    def run(self, *, most: int = MOST_DELIVERIES) -> int:
         """
         Make the pending deliveries, those that they lead to, and so on until none is left. Returns their number.
 
@@ -153,7 +153,7 @@ class Stage:
         with self._delivering(most) as run_until_quiet:
             return run_until_quiet()
 
-    def advance(self, by: timedelta | None = None, *, most: int = MOST, **units: float) -> int:
+    def advance(self, by: timedelta | None = None, *, most: int = MOST_DELIVERIES, **units: float) -> int:
         """
         Let time pass: ``advance(minutes=31)``, ``advance(timedelta(days=1))``. Returns the number of deliveries.
 

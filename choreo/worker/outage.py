@@ -14,28 +14,28 @@ from choreo.errors import StoreError
 from choreo.store.schedule import DELAYED, TENDED, Schedule
 
 #: Seconds between two tries of the store; the last one repeats.
-PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+PAUSE_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 #: Seconds after which a delivery is given back even so: RabbitMQ allows a handler half an hour, and a pool child does
 #: not know that its worker is stopping.
-MOST = 600.0
+MOST_SECONDS = 600.0
 #: Seconds between two checks if the worker is stopping.
-STEP = 0.25
+CHECK_SECONDS = 0.25
 
 
 def outlast(store: Schedule, sleep: Callable[[float], None] = time.sleep) -> None:
     """
-    Return when the store accepts a write again, when this worker is stopping, or after `MOST` seconds.
+    Return when the store accepts a write again, when this worker is stopping, or after `MOST_SECONDS`.
 
     ``sleep`` is a parameter for tests.
     """
     held = 0.0
-    for pause in chain(PAUSES, repeat(PAUSES[-1])):
+    for pause in chain(PAUSE_SECONDS, repeat(PAUSE_SECONDS[-1])):
         until = held + pause
         while held < until:
-            if is_stopping() or held >= MOST:
+            if is_stopping() or held >= MOST_SECONDS:
                 return
-            sleep(STEP)
-            held += STEP
+            sleep(CHECK_SECONDS)
+            held += CHECK_SECONDS
         with suppress(StoreError):
             # A write, because a Redis that is full or has become a replica still answers a ping.
             store.tend(DELAYED, TENDED)

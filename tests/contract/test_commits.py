@@ -148,7 +148,7 @@ def send(place: Place, count: int) -> list[str]:
 def test_a_commit_that_is_sent_ahead_is_heard_of_later_and_acks_its_copy(
     place: Place, worker: Worker, line: Line, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(under_way, "OLD", 600.0)
+    monkeypatch.setattr(under_way, "OLD_SECONDS", 600.0)
     (unit,) = send(place, 1)
     worker.take()
 
@@ -169,7 +169,7 @@ def test_many_commits_are_answered_in_one_go_and_no_more_than_that_are_under_way
     line: Line,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(under_way, "MOST", 32)
+    monkeypatch.setattr(under_way, "MOST_UNANSWERED", 32)
     units = send(place, 35)
     worker.take(len(units))
 
@@ -185,7 +185,7 @@ def test_many_commits_are_answered_in_one_go_and_no_more_than_that_are_under_way
 def test_what_is_announced_ahead_arrives_at_once(
     place: Place, worker: Worker, line: Line, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(under_way, "OLD", 600.0)
+    monkeypatch.setattr(under_way, "OLD_SECONDS", 600.0)
     (unit,) = send(place, 1)
     worker.take()
 
@@ -332,7 +332,7 @@ def test_when_redis_has_forgotten_the_script_and_goes_away_each_commit_is_not_wa
         line.commits.settle()
 
         assert len(line.heard) == len(units)
-        assert len(calls) == len(under_way.PAUSES)
+        assert len(calls) == len(under_way.PAUSE_SECONDS)
         monkeypatch.undo()
 
 
@@ -400,7 +400,7 @@ def busy(commits: Commits) -> Iterator[threading.Thread]:
 
 
 def test_commits_of_short_handlers_go_out_together(place: Place, worker: Worker, crowd: Crowd):
-    units = send(place, under_way.TOGETHER)
+    units = send(place, under_way.MOST_TOGETHER)
     worker.take(len(units))
 
     for number, unit in enumerate(units[:-1]):
@@ -500,7 +500,7 @@ def test_the_commit_of_a_longer_handler_goes_out_at_once(
 ):
     (unit,) = send(place, 1)
     worker.take()
-    monkeypatch.setattr(under_way, "QUICK", 0.0)
+    monkeypatch.setattr(under_way, "QUICK_SECONDS", 0.0)
 
     crowd.handle(unit, 0)
 
@@ -580,7 +580,7 @@ def test_what_is_handled_after_the_line_was_closed_waits_for_its_answer(place: P
 def test_a_long_handler_does_not_hold_up_the_commits_before_it(
     place: Place, worker: Worker, crowd: Crowd, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(under_way, "AT_THE_LATEST", 0.01)
+    monkeypatch.setattr(under_way, "LATEST_SECONDS", 0.01)
     first, second = send(place, 2)
     worker.take(2)
 
@@ -710,7 +710,7 @@ def test_what_cannot_be_committed_while_redis_is_away_goes_back_when_it_is_there
     redis_url: str,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(under_way, "PAUSES", (0.0, 0.1))
+    monkeypatch.setattr(under_way, "PAUSE_SECONDS", (0.0, 0.1))
     with proxy_to(int(redis_url.rpartition(":")[2].partition("/")[0])) as proxy:
         worker = Worker(place, url=proxied(redis_url, proxy.port), socket_timeout=1)
         line = Line(worker)
@@ -732,7 +732,7 @@ def test_what_cannot_be_committed_while_redis_is_away_goes_back_when_it_is_there
 def test_a_copy_that_goes_back_is_not_acked_although_its_channel_is_closed_by_then(
     place: Place, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(under_way, "PAUSES", (0.0,))
+    monkeypatch.setattr(under_way, "PAUSE_SECONDS", (0.0,))
     with proxy_to(int(redis_url.rpartition(":")[2].partition("/")[0])) as proxy:
         worker = Worker(place, url=proxied(redis_url, proxy.port), socket_timeout=1)
         line = Line(worker)
@@ -757,7 +757,7 @@ def test_a_copy_that_goes_back_is_not_acked_although_its_channel_is_closed_by_th
 def test_a_line_that_does_not_answer_does_not_make_its_worker_look_dead(
     place: Place, worker: Worker, line: Line, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(under_way, "OLD", 0.0)
+    monkeypatch.setattr(under_way, "OLD_SECONDS", 0.0)
     send(place, 2)
     worker.take(2)
     line.commit("e-0")
@@ -807,7 +807,7 @@ def test_the_answers_are_read_while_a_handler_runs_for_long(
     line: Line,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(under_way, "OLD", 0.0)
+    monkeypatch.setattr(under_way, "OLD_SECONDS", 0.0)
     (unit,) = send(place, 1)
     worker.take()
 

@@ -34,7 +34,7 @@ QUEUES: dict[str, tuple[GuardedQueue, dict[str, Any], bytes]] = {
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     for room in ("worker.handler", "worker.dead_letters", "broker.queue"):
         monkeypatch.setattr(f"choreo.{room}.STORE_PAUSE", 0)
-    monkeypatch.setattr("choreo.worker.outage.MOST", 0)
+    monkeypatch.setattr("choreo.worker.outage.MOST_SECONDS", 0)
 
 
 def returned(flavour: str, name: str, count: Any) -> tuple[GuardedQueue, Any]:

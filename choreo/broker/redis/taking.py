@@ -31,10 +31,10 @@ from choreo.broker.redis.receipt import machine_time
 from choreo.broker.redis.taken import Taken
 from choreo.redis_client.evictions import watch
 from choreo.redis_client.refusals import explained
-from choreo.redis_client.wire import PackedOnce, Part, Wire
+from choreo.redis_client.wire import Argument, PackedOnce, Wire
 
 #: The most messages of one take, however large the prefetch is.
-BATCH = 100
+BATCH_MESSAGES = 100
 
 #: The fewest messages for which a channel asks while it still has some to deliver.
 WORTH = 8
@@ -219,8 +219,8 @@ class TakingChannel(PublishingChannel):
         if "can_consume" in self.qos.__dict__:
             return 1  # Celery's worker_disable_prefetch replaces `can_consume`, and decides one by one
         if free is None:
-            free = BATCH if self.has_event_loop else 1
-        return min(free, BATCH) - len(self._arrived)
+            free = BATCH_MESSAGES if self.has_event_loop else 1
+        return min(free, BATCH_MESSAGES) - len(self._arrived)
 
     @property
     def is_resting(self) -> bool:
@@ -271,7 +271,7 @@ class TakingChannel(PublishingChannel):
         before = self._next_sequence(limit)
         command = self.wire.evalsha(scripts.TAKE, (), ())[:2]
 
-        def same() -> tuple[list[Part], list[Part]]:
+        def same() -> tuple[list[Argument], list[Argument]]:
             names = [keys.consumers, inflight, *[keys.wake_up(queue) for queue in queues]]
             names += [prefix + self._q_for_pri(queue, step) for step in self.priority_steps for queue in queues]
             flags = "".join("1" if flag else "0" for flag in quick)
@@ -282,7 +282,7 @@ class TakingChannel(PublishingChannel):
         return packed, Take(queues, acks, owner, range(before + 1, before + limit + 1), machine_time())
 
     def _pack_wait(self, queues: list[str], seconds: float) -> bytes:
-        def same() -> tuple[list[Part], list[Part]]:
+        def same() -> tuple[list[Argument], list[Argument]]:
             return ["BRPOP", *[self.keys.wake_up(queue) for queue in queues], str(seconds)], []
 
         return self._packed.command((*queues, seconds), same)
