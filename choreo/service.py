@@ -372,8 +372,8 @@ class Service(Celery):
 
         True: it will not be sent. False: it has left, or may be leaving right now. Raises `StoreError`.
         """
-        owner, _, event_id = key.partition("/")
-        return self.runtime.store.unschedule(owner, f"event:{event_id}")
+        name, _, event_id = key.partition("/")
+        return self.runtime.store.unschedule(name, f"event:{event_id}")
 
     def publish_many(self, events: Iterable[Event], subject: str | None = None) -> int:
         """

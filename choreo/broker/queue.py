@@ -178,13 +178,13 @@ class DeadLetterQueue(HandlerQueue):
     The queue of a service's notices, one for each of its dead letters.
 
     RabbitMQ also puts deliveries here that exceeded the delivery limit of their queue: they become dead letters.
-    ``prefix`` is the namespace with a dot, as in the names of queues, or "". ``owners`` returns the names of all
+    ``prefix`` is the namespace with a dot, as in the names of queues, or "". ``handlers`` returns the names of all
     handlers that may have dead letters.
     """
 
-    attrs = (*HandlerQueue.attrs, ("prefix", None), ("owners", None))
+    attrs = (*HandlerQueue.attrs, ("prefix", None), ("handlers", None))
     prefix: str
-    owners: Callable[[], Container[str]]
+    handlers: Callable[[], Container[str]]
     most_returns = GuardedQueue.most_returns
 
     def make_runnable(self, message: Any) -> None:
@@ -235,7 +235,7 @@ class DeadLetterQueue(HandlerQueue):
             queue = Incoming(message).headers.get("x-first-death-queue")
             if isinstance(queue, str) and queue.startswith(self.prefix or ""):
                 handler = queue.removeprefix(self.prefix or "")
-                if handler in self.owners():
+                if handler in self.handlers():
                     return handler, queue
         return self.handler, self.name
 

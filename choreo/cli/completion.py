@@ -36,7 +36,7 @@ def packages(_: click.Context, __: click.Parameter, incomplete: str) -> list[str
     return []
 
 
-def owners(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+def services_and_handlers(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
     """The services and handlers that the store knows, and that begin like this."""
     with _quiet():
         app = cli.command_line_service(

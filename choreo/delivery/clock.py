@@ -44,7 +44,7 @@ class Clock:
         self._daemon = Daemon("choreo-clock", self._turn, TICK, self._failed)
         self._is_failing = False
         self._tell_at = 0.0
-        self._owners: list[str] = []
+        self._names: list[str] = []
 
     def start(self) -> None:
         """Start the thread, unless it runs."""
@@ -76,47 +76,47 @@ class Clock:
         """
         if time.monotonic() >= self._tell_at:
             self._ports.store.tend(DELAYED, TENDED)
-            self._owners = self.owners()
+            self._names = self.schedule_names()
             self._tell_at = time.monotonic() + TENDED / 3
             self._ports.store.watch()
-        return self.send_due(self._owners)
+        return self.send_due(self._names)
 
-    def send_due(self, owners: Sequence[str]) -> int:
+    def send_due(self, names: Sequence[str]) -> int:
         """
         Send everything in these schedules that is due now. Returns the number of messages.
 
         Raises `PublishError` if the broker did not take some; the others are sent all the same.
         """
         count, trouble = 0, None
-        # One batch of each owner in turn: ten thousand retries of one handler do not delay another's deadlines.
-        owners = self._ports.store.ripe(owners)
-        while owners and not self._daemon.is_stopped:
+        # One batch of each schedule in turn: ten thousand retries of one handler do not delay another's deadlines.
+        names = self._ports.store.ripe(names)
+        while names and not self._daemon.is_stopped:
             busy = []
-            for owner in owners:
-                due = self._ports.store.due(owner, BATCH_MESSAGES, HOLD)
-                if due and self._is_undeclared(owner):
-                    due = self._park_undeclared(owner, due)
+            for name in names:
+                due = self._ports.store.due(name, BATCH_MESSAGES, HOLD)
+                if due and self._is_undeclared(name):
+                    due = self._park_undeclared(name, due)
                 now = 0.0 if all(message for _, message in due) else self._ports.store.now()
                 sent, failed = self._send(
-                    [(key, message or self.deadline_signal(owner, key, now)) for key, message in due]
+                    [(key, message or self.deadline_signal(name, key, now)) for key, message in due]
                 )
-                self._ports.store.sent(owner, sent)
+                self._ports.store.sent(name, sent)
                 count, trouble = count + len(sent), failed or trouble
                 if len(due) == BATCH_MESSAGES:
-                    busy.append(owner)
-            owners = busy
+                    busy.append(name)
+            names = busy
         if trouble is not None:
             raise trouble
         return count
 
-    def owners(self) -> list[str]:
+    def schedule_names(self) -> list[str]:
         """
-        The owners of the schedules that this clock looks into: handlers that are declared now, or were declared before.
+        The names of the schedules that this clock looks into: handlers that are declared now, or were declared before.
 
         The delayed events and the outbox of a handler must be sent even after its code is gone.
         """
-        name = self._ports.service_name
-        once = [owner for owner in self._ports.store.handlers() if owner.partition(".")[0] == name]
+        service = self._ports.service_name
+        once = [name for name in self._ports.store.handlers() if name.partition(".")[0] == service]
         return list(dict.fromkeys([*self._ports.schedules(), *once]))
 
     def deadline_signal(self, handler: str, schedule_id: str, now: float) -> Message:
@@ -129,12 +129,12 @@ class Clock:
         queue = self._ports.queue_of(handler)
         return signal(DEADLINE, handler=handler, key=key, source=self._ports.service_name, queue=queue, now=now)
 
-    def _is_undeclared(self, owner: str) -> bool:
+    def _is_undeclared(self, name: str) -> bool:
         """True for a handler that no worker declares any more, so that none would read its queue."""
-        if owner in self._ports.schedules() or not is_handler(owner):
+        if name in self._ports.schedules() or not is_handler(name):
             return False
         listening = self._ports.store.listening(self._ports.service_name)
-        return listening is not None and self._ports.queue_of(owner) not in listening.queues
+        return listening is not None and self._ports.queue_of(name) not in listening.queues
 
     def _park_undeclared(self, handler: str, due: list[tuple[str, Message | None]]) -> list[tuple[str, Message | None]]:
         """Make dead letters of the messages to the handler itself. Returns the others: the events it has announced."""

@@ -88,7 +88,7 @@ class Ports(Protocol):
         """Callback: returns the time at which an event is announced (UTC). The store has a clock of its own."""
 
     def schedules(self) -> list[str]:
-        """The owners of the schedules that this service's clock looks into: its queues, and the delayed events."""
+        """The names of the schedules that this service's clock looks into: its queues, and the delayed events."""
 
     def soft_time_limit(self, handler: str) -> float | None:
         """The soft time limit of this handler in this worker, in seconds; None if there is none."""

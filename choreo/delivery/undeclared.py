@@ -97,7 +97,7 @@ def service_of(name: str) -> str:
 
 
 def is_handler(name: str) -> bool:
-    """True for a handler; False for the other owners of dead letters: a service, and the queue of its notices."""
+    """True for a handler; False for the other names that have dead letters: a service, and the queue of its notices."""
     # Not `choreo.delivery.notice.notices_of`, whose module a short command need not import.
     return "." in name and name != f"{service_of(name)}.dead_letters"
 

@@ -44,9 +44,9 @@ class DeadLetters:
         """Iterate over all dead letters, oldest first."""
         return iter(self.find())
 
-    def find(self, *owners: str) -> list[DeadLetter]:
+    def find(self, *names: str) -> list[DeadLetter]:
         """Return dead letters, oldest first: all of them, or those of these services (``payment``) and handlers."""
-        letters = [read(handler, text) for handler in self._handlers(owners) for text in self._store.letters(handler)]
+        letters = [read(handler, text) for handler in self._handlers(names) for text in self._store.letters(handler)]
         return sorted(letters, key=lambda letter: letter.failed_at)
 
     def get(self, letter_id: str) -> DeadLetter:
@@ -140,11 +140,11 @@ class DeadLetters:
         self._store.discard(letter.handler, letter_id)
         return letter
 
-    def _handlers(self, owners: Iterable[str]) -> list[str]:
+    def _handlers(self, names: Iterable[str]) -> list[str]:
         known = self._store.handlers()
-        if not owners:
+        if not names:
             return known
-        return [handler for handler in known if handler in owners or handler.rpartition(".")[0] in owners]
+        return [handler for handler in known if handler in names or handler.rpartition(".")[0] in names]
 
 
 def _is_of_former_join(letter: DeadLetter, description: Mapping[str, Any]) -> bool:

@@ -30,7 +30,8 @@ class Calls:
     """
     Calls to one server or cluster. Safe in threads, and after a fork. Each call raises `StoreError` if it fails.
 
-    In a cluster, the keys of one call are in one slot: the names of all keys of an owner have the same hash tag.
+    In a cluster, the keys of one call are in one slot: the names of all keys of a handler, or of a service's workers,
+    have the same hash tag.
 
     ``ssl`` and ``transport`` are those of `choreo.redis_client.client.find_client`.
     """

@@ -107,7 +107,7 @@ class _Entry:
 
 
 class _Calendar(dict[str, _Entry]):
-    """The schedule of one owner. Its next entry is found without a look at all of them."""
+    """One schedule. Its next entry is found without a look at all of them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ class _Calendar(dict[str, _Entry]):
 
 @dataclass
 class _Drawer:
-    """The state of one handler, or of another owner of a schedule."""
+    """The state of one handler, or of another name that has a schedule."""
 
     units: dict[str, _Unit] = field(default_factory=dict)
     parts: dict[str, _Gathering] = field(default_factory=lambda: defaultdict(_Gathering))
@@ -399,15 +399,15 @@ class MemoryStore(Store):
         return CommitResult(Outcome.OK, settlement.sent)
 
     @_locked
-    def schedule(self, owner: str, scheduled: Scheduled) -> None:
+    def schedule(self, name: str, scheduled: Scheduled) -> None:
         """Keep a message for later."""
         entry = _Entry(self._clock() + scheduled.delay, scheduled.message)
-        self._drawers[owner].calendar.add(scheduled.id, entry)
+        self._drawers[name].calendar.add(scheduled.id, entry)
 
     @_locked
-    def unschedule(self, owner: str, schedule_id: str) -> bool:
+    def unschedule(self, name: str, schedule_id: str) -> bool:
         """Remove a message that no worker has been given yet. False when it is too late, or there is none."""
-        calendar = self._drawers[owner].calendar
+        calendar = self._drawers[name].calendar
         if schedule_id not in calendar or calendar[schedule_id].handed_out:
             return False
         del calendar[schedule_id]
@@ -418,41 +418,39 @@ class MemoryStore(Store):
         return self._clock()
 
     @_locked
-    def tend(self, owner: str, seconds: float) -> None:
+    def tend(self, name: str, seconds: float) -> None:
         """Report that a worker looks into this schedule, and will for ``seconds``."""
-        self._tended[owner] = self._clock() + seconds
+        self._tended[name] = self._clock() + seconds
 
     @_locked
-    def tended(self, owner: str) -> bool:
+    def tended(self, name: str) -> bool:
         """True if a worker looks into this schedule."""
-        return self._tended.get(owner, 0.0) > self._clock()
+        return self._tended.get(name, 0.0) > self._clock()
 
     @_locked
-    def ripe(self, owners: Sequence[str]) -> list[str]:
-        """The owners in whose schedules a message is due."""
+    def ripe(self, names: Sequence[str]) -> list[str]:
+        """The names of the schedules in which a message is due."""
         now = self._clock()
-        return [
-            owner for owner in owners if (due := self._drawers[owner].calendar.next_due()) is not None and due <= now
-        ]
+        return [name for name in names if (due := self._drawers[name].calendar.next_due()) is not None and due <= now]
 
     @_locked
-    def next_due(self, owners: Sequence[str]) -> float | None:
+    def next_due(self, names: Sequence[str]) -> float | None:
         """The time at which the next message in these schedules falls due; None if there is none. For tests."""
         return min(
-            (due for owner in owners if (due := self._drawers[owner].calendar.next_due()) is not None), default=None
+            (due for name in names if (due := self._drawers[name].calendar.next_due()) is not None), default=None
         )
 
     @_locked
-    def due(self, owner: str, limit: int, hold: float) -> list[tuple[str, Message | None]]:
+    def due(self, name: str, limit: int, hold: float) -> list[tuple[str, Message | None]]:
         """Up to ``limit`` messages that are due. They are due again after ``hold`` seconds unless `sent` is called."""
-        handed_out = self._drawers[owner].calendar.hand_out(self._clock(), limit, hold)
+        handed_out = self._drawers[name].calendar.hand_out(self._clock(), limit, hold)
         # As text and back: in Redis a message is kept as text.
         return [(key, entry.message and Message.from_json(entry.message.to_json())) for key, entry in handed_out]
 
     @_locked
-    def sent(self, owner: str, ids: Sequence[str]) -> None:
+    def sent(self, name: str, ids: Sequence[str]) -> None:
         """Remove messages that the broker has. A deadline stays, as one that was sent."""
-        calendar = self._drawers[owner].calendar
+        calendar = self._drawers[name].calendar
         for key in ids:
             if key not in calendar:
                 continue
@@ -463,9 +461,9 @@ class MemoryStore(Store):
                 del calendar[key]
 
     @_locked
-    def backlog(self, owner: str) -> Backlog:
+    def backlog(self, name: str) -> Backlog:
         """How much waits in the schedule."""
-        now, entries = self._clock(), self._drawers[owner].calendar.values()
+        now, entries = self._clock(), self._drawers[name].calendar.values()
         due = [entry.due for entry in entries if not entry.was_sent and entry.due <= now]
         later = [entry.due for entry in entries if not entry.was_sent and entry.due > now]
         reminded = sum(entry.was_sent for entry in entries)

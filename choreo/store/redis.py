@@ -62,8 +62,8 @@ class RedisStore(Store):
     def _run(self, name: str, keys: Sequence[Argument], args: Sequence[Any]) -> Any:
         return self._calls.run(Script.load(f"store/{name}"), keys, args)
 
-    def _key(self, owner: str, *parts: str) -> str:
-        return ":".join((self.prefix, f"{{{owner}}}", *parts))
+    def _key(self, name: str, *parts: str) -> str:
+        return ":".join((self.prefix, f"{{{name}}}", *parts))
 
     def _unit(self, handler: str, unit: str) -> tuple[str, str]:
         start = f"{self.prefix}:{{{handler}}}:"
@@ -73,8 +73,8 @@ class RedisStore(Store):
         """The start of the names of the keys of the handler's inbox: see inbox.lua."""
         return self._key(handler, "done", "")
 
-    def _calendar(self, owner: str) -> tuple[str, str]:
-        return self._key(owner, "due"), self._key(owner, "post")
+    def _calendar(self, name: str) -> tuple[str, str]:
+        return self._key(name, "due"), self._key(name, "post")
 
     def _cabinet(self, handler: str) -> tuple[str, str]:
         return self._key(handler, "letters"), self._key(handler, "letters", "index")
@@ -231,54 +231,54 @@ class RedisStore(Store):
             args += [_ms(settlement.retention) or self._retention, *took_part]
         return args
 
-    def schedule(self, owner: str, scheduled: Scheduled) -> None:
+    def schedule(self, name: str, scheduled: Scheduled) -> None:
         """Keep a message for later."""
-        self._run("schedule", self._calendar(owner), _arguments(scheduled))
+        self._run("schedule", self._calendar(name), _arguments(scheduled))
 
-    def unschedule(self, owner: str, schedule_id: str) -> bool:
+    def unschedule(self, name: str, schedule_id: str) -> bool:
         """Remove a message that no worker has been given yet. False when it is too late, or there is none."""
-        return bool(self._run("unschedule", self._calendar(owner), [schedule_id]))
+        return bool(self._run("unschedule", self._calendar(name), [schedule_id]))
 
     def now(self) -> float:
         """Seconds since 1970, by the server's clock."""
         # In a cluster, of the node that has the delayed events.
         return self._calls.time(self._calendar(DELAYED)[0])
 
-    def tend(self, owner: str, seconds: float) -> None:
+    def tend(self, name: str, seconds: float) -> None:
         """Report that a worker looks into this schedule, and will for ``seconds``."""
-        self._calls.ask(lambda client: client.set(self._key(owner, "tended"), 1, px=_ms(seconds)))
+        self._calls.ask(lambda client: client.set(self._key(name, "tended"), 1, px=_ms(seconds)))
 
-    def tended(self, owner: str) -> bool:
+    def tended(self, name: str) -> bool:
         """True if a worker looks into this schedule."""
-        return bool(self._calls.ask(lambda client: client.exists(self._key(owner, "tended"))))
+        return bool(self._calls.ask(lambda client: client.exists(self._key(name, "tended"))))
 
-    def ripe(self, owners: Sequence[str]) -> list[str]:
-        """The owners in whose schedules a message is due."""
+    def ripe(self, names: Sequence[str]) -> list[str]:
+        """The names of the schedules in which a message is due."""
         first = "0 +inf WITHSCORES LIMIT 0 1".split()
-        looks = [("ZRANGEBYSCORE", self._calendar(owner)[0], *first) for owner in owners]
+        looks = [("ZRANGEBYSCORE", self._calendar(name)[0], *first) for name in names]
         answers = self._calls.timed(looks)
-        return [owner for owner, (now, answer) in zip(owners, answers, strict=True) if _is_due(answer, now)]
+        return [name for name, (now, answer) in zip(names, answers, strict=True) if _is_due(answer, now)]
 
-    def due(self, owner: str, limit: int, hold: float) -> list[tuple[str, Message | None]]:
+    def due(self, name: str, limit: int, hold: float) -> list[tuple[str, Message | None]]:
         """Up to ``limit`` messages that are due. They are due again after ``hold`` seconds unless `sent` is called."""
-        answer = self._run("due", self._calendar(owner), [limit, _ms(hold)])
+        answer = self._run("due", self._calendar(name), [limit, _ms(hold)])
         found: list[tuple[str, Message | None]] = []
         for key, text in zip(answer[::2], answer[1::2], strict=True):
             try:
                 found.append((key.decode(), Message.from_json(text) if text else None))
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 # It stays in the schedule and is due again later. The other messages need not wait for it.
-                logger.error("%s in the schedule of %s cannot be read: %s", key, owner, error)
+                logger.error("%s in the schedule of %s cannot be read: %s", key, name, error)
         return found
 
-    def sent(self, owner: str, ids: Sequence[str]) -> None:
+    def sent(self, name: str, ids: Sequence[str]) -> None:
         """Remove messages that the broker has. A deadline stays, as one that was sent."""
         if ids:
-            self._run("sent", self._calendar(owner), ids)
+            self._run("sent", self._calendar(name), ids)
 
-    def backlog(self, owner: str) -> Backlog:
+    def backlog(self, name: str) -> Backlog:
         """How much waits in the schedule."""
-        due = self._calendar(owner)[0]
+        due = self._calendar(name)[0]
         now = self._calls.time(due) * 1000
 
         def count(client: Any) -> Any:

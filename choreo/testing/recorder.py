@@ -88,15 +88,15 @@ class RecordingStore(MemoryStore):
         super().__init__(terms, content=content)
         self._recorder = recorder
 
-    def schedule(self, owner: str, scheduled: Scheduled) -> None:
+    def schedule(self, name: str, scheduled: Scheduled) -> None:
         """Keep a message for later, and record its event."""
         self._recorder._take([scheduled.message])
-        super().schedule(owner, scheduled)
+        super().schedule(name, scheduled)
 
-    def unschedule(self, owner: str, schedule_id: str) -> bool:
+    def unschedule(self, name: str, schedule_id: str) -> bool:
         """Remove a message, and forget its event."""
         self._recorder._check()
-        removed = super().unschedule(owner, schedule_id)
+        removed = super().unschedule(name, schedule_id)
         if removed:
             self._recorder._forget(schedule_id.removeprefix("event:"))
         return removed
