@@ -6,8 +6,9 @@ messages in flight. So a copy is acked if, and only if, its outcome is recorded.
 nothing to do, and two round trips are saved.
 
 *Begin.* A handler that is no join begins without a round trip. The script that takes a message from the handler's queue
-looks into the inbox in the same step (the broker's claim.lua). If the unit is done, it drops the copy and counts it.
-Else it *claims* the unit: the unit's record then names this delivery. A join is claimed by its parts, as in any store.
+looks into the inbox in the same step (the broker's claim_copy.lua). If the unit is done, it drops the copy and counts
+it. Else it *claims* the unit: the unit's record then names this delivery. A join is claimed by its parts, as in any
+store.
 
 *How long such a claim holds.* As long as the message is in flight, which is as long as its consumer lives, however long
 the handler runs. It ends when the broker finds that the consumer died or stopped, or when the message is given back.
@@ -143,7 +144,7 @@ class FusedStore(RedisStore):
 
     def inbox(self, handler: str) -> str:
         """
-        The consumer argument that lets the broker claim units for this handler when it takes messages: see claim.lua.
+        The consumer argument that lets the broker claim units for this handler as it takes messages: see claim_copy.lua.
 
         It holds the inbox's retention in milliseconds, and the prefix of the handler's keys.
         """

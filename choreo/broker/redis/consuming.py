@@ -23,7 +23,7 @@ from choreo.broker.redis.bounded import BoundedMessage
 from choreo.broker.redis.keys import INBOX
 from choreo.broker.redis.packing import unpack
 from choreo.broker.redis.qos import QoS
-from choreo.broker.redis.receipt import CERTAIN_UNTIL, CLAIM, INFLIGHT, OWNER, TAG, Receipt
+from choreo.broker.redis.receipt import CERTAIN_UNTIL, CLAIM, TAG, Receipt
 from choreo.broker.redis.taken import Taken, untouched
 from choreo.broker.redis.taking import TakingChannel, reconnect_on_refusal
 from choreo.redis_client.refusals import explained
@@ -136,8 +136,7 @@ class ConsumingChannel(TakingChannel):
 
     def receipt_of(self, taken: Taken) -> Receipt:
         """The receipt of a taken message that was never delivered before."""
-        owner = taken.tag.rpartition(":")[0]
-        return Receipt(owner, self.keys.inflight(owner), taken.tag, taken.claim, taken.certain_until)
+        return Receipt(taken.tag, taken.claim, taken.certain_until)
 
     def _deliver_taken(self) -> bool:
         if not self.has_event_loop:
@@ -172,8 +171,7 @@ class ConsumingChannel(TakingChannel):
         properties = payload["properties"]
         properties["delivery_tag"] = tag or self._next_delivery_tag()
         if tag:
-            owner = tag.rpartition(":")[0]
-            about = {OWNER: owner, INFLIGHT: self.keys.inflight(owner), TAG: tag, CERTAIN_UNTIL: taken.certain_until}
+            about = {TAG: tag, CERTAIN_UNTIL: taken.certain_until}
             properties["delivery_info"].update(about | {CLAIM: taken.claim} if taken.claim else about)
         return payload
 

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 
 #: Consumer argument that names the inbox of the queue's handler: the retention in ms, a space, and the start of the
-#: names of the handler's keys. See lua/claim.lua.
+#: names of the handler's keys. See lua/claim_copy.lua.
 INBOX = "x-choreo-inbox"
 
 #: kombu's separator between the parts of a binding, if the transport option `sep` names no other.
@@ -52,7 +52,7 @@ class Keys:
         return re.sub(r"([\\*?\[\]])", r"\\\1", self.inflight("")) + "*"
 
     def begun(self, owner: str) -> str:
-        """Set, kept for a day: tags of messages that the owner had begun. The store's lease.lua uses it too."""
+        """Set, kept for a day: tags of messages that the owner had begun. The store's claim_unit.lua uses it too."""
         return f"{self.prefix}_choreo.begun.{owner}"
 
     def routes(self, exchange: str) -> str:

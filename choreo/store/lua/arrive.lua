@@ -1,25 +1,27 @@
 -- Record one part of a join, and claim the join if it is complete.
 --
--- KEYS 1 unit           HASH, see lease.lua
---      2 parts          HASH, until the join is settled:
---                       part's name -> time of its arrival in ms, a space, its text
---                       '#type' -> how many of the type have arrived under names 'type/identity'
---                       '?type' -> how many of the type are needed, if another part said so
---      3 due            ZSET schedule id -> time in ms, see due.lua
---      4 tally          HASH, permanent: 'late' | 'duplicate' | 'surplus' -> how many events did not count
---      5 done           start of the names of the inbox's HASHes: see redis_client/lua/inbox.lua
--- ARGV 1 attempt        2 token   3 lease in ms   4 most deliveries   5 retention in ms
---      6 part's type    7 part's name   8 its text
---      9 ms until the deadline   10 schedule id of the deadline   11 how many types make the join complete
---      12 in flight, see lease.lua   13 '1' if the claim is made ahead, see lease.lua
---      14 '1' if the copy was delivered before: then it counts neither as a duplicate nor as late
---      15 the event's identity for a join with rounds; '' for any other join
---      16 t, how many types this part asks for; then t times: type, how many
---      then for each needed type: the type, and how many ('' for one, 0 for as many as another part asks for)
--- Returns               {'wait', how many parts have arrived, 'surplus' or ''}, {'done', see ClaimResult.note}, or an answer
---                       of lease.lua
+-- KEYS[1] unit           HASH, see claim_unit.lua
+-- KEYS[2] parts          HASH, until the join is settled:
+--     part's name -> time of its arrival in ms, a space, its text
+--     '#type' -> how many of the type have arrived under names 'type/identity'
+--     '?type' -> how many of the type are needed, if another part said so
+-- KEYS[3] due            ZSET schedule id -> time in ms, see due.lua
+-- KEYS[4] tally          HASH, permanent: 'late' | 'duplicate' | 'surplus' -> how many events did not count
+-- KEYS[5] done           start of the names of the inbox's HASHes: see redis_client/lua/inbox.lua
+-- ARGV[1] attempt        ARGV[2] token   ARGV[3] lease in ms   ARGV[4] most deliveries   ARGV[5] retention in ms
+-- ARGV[6] part's type    ARGV[7] part's name   ARGV[8] its text
+-- ARGV[9] ms until the deadline   ARGV[10] schedule id of the deadline   ARGV[11] how many types make the join complete
+-- ARGV[12] in flight, see claim_unit.lua
+-- ARGV[13] '1' if the claim is made ahead, see claim_unit.lua
+-- ARGV[14] '1' if the copy was delivered before: then it counts neither as a duplicate nor as late
+-- ARGV[15] the event's identity for a join with rounds; '' for any other join
+-- ARGV[16] t, how many types this part asks for; then t times: type, how many
+--     then for each needed type: the type, and how many ('' for one, 0 for as many as another part asks for)
+-- Returns: {'wait', how many parts have arrived, 'surplus' or ''}, {'done', see ClaimResult.note}, or an answer of
+--     claim_unit.lua
 --!include redis_client/inbox
---!include store/lease
+--!include redis_client/now
+--!include store/claim_unit
 
 local unit, parts, due, tally = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local own, name, text = ARGV[6], ARGV[7], ARGV[8]

@@ -6,8 +6,8 @@
 -- ARGV[1] worker     ARGV[2] ms for which it counts as alive from now on; 0: it ends
 -- ARGV[3] n          ARGV[4..n+3] its bindings     ARGV[n+4..] bindings that it has removed from the broker
 -- Returns: {1 if the worker was known as alive else 0, stale bindings, removed bindings to make again}.
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+--!include redis_client/now
+local now = now_ms()
 local worker, ttl, count = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 
 local known = 0

@@ -111,7 +111,8 @@ def bury_without_a_note() -> None:
 def never_poison() -> None:
     """However often a unit was begun, it counts as the first time."""
     for name in ("store/begin", "store/arrive"):
-        surgery.in_script(name, "local deliveries = tonumber(before) + (again and 0 or 1)", "local deliveries = 1")
+        counted = "local deliveries = tonumber(before) + (is_repeated and 0 or 1)"
+        surgery.in_script(name, counted, "local deliveries = 1")
 
 
 @_sabotage("own address")

@@ -3,7 +3,7 @@
 --
 -- KEYS[1] consumers   sorted set, permanent: owner -> the time in ms at which it counts as dead; 0 = it is leaving
 -- KEYS[2] in flight   hash, exists while it holds messages: tag -> queue key \0 wake-up mark's key \0 message
--- KEYS[3] begun       set, for a day: tags of messages that the owner had begun: see the store's lease.lua
+-- KEYS[3] begun       set, for a day: tags of messages that the owner had begun: see the store's claim_unit.lua
 -- (The records name the queues, lists, permanent; and their wake-up marks, lists, for an hour.)
 -- ARGV[1] owner       ends with '-', how many messages it handles at the same time, '-', its timeout in ms
 -- ARGV[2] '0' the owner asks; none of these messages counts as begun
@@ -16,10 +16,10 @@
 --
 -- A message that was acked in the meantime has no record, and is skipped.
 -- An owner that is dead or leaving, and has no message left, is removed from the consumers.
+--!include redis_client/now
 --!include broker/redis/wake
 local deadline = redis.call('ZSCORE', KEYS[1], ARGV[1])
-local now = redis.call('TIME')
-local ms = tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000)
+local ms = now_ms()
 local dead = not deadline or tonumber(deadline) <= ms
 if ARGV[2] == '1' and not dead then return {-1} end
 local given, marks, begun, stuck = {}, {}, {}, {}

@@ -1,7 +1,8 @@
--- Shared function, for `--!include store/lease` in begin.lua and arrive.lua: claim a unit.
+-- Shared function, for `--!include store/claim_unit` after redis_client/now, in begin.lua and arrive.lua: claim a unit.
 --
 -- claim(unit, parts, attempt, token, lease_ms, max_deliveries, retention_ms, inflight, ahead)
--- Returns {'done'} | {'busy', ms left} | {'poison' or 'run', deliveries, part's name, part, part's name, part, ...}
+-- KEYS/ARGV: none of its own.
+-- Returns: {'done'} | {'busy', ms left} | {'poison' or 'run', deliveries, part's name, part, part's name, part, ...}
 --
 -- unit is a HASH:
 --   done        once a join, or a unit with a dead letter, is finished: 1 or a note, see Settlement.note. Any other
@@ -22,11 +23,6 @@
 -- With ahead, the claim is made before the handler's turn, and does not count as begun. If the consumer dies, the
 -- broker notes the messages that had begun. Such a claim is given only if the unit was not begun before, and the copy
 -- is in flight. Otherwise the answer is {'busy', 0}, and the worker asks again in the handler's turn.
-
-local function now_ms()
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
-end
 
 -- Returns 1 if a unit had begun that was claimed when its message was taken, else 0. It began without a call of the
 -- store. When the consumer died, or returned the message, the broker noted which messages had begun: see give_back.lua.
