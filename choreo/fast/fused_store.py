@@ -144,7 +144,7 @@ class FusedStore(RedisStore):
 
     def inbox(self, handler: str) -> str:
         """
-        The consumer argument that lets the broker claim units for this handler as it takes messages: see claim_copy.lua.
+        The consumer argument that lets the broker claim units for this handler as it takes messages: claim_copy.lua.
 
         It holds the inbox's retention in milliseconds, and the prefix of the handler's keys.
         """
