@@ -7,10 +7,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from choreo.declare.counts import counts_among
 from choreo.delivery.dead_letter import DeadLetter, Reason
 from choreo.delivery.failure import line_of
 from choreo.delivery.signals import SIGNALS
-from choreo.errors import DeadLetterError, EnvelopeError
+from choreo.errors import DeadLetterError
 from choreo.events.envelope import Envelope
 from choreo.events.lineage import NO_LINEAGE, lineage_of
 from choreo.events.message import EVENT_TASK, Message, parsed
@@ -169,17 +170,11 @@ def _carried(letter: DeadLetter, description: Mapping[str, Any]) -> Envelope | N
 
 def _parts_of(letter: DeadLetter, description: Mapping[str, Any]) -> dict[str, str]:
     """The parts of a join as the store keeps them."""
-    from choreo.declare.join import count_in
-
     several: Mapping[str, Any] = description.get("several", {})
     many = description["parts"] if description.get("rounds") else several
     parts = {name_of(envelope, many): packed(envelope) for envelope in letter.envelopes}
-    for part, asked in several.items():
-        for envelope in letter.envelopes:
-            if envelope.type == asked.get("of"):
-                with suppress(EnvelopeError):
-                    parts[f"?{part}"] = str(count_in(envelope, asked["per"], part))
-    return parts
+    counts = counts_among(letter.envelopes, several)
+    return parts | {f"?{part}": str(count) for part, count in counts.items()}
 
 
 def _readdressed(letter: DeadLetter, queue: str) -> Message:

@@ -4,15 +4,16 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import chain
 from typing import Any
 from uuid import uuid4
 
+from choreo.declare.counts import counts_among, needed
 from choreo.delivery.signals import DEADLINE, FIRED, signal
 from choreo.durations import LONGEST, moment_of
-from choreo.errors import EnvelopeError, JoinError
+from choreo.errors import JoinError
 from choreo.events.envelope import Envelope
 from choreo.printing import one_line
 from choreo.store import Claim, JoinState, Outcome, Scheduled, Settlement, Store, Verdict, deadline_id
@@ -291,11 +292,10 @@ def _missing(
     if not description:
         return (), 1
     missing: list[Missing] = []
-    counts = _counts(arrived, description)
+    asked = description["several"]
+    counts = {**state.counts, **counts_among(chain.from_iterable(arrived.values()), asked)}
     for part in description.get("parts", ()):
-        here = len(arrived.get(part, ()))
-        several = description["several"].get(part)
-        wanted: int | None = 1 if several is None else several.get("times") or counts.get(part, state.counts.get(part))
+        here, wanted = len(arrived.get(part, ())), needed(part, asked, counts)
         if wanted is None or here < wanted:
             missing.append(Missing(part, None if wanted is None else wanted - here))
     full = len(description.get("parts", ())) - len(missing)
@@ -308,15 +308,3 @@ def _is_cursor(text: str) -> bool:
         return math.isfinite(float(score)) and last.startswith(DEADLINE_PREFIX)
     except ValueError:
         return False
-
-
-def _counts(arrived: Mapping[str, list[Envelope]], description: Mapping[str, Any]) -> dict[str, int]:
-    """How many events of each type the parts that are there ask for, by the declaration of today."""
-    from choreo.declare.join import count_in
-
-    counts = {}
-    for part, several in description["several"].items():
-        for envelope in arrived.get(several.get("of", ""), ()):
-            with suppress(EnvelopeError):
-                counts[part] = count_in(envelope, several["per"], part)
-    return counts
