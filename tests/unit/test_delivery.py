@@ -319,7 +319,7 @@ def test_an_event_that_is_too_large_to_announce_fails_its_handler():
 
 
 def test_a_store_that_does_not_answer_keeps_the_event_in_its_queue(monkeypatch):
-    monkeypatch.setattr("choreo.worker.handler.STORE_PAUSE", 0)
+    monkeypatch.setattr("choreo.worker.outage.STORE_PAUSE", 0)
     monkeypatch.setattr("choreo.worker.outage.MOST_SECONDS", 0)
     stage = stage_of(failing(None))
 

@@ -32,7 +32,7 @@ QUEUES: dict[str, tuple[GuardedQueue, dict[str, Any], bytes]] = {
 
 @pytest.fixture(autouse=True)
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    for room in ("worker.handler", "worker.dead_letters", "broker.queue"):
+    for room in ("worker.outage", "broker.queue"):
         monkeypatch.setattr(f"choreo.{room}.STORE_PAUSE", 0)
     monkeypatch.setattr("choreo.worker.outage.MOST_SECONDS", 0)
 

@@ -309,7 +309,7 @@ def test_a_pool_of_the_users_own_is_asked():
 
 def test_a_copy_that_is_given_back_is_rejected_as_with_celery(monkeypatch: pytest.MonkeyPatch):
     bench = Bench()
-    monkeypatch.setattr("choreo.worker.handler.STORE_PAUSE", 0)
+    monkeypatch.setattr("choreo.worker.outage.STORE_PAUSE", 0)
     monkeypatch.setattr(bench.stage.store, "begin", None)
 
     short, celerys = bench.both()

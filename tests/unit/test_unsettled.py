@@ -21,7 +21,7 @@ ORDER = OrderPlaced(customer_id="alice", total_cents=500)
 
 @pytest.fixture(autouse=True)
 def _no_pause(monkeypatch):
-    monkeypatch.setattr("choreo.worker.handler.STORE_PAUSE", 0)
+    monkeypatch.setattr("choreo.worker.outage.STORE_PAUSE", 0)
     monkeypatch.setattr("choreo.worker.outage.MOST_SECONDS", 0)
 
 
