@@ -74,7 +74,7 @@ class RedisStore(Store):
         return self._key(handler, "done", "")
 
     def _calendar(self, name: str) -> tuple[str, str]:
-        return self._key(name, "due"), self._key(name, "post")
+        return self._key(name, "due"), self._key(name, "messages")
 
     def _cabinet(self, handler: str) -> tuple[str, str]:
         return self._key(handler, "letters"), self._key(handler, "letters", "index")

@@ -229,7 +229,7 @@ def test_what_a_living_worker_returns_as_a_failure_counts_as_begun(place: Place,
 def test_notes_of_what_was_begun_are_kept_for_a_day(place: Place, worker: Worker):
     place.send("e-1")
     worker.take()
-    owner = worker.receipt().owner
+    owner = worker.receipt().tag.rpartition(":")[0]
     worker.messages[0].reject(requeue=True)
 
     assert 86_000 < place.corner.redis.ttl(worker.channel.keys.begun(owner)) <= 86_400

@@ -239,7 +239,7 @@ def test_a_refused_commit_gives_its_copy_back_and_the_next_one_waits_for_its_ans
     assert not line.commits.send(Commit("t", None, (), lambda *_: Fate.GONE)), "nothing is sent ahead for a while"
 
 
-@pytest.mark.parametrize("key", ["due", "post", "letters", "letters:index", "done:", "unit:"])
+@pytest.mark.parametrize("key", ["due", "messages", "letters", "letters:index", "done:", "unit:"])
 def test_a_commit_that_meets_a_key_of_somebody_elses_loses_nothing(
     place: Place, worker: Worker, crowd: Crowd, key: str
 ):

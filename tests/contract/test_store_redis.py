@@ -99,7 +99,7 @@ def test_state_has_a_lifetime_and_what_waits_for_somebody_has_none(redis_rig):
     # Parts wait for somebody, too: a service may be down for longer than its joins wait.
     assert {"parts:join:waiting", "parts:join:replayed"} == {key for key in immortal if key.startswith("parts:")}
     others = {key for key in immortal if not key.startswith("parts:")}
-    assert others == {"due", "post", "letters", "letters:index", "tally", f"{redis_rig.prefix}:handlers"}
+    assert others == {"due", "messages", "letters", "letters:index", "tally", f"{redis_rig.prefix}:handlers"}
     assert set(immortal.values()) == {-1}
 
 

@@ -2,7 +2,7 @@
 --
 -- KEYS[1] due            ZSET schedule id -> time in ms at which the message is due. With a fraction of 0.5 once it was
 --     handed out. Negative for a deadline that was sent: it stays until its join is settled
--- KEYS[2] post           HASH schedule id -> message; a join's deadline has none
+-- KEYS[2] messages       HASH schedule id -> message; a join's deadline has none
 -- ARGV[1] most messages  ARGV[2] ms for which they are held back
 -- Returns: schedule id, message or '' for a deadline; repeated
 --!include redis_client/now

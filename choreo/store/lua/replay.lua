@@ -1,7 +1,7 @@
 -- Replay a dead letter: remove it, and schedule its message for the handler that failed.
 --
 -- KEYS[1] unit           HASH, see claim_unit.lua; it is deleted   KEYS[2] parts   HASH, see arrive.lua
--- KEYS[3] due            ZSET schedule id -> time in ms   KEYS[4] post   HASH schedule id -> message
+-- KEYS[3] due            ZSET schedule id -> time in ms   KEYS[4] messages   HASH schedule id -> message
 -- KEYS[5] letters        HASH dead letter id -> JSON   KEYS[6] index  ZSET dead letter id -> time in ms
 -- KEYS[7] done           start of the names of the inbox's HASHes: see redis_client/lua/inbox.lua
 -- ARGV[1] dead letter id   ARGV[2] schedule id   ARGV[3] delay in ms   ARGV[4] message   ARGV[5] retention in ms

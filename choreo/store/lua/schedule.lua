@@ -1,6 +1,6 @@
 -- Keep a message for later. The same id is scheduled once.
 --
--- KEYS[1] due            ZSET schedule id -> time in ms   KEYS[2] post   HASH schedule id -> message
+-- KEYS[1] due            ZSET schedule id -> time in ms   KEYS[2] messages   HASH schedule id -> message
 -- ARGV[1] schedule id    ARGV[2] delay in ms   ARGV[3] message
 -- Returns: 1 if it is new, 0 if this id is scheduled already
 --!include redis_client/now

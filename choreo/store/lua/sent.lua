@@ -1,6 +1,6 @@
 -- Remove messages that the broker has.
 --
--- KEYS[1] due            ZSET, see due.lua   KEYS[2] post   HASH schedule id -> message
+-- KEYS[1] due            ZSET, see due.lua   KEYS[2] messages   HASH schedule id -> message
 -- ARGV[1..] schedule ids
 -- Returns: nothing
 --!include redis_client/now

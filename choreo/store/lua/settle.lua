@@ -4,7 +4,7 @@
 -- settle(i) settles the claim whose arguments begin at ARGV[i].
 -- Returns: 'ok' | 'already' (the unit was settled before) | 'stale' (another worker has the claim, or had it)
 --     | 'lost' (the unit is neither claimed nor settled: this server has lost data)
--- KEYS[1] due            ZSET schedule id -> time in ms   KEYS[2] post   HASH schedule id -> message
+-- KEYS[1] due            ZSET schedule id -> time in ms   KEYS[2] messages   HASH schedule id -> message
 -- KEYS[3] letters        HASH dead letter id -> JSON   KEYS[4] index   ZSET dead letter id -> time in ms
 -- KEYS[5] done           start of the names of the inbox's HASHes: see redis_client/lua/inbox.lua
 -- (The script names two more keys of each unit, in the same slot of a cluster:

@@ -1,6 +1,6 @@
 -- Remove a scheduled message that was not handed out yet.
 --
--- KEYS[1] due            ZSET, see due.lua   KEYS[2] post   HASH schedule id -> message
+-- KEYS[1] due            ZSET, see due.lua   KEYS[2] messages   HASH schedule id -> message
 -- ARGV[1] schedule id
 -- Returns: 1 if it was removed, 0 if there is none or a worker may be sending it
 
