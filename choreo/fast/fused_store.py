@@ -96,7 +96,7 @@ class FusedStore(RedisStore):
         header = self.header(claim)
         args = [*header.args, *self.commit_args(claim, settlement)]
         (answer,), repeated = self._calls.run_once(self._commit, header.keys, args, _check)
-        return committed(answer, settlement, repeated)
+        return commit_result(answer, settlement, repeated)
 
     def header(self, claim: Claim) -> Header:
         """The script, keys and first arguments that the commits of one handler for one consumer have in common."""
@@ -139,7 +139,7 @@ class FusedStore(RedisStore):
         """
         if isinstance(answer, Exception):
             return self._calls.failed(answer)
-        outcome = committed(answer, settlement, repeated)
+        outcome = commit_result(answer, settlement, repeated)
         return StoreError(FORGOTTEN) if outcome.outcome is Outcome.LOST else outcome
 
     def inbox(self, handler: str) -> str:
@@ -165,7 +165,7 @@ def _check(answer: Any) -> None:
 _OK = CommitResult(Outcome.OK)
 
 
-def committed(answer: Any, settlement: Settlement, repeated: bool) -> CommitResult:
+def commit_result(answer: Any, settlement: Settlement, repeated: bool) -> CommitResult:
     """The outcome of a commit from the script's answer. ``repeated``: it was sent more than once."""
     if answer == [b"ok"]:
         return _OK
