@@ -106,7 +106,7 @@ def park(
     names = [handler, ports.service_name, notices_of(ports.service_name), set_aside_for(ports.service_name, letter.id)]
     for name in dict.fromkeys(names):
         try:
-            _bury(ports, replace(letter, handler=name), error)
+            _record(ports, replace(letter, handler=name), error)
             break
         except StoreError as refusal:
             if refusal.is_outage or name == names[-1]:
@@ -116,11 +116,11 @@ def park(
             letter = replace(letter, error=why, envelopes=(), unit=None)
 
 
-def _bury(ports: Ports, letter: DeadLetter, error: Exception) -> None:
+def _record(ports: Ports, letter: DeadLetter, error: Exception) -> None:
     scheduled = Scheduled(f"notice:{letter.id}", notice(letter, ports))
     # It is so already, unless the store has lost its memory. Then nobody would find the letter.
     ports.store.register([letter.handler])
-    ports.store.bury(letter.handler, letter.id, letter.to_json(), [scheduled])
+    ports.store.add_letter(letter.handler, letter.id, letter.to_json(), [scheduled])
     log_dead_letter(letter, error)
 
 

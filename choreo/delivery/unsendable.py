@@ -17,21 +17,21 @@ logger = logging.getLogger(__name__)
 MOST_REFUSALS = 700
 
 
-def park_unreadable(ports: Ports, owner: str, key: str, entry: Unreadable) -> None:
-    """Make a dead letter of an entry that is no message, and remove it from the schedule. Raises `StoreError`."""
-    handler = _keeper(ports, owner)
+def park_unreadable(ports: Ports, name: str, key: str, entry: Unreadable) -> None:
+    """Make a dead letter of an entry that is no message, and remove it from this schedule. Raises `StoreError`."""
+    handler = _keeper(ports, name)
     message = Message("", ports.queue_of(handler), entry.text)
-    park(ports, handler, message, EnvelopeError(f"the entry {key!a} in the schedule of {owner}: {entry.fault}"))
-    ports.store.sent(owner, [key])
+    park(ports, handler, message, EnvelopeError(f"the entry {key!a} in the schedule of {name}: {entry.fault}"))
+    ports.store.sent(name, [key])
 
 
-def is_given_up(ports: Ports, owner: str, key: str, message: Message, error: PublishError) -> bool:
+def is_given_up(ports: Ports, name: str, key: str, message: Message, error: PublishError) -> bool:
     """
     Count one more refusal of a message by the broker. True if that was too often, and a dead letter has it now.
 
     A notice of a dead letter has no dead letter of its own: it is dropped, with a line in the log. Raises `StoreError`.
     """
-    count = ports.store.returned(owner, f"refused:{key}")
+    count = ports.store.returned(name, f"refused:{key}")
     if count < MOST_REFUSALS:
         return False
     why = f"the broker refused it {count} times: {error}"
@@ -40,10 +40,10 @@ def is_given_up(ports: Ports, owner: str, key: str, message: Message, error: Pub
         logger.error("the notice of dead letter %s is dropped, and the letter is kept: %s", one_line(letter), why)
     else:
         # Without its event the letter is replayed as it is: to an exchange, if that is its address.
-        park(ports, _keeper(ports, owner), message, UnsendableError(why))
+        park(ports, _keeper(ports, name), message, UnsendableError(why))
     return True
 
 
-def _keeper(ports: Ports, owner: str) -> str:
+def _keeper(ports: Ports, name: str) -> str:
     """The handler whose schedule it is; the service for the delayed events, which no handler has announced."""
-    return owner if is_handler(owner) else ports.service_name
+    return name if is_handler(name) else ports.service_name

@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
+from choreo.declare.counts import counts_among
 from choreo.delivery.dead_letter import DeadLetter, Reason
 from choreo.delivery.failure import line_of
 from choreo.delivery.signals import SIGNALS
-from choreo.errors import DeadLetterError, EnvelopeError, StoreError
+from choreo.errors import DeadLetterError, StoreError
 from choreo.events.envelope import Envelope
 from choreo.events.lineage import NO_LINEAGE, lineage_of
 from choreo.events.message import EVENT_TASK, Message, parsed
@@ -51,9 +52,9 @@ class DeadLetters:
         """Iterate over all dead letters, oldest first."""
         return iter(self.find())
 
-    def find(self, *owners: str) -> list[DeadLetter]:
+    def find(self, *names: str) -> list[DeadLetter]:
         """Return dead letters, oldest first: all of them, or those of these services (``payment``) and handlers."""
-        letters = [read(handler, text) for handler in self._handlers(owners) for text in self._letters(handler)]
+        letters = [read(handler, text) for handler in self._handlers(names) for text in self._letters(handler)]
         return sorted(letters, key=lambda letter: letter.failed_at)
 
     def _letters(self, handler: str) -> list[str]:
@@ -150,11 +151,11 @@ class DeadLetters:
         self._store.discard(letter.handler, letter_id)
         return letter
 
-    def _handlers(self, owners: Iterable[str]) -> list[str]:
+    def _handlers(self, names: Iterable[str]) -> list[str]:
         known = self._store.handlers()
-        if not owners:
+        if not names:
             return known
-        return [handler for handler in known if handler in owners or handler.rpartition(".")[0] in owners]
+        return [handler for handler in known if handler in names or handler.rpartition(".")[0] in names]
 
 
 def _shown(handler: str, ask: Callable[[], T], otherwise: T) -> T:
@@ -190,17 +191,11 @@ def _carried(letter: DeadLetter, description: Mapping[str, Any]) -> Envelope | N
 
 def _parts_of(letter: DeadLetter, description: Mapping[str, Any]) -> dict[str, str]:
     """The parts of a join as the store keeps them."""
-    from choreo.declare.join import count_in
-
     several: Mapping[str, Any] = description.get("several", {})
     many = description["parts"] if description.get("rounds") else several
     parts = {name_of(envelope, many): packed(envelope) for envelope in letter.envelopes}
-    for part, asked in several.items():
-        for envelope in letter.envelopes:
-            if envelope.type == asked.get("of"):
-                with suppress(EnvelopeError):
-                    parts[f"?{part}"] = str(count_in(envelope, asked["per"], part))
-    return parts
+    counts = counts_among(letter.envelopes, several)
+    return parts | {f"?{part}": str(count) for part, count in counts.items()}
 
 
 def _readdressed(letter: DeadLetter, queue: str) -> Message:

@@ -55,11 +55,11 @@ class Broker:
         if len(confirmed) < len(messages):
             raise PublishError("there is no such queue", confirmed=confirmed, is_outage=self.is_outage)
 
-    def look(self, times: int, *owners: str) -> None:
+    def look(self, times: int, *names: str) -> None:
         """Let the clock look so many times."""
         for _ in range(times):
             with suppress(PublishError):
-                self._stage.clock.send_due(owners or [HANDLER])
+                self._stage.clock.send_due(names or [HANDLER])
             self._stage.wait(HELD)
 
 
@@ -126,13 +126,13 @@ def test_a_notice_that_is_always_refused_is_dropped_and_its_dead_letter_kept(sta
 
 
 @pytest.mark.parametrize(
-    ("owner", "handler"), [(HANDLER, HANDLER), (DELAYED, "payment"), ("payment.gone", "payment.gone")]
+    ("name", "handler"), [(HANDLER, HANDLER), (DELAYED, "payment"), ("payment.gone", "payment.gone")]
 )
-def test_an_entry_that_is_no_message_becomes_a_dead_letter_and_leaves(stage, monkeypatch, owner, handler):
+def test_an_entry_that_is_no_message_becomes_a_dead_letter_and_leaves(stage, monkeypatch, name, handler):
     broker = Broker(stage, monkeypatch)
-    stage.store.register([owner])
-    stage.store.schedule(owner, Scheduled("retry:1", retry()))
-    stage.store.schedule(owner, Scheduled("retry:2", Message("", "payment.other", b"[]")))
+    stage.store.register([name])
+    stage.store.schedule(name, Scheduled("retry:1", retry()))
+    stage.store.schedule(name, Scheduled("retry:2", Message("", "payment.other", b"[]")))
     due = stage.store.due
 
     def with_junk(*call: Any) -> Any:
@@ -140,7 +140,7 @@ def test_an_entry_that_is_no_message_becomes_a_dead_letter_and_leaves(stage, mon
         return [(key, Unreadable(b"\xff{", "it cannot be read") if key == "retry:1" else one) for key, one in entries]
 
     monkeypatch.setattr(stage.store, "due", with_junk)
-    broker.look(1, owner)
+    broker.look(1, name)
 
     (letter,) = stage.dead_letters
     assert (letter.handler, letter.reason, letter.message.body) == (handler, Reason.UNREADABLE, b"\xff{")
@@ -152,13 +152,13 @@ def test_a_schedule_that_the_store_cannot_read_holds_up_no_other(stage, monkeypa
     broker = Broker(stage, monkeypatch)
     due = stage.store.due
 
-    def refuse(owner: str, *call: Any) -> Any:
-        if owner == "payment.broken":
+    def refuse(name: str, *call: Any) -> Any:
+        if name == "payment.broken":
             raise StoreError("WRONGTYPE", is_outage=False)
-        return due(owner, *call)
+        return due(name, *call)
 
     monkeypatch.setattr(stage.store, "due", refuse)
-    monkeypatch.setattr(stage.store, "ripe", lambda owners: owners if len(broker.taken) < 1 else [])
+    monkeypatch.setattr(stage.store, "ripe", lambda names: names if len(broker.taken) < 1 else [])
     stage.store.schedule(HANDLER, Scheduled("retry:1", retry()))
 
     with pytest.raises(StoreError, match="WRONGTYPE"):
@@ -173,14 +173,14 @@ def test_a_schedule_that_the_store_cannot_read_holds_up_no_other(stage, monkeypa
 @pytest.mark.parametrize("refused", [1, 2, 3])
 def test_a_dead_letter_that_the_store_refuses_is_kept_under_another_name_of_the_service(stage, monkeypatch, refused):
     names = [HANDLER, "payment", "payment.dead_letters"][:refused]
-    bury = stage.store.bury
+    add_letter = stage.store.add_letter
 
     def refuse(handler: str, *call: Any) -> None:
         if handler in names:
             raise StoreError("WRONGTYPE", is_outage=False)
-        bury(handler, *call)
+        add_letter(handler, *call)
 
-    monkeypatch.setattr(stage.store, "bury", refuse)
+    monkeypatch.setattr(stage.store, "add_letter", refuse)
     raw = Message("", HANDLER, b"\xff")
 
     park(stage.app.runtime, HANDLER, raw, ValueError("odd"))

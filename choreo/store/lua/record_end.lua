@@ -1,9 +1,9 @@
--- Note how the process ended that ran the current attempt of a unit. See lease.lua for `ended`.
+-- Record how the process ended that ran the current attempt of a unit. See claim_unit.lua for `ended`.
 --
--- KEYS 1 unit           HASH, see lease.lua
--- ARGV 1 note
---      2.. tokens of the process's claims; one that ends with '-' is the beginning of such tokens. None: any process
--- Returns               1 if noted, 0 if the unit is finished or was never begun, or another process has claimed it
+-- KEYS[1] unit           HASH, see claim_unit.lua
+-- ARGV[1] text
+-- ARGV[2..] tokens of the process's claims; one that ends with '-' is the beginning of such tokens. None: any process
+-- Returns: 1 if recorded, 0 if the unit is finished or was never begun, or another process has claimed it
 
 local token = redis.call('HGET', KEYS[1], 'token')
 if not token then return 0 end
