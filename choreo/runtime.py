@@ -305,6 +305,7 @@ class Runtime:
         attributes = {
             "name": subscription.name,
             "subscription": subscription,
+            "runtime": self,
             # An ordinary refusal is one line in the log; its traceback is in the dead letter.
             "throws": (PermanentFailure, EnvelopeError, JoinExpiredError, *subscription.retry.never),
             "__doc__": code.__doc__,

@@ -59,6 +59,7 @@ class RedisStore(Store):
     ) -> None:
         self.url = url
         self.terms = terms
+        self._lease, self._retention = _ms(terms.lease.total_seconds()), _ms(terms.retention.total_seconds())
         self.prefix = prefix
         self._recording = recording
         self._record_args = f"{recording.shelf_length} {_ms(recording.lifetime.total_seconds())}"
@@ -86,12 +87,7 @@ class RedisStore(Store):
         return self._key(handler, "letters"), self._key(handler, "letters", "index")
 
     def _lease_args(self, claim: Claim) -> list[Any]:
-        terms = self.terms
-        return [_attempt(claim), claim.token, _ms(terms.lease.total_seconds()), terms.max_deliveries, self._retention]
-
-    @cached_property
-    def _retention(self) -> int:
-        return _ms(self.terms.retention.total_seconds())
+        return [_attempt(claim), claim.token, self._lease, self.terms.max_deliveries, self._retention]
 
     def begin(self, claim: Claim) -> ClaimResult:
         """Claim a unit."""
@@ -144,12 +140,22 @@ class RedisStore(Store):
 
     def _arriving(self, claim: Claim, arrival: Arrival, *, ahead: bool = False) -> tuple[list[str], list[Any]]:
         """Keys and arguments of arrive.lua."""
-        due, _ = self._calendar(claim.handler)
-        keys = [*self._unit(claim.handler, claim.unit), due, self._key(claim.handler, "tally")]
-        keys.append(self._done(claim.handler))
-        args: list[Any] = [*self._lease_args(claim), arrival.part, arrival.name, arrival.text]
-        args += [_ms(arrival.within), deadline_id(claim.unit), arrival.at_least, self._in_flight(claim)]
-        args += [int(ahead), int(arrival.may_be_repeated), arrival.round_of, len(arrival.counts)]
+        due, *_, done = self._settlement_keys(claim.handler)
+        keys = [*self._unit(claim.handler, claim.unit), due, self._key(claim.handler, "tally"), done]
+        args: list[Any] = [
+            *self._lease_args(claim),
+            arrival.part,
+            arrival.name,
+            arrival.text,
+            _ms(arrival.within),
+            deadline_id(claim.unit),
+            arrival.at_least,
+            self._in_flight(claim),
+            int(ahead),
+            int(arrival.may_be_repeated),
+            arrival.round_of,
+            len(arrival.counts),
+        ]
         for part, count in arrival.counts.items():
             args += [part, count]
         for part, need in arrival.needs.items():
@@ -166,7 +172,7 @@ class RedisStore(Store):
     def look(self, handler: str, unit: str) -> JoinState | None:
         """A pending join as it is now; None if there is none."""
         keys = [*self._unit(handler, unit), self._calendar(handler)[0]]
-        answer = self._run("look", keys, [deadline_id(unit), _ms(self.terms.lease.total_seconds())])
+        answer = self._run("look", keys, [deadline_id(unit), self._lease])
         if not answer:
             return None
         deadline, is_overdue, attempts, lease, *fields = answer
@@ -202,7 +208,7 @@ class RedisStore(Store):
     def renew(self, claim: Claim) -> bool:
         """Prolong the lease. False when another worker has the claim, or the unit is settled."""
         unit, _ = self._unit(claim.handler, claim.unit)
-        args = [claim.token, _ms(self.terms.lease.total_seconds()), self._retention]
+        args = [claim.token, self._lease, self._retention]
         return bool(self._run("renew", [unit], args))
 
     def commit(self, claim: Claim, settlement: Settlement) -> CommitResult:
