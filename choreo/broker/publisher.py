@@ -56,9 +56,11 @@ class Publisher:
         self.unheard: Counter[str] = Counter()
         forks.guard(self)
 
-    def announce(self, envelopes: Iterable[Envelope]) -> None:
+    def announce(self, envelopes: Iterable[Envelope]) -> list[Envelope]:
         """
         Broadcast events. On return the broker holds each of them for every queue that is bound to its type.
+
+        Returns the events as they were sent.
 
         Raises `PublishError` unless the broker confirms all of them in time. Its ``confirmed`` and ``unconfirmed`` list
         the events, and announcing the unconfirmed ones again is safe. With ``choreo_unheard = "error"`` it is also
@@ -77,6 +79,11 @@ class Publisher:
                 confirmed=[envelope for envelope, post in zip(envelopes, posts, strict=True) if post.heard],
                 unconfirmed=[envelope for envelope, post in zip(envelopes, posts, strict=True) if not post.heard],
             )
+        return envelopes
+
+    def stamped(self, envelope: Envelope) -> Envelope:
+        """The event as it is sent later, by the schedule."""
+        return envelope
 
     def message_for(self, envelope: Envelope) -> Message:
         """
