@@ -12,11 +12,12 @@ import logging
 from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from kombu.serialization import prepare_accept_content
 
-from choreo.declare.context import utc_now
+from choreo.declare.context import Context, utc_now
 from choreo.declare.settings import SHUTDOWN_TIMEOUT, Unheard, check_settings, rank_lowest
 from choreo.errors import DeclarationError, EnvelopeError, JoinExpiredError, PermanentFailure
 
@@ -157,7 +158,46 @@ class Runtime:
                 self.place(),
             )
         unheard = Unheard.of(self._conf.get("choreo_unheard") or Unheard.LOG)
-        return Publisher(self._connect, self.topology.exchange, unheard, self.place)
+        parts = self._connect, self.topology.exchange, unheard, self.place
+        if not self.is_traced:
+            return Publisher(*parts)
+        from choreo.tracing.publisher import TracedPublisher
+
+        publisher = TracedPublisher(*parts)
+        publisher.system = self._system
+        return publisher
+
+    @cached_property
+    def contexts(self) -> Callable[..., Context]:
+        """Makes the context of a handler. With OpenTelemetry, one that records spans."""
+        if not self.is_traced:
+            return Context
+        from choreo.tracing.context import contexts_on
+
+        return contexts_on(self._system)
+
+    @property
+    def is_traced(self) -> bool:
+        """
+        True if spans are recorded: OpenTelemetry is installed, and ``choreo_tracing`` is not False.
+
+        Raises `DeclarationError` if that is True, and OpenTelemetry is missing.
+        """
+        wanted = self._conf.get("choreo_tracing")
+        if wanted is False:
+            return False
+        is_there = find_spec("opentelemetry") is not None and find_spec("opentelemetry.trace") is not None
+        if wanted and not is_there:
+            raise DeclarationError(
+                "choreo_tracing = True needs OpenTelemetry's API. Install it: pip install 'celery-choreo[otel]'."
+            )
+        return is_there
+
+    @property
+    def _system(self) -> str:
+        """The messaging system, as OpenTelemetry names it."""
+        kind = str(self._connect().transport.driver_type)
+        return {"amqp": "rabbitmq"}.get(kind, kind)
 
     @cached_property
     def store(self) -> Store:

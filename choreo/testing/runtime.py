@@ -8,6 +8,7 @@ from typing import Any
 
 from choreo.broker.publisher import Publisher
 from choreo.broker.topology import Topology
+from choreo.declare.context import Context
 from choreo.delivery.lease_keeper import LeaseKeeper
 from choreo.runtime import Runtime
 from choreo.service import Service
@@ -50,6 +51,11 @@ class StageRuntime(Runtime):
     def topology(self) -> Topology:
         """The topology of the service itself."""
         return self._real.topology
+
+    @cached_property
+    def contexts(self) -> Callable[..., Context]:
+        """Makes plain contexts: a test records no spans."""
+        return Context
 
     @cached_property
     def lane(self) -> Any:
