@@ -49,7 +49,7 @@ class Depths:
         except Exception:
             self.close()
             raise
-        return {queue: Depth(waiting) for queue, waiting in self._bindings.waiting(queues).items()}
+        return {queue: Depth(waiting) for queue, waiting in self._bindings.message_counts(queues).items()}
 
     def close(self) -> None:
         """Close the connection. A later call opens it again."""

@@ -28,6 +28,7 @@ from choreo.store.parts import mark_of
 from choreo.store.port import Store
 from choreo.store.register import Declared, Listening
 from choreo.store.schedule import DEADLINE_PREFIX, Backlog, Scheduled, deadline_id
+from choreo.store.servers import Server
 from choreo.store.terms import Terms
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -467,7 +468,8 @@ class MemoryStore(Store):
         due = [entry.due for entry in entries if not entry.was_sent and entry.due <= now]
         later = [entry.due for entry in entries if not entry.was_sent and entry.due > now]
         reminded = sum(entry.was_sent for entry in entries)
-        return Backlog(len(due), now - min(due, default=now), len(later), min(later, default=None), reminded)
+        joins = sum(key.startswith(DEADLINE_PREFIX) for key in self._drawers[name].calendar)
+        return Backlog(len(due), now - min(due, default=now), len(later), min(later, default=None), reminded, joins)
 
     @_locked
     def add_letter(self, handler: str, letter_id: str, letter: str, scheduled: Sequence[Scheduled] = ()) -> None:
@@ -570,6 +572,10 @@ class MemoryStore(Store):
 
     def ping(self) -> None:
         """Do nothing: this store always answers."""
+
+    def servers(self) -> list[Server]:
+        """None: this process keeps the store."""
+        return []
 
     def watch(self) -> None:
         """Do nothing: this store drops nothing."""

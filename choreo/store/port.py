@@ -7,6 +7,7 @@ from choreo.store.joins import Joins
 from choreo.store.letters import Letters
 from choreo.store.register import Register
 from choreo.store.schedule import Schedule
+from choreo.store.servers import Server
 
 
 class Store(Claims, Joins, Schedule, Letters, Register, Protocol):
@@ -19,6 +20,9 @@ class Store(Claims, Joins, Schedule, Letters, Register, Protocol):
 
     def ping(self) -> None:
         """Raise `StoreError` unless the store answers."""
+
+    def servers(self) -> list[Server]:
+        """The servers that keep the store, each with its memory. Empty for a store in memory."""
 
     def watch(self) -> None:
         """Look now and then if the server drops what it should keep, and log that. Never raises."""

@@ -21,6 +21,7 @@ from typing import Any
 from choreo.errors import StoreError
 from choreo.events.message import Message
 from choreo.events.patterns import Binding
+from choreo.masking import shown_url
 from choreo.redis_client.cluster import servers
 from choreo.redis_client.evictions import watch
 from choreo.redis_client.scripts import Script
@@ -31,6 +32,7 @@ from choreo.store.joins import Arrival, JoinState
 from choreo.store.port import Store
 from choreo.store.register import Declared, Listening
 from choreo.store.schedule import DELAYED, Backlog, Scheduled, deadline_id
+from choreo.store.servers import Server
 from choreo.store.terms import Terms
 
 logger = logging.getLogger(__name__)
@@ -278,7 +280,7 @@ class RedisStore(Store):
 
     def backlog(self, name: str) -> Backlog:
         """How much waits in the schedule."""
-        due = self._calendar(name)[0]
+        due, messages = self._calendar(name)
         now = self._calls.time(due) * 1000
 
         def count(client: Any) -> Any:
@@ -288,11 +290,14 @@ class RedisStore(Store):
                 pipeline.zcount(due, f"({now}", "+inf")
                 pipeline.zrangebyscore(due, f"({now}", "+inf", start=0, num=1, withscores=True)
                 pipeline.zcount(due, "-inf", "(0")
+                pipeline.hlen(messages)
                 return pipeline.execute()
 
-        ready, first, later, following, reminded = self._calls.ask(count)
+        ready, first, later, following, reminded, messages_there = self._calls.ask(count)
         late = max(now - first[0][1], 0) / 1000 if first else 0.0
-        return Backlog(ready, late, later, following[0][1] / 1000 if following else None, reminded)
+        # A deadline is the only entry that has no message.
+        joins = max(ready + later + reminded - messages_there, 0)
+        return Backlog(ready, late, later, following[0][1] / 1000 if following else None, reminded, joins)
 
     def add_letter(self, handler: str, letter_id: str, letter: str, scheduled: Sequence[Scheduled] = ()) -> None:
         """Record a dead letter outside any unit."""
@@ -408,6 +413,12 @@ class RedisStore(Store):
         # A command with a key: a cluster sends it to one node.
         self._calls.ask(lambda client: client.exists(f"{self.prefix}:handlers"))
 
+    def servers(self) -> list[Server]:
+        """The servers that keep the store."""
+        return self._calls.ask(
+            lambda client: [Server.of(_address(url), ask()) for url, ask in servers(client, self.url)]
+        )
+
     def watch(self) -> None:
         """Log that the server evicts keys, or may."""
         with suppress(StoreError):
@@ -432,6 +443,11 @@ def claim_result(answer: list[Any]) -> ClaimResult:
         if name[0] not in "#?"
     }
     return ClaimResult(verdict, deliveries=answer[1], parts=parts)
+
+
+def _address(url: str) -> str:
+    """The place in a URL, without user and password: ``host:6379/0``."""
+    return shown_url(url).rpartition("://")[2].rpartition("@")[2]
 
 
 def _is_due(first: Any, now: Any) -> bool:

@@ -6,6 +6,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
+from choreo.broker.depths import Depth
 from choreo.broker.publisher import Publisher
 from choreo.broker.topology import Topology
 from choreo.declare.context import Context
@@ -64,6 +65,10 @@ class StageRuntime(Runtime):
 
     def waiting_in(self, queues: Sequence[str]) -> Mapping[str, int]:  # noqa: ARG002
         """Nothing: the queues of a test hold only messages of handlers that are declared."""
+        return {}
+
+    def depths_of(self, queues: Sequence[str]) -> Mapping[str, Depth]:  # noqa: ARG002
+        """Nothing: no broker has the queues of a test."""
         return {}
 
     def queue_of(self, name: str) -> str:

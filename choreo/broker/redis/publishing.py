@@ -154,7 +154,7 @@ class PublishingChannel(kombu_redis.Channel):
         names = [self.global_keyprefix + self._q_for_pri(queue, step) for step in self.priority_steps]
         looks = [*[("LLEN", name) for name in names], *[("LINDEX", name, "-1") for name in names]]
         # A refusal (a key that is no list) counts as nothing: the workers report it.
-        found = [None if isinstance(answer, Exception) else answer for _, answer in self.wire.timed(looks)]
+        found = [None if isinstance(answer, Exception) else answer for answer in self.wire.commands(looks)]
         return sum(filter(None, found[: len(names)])), next(filter(None, found[len(names) :]), None)
 
     # -- bindings --------------------------------------------------------------------------------------------------
