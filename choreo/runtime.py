@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
@@ -181,19 +182,17 @@ class Runtime:
     @property
     def is_traced(self) -> bool:
         """
-        True if spans are recorded: OpenTelemetry is installed, and ``choreo_tracing`` is not False.
+        True if spans are recorded: the program has set a tracer provider of OpenTelemetry, or ``choreo_tracing``.
 
-        Raises `DeclarationError` if that is True, and OpenTelemetry is missing.
+        It is asked once per process for what is announced, and once for what is handled: before the first event.
+        Raises `DeclarationError` if ``choreo_tracing`` is True, and OpenTelemetry is missing.
         """
         wanted = self._conf.get("choreo_tracing")
-        if wanted is False:
-            return False
-        is_there = find_spec("opentelemetry") is not None and find_spec("opentelemetry.trace") is not None
-        if wanted and not is_there:
+        if wanted and not (find_spec("opentelemetry") and find_spec("opentelemetry.trace")):
             raise DeclarationError(
                 "choreo_tracing = True needs OpenTelemetry's API. Install it: pip install 'celery-choreo[otel]'."
             )
-        return is_there
+        return _has_provider() if wanted is None else wanted
 
     @property
     def _system(self) -> str:
@@ -389,6 +388,12 @@ class Runtime:
 
         join = next((known for known in self.subscriptions if isinstance(known, Join) and known.name == handler), None)
         park(self, handler, message, error, join=join)
+
+
+def _has_provider() -> bool:
+    """True if this program has set a tracer provider of OpenTelemetry. Until it has, its spans are recorded nowhere."""
+    trace = sys.modules.get("opentelemetry.trace")
+    return trace is not None and not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
 
 def defaults(runtime: Runtime) -> dict[str, Any]:

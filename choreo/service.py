@@ -97,7 +97,8 @@ class Service(Celery):
       per type and process) or "error" (`publish` raises). ``app.publisher.unheard`` counts them per type.
     - ``choreo_shutdown_timeout``: seconds after which a worker that was told to stop ends its handlers. Default: 25;
       None: it waits for them without a limit.
-    - ``choreo_tracing``: False records no spans where OpenTelemetry is installed; True requires it.
+    - ``choreo_tracing``: whether spans of OpenTelemetry are recorded. Default: if the program has set a tracer provider
+      before its first event.
     - ``choreo_fast_lane``: False turns the fast lane off. The promises stay the same, and the service is slower.
     """
 

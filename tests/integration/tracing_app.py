@@ -1,4 +1,4 @@
-"""A service that records spans, each as one line of JSON in a file."""
+"""A service that records spans, each as one line of JSON in a file. Run as a program, it publishes an order."""
 
 import json
 import logging
@@ -71,3 +71,8 @@ def assign(confirmed: OrderConfirmed, charged: PaymentCharged) -> DriverAssigned
 
 @app.on(DriverAssigned)
 def tell(assigned: DriverAssigned) -> None: ...
+
+
+if __name__ == "__main__":  # a web application, which handles one request
+    with trace.get_tracer("web").start_as_current_span("POST /orders"):
+        app.publish(OrderPlaced(), "ORD-1")

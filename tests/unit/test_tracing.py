@@ -1,5 +1,6 @@
 """Spans of OpenTelemetry, recorded by the real SDK in this process."""
 
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -292,27 +293,44 @@ def test_an_event_with_as_much_metadata_as_can_be_given_carries_its_trace_too(ap
 # -- the switch -------------------------------------------------------------------------------------------------
 
 
-def test_it_is_on_where_opentelemetry_is_installed(app):
+def test_a_program_without_a_provider_is_not_traced(app):
+    assert isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider), "no test sets that of this process"
+
+    assert type(app.runtime.publisher) is Publisher
+    assert app.runtime.contexts is PlainContext
+
+
+def test_a_program_that_has_set_one_before_its_first_event_is(app, monkeypatch):
+    monkeypatch.setattr(trace, "get_tracer_provider", TracerProvider)
+
     assert type(app.runtime.publisher) is TracedPublisher
     assert issubclass(app.runtime.contexts, TracedContext)
     assert app.runtime.contexts.system == app.runtime.publisher.system == "memory"
 
 
-def test_where_it_is_off_nothing_is_wrapped(app):
+def test_a_program_without_opentelemetry_is_not_traced(app, monkeypatch):
+    monkeypatch.delitem(sys.modules, "opentelemetry.trace")
+
+    assert app.runtime.contexts is PlainContext
+    assert "opentelemetry.trace" not in sys.modules, "nobody has imported it"
+
+
+def test_it_can_be_turned_off(app, monkeypatch):
+    monkeypatch.setattr(trace, "get_tracer_provider", TracerProvider)
     app.conf.choreo_tracing = False
 
     assert type(app.runtime.publisher) is Publisher
     assert app.runtime.contexts is PlainContext
 
 
-def test_where_opentelemetry_is_not_installed_nothing_is_wrapped(app, monkeypatch):
-    monkeypatch.setattr(runtime, "find_spec", lambda _: None)
+def test_it_can_be_turned_on_for_a_provider_that_is_set_later(app):
+    app.conf.choreo_tracing = True
 
-    assert type(app.runtime.publisher) is Publisher
-    assert app.runtime.contexts is PlainContext
+    assert type(app.runtime.publisher) is TracedPublisher
+    assert issubclass(app.runtime.contexts, TracedContext)
 
 
-def test_asking_for_it_where_it_is_not_installed_is_an_error(app, monkeypatch):
+def test_turning_it_on_where_it_is_not_installed_is_an_error(app, monkeypatch):
     monkeypatch.setattr(runtime, "find_spec", lambda _: None)
     app.conf.choreo_tracing = True
 
@@ -329,6 +347,6 @@ def test_another_value_of_the_setting_is_refused():
 
 @pytest.mark.parametrize(("url", "system"), [("amqp://h//", "rabbitmq"), ("redis://h/0", "redis")])
 def test_the_system_is_named_as_the_conventions_name_it(url, system):
-    app = Service("payment", config=None, broker=url, set_as_current=False)
+    app = Service("payment", config={"choreo_tracing": True}, broker=url, set_as_current=False)
 
     assert app.runtime.contexts.system == system
