@@ -150,13 +150,14 @@ def test_a_handler_can_give_more_or_another_value_or_take_a_name_away(payment: S
     ]
 
 
-def test_an_event_that_a_thread_announces_after_its_handler_has_it(payment: Service) -> None:
+@pytest.mark.parametrize("more", [None, {"shard": 7}])
+def test_an_event_that_a_thread_announces_after_its_handler_has_it(payment: Service, more: Any) -> None:
     threads: list[threading.Thread] = []
     ended = threading.Event()
 
     def later() -> None:
         ended.wait(60)
-        payment.publish(PaymentFailed(), meta={"shard": 7})
+        payment.publish(PaymentFailed(), meta=more)
 
     @payment.on(OrderPlaced)
     def begin(order: OrderPlaced) -> None:
@@ -171,7 +172,7 @@ def test_an_event_that_a_thread_announces_after_its_handler_has_it(payment: Serv
             thread.join(60)
 
     [failed] = platform.announced(PaymentFailed)
-    assert failed.meta.extensions == {"tenant": "acme", "shard": 7}
+    assert failed.meta.extensions == {"tenant": "acme"} | (more or {})
 
 
 def test_retries_delays_and_replays_keep_it(payment: Service) -> None:
@@ -223,6 +224,35 @@ def test_a_join_hands_on_what_any_part_has_and_of_two_values_that_of_its_first_p
     # The trace is that of the cause: the part that was announced last.
     assert assigned.meta.extensions == {"tenant": "acme", "region": "eu", "bank": "b", **trace}
     assert assigned.meta.causation_id == platform.events[1].id
+
+
+def test_a_join_hands_on_what_only_an_earlier_part_has(driver: Service) -> None:
+    platform = stage(driver)
+    platform.publish(OrderConfirmed(), subject="ORD-1", meta={"tenant": "acme"})
+    platform.advance(seconds=1)
+    platform.publish(PaymentCharged(), subject="ORD-1")
+    platform.run()
+
+    [assigned] = platform.announced(DriverAssigned)
+    assert assigned.meta.extensions == {"tenant": "acme"}
+
+
+def test_the_dead_letter_function_hands_on_what_any_part_of_a_join_has(driver: Service) -> None:
+    @driver.join(OrderConfirmed, PaymentCharged)
+    def refuse(confirmed: OrderConfirmed, charged: PaymentCharged) -> None:
+        raise PermanentFailure("no")
+
+    @driver.dead_letter
+    def tell(letter: DeadLetter) -> OrderRejected:
+        return OrderRejected()
+
+    platform = stage(driver)
+    platform.publish(OrderConfirmed(), subject="ORD-1", meta={"tenant": "acme"})
+    platform.publish(PaymentCharged(), subject="ORD-1", meta={"bank": "b"})
+    platform.run()
+
+    [rejected] = platform.announced(OrderRejected)
+    assert rejected.meta.extensions == {"tenant": "acme", "bank": "b"}
 
 
 def test_the_events_of_the_dead_letter_function_have_it(payment: Service) -> None:

@@ -182,6 +182,7 @@ def test_a_handler_and_the_events_that_it_announces_are_in_the_trace_of_their_ev
     assert handled.attributes["messaging.consumer.group.name"] == "payment.charge"
     assert handled.attributes["choreo.subject"] == "ORD-1"
     assert handled.links == ()
+    assert not trace.get_current_span().get_span_context().is_valid, "it is over"
 
 
 def test_each_attempt_has_a_span_and_one_that_asks_for_another_has_not_failed(app, platform, spans):
