@@ -25,7 +25,6 @@ from choreo.errors import DeclarationError, EnvelopeError, JoinExpiredError, Per
 if TYPE_CHECKING:
     from kombu import Connection
 
-    from choreo.broker.depths import Depth, Depths
     from choreo.broker.publisher import Publisher
     from choreo.broker.queue import GuardedQueue
     from choreo.broker.topology import Topology
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from choreo.delivery.undeclared import UndeclaredHandlers
     from choreo.events.message import Message
     from choreo.fast.lane import Lane
-    from choreo.observe.handlers import Handlers
+    from choreo.observe.readings import Readings
     from choreo.operate.dead_letters import DeadLetters
     from choreo.operate.joins import Joins
     from choreo.store.port import Store
@@ -281,24 +280,12 @@ class Runtime:
 
         return Bindings(self._connect, self.topology.exchange).message_counts(queues)
 
-    @cached_property
-    def handlers(self) -> Handlers:
-        """The handlers of every service that uses this store, as they are now."""
-        from choreo.observe.handlers import Handlers
-
-        return Handlers(self.store, self.queue_of, self.depths_of)
-
-    def depths_of(self, queues: Sequence[str]) -> Mapping[str, Depth]:
-        """Queue → how much waits in it, and since when. Raises an error of the broker's client."""
-        return self.depths.look(queues)
-
-    @cached_property
-    def depths(self) -> Depths:
-        """Looks into the queues of the broker."""
-        from choreo.broker.bindings import Bindings
+    def new_readings(self) -> Readings:
+        """Reads the numbers of the whole platform, with a connection of its own to the broker."""
         from choreo.broker.depths import Depths
+        from choreo.observe.readings import Readings
 
-        return Depths(self._connect, Bindings(self._connect, self.topology.exchange))
+        return Readings(self.store, Depths(self._connect), self.queue_of)
 
     def soft_time_limit(self, handler: str) -> float | None:
         """The soft time limit of this handler in this worker, in seconds; None if there is none."""

@@ -47,8 +47,8 @@ def _registry(app: Service) -> "CollectorRegistry":
         ) from error
     from choreo.observe.prometheus import ChoreoCollector
 
-    runtime, registry = app.runtime, CollectorRegistry()
-    registry.register(ChoreoCollector(runtime.handlers, runtime.store.servers, runtime.store.now))
+    registry = CollectorRegistry()
+    registry.register(ChoreoCollector(app.runtime.new_readings()))
     return registry
 
 

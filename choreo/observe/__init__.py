@@ -1,1 +1,1 @@
-"""What a platform looks like now: read from the store and the broker, changing nothing."""
+"""Looking at a platform as a whole: which events there are, who announces them, and who hears them. Changes nothing."""

@@ -6,15 +6,15 @@ Every metric is read when it is asked for. Imported only where prometheus_client
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from choreo.errors import StoreError
-from choreo.observe.handlers import Handlers, HandlerState
+from choreo.observe.readings import HandlerReading, Reading, Readings
+from choreo.observe.server import Server
 from choreo.store.schedule import Backlog
-from choreo.store.servers import Server
 
 #: Name → help. A test compares them with the dashboard in deploy/grafana.
 GAUGES = {
@@ -41,41 +41,30 @@ COUNTERS = {
 
 
 class ChoreoCollector(Collector):
-    """Reads the metrics of a platform. ``servers`` and ``now`` are callbacks of the store."""
+    """Takes a reading of a platform for each scrape."""
 
-    def __init__(self, handlers: Handlers, servers: Callable[[], Iterable[Server]], now: Callable[[], float]) -> None:
-        self._handlers, self._servers, self._now = handlers, servers, now
+    def __init__(self, readings: Readings) -> None:
+        self._readings = readings
         # Two scrapes at a time would share a connection to the broker.
         self._reading = threading.Lock()
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: a registry would otherwise read all metrics when this is registered."""
+        """Nothing: a registry would otherwise take a reading when this is registered."""
         return []
 
     def collect(self) -> Iterator[Metric]:
         """The metrics as they are now. If the store does not answer, only `choreo_up` and the time of the scrape."""
-        with self._reading:
-            families = _Families()
-            began = time.perf_counter()
-            try:
-                self._read(families)
-                families.add("choreo_up", 1, part="store")
-            except StoreError:
-                families = _Families()
-                families.add("choreo_up", 0, part="store")
-            families.add("choreo_scrape_seconds", time.perf_counter() - began)
+        families = _Families()
+        began = time.perf_counter()
+        try:
+            with self._reading:
+                reading = self._readings.take()
+        except StoreError:
+            families.add("choreo_up", 0, part="store")
+        else:
+            _add(families, reading)
+        families.add("choreo_scrape_seconds", time.perf_counter() - began)
         return iter(families)
-
-    def _read(self, families: "_Families") -> None:
-        now = self._now()
-        for state in self._handlers.states():
-            _add_state(families, state, now)
-        families.add("choreo_up", int(self._handlers.trouble is None), part="broker")
-        _add_schedule(families, self._handlers.delayed(), service="", handler="delayed")
-        for service, workers in self._handlers.workers():
-            families.add("choreo_workers", workers, service=service)
-        for server in self._servers():
-            _add_server(families, server)
 
 
 class _Families:
@@ -94,18 +83,30 @@ class _Families:
         return iter(self._families.values())
 
 
-def _add_state(families: _Families, state: HandlerState, now: float) -> None:
-    labels = {"service": state.service, "handler": state.name}
-    if state.depth is not None:
-        families.add("choreo_waiting_messages", state.depth.waiting, **labels)
-    if state.depth is not None and state.depth.since is not None:
-        families.add("choreo_oldest_waiting_seconds", max(now - state.depth.since.timestamp(), 0), **labels)
-    families.add("choreo_dead_letters", state.letters, **labels)
-    _add_schedule(families, state.backlog, **labels)
-    if state.is_join:
-        families.add("choreo_pending_joins", state.backlog.joins, **labels)
-        families.add("choreo_overdue_joins", state.backlog.reminded, **labels)
-    for reason, count in state.ignored.items():
+def _add(families: _Families, reading: Reading) -> None:
+    families.add("choreo_up", 1, part="store")
+    families.add("choreo_up", int(reading.has_broker), part="broker")
+    for service, workers in reading.workers.items():
+        families.add("choreo_workers", workers, service=service)
+    for handler in reading.handlers:
+        _add_handler(families, handler, reading.at)
+    _add_schedule(families, reading.delayed, service="", handler="delayed")
+    for server in reading.servers:
+        _add_server(families, server)
+
+
+def _add_handler(families: _Families, handler: HandlerReading, now: float) -> None:
+    labels, depth = {"service": handler.service, "handler": handler.name}, handler.depth
+    if depth is not None:
+        families.add("choreo_waiting_messages", depth.count, **labels)
+        if depth.first is not None:
+            families.add("choreo_oldest_waiting_seconds", max(now - depth.first, 0), **labels)
+    families.add("choreo_dead_letters", handler.dead_letters, **labels)
+    _add_schedule(families, handler.backlog, **labels)
+    if handler.is_join:
+        families.add("choreo_pending_joins", handler.backlog.joins, **labels)
+        families.add("choreo_overdue_joins", handler.backlog.reminded, **labels)
+    for reason, count in handler.ignored.items():
         families.add("choreo_ignored_join_events_total", count, **labels, reason=reason)
 
 
@@ -116,13 +117,11 @@ def _add_schedule(families: _Families, backlog: Backlog, **labels: str) -> None:
 
 
 def _add_server(families: _Families, server: Server) -> None:
-    facts = {
-        "choreo_store_memory_bytes": server.used,
-        "choreo_store_memory_limit_bytes": server.limit,
-        "choreo_store_evicting": None if server.policy is None else server.evicts,
-        "choreo_store_persistent": server.is_persistent,
-        "choreo_store_evicted_keys_total": server.evicted,
-    }
-    for name, value in facts.items():
-        if value is not None:
-            families.add(name, float(value), server=server.address)
+    families.add("choreo_store_memory_bytes", server.used, server=server.name)
+    if server.limit:
+        families.add("choreo_store_memory_limit_bytes", server.limit, server=server.name)
+    families.add("choreo_store_evicted_keys_total", server.evicted, server=server.name)
+    if server.policy:
+        families.add("choreo_store_evicting", server.policy != "noeviction", server=server.name)
+    if server.aof is not None:
+        families.add("choreo_store_persistent", server.aof, server=server.name)

@@ -28,7 +28,6 @@ from choreo.store.parts import mark_of
 from choreo.store.port import Store
 from choreo.store.register import Declared, Listening
 from choreo.store.schedule import DEADLINE_PREFIX, Backlog, Scheduled, deadline_id
-from choreo.store.servers import Server
 from choreo.store.terms import Terms
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -573,9 +572,9 @@ class MemoryStore(Store):
     def ping(self) -> None:
         """Do nothing: this store always answers."""
 
-    def servers(self) -> list[Server]:
-        """None: this process keeps the store."""
-        return []
+    def servers(self) -> dict[str, Mapping[str, Any]]:
+        """None."""
+        return {}
 
     def watch(self) -> None:
         """Do nothing: this store drops nothing."""

@@ -18,10 +18,11 @@ from functools import cached_property
 from hashlib import sha1
 from typing import Any
 
+from redis.exceptions import ResponseError
+
 from choreo.errors import StoreError
 from choreo.events.message import Message
 from choreo.events.patterns import Binding
-from choreo.masking import shown_url
 from choreo.redis_client.cluster import servers
 from choreo.redis_client.evictions import watch
 from choreo.redis_client.scripts import Script
@@ -32,7 +33,6 @@ from choreo.store.joins import Arrival, JoinState
 from choreo.store.port import Store
 from choreo.store.register import Declared, Listening
 from choreo.store.schedule import DELAYED, Backlog, Scheduled, deadline_id
-from choreo.store.servers import Server
 from choreo.store.terms import Terms
 
 logger = logging.getLogger(__name__)
@@ -413,11 +413,17 @@ class RedisStore(Store):
         # A command with a key: a cluster sends it to one node.
         self._calls.ask(lambda client: client.exists(f"{self.prefix}:handlers"))
 
-    def servers(self) -> list[Server]:
-        """The servers that keep the store."""
-        return self._calls.ask(
-            lambda client: [Server.of(_address(url), ask()) for url, ask in servers(client, self.url)]
-        )
+    def servers(self) -> dict[str, Mapping[str, Any]]:
+        """Each server that takes writes → its answer to INFO."""
+
+        def ask(client: Any) -> dict[str, Mapping[str, Any]]:
+            found = {}
+            for server, info in servers(client, self.url):
+                with suppress(ResponseError):  # this user may not ask
+                    found[server] = info()
+            return found
+
+        return self._calls.ask(ask)
 
     def watch(self) -> None:
         """Log that the server evicts keys, or may."""
@@ -443,11 +449,6 @@ def claim_result(answer: list[Any]) -> ClaimResult:
         if name[0] not in "#?"
     }
     return ClaimResult(verdict, deliveries=answer[1], parts=parts)
-
-
-def _address(url: str) -> str:
-    """The place in a URL, without user and password: ``host:6379/0``."""
-    return shown_url(url).rpartition("://")[2].rpartition("@")[2]
 
 
 def _is_due(first: Any, now: Any) -> bool:

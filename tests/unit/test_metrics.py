@@ -17,8 +17,8 @@ from choreo.broker.depths import Depth
 from choreo.cli.metrics import metrics
 from choreo.errors import StoreError
 from choreo.observe.prometheus import COUNTERS, GAUGES
-from choreo.store.servers import Server
 from choreo.testing import Stage, stage
+from choreo.testing.runtime import NoQueues
 from tests.unit.events import DriverAssigned, OrderConfirmed, OrderPlaced, PaymentCharged
 from tests.unit.stage import service
 
@@ -86,8 +86,8 @@ def test_it_tells_what_waits_and_what_failed(platform: Stage) -> None:
 def test_it_tells_what_waits_in_queues_and_since_when(
     platform: Stage, app: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    depths = {"driver.note": Depth(7, NOON - timedelta(seconds=90)), "driver.assign": Depth(0)}
-    monkeypatch.setattr(app.runtime, "depths_of", lambda _: depths)
+    depths = {"driver.note": Depth(7, (NOON - timedelta(seconds=90)).timestamp()), "driver.assign": Depth(0)}
+    monkeypatch.setattr(NoQueues, "look", lambda *_: depths)
 
     found = samples(run().stdout)
 
@@ -100,28 +100,29 @@ def test_it_tells_what_waits_in_queues_and_since_when(
 
 def test_it_tells_of_the_servers_of_the_store(platform: Stage, app: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     info = {"used_memory": 10, "maxmemory": 20, "maxmemory_policy": "allkeys-lru", "evicted_keys": 3, "aof_enabled": 1}
-    servers = [Server.of("one", info), Server.of("two", {"used_memory": "5", "maxmemory": 0}), Server.of("three", {})]
+    servers = {"redis://me:secret@one:6379/0?x=1": info, "two:6379": {"used_memory": "5", "maxmemory": 0}}
     monkeypatch.setattr(app.runtime.store, "servers", lambda: servers)
 
     found = {key: value for key, value in samples(run().stdout).items() if key[0].startswith("choreo_store")}
 
     assert found == {
-        ("choreo_store_memory_bytes", "one"): 10,
-        ("choreo_store_memory_limit_bytes", "one"): 20,
-        ("choreo_store_evicting", "one"): 1,
-        ("choreo_store_persistent", "one"): 1,
-        ("choreo_store_evicted_keys_total", "one"): 3,
-        ("choreo_store_memory_bytes", "two"): 5,
+        ("choreo_store_memory_bytes", "one:6379/0"): 10,
+        ("choreo_store_memory_limit_bytes", "one:6379/0"): 20,
+        ("choreo_store_evicting", "one:6379/0"): 1,
+        ("choreo_store_persistent", "one:6379/0"): 1,
+        ("choreo_store_evicted_keys_total", "one:6379/0"): 3,
+        ("choreo_store_memory_bytes", "two:6379"): 5,
+        ("choreo_store_evicted_keys_total", "two:6379"): 0,
     }
 
 
 def test_a_broker_that_is_away_hides_nothing_else(
     platform: Stage, app: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away(_: object) -> None:
+    def away(*_: object) -> None:
         raise OSError("away")
 
-    monkeypatch.setattr(app.runtime, "depths_of", away)
+    monkeypatch.setattr(NoQueues, "look", away)
 
     found = samples(run().stdout)
 

@@ -149,14 +149,6 @@ class PublishingChannel(kombu_redis.Channel):
         names = [self.global_keyprefix + self._q_for_pri(queue, step) for step in self.priority_steps]
         return bool(self.wire.command("EXISTS", *names))
 
-    def depth(self, queue: str) -> tuple[int, bytes | None]:
-        """The number of messages in a queue, and the message that is taken next; None if there is none."""
-        names = [self.global_keyprefix + self._q_for_pri(queue, step) for step in self.priority_steps]
-        looks = [*[("LLEN", name) for name in names], *[("LINDEX", name, "-1") for name in names]]
-        # A refusal (a key that is no list) counts as nothing: the workers report it.
-        found = [None if isinstance(answer, Exception) else answer for answer in self.wire.commands(looks)]
-        return sum(filter(None, found[: len(names)])), next(filter(None, found[len(names) :]), None)
-
     # -- bindings --------------------------------------------------------------------------------------------------
 
     def _queue_bind(self, exchange: str, routing_key: str, pattern: str | None, queue: str) -> None:
