@@ -99,6 +99,9 @@ class Service(Celery):
       None: it waits for them without a limit.
     - ``choreo_tracing``: whether spans of OpenTelemetry are recorded. Default: if the program has set a tracer provider
       before its first event.
+    - ``choreo_record_length``: about how many runs of each handler the store records, for `choreo trace` and other
+      questions about the past. Default: 10,000; 0: none. ``choreo_record_lifetime``: seconds, or a timedelta, after
+      which a run is dropped. Default: 7 days. ``choreo_record_sample``: the share of stories to record. Default: 1.
     - ``choreo_fast_lane``: False turns the fast lane off. The promises stay the same, and the service is slower.
     """
 

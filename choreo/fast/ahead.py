@@ -43,7 +43,7 @@ class Ahead:
         """
         Ask about the parts among the messages that the channel took, up to the first message that is no part.
 
-        ``first`` is about to be delivered, ``following`` are behind it. The delivery made for a part is kept in the
+        ``first`` is about to be delivered, ``following`` are behind it. The delivery made for a part is kept in
         `EventText.prepared`, and its `Taken.begun` becomes true.
         """
         together = to_begin(first, following)

@@ -53,6 +53,7 @@ from choreo.redis_client.scripts import Script
 from choreo.store.claims import FORGOTTEN, Claim, ClaimResult, CommitResult, Outcome, Settlement
 from choreo.store.joins import Arrival
 from choreo.store.redis import RedisStore, claim_result
+from choreo.store.runs import Recording
 from choreo.store.terms import Terms
 
 
@@ -78,8 +79,9 @@ class FusedStore(RedisStore):
         *,
         ssl: Mapping[str, Any] | bool | None = None,
         transport: Mapping[str, Any] | None = None,
+        recording: Recording = Recording(),  # noqa: B008 - immutable
     ) -> None:
-        super().__init__(url, terms, prefix, ssl=ssl, transport=transport)
+        super().__init__(url, terms, prefix, ssl=ssl, transport=transport, recording=recording)
         self._sep = sep
         self._keys = Keys(broker_prefix)
         self._headers: dict[tuple[str, str], Header] = {}
@@ -96,7 +98,7 @@ class FusedStore(RedisStore):
         header = self.header(claim)
         args = [*header.args, *self.commit_args(claim, settlement)]
         (answer,), repeated = self._calls.run_once(self._commit, header.keys, args, _check)
-        return committed(answer, settlement, repeated)
+        return commit_result(answer, settlement, repeated)
 
     def header(self, claim: Claim) -> Header:
         """The script, keys and first arguments that the commits of one handler for one consumer have in common."""
@@ -109,7 +111,7 @@ class FusedStore(RedisStore):
             handler, inflight = place
             # A claim without a delivery acks nothing. A key without a name is denied to a user with a key pattern.
             keys = [*self._settlement_keys(handler), inflight or self._keys.inflight("-"), *self._routing]
-            args = [self._key(handler, ""), self._sep, self._keys.prefix, self._keys.wake_up("")]
+            args = [*self._first_args(handler), self._sep, self._keys.prefix, self._keys.wake_up("")]
             header = self._headers[place] = Header(self._commit, keys, args)
         return header
 
@@ -139,7 +141,7 @@ class FusedStore(RedisStore):
         """
         if isinstance(answer, Exception):
             return self._calls.failed(answer)
-        outcome = committed(answer, settlement, repeated)
+        outcome = commit_result(answer, settlement, repeated)
         return StoreError(FORGOTTEN) if outcome.outcome is Outcome.LOST else outcome
 
     def inbox(self, handler: str) -> str:
@@ -165,7 +167,7 @@ def _check(answer: Any) -> None:
 _OK = CommitResult(Outcome.OK)
 
 
-def committed(answer: Any, settlement: Settlement, repeated: bool) -> CommitResult:
+def commit_result(answer: Any, settlement: Settlement, repeated: bool) -> CommitResult:
     """The outcome of a commit from the script's answer. ``repeated``: it was sent more than once."""
     if answer == [b"ok"]:
         return _OK

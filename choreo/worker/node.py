@@ -52,6 +52,7 @@ class ServiceWorker(Worker):
         in_process = not issubclass(self.pool_cls, PreforkPool)
         if self.app.runtime.lane is not None:
             self.app.runtime.lane.in_process = in_process
+        self.app.runtime.node = self.hostname
         self.app.runtime.pool_soft_time_limit = self.soft_time_limit
         self._check_pool()
         if in_process:
