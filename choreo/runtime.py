@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from choreo.broker.publisher import Publisher
     from choreo.broker.queue import GuardedQueue
     from choreo.broker.topology import Topology
+    from choreo.broker.unheard import UnheardReports
     from choreo.declare.subscription import Subscription
     from choreo.delivery.lease_keeper import LeaseKeeper
     from choreo.delivery.listener import Listener
@@ -168,13 +169,32 @@ class Runtime:
             )
         unheard = Unheard.of(self._conf.get("choreo_unheard") or Unheard.LOG)
         parts = self._connect, self.topology.exchange, unheard, self.place
-        if not self.is_traced:
-            return Publisher(*parts)
+        publisher = self._traced(*parts) if self.is_traced else Publisher(*parts)
+        publisher.report_unheard = self._report_unheard
+        return publisher
+
+    def _traced(self, *parts: Any) -> Publisher:
         from choreo.tracing.publisher import TracedPublisher
 
         publisher = TracedPublisher(*parts)
         publisher.system = self._system
         return publisher
+
+    def _report_unheard(self, event_type: str) -> None:
+        if self._unheard_reports is not None:
+            self._unheard_reports.note(event_type)
+
+    @cached_property
+    def _unheard_reports(self) -> UnheardReports | None:
+        """Tells the store of events that nobody hears. None if no setting says where the store is."""
+        from choreo.broker.unheard import UnheardReports
+
+        try:
+            # Here, and not in a thread: a child that is forked meanwhile would wait for its imports for ever.
+            store = self.store
+        except DeclarationError:
+            return None
+        return UnheardReports(lambda counts: store.note_unheard(self.service_name, counts))
 
     @cached_property
     def contexts(self) -> Callable[..., Context]:

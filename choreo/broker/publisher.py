@@ -40,6 +40,9 @@ class Publisher:
     the warning of such an event.
     """
 
+    #: Callback: gets the type of each event that reached no queue. Set by whoever makes the publisher.
+    report_unheard: Callable[[str], object] | None = None
+
     def __init__(
         self,
         connect: Callable[[], Connection],
@@ -134,6 +137,8 @@ class Publisher:
             with self._counting:
                 self.unheard[kind] += 1
                 first = self.unheard[kind] == 1
+            if self.report_unheard is not None:
+                self.report_unheard(kind)
             if first and self._when_unheard is not Unheard.IGNORE:
                 logger.warning(
                     "nobody listens to %s yet: no queue is bound to it on %s. Start a service that listens, or is this "

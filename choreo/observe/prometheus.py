@@ -35,6 +35,7 @@ GAUGES = {
     "choreo_store_persistent": "1 if it writes each change to disk.",
 }
 COUNTERS = {
+    "choreo_unheard_events_total": "Events of a type that reached no queue: no handler listened.",
     "choreo_ignored_join_events_total": "Events that did not count for a join: late, duplicate, surplus.",
     "choreo_store_evicted_keys_total": "Keys that a server of the store has dropped since its start. It must be 0.",
 }
@@ -91,6 +92,8 @@ def _add(families: _Families, reading: Reading) -> None:
     for handler in reading.handlers:
         _add_handler(families, handler, reading.at)
     _add_schedule(families, reading.delayed, service="", handler="delayed")
+    for kind, unheard in reading.unheard.items():
+        families.add("choreo_unheard_events_total", unheard.count, type=kind)
     for server in reading.servers:
         _add_server(families, server)
 

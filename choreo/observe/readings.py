@@ -12,6 +12,7 @@ from choreo.broker.depths import Depth
 from choreo.delivery.undeclared import service_of
 from choreo.observe.server import Server
 from choreo.store.port import Store
+from choreo.store.register import UnheardType
 from choreo.store.schedule import DELAYED, Backlog
 
 
@@ -56,6 +57,8 @@ class Reading:
     #: Service → its live workers.
     workers: Mapping[str, int]
     servers: Sequence[Server]
+    #: The types of events that reached no queue.
+    unheard: Mapping[str, UnheardType] = field(default_factory=dict)
     #: False if the broker did not answer.
     has_broker: bool = True
 
@@ -81,6 +84,7 @@ class Readings:
             delayed=store.backlog(DELAYED),
             workers={service: len(store.declared(service)) for service in services},
             servers=[Server.of(_place(url), info) for url, info in store.servers().items()],
+            unheard=store.unheard(),
             has_broker=depths is not None,
         )
 

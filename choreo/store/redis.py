@@ -32,7 +32,7 @@ from choreo.store.claims import OUTBOX_GRACE, Claim, ClaimResult, CommitResult, 
 from choreo.store.joins import Arrival, JoinState
 from choreo.store.port import Store
 from choreo.store.redis_runs import RedisRuns
-from choreo.store.register import Declared, Listening
+from choreo.store.register import MOST_UNHEARD, Declared, Listening, UnheardType
 from choreo.store.runs import Recording, Run, entries
 from choreo.store.schedule import DELAYED, Backlog, Scheduled, deadline_id
 from choreo.store.terms import Terms
@@ -446,6 +446,24 @@ class RedisStore(Store):
     def recent(self, handler: str, seconds: float, limit: int = 1000) -> list[Run]:
         """Runs whose outcome was recorded within the last ``seconds``, oldest first."""
         return self._runs.recent(handler, seconds, limit)
+
+    def note_unheard(self, source: str, counts: Mapping[str, int]) -> None:
+        """Count events that reached no queue."""
+        pairs = [part for pair in counts.items() for part in pair]
+        self._run("note_unheard", [f"{self.prefix}:unheard"], [source, MOST_UNHEARD, *pairs])
+
+    def unheard(self) -> dict[str, UnheardType]:
+        """The types of events that reached no queue, sorted."""
+        fields = self._calls.ask(lambda client: client.hgetall(f"{self.prefix}:unheard"))
+        texts = {name.decode(): text.decode() for name, text in fields.items()}
+        found = {
+            name[2:]: (int(text), *texts[f"t {name[2:]}"].split(" ", 1))
+            for name, text in texts.items()
+            if name[0] == "n"
+        }
+        return {
+            kind: UnheardType(count, int(last) / 1000, source) for kind, (count, last, source) in sorted(found.items())
+        }
 
     def ping(self) -> None:
         """Raise `StoreError` unless the server answers."""

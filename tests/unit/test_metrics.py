@@ -98,6 +98,12 @@ def test_it_tells_what_waits_in_queues_and_since_when(
     assert ("choreo_waiting_messages", "driver", "driver") not in found, "there is no such queue"
 
 
+def test_it_tells_of_events_that_nobody_hears(platform: Stage, app: Service) -> None:
+    app.runtime.store.note_unheard("shop", {"orders.placed": 3})
+
+    assert samples(run().stdout)["choreo_unheard_events_total", "orders.placed"] == 3
+
+
 def test_it_tells_of_the_servers_of_the_store(platform: Stage, app: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     info = {"used_memory": 10, "maxmemory": 20, "maxmemory_policy": "allkeys-lru", "evicted_keys": 3, "aof_enabled": 1}
     servers = {"redis://me:secret@one:6379/0?x=1": info, "two:6379": {"used_memory": "5", "maxmemory": 0}}
