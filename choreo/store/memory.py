@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import wraps
 from heapq import heappop, heappush
+from operator import itemgetter
 from threading import RLock
 from typing import Any, TypeVar, cast
 
@@ -610,7 +611,7 @@ class MemoryStore(Store):
         drawer = self._drawers[handler]
         first = [(run.at, run.story) for run in drawer.runs if run.is_first and is_subject(run.subject, subject)]
         found = [*first, *((at, story) for at, known, story in drawer.subjects if known == subject)]
-        return list(dict.fromkeys(story for _, story in sorted(found)))
+        return list(dict.fromkeys(story for _, story in sorted(found, key=itemgetter(0))))
 
     @_locked
     def story_of(self, handler: str, event: str) -> str | None:
