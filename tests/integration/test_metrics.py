@@ -13,7 +13,7 @@ from urllib.request import urlopen
 import pytest
 
 from tests.ending import with_this_process
-from tests.integration.orders import OrderPlaced
+from tests.integration.orders import OrderCancelled, OrderPlaced
 from tests.integration.workers import ROOT, Payment
 from tests.waiting import DEADLINE, eventually
 
@@ -57,6 +57,8 @@ def test_it_serves_what_is_now(payment: Payment, url: str, tmp_path: Path) -> No
         worker.stop()
     eventually(lambda: has('choreo_workers{service="payment"} 0.0'), reason="no worker")
     payment.app.publish(OrderPlaced())
+    payment.app.publish(OrderCancelled())
 
     handler = '{handler="payment.charge_customer",service="payment"}'
     eventually(lambda: has(f"choreo_waiting_messages{handler} 1.0"), reason="a message")
+    eventually(lambda: has('choreo_unheard_events_total{type="order.cancelled"} 1.0'), reason="an unheard event")
