@@ -110,6 +110,13 @@ class Runtime:
                 f"with {self.topology.namespace!r}. Set it in celeryconfig.py, or as Service(choreo_namespace=...)."
             )
 
+    def reconnect(self) -> None:
+        """Forget the parts that may be connected: the settings name another broker or store now."""
+        if "publisher" in vars(self):
+            self.publisher.close()
+        for name in ("publisher", "store", "lane", "leases", "dead_letters", "joins", "undeclared"):
+            vars(self).pop(name, None)
+
     def broker_url(self, url: Any) -> Any:
         """Return the URL that a setting names. Raises `DeclarationError` if there is none."""
         if url or self._conf.broker_transport:
@@ -140,7 +147,7 @@ class Runtime:
             tasks=self._callable_tasks,
             accept=lambda: prepare_accept_content(self._conf.accept_content) or (),
             handlers=lambda: self.store.handlers(),
-            returned=lambda handler, delivery: self.store.returned(handler, delivery),
+            returned=lambda *call: self.store.returned(*call),
             on_consume=self._on_consume,
         )
 
@@ -365,6 +372,7 @@ class Runtime:
         attributes = {
             "name": subscription.name,
             "subscription": subscription,
+            "runtime": self,
             # An ordinary refusal is one line in the log; its traceback is in the dead letter.
             "throws": (PermanentFailure, EnvelopeError, JoinExpiredError, *subscription.retry.never),
             "__doc__": code.__doc__,

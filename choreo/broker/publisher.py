@@ -180,7 +180,7 @@ class Publisher:
                     for post in posts:
                         self._attempt([post])
                 elif attempt == len(PAUSE_SECONDS) or not line.is_passing(error):
-                    _refuse(posts, line.why(error))
+                    _refuse(posts, line.why(error), is_outage=line.is_outage(error))
                 else:
                     # The idle lines are most likely broken too, and there may be more of them than attempts.
                     self._lines.close()
@@ -239,10 +239,11 @@ def _check(posts: Sequence[Post], things: Sequence[Any]) -> None:
         f"the broker did not take {count}{examples}",
         confirmed=[thing for thing, post in zip(things, posts, strict=True) if post.confirmed],
         unconfirmed=[thing for thing, post in zip(things, posts, strict=True) if not post.confirmed],
+        is_outage=any(post.is_outage for post in failed),
     )
 
 
-def _refuse(posts: Sequence[Post], reason: str) -> None:
+def _refuse(posts: Sequence[Post], reason: str, *, is_outage: bool = True) -> None:
     for post in posts:
         if post.pending:
-            post.refused = reason
+            post.refused, post.is_outage = reason, is_outage

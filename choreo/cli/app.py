@@ -134,7 +134,7 @@ def tell_asleep(app: Service, handler: str) -> None:
     service = handler.partition(".")[0]
     listening = app.runtime.store.listening(service)
     if listening is not None and not listening.workers:
-        click.echo(f"Note: no worker of {service} runs at the moment. The event waits for one.", err=True)
+        click.echo(f"Note: no worker of {service} runs at the moment. This waits for one.", err=True)
 
 
 def shown_moment(moment: datetime, near: str) -> str:

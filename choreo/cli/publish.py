@@ -10,6 +10,7 @@ from pydantic import AliasChoices, AliasPath, ValidationError
 
 from choreo.cli import completion
 from choreo.cli.app import broker_of, say, speaking
+from choreo.declare.settings import Unheard
 from choreo.errors import InvalidEventError
 from choreo.events.event import Event, known_events
 from choreo.events.metadata import Meta, checked_meta
@@ -43,6 +44,9 @@ def publish(app: Service, event_type: str, subject: str, data: str, meta: tuple[
     """
     given = _meta(meta)
     event = _made(_event_class(event_type, package), data)
+    if (app.conf.get("choreo_unheard") or Unheard.LOG) == Unheard.LOG:
+        # It is said below, once. Without a configuration of logs, the warning in the log would stand beside it.
+        app.conf.choreo_unheard = Unheard.IGNORE
     envelope = app.publish(event, subject, meta=given)
     say(f"{envelope} announced; its id is {envelope.id}")
     if not subject:
@@ -52,9 +56,14 @@ def publish(app: Service, event_type: str, subject: str, data: str, meta: tuple[
         )
     if app.publisher.unheard:
         _warn(
-            f"no handler listens to {event_type} at {broker_of(app)}; is this the right broker? "
+            f"no handler listens to {event_type} at {broker_of(app)}{_in_namespace(app)}; is this the right broker? "
             f"(--broker, CHOREO_BROKER_URL)"
         )
+
+
+def _in_namespace(app: Service) -> str:
+    namespace = app.runtime.topology.namespace
+    return f" in the namespace {namespace!r}" if namespace else ""
 
 
 def _meta(given: tuple[str, ...]) -> Meta:

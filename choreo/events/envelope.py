@@ -114,7 +114,8 @@ class Envelope(Ready):
         data = wire.get("data", {})
         if not isinstance(data, dict):
             raise EnvelopeError(f"data is {type(data).__name__}, not a JSON object")
-        extensions = {key: value for key, value in wire.items() if key not in _KNOWN}
+        is_plain = _KNOWN.issuperset(wire)
+        extensions = {} if is_plain else {key: value for key, value in wire.items() if key not in _KNOWN}
         return cls(
             id=event_id,
             type=_text(wire, "type"),

@@ -29,7 +29,7 @@ from choreo.store.parts import mark_of
 from choreo.store.port import Store
 from choreo.store.register import MOST_UNHEARD, Declared, Listening, UnheardType
 from choreo.store.runs import Recording, Run, entries, from_text, is_subject, subject_entry
-from choreo.store.schedule import DEADLINE_PREFIX, Backlog, Scheduled, deadline_id
+from choreo.store.schedule import DEADLINE_PREFIX, Backlog, Scheduled, Unreadable, deadline_id
 from choreo.store.terms import Terms
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -350,10 +350,11 @@ class MemoryStore(Store):
         unit.deliveries = max(unit.deliveries - 1, 0)
 
     @_locked
-    def record_end(self, handler: str, unit: str, text: str) -> None:
+    def record_end(self, handler: str, unit: str, text: str, tokens: Sequence[str] = ()) -> None:
         """Record how the process ended that ran this unit."""
         state = self._unit(Claim(handler, unit, ""))
-        if state.token:
+        begins = tuple(token for token in tokens if token.endswith("-"))
+        if state.token and (not tokens or state.token in tokens or state.token.startswith(begins)):
             state.ended = state.deliveries, text
 
     @_locked
@@ -364,10 +365,10 @@ class MemoryStore(Store):
         return LastEnd(text if number >= state.deliveries - 1 else "", state.before)
 
     @_locked
-    def returned(self, handler: str, delivery: str) -> int:
+    def returned(self, handler: str, delivery: str, by: int = 1) -> int:
         """Count one more return of a delivery that no claim counts."""
         returns = self._drawers[handler].returns
-        returns[delivery] += 1
+        returns[delivery] += by
         return returns[delivery]
 
     @_locked
@@ -453,7 +454,7 @@ class MemoryStore(Store):
         )
 
     @_locked
-    def due(self, name: str, limit: int, hold: float) -> list[tuple[str, Message | None]]:
+    def due(self, name: str, limit: int, hold: float) -> list[tuple[str, Message | Unreadable | None]]:
         """Up to ``limit`` messages that are due. They are due again after ``hold`` seconds unless `sent` is called."""
         handed_out = self._drawers[name].calendar.hand_out(self._clock(), limit, hold)
         # As text and back: in Redis a message is kept as text.

@@ -1,13 +1,17 @@
 """The promises of every store: what is scheduled comes out when it is due."""
 
+import json
+
 import pytest
 
 from choreo.events.message import Message
 from choreo.store import Scheduled, Settlement
+from choreo.store.schedule import Unreadable
 from tests.contract.rigs import (
     DEADLINE,
     HANDLER,
     HOLD,
+    MemoryRig,
     at,
     at_once,
     claim,
@@ -78,6 +82,31 @@ def test_one_question_tells_in_whose_schedules_something_is_due(rig):
     rig.store.sent("payment.charge", ["m"])
     rig.pass_time(30)
     assert rig.store.ripe(names) == ["payment.refund"], "a join is reminded once"
+
+
+GOOD = json.loads(message().to_json())
+#: What is no message.
+JUNK = [b"", b"\xff", b"5", b"{}", json.dumps(GOOD).encode()[:-1]]
+JUNK += [json.dumps(GOOD | odd).encode() for odd in ({"headers": 5}, {"exchange": None}, {"body": 1}, {"x": 1})]
+
+
+@pytest.mark.parametrize("junk", JUNK)
+@pytest.mark.parametrize("key", [b"m", b"\xff\xfe"])
+def test_an_entry_that_is_no_message_is_told_apart_and_can_be_removed(rig, key, junk):
+    if isinstance(rig, MemoryRig):
+        pytest.skip("nobody else can write there")
+    (due_key, post_key), client = rig.store._calendar(HANDLER), rig.store._calls._client
+    client.hset(post_key, key, junk)
+    client.zadd(due_key, {key: 1})
+    rig.store.schedule(HANDLER, at("good"))
+
+    (odd_key, odd), (good_key, good) = rig.store.due(HANDLER, 10, HOLD)
+
+    assert isinstance(odd, Unreadable)
+    assert (odd.text, good_key, good) == (junk, "good", message("good"))
+    rig.store.sent(HANDLER, [odd_key, good_key])
+    assert rig.store.backlog(HANDLER).total == 0
+    assert not client.exists(post_key)
 
 
 def test_schedules_are_apart_by_owner(store):
