@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 #: blob, and not the blob.
 MAX_EVENT_BYTES = 256 * 1024
 #: Seconds to wait before each attempt; the next one is made when a connection breaks or cannot be made.
-PAUSES = (0.0, 0.0, 0.2, 0.5)
+PAUSE_SECONDS = (0.0, 0.0, 0.2, 0.5)
 
 
 class Publisher:
@@ -37,8 +37,13 @@ class Publisher:
 
     ``unheard`` counts, per type, the events to which no queue was bound. It needs a broker that says so: Redis and
     RabbitMQ do, the memory transport does not. ``place`` is a callback: it returns the broker and the namespace, for
-    the warning of such an event. ``note`` is a callback: it gets the types of the events that were announced.
+    the warning of such an event.
     """
+
+    #: Callback: gets the type of each event that reached no queue. Set by whoever makes the publisher.
+    report_unheard: Callable[[str], object] | None = None
+    #: Callback: gets the types of the events that were announced. Set by whoever makes the publisher.
+    note_types: Callable[[Iterable[str]], object] | None = None
 
     def __init__(
         self,
@@ -46,21 +51,21 @@ class Publisher:
         exchange: Exchange,
         when_unheard: Unheard = Unheard.LOG,
         place: Callable[[], str] = lambda: "this broker",
-        note: Callable[[Iterable[str]], object] | None = None,
     ) -> None:
         self._connect = connect
         self._exchange = exchange
         self._when_unheard = when_unheard
         self._place = place
-        self._note = note
         self._lines = Lines(self._new_line)
         self._counting = threading.Lock()
         self.unheard: Counter[str] = Counter()
         forks.guard(self)
 
-    def announce(self, envelopes: Iterable[Envelope]) -> None:
+    def announce(self, envelopes: Iterable[Envelope]) -> list[Envelope]:
         """
         Broadcast events. On return the broker holds each of them for every queue that is bound to its type.
+
+        Returns the events as they were sent.
 
         Raises `PublishError` unless the broker confirms all of them in time. Its ``confirmed`` and ``unconfirmed`` list
         the events, and announcing the unconfirmed ones again is safe. With ``choreo_unheard = "error"`` it is also
@@ -68,7 +73,7 @@ class Publisher:
         `InvalidEventError`.
         """
         envelopes = list(envelopes)
-        posts = self._deliver([self.message_for(envelope) for envelope in envelopes])
+        posts = self._publish([self.message_for(envelope) for envelope in envelopes])
         _check(posts, envelopes)
         self.note_announced(envelopes)
         unheard = [post for post in posts if post.heard is False]
@@ -80,11 +85,16 @@ class Publisher:
                 confirmed=[envelope for envelope, post in zip(envelopes, posts, strict=True) if post.heard],
                 unconfirmed=[envelope for envelope, post in zip(envelopes, posts, strict=True) if not post.heard],
             )
+        return envelopes
+
+    def stamped(self, envelope: Envelope) -> Envelope:
+        """The event as it is sent later, by the schedule."""
+        return envelope
 
     def note_announced(self, envelopes: Iterable[Envelope]) -> None:
-        """Tell ``note`` of events that were announced outside of handlers."""
-        if self._note is not None:
-            self._note([envelope.type for envelope in envelopes])
+        """Tell ``note_types`` of events that were announced outside of handlers."""
+        if self.note_types is not None:
+            self.note_types([envelope.type for envelope in envelopes])
 
     def message_for(self, envelope: Envelope) -> Message:
         """
@@ -126,7 +136,7 @@ class Publisher:
     def send(self, messages: Iterable[Message]) -> None:
         """Send messages. Raises `PublishError` unless the broker confirms every one."""
         messages = list(messages)
-        _check(self._deliver(messages), messages)
+        _check(self._publish(messages), messages)
 
     def note_unheard(self, messages: Iterable[Message]) -> None:
         """Count events that reached no queue, and log the first of each type unless ``choreo_unheard`` is "ignore"."""
@@ -135,6 +145,8 @@ class Publisher:
             with self._counting:
                 self.unheard[kind] += 1
                 first = self.unheard[kind] == 1
+            if self.report_unheard is not None:
+                self.report_unheard(kind)
             if first and self._when_unheard is not Unheard.IGNORE:
                 logger.warning(
                     "nobody listens to %s yet: no queue is bound to it on %s. Start a service that listens, or is this "
@@ -151,7 +163,7 @@ class Publisher:
         """Replace the lock in a forked child: a thread of the parent may have held it."""
         self._counting = threading.Lock()
 
-    def _deliver(self, messages: Sequence[Message]) -> list[Post]:
+    def _publish(self, messages: Sequence[Message]) -> list[Post]:
         posts = [Post(message) for message in messages]
         self._attempt(posts)
         self.note_unheard(post.message for post in posts if post.heard is False and not post.to_one_queue)
@@ -159,7 +171,7 @@ class Publisher:
 
     def _attempt(self, posts: Sequence[Post]) -> None:
         """Send until each post is confirmed or refused. A message that is sent twice keeps its id."""
-        for attempt, pause in enumerate(PAUSES, start=1):
+        for attempt, pause in enumerate(PAUSE_SECONDS, start=1):
             posts = [post for post in posts if post.pending]
             if not posts:
                 return
@@ -175,8 +187,8 @@ class Publisher:
                 elif line.concerns_one(error):
                     for post in posts:
                         self._attempt([post])
-                elif attempt == len(PAUSES) or not line.is_passing(error):
-                    _refuse(posts, line.why(error))
+                elif attempt == len(PAUSE_SECONDS) or not line.is_passing(error):
+                    _refuse(posts, line.why(error), is_outage=line.is_outage(error))
                 else:
                     # The idle lines are most likely broken too, and there may be more of them than attempts.
                     self._lines.close()
@@ -235,10 +247,11 @@ def _check(posts: Sequence[Post], things: Sequence[Any]) -> None:
         f"the broker did not take {count}{examples}",
         confirmed=[thing for thing, post in zip(things, posts, strict=True) if post.confirmed],
         unconfirmed=[thing for thing, post in zip(things, posts, strict=True) if not post.confirmed],
+        is_outage=any(post.is_outage for post in failed),
     )
 
 
-def _refuse(posts: Sequence[Post], reason: str) -> None:
+def _refuse(posts: Sequence[Post], reason: str, *, is_outage: bool = True) -> None:
     for post in posts:
         if post.pending:
-            post.refused = reason
+            post.refused, post.is_outage = reason, is_outage

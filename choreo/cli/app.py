@@ -69,9 +69,9 @@ def speaking(command: Callable[..., None]) -> Callable[..., None]:
     return connecting(speak)
 
 
-def say(text: str, *, err: bool = False) -> None:
+def say(text: str, *, err: bool = False, nl: bool = True) -> None:
     """Print foreign text, with escapes for what would act on the terminal, or could not be printed at all."""
-    click.echo(lines(text), err=err)
+    click.echo(lines(text), err=err, nl=nl)
 
 
 def command_line_service(broker: str | None, store: str | None) -> Service:
@@ -98,18 +98,18 @@ def _in_environment(**variables: str | None) -> Iterator[None]:
                 os.environ[name] = before[name]
 
 
-def check_owners(app: Service, given: Iterable[str], known: Iterable[str], kind: str = "service or handler") -> None:
+def check_names(app: Service, given: Iterable[str], known: Iterable[str], kind: str = "service or handler") -> None:
     """Raise `ClickException` for a name that is none of the ``known`` handlers nor, unless ``kind``, their services."""
     names = set(known)
     if kind == "service or handler":
         names |= {name.partition(".")[0] for name in names}
-    for owner in given:
-        if owner in names:
+    for name in given:
+        if name in names:
             continue
-        guess = get_close_matches(owner, names, n=1)
+        guess = get_close_matches(name, names, n=1)
         hint = f"Did you mean {guess[0]}?" if guess else f"Known are: {', '.join(sorted(names)) or 'none'}."
         raise click.ClickException(
-            f"No {kind} named {owner!r} is known. {hint} A service makes itself known when its worker starts. The "
+            f"No {kind} named {name!r} is known. {hint} A service makes itself known when its worker starts. The "
             f"store is {_store_of(app)}{_namespace_of(app)}."
         )
 
@@ -134,7 +134,7 @@ def tell_asleep(app: Service, handler: str) -> None:
     service = handler.partition(".")[0]
     listening = app.runtime.store.listening(service)
     if listening is not None and not listening.workers:
-        click.echo(f"Note: no worker of {service} runs at the moment. The event waits for one.", err=True)
+        click.echo(f"Note: no worker of {service} runs at the moment. This waits for one.", err=True)
 
 
 def shown_moment(moment: datetime, near: str) -> str:

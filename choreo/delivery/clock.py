@@ -11,21 +11,26 @@ import time
 from collections.abc import Sequence
 
 from choreo.daemon import Daemon
-from choreo.delivery.burial import park_undeclared
+from choreo.delivery.notice import park
 from choreo.delivery.ports import Ports
 from choreo.delivery.signals import DEADLINE, signal
 from choreo.delivery.undeclared import is_handler
-from choreo.errors import PublishError, StoreError
+from choreo.delivery.undeclared_letters import park_undeclared
+from choreo.delivery.unsendable import is_given_up, park_unreadable
+from choreo.errors import EnvelopeError, PublishError, StoreError
 from choreo.events.message import Message
 from choreo.store.parts import key_of
-from choreo.store.schedule import DEADLINE_PREFIX, DELAYED, TENDED
+from choreo.store.schedule import DEADLINE_PREFIX, DELAYED, TENDED, Unreadable
 
 logger = logging.getLogger(__name__)
+
+#: A message that is due, with its id in the schedule; None in place of it for the deadline of a join.
+Due = tuple[str, Message | None]
 
 #: Seconds between two looks.
 TICK = 0.2
 #: The most messages of one handler that are sent before those of the others.
-BATCH = 200
+BATCH_MESSAGES = 200
 #: Seconds for which a taken message is held back from other workers.
 HOLD = 5.0
 #: Refusals in one batch after which the broker itself counts as in trouble. The rest waits for the next look.
@@ -44,7 +49,7 @@ class Clock:
         self._daemon = Daemon("choreo-clock", self._turn, TICK, self._failed)
         self._is_failing = False
         self._tell_at = 0.0
-        self._owners: list[str] = []
+        self._names: list[str] = []
 
     def start(self) -> None:
         """Start the thread, unless it runs."""
@@ -72,52 +77,73 @@ class Clock:
         Send everything that is due now. Returns the number of messages sent.
 
         Raises `PublishError` if the broker did not take some messages (the others are sent, and these stay due), and
-        `StoreError`.
+        `StoreError`. A message that the broker refuses too often, and one that cannot be read, become dead letters.
         """
         if time.monotonic() >= self._tell_at:
             self._ports.store.tend(DELAYED, TENDED)
-            self._owners = self.owners()
+            self._names = self.schedule_names()
             self._tell_at = time.monotonic() + TENDED / 3
             self._ports.store.watch()
-        return self.send_due(self._owners)
+        return self.send_due(self._names)
 
-    def send_due(self, owners: Sequence[str]) -> int:
+    def send_due(self, names: Sequence[str]) -> int:
         """
         Send everything in these schedules that is due now. Returns the number of messages.
 
-        Raises `PublishError` if the broker did not take some; the others are sent all the same.
+        Raises `PublishError` if the broker did not take some, and `StoreError` if the store refused to hand some out;
+        the others are sent all the same.
         """
-        count, trouble = 0, None
-        # One batch of each owner in turn: ten thousand retries of one handler do not delay another's deadlines.
-        owners = self._ports.store.ripe(owners)
-        while owners and not self._daemon.is_stopped:
+        count = 0
+        trouble: PublishError | StoreError | None = None
+        # One batch of each schedule in turn: ten thousand retries of one handler do not delay another's deadlines.
+        names = self._ports.store.ripe(names)
+        while names and not self._daemon.is_stopped:
             busy = []
-            for owner in owners:
-                due = self._ports.store.due(owner, BATCH, HOLD)
-                if due and self._is_undeclared(owner):
-                    due = self._bury(owner, due)
-                now = 0.0 if all(message for _, message in due) else self._ports.store.now()
-                sent, failed = self._send([(key, message or self.reminder(owner, key, now)) for key, message in due])
-                self._ports.store.sent(owner, sent)
-                count, trouble = count + len(sent), failed or trouble
-                if len(due) == BATCH:
-                    busy.append(owner)
-            owners = busy
+            for name in names:
+                try:
+                    sent, is_busy, failed = self._send_batch(name)
+                except StoreError as refusal:
+                    if refusal.is_outage:
+                        raise
+                    sent, is_busy, failed = 0, False, refusal
+                count, trouble = count + sent, failed or trouble
+                if is_busy:
+                    busy.append(name)
+            names = busy
         if trouble is not None:
             raise trouble
         return count
 
-    def owners(self) -> list[str]:
+    def _send_batch(self, name: str) -> tuple[int, bool, PublishError | StoreError | None]:
+        """Send what is due in one schedule. Returns the number, whether more may be due, and the last trouble."""
+        found = self._ports.store.due(name, BATCH_MESSAGES, HOLD)
+        due = self._readable(name, found)
+        if due and self._is_undeclared(name):
+            due = self._park_undeclared(name, due)
+        now = 0.0 if all(message for _, message in due) else self._ports.store.now()
+        messages = [(key, message or self.deadline_signal(name, key, now)) for key, message in due]
+        sent, trouble = self._send(name, messages)
+        self._ports.store.sent(name, sent)
+        return len(sent), len(found) == BATCH_MESSAGES, trouble
+
+    def _readable(self, name: str, due: Sequence[tuple[str, Message | Unreadable | None]]) -> list[Due]:
+        """Make dead letters of the entries that are no messages. Returns the others."""
+        for key, entry in due:
+            if isinstance(entry, Unreadable):
+                park_unreadable(self._ports, name, key, entry)
+        return [(key, entry) for key, entry in due if not isinstance(entry, Unreadable)]
+
+    def schedule_names(self) -> list[str]:
         """
-        The owners of the schedules that this clock looks into: handlers that are declared now, or were declared before.
+        The names of the schedules that this clock looks into: handlers that are declared now, or were declared before.
 
         The delayed events and the outbox of a handler must be sent even after its code is gone.
         """
-        name = self._ports.service_name
-        once = [owner for owner in self._ports.store.handlers() if owner.partition(".")[0] == name]
+        service = self._ports.service_name
+        once = [name for name in self._ports.store.handlers() if name.partition(".")[0] == service]
         return list(dict.fromkeys([*self._ports.schedules(), *once]))
 
-    def reminder(self, handler: str, schedule_id: str, now: float) -> Message:
+    def deadline_signal(self, handler: str, schedule_id: str, now: float) -> Message:
         """
         The message that tells a join of its deadline. It is made here: a million pending joins store none.
 
@@ -127,47 +153,52 @@ class Clock:
         queue = self._ports.queue_of(handler)
         return signal(DEADLINE, handler=handler, key=key, source=self._ports.service_name, queue=queue, now=now)
 
-    def _is_undeclared(self, owner: str) -> bool:
+    def _is_undeclared(self, name: str) -> bool:
         """True for a handler that no worker declares any more, so that none would read its queue."""
-        if owner in self._ports.schedules() or not is_handler(owner):
+        if name in self._ports.schedules() or not is_handler(name):
             return False
         listening = self._ports.store.listening(self._ports.service_name)
-        return listening is not None and self._ports.queue_of(owner) not in listening.queues
+        return listening is not None and self._ports.queue_of(name) not in listening.queues
 
-    def _bury(self, handler: str, due: list[tuple[str, Message | None]]) -> list[tuple[str, Message | None]]:
+    def _park_undeclared(self, handler: str, due: list[Due]) -> list[Due]:
         """Make dead letters of the messages to the handler itself. Returns the others: the events it has announced."""
         queue = self._ports.queue_of(handler)
-        others: list[tuple[str, Message | None]] = []
+        others: list[Due] = []
         for key, message in due:
             if message is not None and (message.exchange or message.routing_key != queue):
                 others.append((key, message))
             else:
-                self._bury_one(handler, key, message)
+                self._park_one(handler, key, message)
         return others
 
-    def _bury_one(self, handler: str, key: str, message: Message | None) -> None:
-        """Make a dead letter of one message. If that fails, it stays in the schedule, and holds up no other."""
+    def _park_one(self, handler: str, key: str, message: Message | None) -> None:
+        """Make a dead letter of one message. If the handler can have none, the message is kept as it is."""
+        message = message or self.deadline_signal(handler, key, self._ports.store.now())
         try:
-            now = self._ports.store.now()
-            park_undeclared(self._ports, handler, key, message or self.reminder(handler, key, now))
+            park_undeclared(self._ports, handler, key, message)
         except Exception as error:
             if isinstance(error, StoreError) and error.is_outage:
                 raise
-            logger.exception("%s: no dead letter can be made of %r; it stays in the schedule", handler, key)
+            park(self._ports, handler, message, EnvelopeError(f"no dead letter can be made of {key!a}: {error}"))
+            self._ports.store.sent(handler, [key])
 
-    def _send(self, due: list[tuple[str, Message]]) -> tuple[list[str], PublishError | None]:
+    def _send(self, name: str, due: list[tuple[str, Message]]) -> tuple[list[str], PublishError | None]:
         if not due:
             return [], None
         try:
             self._ports.publisher.send([message for _, message in due])
         except PublishError as error:
             taken = {id(message) for message in error.confirmed}
-            sent, trouble = self._send_singly([entry for entry in due if id(entry[1]) not in taken])
+            sent, trouble = self._send_singly(name, [entry for entry in due if id(entry[1]) not in taken])
             return [key for key, message in due if id(message) in taken] + sent, trouble
         return [key for key, _ in due], None
 
-    def _send_singly(self, due: list[tuple[str, Message]]) -> tuple[list[str], PublishError | None]:
-        """Send one by one, so that a message which the broker refuses does not hold up the others."""
+    def _send_singly(self, name: str, due: list[tuple[str, Message]]) -> tuple[list[str], PublishError | None]:
+        """
+        Send one by one, so that a message which the broker refuses does not hold up the others.
+
+        One that is refused too often counts as sent: it is a dead letter then.
+        """
         sent: list[str] = []
         troubles: list[PublishError] = []
         for key, message in due:
@@ -175,7 +206,10 @@ class Clock:
                 self._ports.publisher.send([message])
                 sent.append(key)
             except PublishError as error:
-                troubles.append(error)
+                if not error.is_outage and is_given_up(self._ports, name, key, message, error):
+                    sent.append(key)
+                else:
+                    troubles.append(error)
             if len(troubles) == PATIENCE:
                 break
         return sent, troubles[0] if troubles else None

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import time
 from contextlib import suppress
 from functools import cached_property
 from traceback import walk_tb
@@ -12,8 +11,7 @@ from celery.app.task import Task
 from celery.exceptions import Reject
 from celery.exceptions import Retry as CeleryRetry
 
-from choreo.broker.incoming import UNCOUNTED, EventText
-from choreo.broker.queue import STORE_PAUSE
+from choreo.broker.incoming import EventText
 from choreo.declare.join import Join
 from choreo.declare.subscription import Subscription
 from choreo.delivery.delivery import Delivery
@@ -26,7 +24,7 @@ from choreo.events.envelope import Envelope
 from choreo.events.lineage import Lineage
 from choreo.events.message import Message, parsed
 from choreo.store.claims import Claim
-from choreo.worker.outage import outlast
+from choreo.worker.outage import reject_after_outage, reject_after_pause
 from choreo.worker.request import REVOKED
 from choreo.worker.task import SafeTask
 
@@ -40,11 +38,14 @@ class HandlerTask(SafeTask):
     """
     The task ``<service>.<handler>``: runs one delivery.
 
-    One subclass per handler is made when the service is finalized. ``subscription`` is its declaration.
+    One subclass per handler is made when the service is finalized. ``subscription`` is its declaration, ``runtime`` the
+    service's.
     """
 
     abstract = True
     subscription: ClassVar[Subscription]
+    # Celery looks for the app of a task with several calls.
+    runtime: ClassVar[Any]
 
     def run(self, event: str | dict[str, Any]) -> str:
         """
@@ -81,16 +82,11 @@ class HandlerTask(SafeTask):
             # ended this method between two lines.
             what = delivery or self.name
             if isinstance(error, StoreError) and error.is_outage:
-                logger.error("%s: %s; it is held until the store is back", what, error)
-                with suppress(BaseException):
-                    outlast(self.app.runtime.store)
-                raise Reject(error, requeue=UNCOUNTED) from error
+                raise reject_after_outage(what, self.runtime.store, error) from error
             if self._is_given_up(event, envelope, error):
                 raise UnansweredError(f"{what} could not be settled: {line_of(error)}", envelope) from error
             logger.error("%s could not be settled; it stays in its queue", what, exc_info=error)
-            with suppress(BaseException):
-                time.sleep(STORE_PAUSE)
-            raise Reject(error, requeue=True) from error
+            raise reject_after_pause(error) from error
 
     def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         """
@@ -141,21 +137,19 @@ class HandlerTask(SafeTask):
 
     def make_delivery(self, envelope: Envelope, attempt: int, **options: Any) -> Delivery:
         """A delivery to this handler. ``options`` are those of `Delivery`, and so are the errors."""
-        return delivery_to(self.app.runtime, self.subscription, envelope, attempt, **options)
+        return delivery_to(self.runtime, self.subscription, envelope, attempt, **options)
 
     def _is_given_up(self, event: str | dict[str, Any], envelope: Envelope | None, error: BaseException) -> bool:
         """Count that an event could not be settled. True if that was too often, and it is a dead letter now."""
-        runtime = self.app.runtime
         with suppress(Exception):  # it stays in its queue, and is counted the next time
-            count = runtime.store.returned(self.name, str(event))
-            if count >= runtime.terms.max_deliveries:
+            if count := self.returned_too_often(str(event)):
                 reason = f"it was begun {count} times, and could not be settled: {line_of(error)}"
                 self._park(event, envelope, UnansweredError(reason, envelope))
                 return True
         return False
 
     def _park(self, event: str | dict[str, Any], envelope: Envelope | None, error: EnvelopeError) -> None:
-        runtime, retries = self.app.runtime, self.request.retries
+        runtime, retries = self.runtime, self.request.retries
         queue = runtime.queue_of(self.name)
         if envelope is not None:
             # The attempts before this one are settled, so the replay of the letter must not be a first attempt.

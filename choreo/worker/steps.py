@@ -1,6 +1,7 @@
 """The parts of choreo that start and stop with a Celery worker."""
 
 import logging
+import os
 import time
 from itertools import chain, repeat
 from typing import Any
@@ -12,14 +13,14 @@ from choreo.broker.bindings import Bindings
 from choreo.delivery.clock import Clock
 from choreo.errors import StoreError
 from choreo.worker.bindings import BindingKeeper
-from choreo.worker.namesakes import warn_of_namesakes
-from choreo.worker.outage import STEP
+from choreo.worker.namesakes import program_of, warn_of_namesakes
+from choreo.worker.outage import CHECK_SECONDS
 from choreo.worker.presence import PresenceKeeper, pool_name
 
 logger = logging.getLogger(__name__)
 
 #: Seconds between two tries of a starting worker to reach the store; the last one repeats.
-PAUSES = (1.0, 2.0, 4.0, 8.0)
+PAUSE_SECONDS = (1.0, 2.0, 4.0, 8.0)
 
 
 class ClockStep(bootsteps.StartStopStep):
@@ -65,7 +66,7 @@ class BindingsStep(bootsteps.StartStopStep):
         """Look for namesakes, report once, then start the keeper."""
         runtime = worker.app.runtime
         patterns = runtime.topology.patterns()
-        name = runtime.program(worker.hostname).name
+        name = _name_of(worker)
         declared = [(queue, pattern) for queue in patterns for pattern in patterns[queue]]
         warn_of_namesakes(name, declared, runtime.describe(), runtime.store)
         self._keeper = BindingKeeper(
@@ -101,9 +102,8 @@ class PresenceStep(bootsteps.StartStopStep):
         """Report once, then start the keeper."""
         runtime = worker.app.runtime
         description = runtime.describe()
-        program = runtime.program(
-            worker.hostname, pool=pool_name(worker.pool_cls), digest=description.digest, since=0.0
-        )
+        about = {"pool": pool_name(worker.pool_cls), "digest": description.digest, "since": 0.0}
+        program = runtime.program(worker.hostname, name=_name_of(worker), **about)
         worker.presence = PresenceKeeper(worker, runtime.store, program, description)
         worker.presence.start()
 
@@ -115,8 +115,13 @@ class PresenceStep(bootsteps.StartStopStep):
     terminate = stop
 
 
+def _name_of(worker: Any) -> str:
+    """The name of this process in the register. No other has it."""
+    return f"{worker.hostname}/{os.getpid()} {program_of(worker.app.runtime.subscriptions)}".rstrip()
+
+
 def _introduce(runtime: Any, *, waits: bool) -> None:
-    for pause in chain(PAUSES, repeat(PAUSES[-1])):
+    for pause in chain(PAUSE_SECONDS, repeat(PAUSE_SECONDS[-1])):
         try:
             runtime.introduce()
             return
@@ -127,4 +132,4 @@ def _introduce(runtime: Any, *, waits: bool) -> None:
         until = time.monotonic() + pause
         while time.monotonic() < until:
             state.maybe_shutdown()
-            time.sleep(min(pause, STEP))
+            time.sleep(min(pause, CHECK_SECONDS))

@@ -16,7 +16,7 @@ from celery.states import FAILURE
 from celery.worker import state
 from kombu.exceptions import KombuError, OperationalError
 
-from choreo.broker.incoming import UNCOUNTED, brief
+from choreo.broker.incoming import UNCOUNTED, shortened, source_of
 from choreo.broker.queue import GuardedQueue, HandlerQueue
 from choreo.broker.workload import listed
 from choreo.errors import EnvelopeError
@@ -39,8 +39,7 @@ def keep(app: Any, message: Any, error: EnvelopeError) -> bool:
 def queue_of(app: Any, message: Any) -> GuardedQueue:
     """The queue from which a message came; the queue of ordinary tasks if it does not tell."""
     queues = app.amqp.queues
-    name = (message.delivery_info or {}).get("routing_key")
-    queue = queues[name] if isinstance(name, str) and name in queues else None
+    queue = queues.get(source_of(message))
     found = queue if isinstance(queue, GuardedQueue) else queues[app.runtime.topology.default_queue]
     assert isinstance(found, GuardedQueue)
     return found
@@ -68,9 +67,11 @@ def _refuse(consumer: Any, message: Any, error: Exception) -> None:
     queue = queue_of(consumer.app, message)
     if message.acknowledged and isinstance(queue, HandlerQueue):
         # It is acked last, so its run has recorded the outcome, and the error came after that.
-        logger.error("%s: Celery could not finish a run that is recorded: %s", queue.name, brief(error), exc_info=error)
+        logger.error(
+            "%s: Celery could not finish a run that is recorded: %s", queue.name, shortened(error), exc_info=error
+        )
         return
-    kept = keep(consumer.app, message, EnvelopeError(f"Celery cannot run it: {brief(error)}"))
+    kept = keep(consumer.app, message, EnvelopeError(f"Celery cannot run it: {shortened(error)}"))
     if message.acknowledged:
         return
     if kept:

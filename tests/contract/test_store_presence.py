@@ -115,6 +115,14 @@ def test_a_program_without_a_worker_is_known_with_what_it_announces_and_is_no_wo
     assert all(when > 0 for when in presence.announced.values())
 
 
+def test_what_a_worker_declared_goes_before_what_a_program_that_only_publishes_knows(store):
+    store.report("shop", worker("shop@a/1", digest="d-1"), "with handlers", TTL)
+    store.leave("shop", "shop@a/1")
+    store.report("shop", Program("publisher@a/1", "publisher@a", digest="d-2"), "without", 0)
+
+    assert store.presence("shop").current == ["with handlers"]
+
+
 def test_the_types_that_are_remembered_as_announced_are_bounded(store):
     web = Program("publisher@a/1", "publisher@a", digest="d-1")
 

@@ -157,7 +157,7 @@ class TestLive:
     @pytest.fixture(autouse=True)
     def app(self, monkeypatch: pytest.MonkeyPatch):
         app = service("command_line")
-        app.runtime.waiting_in = lambda queues: dict.fromkeys(queues, 3)
+        app.runtime.waiting_in = lambda queues: {"payment.report": 3}
         monkeypatch.setattr("choreo.cli.app.command_line_service", lambda *_: app)
         return app
 
@@ -182,8 +182,11 @@ class TestLive:
         shop = ServiceDescription("shop")
         store.report("shop", Program("web", "web", digest=shop.digest), shop.to_json(), 0, ["orders.placed"])
 
+        store.note_unheard("menu", {"menu.changed": 212})
+
         output = run().output
 
+        assert "menu.changed     menu (seen)     NOBODY (212x, last " in output
         assert "orders.placed    shop (seen)     NOBODY  order.placed?" in output
         assert "order.placed     nobody known    payment\n                 orders.placed?\n" in output
         assert "payment.charged  nobody known    loyalty" in output

@@ -100,6 +100,19 @@ def test_a_program_that_only_publishes_is_on_the_map(city: City):
     assert [(service.name, service.has_handlers) for service in shown.services] == [("order", False)]
 
 
+def test_an_event_that_reached_no_queue_is_on_the_map_with_its_source_and_their_number(city: City):
+    city.lives(PAYMENT)
+    city.store.note_unheard("payment", {"payment.charged": 2})
+    city.store.note_unheard("menu", {"menu.changed": 212})
+
+    menu, charged = city.map.event("menu.changed"), city.map.event("payment.charged")
+
+    assert menu is not None
+    assert (menu.announced_by, menu.lost, menu.lost_at) == ((Announcer("menu", "seen"),), 212, 1000.0)
+    assert charged is not None
+    assert (charged.announced_by, charged.lost) == ((Announcer("payment.charge"),), 2), "its handler says so"
+
+
 def test_queues_that_no_live_worker_consumes_are_named_with_what_waits(city: City):
     told = ServiceDescription(
         "payment", (HandlerDescription("payment.a", ("x.y",)), HandlerDescription("payment.b", ("x.y",)))
@@ -114,6 +127,15 @@ def test_queues_that_no_live_worker_consumes_are_named_with_what_waits(city: Cit
 
     city.lives(told, "b/1", queues=("payment.b",))
     assert city.map.idle == ()
+
+
+def test_the_queues_of_notices_and_tasks_are_named_if_something_waits_in_them(city: City):
+    city.lives(PAYMENT)
+    assert city.map.idle == ()
+
+    city.waiting = {"payment.dead_letters": 2}
+
+    assert city.map.idle == (IdleQueue("payment.dead_letters", 2),)
 
 
 def test_the_queue_of_a_handler_that_is_gone_is_named_while_something_waits_in_it(city: City):

@@ -45,7 +45,7 @@ def revoke(stage: Stage, event: Envelope, attempt: int = 1) -> str:
 def killed(stage: Stage, event: Envelope, how: Ending) -> None:
     """Begin a run, whose process is ended."""
     stage.app.tasks[HANDLER].make_delivery(event, 1).begin()
-    stage.store.note_end(HANDLER, unit_of("ORD-1"), how.to_text())
+    stage.store.record_end(HANDLER, unit_of("ORD-1"), how.to_text())
     stage.wait(60)
 
 
@@ -56,6 +56,7 @@ def test_a_revoked_part_of_an_incomplete_join_becomes_a_dead_letter_and_the_join
 
     (letter,) = stage.dead_letters
     assert (letter.reason, letter.error, letter.envelopes) == (Reason.REVOKED, "it was revoked", (CHARGED,))
+    assert letter.attempts == 0, "the join was not attempted"
     assert [str(missing) for join in stage.joins for missing in join.missing] == ["payment.charged"]
     stage.app.dead_letters.replay(letter.id)
     stage.run()

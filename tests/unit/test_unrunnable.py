@@ -1,6 +1,7 @@
 """What Celery takes and cannot run becomes a dead letter or a failed task; the worker goes on."""
 
 import json
+import os
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -13,10 +14,14 @@ from celery.exceptions import Reject
 from kombu.exceptions import ContentDisallowed, OperationalError
 
 from choreo import Service
+from choreo.delivery.delivery import tokens_of
+from choreo.delivery.ending import End
 from choreo.errors import StoreError
-from choreo.worker.keeping import KeepingRequest
+from choreo.events.message import Message
+from choreo.store.claims import Claim, Settlement
+from choreo.worker.request import SafeRequest
 from choreo.worker.unrunnable import FAULTS, guard_traces, guarded
-from tests.unit.events import OrderPlaced
+from tests.unit.events import OrderPlaced, envelope
 from tests.unit.stage import service
 from tests.unit.test_queue import Channel, virtual_message
 
@@ -106,7 +111,7 @@ def test_an_event_that_was_handled_and_acked_makes_no_dead_letter(app: Service, 
 
 def test_without_a_store_it_stays_in_its_queue(app: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("choreo.broker.queue.STORE_PAUSE", 0)
-    monkeypatch.setattr(type(app.runtime.store), "bury", lambda *_: (_ for _ in ()).throw(StoreError("away")))
+    monkeypatch.setattr(type(app.runtime.store), "add_letter", lambda *_: (_ for _ in ()).throw(StoreError("away")))
     rig = Rig(app, ValueError("no"))
 
     rig.run()
@@ -159,7 +164,7 @@ def test_a_task_that_asks_for_its_message_to_be_rejected_is_left_alone(app: Serv
 def test_what_a_pool_could_not_read_is_kept_but_no_notice_of_another_letter(app: Service, name: str) -> None:
     rig = Rig(app, ValueError(), name)
     rig.message.headers["task"] = name
-    request = KeepingRequest(rig.message, app=app, task=app.tasks[name], on_ack=rig.message.ack_log_error)
+    request = SafeRequest(rig.message, app=app, task=app.tasks[name], on_ack=rig.message.ack_log_error)
     try:
         raise ContentDisallowed("no JSON")
     except ContentDisallowed:
@@ -173,7 +178,7 @@ def test_a_run_whose_answer_could_not_be_written_makes_no_dead_letter_and_comes_
     rig = Rig(app, ValueError(), "payment.charge")
     rig.message.headers["task"] = "payment.charge"
     answers = {"on_ack": rig.message.ack_log_error, "on_reject": rig.message.reject_log_error}
-    request = KeepingRequest(rig.message, app=app, task=app.tasks["payment.charge"], **answers)
+    request = SafeRequest(rig.message, app=app, task=app.tasks["payment.charge"], **answers)
     try:
         raise MaybeEncodingError(TypeError("cannot pickle"), "answer")
     except MaybeEncodingError:
@@ -181,3 +186,21 @@ def test_a_run_whose_answer_could_not_be_written_makes_no_dead_letter_and_comes_
 
     assert not list(app.dead_letters)
     assert rig.channel.answers == [("requeue", "t-1")]
+
+
+def test_a_process_records_its_end_on_a_run_of_its_own_only(app: Service) -> None:
+    order = envelope(OrderPlaced(customer_id="alice"))
+    sent = Message.carrying(order, exchange="", routing_key="payment.charge")
+    message = virtual_message(KombusChannel(), sent.body, sent.headers, "application/json", "utf-8")
+    request = SafeRequest(message, app=app, task=app.tasks["payment.charge"])
+    request.worker_pid = 4711
+    store = app.runtime.store
+
+    # The last one is a run of the gevent pool, for which Celery has no process id.
+    note = "time_limit too long"
+    for attempt, pid, noted in ((1, 4712, ""), (2, 4711, note), (3, os.getpid(), note)):
+        claim = Claim("payment.charge", order.identity, f"{tokens_of(pid)}a", attempt)
+        store.begin(claim)
+        request._record_end(End.TIME_LIMIT, "too long")
+        assert store.last_end("payment.charge", order.identity).text == noted
+        store.commit(claim, Settlement(done=False))
