@@ -157,7 +157,7 @@ class TestLive:
     @pytest.fixture(autouse=True)
     def app(self, monkeypatch: pytest.MonkeyPatch):
         app = service("command_line")
-        app.runtime.waiting_in = lambda queues: {"payment.report": 3}
+        app.runtime.waiting_in = lambda _: {"payment.report": 3}
         monkeypatch.setattr("choreo.cli.app.command_line_service", lambda *_: app)
         return app
 
