@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: The most columns for the type of an event that is not broken, and the fewest for the hearers beside full names.
 LONGEST_TYPE, HEARERS = 36, 18
+#: The most names in a note that nobody need act on.
+MOST_NAMED = 6
 #: The marks of a hearer.
 _MARKS = {"join": "+", "unless": "-"}
 
@@ -152,6 +154,8 @@ def _print(shown: Map, names: tuple[str, ...]) -> None:
         rows.add_row(text(event.type), _announced_by(event, full=full), _heard_by(event, names))
     if shown.events:
         show(console, rows, *_legend(shown))
+    elif names:
+        say(f"{', '.join(names)}: no event is announced or heard.", err=True)
     for event in shown.events:
         if event.type in names:
             _print_hearers(console, event)
@@ -261,7 +265,9 @@ def _notes(shown: Map) -> Iterator[tuple[str, Text]]:
     if divided:
         yield "TWO DECLARATIONS", listed(text(_divided(service)) for service in divided)
     if shown.unsaid:
-        told = f"{', '.join(shown.unsaid)}: without a return annotation, so they may announce any event"
+        more = f" and {len(shown.unsaid) - MOST_NAMED} more" if len(shown.unsaid) > MOST_NAMED else ""
+        names = ", ".join(shown.unsaid[:MOST_NAMED])
+        told = f"{names}{more}: without a return annotation, so they may announce any event"
         yield "NOT SAID", text(told)
     for fault in shown.faults:
         yield "NOT READ", text(fault)
