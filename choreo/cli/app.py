@@ -69,9 +69,9 @@ def speaking(command: Callable[..., None]) -> Callable[..., None]:
     return connecting(speak)
 
 
-def say(text: str, *, err: bool = False) -> None:
+def say(text: str, *, err: bool = False, nl: bool = True) -> None:
     """Print foreign text, with escapes for what would act on the terminal, or could not be printed at all."""
-    click.echo(lines(text), err=err)
+    click.echo(lines(text), err=err, nl=nl)
 
 
 def command_line_service(broker: str | None, store: str | None) -> Service:

@@ -367,7 +367,7 @@ class Delivery:
     def _context(
         self, cause: Envelope, about: str | None = None, key: str | None = None, events: tuple[Envelope, ...] = ()
     ) -> Context:
-        return Context(
+        return self.ports.contexts(
             service=self.ports.service_name,
             handler=self.subscription.name,
             envelope=cause,

@@ -10,6 +10,7 @@ from choreo.delivery.dead_letter import DeadLetter, Reason
 from choreo.delivery.ending import Ending
 from choreo.delivery.failure import MOST_TEXT, cut
 from choreo.delivery.ports import Ports
+from choreo.delivery.sentry import in_sentry
 from choreo.delivery.undeclared import set_aside_for
 from choreo.errors import EnvelopeError, StoreError, UnansweredError, UnsendableError
 from choreo.events.envelope import Envelope
@@ -42,7 +43,8 @@ def log_dead_letter(letter: DeadLetter, error: Exception | None = None) -> None:
     if error is not None:
         # A formatter prints this in place of the traceback, which the dead letter has.
         record.exc_text = hint
-    logger.handle(record)
+    with in_sentry(letter):
+        logger.handle(record)
 
 
 def notices_of(service: str) -> str:

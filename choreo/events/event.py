@@ -115,13 +115,22 @@ class Event(BaseModel):
         copy._subject = subject
         return copy
 
-    def sealed(self, *, id: str, source: str, subject: str | None, cause: Envelope | None, time: datetime) -> Envelope:  # noqa: A002
+    def sealed(
+        self,
+        *,
+        id: str,  # noqa: A002
+        source: str,
+        subject: str | None,
+        cause: Envelope | None,
+        time: datetime,
+        extensions: dict[str, Any] | None = None,
+    ) -> Envelope:
         """
         Return the envelope of this event.
 
         Its subject is the one of `about`, else ``subject``, else that of ``cause``, else ''. Its correlation id is
-        that of ``cause``, else ``id``. Raises `InvalidEventError` when the subject is not a text, or a field cannot be
-        written as JSON.
+        that of ``cause``, else ``id``. ``extensions`` are its further attributes. Raises `InvalidEventError` when the
+        subject is not a text, or a field cannot be written as JSON.
         """
         about = _slot(self, "_subject")
         if about is None:
@@ -140,6 +149,7 @@ class Event(BaseModel):
             causation_id=cause.id if cause else None,
             version=self.event_version,
             data=self._dumped(),
+            extensions=extensions or {},
         )
 
     def _dumped(self) -> dict[str, Any]:

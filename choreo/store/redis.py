@@ -17,6 +17,8 @@ from functools import cached_property
 from hashlib import sha1
 from typing import Any
 
+from redis.exceptions import ResponseError
+
 from choreo.errors import StoreError
 from choreo.events.message import Message
 from choreo.events.patterns import Binding
@@ -29,7 +31,7 @@ from choreo.store.claims import OUTBOX_GRACE, Claim, ClaimResult, CommitResult, 
 from choreo.store.joins import Arrival, JoinState
 from choreo.store.port import Store
 from choreo.store.redis_runs import RedisRuns
-from choreo.store.register import Declared, Listening
+from choreo.store.register import MOST_UNHEARD, Declared, Listening, UnheardType
 from choreo.store.runs import Recording, Run, entries
 from choreo.store.schedule import DEADLINE_PREFIX, DELAYED, Backlog, Scheduled, Unreadable, deadline_id
 from choreo.store.terms import Terms
@@ -59,6 +61,7 @@ class RedisStore(Store):
     ) -> None:
         self.url = url
         self.terms = terms
+        self._lease, self._retention = _ms(terms.lease.total_seconds()), _ms(terms.retention.total_seconds())
         self.prefix = prefix
         self._recording = recording
         self._record_args = f"{recording.shelf_length} {_ms(recording.lifetime.total_seconds())}"
@@ -86,12 +89,7 @@ class RedisStore(Store):
         return self._key(handler, "letters"), self._key(handler, "letters", "index")
 
     def _lease_args(self, claim: Claim) -> list[Any]:
-        terms = self.terms
-        return [_attempt(claim), claim.token, _ms(terms.lease.total_seconds()), terms.max_deliveries, self._retention]
-
-    @cached_property
-    def _retention(self) -> int:
-        return _ms(self.terms.retention.total_seconds())
+        return [_attempt(claim), claim.token, self._lease, self.terms.max_deliveries, self._retention]
 
     def begin(self, claim: Claim) -> ClaimResult:
         """Claim a unit."""
@@ -144,12 +142,22 @@ class RedisStore(Store):
 
     def _arriving(self, claim: Claim, arrival: Arrival, *, ahead: bool = False) -> tuple[list[str], list[Any]]:
         """Keys and arguments of arrive.lua."""
-        due, _ = self._calendar(claim.handler)
-        keys = [*self._unit(claim.handler, claim.unit), due, self._key(claim.handler, "tally")]
-        keys.append(self._done(claim.handler))
-        args: list[Any] = [*self._lease_args(claim), arrival.part, arrival.name, arrival.text]
-        args += [_ms(arrival.within), deadline_id(claim.unit), arrival.at_least, self._in_flight(claim)]
-        args += [int(ahead), int(arrival.may_be_repeated), arrival.round_of, len(arrival.counts)]
+        due, *_, done = self._settlement_keys(claim.handler)
+        keys = [*self._unit(claim.handler, claim.unit), due, self._key(claim.handler, "tally"), done]
+        args: list[Any] = [
+            *self._lease_args(claim),
+            arrival.part,
+            arrival.name,
+            arrival.text,
+            _ms(arrival.within),
+            deadline_id(claim.unit),
+            arrival.at_least,
+            self._in_flight(claim),
+            int(ahead),
+            int(arrival.may_be_repeated),
+            arrival.round_of,
+            len(arrival.counts),
+        ]
         for part, count in arrival.counts.items():
             args += [part, count]
         for part, need in arrival.needs.items():
@@ -166,7 +174,7 @@ class RedisStore(Store):
     def look(self, handler: str, unit: str) -> JoinState | None:
         """A pending join as it is now; None if there is none."""
         keys = [*self._unit(handler, unit), self._calendar(handler)[0]]
-        answer = self._run("look", keys, [deadline_id(unit), _ms(self.terms.lease.total_seconds())])
+        answer = self._run("look", keys, [deadline_id(unit), self._lease])
         if not answer:
             return None
         deadline, is_overdue, attempts, lease, *fields = answer
@@ -202,7 +210,7 @@ class RedisStore(Store):
     def renew(self, claim: Claim) -> bool:
         """Prolong the lease. False when another worker has the claim, or the unit is settled."""
         unit, _ = self._unit(claim.handler, claim.unit)
-        args = [claim.token, _ms(self.terms.lease.total_seconds()), self._retention]
+        args = [claim.token, self._lease, self._retention]
         return bool(self._run("renew", [unit], args))
 
     def commit(self, claim: Claim, settlement: Settlement) -> CommitResult:
@@ -295,7 +303,7 @@ class RedisStore(Store):
 
     def backlog(self, name: str) -> Backlog:
         """How much waits in the schedule."""
-        due = self._calendar(name)[0]
+        due, messages = self._calendar(name)
         now = self._calls.time(due) * 1000
 
         def count(client: Any) -> Any:
@@ -305,11 +313,14 @@ class RedisStore(Store):
                 pipeline.zcount(due, f"({now}", "+inf")
                 pipeline.zrangebyscore(due, f"({now}", "+inf", start=0, num=1, withscores=True)
                 pipeline.zcount(due, "-inf", "(0")
+                pipeline.hlen(messages)
                 return pipeline.execute()
 
-        ready, first, later, following, reminded = self._calls.ask(count)
+        ready, first, later, following, reminded, messages_there = self._calls.ask(count)
         late = max(now - first[0][1], 0) / 1000 if first else 0.0
-        return Backlog(ready, late, later, following[0][1] / 1000 if following else None, reminded)
+        # A deadline is the only entry that has no message.
+        joins = max(ready + later + reminded - messages_there, 0)
+        return Backlog(ready, late, later, following[0][1] / 1000 if following else None, reminded, joins)
 
     def add_letter(self, handler: str, letter_id: str, letter: str, scheduled: Sequence[Scheduled] = ()) -> None:
         """Record a dead letter outside any unit."""
@@ -445,10 +456,40 @@ class RedisStore(Store):
         """Runs whose outcome was recorded within the last ``seconds``, oldest first."""
         return self._runs.recent(handler, seconds, limit)
 
+    def note_unheard(self, source: str, counts: Mapping[str, int]) -> None:
+        """Count events that reached no queue."""
+        pairs = [part for pair in counts.items() for part in pair]
+        self._run("note_unheard", [f"{self.prefix}:unheard"], [source, MOST_UNHEARD, *pairs])
+
+    def unheard(self) -> dict[str, UnheardType]:
+        """The types of events that reached no queue, sorted."""
+        fields = self._calls.ask(lambda client: client.hgetall(f"{self.prefix}:unheard"))
+        texts = {name.decode(): text.decode() for name, text in fields.items()}
+        found = {
+            name[2:]: (int(text), *texts[f"t {name[2:]}"].split(" ", 1))
+            for name, text in texts.items()
+            if name[0] == "n"
+        }
+        return {
+            kind: UnheardType(count, int(last) / 1000, source) for kind, (count, last, source) in sorted(found.items())
+        }
+
     def ping(self) -> None:
         """Raise `StoreError` unless the server answers."""
         # A command with a key: a cluster sends it to one node.
         self._calls.ask(lambda client: client.exists(f"{self.prefix}:handlers"))
+
+    def servers(self) -> dict[str, Mapping[str, Any]]:
+        """Each server that takes writes → its answer to INFO."""
+
+        def ask(client: Any) -> dict[str, Mapping[str, Any]]:
+            found = {}
+            for server, info in servers(client, self.url):
+                with suppress(ResponseError):  # this user may not ask
+                    found[server] = info()
+            return found
+
+        return self._calls.ask(ask)
 
     def watch(self) -> None:
         """Log that the server evicts keys, or may."""

@@ -45,6 +45,8 @@ class Backlog:
     next_at: float | None = None
     #: Joins whose deadline has passed and was sent, and that are not settled yet.
     reminded: int = 0
+    #: Joins that are not settled, by their deadlines: they are among the entries above.
+    joins: int = 0
 
     @property
     def total(self) -> int:

@@ -174,9 +174,9 @@ def test_a_generator_is_read_no_further_than_the_batch_that_is_sent(
     made, ahead = 0, []
     announce = app.publisher.announce
 
-    def announce_and_note(envelopes: Any) -> None:
+    def announce_and_note(envelopes: Any) -> Any:
         ahead.append(made)
-        announce(envelopes)
+        return announce(envelopes)
 
     def orders() -> Iterator[OrderPlaced]:
         nonlocal made

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from choreo.events.message import Message
-from choreo.store import Scheduled
+from choreo.store import Scheduled, Settlement
 from choreo.store.schedule import Unreadable
 from tests.contract.rigs import (
     DEADLINE,
@@ -139,3 +139,20 @@ def test_the_backlog_tells_what_is_due_and_what_comes_later(rig):
     assert backlog.next_at is not None
     assert backlog.next_at - rig.store.now() == pytest.approx(50, abs=5)
     assert rig.store.backlog("somebody.else") == type(backlog)()
+
+
+def test_the_backlog_tells_how_many_joins_are_pending(rig):
+    rig.store.schedule(HANDLER, at("m", 5))
+    for unit in ("join:ORD-1", "join:ORD-2"):
+        rig.store.arrive(claim(unit=unit), part_of("order.confirmed"))
+    assert (rig.store.backlog(HANDLER).joins, rig.store.backlog(HANDLER).total) == (2, 3)
+
+    rig.pass_time(100)
+    rig.store.sent(HANDLER, due(rig.store))
+    backlog = rig.store.backlog(HANDLER)
+    assert (backlog.joins, backlog.reminded, backlog.total) == (2, 2, 2)
+
+    signal = claim(unit="join:ORD-1", attempt=0)
+    rig.store.begin(signal)
+    rig.store.commit(signal, Settlement(unscheduled=["deadline:join:ORD-1"]))
+    assert rig.store.backlog(HANDLER).joins == 1
