@@ -26,6 +26,7 @@ SETTINGS = (
     "choreo_shutdown_timeout",
     "choreo_tracing",
     "choreo_fast_lane",
+    "choreo_version",
     "choreo_record_length",
     "choreo_record_lifetime",
     "choreo_record_sample",
@@ -175,6 +176,8 @@ def _check_values(conf: ConfigurationView) -> None:
         raise DeclarationError(f'choreo_store_url = {store!r}: it takes a URL, like "redis://host:6379/0".')
     if (unheard := conf.get("choreo_unheard")) is not None:
         Unheard.of(unheard)
+    if not isinstance(version := conf.get("choreo_version"), str | None):
+        raise DeclarationError(f'choreo_version = {version!r}: it takes a text, like "1.4.2".')
     if (tracing := conf.get("choreo_tracing")) not in (None, True, False):
         raise DeclarationError(f"choreo_tracing = {tracing!r}: it takes True or False.")
     seconds = conf.get("choreo_shutdown_timeout")
