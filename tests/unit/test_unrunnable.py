@@ -202,5 +202,5 @@ def test_a_process_records_its_end_on_a_run_of_its_own_only(app: Service) -> Non
         claim = Claim("payment.charge", order.identity, f"{tokens_of(pid)}a", attempt)
         store.begin(claim)
         request._record_end(End.TIME_LIMIT, "too long")
-        assert store.last_end("payment.charge", order.identity).note == noted
+        assert store.last_end("payment.charge", order.identity).text == noted
         store.commit(claim, Settlement(done=False))
