@@ -12,6 +12,7 @@ from celery.exceptions import ImproperlyConfigured
 from kombu.exceptions import SerializerNotInstalled
 from kombu.serialization import prepare_accept_content
 
+from choreo.delivery.sentry import without_pool
 from choreo.events.message import JSON
 from choreo.masking import masked
 from choreo.worker import logs
@@ -114,6 +115,7 @@ class ServiceWorker(Worker):
     def on_start(self) -> None:
         """Start as Celery does, then exempt all objects that exist now from garbage collection."""
         super().on_start()
+        without_pool()
         warn_of_discarded()
         # They stay until the end, also in the pool's children. Searching them for garbage takes a twentieth of a second
         # each time, in which no event is handled.
