@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from choreo.fast.lane import Lane
     from choreo.operate.dead_letters import DeadLetters
     from choreo.operate.joins import Joins
+    from choreo.operate.stories import Stories
     from choreo.store.port import Store
     from choreo.store.schedule import Backlog
     from choreo.store.terms import Terms
@@ -230,6 +231,13 @@ class Runtime:
 
         return Joins(self.store, self.queue_of)
 
+    @cached_property
+    def stories(self) -> Stories:
+        """The pending stories of every service that uses this store."""
+        from choreo.operate.stories import Stories
+
+        return Stories(self.store, self.joins)
+
     def queue_of(self, name: str) -> str:
         """The name on the broker of the queue of this handler, or of any other of the service's queues."""
         return self.topology.name_of(name)
@@ -267,7 +275,7 @@ class Runtime:
         return [*self.owners(), DELAYED]
 
     def introduce(self) -> None:
-        """Register this service's handlers in the store, and describe its joins there. Raises `StoreError`."""
+        """Register this service's handlers in the store, and describe its joins and stories. Raises `StoreError`."""
         from choreo.declare.join import Join
 
         self.store.register(self.owners())

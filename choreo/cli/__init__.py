@@ -17,6 +17,7 @@ _COMMANDS = {
     "joins": ("choreo.cli.joins", "joins"),
     "publish": ("choreo.cli.publish", "publish"),
     "schedule": ("choreo.cli.schedule", "schedule"),
+    "stories": ("choreo.cli.stories", "stories"),
     "up": ("choreo.cli.up", "up"),
 }
 

@@ -13,11 +13,9 @@ from typing import Any
 
 from choreo.declare.context import Context
 from choreo.declare.join import Join, age
-from choreo.declare.subscription import Subscription
 from choreo.delivery.dead_letter import Reason
 from choreo.delivery.delivery import DONE, Delivery, Parts
-from choreo.delivery.ports import Ports
-from choreo.delivery.signals import DEADLINE, FIRED, SIGNALS
+from choreo.delivery.signals import ABANDONED, DEADLINE, FIRED, SIGNALS
 from choreo.errors import EnvelopeError, JoinExpiredError
 from choreo.events.envelope import Envelope
 from choreo.events.ids import named_id
@@ -205,6 +203,8 @@ class JoinDelivery(Delivery):
         """True for a signal that no longer has an effect on this join."""
         if self._is_signal and self.subscription.rounds and self._is_outdated():
             return True
+        if self.envelope.type == ABANDONED:
+            return True  # it was meant for a story, whose name this join has now
         if self.envelope.type == FIRED:
             return not begun.parts
         if self.envelope.type == DEADLINE:
@@ -326,15 +326,3 @@ def warn_of_unknown(join: Join, event: Envelope) -> None:
 
 #: The joins and types that `warn_of_unknown` has named.
 _told_unknown: set[tuple[str, str]] = set()
-
-
-def delivery_to(ports: Ports, subscription: Subscription, envelope: Envelope, attempt: int, **options: Any) -> Delivery:
-    """
-    A delivery to this handler. ``options`` are those of `Delivery`.
-
-    Raises `EnvelopeError` when the handler can do nothing with such an event.
-    """
-    kind: type[Delivery] = JoinDelivery if isinstance(subscription, Join) else Delivery
-    if kind is Delivery and envelope.type in SIGNALS:
-        kind = FormerJoinDelivery
-    return kind(ports, subscription, envelope, attempt, **options)

@@ -221,8 +221,10 @@ class RedisStore(Store):
         kept = "2" if _remembered(claim.unit) and not letter else settlement.note
         retention = max(self._retention, _ms(settlement.remember))
         shape = ""
-        if letter or unwanted or scheduled or messages or took_part:
+        if letter or unwanted or scheduled or messages or took_part or settlement.counted:
             shape = f"{len(letter) // 2} {len(unwanted)} {len(scheduled)} {messages} {len(took_part)}"
+            if settlement.counted:
+                shape = f"{shape} {settlement.counted}"
         args: list[Any] = [claim.token, _attempt(claim), kept if settlement.done else 0, retention, claim.unit, shape]
         args += (*letter, *unwanted)
         for entry in scheduled:

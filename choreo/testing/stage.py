@@ -20,6 +20,7 @@ from choreo.events.envelope import Envelope
 from choreo.events.event import Event
 from choreo.events.message import Message
 from choreo.operate.joins import PendingJoin
+from choreo.operate.stories import PendingStory
 from choreo.service import Service
 from choreo.store.memory import Content, MemoryStore
 from choreo.store.schedule import DELAYED, Scheduled
@@ -157,8 +158,8 @@ class Stage:
         """
         Let time pass: ``advance(minutes=31)``, ``advance(timedelta(days=1))``. Returns the number of deliveries.
 
-        The clock stops at each moment at which a message falls due (a retry, a deadline of a join, a delayed event),
-        in their order, and `run` is called at each. ``units`` are those of `datetime.timedelta`.
+        The clock stops at each moment at which a message falls due (a retry, a deadline of a join or of a story, a
+        delayed event), in their order, and `run` is called at each. ``units`` are those of `datetime.timedelta`.
         Raises `ValueError` for a time that is negative or longer than a hundred years, and `EndlessLoopError` instead
         of delivery ``most`` + 1.
         """
@@ -230,6 +231,11 @@ class Stage:
     def joins(self) -> list[PendingJoin]:
         """The pending joins of all services on the stage, handler by handler, soonest deadline first."""
         return list(self._outside.joins)
+
+    @property
+    def stories(self) -> list[PendingStory]:
+        """The pending stories of all services on the stage: for each name overdue ones first, then by deadline."""
+        return list(self._outside.stories)
 
     @property
     def story(self) -> str:
