@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 import click
 
 from choreo.cli import completion
-from choreo.cli.app import Where, check_owners, connecting, say, shown_moment, speaking, tell_undeclared
+from choreo.cli.app import Where, check_names, connecting, say, shown_moment, speaking, tell_undeclared
 from choreo.operate.joins import PAGE
 from choreo.operate.stories import PendingStory, Stories
 from choreo.printing import one_line
@@ -16,7 +16,11 @@ from choreo.service import Service
 
 _ROW = "{:<20}  {:<7}  {:<33}  {}"
 _of_story = click.option(
-    "--story", "name", metavar="NAME", help="The story, if KEY has several.", shell_complete=completion.owners
+    "--story",
+    "name",
+    metavar="NAME",
+    help="The story, if KEY has several.",
+    shell_complete=completion.services_and_handlers,
 )
 
 
@@ -29,7 +33,7 @@ def stories(context: click.Context, broker: str | None, store: str | None) -> No
 
 
 @stories.command("list")
-@click.argument("names", nargs=-1, metavar="[NAME|SERVICE]...", shell_complete=completion.owners)
+@click.argument("names", nargs=-1, metavar="[NAME|SERVICE]...", shell_complete=completion.services_and_handlers)
 @click.option(
     "--limit",
     type=click.IntRange(min=0),
@@ -102,7 +106,7 @@ def forget(app: Service, key: str, name: str | None, reason: str, yes: bool) -> 
 def _chosen(app: Service, names: tuple[str, ...]) -> list[str]:
     known = app.stories.handlers
     services = {name.partition(".")[0] for name in app.runtime.store.handlers()}
-    check_owners(app, names, [*known, *(handler.partition(".")[2] for handler in known), *services], "story or service")
+    check_names(app, names, [*known, *(handler.partition(".")[2] for handler in known), *services], "story or service")
     for name in names:
         if not app.stories.named(name):
             say(f"{name} has no stories.", err=True)

@@ -19,7 +19,16 @@ from choreo.errors import DeclarationError
 from choreo.masking import masked, shown_url
 
 #: The settings that are choreo's.
-SETTINGS = ("choreo_store_url", "choreo_namespace", "choreo_unheard", "choreo_shutdown_timeout", "choreo_fast_lane")
+SETTINGS = (
+    "choreo_store_url",
+    "choreo_namespace",
+    "choreo_unheard",
+    "choreo_shutdown_timeout",
+    "choreo_fast_lane",
+    "choreo_record_length",
+    "choreo_record_lifetime",
+    "choreo_record_sample",
+)
 
 #: The default of ``choreo_shutdown_timeout``, in seconds from SIGTERM. Kubernetes kills after 30, systemd after 90,
 #: Docker after 10.

@@ -17,8 +17,10 @@ The message is acked last. If the worker dies anywhere on the way, the message i
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from socket import gethostname
+from time import monotonic
 from typing import Any
 from uuid import uuid4
 
@@ -43,7 +45,8 @@ from choreo.events.envelope import Envelope
 from choreo.events.lineage import NO_LINEAGE, Lineage
 from choreo.events.message import Message
 from choreo.printing import one_line
-from choreo.store.claims import FORGOTTEN, Begun, Claim, Committed, Outcome, Settlement, Verdict
+from choreo.store.claims import FORGOTTEN, Claim, ClaimResult, CommitResult, Outcome, Settlement, Verdict
+from choreo.store.runs import Result, Run
 from choreo.store.schedule import Scheduled
 
 _HOST = gethostname()
@@ -91,6 +94,8 @@ class Delivery:
         self.attempt = attempt
         self.redelivered = redelivered
         self.lineage = lineage
+        #: When the handler began: by the clock of the ports, and by a monotonic one. None before.
+        self._began: tuple[datetime, float] | None = None
         #: True once the outcome is recorded. From then on the copy can be acked, whatever else fails.
         self.settled = False
         # The process is for people: see `choreo.delivery.ending`.
@@ -108,18 +113,18 @@ class Delivery:
         event became a dead letter. With any other error (`StoreError`, above all) nothing is recorded, unless `settled`
         is true, and the message must be delivered again.
         """
-        begun = self.begin()
-        match begun.verdict:
+        result = self.begin()
+        match result.verdict:
             case Verdict.RUN:
-                return self._run(self.parts_of(begun)) if begun.deliveries < 2 else self._run_again(begun)
+                return self._run(self.parts_of(result)) if result.deliveries < 2 else self._run_again(result)
             case Verdict.WAIT:
-                return f"waiting, {begun.deliveries} of its events are here"
+                return f"waiting, {result.deliveries} of its events are here"
             case Verdict.DONE:
                 return DONE
             case Verdict.BUSY:
-                return self.postpone(begun.busy_seconds)
+                return self.postpone(result.busy_seconds)
             case Verdict.POISON:
-                return self._poison(begun)
+                return self._poison(result)
 
     # -- overridden by joins ---------------------------------------------------------------------------------------
 
@@ -131,19 +136,19 @@ class Delivery:
         """A claim of this delivery on a unit. ``signal`` is the signal's id, for a signal to a join: see `Claim`."""
         return Claim(self.subscription.name, unit, self.token, self.attempt, signal)
 
-    def begin(self) -> Begun:
+    def begin(self) -> ClaimResult:
         """Claim the unit. Raises `StoreError`."""
         return self.decisions.begin(self.claim)
 
-    def seize(self) -> Begun:
+    def seize(self) -> ClaimResult:
         """Claim the unit for its revocation. Raises `StoreError`."""
         return self.begin()
 
-    def revoke(self, begun: Begun, why: str) -> str:
+    def revoke(self, result: ClaimResult, why: str) -> str:
         """Make the claimed unit a dead letter. Returns the outcome in words."""
-        return self.bury(self.parts_of(begun), Reason.REVOKED, why)
+        return self.make_dead_letter(self.parts_of(result), Reason.REVOKED, why)
 
-    def parts_of(self, begun: Begun) -> Parts:  # noqa: ARG002 - a join finds its parts there
+    def parts_of(self, result: ClaimResult) -> Parts:  # noqa: ARG002 - a join finds its parts there
         """The events that the handler is called with: see `Parts`."""
         return {self.envelope.type: self.envelope}
 
@@ -177,29 +182,51 @@ class Delivery:
         """The event as a message to this handler carries it."""
         return envelope
 
+    def run_of(self, result: Result, announced: Sequence[Envelope], detail: str) -> Run:
+        """The run that ends now, for the record: see `Run`."""
+        event, now = self.envelope, self.ports.now()
+        began, since = self._began or (now, monotonic())
+        subjects = {one.subject for one in announced} - {event.subject, ""} if announced else ()
+        return Run(
+            event=event.id,
+            story=event.correlation_id,
+            subject=event.subject,
+            type=event.type,
+            attempt=self.attempt,
+            result=result,
+            waited=max((began - event.time).total_seconds(), 0.0),
+            took=monotonic() - since,
+            worker=self.ports.node,
+            announced=[(one.type, one.id) for one in announced],
+            detail=detail,
+            subjects=sorted(subjects),
+            handler=self.claim.handler,
+        )
+
     # -- running ---------------------------------------------------------------------------------------------------
 
-    def _run_again(self, begun: Begun) -> str:
+    def _run_again(self, result: ClaimResult) -> str:
         """Run a unit whose last beginning never finished, unless its end was an outcome."""
-        parts, last = self.parts_of(begun), self.last_end()
+        parts, last = self.parts_of(result), self.last_end()
         if last is not None and last.end is End.TIME_LIMIT:
             return self._failed(parts, HandlerTimeoutError(last.text))
         if last is not None and last.end is End.TERMINATED:
-            return self.bury(parts, Reason.REVOKED, last.text)
+            return self.make_dead_letter(parts, Reason.REVOKED, last.text)
         return self._run(parts)
 
-    def _poison(self, begun: Begun) -> str:
-        parts, last = self.parts_of(begun), self.last_end()
+    def _poison(self, result: ClaimResult) -> str:
+        parts, last = self.parts_of(result), self.last_end()
         if last is not None and last.end is End.TERMINATED:
-            return self.bury(parts, Reason.REVOKED, last.text)
+            return self.make_dead_letter(parts, Reason.REVOKED, last.text)
         how = f"; the last time {last.text}" if last else ""
-        return self.bury(parts, Reason.POISON, f"begun {begun.deliveries} times and never finished{how}")
+        return self.make_dead_letter(parts, Reason.POISON, f"begun {result.deliveries} times and never finished{how}")
 
     def last_end(self) -> Ending | None:
         """How the last beginning of this unit ended, as far as it is known. Raises `StoreError`."""
         return Ending.of(self.ports.store.last_end(self.claim.handler, self.claim.unit))
 
     def _run(self, parts: Parts) -> str:
+        self._began = self.ports.now(), monotonic()
         try:
             with self.ports.leases.kept(self.claim):
                 context = self.context(parts)
@@ -222,7 +249,7 @@ class Delivery:
         clocks = self.ports.store.now, self.ports.now
         delays = {f"event:{key}": delay.seconds(*clocks) for key, delay in context.delays.items()}
         later = [Scheduled(key, sent.pop(key), delay) for key, delay in delays.items() if key in sent]
-        return self.finished(sent=sent, scheduled=later)
+        return self.finished(sent=sent, scheduled=later, run=self._recorded(Result.DONE, announced))
 
     def _succeeded(self, announced: list[Envelope], settlement: Settlement) -> str:
         if late := self._commit(settlement):
@@ -238,14 +265,16 @@ class Delivery:
             raise raised
         retry = self.own_message(self.envelope, retries=self.attempt)
         scheduled = Scheduled(f"retry:{self.claim.token}", retry, wait)
+        run = self._recorded(Result.RETRY, detail=self._line_of(error))
         # This attempt must be remembered until the next one has arrived.
-        if late := self._commit(Settlement(done=False, scheduled=[scheduled], remember=self._remember_retry(wait))):
+        remember = self._remember_retry(wait)
+        if late := self._commit(Settlement(done=False, scheduled=[scheduled], remember=remember, run=run)):
             return late
         attempts = f"attempt {self.attempt} of {self.subscription.retry.attempts}"
         reason = f"{attempts} failed, the next is in {wait:.1f} s: {self._line_of(error)}"
         raise RetryScheduledError(reason, raised, wait) from raised
 
-    def bury(self, parts: Parts, reason: Reason, error: str) -> str:
+    def make_dead_letter(self, parts: Parts, reason: Reason, error: str) -> str:
         """Record a dead letter for a claimed unit whose handler is not called. Returns the outcome in words."""
         letter = self._letter(parts, reason, error)
         return self._commit_letter(letter) or f"dead letter {letter.id}: {reason}"
@@ -269,6 +298,7 @@ class Delivery:
         records: dict[str, Any] = {
             "letter": (letter.id, letter.to_json()),
             "sent": {f"notice:{letter.id}": notice(letter, self.ports)},
+            "run": self._recorded(Result.DEAD, detail=f"{letter.id} {one_line(letter.error)}"),
         }
         settlement = self.finished(**records) if done else Settlement(done=False, remember=self.remember, **records)
         if late := self._commit(settlement):
@@ -294,8 +324,8 @@ class Delivery:
     def postpone(self, seconds: float) -> str:
         """Try again when the other worker's lease has run out. Returns the outcome in words."""
         # If the other worker dies, this copy may be the last one: it waits in the schedule.
-        again = self.own_message(self.envelope, retries=self.attempt - 1)
-        self.ports.store.schedule(self.claim.handler, Scheduled(f"busy:{self.claim.token}", again, seconds))
+        postponed = self.own_message(self.envelope, retries=self.attempt - 1)
+        self.ports.store.schedule(self.claim.handler, Scheduled(f"busy:{self.claim.token}", postponed, seconds))
         self.settled = True
         why = "its round is not settled, or " if getattr(self.subscription, "rounds", False) else ""
         return f"{why}another worker has its claim; it is tried again in {seconds:.1f} s"
@@ -316,6 +346,14 @@ class Delivery:
         lineage = self.lineage if envelope is self.envelope else NO_LINEAGE
         sent = self.own_event(envelope)
         return Message.carrying(sent, exchange="", routing_key=queue, retries=retries, lineage=lineage)
+
+    def _recorded(self, result: Result, announced: Sequence[Envelope] = (), detail: str = "") -> Run | None:
+        """The run that ends now; None if it is not recorded."""
+        recording = self.ports.store.recording
+        if not recording:
+            return None
+        run = self.run_of(result, announced, detail)
+        return run if recording.wants(run.story) else None
 
     def _context(
         self, cause: Envelope, about: str | None = None, key: str | None = None, events: tuple[Envelope, ...] = ()
@@ -356,9 +394,11 @@ class Delivery:
         return Reason.EXHAUSTED if is_retried else Reason.REFUSED
 
 
-def log_too_late(delivery: str, claim: Claim, committed: Committed) -> str:
+def log_too_late(delivery: str, claim: Claim, committed: CommitResult) -> str:
     """Log that a commit was refused, since the unit is settled or another worker has claimed it. Returns the reason."""
-    late = SETTLED if committed.again else TOO_LATE
+    late = SETTLED if committed.repeated else TOO_LATE
     # The handler's effects elsewhere may have happened twice, so a worker at the default log level logs this.
-    logger.log(logging.INFO if committed.again else logging.WARNING, "%s, %s: %s", delivery, one_line(claim.unit), late)
+    logger.log(
+        logging.INFO if committed.repeated else logging.WARNING, "%s, %s: %s", delivery, one_line(claim.unit), late
+    )
     return late

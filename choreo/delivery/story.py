@@ -21,7 +21,7 @@ from choreo.errors import EnvelopeError
 from choreo.events.envelope import Envelope
 from choreo.events.overdue import StoryOverdue
 from choreo.printing import one_line
-from choreo.store.claims import Begun, Claim, Settlement, Verdict
+from choreo.store.claims import Claim, ClaimResult, Settlement, Verdict
 from choreo.store.joins import Arrival
 from choreo.store.parts import CANCELLED, by_type, packed, read_address
 from choreo.store.schedule import Scheduled, deadline_id
@@ -73,9 +73,9 @@ class StoryDelivery(JoinDelivery):
         """True for an event of the story."""
         return super().is_part and not self.is_keyless
 
-    def begin(self) -> Begun:
+    def begin(self) -> ClaimResult:
         """Record an event of the story, and claim the story if it has ended; or claim it for a signal."""
-        return Begun(Verdict.DONE) if self.is_keyless else super().begin()
+        return ClaimResult(Verdict.DONE) if self.is_keyless else super().begin()
 
     def react(self, parts: Parts, context: Context) -> list[Envelope]:
         """Find out the course of the story. Announce that it is overdue."""
@@ -111,7 +111,7 @@ class StoryDelivery(JoinDelivery):
             needs={BEGIN: None, END: None},
             at_least=2,
             within=story.within.total_seconds(),
-            again=self.redelivered,
+            may_be_repeated=self.redelivered,
         )
 
     def _course(self, arrived: Mapping[str, list[Envelope]]) -> Course:
@@ -155,16 +155,16 @@ class StoryDelivery(JoinDelivery):
         )
         return Scheduled(self._abandonment_id, message, KEPT.total_seconds())
 
-    def _is_moot(self, begun: Begun) -> bool:
+    def _is_moot(self, result: ClaimResult) -> bool:
         if self.envelope.type == DEADLINE:
             return False
-        return self.envelope.type != ABANDONED or not begun.parts
+        return self.envelope.type != ABANDONED or not result.parts
 
-    def _reminders(self, begun: Begun) -> list[Scheduled]:  # noqa: ARG002
+    def _parts_once_more(self, result: ClaimResult) -> list[Scheduled]:  # noqa: ARG002
         """None: the deadline also ends a story that is complete by a new declaration only."""
         return []
 
-    def _warn_of_missed(self, begun: Begun) -> None:
+    def _warn_of_missed(self, result: ClaimResult) -> None:
         """Nothing: events often come after the end of a story, and some come twice."""
 
     def _key_of(self, parts: Parts) -> str:
@@ -190,10 +190,10 @@ class StoryDelivery(JoinDelivery):
 
 def warn_of_keyless(story: Story, event: Envelope, error: EnvelopeError) -> None:
     """Log, once per type and process, that a story ignores events without a key."""
-    if (story.name, event.type) not in _told_keyless:
-        _told_keyless.add((story.name, event.type))
+    if (story.name, event.type) not in _warned_keyless:
+        _warned_keyless.add((story.name, event.type))
         logger.warning("%s, and ignores it (id %s). Logged once per type and process.", error, event.id)
 
 
 #: The stories and types that `warn_of_keyless` has named.
-_told_keyless: set[tuple[str, str]] = set()
+_warned_keyless: set[tuple[str, str]] = set()

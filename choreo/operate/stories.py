@@ -9,7 +9,7 @@ from typing import Any
 from choreo.durations import moment_of
 from choreo.errors import JoinError, StoryError
 from choreo.operate.joins import PAGE, Arrived, Joins, is_cursor
-from choreo.store import Store, Waiting
+from choreo.store import JoinState, Store
 from choreo.store.parts import key_of, unit_of, unpacked
 
 #: The counters of a story: see `Stories.counts`.
@@ -137,9 +137,9 @@ class Stories:
         if after and not is_cursor(after):
             raise StoryError(f"{after!r} is no place in a list of stories. The list before ends with the next place.")
         description, now = self._descriptions().get(handler, {}), self._store.now()
-        units, cursor = self._store.waiting(handler, limit, after)
+        units, cursor = self._store.pending(handler, limit, after)
         seen = [self._store.look(handler, unit) for unit in units]
-        found = [_pending(handler, waiting, description, now) for waiting in seen if waiting is not None]
+        found = [_pending(handler, state, description, now) for state in seen if state is not None]
         return StoryPage([story for story in found if story.since is not None], cursor)
 
     def find(self, key: str, name: str | None = None) -> list[PendingStory]:
@@ -147,9 +147,9 @@ class Stories:
         descriptions, now = self._descriptions(), self._store.now()
         found = []
         for handler in descriptions if name is None else self._known(name):
-            waiting = self._store.look(handler, unit_of(key))
-            if waiting is not None:
-                found.append(_pending(handler, waiting, descriptions[handler], now))
+            state = self._store.look(handler, unit_of(key))
+            if state is not None:
+                found.append(_pending(handler, state, descriptions[handler], now))
         return found
 
     def get(self, key: str, name: str | None = None) -> PendingStory:
@@ -205,15 +205,15 @@ class Stories:
         return {handler: description for handler, description in described.items() if "story" in description}
 
 
-def _pending(handler: str, waiting: Waiting, description: Mapping[str, Any], now: float) -> PendingStory:
+def _pending(handler: str, state: JoinState, description: Mapping[str, Any], now: float) -> PendingStory:
     story = description.get("story") or {"begins": [], "steps": [], "ends": []}
-    envelopes, times = unpacked(waiting.parts), list(waiting.arrived.values())
+    envelopes, times = unpacked(state.parts), list(state.arrived.values())
     here = {envelope.type for envelope in envelopes}
     began = [envelope.time for envelope in envelopes if envelope.type in story["begins"]]
-    until = _deadline(waiting, times, description)
+    until = _deadline(state, times, description)
     return PendingStory(
         handler=handler,
-        key=key_of(waiting.unit) or waiting.unit,
+        key=key_of(state.unit) or state.unit,
         arrived=tuple(
             Arrived(envelope, moment_of(at), counts=envelope.type in description.get("parts", ()))
             for envelope, at in zip(envelopes, times, strict=True)
@@ -225,12 +225,12 @@ def _pending(handler: str, waiting: Waiting, description: Mapping[str, Any], now
         since=min(began, default=None),
         until=moment_of(until),
         overdue_by=timedelta(seconds=max(now - until, 0.0)),
-        overdue=bool(began) and (waiting.reminded or now > until),
+        overdue=bool(began) and (state.is_overdue or now > until),
     )
 
 
-def _deadline(waiting: Waiting, times: list[float], description: Mapping[str, Any]) -> float:
+def _deadline(state: JoinState, times: list[float], description: Mapping[str, Any]) -> float:
     """The deadline, in seconds since 1970. Once its signal was sent, the store has the time of sending instead."""
-    if not waiting.reminded or not times:
-        return waiting.deadline
-    return min(waiting.deadline, min(times) + float(description.get("within", 0)))
+    if not state.is_overdue or not times:
+        return state.deadline
+    return min(state.deadline, min(times) + float(description.get("within", 0)))

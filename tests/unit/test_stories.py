@@ -206,8 +206,8 @@ def test_the_deadline_counts_from_the_first_event_that_arrives(stage):
 def test_the_deadline_announces_once_also_if_it_is_sent_again(stage):
     tell(stage, PLACED)
     stage.advance(minutes=30)
-    reminder = stage.clock.reminder(NAME, "deadline:join:ORD-1", NOON.timestamp())
-    stage.publisher.send([reminder, reminder])
+    signal = stage.clock.deadline_signal(NAME, "deadline:join:ORD-1", NOON.timestamp())
+    stage.publisher.send([signal, signal])
     stage.run()
 
     assert len(stage.announced(StoryOverdue)) == 1
