@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from choreo import PendingStory
-from tests.integration.conftest import World
+from tests.integration.conftest import MakeWorld, World
 from tests.integration.services.words import (
     ParcelDelivered,
     ParcelFound,
@@ -28,10 +28,10 @@ def counts(world: World, story: str) -> dict[str, int]:
     return world.app.stories.counts(story)
 
 
-@pytest.fixture(autouse=True)
-def _ended(world: World, subject: str) -> Iterator[None]:
+@pytest.fixture
+def subject(world: World, subject: str) -> Iterator[str]:
     """The other tests wait until nothing is left to do, so each story ends with its test."""
-    yield
+    yield subject
     if pending(world, subject):
         world.publish(FOUND, subject)
         eventually(lambda: not pending(world, subject), reason="the story to end")
@@ -79,3 +79,17 @@ def test_a_story_lasts_longer_than_its_workers(world: World, subject: str) -> No
     world.platform.wait_ready()
 
     world.done("search_again", subject)
+
+
+def test_a_solo_worker_that_asks_ahead_follows_every_story(make_world: MakeWorld) -> None:
+    world = make_world("redis", "driver", options=("--pool", "solo"))
+    subjects = [f"ORD-{number}" for number in range(50)]
+    for events in ([DELIVERED, WEIGHED], [SENT]):
+        for event in events:
+            world.app.publish_many(event.about(subject) for subject in subjects)
+
+    eventually(lambda: counts(world, "transport")["ended_in_time"] == 50, reason="all stories to end")
+
+    world.settled()
+    assert list(world.app.stories.of("transport")) == []
+    assert counts(world, "transport") == dict.fromkeys(counts(world, "transport"), 0) | {"ended_in_time": 50}

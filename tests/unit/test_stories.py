@@ -214,6 +214,28 @@ def test_the_deadline_announces_once_also_if_it_is_sent_again(stage):
     assert counted(stage, overdue=1)
 
 
+def test_an_event_that_comes_again_after_the_retention_announces_nothing():
+    stage = Stage(declare(service("shop", terms=Terms(retention=timedelta(hours=1)))), start=NOON)
+    placed = stage.publish(PLACED, subject="ORD-1")
+    stage.advance(days=2)
+    stage.publish(placed)
+    stage.advance(days=2)
+
+    assert len(stage.announced(StoryOverdue)) == 1
+    assert [story.overdue for story in stage.stories] == [True]
+
+
+def test_after_the_retention_the_same_key_begins_anew():
+    stage = Stage(declare(service("shop", terms=Terms(retention=timedelta(hours=1)))), start=NOON)
+    tell(stage, PLACED, DriverAssigned(), PLACED)
+    assert stage.stories == []
+
+    stage.advance(hours=2)
+    tell(stage, PLACED)
+
+    assert [story.key for story in stage.stories] == ["ORD-1"]
+
+
 def test_the_times_of_the_events_tell_whether_it_ended_in_time(stage):
     late = timedelta(minutes=31)
     stage.deliver(envelope(PLACED, id="1"), NAME)
