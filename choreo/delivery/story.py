@@ -136,7 +136,7 @@ class StoryDelivery(JoinDelivery):
             arrived=[kind for kind in story.parts if kind in arrived],
             missing=[kind for kind in story.steps if kind not in arrived],
             ends=list(story.ends),
-        ).about(began.subject)
+        )
 
     @property
     def _abandonment_id(self) -> str:

@@ -67,7 +67,7 @@ class _Gathering:
 
     parts: dict[str, tuple[float, str]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
-    #: Name → `Arrival.part`, if the name does not begin with it.
+    #: Name → the `Arrival.part` as which it came.
     kinds: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -79,7 +79,7 @@ class _Gathering:
         """How many events are here; True if they are complete; True if no more of this arrival's type are needed."""
         here, full = 0, set()
         for part, need in arrival.needs.items():
-            have = sum(self.kinds.get(name, name.partition("/")[0]) == part for name in self.parts)
+            have = sum(part in (name.partition("/")[0], self.kinds.get(name)) for name in self.parts)
             wanted: float = 1 if need is None else need or dict[str, float](self.counts).get(part, float("inf"))
             here += have
             if have >= wanted:

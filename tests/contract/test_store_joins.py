@@ -877,6 +877,12 @@ def test_a_second_event_of_a_role_is_not_kept_and_one_of_no_needed_role_is(store
     assert play(store, "begin", "e.e").verdict is Verdict.RUN
 
 
+def test_a_part_that_came_in_a_role_counts_by_its_type_for_a_new_declaration(store):
+    play(store, "begin", "a")
+
+    assert arrive(store, "b", needs={"a": None, "b": None}).parts.keys() == {"a", "b"}
+
+
 @pytest.mark.parametrize("done", [True, False])
 def test_a_commit_counts_once_and_only_if_it_holds(store, done):
     for name in ("a", "b/1", "b/2"):

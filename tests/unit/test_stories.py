@@ -5,7 +5,8 @@ from datetime import timedelta
 
 import pytest
 
-from choreo import Context, DeclarationError, Event, Service, StoryError, StoryOverdue, Terms
+from choreo import Context, DeclarationError, Envelope, Event, Service, StoryError, StoryOverdue, Terms
+from choreo.delivery.kinds import delivery_to
 from choreo.delivery.story import KEPT
 from tests.unit.events import (
     NOON,
@@ -166,12 +167,23 @@ def test_an_overdue_story_stays_until_it_ends_and_then_it_ended_late(stage):
     )  # fmt: skip
 
     tell(stage, DriverAssigned())
+    assert stage.stories == []
+    assert stage.store.backlog(NAME).total == 0
     stage.advance(days=40)
 
-    assert stage.stories == []
     assert len(stage.announced(StoryOverdue)) == 1
     assert counted(stage, overdue=1, ended_late=1)
-    assert stage.store.backlog(NAME).total == 0
+
+
+def test_it_is_overdue_since_its_deadline_also_if_no_worker_was_there_to_notice(stage):
+    tell(stage, PLACED)
+    stage.wait(timedelta(hours=2).total_seconds())
+    assert [story.overdue for story in stage.stories] == [True]
+
+    stage.run()
+
+    (story,) = stage.stories
+    assert (story.overdue_by, len(stage.announced(StoryOverdue))) == (timedelta(minutes=91), 1)
 
 
 def test_a_handler_can_react_to_it():
@@ -298,6 +310,8 @@ def test_an_event_without_a_key_is_ignored_with_one_warning(caplog):
     tell(stage, ParcelLost(), ParcelLost())
 
     assert stage.dead_letters == stage.stories == []
+    assert not delivery_to(stage.app.runtime, app.subscriptions[0], envelope(ParcelLost()), 1).is_part
+    assert stage.store.backlog("shop.search").total == 0
     (line,) = [record.getMessage() for record in caplog.records if record.name == "choreo.delivery.story"]
     assert line.startswith("order_id of parcel.lost ORD-1 is None")
     assert "shop.search has no key for it, and ignores it" in line
@@ -320,6 +334,34 @@ def test_a_story_ends_by_its_declaration_of_the_day_at_its_deadline_at_the_lates
 
     assert stage.announced(StoryOverdue) == stage.stories == []
     assert counted(stage, ended_in_time=1)
+
+
+def test_an_end_that_is_none_any_more_ends_the_story_that_it_had_come_to(stage):
+    tell(stage, DriverAssigned())
+    redeclared(stage, ends=[OrderRejected])
+    tell(stage, PLACED)
+    stage.advance(hours=1)
+
+    assert stage.announced(StoryOverdue) == stage.stories == []
+    assert counted(stage, ended_in_time=1)
+
+
+def test_the_end_of_an_abandoned_story_does_nothing_to_a_join_that_has_its_name(stage):
+    tell(stage, PLACED)
+    stage.advance(hours=1)
+    stage.app.subscriptions[:] = []
+    called = []
+
+    @stage.app.join(OrderPlaced, DriverAssigned, name="delivery", within=timedelta(days=60))
+    def assign(placed: Envelope, assigned: Envelope) -> None:
+        called.append(placed.subject)
+
+    stage._look_at_declarations()
+    stage.advance(days=40)
+    assert (called, stage.dead_letters, len(stage.joins)) == ([], [], 1)
+
+    tell(stage, DriverAssigned())
+    assert called == ["ORD-1"]
 
 
 def test_a_type_that_was_removed_is_shown_as_one_that_does_not_count(stage):
