@@ -24,6 +24,7 @@ SETTINGS = (
     "choreo_namespace",
     "choreo_unheard",
     "choreo_shutdown_timeout",
+    "choreo_tracing",
     "choreo_fast_lane",
     "choreo_record_length",
     "choreo_record_lifetime",
@@ -174,6 +175,8 @@ def _check_values(conf: ConfigurationView) -> None:
         raise DeclarationError(f'choreo_store_url = {store!r}: it takes a URL, like "redis://host:6379/0".')
     if (unheard := conf.get("choreo_unheard")) is not None:
         Unheard.of(unheard)
+    if (tracing := conf.get("choreo_tracing")) not in (None, True, False):
+        raise DeclarationError(f"choreo_tracing = {tracing!r}: it takes True or False.")
     seconds = conf.get("choreo_shutdown_timeout")
     try:
         if seconds is None or is_wait(float(seconds)):
