@@ -5,6 +5,7 @@ All may settle the same unit, which is the join's key. Attempts of parts, of eac
 are counted apart.
 """
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -302,19 +303,22 @@ class JoinDelivery(Delivery):
 
 
 class FormerJoinDelivery(Delivery):
-    """A signal to a join whose handler is no join any more: its parts become a dead letter."""
+    """A signal to a join whose handler is no join any more: its parts become a dead letter. A story is forgotten."""
 
     def make_claim(self) -> Claim:
         """The claim on the join's key, which is the subject of the signal."""
         return self.claim_on(unit_of(self.envelope.subject), self.envelope.id)
 
     def begin(self) -> ClaimResult:
-        """Claim the join. DONE if no part of it is left."""
+        """Claim the join. DONE if no part of it is left, or it was a story."""
         result = super().begin()
-        if result.verdict is Verdict.RUN and not result.parts:
+        if result.verdict is Verdict.RUN and (not result.parts or self._was_story()):
             self.decisions.commit(replace(self.claim, attempt=0), self.finished(note=CANCELLED))
             return ClaimResult(Verdict.DONE)
         return result
+
+    def _was_story(self) -> bool:
+        return "story" in json.loads(self.ports.store.joins().get(self.subscription.name, "{}"))
 
     def parts_of(self, result: ClaimResult) -> Parts:
         """The parts that had arrived, by name."""

@@ -271,6 +271,7 @@ class Stage:
             self._log,
             letters=lambda: self.dead_letters,
             joins=lambda: self.joins,
+            stories=lambda: self.stories,
             pending=self._queues.pending,
             now=self._clock.now,
             subject=subject,

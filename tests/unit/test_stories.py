@@ -285,6 +285,24 @@ def test_events_of_a_story_that_never_began_are_forgotten_in_silence(stage):
     assert counted(stage, unbegun=1)
 
 
+def test_what_happened_on_a_stage_tells_of_pending_stories(stage):
+    tell(stage, PLACED, subject="ORD-1")
+    tell(stage, PLACED, subject="ORD-2")
+    assert (
+        "  pending stories\n    shop.delivery ORD-1 step 1 of 4, waits for order.confirmed, payment.charged, until "
+        in (stage.story)
+    )
+
+    stage.advance(hours=1)
+
+    with pytest.raises(AssertionError) as error:
+        stage.announced(DriverAssigned, subject="ORD-2").one()
+    assert "shop.delivery ORD-2 step 1 of 4, waits for order.confirmed, payment.charged, overdue since 12:31:00" in str(
+        error.value
+    )
+    assert "ORD-1" not in str(error.value)
+
+
 # -- the key ------------------------------------------------------------------------------------------------------
 
 
@@ -362,6 +380,22 @@ def test_the_end_of_an_abandoned_story_does_nothing_to_a_join_that_has_its_name(
 
     tell(stage, DriverAssigned())
     assert called == ["ORD-1"]
+
+
+def test_a_story_whose_name_a_handler_has_taken_leaves_no_dead_letters(stage):
+    tell(stage, PLACED)
+    tell(stage, PLACED, subject="ORD-2")
+    stage.advance(minutes=29)
+    stage.app.subscriptions[:] = []
+
+    @stage.app.on(DriverAssigned, name="delivery")
+    def note(assigned: DriverAssigned) -> None: ...
+
+    stage._look_at_declarations()
+    stage.advance(days=40)
+
+    assert (stage.stories, stage.dead_letters) == ([], [])
+    assert stage.store.backlog(NAME).total == 0
 
 
 def test_a_type_that_was_removed_is_shown_as_one_that_does_not_count(stage):
