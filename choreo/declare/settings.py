@@ -25,6 +25,7 @@ SETTINGS = (
     "choreo_unheard",
     "choreo_shutdown_timeout",
     "choreo_fast_lane",
+    "choreo_log_format",
     "choreo_record_length",
     "choreo_record_lifetime",
     "choreo_record_sample",
@@ -33,6 +34,9 @@ SETTINGS = (
 #: The default of ``choreo_shutdown_timeout``, in seconds from SIGTERM. Kubernetes kills after 30, systemd after 90,
 #: Docker after 10.
 SHUTDOWN_TIMEOUT = 25.0
+
+#: The values of ``choreo_log_format``, the default first.
+LOG_FORMATS = ("text", "json")
 
 #: The ends of the names of settings that hold the URL of a broker or a store.
 _URLS = ("broker_url", "broker_read_url", "broker_write_url", "choreo_store_url")
@@ -174,6 +178,8 @@ def _check_values(conf: ConfigurationView) -> None:
         raise DeclarationError(f'choreo_store_url = {store!r}: it takes a URL, like "redis://host:6379/0".')
     if (unheard := conf.get("choreo_unheard")) is not None:
         Unheard.of(unheard)
+    if (log_format := conf.get("choreo_log_format")) not in (None, *LOG_FORMATS):
+        raise DeclarationError(f'choreo_log_format = {log_format!r}: it takes "text" or "json".')
     seconds = conf.get("choreo_shutdown_timeout")
     try:
         if seconds is None or is_wait(float(seconds)):

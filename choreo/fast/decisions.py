@@ -123,7 +123,8 @@ class FastDecisions:
         """Handle the answer to a commit that was sent ahead, and return the fate of the delivered copy."""
         what = self.what or f"{claim.handler}({claim.unit})"
         if isinstance(committed, StoreError):
-            logger.error("%s: %s; it goes back to its queue", what, committed)
+            # The log has told of a success already, when the commit was sent.
+            logger.error("%s is not done after all, its commit failed: %s; it goes back to its queue", what, committed)
             return Fate.BACK
         if committed.outcome is Outcome.OK:
             if committed.unheard:
