@@ -26,22 +26,12 @@ from uuid import uuid4
 
 from choreo.declare.context import Context
 from choreo.declare.subscription import Subscription
+from choreo.delivery import run_log
 from choreo.delivery.dead_letter import DeadLetter, Reason
 from choreo.delivery.ending import End, Ending
-from choreo.delivery.failure import (
-    MOST_TEXT,
-    RetryScheduledError,
-    cut,
-    harmless,
-    is_stop,
-    line_of,
-    shown_trace,
-    trace_of,
-)
+from choreo.delivery.failure import MOST_TEXT, RetryScheduledError, cut, harmless, is_stop, line_of, trace_of
 from choreo.delivery.notice import log_dead_letter, notice
 from choreo.delivery.ports import Decisions, Ports
-from choreo.delivery.run_log import fields_of, is_told, log_no_run, log_retry, log_success
-from choreo.delivery.run_log import logger as run_logger
 from choreo.errors import (
     DeclarationError,
     EnvelopeError,
@@ -140,6 +130,9 @@ class Delivery:
                 return self.postpone(result.busy_seconds)
             case Verdict.POISON:
                 return self._poison(result)
+
+    #: The log level of a success.
+    success_level = logging.INFO
 
     # -- overridden by joins ---------------------------------------------------------------------------------------
 
@@ -269,8 +262,10 @@ class Delivery:
     def _succeeded(self, announced: list[Envelope], settlement: Settlement) -> str:
         if late := self._commit(settlement):
             return late
-        if self._ended is not None and run_logger.isEnabledFor(logging.INFO):
-            log_success(str(self), self._ended, self.ports.service_name, self.subscription.retry.attempts)
+        run = self._ended
+        if run is not None and run_log.logger.isEnabledFor(self.success_level):
+            attempts = self.subscription.retry.attempts
+            run_log.log_success(self.success_level, str(self), run, self.ports.service_name, attempts)
         return f"announced {', '.join(map(str, announced))}" if announced else "done"
 
     def _failed(self, parts: Parts, error: BaseException) -> str:
@@ -370,7 +365,7 @@ class Delivery:
     def _recorded(self, result: Result, announced: Sequence[Envelope] = (), detail: str = "") -> Run | None:
         """The run that ends now; None if it is not recorded."""
         recording = self.ports.store.recording
-        if not (recording or is_told(result)):
+        if not (recording or run_log.is_told(result)):
             return None
         self._ended = run = self.run_of(result, announced, detail)
         return run if recording and recording.wants(run.story) else None
@@ -378,21 +373,21 @@ class Delivery:
     # -- the log ---------------------------------------------------------------------------------------------------
 
     def _fields(self, run: Run | None) -> dict[str, Any]:
-        return {} if run is None else fields_of(run, self.ports.service_name, self.subscription.retry.attempts)
+        return {} if run is None else run_log.fields_of(run, self.ports.service_name, self.subscription.retry.attempts)
 
     def _log_retry(self, reason: str, error: BaseException, wait: float) -> None:
         run = self._ended
-        if run is not None and run_logger.isEnabledFor(logging.WARNING):
+        if run is not None and run_log.logger.isEnabledFor(logging.WARNING):
             due = (self.ports.now() + timedelta(seconds=wait)).isoformat()
             fields = self._fields(run) | {"due": due, "error": run.detail}
-            log_retry(str(self), reason, run, fields, shown_trace(error))
+            run_log.log_retry(str(self), reason, run, fields, error)
 
     def _without_run(self, words: str, outcome: str, level: int = logging.DEBUG) -> str:
         """Log a delivery that calls no handler. Returns its outcome in words."""
-        if run_logger.isEnabledFor(level):
+        if run_log.logger.isEnabledFor(level):
             run = self.run_of(Result.DONE, (), "")
             fields = {**self._fields(run), "outcome": outcome}
-            log_no_run(level, str(self), words, run, fields)
+            run_log.log_no_run(level, str(self), words, run, fields)
         return words
 
     def _context(

@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -25,9 +24,7 @@ from choreo.store.schedule import Scheduled
 logger = logging.getLogger(__name__)
 
 
-def log_dead_letter(
-    letter: DeadLetter, error: Exception | None = None, fields: Mapping[str, Any] | None = None
-) -> None:
+def log_dead_letter(letter: DeadLetter, error: Exception | None = None, fields: dict[str, Any] | None = None) -> None:
     """
     Log a dead letter when it is recorded, at level ERROR. The log record has the handler's ``error``.
 

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from choreo.delivery.failure import shown_trace
 from choreo.printing import one_line
 from choreo.store.runs import Result, Run
 
@@ -49,19 +50,19 @@ def fields_of(run: Run, service: str, attempts: int) -> dict[str, Any]:
     }
 
 
-def log_success(what: str, run: Run, service: str, attempts: int) -> None:
+def log_success(level: int, what: str, run: Run, service: str, attempts: int) -> None:
     """Log a run that was no failure. ``what`` names the delivery."""
     outcome = str(run.result)
     if run.announced:
         types = f"announced {counted(kind for kind, _ in run.announced)}"
         outcome = types if run.result is Result.DONE else f"{outcome}, {types}"
     args = what, outcome, in_words(run.took), run.attempt, attempts, in_words(run.waited), *_ids(run)
-    _log(logging.INFO, _TEXT, args, fields_of(run, service, attempts))
+    _log(level, _TEXT, args, fields_of(run, service, attempts))
 
 
-def log_retry(what: str, reason: str, run: Run, fields: dict[str, Any], trace: str) -> None:
-    """Log a failed attempt. ``reason`` says that it is retried, and why. ``trace`` is shown at level DEBUG only."""
-    shown = trace if logger.isEnabledFor(logging.DEBUG) else ""
+def log_retry(what: str, reason: str, run: Run, fields: dict[str, Any], error: BaseException) -> None:
+    """Log a failed attempt. ``reason`` says that it is retried, and why. The traceback is shown at level DEBUG only."""
+    shown = shown_trace(error) if logger.isEnabledFor(logging.DEBUG) else ""
     args = what, reason, in_words(run.took), in_words(run.waited), *_ids(run)
     _log(logging.WARNING, _RETRY, args, fields, shown)
 
