@@ -54,7 +54,7 @@ class JsonFormatter(logging.Formatter):
             line["stack"] = lines(record.stack_info)
         try:
             return json.dumps(line, default=str, allow_nan=False)
-        except (TypeError, ValueError, RecursionError):  # something that a program has passed as `extra`
+        except Exception:  # a program can pass anything as `extra`
             return json.dumps({name: value if _is_plain(value) else _text(value) for name, value in line.items()})
 
     def _head(self, record: logging.LogRecord) -> dict[str, Any]:

@@ -101,6 +101,7 @@ class HandlerTask(SafeTask):
             fault = EnvelopeError(f"the handler was not called: {line_of(exc)}")
             try:
                 self._park(args[0] if args else kwargs, None, fault)
+                told(task_id)
             except StoreError as error:
                 raise Reject(error, requeue=True) from error
         super().on_failure(exc, task_id, args, kwargs, einfo)

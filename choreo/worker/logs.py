@@ -55,7 +55,9 @@ class ToldOnce(logging.Filter):
         if not isinstance(about, dict) or not isinstance(self.tasks.get(str(about.get("name"))), SafeTask):
             return True
         if record.levelno != logging.INFO:
-            return bool(about.get("id") != _told.get())
+            is_told = about.get("id") == _told.get()
+            _told.set("")  # the next attempt has the same id
+            return not is_told
         record.levelno, record.levelname = logging.DEBUG, logging.getLevelName(logging.DEBUG)
         return logging.getLogger(record.name).isEnabledFor(logging.DEBUG)
 
