@@ -15,6 +15,7 @@ from choreo.printing import lines
 _COMMANDS = {
     "dead-letters": ("choreo.cli.dead_letters", "dead_letters"),
     "joins": ("choreo.cli.joins", "joins"),
+    "metrics": ("choreo.cli.metrics", "metrics"),
     "publish": ("choreo.cli.publish", "publish"),
     "schedule": ("choreo.cli.schedule", "schedule"),
     "up": ("choreo.cli.up", "up"),

@@ -24,6 +24,7 @@ SETTINGS = (
     "choreo_namespace",
     "choreo_unheard",
     "choreo_shutdown_timeout",
+    "choreo_tracing",
     "choreo_fast_lane",
     "choreo_log_format",
     "choreo_record_length",
@@ -180,6 +181,8 @@ def _check_values(conf: ConfigurationView) -> None:
         Unheard.of(unheard)
     if (log_format := conf.get("choreo_log_format")) not in (None, *LOG_FORMATS):
         raise DeclarationError(f'choreo_log_format = {log_format!r}: it takes "text" or "json".')
+    if (tracing := conf.get("choreo_tracing")) not in (None, True, False):
+        raise DeclarationError(f"choreo_tracing = {tracing!r}: it takes True or False.")
     seconds = conf.get("choreo_shutdown_timeout")
     try:
         if seconds is None or is_wait(float(seconds)):

@@ -27,9 +27,9 @@ from choreo.store.claims import (
 from choreo.store.joins import Arrival, JoinState
 from choreo.store.parts import mark_of
 from choreo.store.port import Store
-from choreo.store.register import Declared, Listening
+from choreo.store.register import MOST_UNHEARD, Declared, Listening, UnheardType
 from choreo.store.runs import Recording, Run, entries, from_text, is_subject, subject_entry
-from choreo.store.schedule import DEADLINE_PREFIX, Backlog, Scheduled, deadline_id
+from choreo.store.schedule import DEADLINE_PREFIX, Backlog, Scheduled, Unreadable, deadline_id
 from choreo.store.terms import Terms
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -185,6 +185,7 @@ class Content:
     handlers: set[str] = field(default_factory=set)
     registers: dict[str, _Register] = field(default_factory=lambda: defaultdict(_Register))
     joins: dict[str, str] = field(default_factory=dict)
+    unheard: dict[str, UnheardType] = field(default_factory=dict)
     tended: dict[str, float] = field(default_factory=dict)
 
 
@@ -221,6 +222,7 @@ class MemoryStore(Store):
         self._handlers = content.handlers
         self._registers = content.registers
         self._joins = content.joins
+        self._unheard = content.unheard
         self._tended = content.tended
 
     @_locked
@@ -348,10 +350,11 @@ class MemoryStore(Store):
         unit.deliveries = max(unit.deliveries - 1, 0)
 
     @_locked
-    def record_end(self, handler: str, unit: str, text: str) -> None:
+    def record_end(self, handler: str, unit: str, text: str, tokens: Sequence[str] = ()) -> None:
         """Record how the process ended that ran this unit."""
         state = self._unit(Claim(handler, unit, ""))
-        if state.token:
+        begins = tuple(token for token in tokens if token.endswith("-"))
+        if state.token and (not tokens or state.token in tokens or state.token.startswith(begins)):
             state.ended = state.deliveries, text
 
     @_locked
@@ -362,10 +365,10 @@ class MemoryStore(Store):
         return LastEnd(text if number >= state.deliveries - 1 else "", state.before)
 
     @_locked
-    def returned(self, handler: str, delivery: str) -> int:
+    def returned(self, handler: str, delivery: str, by: int = 1) -> int:
         """Count one more return of a delivery that no claim counts."""
         returns = self._drawers[handler].returns
-        returns[delivery] += 1
+        returns[delivery] += by
         return returns[delivery]
 
     @_locked
@@ -451,7 +454,7 @@ class MemoryStore(Store):
         )
 
     @_locked
-    def due(self, name: str, limit: int, hold: float) -> list[tuple[str, Message | None]]:
+    def due(self, name: str, limit: int, hold: float) -> list[tuple[str, Message | Unreadable | None]]:
         """Up to ``limit`` messages that are due. They are due again after ``hold`` seconds unless `sent` is called."""
         handed_out = self._drawers[name].calendar.hand_out(self._clock(), limit, hold)
         # As text and back: in Redis a message is kept as text.
@@ -477,7 +480,8 @@ class MemoryStore(Store):
         due = [entry.due for entry in entries if not entry.was_sent and entry.due <= now]
         later = [entry.due for entry in entries if not entry.was_sent and entry.due > now]
         reminded = sum(entry.was_sent for entry in entries)
-        return Backlog(len(due), now - min(due, default=now), len(later), min(later, default=None), reminded)
+        joins = sum(key.startswith(DEADLINE_PREFIX) for key in self._drawers[name].calendar)
+        return Backlog(len(due), now - min(due, default=now), len(later), min(later, default=None), reminded, joins)
 
     @_locked
     def add_letter(self, handler: str, letter_id: str, letter: str, scheduled: Sequence[Scheduled] = ()) -> None:
@@ -622,8 +626,25 @@ class MemoryStore(Store):
         found = [run for run in self._drawers[handler].runs if run.at >= since]
         return found[-limit:]
 
+    @_locked
+    def note_unheard(self, source: str, counts: Mapping[str, int]) -> None:
+        """Count events that reached no queue."""
+        for kind, count in counts.items():
+            if kind in self._unheard or len(self._unheard) < MOST_UNHEARD:
+                before = self._unheard[kind].count if kind in self._unheard else 0
+                self._unheard[kind] = UnheardType(before + count, self._clock(), source)
+
+    @_locked
+    def unheard(self) -> dict[str, UnheardType]:
+        """The types of events that reached no queue, sorted."""
+        return dict(sorted(self._unheard.items()))
+
     def ping(self) -> None:
         """Do nothing: this store always answers."""
+
+    def servers(self) -> dict[str, Mapping[str, Any]]:
+        """None."""
+        return {}
 
     def watch(self) -> None:
         """Do nothing: this store drops nothing."""

@@ -1,10 +1,13 @@
 """The register: which handlers exist, and which live worker binds which queue."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from choreo.events.patterns import Binding
+
+#: The most types of unheard events that are counted. A program may make up a type for each event.
+MOST_UNHEARD = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,17 @@ class Listening:
         return frozenset(queue for queue, _ in self.bindings)
 
 
+@dataclass(frozen=True, slots=True)
+class UnheardType:
+    """The events of one type that reached no queue. A handler may listen to it by now."""
+
+    count: int
+    #: When the last of them was announced: seconds since 1970, by the store's clock.
+    last: float
+    #: The service that announced it.
+    source: str
+
+
 class Register(Protocol):
     """Handlers and live workers. Every method is one atomic decision."""
 
@@ -58,3 +72,9 @@ class Register(Protocol):
 
     def listening(self, service: str) -> Listening | None:
         """The queues of this service that events reach; None if no worker of it has ever called `declare`."""
+
+    def note_unheard(self, source: str, counts: Mapping[str, int]) -> None:
+        """Count events of a service that reached no queue: type → how many. `MOST_UNHEARD` types are counted."""
+
+    def unheard(self) -> dict[str, UnheardType]:
+        """The types of events that reached no queue, sorted."""

@@ -77,3 +77,13 @@ def test_a_store_that_nobody_has_named_can_be_said_on_the_command_line():
 
     assert "this broker is no Redis. Say where it is: choreo_store_url" in said
     assert "Or name it here: --store / CHOREO_STORE_URL." in said
+
+
+@pytest.mark.parametrize("group", [(), ("dead-letters",), ("joins",)])
+def test_no_line_of_the_help_of_a_group_is_cut(group):
+    said = run(*group, "--help", code=0).output
+
+    commands = said.partition("Commands:\n")[2].splitlines()
+    assert len(commands) >= 4
+    assert [line for line in commands if line.endswith("...")] == []
+    assert max(map(len, said.splitlines())) <= 80
