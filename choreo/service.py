@@ -112,6 +112,7 @@ class Service(Celery):
     - ``choreo_record_length``: about how many runs of each handler the store records, for `choreo trace` and other
       questions about the past. Default: 10,000; 0: none. ``choreo_record_lifetime``: seconds, or a timedelta, after
       which a run is dropped. Default: 7 days. ``choreo_record_sample``: the share of stories to record. Default: 1.
+    - ``choreo_log_format``: "text" (the default) or "json", for all that a worker logs: see docs/logging.md.
     - ``choreo_fast_lane``: False turns the fast lane off. The promises stay the same, and the service is slower.
     - ``choreo_version``: the version of the service's code, such as a commit, for `choreo map` and the like. Default:
       the version of the distribution that has its module.
@@ -120,6 +121,7 @@ class Service(Celery):
     amqp_cls = "choreo.broker.connections:ServiceAMQP"
     events_cls = "choreo.worker.worker_events:ServiceEvents"
     control_cls = "choreo.worker.control:ServiceControl"
+    log_cls = "choreo.worker.logs:ServiceLogging"
 
     def __init__(
         self,

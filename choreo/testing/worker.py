@@ -82,8 +82,6 @@ def _delivered(
     pending: PendingDelivery, event: Envelope | None, at: datetime, outcome: str, error: Exception | None = None
 ) -> Delivered:
     delivered = Delivered(pending.handler, event, pending.attempt, outcome, error, at)
-    if error is None:
-        logger.info("%s: %s", delivered, outcome)
-    elif logger.isEnabledFor(logging.WARNING):
+    if error is not None and logger.isEnabledFor(logging.WARNING):
         logger.warning("%s: %s\n%s", delivered, outcome, trace_of(error).rstrip())
     return delivered
