@@ -19,6 +19,7 @@ _COMMANDS = {
     "metrics": ("choreo.cli.metrics", "metrics"),
     "publish": ("choreo.cli.publish", "publish"),
     "schedule": ("choreo.cli.schedule", "schedule"),
+    "stories": ("choreo.cli.stories", "stories"),
     "up": ("choreo.cli.up", "up"),
 }
 

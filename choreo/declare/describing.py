@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 from choreo.declare.description import Fields, HandlerDescription, ServiceDescription
 from choreo.declare.join import Join, wire_name
 from choreo.declare.reaction import Parameter, Reaction, announced_by
+from choreo.declare.story import Story
 from choreo.declare.subscription import Subscription
 from choreo.events.event import Event
 
@@ -35,6 +36,8 @@ def described(
 
 
 def _handler(subscription: Subscription) -> HandlerDescription:
+    if isinstance(subscription, Story):
+        return _story(subscription)
     join = subscription if isinstance(subscription, Join) else None
     on_timeout = join.on_timeout if join else None
     return HandlerDescription(
@@ -45,6 +48,13 @@ def _handler(subscription: Subscription) -> HandlerDescription:
         _joined(join) if join else _heard(subscription),
         join.described() if join else None,
     )
+
+
+def _story(story: Story) -> HandlerDescription:
+    """A story reads no field but its key, and announces only at its deadline."""
+    reads = {kind: (story.keys[kind],) if kind in story.keys else () for kind in story.patterns}
+    overdue = _types(story.reaction.announces)
+    return HandlerDescription(story.name, story.patterns, (), overdue, reads, story.described())
 
 
 def _types(events: Sequence[type[Event]] | None) -> Fields:

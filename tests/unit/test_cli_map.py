@@ -17,19 +17,24 @@ ROOT = Path(__file__).parents[2]
 
 HANDLERS = """\
 EVENT                          ANNOUNCED BY             HEARD BY
-driver.assigned                driver.assign_driver     notification, *
-order.confirmed_by_restaurant  restaurant.answer_order  driver+, payment-, *
+driver.assigned                driver.assign_driver     notification, *, ~
+order.confirmed_by_restaurant  restaurant.answer_order  driver+, payment-, *, ~
 order.delayed                  driver.assign_driver     notification, *
                                (timeout)
-order.placed                   order                    payment, restaurant, *
+order.placed                   order                    payment, restaurant, *,
+                                                        ~
 order.rejected_by_restaurant   restaurant.answer_order  driver-, notification,
-                                                        payment+, *
+                                                        payment+, *, ~
 payment.charged                payment.charge_customer  driver+, loyalty,
-                                                        payment+, *
+                                                        payment+, *, ~
 payment.failed                 payment.charge_customer  driver-, notification,
-                                                        payment-, *
+                                                        payment-, *, ~
 payment.refunded               payment.refund_customer  loyalty, *
-+ part of a join   - cancels a join   * analytics.count_event hears #
+story.overdue                  analytics.delivery       notification, *
+                               (timeout)
++ part of a join   - cancels a join
+* analytics.count_event hears #
+~ followed by the story analytics.delivery
 """
 
 
