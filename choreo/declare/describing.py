@@ -69,7 +69,7 @@ def _heard(subscription: Subscription) -> dict[str, Fields]:
 
 def _joined(join: Join) -> dict[str, Fields]:
     """What the functions of a join read of each part, with the fields that the join itself looks at."""
-    found: dict[str, Fields] = dict.fromkeys(join.parts, ())
+    found: dict[str, Fields] = {}
     for part, fields in _parts(join, [join.reaction, *([join.on_timeout] if join.on_timeout else [])]):
         before = found.get(part, ())
         found[part] = None if fields is None or before is None else tuple(dict.fromkeys([*before, *fields]))
@@ -78,8 +78,6 @@ def _joined(join: Join) -> dict[str, Fields]:
 
 def _parts(join: Join, reactions: Sequence[Reaction]) -> Iterator[tuple[str, Fields]]:
     for reaction in reactions:
-        if isinstance(join, Story):  # it calls no function
-            continue
         for part, parameter in zip(join.parts, reaction.inputs, strict=True):
             yield part, _fields(parameter, part)
     for several in join.several.values():
