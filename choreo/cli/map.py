@@ -14,6 +14,7 @@ import click
 from choreo.cli import completion
 from choreo.cli.app import say, speaking
 from choreo.errors import ChoreoError, StoreError
+from choreo.events.naming import OWN_TYPES
 from choreo.printing import one_line
 from choreo.service import Service
 
@@ -195,15 +196,17 @@ def _heard_by(event: MappedEvent, names: tuple[str, ...]) -> Text:
     from choreo.cli.tables import listed, text
 
     hint = f"  {event.similar}?" if event.similar and not event.by_name else ""
+    if event.is_unheard and event.type in OWN_TYPES:
+        return text(("nobody, which is fine", "dim"))
     if event.is_unheard:
         lost = f" ({event.lost}x, last {_moment(event.lost_at)})" if event.lost else ""
         return text(("NOBODY", "bold red"), lost, hint)
+    signs = ["~"] * bool(event.watched_by) + ["*"] * bool(event.by_pattern)
     if not event.by_name:
-        return text(("ONLY *", "yellow"), hint)
+        return text((f"ONLY {', '.join(signs)}", "yellow"), hint)
     named = [f"{_named(hearer, names)}{_MARKS.get(hearer.how, '')}" for hearer in event.by_name]
-    star = ["*"] if len(event.by_name) < len(event.heard_by) else []
     # Full names are long: one a line.
-    return listed(map(text, dict.fromkeys([*sorted(named), *star])), "\n" if names else ", ")
+    return listed(map(text, dict.fromkeys([*sorted(named), *signs])), "\n" if names else ", ")
 
 
 def _named(hearer: Hearer, names: tuple[str, ...]) -> str:
@@ -215,14 +218,12 @@ def _legend(shown: Map) -> list[Text]:
     from choreo.cli.tables import text
 
     hearers = {hearer.how for event in shown.events for hearer in event.by_name}
-    wild = {
-        f"{hearer.name} hears {hearer.pattern}"
-        for event in shown.events
-        for hearer in event.heard_by
-        if hearer.is_wildcard
-    }
+    wild = {f"{hearer.name} hears {hearer.pattern}" for event in shown.events for hearer in event.by_pattern}
+    watching = {hearer.name for event in shown.events for hearer in event.watched_by}
     signs = [("join", "+ part of a join"), ("unless", "- cancels a join")]
-    told = [sign for how, sign in signs if how in hearers] + ([f"* {', '.join(sorted(wild))}"] if wild else [])
+    told = [sign for how, sign in signs if how in hearers]
+    told += [f"~ {', '.join(sorted(watching))} watches"] if watching else []
+    told += [f"* {', '.join(sorted(wild))}"] if wild else []
     return [text(("   ".join(told), "dim"))] if told else []
 
 
@@ -239,11 +240,11 @@ def _print_hearers(console: Console, event: MappedEvent) -> None:
 def _listens(hearer: Hearer) -> str:
     if hearer.is_wildcard:
         return f"to {hearer.pattern}"
-    return {"join": "in a join", "unless": "cancels"}.get(hearer.how, "by name")
+    return {"join": "in a join", "unless": "cancels", "story": "in a story"}.get(hearer.how, "by name")
 
 
 def _reads(hearer: Hearer) -> str:
-    if hearer.how == "unless":
+    if hearer.how == "unless" or (hearer.how == "story" and not hearer.reads):
         return ""
     return "the whole event" if hearer.reads is None else ", ".join(hearer.reads) or "nothing"
 

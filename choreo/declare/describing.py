@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 from choreo.declare.description import Fields, HandlerDescription, ServiceDescription
 from choreo.declare.join import Join, wire_name
 from choreo.declare.reaction import Parameter, Reaction, announced_by
+from choreo.declare.story import Story
 from choreo.declare.subscription import Subscription
 from choreo.events.event import Event
 
@@ -59,6 +60,8 @@ def _heard(subscription: Subscription) -> dict[str, Fields]:
 
 def _joined(join: Join) -> dict[str, Fields]:
     """What the functions of a join read of each part, with the fields that the join itself looks at."""
+    if isinstance(join, Story):
+        return {part: (join.keys[part],) if part in join.keys else () for part in join.parts}
     found: dict[str, Fields] = {}
     for part, fields in _parts(join, [join.reaction, *([join.on_timeout] if join.on_timeout else [])]):
         before = found.get(part, ())

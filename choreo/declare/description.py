@@ -33,7 +33,7 @@ class HandlerDescription:
     on_timeout: Fields = ()
     #: Type or pattern → the fields that it reads.
     reads: Mapping[str, Fields] = field(default_factory=dict)
-    #: The join as `Join.described` describes it; None for a handler of single events.
+    #: The join or the story as `Join.described` describes it; None for a handler of single events.
     join: Mapping[str, Any] | None = None
 
     @property
@@ -43,8 +43,8 @@ class HandlerDescription:
 
     @property
     def kind(self) -> str:
-        """The decorator that declares it: "on" or "join"."""
-        return "on" if self.join is None else "join"
+        """What declares it: "on", "join" or "story"."""
+        return "on" if self.join is None else "story" if "story" in self.join else "join"
 
     @property
     def parts(self) -> tuple[str, ...]:

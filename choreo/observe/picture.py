@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 
+from choreo.declare.description import HandlerDescription
 from choreo.observe.map import Hearer, Map, MappedEvent, is_wild
 from choreo.printing import one_line
 
@@ -117,7 +118,8 @@ class Picture:
         handler = self._handlers.get(name)
         service, _, short = name.partition(".")
         wild = [pattern for pattern in handler.hears if is_wild(pattern)] if handler else []
-        label = f"{short} hears {', '.join(wild)}" if wild else short
+        # Arrows from all that a story watches would hide the flow, as those of a pattern would.
+        label = f"{short} hears {', '.join(wild)}" if wild else f"{short} watches" if _is_story(handler) else short
         kind = handler.kind if handler and handler.kind == "join" else "handler"
         return self._node(kind, name, label, service, _read(name, self._map))
 
@@ -155,7 +157,11 @@ class Picture:
 def _told(event: MappedEvent) -> str:
     if event.by_name:
         return event.type
-    return f"{event.type}: {'only a pattern' if event.heard_by else 'nobody'} hears it"
+    return f"{event.type}: {'only a pattern or a story' if event.heard_by else 'nobody'} hears it"
+
+
+def _is_story(handler: HandlerDescription | None) -> bool:
+    return handler is not None and handler.kind == "story"
 
 
 def _read(handler: str, shown: Map) -> str:

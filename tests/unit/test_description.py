@@ -102,6 +102,29 @@ def test_a_join_is_described_with_its_parts_and_what_it_announces_at_its_deadlin
     assert ship_it.reads == {"order.placed": ("customer_id", "totalCents", "items"), "order.packed": None}
 
 
+def test_a_story_is_described_with_its_roles_and_reads_its_keys_only():
+    app = service("shop")
+    app.story(
+        "packing",
+        begins=OrderPlaced,
+        ends=[OrderPacked, OrderCancelled],
+        within=timedelta(minutes=5),
+        by={OrderPlaced: None, OrderPacked: "order_id", OrderCancelled: None},
+    )
+
+    packing = handler(app, "packing")
+
+    assert (packing.kind, packing.announces, packing.on_timeout) == ("story", ("story.overdue",), ())
+    assert packing.hears == ("order.placed", "order.packed", "order.cancelled")
+    assert packing.reads == {"order.placed": (), "order.packed": ("order_id",), "order.cancelled": ()}
+    assert packing.join is not None
+    assert packing.join["story"] == {
+        "begins": ["order.placed"],
+        "steps": [],
+        "ends": ["order.packed", "order.cancelled"],
+    }
+
+
 def test_a_service_is_described_with_what_it_announces_outside_of_handlers():
     app = service("shop", announces=[OrderShipped, OrderPlaced])
 
