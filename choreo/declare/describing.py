@@ -60,9 +60,7 @@ def _heard(subscription: Subscription) -> dict[str, Fields]:
 
 def _joined(join: Join) -> dict[str, Fields]:
     """What the functions of a join read of each part, with the fields that the join itself looks at."""
-    if isinstance(join, Story):
-        return {part: (join.keys[part],) if part in join.keys else () for part in join.parts}
-    found: dict[str, Fields] = {}
+    found: dict[str, Fields] = dict.fromkeys(join.parts, ())
     for part, fields in _parts(join, [join.reaction, *([join.on_timeout] if join.on_timeout else [])]):
         before = found.get(part, ())
         found[part] = None if fields is None or before is None else tuple(dict.fromkeys([*before, *fields]))
@@ -71,6 +69,8 @@ def _joined(join: Join) -> dict[str, Fields]:
 
 def _parts(join: Join, reactions: Sequence[Reaction]) -> Iterator[tuple[str, Fields]]:
     for reaction in reactions:
+        if isinstance(join, Story):  # it calls no function
+            continue
         for part, parameter in zip(join.parts, reaction.inputs, strict=True):
             yield part, _fields(parameter, part)
     for several in join.several.values():
