@@ -63,8 +63,9 @@ class UnheardReports:
                 return
             try:
                 self._report(counts)
-            except ChoreoError as error:
-                logger.info("the store is not told of events that nobody hears (%s): %s", ", ".join(counts), error)
+            except Exception as error:
+                level = logging.INFO if isinstance(error, ChoreoError) else logging.ERROR
+                logger.log(level, "the store is not told of events that nobody hears, %s: %s", ", ".join(counts), error)
                 self._give_back(counts)
                 return
 
