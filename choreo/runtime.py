@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
+import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from importlib.util import find_spec
+from socket import gethostname
 from typing import TYPE_CHECKING, Any
 
 from kombu.serialization import prepare_accept_content
@@ -28,18 +31,23 @@ if TYPE_CHECKING:
     from choreo.broker.publisher import Publisher
     from choreo.broker.queue import GuardedQueue
     from choreo.broker.topology import Topology
-    from choreo.broker.unheard import UnheardReports
+    from choreo.declare.description import ServiceDescription
     from choreo.declare.subscription import Subscription
     from choreo.delivery.lease_keeper import LeaseKeeper
     from choreo.delivery.listener import Listener
     from choreo.delivery.undeclared import UndeclaredHandlers
     from choreo.events.message import Message
     from choreo.fast.lane import Lane
+    from choreo.observe.observer import Observer
     from choreo.observe.readings import Readings
     from choreo.operate.dead_letters import DeadLetters
     from choreo.operate.joins import Joins
+    from choreo.operate.stories import Stories
+    from choreo.reports import Reports
     from choreo.store.port import Store
+    from choreo.store.presence import Program
     from choreo.store.schedule import Backlog
+    from choreo.store.sightings import Sightings
     from choreo.store.terms import Terms
     from choreo.worker.dead_letters import DeadLetterTask
     from choreo.worker.handler import HandlerTask
@@ -73,6 +81,10 @@ class Runtime:
         self.subscriptions = subscriptions
         self._settings, self._connect, self._tasks = conf, connect, tasks
 
+    #: Callback: returns the description of the service.
+    describe: Callable[[], ServiceDescription]
+    #: The name of the module that makes the service.
+    module = ""
     #: True if the service was to read the module `celeryconfig`, and there is none on the path.
     is_unconfigured = False
 
@@ -178,6 +190,7 @@ class Runtime:
         parts = self._connect, self.topology.exchange, unheard, self.place
         publisher = self._traced(*parts) if self.is_traced else Publisher(*parts)
         publisher.report_unheard = self._report_unheard
+        publisher.note_types = self.sightings.note if self.sightings is not None else None
         return publisher
 
     def _traced(self, *parts: Any) -> Publisher:
@@ -192,16 +205,16 @@ class Runtime:
             self._unheard_reports.note(event_type)
 
     @cached_property
-    def _unheard_reports(self) -> UnheardReports | None:
+    def _unheard_reports(self) -> Reports | None:
         """Tells the store of events that nobody hears. None if no setting says where the store is."""
-        from choreo.broker.unheard import UnheardReports
+        from choreo.reports import Reports
 
         try:
             # Here, and not in a thread: a child that is forked meanwhile would wait for its imports for ever.
             store = self.store
         except DeclarationError:
             return None
-        return UnheardReports(lambda counts: store.note_unheard(self.service_name, counts))
+        return Reports(lambda counts: store.note_unheard(self.service_name, counts), "events that nobody hears")
 
     @cached_property
     def contexts(self) -> Callable[..., Context]:
@@ -232,6 +245,60 @@ class Runtime:
         """The messaging system, as OpenTelemetry names it."""
         kind = str(self._connect().transport.driver_type)
         return {"amqp": "rabbitmq"}.get(kind, kind)
+
+    @cached_property
+    def sightings(self) -> Sightings | None:
+        """
+        Tells the register of the events that this process announces outside of handlers.
+
+        None if no setting says where the store is: a program that only publishes needs none.
+        """
+        from choreo.store.sightings import Sightings
+
+        try:
+            # Here, and not in the thread: a child that is forked meanwhile would wait for its imports for ever.
+            self.store  # noqa: B018
+        except DeclarationError as error:
+            logger.debug(
+                "choreo map does not learn what %s announces outside of handlers: %s", self.service_name, error
+            )
+            return None
+        return Sightings(self._tell_announced)
+
+    def _tell_announced(self, types: Sequence[str]) -> None:
+        description = self.describe()
+        program = self.program(node=f"publisher@{gethostname()}", digest=description.digest)
+        self.store.report(self.service_name, program, description.to_json(), 0, types)
+
+    def program(self, node: str, **more: Any) -> Program:
+        """What the register tells of this process. It has this ``node``; ``more`` are other fields of `Program`."""
+        from choreo.store.presence import Program
+
+        file = self.file
+        name = f"{node}/{os.getpid()} {file}".rstrip()
+        about = {"host": gethostname(), "pid": os.getpid(), "version": self.version}
+        about["choreo"] = sys.modules["choreo"].__version__
+        return Program(**{"name": name, "node": node, "file": file, "since": time.time(), **about, **more})
+
+    @cached_property
+    def version(self) -> str:
+        """The version of the service's code: the setting ``choreo_version``, or that of its distribution, or ""."""
+        from choreo.declare.code_version import version_of
+
+        return self._conf.get("choreo_version") or next(filter(None, map(version_of, self._modules())), "")
+
+    @property
+    def file(self) -> str:
+        """The file that declares the service; "" if there is none."""
+        files = (getattr(sys.modules.get(module), "__file__", None) for module in self._modules())
+        return str(next(filter(None, files), ""))
+
+    def _modules(self) -> list[str]:
+        """The modules that declare its handlers, and the one that makes it."""
+        from choreo.declare.reaction import code_of
+
+        declaring = [code_of(subscription.reaction.function).__module__ for subscription in self.subscriptions]
+        return list(dict.fromkeys([*declaring, self.module]))
 
     @cached_property
     def store(self) -> Store:
@@ -304,6 +371,20 @@ class Runtime:
 
         return Joins(self.store, self.queue_of)
 
+    @cached_property
+    def observe(self) -> Observer:
+        """Looks at every service that uses this store."""
+        from choreo.observe.observer import Observer
+
+        return Observer(self.store, self.queue_of, lambda queues: self.waiting_in(queues), self.undeclared)
+
+    @cached_property
+    def stories(self) -> Stories:
+        """The pending stories of every service that uses this store."""
+        from choreo.operate.stories import Stories
+
+        return Stories(self.store, self.joins)
+
     def queue_of(self, name: str) -> str:
         """The name on the broker of the queue of this handler, or of any other of the service's queues."""
         return self.topology.name_of(name)
@@ -350,7 +431,7 @@ class Runtime:
         return [*self.registered_names(), DELAYED]
 
     def introduce(self) -> None:
-        """Register this service's handlers in the store, and describe its joins there. Raises `StoreError`."""
+        """Register this service's handlers in the store, and describe its joins and stories. Raises `StoreError`."""
         from choreo.declare.join import Join
 
         self.store.register(self.registered_names())
@@ -452,6 +533,7 @@ def defaults(runtime: Runtime) -> dict[str, Any]:
 WORKER_STEPS = (
     "choreo.worker.steps:ClockStep",
     "choreo.worker.steps:BindingsStep",
+    "choreo.worker.steps:PresenceStep",
     "choreo.worker.grace:GraceStep",
 )
 #: The class of a service's worker.

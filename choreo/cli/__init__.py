@@ -15,9 +15,11 @@ from choreo.printing import lines
 _COMMANDS = {
     "dead-letters": ("choreo.cli.dead_letters", "dead_letters"),
     "joins": ("choreo.cli.joins", "joins"),
+    "map": ("choreo.cli.map", "map_"),
     "metrics": ("choreo.cli.metrics", "metrics"),
     "publish": ("choreo.cli.publish", "publish"),
     "schedule": ("choreo.cli.schedule", "schedule"),
+    "stories": ("choreo.cli.stories", "stories"),
     "up": ("choreo.cli.up", "up"),
 }
 

@@ -27,6 +27,7 @@ from choreo.store.claims import (
 from choreo.store.joins import Arrival, JoinState
 from choreo.store.parts import mark_of
 from choreo.store.port import Store
+from choreo.store.presence import MOST_GONE, MOST_SEEN, SEEN_FOR, Presence, Program
 from choreo.store.register import MOST_UNHEARD, Declared, Listening, UnheardType
 from choreo.store.runs import Recording, Run, entries, from_text, is_subject, subject_entry
 from choreo.store.schedule import DEADLINE_PREFIX, Backlog, Scheduled, Unreadable, deadline_id
@@ -62,11 +63,45 @@ class _Register:
 
 
 @dataclass
+class _Roll:
+    """The programs of one service."""
+
+    #: Name → the time until which it counts as alive, the time of its last sign of life, and its record.
+    programs: dict[str, tuple[float, float, Program]] = field(default_factory=dict)
+    descriptions: dict[str, str] = field(default_factory=dict)
+    announced: dict[str, float] = field(default_factory=dict)
+
+    def tidy(self, now: float) -> None:
+        """Forget the programs that have ended, but for the last one of each node, and what only they declare."""
+        nodes = {program.node for until, _, program in self.programs.values() if until > now}
+        gone = [(seen, name) for name, (until, seen, _) in self.programs.items() if until <= now]
+        kept = 0
+        for _, name in sorted(gone, reverse=True):
+            node = self.programs[name][2].node
+            if node in nodes or kept >= MOST_GONE:
+                del self.programs[name]
+            else:
+                nodes.add(node)
+                kept += 1
+        used = {program.digest for _, _, program in self.programs.values()}
+        self.descriptions = {digest: text for digest, text in self.descriptions.items() if digest in used}
+
+    def announce(self, types: Sequence[str], now: float) -> None:
+        """Remember that a program has begun to announce these types."""
+        self.announced = {kind: when for kind, when in self.announced.items() if when + SEEN_FOR > now}
+        for kind in types:
+            if len(self.announced) < MOST_SEEN or kind in self.announced:
+                self.announced[kind] = now
+
+
+@dataclass
 class _Gathering:
     """The parts that have arrived for a join: name → the time of arrival, and the text."""
 
     parts: dict[str, tuple[float, str]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    #: Name → the `Arrival.part` as which it came.
+    kinds: dict[str, str] = field(default_factory=dict)
 
     @property
     def texts(self) -> dict[str, str]:
@@ -77,7 +112,7 @@ class _Gathering:
         """How many events are here; True if they are complete; True if no more of this arrival's type are needed."""
         here, full = 0, set()
         for part, need in arrival.needs.items():
-            have = sum(name.partition("/")[0] == part for name in self.parts)
+            have = sum(part in (name.partition("/")[0], self.kinds.get(name)) for name in self.parts)
             wanted: float = 1 if need is None else need or dict[str, float](self.counts).get(part, float("inf"))
             here += have
             if have >= wanted:
@@ -184,6 +219,7 @@ class Content:
     drawers: dict[str, _Drawer] = field(default_factory=lambda: defaultdict(_Drawer))
     handlers: set[str] = field(default_factory=set)
     registers: dict[str, _Register] = field(default_factory=lambda: defaultdict(_Register))
+    rolls: dict[str, _Roll] = field(default_factory=lambda: defaultdict(_Roll))
     joins: dict[str, str] = field(default_factory=dict)
     unheard: dict[str, UnheardType] = field(default_factory=dict)
     tended: dict[str, float] = field(default_factory=dict)
@@ -221,6 +257,7 @@ class MemoryStore(Store):
         self._drawers = content.drawers
         self._handlers = content.handlers
         self._registers = content.registers
+        self._rolls = content.rolls
         self._joins = content.joins
         self._unheard = content.unheard
         self._tended = content.tended
@@ -290,6 +327,7 @@ class MemoryStore(Store):
         if not surplus:
             if known is None:
                 gathering.parts[arrival.name] = now, arrival.text
+                gathering.kinds[arrival.name] = arrival.part
             gathering.counts |= arrival.counts
             here, complete, _ = gathering.status(arrival)
         if not complete:
@@ -399,6 +437,8 @@ class MemoryStore(Store):
             drawer.parts.pop(claim.unit, None)
         until = self._clock() + (settlement.retention or self.terms.retention.total_seconds())
         drawer.took_part |= dict.fromkeys(settlement.took_part, until)
+        if settlement.counted:
+            drawer.tally[settlement.counted] += 1
         if settlement.letter:
             drawer.letters[settlement.letter[0]] = settlement.letter[1]
         for unwanted in settlement.unscheduled:
@@ -581,6 +621,43 @@ class MemoryStore(Store):
             return None
         workers = [frozenset(queue for queue, _ in bindings) for bindings in live]
         return Listening(frozenset(register.bindings), workers)
+
+    @_locked
+    def report(
+        self, service: str, program: Program, description: str, ttl: float, announced: Sequence[str] = ()
+    ) -> None:
+        """Report that this program lives for the next ``ttl`` seconds, and declares this."""
+        roll, now = self._rolls[service], self._clock()
+        roll.programs[program.name] = now + ttl, now, program
+        roll.descriptions[program.digest] = description
+        roll.tidy(now)
+        if announced:
+            roll.announce(announced, now)
+
+    @_locked
+    def services(self) -> list[str]:
+        """Every service that ever had a worker, or announced an event, sorted."""
+        reported = {service for service, roll in self._rolls.items() if roll.programs}
+        return sorted({name.partition(".")[0] for name in self._handlers} | reported)
+
+    @_locked
+    def leave(self, service: str, program: str) -> None:
+        """Report that this program ends."""
+        roll, now = self._rolls[service], self._clock()
+        if program in roll.programs:
+            roll.programs[program] = now, now, roll.programs[program][2]
+        roll.tidy(now)
+
+    @_locked
+    def presence(self, service: str) -> Presence:
+        """The programs of a service, and what they declare."""
+        roll, now = self._rolls[service], self._clock()
+        programs = [
+            # As text and back: in Redis a record is kept as text.
+            Program.from_json(program.to_json(), name=name, seen=seen, is_alive=until > now)
+            for name, (until, seen, program) in roll.programs.items()
+        ]
+        return Presence.of(programs, roll.descriptions, roll.announced)
 
     @property
     def recording(self) -> Recording:

@@ -1,8 +1,9 @@
 """The store in Redis, or in a Redis Cluster: one Lua script per decision.
 
 All keys of one handler have the same hash tag (``choreo:{payment.charge_customer}:due``), so that a Redis Cluster
-keeps them in one slot; so have the keys of one service's workers, and of the delayed events. The two keys of the whole
-platform (``choreo:handlers`` and ``choreo:joins``) are in a slot each. No call reads keys of two slots.
+keeps them in one slot; so have the keys of one service's workers, and of the delayed events. The three keys of the
+whole platform (``choreo:handlers``, ``choreo:joins`` and ``choreo:services``) are in a slot each. No call reads keys of
+two slots.
 
 While a slot moves, a cluster refuses a script of several keys unless all the keys that it names are there. A script
 that also uses keys which it does not name could stop in the middle. So it names the start of the inbox's keys, which is
@@ -30,6 +31,8 @@ from choreo.store.calls import Calls
 from choreo.store.claims import OUTBOX_GRACE, Claim, ClaimResult, CommitResult, LastEnd, Outcome, Settlement, Verdict
 from choreo.store.joins import Arrival, JoinState
 from choreo.store.port import Store
+from choreo.store.presence import Presence, Program
+from choreo.store.redis_programs import RedisPrograms
 from choreo.store.redis_runs import RedisRuns
 from choreo.store.register import MOST_UNHEARD, Declared, Listening, UnheardType
 from choreo.store.runs import Recording, Run, entries
@@ -240,9 +243,9 @@ class RedisStore(Store):
         retention = max(self._retention, _ms(settlement.remember))
         recorded = entries(settlement.run) if settlement.run is not None else ()
         shape = ""
-        if letter or unwanted or scheduled or messages or took_part or recorded:
+        if letter or unwanted or scheduled or messages or took_part or recorded or settlement.counted:
             counts = f"{len(letter) // 2} {len(unwanted)} {len(scheduled)} {messages} {len(took_part)}"
-            shape = f"{counts} {len(recorded)}"
+            shape = f"{counts} {len(recorded)} {settlement.counted}".rstrip()
         args: list[Any] = [claim.token, _attempt(claim), kept if settlement.done else 0, retention, claim.unit, shape]
         args += (*letter, *unwanted)
         for entry in scheduled:
@@ -430,6 +433,29 @@ class RedisStore(Store):
             frozenset(_pair(text.decode()) for text in bindings),
             [frozenset(_pair(text)[0] for text in declared) for declared in live],
         )
+
+    def report(
+        self, service: str, program: Program, description: str, ttl: float, announced: Sequence[str] = ()
+    ) -> None:
+        """Report that this program lives for the next ``ttl`` seconds, and declares this."""
+        self._programs.report(service, program, description, ttl, announced)
+
+    def leave(self, service: str, program: str) -> None:
+        """Report that this program ends."""
+        self._programs.leave(service, program)
+
+    def presence(self, service: str) -> Presence:
+        """The programs of a service, and what they declare."""
+        return self._programs.presence(service)
+
+    @cached_property
+    def _programs(self) -> RedisPrograms:
+        return RedisPrograms(self._calls, self._key, f"{self.prefix}:services")
+
+    def services(self) -> list[str]:
+        """Every service that ever had a worker, or announced an event, sorted."""
+        # The workers of an older choreo register handlers only.
+        return sorted({name.partition(".")[0] for name in self.handlers()} | self._programs.services())
 
     @property
     def recording(self) -> Recording:

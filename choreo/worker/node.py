@@ -20,6 +20,7 @@ from choreo.worker import panel as panel  # it changes Celery's remote control c
 from choreo.worker.control import node_name
 from choreo.worker.discarded import warn_of_discarded
 from choreo.worker.logical_clock import LogicalClock
+from choreo.worker.presence import pool_name
 from choreo.worker.task import SafeTask
 
 logger = logging.getLogger(__name__)
@@ -42,8 +43,8 @@ class ServiceWorker(Worker):
         # If the connection broke just before the stop, the parent reads no more results, and each child would wait half
         # a minute for it. A result that is not read is an ack that is not sent: the event comes again, and is done.
         pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = RESULTS_READ
-        logs.install()
         service = app or self.app
+        logs.install(service)
         service.clock = LogicalClock()
         service.runtime.check()
         # Before Celery reads it: its own errors do not name the setting.
@@ -62,7 +63,7 @@ class ServiceWorker(Worker):
         self._check_settings()
 
     def _check_pool(self) -> None:
-        if _name_of(self.pool_cls) == "eventlet":
+        if pool_name(self.pool_cls) == "eventlet":
             raise ImproperlyConfigured(
                 "choreo does not run on the eventlet pool: eventlet's own authors advise against new uses of it, and "
                 "choreo is not tested with it. Run this service with --pool gevent or threads."
@@ -80,8 +81,8 @@ class ServiceWorker(Worker):
         for setting, seconds in limits.items():
             if seconds:
                 raise ImproperlyConfigured(
-                    f"{setting} = {seconds}: the {_name_of(self.pool_cls)} pool cannot end a handler, so this would do "
-                    f"nothing. Run this service with --pool prefork, or without the limit."
+                    f"{setting} = {seconds}: the {pool_name(self.pool_cls)} pool cannot end a handler, so this would "
+                    f"do nothing. Run this service with --pool prefork, or without the limit."
                 )
 
     def _check_tasks(self) -> None:
@@ -110,6 +111,11 @@ class ServiceWorker(Worker):
     def stats(self) -> Any:
         """Celery's statistics, without passwords: the broker's are among its options and alternative URLs."""
         return masked(super().stats())
+
+    def emit_banner(self) -> None:
+        """Print Celery's banner, unless the log is JSON: a program reads that."""
+        if not logs.is_json(self.app):
+            super().emit_banner()
 
     def on_start(self) -> None:
         """Start as Celery does, then exempt all objects that exist now from garbage collection."""
@@ -144,7 +150,3 @@ def check_content(service: str, accepted: Any) -> None:
         f"accept_content = {accepted!r}: the events of choreo are JSON, so {service} could read none of them. Leave it "
         f'out, or add "json".{signed if "auth" in str(accepted) else ""}'
     )
-
-
-def _name_of(pool: type) -> str:
-    return pool.__module__.rpartition(".")[2].replace("thread", "threads")
