@@ -148,6 +148,7 @@ def _contents(letter: DeadLetter) -> list[str]:
     lines = []
     for envelope in letter.envelopes:
         lines += ["", f"{envelope}  (id {one_line(envelope.id)}, from {one_line(envelope.source)})"]
+        lines += [f"  with {one_line(name)}={one_line(str(value))}" for name, value in envelope.extensions.items()]
         lines += textwrap.indent(json.dumps(envelope.data, indent=2, ensure_ascii=False), "  ").splitlines()
     if not letter.envelopes:
         lines += ["", "The message:", textwrap.indent(letter.message.body.decode(errors="backslashreplace"), "  ")]

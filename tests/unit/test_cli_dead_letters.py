@@ -142,6 +142,16 @@ def test_a_letter_is_shown_whole(stage):
     assert json.loads(run("show", letter.id, "--json").stdout)["id"] == letter.id
 
 
+def test_the_metadata_of_its_event_is_shown(stage):
+    event = envelope(OrderPlaced(customer_id="alice"), id="e-1", extensions={"tenant": "ac\x1bme", "shard": 7})
+    stage.deliver(event, CHARGE)
+    (letter,) = stage.dead_letters
+
+    said = run("show", letter.id).stdout
+
+    assert "(id e-1, from order)\n  with tenant=ac\\x1bme\n  with shard=7\n  {\n" in said
+
+
 def test_of_what_could_not_be_read_every_byte_is_shown(stage):
     letter = unreadable(stage)
 
