@@ -6,7 +6,8 @@ import textwrap
 import click
 
 from choreo.cli import completion
-from choreo.cli.app import Where, check_owners, connecting, say, speaking, tell_asleep, tell_undeclared
+from choreo.cli.app import check_owners, say, speaking, tell_asleep, tell_undeclared
+from choreo.cli.where import connecting
 from choreo.delivery.dead_letter import DeadLetter
 from choreo.printing import one_line
 from choreo.service import Service
@@ -17,10 +18,8 @@ _WIDTH = 43
 
 @click.group("dead-letters")
 @connecting
-@click.pass_context
-def dead_letters(context: click.Context, broker: str | None, store: str | None) -> None:
+def dead_letters() -> None:
     """List, replay or discard events that failed for good."""
-    context.obj = Where(broker, store)
 
 
 @dead_letters.command("list")

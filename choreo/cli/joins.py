@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from choreo.cli import completion
-from choreo.cli.app import Where, check_owners, connecting, say, shown_moment, speaking, tell_undeclared
+from choreo.cli.app import check_owners, say, shown_moment, speaking, tell_undeclared
+from choreo.cli.where import connecting
 from choreo.operate.joins import PAGE, Joins, PendingJoin
 from choreo.printing import one_line
 from choreo.service import Service
@@ -22,10 +23,8 @@ _of_handler = click.option(
 
 @click.group("joins")
 @connecting
-@click.pass_context
-def joins(context: click.Context, broker: str | None, store: str | None) -> None:
+def joins() -> None:
     """List pending joins and the events that they wait for. Cancel or fire one."""
-    context.obj = Where(broker, store)
 
 
 @joins.command("list")

@@ -85,6 +85,11 @@ class Package:
         places = {place for source in self.sources.values() for place in self._declared_on(source)}
         return {(module, name) for module, name in places if module in self.sources}
 
+    @property
+    def targets(self) -> list[str]:
+        """The services of the package with handlers, as `celery -A` takes them."""
+        return sorted(module if name == "app" else f"{module}:{name}" for module, name in self.homes)
+
     @cached_property
     def silent(self) -> dict[str, str]:
         """The services without handlers, which can only publish, with their modules. A worker would do nothing."""
@@ -276,10 +281,11 @@ def imported(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except Exception as error:
-        raise DiscoveryError(_blame(name, error)) from error
+        raise DiscoveryError(blame(name, error)) from error
 
 
-def _blame(name: str, error: Exception) -> str:
+def blame(name: str, error: Exception) -> str:
+    """One line on the error that the import of a module raised: what it is, and the faulty line."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{name} cannot be imported: {type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})"
 

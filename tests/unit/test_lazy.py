@@ -85,8 +85,8 @@ def test_publishing_imports_no_worker() -> None:
 def test_a_command_that_asks_redis_imports_neither_pydantic_nor_a_transport(lane: bool) -> None:
     modules = imported_by(
         "import choreo.cli.dead_letters, choreo.cli.joins, choreo.cli.schedule\n"
-        "from choreo.cli.app import command_line_service\n"
-        f"app = command_line_service('redis://127.0.0.1:1/0', None); app.conf.choreo_fast_lane = {lane}\n"
+        "from choreo.cli.app import Where, command_line_service\n"
+        f"app = command_line_service(Where(broker='redis://127.0.0.1:1/0')); app.conf.choreo_fast_lane = {lane}\n"
         "app.dead_letters, app.joins"
     )
 
