@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import sys
+import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
+from socket import gethostname
 from typing import TYPE_CHECKING, Any
 
 from kombu.serialization import prepare_accept_content
@@ -26,16 +30,20 @@ if TYPE_CHECKING:
     from choreo.broker.publisher import Publisher
     from choreo.broker.queue import GuardedQueue
     from choreo.broker.topology import Topology
+    from choreo.declare.description import ServiceDescription
     from choreo.declare.subscription import Subscription
     from choreo.delivery.lease_keeper import LeaseKeeper
     from choreo.delivery.listener import Listener
     from choreo.delivery.undeclared import UndeclaredHandlers
     from choreo.events.message import Message
     from choreo.fast.lane import Lane
+    from choreo.observe.observer import Observer
     from choreo.operate.dead_letters import DeadLetters
     from choreo.operate.joins import Joins
     from choreo.store.port import Store
+    from choreo.store.presence import Program
     from choreo.store.schedule import Backlog
+    from choreo.store.sightings import Sightings
     from choreo.store.terms import Terms
     from choreo.worker.dead_letters import DeadLetterTask
     from choreo.worker.handler import HandlerTask
@@ -69,6 +77,10 @@ class Runtime:
         self.subscriptions = subscriptions
         self._settings, self._connect, self._tasks = conf, connect, tasks
 
+    #: Callback: returns the description of the service.
+    describe: Callable[[], ServiceDescription]
+    #: The name of the module that makes the service.
+    module = ""
     #: True if the service was to read the module `celeryconfig`, and there is none on the path.
     is_unconfigured = False
 
@@ -157,7 +169,63 @@ class Runtime:
                 self.place(),
             )
         unheard = Unheard.of(self._conf.get("choreo_unheard") or Unheard.LOG)
-        return Publisher(self._connect, self.topology.exchange, unheard, self.place)
+        note = self.sightings.note if self.sightings is not None else None
+        return Publisher(self._connect, self.topology.exchange, unheard, self.place, note)
+
+    @cached_property
+    def sightings(self) -> Sightings | None:
+        """
+        Tells the register of the events that this process announces outside of handlers.
+
+        None if no setting says where the store is: a program that only publishes needs none.
+        """
+        from choreo.store.sightings import Sightings
+
+        try:
+            # Here, and not in the thread: a child that is forked meanwhile would wait for its imports for ever.
+            self.store  # noqa: B018
+        except DeclarationError as error:
+            logger.debug(
+                "choreo map does not learn what %s announces outside of handlers: %s", self.service_name, error
+            )
+            return None
+        return Sightings(self._tell_announced)
+
+    def _tell_announced(self, types: Sequence[str]) -> None:
+        description = self.describe()
+        self.store.register([self.service_name])
+        program = self.program(node=f"publisher@{gethostname()}", digest=description.digest)
+        self.store.report(self.service_name, program, description.to_json(), 0, types)
+
+    def program(self, node: str, **more: Any) -> Program:
+        """What the register tells of this process. It has this ``node``; ``more`` are other fields of `Program`."""
+        from choreo.store.presence import Program
+
+        file = self.file
+        name = f"{node}/{os.getpid()} {file}".rstrip()
+        about = {"host": gethostname(), "pid": os.getpid(), "version": self.version}
+        about["choreo"] = sys.modules["choreo"].__version__
+        return Program(name, node, file=file, **{"since": time.time(), **about, **more})
+
+    @cached_property
+    def version(self) -> str:
+        """The version of the service's code: the setting ``choreo_version``, or that of its distribution, or ""."""
+        from choreo.declare.code_version import version_of
+
+        return self._conf.get("choreo_version") or next(filter(None, map(version_of, self._modules())), "")
+
+    @property
+    def file(self) -> str:
+        """The file that declares the service; "" if there is none."""
+        files = (getattr(sys.modules.get(module), "__file__", None) for module in self._modules())
+        return str(next(filter(None, files), ""))
+
+    def _modules(self) -> list[str]:
+        """The modules that declare its handlers, and the one that makes it."""
+        from choreo.declare.reaction import code_of
+
+        declaring = [code_of(subscription.reaction.function).__module__ for subscription in self.subscriptions]
+        return list(dict.fromkeys([*declaring, self.module]))
 
     @cached_property
     def store(self) -> Store:
@@ -229,6 +297,13 @@ class Runtime:
         from choreo.operate.joins import Joins
 
         return Joins(self.store, self.queue_of)
+
+    @cached_property
+    def observe(self) -> Observer:
+        """Looks at every service that uses this store."""
+        from choreo.observe.observer import Observer
+
+        return Observer(self.store, self.queue_of, lambda queues: self.waiting_in(queues), self.undeclared)
 
     def queue_of(self, name: str) -> str:
         """The name on the broker of the queue of this handler, or of any other of the service's queues."""
@@ -362,6 +437,7 @@ def defaults(runtime: Runtime) -> dict[str, Any]:
 WORKER_STEPS = (
     "choreo.worker.steps:ClockStep",
     "choreo.worker.steps:BindingsStep",
+    "choreo.worker.steps:PresenceStep",
     "choreo.worker.grace:GraceStep",
 )
 #: The class of a service's worker.

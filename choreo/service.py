@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -31,6 +32,7 @@ from choreo.declare.checks import (
     check_name,
     check_options,
     check_service_options,
+    checked_announces,
     checked_event,
     checked_retry,
     checked_task_options,
@@ -39,18 +41,20 @@ from choreo.declare.context import Context, current
 from choreo.declare.delay import Delay
 from choreo.declare.retry import Retry
 from choreo.declare.settings import ServiceSettings, unreadable
-from choreo.errors import ChoreoError, DeclarationError, HandlerEndedError, PublishError
+from choreo.errors import ChoreoError, DeclarationError, HandlerEndedError, PublishError, UndeclaredEventWarning
 from choreo.runtime import WORKER_CLASS, WORKER_STEPS, Runtime
 from choreo.store.terms import Terms
 
 if TYPE_CHECKING:
     from choreo.broker.publisher import Publisher
     from choreo.declare.around import Around
+    from choreo.declare.description import ServiceDescription
     from choreo.declare.join import By, Part
     from choreo.declare.subscription import Subscription, Topic
     from choreo.delivery.listener import Listener
     from choreo.events.envelope import Envelope
     from choreo.events.event import Event
+    from choreo.observe.observer import Observer
     from choreo.operate.dead_letters import DeadLetters
     from choreo.operate.joins import Joins
     from choreo.store.schedule import Backlog
@@ -79,6 +83,10 @@ class Service(Celery):
 
     ``name`` is the service's name on the broker: it begins the name of each of its queues and tasks.
     ``retry`` is for every handler that declares none. ``terms`` are the times for which the store waits and remembers.
+    ``announces`` are the classes of the events that it announces outside of handlers: in a web application, a script or
+    an ordinary task. Readers of `choreo map` then know of them before the first one is announced. If it is given, the
+    first event of each other type that is announced outside of handlers gives an `UndeclaredEventWarning`; it leaves
+    all the same.
     ``config`` is a module name, an object or a dict with settings, as for `celery.Celery`; None: no configuration. By
     default a module ``celeryconfig`` is read, if there is one on the path. All other options go to `celery.Celery`:
     its own, and settings, such as ``choreo_namespace="staging"``.
@@ -96,6 +104,8 @@ class Service(Celery):
     - ``choreo_shutdown_timeout``: seconds after which a worker that was told to stop ends its handlers. Default: 25;
       None: it waits for them without a limit.
     - ``choreo_fast_lane``: False turns the fast lane off. The promises stay the same, and the service is slower.
+    - ``choreo_version``: the version of the service's code, such as a commit, for `choreo map` and the like. Default:
+      the version of the distribution that has its module.
     """
 
     amqp_cls = "choreo.broker.connections:ServiceAMQP"
@@ -108,20 +118,26 @@ class Service(Celery):
         *,
         retry: Retry = Retry(),  # noqa: B008 - immutable
         terms: Terms = Terms(),  # noqa: B008 - immutable
+        announces: Iterable[type[Event]] | None = None,
         config: str | object | None = "celeryconfig",
         **options: Any,
     ) -> None:
         check_name("service", name)
-        check_service_options(options, ["retry", "terms", "config"])
+        check_service_options(options, ["retry", "terms", "announces", "config"])
         self.service_name = name
         self.retry = checked_retry(retry, f"Service({name!r})")
         self.terms = terms
+        #: The events that it announces outside of handlers. None: it does not say.
+        self.announces = checked_announces(announces, f"Service({name!r})")
+        #: The types that it has announced outside of handlers, of which a warning was logged.
+        self._warned: set[str] = set()
         self.subscriptions: list[Subscription] = []
         #: Middleware for every handler of this service, outermost first.
         self._around: list[Around] = []
         self._listener: Listener | None = None
         #: The parts of this service, for workers and tools.
         self.runtime = Runtime(name, terms, self.subscriptions, lambda: self.conf, self._connect, lambda: self.tasks)
+        self.runtime.describe, self.runtime.module = self.describe, _maker_of(self)
         if config == "celeryconfig" and importlib.util.find_spec("celeryconfig") is None:
             config = None
             self.runtime.is_unconfigured = True
@@ -407,9 +423,27 @@ class Service(Celery):
                 for event in events:
                     inside.append(context.announce(event, subject))
                 return inside
-        envelopes = [self._sealed(event, subject, context) for event in events[len(inside) :]]
+        outside = events[len(inside) :]
+        self._check_declared(outside)
+        envelopes = [self._sealed(event, subject, context) for event in outside]
         self.runtime.publisher.announce(envelopes)
         return [*inside, *envelopes]
+
+    def _check_declared(self, events: Iterable[Event]) -> None:
+        """Warn of the first event of each type that is announced outside of handlers, and that is not declared."""
+        if self.announces is None:
+            return
+        for event in events:
+            kind = event.event_type
+            if kind not in self._warned and all(kind != declared.event_type for declared in self.announces):
+                self._warned.add(kind)
+                warnings.warn(
+                    f"{self.service_name} announces {kind} outside of a handler, and does not declare it. The event "
+                    f"leaves all the same. Add its class to Service({self.service_name!r}, announces=[...]), which "
+                    f"tells readers and `choreo map` what the service announces.",
+                    UndeclaredEventWarning,
+                    stacklevel=4,
+                )
 
     def _own_context(self) -> Context | None:
         context = current()
@@ -436,9 +470,12 @@ class Service(Celery):
                 return Announcement(envelope, envelope.time, key, partial(self._withdraw, context, key))
         from choreo.store.schedule import DELAYED, TENDED, Scheduled
 
+        self._check_declared([event])
         envelope = self._sealed(event, subject, context, delay)
-        message, store = self.runtime.publisher.message_for(envelope), self.runtime.store
+        publisher, store = self.runtime.publisher, self.runtime.store
+        message = publisher.message_for(envelope)
         store.schedule(DELAYED, Scheduled(f"event:{envelope.id}", message, delay.seconds(store.now, self.runtime.now)))
+        publisher.note_announced([envelope])
         if not store.tended(DELAYED):
             logger.warning(
                 "%s waits in the store, and no worker of this namespace that uses this store has run in the last "
@@ -454,6 +491,12 @@ class Service(Celery):
             with suppress(HandlerEndedError):
                 return context.withdraw(key.partition("/")[2])
         return self.call_off(key)
+
+    def describe(self) -> ServiceDescription:
+        """What the service declares, as plain data: what it hears and announces, and which fields it reads."""
+        from choreo.declare.describing import described
+
+        return described(self.service_name, self.subscriptions, self.announces, self._listener)
 
     # -- operating -----------------------------------------------------------------------------------------------
 
@@ -478,6 +521,11 @@ class Service(Celery):
     def joins(self) -> Joins:
         """The pending joins of every service that uses this store: find, cancel, fire."""
         return self.runtime.joins
+
+    @property
+    def observe(self) -> Observer:
+        """Looks at every service that uses this store, and changes nothing: ``app.observe.map()``."""
+        return self.runtime.observe
 
     def backlog(self) -> dict[str, Backlog]:
         """
@@ -573,6 +621,14 @@ class Service(Celery):
         if own == "dead_letters":
             raise DeclarationError(f"{describe(function)}: dead_letters is the name of the service's own queue.")
         return f"{self.service_name}.{own}"
+
+
+def _maker_of(app: Service) -> str:
+    """The name of the module that makes this service. Called in its `__init__`, or that of a subclass."""
+    frame: Any = sys._getframe(2)
+    while frame is not None and frame.f_locals.get("self") is app:
+        frame = frame.f_back
+    return "" if frame is None else str(frame.f_globals.get("__name__", ""))
 
 
 @import_modules.connect(weak=False)

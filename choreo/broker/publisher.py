@@ -37,7 +37,7 @@ class Publisher:
 
     ``unheard`` counts, per type, the events to which no queue was bound. It needs a broker that says so: Redis and
     RabbitMQ do, the memory transport does not. ``place`` is a callback: it returns the broker and the namespace, for
-    the warning of such an event.
+    the warning of such an event. ``note`` is a callback: it gets the types of the events that were announced.
     """
 
     def __init__(
@@ -46,11 +46,13 @@ class Publisher:
         exchange: Exchange,
         when_unheard: Unheard = Unheard.LOG,
         place: Callable[[], str] = lambda: "this broker",
+        note: Callable[[Iterable[str]], object] | None = None,
     ) -> None:
         self._connect = connect
         self._exchange = exchange
         self._when_unheard = when_unheard
         self._place = place
+        self._note = note
         self._lines = Lines(self._new_line)
         self._counting = threading.Lock()
         self.unheard: Counter[str] = Counter()
@@ -68,6 +70,7 @@ class Publisher:
         envelopes = list(envelopes)
         posts = self._deliver([self.message_for(envelope) for envelope in envelopes])
         _check(posts, envelopes)
+        self.note_announced(envelopes)
         unheard = [post for post in posts if post.heard is False]
         if unheard and self._when_unheard is Unheard.ERROR:
             types = sorted({post.message.routing_key for post in unheard})
@@ -77,6 +80,11 @@ class Publisher:
                 confirmed=[envelope for envelope, post in zip(envelopes, posts, strict=True) if post.heard],
                 unconfirmed=[envelope for envelope, post in zip(envelopes, posts, strict=True) if not post.heard],
             )
+
+    def note_announced(self, envelopes: Iterable[Envelope]) -> None:
+        """Tell ``note`` of events that were announced outside of handlers."""
+        if self._note is not None:
+            self._note([envelope.type for envelope in envelopes])
 
     def message_for(self, envelope: Envelope) -> Message:
         """

@@ -126,6 +126,34 @@ def check_service_options(options: Iterable[str], own: Sequence[str]) -> None:
     check_options("Service", unknown, [*own, *taken, *settings.SETTINGS])
 
 
+def checked_announces(announces: object, where: str) -> "tuple[type[Event], ...] | None":
+    """
+    Return ``announces`` of a service. None: it was not given.
+
+    Raises `DeclarationError` unless these are classes of events that can be announced, each once.
+    """
+    if announces is None:
+        return None
+    from choreo.declare.reaction import describe
+    from choreo.events.event import Event
+
+    if isinstance(announces, (str, type)) or not isinstance(announces, Iterable):
+        raise DeclarationError(
+            f"{where}: announces={announces!r} is not a list of event classes. Write announces=[OrderPlaced]."
+        )
+    events = tuple(announces)
+    for event in events:
+        if isinstance(event, type) and issubclass(event, Event) and hasattr(event, "event_type"):
+            continue
+        what = describe(event) if isinstance(event, type) else repr(event)
+        reason = "abstract" if isinstance(event, type) and issubclass(event, Event) else "not an event class"
+        raise DeclarationError(f"{where}: announces= names {what}, which is {reason}. Write announces=[OrderPlaced].")
+    types = [event.event_type for event in events]
+    if len(set(types)) < len(types):
+        raise DeclarationError(f"{where}: announces= names the same event twice: {', '.join(sorted(types))}.")
+    return events
+
+
 def check_called(decorator: str, topics: tuple[object, ...]) -> None:
     """Raise `DeclarationError` if a topic is a function or class: the decorator was written without parentheses."""
     from choreo.declare.reaction import describe

@@ -19,7 +19,14 @@ from choreo.errors import DeclarationError
 from choreo.masking import masked, shown_url
 
 #: The settings that are choreo's.
-SETTINGS = ("choreo_store_url", "choreo_namespace", "choreo_unheard", "choreo_shutdown_timeout", "choreo_fast_lane")
+SETTINGS = (
+    "choreo_store_url",
+    "choreo_namespace",
+    "choreo_unheard",
+    "choreo_shutdown_timeout",
+    "choreo_fast_lane",
+    "choreo_version",
+)
 
 #: The default of ``choreo_shutdown_timeout``, in seconds from SIGTERM. Kubernetes kills after 30, systemd after 90,
 #: Docker after 10.
@@ -165,6 +172,8 @@ def _check_values(conf: ConfigurationView) -> None:
         raise DeclarationError(f'choreo_store_url = {store!r}: it takes a URL, like "redis://host:6379/0".')
     if (unheard := conf.get("choreo_unheard")) is not None:
         Unheard.of(unheard)
+    if not isinstance(version := conf.get("choreo_version"), str | None):
+        raise DeclarationError(f'choreo_version = {version!r}: it takes a text, like "1.4.2".')
     seconds = conf.get("choreo_shutdown_timeout")
     try:
         if seconds is None or is_wait(float(seconds)):

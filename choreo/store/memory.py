@@ -26,6 +26,7 @@ from choreo.store.claims import (
 from choreo.store.joins import Arrival, Waiting
 from choreo.store.parts import mark_of
 from choreo.store.port import Store
+from choreo.store.presence import MOST_GONE, MOST_SEEN, SEEN_FOR, Presence, Program
 from choreo.store.register import Declared, Listening
 from choreo.store.schedule import DEADLINE_PREFIX, Backlog, Scheduled, deadline_id
 from choreo.store.terms import Terms
@@ -57,6 +58,38 @@ class _Register:
     workers: dict[str, tuple[float, frozenset[Binding]]] = field(default_factory=dict)
     bindings: set[Binding] = field(default_factory=set)
     was_declared: bool = False
+
+
+@dataclass
+class _Roll:
+    """The programs of one service."""
+
+    #: Name → the time until which it counts as alive, the time of its last sign of life, and its record.
+    programs: dict[str, tuple[float, float, Program]] = field(default_factory=dict)
+    descriptions: dict[str, str] = field(default_factory=dict)
+    announced: dict[str, float] = field(default_factory=dict)
+
+    def tidy(self, now: float) -> None:
+        """Forget the programs that have ended, but for the last one of each node, and what only they declare."""
+        nodes = {program.node for until, _, program in self.programs.values() if until > now}
+        gone = [(seen, name) for name, (until, seen, _) in self.programs.items() if until <= now]
+        kept = 0
+        for _, name in sorted(gone, reverse=True):
+            node = self.programs[name][2].node
+            if node in nodes or kept >= MOST_GONE:
+                del self.programs[name]
+            else:
+                nodes.add(node)
+                kept += 1
+        used = {program.digest for _, _, program in self.programs.values()}
+        self.descriptions = {digest: text for digest, text in self.descriptions.items() if digest in used}
+
+    def announce(self, types: Sequence[str], now: float) -> None:
+        """Remember that a program has begun to announce these types."""
+        self.announced = {kind: when for kind, when in self.announced.items() if when + SEEN_FOR > now}
+        for kind in types:
+            if len(self.announced) < MOST_SEEN or kind in self.announced:
+                self.announced[kind] = now
 
 
 @dataclass
@@ -178,6 +211,7 @@ class Content:
     drawers: dict[str, _Drawer] = field(default_factory=lambda: defaultdict(_Drawer))
     handlers: set[str] = field(default_factory=set)
     registers: dict[str, _Register] = field(default_factory=lambda: defaultdict(_Register))
+    rolls: dict[str, _Roll] = field(default_factory=lambda: defaultdict(_Roll))
     joins: dict[str, str] = field(default_factory=dict)
     tended: dict[str, float] = field(default_factory=dict)
 
@@ -212,6 +246,7 @@ class MemoryStore(Store):
         self._drawers = content.drawers
         self._handlers = content.handlers
         self._registers = content.registers
+        self._rolls = content.rolls
         self._joins = content.joins
         self._tended = content.tended
 
@@ -569,6 +604,42 @@ class MemoryStore(Store):
             return None
         workers = [frozenset(queue for queue, _ in bindings) for bindings in live]
         return Listening(frozenset(register.bindings), workers)
+
+    @_locked
+    def report(
+        self, service: str, program: Program, description: str, ttl: float, announced: Sequence[str] = ()
+    ) -> None:
+        """Report that this program lives for the next ``ttl`` seconds, and declares this."""
+        roll, now = self._rolls[service], self._clock()
+        roll.programs[program.name] = now + ttl, now, program
+        roll.descriptions[program.digest] = description
+        roll.tidy(now)
+        if announced:
+            roll.announce(announced, now)
+
+    @_locked
+    def leave(self, service: str, program: str) -> None:
+        """Report that this program ends."""
+        roll, now = self._rolls[service], self._clock()
+        if program in roll.programs:
+            roll.programs[program] = now, now, roll.programs[program][2]
+        roll.tidy(now)
+
+    @_locked
+    def presence(self, service: str) -> Presence:
+        """The programs of a service, and what they declare."""
+        roll, now = self._rolls[service], self._clock()
+        programs = [
+            # As text and back: in Redis a record is kept as text.
+            Program.from_json(program.to_json(), name=name, seen=seen, is_alive=until > now)
+            for name, (until, seen, program) in roll.programs.items()
+        ]
+        return Presence(
+            sorted((one for one in programs if one.is_alive), key=lambda one: (one.since, one.name)),
+            sorted((one for one in programs if not one.is_alive), key=lambda one: (-one.seen, one.name)),
+            dict(roll.descriptions),
+            dict(sorted(roll.announced.items())),
+        )
 
     def ping(self) -> None:
         """Do nothing: this store always answers."""

@@ -28,6 +28,7 @@ class StageRuntime(Runtime):
     ) -> None:
         super().__init__(real.service_name, real.terms, real.subscriptions, real._settings, real._connect, real._tasks)
         self._real, self._store, self._publisher = real, store, publisher
+        self.describe, self.module = real.describe, real.module
         if now is not None:
             self.now = now
 

@@ -19,6 +19,7 @@ from choreo.worker import panel as panel  # it changes Celery's remote control c
 from choreo.worker.control import node_name
 from choreo.worker.discarded import warn_of_discarded
 from choreo.worker.logical_clock import LogicalClock
+from choreo.worker.presence import pool_name
 from choreo.worker.task import SafeTask
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class ServiceWorker(Worker):
         in_process = not issubclass(self.pool_cls, PreforkPool)
         if self.app.runtime.lane is not None:
             self.app.runtime.lane.in_process = in_process
-        if _name_of(self.pool_cls) == "eventlet":
+        if pool_name(self.pool_cls) == "eventlet":
             raise ImproperlyConfigured(
                 "choreo does not run on the eventlet pool: eventlet's own authors advise against new uses of it, and "
                 "choreo is not tested with it. Run this service with --pool gevent or threads."
@@ -65,8 +66,8 @@ class ServiceWorker(Worker):
         for setting, seconds in limits.items():
             if seconds and in_process:
                 raise ImproperlyConfigured(
-                    f"{setting} = {seconds}: the {_name_of(self.pool_cls)} pool cannot end a handler, so this would do "
-                    f"nothing. Run this service with --pool prefork, or without the limit."
+                    f"{setting} = {seconds}: the {pool_name(self.pool_cls)} pool cannot end a handler, so this would "
+                    f"do nothing. Run this service with --pool prefork, or without the limit."
                 )
         for task in self.app.tasks.values():
             if isinstance(task, SafeTask):
@@ -125,7 +126,3 @@ def check_content(service: str, accepted: Any) -> None:
         f"accept_content = {accepted!r}: the events of choreo are JSON, so {service} could read none of them. Leave it "
         f'out, or add "json".{signed if "auth" in str(accepted) else ""}'
     )
-
-
-def _name_of(pool: type) -> str:
-    return pool.__module__.rpartition(".")[2].replace("thread", "threads")

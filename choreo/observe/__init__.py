@@ -1,0 +1,1 @@
+"""Looking at a platform as a whole: which events there are, who announces them, and who hears them. Changes nothing."""

@@ -1,0 +1,116 @@
+"""The observer of a service: looks at the whole platform. ``app.observe``."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from choreo.declare.description import HandlerDescription, ServiceDescription
+from choreo.delivery.undeclared import UndeclaredHandlers, is_handler
+from choreo.observe.map import IdleQueue, Map, MappedService, drawn
+from choreo.store.port import Store
+from choreo.store.presence import Presence
+
+
+class Observer:
+    """
+    Looks at every service that uses this store. It changes nothing.
+
+    ``queue_of`` is a callback: it returns the name of a handler's queue. ``waiting_in`` is a callback: it gets names of
+    queues, and returns the number of messages in each queue that exists; it may raise anything.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        queue_of: Callable[[str], str],
+        waiting_in: Callable[[Sequence[str]], Mapping[str, int]],
+        undeclared: UndeclaredHandlers,
+    ) -> None:
+        self._store, self._queue_of = store, queue_of
+        self._waiting_in, self._undeclared = waiting_in, undeclared
+
+    def map(self) -> Map:
+        """
+        The map of the platform as its programs have told the store: see `choreo.observe.map.Map`.
+
+        A service stays on the map when its workers have stopped. Raises `StoreError`.
+        """
+        presences = {service: self._store.presence(service) for service in self._store.services()}
+        descriptions: dict[str, list[ServiceDescription]] = {}
+        faults: list[str] = []
+        for service, presence in presences.items():
+            descriptions[service] = list(self._read(service, presence, faults))
+        queues = {service: self._queues(told) for service, told in descriptions.items()}
+        waiting = self._waiting([queue for names in queues.values() for queue in names])
+        return drawn(
+            [described for told in descriptions.values() for described in told],
+            seen={service: presence.announced for service, presence in presences.items()},
+            services=[
+                _service(name, presence, queues[name], waiting)
+                for name, presence in presences.items()
+                # The command line asks, and neither hears nor announces.
+                if descriptions[name] or presence.announced
+            ],
+            idle=self._idle(presences, queues, waiting),
+            faults=faults,
+        )
+
+    def _read(self, service: str, presence: Presence, faults: list[str]) -> Iterator[ServiceDescription]:
+        if not presence.current:
+            yield from self._bound(service)
+        for text in presence.current:
+            try:
+                yield ServiceDescription.from_json(text)
+            except ValueError as error:
+                faults.append(f"{service}: what it declares cannot be read: {error}")
+
+    def _bound(self, service: str) -> Iterator[ServiceDescription]:
+        """What the bindings tell of a service whose workers run an older choreo: what it hears."""
+        listening = self._store.listening(service)
+        if listening is None:
+            return
+        handlers = []
+        for name in self._store.handlers():
+            patterns = sorted(pattern for queue, pattern in listening.bindings if queue == self._queue_of(name))
+            if name.partition(".")[0] == service and patterns:
+                handlers.append(HandlerDescription(name, tuple(patterns)))
+        yield ServiceDescription(service, tuple(handlers))
+
+    def _queues(self, descriptions: Sequence[ServiceDescription]) -> dict[str, str]:
+        """The queues of a service's handlers, with their handlers."""
+        return {self._queue_of(handler.name): handler.name for told in descriptions for handler in told.handlers}
+
+    def _waiting(self, queues: Sequence[str]) -> Mapping[str, int] | None:
+        try:
+            return self._waiting_in(queues)
+        except Exception:  # the brokers' clients raise dozens of types
+            return None
+
+    def _idle(
+        self,
+        presences: Mapping[str, Presence],
+        queues: Mapping[str, Mapping[str, str]],
+        waiting: Mapping[str, int] | None,
+    ) -> Iterator[IdleQueue]:
+        for service, presence in presences.items():
+            consumed = {queue for worker in presence.workers for queue in worker.queues}
+            for queue in sorted(queues[service]) if presence.workers else ():
+                if queue not in consumed:
+                    yield IdleQueue(queue, None if waiting is None else waiting.get(queue, 0))
+        for gone in self._undeclared.find():
+            if is_handler(gone.handler):
+                yield IdleQueue(gone.queue, gone.messages, is_undeclared=True)
+
+
+def _service(
+    name: str, presence: Presence, queues: Mapping[str, str], waiting: Mapping[str, int] | None
+) -> MappedService:
+    workers = presence.workers
+    return MappedService(
+        name,
+        len(workers),
+        tuple(sorted({worker.version for worker in workers if worker.version})),
+        is_divided=bool(workers) and len(presence.current) > 1,
+        nodes=tuple(sorted({program.node for program in workers or presence.gone})),
+        seen=presence.seen,
+        waiting=None if waiting is None else sum(waiting.get(queue, 0) for queue in queues),
+        has_handlers=bool(queues),
+    )
