@@ -18,6 +18,8 @@ _COMMANDS = {
     "joins": ("choreo.cli.joins", "joins"),
     "publish": ("choreo.cli.publish", "publish"),
     "schedule": ("choreo.cli.schedule", "schedule"),
+    "stuck": ("choreo.cli.stuck", "stuck"),
+    "top": ("choreo.cli.top", "top"),
     "up": ("choreo.cli.up", "up"),
 }
 

@@ -191,6 +191,8 @@ class _Drawer:
     parts: dict[str, _Gathering] = field(default_factory=lambda: defaultdict(_Gathering))
     calendar: _Calendar = field(default_factory=_Calendar)
     letters: dict[str, str] = field(default_factory=dict)
+    #: Dead letter → when it was recorded; also those that are gone.
+    buried_at: dict[str, float] = field(default_factory=dict)
     tally: Counter[str] = field(default_factory=Counter)
     #: Delivery → how often it came back: see `Claims.returned`.
     returns: Counter[str] = field(default_factory=Counter)
@@ -425,6 +427,7 @@ class MemoryStore(Store):
         drawer.took_part |= dict.fromkeys(settlement.took_part, until)
         if settlement.letter:
             drawer.letters[settlement.letter[0]] = settlement.letter[1]
+            drawer.buried_at[settlement.letter[0]] = self._clock()
         for unwanted in settlement.unscheduled:
             drawer.calendar.pop(unwanted, None)
         for scheduled in settlement.scheduled:
@@ -507,9 +510,17 @@ class MemoryStore(Store):
         return Backlog(len(due), now - min(due, default=now), len(later), min(later, default=None), reminded)
 
     @_locked
+    def upcoming(self, owner: str, seconds: float, limit: int) -> list[tuple[str, float]]:
+        """Ids of entries that fall due within so many seconds, and when: the first ``limit`` of them."""
+        now = self._clock()
+        entries = [(entry.due, key) for key, entry in self._drawers[owner].calendar.items() if not entry.reminded]
+        return [(key, due) for due, key in sorted(entries) if now < due <= now + seconds][:limit]
+
+    @_locked
     def bury(self, handler: str, letter_id: str, letter: str, scheduled: Sequence[Scheduled] = ()) -> None:
         """Record a dead letter outside any unit."""
         self._drawers[handler].letters[letter_id] = letter
+        self._drawers[handler].buried_at[letter_id] = self._clock()
         for entry in scheduled:
             self.schedule(handler, entry)
 
@@ -522,6 +533,13 @@ class MemoryStore(Store):
     def letter_count(self, handler: str) -> int:
         """The number of dead letters of a handler."""
         return len(self._drawers[handler].letters)
+
+    @_locked
+    def letter_times(self, handler: str) -> tuple[float, float] | None:
+        """When the oldest and newest dead letter of a handler were recorded, in seconds since 1970; None: it has none."""
+        drawer = self._drawers[handler]
+        times = [at for key, at in drawer.buried_at.items() if key in drawer.letters]
+        return (min(times), max(times)) if times else None
 
     @_locked
     def letter(self, handler: str, letter_id: str) -> str | None:
@@ -643,6 +661,10 @@ class MemoryStore(Store):
 
     def ping(self) -> None:
         """Do nothing: this store always answers."""
+
+    def servers(self) -> dict[str, Mapping[str, Any]]:
+        """None."""
+        return {}
 
     def watch(self) -> None:
         """Do nothing: this store drops nothing."""

@@ -1,6 +1,7 @@
 """The store: five protocols in one object, since a commit writes to several of them in one step."""
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from choreo.store.claims import Claims
 from choreo.store.joins import Joins
@@ -19,6 +20,9 @@ class Store(Claims, Joins, Schedule, Letters, Register, Protocol):
 
     def ping(self) -> None:
         """Raise `StoreError` unless the store answers."""
+
+    def servers(self) -> Mapping[str, Mapping[str, Any]]:
+        """Each server that keeps the state → what it tells of itself, as Redis does in INFO. Empty in memory."""
 
     def watch(self) -> None:
         """Look now and then if the server drops what it should keep, and log that. Never raises."""

@@ -18,6 +18,8 @@ from functools import cached_property
 from hashlib import sha1
 from typing import Any
 
+from redis.exceptions import ResponseError
+
 from choreo.errors import StoreError
 from choreo.events.message import Message
 from choreo.events.patterns import Binding
@@ -295,6 +297,15 @@ class RedisStore(Store):
         late = max(now - first[0][1], 0) / 1000 if first else 0.0
         return Backlog(ready, late, later, following[0][1] / 1000 if following else None, reminded)
 
+    def upcoming(self, owner: str, seconds: float, limit: int) -> list[tuple[str, float]]:
+        """Ids of entries that fall due within so many seconds, and when: the first ``limit`` of them."""
+        due = self._calendar(owner)[0]
+        now = self._calls.time(due) * 1000
+        found = self._calls.ask(
+            lambda client: client.zrangebyscore(due, f"({now}", now + seconds * 1000, 0, limit, withscores=True)
+        )
+        return [(key.decode(), at / 1000) for key, at in found]
+
     def bury(self, handler: str, letter_id: str, letter: str, scheduled: Sequence[Scheduled] = ()) -> None:
         """Record a dead letter outside any unit."""
         # A delivery that cannot be read has no unit. Its dead letter is settled with a unit of its own.
@@ -314,6 +325,19 @@ class RedisStore(Store):
     def letter_count(self, handler: str) -> int:
         """The number of dead letters of a handler."""
         return int(self._calls.ask(lambda client: client.hlen(self._cabinet(handler)[0])))
+
+    def letter_times(self, handler: str) -> tuple[float, float] | None:
+        """When the oldest and newest dead letter of a handler were recorded, in seconds since 1970; None: it has none."""
+        index = self._cabinet(handler)[1]
+
+        def ask(client: Any) -> Any:
+            with client.pipeline(transaction=True) as pipeline:
+                pipeline.zrange(index, 0, 0, withscores=True)
+                pipeline.zrange(index, -1, -1, withscores=True)
+                return pipeline.execute()
+
+        first, last = self._calls.ask(ask)
+        return (first[0][1] / 1000, last[0][1] / 1000) if first and last else None
 
     def letter(self, handler: str, letter_id: str) -> str | None:
         """One dead letter as JSON; None if there is none with this id."""
@@ -453,6 +477,18 @@ class RedisStore(Store):
         """Raise `StoreError` unless the server answers."""
         # A command with a key: a cluster sends it to one node.
         self._calls.ask(lambda client: client.exists(f"{self.prefix}:handlers"))
+
+    def servers(self) -> dict[str, Mapping[str, Any]]:
+        """Each server that takes writes → its answer to INFO."""
+
+        def ask(client: Any) -> dict[str, Mapping[str, Any]]:
+            found = {}
+            for server, info in servers(client, self.url):
+                with suppress(ResponseError):  # this user may not ask
+                    found[server] = info()
+            return found
+
+        return self._calls.ask(ask)
 
     def watch(self) -> None:
         """Log that the server evicts keys, or may."""

@@ -1,0 +1,232 @@
+"""`choreo top`: the state of the whole platform at a glance, once or again and again."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import click
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from choreo.cli import completion
+from choreo.cli.app import check_owners, say, speaking
+from choreo.cli.figures import count, rate, size, span
+from choreo.cli.tables import Cell, Column, console, show, table, text
+from choreo.observe.handlers import HandlerState
+from choreo.observe.overview import Overview, Version
+from choreo.observe.server import Server
+from choreo.observe.top import Top
+from choreo.service import Service
+from choreo.store.schedule import DELAYED
+
+_COLUMNS = [
+    Column("HANDLER"),
+    Column("WAIT", is_number=True),
+    Column("OLDEST", is_number=True),
+    Column("IN/s", is_number=True),
+    Column("OUT/s", is_number=True),
+    Column("P95", is_number=True),
+    Column("ETA", is_number=True),
+    Column("DEAD", is_number=True),
+    Column("LATER", is_number=True),
+    Column("WORKERS"),
+]
+
+
+@click.command()
+@click.argument("owners", nargs=-1, metavar="[SERVICE|HANDLER]...", shell_complete=completion.owners)
+@click.option("--once", is_flag=True, help="Print one screen. The exit code is 1 if something is wrong.")
+@click.option("--json", "as_json", is_flag=True, help="One screen as a JSON object.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(min=0, max=3600),
+    metavar="SECONDS",
+    help="Between two looks.  [default: 2; with --once 1]",
+)
+@speaking
+def top(app: Service, owners: tuple[str, ...], once: bool, as_json: bool, interval: float | None) -> None:
+    """
+    Show what waits for each handler, how fast it works, and who works for it.
+
+    WAIT is the number of messages in its queue, OLDEST the age of the event that is next (- on RabbitMQ). IN, OUT and
+    P95 (95 of 100 runs took no longer) are from the record of runs of the last minute. ETA is the time until the queue
+    is empty at this rate. LATER are retries, deadlines and delayed events. WORKERS are the live workers that consume
+    the queue: NONE if no worker of the service lives, NONE -Q if none of them consumes this queue.
+
+    Without a terminal it prints one screen. End it with q or Ctrl-C.
+
+    \b
+    With --once and --json, the exit code is 1 if something is wrong:
+    - a handler has messages, and no worker takes them
+    - a message is due for more than 10 seconds, and no worker sends it
+    - a dead letter was made within the last 10 minutes
+    - Redis has evicted keys or may, is nearly full, or cannot write
+    - a loop: events of one story cause their own type again and again
+    - the broker does not answer
+    """
+    check_owners(app, owners, app.runtime.store.handlers())
+    with closing(app.observe.watch()) as looking:
+        if once or as_json or not console().is_terminal or console().is_dumb_terminal:
+            found = _twice(looking, owners, 1.0 if interval is None else interval)
+            if as_json:
+                say(json.dumps(found.to_dict()))
+            else:
+                show(screen(found))
+            if (once or as_json) and found.troubles:
+                click.get_current_context().exit(1)
+        else:
+            _live(looking, owners, interval or 2.0)
+
+
+def _twice(looking: Top, owners: tuple[str, ...], interval: float) -> Overview:
+    """The second of two looks. The rate of incoming events needs both."""
+    looking.look(*owners)
+    time.sleep(interval)
+    return looking.look(*owners)
+
+
+def _live(looking: Top, owners: tuple[str, ...], interval: float) -> None:
+    with _single_keys(), Live(console=console(), screen=True, auto_refresh=False) as live:
+        while True:
+            try:
+                live.update(screen(looking.look(*owners)), refresh=True)
+                if _pressed(interval) in ("q", "Q"):
+                    return
+            except KeyboardInterrupt:
+                return
+
+
+@contextmanager
+def _single_keys() -> Iterator[None]:
+    """Context manager: the terminal hands over each key at once, and shows none."""
+    if not sys.stdin.isatty():
+        yield
+        return
+    import termios
+    import tty
+
+    before = termios.tcgetattr(sys.stdin)
+    tty.setcbreak(sys.stdin)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+
+
+def _pressed(seconds: float) -> str:
+    """Wait so long, or until a key is pressed. Returns the key, or ""."""
+    import select
+
+    if not sys.stdin.isatty():
+        time.sleep(seconds)
+        return ""
+    ready, _, _ = select.select([sys.stdin], [], [], seconds)
+    return sys.stdin.read(1) if ready else ""
+
+
+def screen(found: Overview) -> Group:
+    """One screen."""
+    order = sorted(found.handlers, key=lambda state: (not state.trouble, -(state.waiting or 0), state.name))
+    parts: list[Table | Text] = [table(_COLUMNS, map(_row, order))]
+    if not found.handlers:
+        parts = [text("No handler is known. A service makes itself known when its worker starts.")]
+    return Group(*parts, _facts(found))
+
+
+def _row(state: HandlerState) -> list[Cell]:
+    style = "red" if state.trouble else ""
+    cells = [
+        state.name,
+        count(state.waiting),
+        span(state.oldest),
+        rate(state.incoming),
+        rate(state.outgoing),
+        span(state.p95),
+        span(state.clears_in),
+        count(state.dead_letters),
+        count(state.backlog.total),
+        _workers(state),
+    ]
+    return [(cell, style) for cell in cells]
+
+
+def _workers(state: HandlerState) -> str:
+    if state.paused:
+        return "PAUSED"
+    if state.is_undeclared:
+        return "GONE"
+    if not state.living:
+        return "NONE"
+    if not state.workers:
+        return "NONE -Q"
+    pools = [pool for pool in state.pools if pool != "prefork"]
+    return f"{state.workers} {pools[0]}" if len(state.pools) == 1 and pools else str(state.workers)
+
+
+def _facts(found: Overview) -> Table:
+    """The lines below the table: a name, and what there is to say."""
+    made = Table.grid(padding=(0, 1, 0, 0))
+    made.add_column(no_wrap=True)
+    made.add_column(overflow="fold")
+    for name, cell in _lines(found):
+        made.add_row(Text(name, style="bold"), text(cell))
+    return made
+
+
+def _lines(found: Overview) -> Iterator[tuple[str, Cell]]:
+    if found.versions:
+        yield "VERSIONS", _versions(found)
+    if found.mixed:
+        yield "DIVIDED", (f"live workers declare different handlers: {', '.join(found.mixed)}", "yellow")
+    for server in found.servers:
+        yield "REDIS", (_server(server), "red" if server.trouble else "")
+    if found.namespaces is not None:
+        others = [repr(name) if name != found.namespace else f"{name!r} (this one)" for name in found.namespaces]
+        yield "NAMESPACES", ", ".join(others) or "none"
+    for loop in found.loops:
+        circle = " <-> ".join(loop.types)
+        about = f"{loop.subject or loop.story} has {loop.events:,} events in {span(loop.seconds)}: {circle}"
+        yield "LOOPS", (about, "red")
+    yield "NEXT HOUR", _coming(found)
+    for trouble in found.troubles:
+        yield "TROUBLE", (trouble, "red")
+
+
+def _versions(found: Overview) -> str:
+    services = dict.fromkeys(version.service for version in found.versions)
+    told = {name: [version for version in found.versions if version.service == name] for name in services}
+    # Services that run several versions at once come first.
+    order = sorted(told, key=lambda name: (len(told[name]) == 1, name))
+    return "; ".join(f"{name} {', '.join(_version(one, told[name][0], found) for one in told[name])}" for name in order)
+
+
+def _version(one: Version, newest: Version, found: Overview) -> str:
+    named = f"{one.version or '?'} x{one.workers}"
+    return named if one is newest else f"{named} (old since {span(found.at.timestamp() - newest.since)})"
+
+
+def _server(server: Server) -> str:
+    facts = [
+        f"{server.name}: {size(server.used)}" + (f" of {size(server.limit)}" if server.limit else ", no limit"),
+        server.policy,
+        "" if server.aof is None else f"AOF {'on' if server.aof else 'off'}",
+        f"evicted {server.evicted:,}",
+        f"{server.replicas} replicas, {size(server.lag)} behind" if server.replicas else "",
+        f"FAILED: {server.failed}" if server.failed else "",
+    ]
+    return ", ".join(filter(None, facts))
+
+
+def _coming(found: Overview) -> str:
+    coming = found.coming
+    kinds = {"retries": coming.retries, "deadlines": coming.deadlines, "delayed": coming.delayed}
+    told = ", ".join(f"{number:,} {kind}" for kind, number in kinds.items() if number)
+    if not told or coming.first_at is None:
+        return "nothing falls due"
+    at = time.strftime("%H:%M:%S", time.gmtime(coming.first_at))
+    first = "a delayed event" if coming.first == DELAYED else coming.first
+    return f"{told}{' and more' if coming.is_more else ''} (first {at} UTC, {first})"
