@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from kombu.serialization import prepare_accept_content
 
 from choreo.declare.context import utc_now
-from choreo.declare.settings import SHUTDOWN_TIMEOUT, Unheard, check_settings, rank_lowest
+from choreo.declare.settings import SETTINGS, SHUTDOWN_TIMEOUT, Unheard, check_settings, rank_lowest
 from choreo.errors import DeclarationError, EnvelopeError, JoinExpiredError, PermanentFailure
 
 if TYPE_CHECKING:
@@ -96,10 +96,17 @@ class Runtime:
         Raises `DeclarationError` for a setting of choreo that does not exist, or whose value cannot work.
         """
         check_settings(self._conf)
+        self._check_recording()
         if not {"publisher", "store"} & self.__dict__.keys():
             # The configuration may have been read before, with another namespace.
             self.__dict__.pop("topology", None)
         rank_lowest(self._conf, defaults(self))
+
+    def _check_recording(self) -> None:
+        if any(self._conf.get(name) is not None for name in SETTINGS if name.startswith("choreo_record_")):
+            from choreo.store.runs import Recording
+
+            Recording.of(self._conf)
 
     def check(self) -> None:
         """Raise `DeclarationError` if a program has changed the settings since, so that they cannot work."""
@@ -237,6 +244,7 @@ class Runtime:
         ``memory:``; else a store in Redis. Raises `DeclarationError` if no setting says where it is.
         """
         from choreo.broker.connections import is_same_place, joined, redis_url
+        from choreo.store.runs import Recording
 
         conf = self._conf
         own = redis_url(joined(conf.broker_write_url))
@@ -247,26 +255,25 @@ class Runtime:
                 "choreo keeps joins, retries and dead letters in Redis, and this broker is no Redis. Say where it is: "
                 'choreo_store_url = "redis://..." in celeryconfig.py.'
             )
+        recording = Recording.of(conf)
         if url.startswith("memory:"):
             from choreo.store.memory import MemoryStore
 
-            return MemoryStore(self.terms)
+            return MemoryStore(self.terms, recording=recording)
         from choreo.store.redis import RedisStore
 
         prefix = ":".join(filter(None, ["choreo", self.topology.namespace]))
         options = conf.broker_transport_options or {}
         # The setting is the broker's: it also applies to another database there, and to no other server.
         ssl = conf.broker_use_ssl if is_same_place(url, own) else None
-        if url != own:
-            return RedisStore(url, self.terms, prefix, ssl=ssl, transport=options)
-        if not self._has_lane():
-            return RedisStore(url, self.terms, prefix, ssl=ssl, transport=options)
+        if url != own or not self._has_lane():
+            return RedisStore(url, self.terms, prefix, ssl=ssl, transport=options, recording=recording)
         from choreo.fast.fused_store import FusedStore
 
         names = {"broker_prefix": "global_keyprefix", "sep": "sep"}
         broker = {name: options[option] for name, option in names.items() if option in options}
         exchange = self.topology.exchange.name
-        return FusedStore(url, self.terms, prefix, exchange, ssl=ssl, transport=options, **broker)
+        return FusedStore(url, self.terms, prefix, exchange, ssl=ssl, transport=options, recording=recording, **broker)
 
     @cached_property
     def leases(self) -> LeaseKeeper:
@@ -339,6 +346,8 @@ class Runtime:
         """The soft time limit of this handler in this worker, in seconds; None if there is none."""
         return getattr(self._tasks().get(handler), "soft_time_limit", None) or self.pool_soft_time_limit
 
+    #: The node name of this worker: see `choreo.worker.node`.
+    node = ""
     #: The soft time limit of the worker's pool, in seconds: see `choreo.worker.node`.
     pool_soft_time_limit: float | None = None
 

@@ -103,6 +103,9 @@ class Service(Celery):
       per type and process) or "error" (`publish` raises). ``app.publisher.unheard`` counts them per type.
     - ``choreo_shutdown_timeout``: seconds after which a worker that was told to stop ends its handlers. Default: 25;
       None: it waits for them without a limit.
+    - ``choreo_record_length``: about how many runs of each handler the store records, for `choreo trace` and other
+      questions about the past. Default: 10,000; 0: none. ``choreo_record_lifetime``: seconds, or a timedelta, after
+      which a run is dropped. Default: 7 days. ``choreo_record_sample``: the share of stories to record. Default: 1.
     - ``choreo_fast_lane``: False turns the fast lane off. The promises stay the same, and the service is slower.
     - ``choreo_version``: the version of the service's code, such as a commit, for `choreo map` and the like. Default:
       the version of the distribution that has its module.

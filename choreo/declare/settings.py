@@ -26,6 +26,9 @@ SETTINGS = (
     "choreo_shutdown_timeout",
     "choreo_fast_lane",
     "choreo_version",
+    "choreo_record_length",
+    "choreo_record_lifetime",
+    "choreo_record_sample",
 )
 
 #: The default of ``choreo_shutdown_timeout``, in seconds from SIGTERM. Kubernetes kills after 30, systemd after 90,

@@ -17,8 +17,10 @@ The message is acked last. If the worker dies anywhere on the way, the message i
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from socket import gethostname
+from time import monotonic
 from typing import Any
 from uuid import uuid4
 
@@ -44,6 +46,7 @@ from choreo.events.lineage import NO_LINEAGE, Lineage
 from choreo.events.message import Message
 from choreo.printing import one_line
 from choreo.store.claims import FORGOTTEN, Begun, Claim, Committed, Outcome, Settlement, Verdict
+from choreo.store.runs import Result, Run
 from choreo.store.schedule import Scheduled
 
 _HOST = gethostname()
@@ -91,6 +94,8 @@ class Delivery:
         self.attempt = attempt
         self.redelivered = redelivered
         self.lineage = lineage
+        #: When the handler began: by the clock of the ports, and by a monotonic one. None before.
+        self._began: tuple[datetime, float] | None = None
         #: True once the outcome is recorded. From then on the copy can be acked, whatever else fails.
         self.settled = False
         # The process is for people: see `choreo.delivery.ending`.
@@ -177,6 +182,27 @@ class Delivery:
         """The event as a message to this handler carries it."""
         return envelope
 
+    def run_of(self, result: Result, announced: Sequence[Envelope], detail: str) -> Run:
+        """The run that ends now, for the record: see `Run`."""
+        event, now = self.envelope, self.ports.now()
+        began, since = self._began or (now, monotonic())
+        subjects = {one.subject for one in announced} - {event.subject, ""} if announced else ()
+        return Run(
+            event=event.id,
+            story=event.correlation_id,
+            subject=event.subject,
+            type=event.type,
+            attempt=self.attempt,
+            result=result,
+            waited=max((began - event.time).total_seconds(), 0.0),
+            took=monotonic() - since,
+            worker=self.ports.node,
+            announced=[(one.type, one.id) for one in announced],
+            detail=detail,
+            subjects=sorted(subjects),
+            handler=self.claim.handler,
+        )
+
     # -- running ---------------------------------------------------------------------------------------------------
 
     def _run_again(self, begun: Begun) -> str:
@@ -200,6 +226,7 @@ class Delivery:
         return Ending.of(self.ports.store.last_end(self.claim.handler, self.claim.unit))
 
     def _run(self, parts: Parts) -> str:
+        self._began = self.ports.now(), monotonic()
         try:
             with self.ports.leases.kept(self.claim):
                 context = self.context(parts)
@@ -222,7 +249,7 @@ class Delivery:
         clocks = self.ports.store.now, self.ports.now
         delays = {f"event:{key}": delay.seconds(*clocks) for key, delay in context.delays.items()}
         later = [Scheduled(key, sent.pop(key), delay) for key, delay in delays.items() if key in sent]
-        return self.finished(sent=sent, scheduled=later)
+        return self.finished(sent=sent, scheduled=later, run=self._recorded(Result.DONE, announced))
 
     def _succeeded(self, announced: list[Envelope], settlement: Settlement) -> str:
         if late := self._commit(settlement):
@@ -238,8 +265,10 @@ class Delivery:
             raise raised
         retry = self.own_message(self.envelope, retries=self.attempt)
         scheduled = Scheduled(f"retry:{self.claim.token}", retry, wait)
+        run = self._recorded(Result.RETRY, detail=self._line_of(error))
         # This attempt must be remembered until the next one has arrived.
-        if late := self._commit(Settlement(done=False, scheduled=[scheduled], remember=self._remember_retry(wait))):
+        remember = self._remember_retry(wait)
+        if late := self._commit(Settlement(done=False, scheduled=[scheduled], remember=remember, run=run)):
             return late
         attempts = f"attempt {self.attempt} of {self.subscription.retry.attempts}"
         reason = f"{attempts} failed, the next is in {wait:.1f} s: {self._line_of(error)}"
@@ -269,6 +298,7 @@ class Delivery:
         records: dict[str, Any] = {
             "letter": (letter.id, letter.to_json()),
             "sent": {f"notice:{letter.id}": notice(letter, self.ports)},
+            "run": self._recorded(Result.DEAD, detail=f"{letter.id} {one_line(letter.error)}"),
         }
         settlement = self.finished(**records) if done else Settlement(done=False, remember=self.remember, **records)
         if late := self._commit(settlement):
@@ -316,6 +346,14 @@ class Delivery:
         lineage = self.lineage if envelope is self.envelope else NO_LINEAGE
         sent = self.own_event(envelope)
         return Message.carrying(sent, exchange="", routing_key=queue, retries=retries, lineage=lineage)
+
+    def _recorded(self, result: Result, announced: Sequence[Envelope] = (), detail: str = "") -> Run | None:
+        """The run that ends now; None if it is not recorded."""
+        recording = self.ports.store.recording
+        if not recording:
+            return None
+        run = self.run_of(result, announced, detail)
+        return run if recording.wants(run.story) else None
 
     def _context(
         self, cause: Envelope, about: str | None = None, key: str | None = None, events: tuple[Envelope, ...] = ()

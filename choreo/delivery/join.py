@@ -24,10 +24,13 @@ from choreo.events.ids import named_id
 from choreo.store.claims import COMPLETE, SURPLUS, Begun, Claim, Settlement, Verdict
 from choreo.store.joins import Arrival
 from choreo.store.parts import CANCELLED, addressed, by_type, mark_of, name_of, packed, read_address, unit_of, unpacked
+from choreo.store.runs import Result, Run
 from choreo.store.schedule import Scheduled, deadline_id
 
 logger = logging.getLogger(__name__)
 
+#: The type of a signal → how a join ends that runs by it.
+_ENDS = {DEADLINE: Result.TIMED_OUT, FIRED: Result.FIRED}
 #: Notes of settled joins that say nothing of the parts: a cancellation, and the note of a unit that is no join.
 UNKNOWN = (CANCELLED, "1")
 _WAY_OUT = (
@@ -179,6 +182,19 @@ class JoinDelivery(Delivery):
     def own_event(self, envelope: Envelope) -> Envelope:
         """The event as a message to this join carries it: with the key."""
         return addressed(envelope, self.key)
+
+    def run_of(self, result: Result, announced: Sequence[Envelope], detail: str) -> Run:
+        """The run that ends now. It belongs to the stories of all parts; a signal belongs to none."""
+        run = super().run_of(result, announced, detail)
+        parts, is_cancelled = list(self.parts.values()), self.subscription.cancels(self.envelope)
+        if not is_cancelled and not self.is_part:
+            cause = self._cause(self.parts)
+            run.event, run.story, run.subject = cause.id, cause.correlation_id, cause.subject
+        if result is Result.DONE:
+            run.result = Result.CANCELLED if is_cancelled else _ENDS.get(self.envelope.type, result)
+        run.parts = [(part.type, part.id) for part in parts]
+        run.others = sorted({part.correlation_id for part in parts} - {run.story})
+        return run
 
     @property
     def is_part(self) -> bool:

@@ -68,6 +68,10 @@ class Ports(Protocol):
         """The name of the service."""
 
     @property
+    def node(self) -> str:
+        """The node name of this worker; "" in a program that is no worker."""
+
+    @property
     def terms(self) -> Terms:
         """The times for which the store waits and remembers for this service, and `Terms.max_deliveries`."""
 

@@ -5,7 +5,8 @@ from hashlib import sha1
 from uuid import NAMESPACE_OID
 
 _NAMESPACE = NAMESPACE_OID.bytes
-_is_uuid = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
+#: Returns a match if a text is a UUID in its usual form, in lower case.
+is_uuid = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
 
 
 def named_id(name: str) -> str:
@@ -31,7 +32,7 @@ def identity(source: str, event_id: str) -> str:
         >>> identity("shop", "e-1"), identity("shop", "61e81f80-b280-5c42-ac97-d3c403bf4d4b")
         ('event:shop#e-1', '61e81f80-b280-5c42-ac97-d3c403bf4d4b')
     """
-    if _is_uuid(event_id):
+    if is_uuid(event_id):
         return event_id
     # A # or % in the source is escaped, so that no two pairs get the same name.
     return f"event:{source.replace('%', '%25').replace('#', '%23')}#{event_id}"

@@ -52,6 +52,7 @@ from choreo.redis_client.scripts import Script
 from choreo.store.claims import FORGOTTEN, Begun, Claim, Committed, Outcome, Settlement
 from choreo.store.joins import Arrival
 from choreo.store.redis import RedisStore, begun
+from choreo.store.runs import Recording
 from choreo.store.terms import Terms
 
 
@@ -77,8 +78,9 @@ class FusedStore(RedisStore):
         *,
         ssl: Mapping[str, Any] | bool | None = None,
         transport: Mapping[str, Any] | None = None,
+        recording: Recording = Recording(),  # noqa: B008 - immutable
     ) -> None:
-        super().__init__(url, terms, prefix, ssl=ssl, transport=transport)
+        super().__init__(url, terms, prefix, ssl=ssl, transport=transport, recording=recording)
         self._sep = sep
         self._keys = Keys(broker_prefix)
         self._headers: dict[tuple[str, str], Header] = {}
@@ -108,7 +110,7 @@ class FusedStore(RedisStore):
             handler, inflight = place
             # A claim without a delivery acks nothing. A key without a name is denied to a user with a key pattern.
             keys = [*self._settlement_keys(handler), inflight or self._keys.inflight("-"), *self._routing]
-            args = [self._key(handler, ""), self._sep, self._keys.prefix, self._keys.token("")]
+            args = [*self._first_args(handler), self._sep, self._keys.prefix, self._keys.token("")]
             header = self._headers[place] = Header(self._commit, keys, args)
         return header
 

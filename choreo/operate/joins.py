@@ -17,6 +17,7 @@ from choreo.events.envelope import Envelope
 from choreo.printing import one_line
 from choreo.store import Claim, Outcome, Scheduled, Settlement, Store, Verdict, Waiting, deadline_id
 from choreo.store.parts import CANCELLED, by_type, key_of, unit_of, unpacked
+from choreo.store.runs import Result, Run
 from choreo.store.schedule import DEADLINE_PREFIX
 
 logger = logging.getLogger(__name__)
@@ -206,6 +207,7 @@ class Joins:
             note=CANCELLED,
             took_part=took_part,
             retention=float(description.get("retention", 0)),
+            run=_cancelled(join, reason) if self._store.recording else None,
         )
         if begun.verdict is Verdict.DONE or self._store.commit(claim, settlement).outcome is not Outcome.OK:
             raise JoinError(f"{join.handler} has just settled {key!r}.")
@@ -261,6 +263,26 @@ class Joins:
     def _description(self, handler: str) -> Mapping[str, Any]:
         text = self._store.joins().get(handler)
         return json.loads(text) if text else {}
+
+
+def _cancelled(join: PendingJoin, reason: str) -> Run | None:
+    """The end of a join that is cancelled by hand, for the record. It belongs to the stories of all parts."""
+    events = [part.envelope for part in join.arrived]
+    if not events:
+        return None
+    last = events[-1]
+    return Run(
+        event=last.id,
+        story=last.correlation_id,
+        subject=last.subject,
+        type=last.type,
+        attempt=0,
+        result=Result.CANCELLED_BY_HAND,
+        detail=one_line(reason),
+        parts=[(event.type, event.id) for event in events],
+        others=sorted({event.correlation_id for event in events} - {last.correlation_id}),
+        handler=join.handler,
+    )
 
 
 def _pending(handler: str, waiting: Waiting, description: Mapping[str, Any]) -> PendingJoin:

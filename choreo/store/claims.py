@@ -19,6 +19,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from choreo.events.message import Message
+from choreo.store.runs import Run
 from choreo.store.schedule import Scheduled
 
 #: Seconds after which any worker sends the outbox of a commit. The worker that committed sends it at once; after this
@@ -130,6 +131,8 @@ class Settlement:
     #: Seconds for which the service of the handler remembers them, if another program settles the unit. 0: as long as
     #: this program does.
     retention: float = 0.0
+    #: The run that ends with this, for the record; None: it is not recorded.
+    run: Run | None = None
 
 
 @dataclass(slots=True)

@@ -19,7 +19,7 @@ class Letters(Protocol):
         """The number of dead letters of a handler."""
 
     def letter_times(self, handler: str) -> tuple[float, float] | None:
-        """When the oldest and newest dead letter of a handler were recorded, in seconds since 1970; None: it has none."""
+        """When the oldest and newest letter of a handler were recorded, in seconds since 1970; None: it has none."""
 
     def letter(self, handler: str, letter_id: str) -> str | None:
         """One dead letter as JSON; None if there is none with this id."""

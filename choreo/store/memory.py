@@ -1,7 +1,7 @@
 """The store in memory, for unit tests and experiments: the same guarantees, within one process, until it ends."""
 
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import wraps
@@ -28,6 +28,7 @@ from choreo.store.parts import mark_of
 from choreo.store.port import Store
 from choreo.store.presence import MOST_GONE, MOST_SEEN, SEEN_FOR, Presence, Program
 from choreo.store.register import Declared, Listening
+from choreo.store.runs import Recording, Run, entries, from_text, subject_entry
 from choreo.store.schedule import DEADLINE_PREFIX, Backlog, Scheduled, deadline_id
 from choreo.store.terms import Terms
 
@@ -198,6 +199,10 @@ class _Drawer:
     returns: Counter[str] = field(default_factory=Counter)
     #: Identities of events that took part in a round of a join → the time until which that is remembered.
     took_part: dict[str, float] = field(default_factory=dict)
+    #: The record of runs, oldest first.
+    runs: deque[Run] = field(default_factory=deque)
+    #: Subject and story of each entry of the record that leads from a subject to a story.
+    subjects: deque[tuple[float, str, str]] = field(default_factory=deque)
 
     def count(self, reason: str, arrival: Arrival) -> None:
         """Count an event that does not count for the join, unless it was delivered before."""
@@ -240,9 +245,11 @@ class MemoryStore(Store):
         terms: Terms = Terms(),  # noqa: B008 - immutable
         clock: Callable[[], float] = time.time,
         content: Content | None = None,
+        recording: Recording = Recording(),  # noqa: B008 - immutable
     ) -> None:
         content = Content() if content is None else content
         self.terms = terms
+        self._recording = recording
         self._clock = clock
         self._lock = content.lock
         self._drawers = content.drawers
@@ -434,6 +441,8 @@ class MemoryStore(Store):
             self.schedule(claim.handler, scheduled)
         for key, message in settlement.sent.items():
             self.schedule(claim.handler, Scheduled(key, message, OUTBOX_GRACE))
+        if settlement.run is not None:
+            self._record(claim.handler, settlement.run)
         return Committed(Outcome.OK, settlement.sent)
 
     @_locked
@@ -536,7 +545,7 @@ class MemoryStore(Store):
 
     @_locked
     def letter_times(self, handler: str) -> tuple[float, float] | None:
-        """When the oldest and newest dead letter of a handler were recorded, in seconds since 1970; None: it has none."""
+        """When the oldest and newest letter of a handler were recorded, in seconds since 1970; None: it has none."""
         drawer = self._drawers[handler]
         times = [at for key, at in drawer.buried_at.items() if key in drawer.letters]
         return (min(times), max(times)) if times else None
@@ -658,6 +667,47 @@ class MemoryStore(Store):
             dict(roll.descriptions),
             dict(sorted(roll.announced.items())),
         )
+
+    @property
+    def recording(self) -> Recording:
+        """What this store records of runs."""
+        return self._recording
+
+    def _record(self, handler: str, run: Run) -> None:
+        drawer, now = self._drawers[handler], self._clock()
+        # As text and back: in Redis a run is kept as text.
+        for name, text in entries(run):
+            if name.startswith("runs:"):
+                drawer.runs.append(from_text(handler, now, text))
+            else:
+                drawer.subjects.append((now, *subject_entry(text)))
+        oldest = now - self._recording.lifetime.total_seconds()
+        while drawer.runs and (len(drawer.runs) > self._recording.length or drawer.runs[0].at < oldest):
+            drawer.runs.popleft()
+        while drawer.subjects and (len(drawer.subjects) > self._recording.length or drawer.subjects[0][0] < oldest):
+            drawer.subjects.popleft()
+
+    @_locked
+    def runs(self, handler: str, story: str) -> list[Run]:
+        """The recorded runs of a handler that belong to this story, oldest first."""
+        return [run for run in self._drawers[handler].runs if run.story == story]
+
+    @_locked
+    def stories(self, handler: str, subject: str) -> list[str]:
+        """The stories with this subject of which this handler recorded the first event, or a change of subject."""
+        return list(dict.fromkeys(story for _, known, story in self._drawers[handler].subjects if known == subject))
+
+    @_locked
+    def story_of(self, handler: str, event: str) -> str | None:
+        """The story of an event that this handler handled or announced."""
+        return next((run.story for run in self._drawers[handler].runs if run.has_part(event)), None)
+
+    @_locked
+    def recent(self, handler: str, seconds: float, limit: int = 1000) -> list[Run]:
+        """Runs whose outcome was recorded within the last ``seconds``, oldest first."""
+        since = self._clock() - seconds
+        found = [run for run in self._drawers[handler].runs if run.at >= since]
+        return found[-limit:]
 
     def ping(self) -> None:
         """Do nothing: this store always answers."""

@@ -1,4 +1,4 @@
-"""The store: five protocols in one object, since a commit writes to several of them in one step."""
+"""The store: six protocols in one object, since a commit writes to several of them in one step."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -7,10 +7,11 @@ from choreo.store.claims import Claims
 from choreo.store.joins import Joins
 from choreo.store.letters import Letters
 from choreo.store.register import Register
+from choreo.store.runs import Runs
 from choreo.store.schedule import Schedule
 
 
-class Store(Claims, Joins, Schedule, Letters, Register, Protocol):
+class Store(Claims, Joins, Schedule, Letters, Register, Runs, Protocol):
     """
     All state that choreo keeps.
 

@@ -32,7 +32,9 @@ from choreo.store.claims import OUTBOX_GRACE, Begun, Claim, Committed, LastEnd, 
 from choreo.store.joins import Arrival, Waiting
 from choreo.store.port import Store
 from choreo.store.presence import MOST_GONE, MOST_SEEN, SEEN_FOR, Presence, Program
+from choreo.store.redis_runs import RedisRuns
 from choreo.store.register import Declared, Listening
+from choreo.store.runs import Recording, Run, entries
 from choreo.store.schedule import DELAYED, Backlog, Scheduled, deadline_id
 from choreo.store.terms import Terms
 
@@ -43,7 +45,8 @@ class RedisStore(Store):
     """
     The store in Redis. See the protocols of `choreo.store` for the guarantees of each method.
 
-    Every key begins with ``prefix``. ``ssl`` and ``transport`` are those of `choreo.redis_client.client.find_client`.
+    Every key begins with ``prefix``. ``recording`` says how many runs are recorded. ``ssl`` and ``transport`` are those
+    of `choreo.redis_client.client.find_client`.
     Safe in threads, and after a fork. Needs Redis 7 (or Valkey) with ``maxmemory-policy noeviction``.
     """
 
@@ -55,10 +58,13 @@ class RedisStore(Store):
         *,
         ssl: Mapping[str, Any] | bool | None = None,
         transport: Mapping[str, Any] | None = None,
+        recording: Recording = Recording(),  # noqa: B008 - immutable
     ) -> None:
         self.url = url
         self.terms = terms
         self.prefix = prefix
+        self._recording = recording
+        self._record_args = f"{recording.shelf_length} {_ms(recording.lifetime.total_seconds())}"
         self._calls = Calls(url, ssl, transport)
         self._fixed_keys: dict[str, list[str]] = {}
 
@@ -206,7 +212,7 @@ class RedisStore(Store):
         """Settle a claim."""
         outbox = [Scheduled(key, message, OUTBOX_GRACE) for key, message in settlement.sent.items()]
         args = self._settlement_args(claim, settlement, [*settlement.scheduled, *outbox])
-        keys, args = self._settlement_keys(claim.handler), [self._key(claim.handler, ""), *args]
+        keys, args = self._settlement_keys(claim.handler), [*self._first_args(claim.handler), *args]
         (outcome,), again = self._calls.run_once(Script.load("store/commit"), keys, args)
         committed = Outcome(outcome.decode())
         return Committed(committed, settlement.sent if committed is Outcome.OK else {}, again=again)
@@ -216,6 +222,10 @@ class RedisStore(Store):
             self._fixed_keys[handler] = [*self._calendar(handler), *self._cabinet(handler), self._done(handler)]
         return self._fixed_keys[handler]
 
+    def _first_args(self, handler: str) -> list[str]:
+        """The first arguments of the scripts that commit: see settle.lua."""
+        return [self._key(handler, ""), self._record_args]
+
     def _settlement_args(
         self, claim: Claim, settlement: Settlement, scheduled: Sequence[Scheduled], messages: int = 0
     ) -> list[Any]:
@@ -223,15 +233,19 @@ class RedisStore(Store):
         letter, unwanted, took_part = settlement.letter or (), settlement.unscheduled, settlement.took_part
         kept = "2" if _remembered(claim.unit) and not letter else settlement.note
         retention = max(self._retention, _ms(settlement.remember))
+        recorded = entries(settlement.run) if settlement.run is not None else ()
         shape = ""
-        if letter or unwanted or scheduled or messages or took_part:
-            shape = f"{len(letter) // 2} {len(unwanted)} {len(scheduled)} {messages} {len(took_part)}"
+        if letter or unwanted or scheduled or messages or took_part or recorded:
+            counts = f"{len(letter) // 2} {len(unwanted)} {len(scheduled)} {messages} {len(took_part)}"
+            shape = f"{counts} {len(recorded)}"
         args: list[Any] = [claim.token, _attempt(claim), kept if settlement.done else 0, retention, claim.unit, shape]
         args += (*letter, *unwanted)
         for entry in scheduled:
             args += _arguments(entry)
         if took_part:
             args += [_ms(settlement.retention) or self._retention, *took_part]
+        for entry_of_record in recorded:
+            args += entry_of_record
         return args
 
     def schedule(self, owner: str, scheduled: Scheduled) -> None:
@@ -327,7 +341,7 @@ class RedisStore(Store):
         return int(self._calls.ask(lambda client: client.hlen(self._cabinet(handler)[0])))
 
     def letter_times(self, handler: str) -> tuple[float, float] | None:
-        """When the oldest and newest dead letter of a handler were recorded, in seconds since 1970; None: it has none."""
+        """When the oldest and newest letter of a handler were recorded, in seconds since 1970; None: it has none."""
         index = self._cabinet(handler)[1]
 
         def ask(client: Any) -> Any:
@@ -472,6 +486,31 @@ class RedisStore(Store):
             {digest.decode(): text.decode() for digest, text in descriptions.items()},
             {kind.decode(): int(when) / 1000 for kind, when in sorted(announced.items())},
         )
+
+    @property
+    def recording(self) -> Recording:
+        """What this store records of runs."""
+        return self._recording
+
+    @cached_property
+    def _runs(self) -> RedisRuns:
+        return RedisRuns(self._calls, self._key)
+
+    def runs(self, handler: str, story: str) -> list[Run]:
+        """The recorded runs of a handler that belong to this story, oldest first."""
+        return self._runs.runs(handler, story)
+
+    def stories(self, handler: str, subject: str) -> list[str]:
+        """The stories with this subject of which this handler recorded the first event, or a change of subject."""
+        return self._runs.stories(handler, subject)
+
+    def story_of(self, handler: str, event: str) -> str | None:
+        """The story of an event that this handler handled or announced."""
+        return self._runs.story_of(handler, event)
+
+    def recent(self, handler: str, seconds: float, limit: int = 1000) -> list[Run]:
+        """Runs whose outcome was recorded within the last ``seconds``, oldest first."""
+        return self._runs.recent(handler, seconds, limit)
 
     def ping(self) -> None:
         """Raise `StoreError` unless the server answers."""

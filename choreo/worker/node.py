@@ -57,6 +57,7 @@ class ServiceWorker(Worker):
                 "choreo does not run on the eventlet pool: eventlet's own authors advise against new uses of it, and "
                 "choreo is not tested with it. Run this service with --pool gevent or threads."
             )
+        self.app.runtime.node = self.hostname
         self.app.runtime.pool_soft_time_limit = self.soft_time_limit
         limits = {"task_time_limit": self.time_limit, "task_soft_time_limit": self.soft_time_limit}
         for task in self.app.tasks.values():

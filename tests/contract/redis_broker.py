@@ -10,6 +10,7 @@ from typing import Any
 import redis
 from kombu import Connection, Consumer, Exchange, Producer, Queue
 
+from choreo.redis_client.scripts import Script
 from tests.waiting import DEADLINE
 
 TRANSPORT = "choreo.broker.redis.transport:Transport"
@@ -20,12 +21,19 @@ TIMEOUT = 1.5
 EVENTS = Exchange("events", type="topic")
 
 
+#: The scripts that a server knows once a worker has handled an event.
+KNOWN = ("fast/commit_fused", "store/begin", "store/arrive", "broker/redis/take", "broker/redis/broadcast")
+
+
 class Corner:
     """A key prefix on a server, with what tests do there."""
 
     def __init__(self, url: str, prefix: str) -> None:
         self.url, self.prefix = url, prefix
         self.redis = redis.Redis.from_url(url)
+        # As in production, the server knows the scripts: else a test would depend on those that ran before it.
+        for name in KNOWN:
+            self.redis.script_load(Script.load(name).source)
         self._connections: list[Connection] = []
 
     def connect(self, url: str | None = None, transport: str = TRANSPORT, **options: Any) -> Connection:

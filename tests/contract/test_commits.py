@@ -124,8 +124,6 @@ class Crowd(Line):
 
 @pytest.fixture
 def crowd(place: Place, worker: Worker, unhurried: None) -> Crowd:
-    # A commit reaches Redis without its answer being read, as the tests want it, only if Redis knows the script.
-    place.corner.redis.script_load(Script.load("fast/commit_fused").source)
     return Crowd(worker)
 
 

@@ -6,9 +6,9 @@
 --      7 bindings       SET, permanent: see the broker's route.lua
 --      8 routes         HASH, a cache: see the broker's route.lua
 -- (The queues are found by the script itself: lists, permanent; their tokens: lists, an hour. A broker is one server.)
--- ARGV 1                see settle.lua
---      2 separator of the bindings' members     3 key prefix     4 token key prefix
---      5.. claims, one after the other: see settle.lua. The token is the tag of the copy in KEYS[6], which is acked
+-- ARGV 1, 2             see settle.lua
+--      3 separator of the bindings' members     4 key prefix     5 token key prefix
+--      6.. claims, one after the other: see settle.lua. The token is the tag of the copy in KEYS[6], which is acked
 --      here. For each message: '1' if the routing key is a queue's name, routing key, delivery tag, the message's
 --      JSON up to the value of "routing_key"
 -- Returns               for each claim {'ok', number of queues reached by each message ...} | {'already'} | {'stale'} |
@@ -18,7 +18,7 @@
 --!include broker/redis/wake
 --!include store/settle
 
-local separator, prefix, tokens = ARGV[2], ARGV[3], ARGV[4]
+local separator, prefix, tokens = ARGV[3], ARGV[4], ARGV[5]
 
 local function commit(i, own, last)
   -- All queues are found and checked before the first write.
@@ -49,7 +49,7 @@ local function commit(i, own, last)
   return answer
 end
 
-local answers, i = {}, 5
+local answers, i = {}, 6
 while i <= #ARGV do
   local _, _, _, messages, own = shape(i)
   local fine, answer = pcall(commit, i, own, own + 4 * messages - 1)

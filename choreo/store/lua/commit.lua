@@ -1,8 +1,8 @@
 -- Settle a claim: the whole settlement is recorded, or nothing.
 --
--- KEYS, ARGV            see settle.lua; the claim begins at ARGV 2
+-- KEYS, ARGV            see settle.lua; the claim begins at ARGV 3
 -- Returns               {'ok' | 'already' | 'stale' | 'lost'}
 --!include redis_client/inbox
 --!include store/settle
 
-return {settle(2)}
+return {settle(3)}

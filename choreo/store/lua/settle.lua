@@ -12,26 +12,28 @@
 --                       with a dead letter, its field `done` is kept instead of an entry in the inbox: so a replay need
 --                       not know the retention of the service
 --      ARGV[1] .. 'parts:' .. unit   HASH, a join's parts; deleted once the join is finished)
--- ARGV 1 start of the names of the handler's keys
+--      ARGV[1] .. 'runs:' .. number, 'subjects:' .. number   STREAMs, for the lifetime of the record: see store/runs.py
+-- ARGV 1 start of the names of the handler's keys          2 '<most entries of one STREAM> <lifetime in ms>'
 --      i token          i+1 attempt, see lease.lua
 --      i+2 '0' if only the attempt is settled; '2' if the unit is finished, and kept in the inbox; any other text: it
 --          is finished, and the text is kept in its HASH
 --      i+3 retention    in ms                            i+4 unit
---      i+5 how many of each follow: '<dead letters> <ids> <scheduled> <messages> <identities>'; '' for none
+--      i+5 how many of each follow: '<dead letters> <ids> <scheduled> <messages> <identities> <entries>'; '' for none
 --      i+6.. dead letters: id, JSON; schedule ids to remove; scheduled: id, delay in ms, message; identities of events
 --          that took part in a join with rounds, and if there are any, before them the retention of the inbox in ms;
---          then the messages, which only commit_fused.lua reads
+--          entries of the record of runs: the end of the STREAM's name, text; then the messages, which only
+--          commit_fused.lua reads
 
 -- Returns how many dead letters, ids to remove, scheduled entries and messages follow, where the messages begin, and
--- how many identities follow.
+-- how many identities and entries of the record follow.
 local function shape(i)
-  if ARGV[i + 5] == '' then return 0, 0, 0, 0, i + 6, 0 end
-  local letters, unwanted, scheduled, messages, took_part =
-    string.match(ARGV[i + 5], '^(%d+) (%d+) (%d+) (%d+) (%d+)$')
-  local before = i + 6 + 2 * letters + unwanted + 3 * scheduled
+  if ARGV[i + 5] == '' then return 0, 0, 0, 0, i + 6, 0, 0 end
+  local letters, unwanted, scheduled, messages, took_part, entries =
+    string.match(ARGV[i + 5], '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+)$')
+  local before = i + 6 + 2 * letters + unwanted + 3 * scheduled + 2 * entries
   took_part = tonumber(took_part)
   return tonumber(letters), tonumber(unwanted), tonumber(scheduled), tonumber(messages),
-    before + (took_part > 0 and took_part + 1 or 0), took_part
+    before + (took_part > 0 and took_part + 1 or 0), took_part, tonumber(entries)
 end
 
 local clock
@@ -43,11 +45,23 @@ local function now_ms()
   return clock
 end
 
+-- Appends entries to the record of runs. Nothing depends on it, so an error of Redis (a key of the wrong type, a user
+-- without the right) is ignored. Old entries are removed now and then, since that need not be exact.
+local function record(at, entries, now)
+  local most, lifetime = string.match(ARGV[2], '^(%d+) (%d+)$')
+  for n = at, at + 2 * entries - 2, 2 do
+    local stream = ARGV[1] .. ARGV[n]
+    redis.pcall('XADD', stream, 'MAXLEN', '~', most, '*', '', ARGV[n + 1])
+    redis.pcall('PEXPIRE', stream, lifetime)
+    if now % 64 == 0 then redis.pcall('XTRIM', stream, 'MINID', '~', string.format('%.0f', now - lifetime)) end
+  end
+end
+
 local function settle(i)
   local now, token, unit = now_ms(), ARGV[i], ARGV[i + 4]
   local key, parts = ARGV[1] .. 'unit:' .. unit, ARGV[1] .. 'parts:' .. unit
   local retention, place = tonumber(ARGV[i + 3]), ARGV[i + 2] == '2' and inbox_place(unit)
-  local letters, unwanted, scheduled, _, _, took_part = shape(i)
+  local letters, unwanted, scheduled, _, _, took_part, entries = shape(i)
 
   local attempt, signal = string.match(ARGV[i + 1], '^(%d+)(.*)$')
   local field = 'settled' .. signal
@@ -78,6 +92,7 @@ local function settle(i)
     at = at + 3
   end
   for n = 1, took_part do inbox_add(KEYS[5], inbox_round(ARGV[at + n]), tonumber(ARGV[at]), now) end
+  at = at + (took_part > 0 and took_part + 1 or 0)
 
   if ARGV[i + 2] == '0' then
     redis.call('HDEL', key, 'token', 'until', 'inflight', 'deliveries', 'ended', 'before')
@@ -91,6 +106,7 @@ local function settle(i)
     redis.call('HSET', key, 'done', ARGV[i + 2])
     redis.call('PEXPIRE', key, retention)
   end
+  if entries > 0 then record(at, entries, now) end
   return 'ok'
 end
 

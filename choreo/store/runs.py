@@ -1,0 +1,281 @@
+"""The record of runs: what each handler did with each event, written in the same step as the outcome.
+
+A record is for people. No decision reads it, and a commit never fails because of it. Its length and its age are
+bounded (see `Recording`), so it answers questions about the last hours or days, not about the last year.
+
+The runs of a story are kept together: in one of `SHELVES` lists of the handler, chosen by the correlation id. So the
+runs of one story are found by a look at a part of the record. A second set of lists leads from subjects to stories.
+"""
+
+import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from binascii import crc32
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any, Protocol
+
+from choreo.durations import LONGEST, is_wait
+from choreo.errors import DeclarationError
+from choreo.events.ids import is_uuid
+
+#: The number of lists into which the record of a handler is divided.
+SHELVES = 32
+#: The longest text of a field in a record; a longer one is cut.
+LONGEST_TEXT = 200
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
+class Result(StrEnum):
+    """How a run ended. The value is its name for people."""
+
+    DONE = "done"
+    #: It failed, and a retry is scheduled.
+    RETRY = "retry"
+    #: It became a dead letter.
+    DEAD = "dead letter"
+    #: The event cancelled a join.
+    CANCELLED = "cancelled"
+    #: A join ran, or failed, at its deadline.
+    TIMED_OUT = "timed out"
+    #: A join was run by hand with the parts that had arrived.
+    FIRED = "fired by hand"
+    #: A join was cancelled by hand.
+    CANCELLED_BY_HAND = "cancelled by hand"
+
+
+#: The result of a run → one character, for the record.
+_LETTERS = dict(zip(Result, "drlctfh", strict=True))
+_RESULTS = {letter: result for result, letter in _LETTERS.items()}
+
+
+@dataclass(slots=True)
+class Run:
+    """One attempt of a handler whose outcome is recorded."""
+
+    #: The id of the event. For a join: of the event that completed, cancelled or ended it.
+    event: str
+    #: The correlation id of the event.
+    story: str
+    #: The subject of the event.
+    subject: str
+    #: The type of the event.
+    type: str
+    #: From 1.
+    attempt: int
+    result: Result
+    #: Seconds from the announcement of the event (or the time at which it was due) to the begin of this attempt. The
+    #: two times are of two clocks, if the announcer is on another machine.
+    waited: float = 0.0
+    #: Seconds for which the handler ran.
+    took: float = 0.0
+    #: The node name of the worker.
+    worker: str = ""
+    #: The announced events: type and id.
+    announced: Sequence[tuple[str, str]] = ()
+    #: The error in one line, the id of the dead letter, or the reason for a cancellation.
+    detail: str = ""
+    #: The parts of a join that took part: type and id.
+    parts: Sequence[tuple[str, str]] = ()
+    #: Other stories that the run belongs to: those of a join's parts.
+    others: Sequence[str] = ()
+    #: Other subjects by which the story is found: those that announced events have, and the event has not.
+    subjects: Sequence[str] = ()
+    #: The name of the handler. The store knows it.
+    handler: str = ""
+    #: When the outcome was recorded: seconds since 1970, by the store's clock. Set by the store.
+    at: float = 0.0
+
+    def has_part(self, event: str) -> bool:
+        """True if this run handled or announced the event with this id."""
+        return event == self.event or any(event == event_id for _, event_id in (*self.announced, *self.parts))
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """
+    How much of the runs is recorded. Raises `DeclarationError` for values that cannot work.
+
+        >>> bool(Recording(length=0))
+        False
+    """
+
+    #: About how many runs of each handler are kept, the newest ones. 0: nothing is recorded.
+    length: int = 10_000
+    #: Older runs are dropped.
+    lifetime: timedelta = timedelta(days=7)
+    #: The share of stories that are recorded, from 0 to 1. A story is recorded as a whole, or not at all.
+    sample: float = 1.0
+
+    def __post_init__(self) -> None:
+        if type(self.length) is not int or self.length < 0:
+            raise DeclarationError(
+                f"choreo_record_length = {self.length!r}: the number of runs to keep of each handler, such as 10000."
+            )
+        if not isinstance(self.lifetime, timedelta) or not is_wait(self.lifetime, above=0):
+            raise DeclarationError(
+                f"choreo_record_lifetime = {self.lifetime!r}: how long to keep runs, in seconds or as a timedelta, up "
+                f"to {LONGEST.days} days."
+            )
+        if type(self.sample) not in (int, float) or not 0 <= self.sample <= 1:
+            raise DeclarationError(
+                f"choreo_record_sample = {self.sample!r}: the share of stories to record, from 0 (none) to 1 (all)."
+            )
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "Recording":
+        """What these settings of Celery say. Raises `DeclarationError` for a value that cannot work."""
+        names = {name: f"choreo_record_{name}" for name in ("length", "lifetime", "sample")}
+        given = {name: settings.get(setting) for name, setting in names.items()}
+        if isinstance(given["lifetime"], (int, float)) and is_wait(given["lifetime"]):
+            given["lifetime"] = timedelta(seconds=given["lifetime"])
+        return cls(**{name: value for name, value in given.items() if value is not None})
+
+    def __bool__(self) -> bool:
+        return self.length > 0 and self.sample > 0
+
+    def wants(self, story: str) -> bool:
+        """True if the runs of this story are recorded."""
+        return self.sample >= 1 or crc32(story.encode(errors="replace")) % 10_000 < self.sample * 10_000
+
+    @property
+    def shelf_length(self) -> int:
+        """The number of runs that one of the lists keeps."""
+        return max(self.length // SHELVES, 1)
+
+
+class Runs(Protocol):
+    """The record of runs. Reading it may miss what is written meanwhile. Raises `StoreError`."""
+
+    @property
+    def recording(self) -> Recording:
+        """What this store records."""
+
+    def runs(self, handler: str, story: str) -> list[Run]:
+        """The recorded runs of a handler that belong to this story, oldest first."""
+
+    def stories(self, handler: str, subject: str) -> list[str]:
+        """The stories with this subject of which this handler recorded the first event, or a change of subject."""
+
+    def story_of(self, handler: str, event: str) -> str | None:
+        """The story of an event that this handler handled or announced. Reads the whole record of the handler."""
+
+    def recent(self, handler: str, seconds: float, limit: int = 1000) -> list[Run]:
+        """
+        Runs whose outcome was recorded within the last ``seconds``, oldest first.
+
+        ``limit`` bounds how many are read: of a busy handler, only the newest ones are returned.
+        """
+
+
+def shelf(name: str) -> int:
+    """The number of the list that keeps the runs of a story, or the stories of a subject."""
+    return crc32(name.encode(errors="replace")) % SHELVES
+
+
+def entries(run: Run) -> list[tuple[str, str]]:
+    """The entries that a run makes in its handler's record: the name of the list, and the text."""
+    made = [(f"runs:{shelf(run.story)}", to_text(run))]
+    for story in run.others:
+        made.append((f"runs:{shelf(story)}", to_text(replace(run, story=story))))
+    # The first event of a story leads to it. Each of its handlers may be gone later, so each one writes the entry.
+    subjects = [run.subject] if run.subject and run.event == run.story else []
+    for subject in dict.fromkeys((*subjects, *run.subjects)):
+        made.append((f"subjects:{shelf(subject)}", _encode([subject, _short(run.story)])))
+    return made
+
+
+def to_text(run: Run) -> str:
+    """The text of a run in the record: a JSON list. `from_text` reads it."""
+    record: list[Any] = [
+        _short(run.event),
+        "" if run.story == run.event else _short(run.story),
+        _cut(run.subject),
+        _cut(run.type),
+        run.attempt,
+        _LETTERS[run.result],
+        round(run.waited * 1000),
+        round(run.took * 1000),
+        _worker_short(run),
+        " ".join(f"{kind}:{_short(event_id)}" for kind, event_id in run.announced),
+    ]
+    if run.detail or run.parts:
+        record += [_cut(run.detail), [[kind, _short(event_id)] for kind, event_id in run.parts]]
+    return _encode(record)
+
+
+def from_text(handler: str, at: float, text: str | bytes) -> Run:
+    """Read the text of a run. Raises `ValueError` for a text that `to_text` has not made."""
+    try:
+        event, story, subject, kind, attempt, letter, waited, took, worker, announced, *more = json.loads(text)
+        detail, parts = more if more else ("", [])
+        return Run(
+            event=_long(event),
+            story=_long(story or event),
+            subject=subject,
+            type=kind,
+            attempt=attempt,
+            result=_RESULTS[letter],
+            waited=waited / 1000,
+            took=took / 1000,
+            worker=_worker_long(handler, worker),
+            announced=[(name, _long(short)) for name, _, short in (one.rpartition(":") for one in announced.split())],
+            detail=detail,
+            parts=[(name, _long(short)) for name, short in parts],
+            handler=handler,
+            at=at,
+        )
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{text!r} is no record of a run") from error
+
+
+def needle(name: str) -> str:
+    """A text that every record of this story, event or subject contains. Other records may contain it as well."""
+    return _encode(_short(name))[1:-1]
+
+
+def subject_needle(subject: str) -> str:
+    """A text that every entry of this subject contains."""
+    return _encode(subject)[1:-1]
+
+
+def subject_entry(text: str | bytes) -> tuple[str, str]:
+    """The subject and the story in an entry of the list of subjects."""
+    subject, story = json.loads(text)
+    return subject, _long(story)
+
+
+def in_order(runs: Iterable[Run]) -> list[Run]:
+    """The runs, oldest first."""
+    return sorted(runs, key=lambda run: run.at)
+
+
+def _short(event_id: str) -> str:
+    """An id in the record. A UUID takes 22 characters in place of 36, behind a mark that no other id begins with."""
+    if is_uuid(event_id):
+        return "~" + urlsafe_b64encode(bytes.fromhex(event_id.replace("-", ""))).decode()[:22]
+    return "=" + _cut(event_id)
+
+
+def _long(short: str) -> str:
+    if short[:1] != "~":
+        return short[1:]
+    text = urlsafe_b64decode(short[1:] + "==").hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def _worker_short(run: Run) -> str:
+    """The name of a worker in the record: without the name of the service where that comes twice, as it mostly does."""
+    service = run.handler.partition(".")[0]
+    return run.worker.removeprefix(f"{service}@{service}")
+
+
+def _worker_long(handler: str, short: str) -> str:
+    service = handler.partition(".")[0]
+    return f"{service}@{service}{short}" if short[:1] == "." else short
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"

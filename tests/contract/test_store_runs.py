@@ -1,0 +1,213 @@
+"""The promises of every store: a run is recorded with its outcome, or not at all, and found by its story."""
+
+from dataclasses import replace
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+import redis
+
+from choreo import DeclarationError
+from choreo.fast.fused_store import FusedStore
+from choreo.store import Outcome, Settlement, Verdict
+from choreo.store.memory import MemoryStore
+from choreo.store.redis import RedisStore
+from choreo.store.runs import SHELVES, Recording, Result, Run, shelf
+from tests.contract.rigs import HANDLER, TERMS, claim, settle
+
+
+def run_of(story: str, event: str = "", **fields) -> Run:
+    about = {"subject": "ORD-1", "type": "order.placed", "attempt": 1, "result": Result.DONE, "handler": HANDLER}
+    return Run(event or story, story, **(about | fields))
+
+
+def record(store, run: Run, unit: str = "") -> None:
+    unit = unit or str(uuid4())
+    assert store.begin(claim(unit=unit)).verdict is Verdict.RUN
+    assert settle(store, claim(unit=unit), Settlement(run=run)) is Outcome.OK
+
+
+def test_a_run_is_recorded_with_its_commit_and_found_by_its_story(store):
+    story, event, announced = (str(uuid4()) for _ in range(3))
+    run = run_of(
+        story,
+        event,
+        subject="ORD-1 é\t\n",
+        type="order.placed",
+        attempt=2,
+        result=Result.RETRY,
+        waited=1.25,
+        took=0.003,
+        worker="driver@driver.host",
+        announced=[("driver.assigned", announced), ("order.rejected", str(uuid4()))],
+        detail="ValueError: no driver",
+        parts=[("payment.charged", str(uuid4())), ("a", "b")],
+    )
+    record(store, run)
+
+    (found,) = store.runs(HANDLER, story)
+
+    assert abs(found.at - store.now()) < 60
+    assert replace(found, at=0.0) == run
+    assert store.runs("another.handler", story) == []
+    assert store.runs(HANDLER, str(uuid4())) == []
+
+
+@pytest.mark.parametrize("story", ["e-1", "~", "=", 'a "quoted" id', "half a surrogate \ud800", "ü" * 50])
+def test_a_story_may_have_any_id(store, story):
+    record(store, run_of(story))
+    record(store, run_of(story + "1"))
+
+    assert [run.story for run in store.runs(HANDLER, story)] == [story]
+
+
+def test_runs_come_in_the_order_of_their_outcomes(store):
+    story = str(uuid4())
+    for attempt in (3, 1, 2):
+        record(store, run_of(story, attempt=attempt))
+
+    assert [run.attempt for run in store.runs(HANDLER, story)] == [3, 1, 2]
+
+
+def test_a_commit_that_is_refused_records_nothing(store):
+    story = str(uuid4())
+    store.begin(claim("A"))
+
+    assert settle(store, claim("B"), Settlement(run=run_of(story))) is Outcome.STALE
+
+    assert store.runs(HANDLER, story) == []
+
+
+def test_a_subject_leads_to_its_stories(store):
+    first, second, other = (str(uuid4()) for _ in range(3))
+    record(store, run_of(first))
+    record(store, run_of(second))
+    record(store, run_of(second))
+    record(store, run_of(other, subject="ORD-10"))
+    record(store, run_of(other, event=str(uuid4())))  # not the first event of its story
+
+    assert store.stories(HANDLER, "ORD-1") == [first, second]
+    assert store.stories(HANDLER, "ORD") == []
+    assert store.stories("another.handler", "ORD-1") == []
+
+
+def test_a_subject_that_only_a_later_event_has_leads_to_the_story_as_well(store):
+    story = str(uuid4())
+    record(store, run_of(story, event=str(uuid4()), subjects=["PAY-7", "DRV-2"]))
+
+    assert store.stories(HANDLER, "PAY-7") == store.stories(HANDLER, "DRV-2") == [story]
+    assert store.stories(HANDLER, "ORD-1") == []
+
+
+def test_the_run_of_a_join_belongs_to_the_stories_of_all_its_parts(store):
+    story, other = str(uuid4()), str(uuid4())
+    record(store, run_of(story, others=[other]))
+
+    assert [run.story for run in store.runs(HANDLER, story)] == [story]
+    assert [run.story for run in store.runs(HANDLER, other)] == [other]
+
+
+def test_an_event_leads_to_its_story(store):
+    story, event, announced, part = (str(uuid4()) for _ in range(4))
+    record(store, run_of(story, event, announced=[("a", announced)], parts=[("b", part)]))
+
+    assert {store.story_of(HANDLER, one) for one in (event, announced, part)} == {story}
+    assert store.story_of(HANDLER, str(uuid4())) is None
+    assert store.story_of(HANDLER, story) is None
+
+
+def test_recent_runs_are_the_newest_ones(store):
+    stories = [str(uuid4()) for _ in range(3)]
+    for story in stories:
+        record(store, run_of(story))
+
+    # Runs of one millisecond have no order.
+    assert {run.story for run in store.recent(HANDLER, 60.0)} == set(stories)
+    assert store.recent("another.handler", 60.0) == []
+
+
+def recording_store(kind: str, url: str, namespace: str, recording: Recording) -> MemoryStore | RedisStore:
+    if kind == "memory":
+        return MemoryStore(TERMS, recording=recording)
+    if kind == "fused":
+        return FusedStore(url, TERMS, namespace, "choreo.events", f"{namespace}:broker:", recording=recording)
+    return RedisStore(url, TERMS, namespace, recording=recording)
+
+
+@pytest.mark.parametrize("kind", ["memory", "redis", "fused"])
+def test_the_length_of_the_record_is_bounded(kind, redis_url, namespace):
+    store = recording_store(kind, redis_url, namespace, Recording(length=SHELVES * 100))
+    stories = [f"s-{number}" for number in range(20_000) if shelf(f"s-{number}") == 5][:400]
+    for story in stories:
+        record(store, run_of(story))
+
+    kept = [story for story in stories if store.runs(HANDLER, story)]
+
+    # Redis drops whole blocks of entries.
+    assert kept == stories[-len(kept) :]
+    assert 100 <= len(kept) <= (400 if kind == "memory" else 250)
+
+
+@pytest.mark.parametrize("kind", ["redis", "fused"])
+def test_old_runs_are_dropped(kind, redis_url, namespace):
+    store = recording_store(kind, redis_url, namespace, Recording(lifetime=timedelta(seconds=100)))
+    record(store, run_of("s-1"))
+
+    with redis.Redis.from_url(redis_url) as client:
+        (key,) = client.scan_iter(f"{namespace}:*:runs:*")
+        assert 0 < client.pttl(key) <= 100_000
+
+
+def test_old_runs_are_dropped_from_memory():
+    now = 1000.0
+    store = MemoryStore(TERMS, lambda: now, recording=Recording(lifetime=timedelta(seconds=100)))
+    record(store, run_of("s-1"))
+    now += 101
+    record(store, run_of("s-2"))
+
+    assert store.runs(HANDLER, "s-1") == []
+    assert len(store.runs(HANDLER, "s-2")) == 1
+
+
+def test_a_broken_record_stops_no_commit(redis_rig):
+    """A key of the wrong type, as a careless program could leave it."""
+    for number in range(SHELVES):
+        redis_rig.client.set(f"{redis_rig.prefix}:{{{HANDLER}}}:runs:{number}", "junk")
+
+    record(redis_rig.store, run_of("s-1"), unit="e-1")
+
+    assert redis_rig.store.begin(claim("B")).verdict is Verdict.DONE
+
+
+def test_an_entry_of_a_later_version_is_left_out(redis_rig):
+    record(redis_rig.store, run_of("s-1"))
+    key = f"{redis_rig.prefix}:{{{HANDLER}}}:runs:{shelf('s-1')}"
+    redis_rig.client.xadd(key, {"": '["=s-1", {"new": "form"}]'})
+    redis_rig.client.xadd(key, {"": "=s-1, which is no JSON"})
+
+    assert len(redis_rig.store.runs(HANDLER, "s-1")) == 1
+
+
+def test_a_sample_takes_whole_stories():
+    wanted = [story for story in (str(uuid4()) for _ in range(4000)) if Recording(sample=0.25).wants(story)]
+
+    assert 800 < len(wanted) < 1200
+    assert all(Recording(sample=0.25).wants(story) for story in wanted)
+    assert not Recording(sample=0)
+    assert not Recording(length=0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("length", -1), ("length", 1.5), ("length", True), ("lifetime", 0), ("lifetime", "a week"), ("sample", 1.1)],
+)
+def test_a_setting_that_cannot_work_is_refused(setting, value):
+    with pytest.raises(DeclarationError, match=f"choreo_record_{setting} = "):
+        Recording.of({f"choreo_record_{setting}": value})
+
+
+def test_settings_say_what_is_recorded():
+    settings = {"choreo_record_length": 500, "choreo_record_lifetime": 3600, "choreo_record_sample": 0.5}
+
+    assert Recording.of(settings) == Recording(500, timedelta(hours=1), 0.5)
+    assert Recording.of({}) == Recording()
