@@ -4,6 +4,7 @@ import json
 from datetime import UTC, datetime
 
 import click
+from rich.text import Text
 
 from choreo.cli import completion
 from choreo.cli.app import check_owners, say, speaking
@@ -53,5 +54,5 @@ def _row(one: Stuck) -> list[str]:
     return [at, what, count(one.count), f"{one.cause}{who}"]
 
 
-def _steps(found: list[Stuck]) -> list[object]:
+def _steps(found: list[Stuck]) -> list[Text]:
     return [text(f"DO  {step}") for step in dict.fromkeys(one.do for one in found if one.do)]

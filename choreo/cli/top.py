@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 
 import click
 from rich.console import Group
@@ -16,6 +16,7 @@ from choreo.cli import completion
 from choreo.cli.app import check_owners, say, speaking
 from choreo.cli.figures import count, rate, size, span
 from choreo.cli.tables import Cell, Column, console, show, table, text
+from choreo.errors import StoreError
 from choreo.observe.handlers import HandlerState
 from choreo.observe.overview import Overview, Version
 from choreo.observe.server import Server
@@ -90,14 +91,17 @@ def _twice(looking: Top, owners: tuple[str, ...], interval: float) -> Overview:
 
 
 def _live(looking: Top, owners: tuple[str, ...], interval: float) -> None:
-    with _single_keys(), Live(console=console(), screen=True, auto_refresh=False) as live:
+    shown = screen(looking.look(*owners))
+    with suppress(KeyboardInterrupt), _single_keys(), Live(console=console(), screen=True, auto_refresh=False) as live:
         while True:
-            try:
-                live.update(screen(looking.look(*owners)), refresh=True)
-                if _pressed(interval) in ("q", "Q"):
-                    return
-            except KeyboardInterrupt:
+            live.update(shown, refresh=True)
+            if _pressed(interval) in ("q", "Q"):
                 return
+            try:
+                shown = screen(looking.look(*owners))
+            except StoreError as error:
+                # The last screen stays, since the store may come back.
+                shown = Group(text((f"The store does not answer: {error}", "red")), shown)
 
 
 @contextmanager
@@ -178,8 +182,8 @@ def _facts(found: Overview) -> Table:
 
 
 def _lines(found: Overview) -> Iterator[tuple[str, Cell]]:
-    if found.versions:
-        yield "VERSIONS", _versions(found)
+    if versions := _versions(found):
+        yield "VERSIONS", versions
     if found.mixed:
         yield "DIVIDED", (f"live workers declare different handlers: {', '.join(found.mixed)}", "yellow")
     for server in found.servers:
@@ -197,11 +201,13 @@ def _lines(found: Overview) -> Iterator[tuple[str, Cell]]:
 
 
 def _versions(found: Overview) -> str:
-    services = dict.fromkeys(version.service for version in found.versions)
-    told = {name: [version for version in found.versions if version.service == name] for name in services}
-    # Services that run several versions at once come first.
+    told: dict[str, list[Version]] = {}
+    for version in found.versions:
+        told.setdefault(version.service, []).append(version)
+    # Services that run several versions at once come first. A single one that is unknown says nothing.
     order = sorted(told, key=lambda name: (len(told[name]) == 1, name))
-    return "; ".join(f"{name} {', '.join(_version(one, told[name][0], found) for one in told[name])}" for name in order)
+    known = [name for name in order if len(told[name]) > 1 or told[name][0].version]
+    return "; ".join(f"{name} {', '.join(_version(one, told[name][0], found) for one in told[name])}" for name in known)
 
 
 def _version(one: Version, newest: Version, found: Overview) -> str:
@@ -223,8 +229,12 @@ def _server(server: Server) -> str:
 
 def _coming(found: Overview) -> str:
     coming = found.coming
-    kinds = {"retries": coming.retries, "deadlines": coming.deadlines, "delayed": coming.delayed}
-    told = ", ".join(f"{number:,} {kind}" for kind, number in kinds.items() if number)
+    kinds = [
+        (coming.retries, "retry", "retries"),
+        (coming.deadlines, "deadline", "deadlines"),
+        (coming.delayed, "delayed event", "delayed events"),
+    ]
+    told = ", ".join(f"{number:,} {one if number == 1 else several}" for number, one, several in kinds if number)
     if not told or coming.first_at is None:
         return "nothing falls due"
     at = time.strftime("%H:%M:%S", time.gmtime(coming.first_at))
