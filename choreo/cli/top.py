@@ -9,13 +9,11 @@ from contextlib import closing, contextmanager, suppress
 import click
 from rich.console import Group
 from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from choreo.cli import completion
 from choreo.cli.app import check_owners, say, speaking
 from choreo.cli.figures import count, rate, size, span
-from choreo.cli.tables import Cell, Column, console, show, table, text
+from choreo.cli.tables import Piece, facts, screen, table, text, whole
 from choreo.errors import StoreError
 from choreo.observe.handlers import HandlerState
 from choreo.observe.overview import Overview, Version
@@ -24,18 +22,7 @@ from choreo.observe.top import Top
 from choreo.service import Service
 from choreo.store.schedule import DELAYED
 
-_COLUMNS = [
-    Column("HANDLER"),
-    Column("WAIT", is_number=True),
-    Column("OLDEST", is_number=True),
-    Column("IN/s", is_number=True),
-    Column("OUT/s", is_number=True),
-    Column("P95", is_number=True),
-    Column("ETA", is_number=True),
-    Column("DEAD", is_number=True),
-    Column("LATER", is_number=True),
-    Column("WORKERS"),
-]
+_NUMBERS = ("WAIT", "OLDEST", "IN/s", "OUT/s", "P95", "ETA", "DEAD", "LATER")
 
 
 @click.command()
@@ -71,12 +58,12 @@ def top(app: Service, owners: tuple[str, ...], once: bool, as_json: bool, interv
     """
     check_owners(app, owners, app.runtime.store.handlers())
     with closing(app.observe.watch()) as looking:
-        if once or as_json or not console().is_terminal or console().is_dumb_terminal:
+        if once or as_json or not screen().is_terminal or screen().is_dumb_terminal:
             found = _twice(looking, owners, 1.0 if interval is None else interval)
             if as_json:
                 say(json.dumps(found.to_dict()))
             else:
-                show(screen(found))
+                whole(screen(), drawn(found))
             if (once or as_json) and found.troubles:
                 click.get_current_context().exit(1)
         else:
@@ -91,14 +78,14 @@ def _twice(looking: Top, owners: tuple[str, ...], interval: float) -> Overview:
 
 
 def _live(looking: Top, owners: tuple[str, ...], interval: float) -> None:
-    shown = screen(looking.look(*owners))
-    with suppress(KeyboardInterrupt), _single_keys(), Live(console=console(), screen=True, auto_refresh=False) as live:
+    shown = drawn(looking.look(*owners))
+    with suppress(KeyboardInterrupt), _single_keys(), Live(console=screen(), screen=True, auto_refresh=False) as live:
         while True:
             live.update(shown, refresh=True)
             if _pressed(interval) in ("q", "Q"):
                 return
             try:
-                shown = screen(looking.look(*owners))
+                shown = drawn(looking.look(*owners))
             except StoreError as error:
                 # The last screen stays, since the store may come back.
                 shown = Group(text((f"The store does not answer: {error}", "red")), shown)
@@ -132,16 +119,18 @@ def _pressed(seconds: float) -> str:
     return sys.stdin.read(1) if ready else ""
 
 
-def screen(found: Overview) -> Group:
+def drawn(found: Overview) -> Group:
     """One screen."""
     order = sorted(found.handlers, key=lambda state: (not state.trouble, -(state.waiting or 0), state.name))
-    parts: list[Table | Text] = [table(_COLUMNS, map(_row, order))]
-    if not found.handlers:
-        parts = [text("No handler is known. A service makes itself known when its worker starts.")]
-    return Group(*parts, _facts(found))
+    rows = table("HANDLER", *_NUMBERS, "WORKERS", kept=(*_NUMBERS, "WORKERS"), right=_NUMBERS, gap=1)
+    for state in order:
+        rows.add_row(*map(text, _row(state)))
+    nothing = text("No handler is known. A service makes itself known when its worker starts.")
+    told = facts((name, text(piece)) for name, piece in _lines(found))
+    return Group(rows if order else nothing, told)
 
 
-def _row(state: HandlerState) -> list[Cell]:
+def _row(state: HandlerState) -> list[Piece]:
     style = "red" if state.trouble else ""
     cells = [
         state.name,
@@ -171,17 +160,7 @@ def _workers(state: HandlerState) -> str:
     return f"{state.workers} {pools[0]}" if len(state.pools) == 1 and pools else str(state.workers)
 
 
-def _facts(found: Overview) -> Table:
-    """The lines below the table: a name, and what there is to say."""
-    made = Table.grid(padding=(0, 1, 0, 0))
-    made.add_column(no_wrap=True)
-    made.add_column(overflow="fold")
-    for name, cell in _lines(found):
-        made.add_row(Text(name, style="bold"), text(cell))
-    return made
-
-
-def _lines(found: Overview) -> Iterator[tuple[str, Cell]]:
+def _lines(found: Overview) -> Iterator[tuple[str, Piece]]:
     if versions := _versions(found):
         yield "VERSIONS", versions
     if found.mixed:
