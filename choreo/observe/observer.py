@@ -34,7 +34,7 @@ class Observer:
         self._waiting_in, self._undeclared = waiting_in, undeclared
         self._new_top = new_top
 
-    def top(self, *owners: str) -> Overview:
+    def top(self, *only: str) -> Overview:
         """
         The state of the whole platform, with all handlers, or those of these services and handlers.
 
@@ -42,19 +42,19 @@ class Observer:
         Raises `StoreError`.
         """
         with closing(self.watch()) as top:
-            return top.look(*owners)
+            return top.look(*only)
 
     def watch(self) -> Top:
         """What looks at the state of the platform again and again. Close it at the end."""
         return self._new_top()
 
-    def stuck(self, *owners: str, older: float = 0.0) -> list[Stuck]:
+    def stuck(self, *only: str, older: float = 0.0) -> list[Stuck]:
         """
         All that waits and does not go on for longer than ``older`` seconds, the oldest first.
 
         Of all services, or of these services and handlers. Asks the store and the broker. Raises `StoreError`.
         """
-        return stuck_in(self.top(*owners), self._store, older, is_all=not owners)
+        return stuck_in(self.top(*only), self._store, older, is_all=not only)
 
     def map(self) -> Map:
         """

@@ -518,10 +518,10 @@ class MemoryStore(Store):
         return Backlog(len(due), now - min(due, default=now), len(later), min(later, default=None), reminded)
 
     @_locked
-    def upcoming(self, owner: str, seconds: float, limit: int) -> list[tuple[str, float]]:
+    def upcoming(self, name: str, seconds: float, limit: int) -> list[tuple[str, float]]:
         """Ids of entries that fall due within so many seconds, and when: the first ``limit`` of them."""
         now = self._clock()
-        entries = [(entry.due, key) for key, entry in self._drawers[owner].calendar.items() if not entry.was_sent]
+        entries = [(entry.due, key) for key, entry in self._drawers[name].calendar.items() if not entry.was_sent]
         return [(key, due) for due, key in sorted(entries) if now < due <= now + seconds][:limit]
 
     @_locked

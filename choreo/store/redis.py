@@ -311,9 +311,9 @@ class RedisStore(Store):
         late = max(now - first[0][1], 0) / 1000 if first else 0.0
         return Backlog(ready, late, later, following[0][1] / 1000 if following else None, reminded)
 
-    def upcoming(self, owner: str, seconds: float, limit: int) -> list[tuple[str, float]]:
+    def upcoming(self, name: str, seconds: float, limit: int) -> list[tuple[str, float]]:
         """Ids of entries that fall due within so many seconds, and when: the first ``limit`` of them."""
-        due = self._calendar(owner)[0]
+        due = self._calendar(name)[0]
         now = self._calls.time(due) * 1000
         found = self._calls.ask(
             lambda client: client.zrangebyscore(due, f"({now}", now + seconds * 1000, 0, limit, withscores=True)
