@@ -172,7 +172,7 @@ def _lines(found: Overview) -> Iterator[tuple[str, Piece]]:
         yield "NAMESPACES", ", ".join(others) or "none"
     for loop in found.loops:
         circle = " <-> ".join(loop.types)
-        about = f"{loop.subject or loop.story} has {loop.events:,} events in {span(loop.seconds)}: {circle}"
+        about = f"{loop.subject or loop.story} has at least {loop.events:,} events in {span(loop.seconds)}: {circle}"
         yield "LOOPS", (about, "red")
     yield "NEXT HOUR", _coming(found)
     for trouble in found.troubles:

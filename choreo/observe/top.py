@@ -132,12 +132,12 @@ class Top:
 
     def _loops(self, facts: Sequence[Facts], now: float) -> list[Loop]:
         suspects = {
-            (fact.name, story)
+            (fact.name, *story)
             for fact in facts
-            for story, count in Counter(run.story for run in fact.runs or ()).items()
+            for story, count in Counter((run.story, run.subject) for run in fact.runs or ()).items()
             if count >= SUSPECT
         }
-        runs = (run for name, story in suspects for run in self._store.runs(name, story))
+        runs = (run for suspect in suspects for run in self._store.runs(*suspect))
         return loops_in(run for run in runs if run.at > now - LOOP_WINDOW)
 
     def _coming(self, names: Sequence[str], now: float) -> Coming:
