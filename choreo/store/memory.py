@@ -28,9 +28,9 @@ from choreo.store.joins import Arrival, JoinState
 from choreo.store.parts import mark_of
 from choreo.store.port import Store
 from choreo.store.presence import MOST_GONE, MOST_SEEN, SEEN_FOR, Presence, Program
-from choreo.store.register import Declared, Listening
+from choreo.store.register import MOST_UNHEARD, Declared, Listening, UnheardType
 from choreo.store.runs import Recording, Run, entries, from_text, is_subject, subject_entry
-from choreo.store.schedule import DEADLINE_PREFIX, Backlog, Scheduled, deadline_id
+from choreo.store.schedule import DEADLINE_PREFIX, Backlog, Scheduled, Unreadable, deadline_id
 from choreo.store.terms import Terms
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -221,6 +221,7 @@ class Content:
     registers: dict[str, _Register] = field(default_factory=lambda: defaultdict(_Register))
     rolls: dict[str, _Roll] = field(default_factory=lambda: defaultdict(_Roll))
     joins: dict[str, str] = field(default_factory=dict)
+    unheard: dict[str, UnheardType] = field(default_factory=dict)
     tended: dict[str, float] = field(default_factory=dict)
 
 
@@ -258,6 +259,7 @@ class MemoryStore(Store):
         self._registers = content.registers
         self._rolls = content.rolls
         self._joins = content.joins
+        self._unheard = content.unheard
         self._tended = content.tended
 
     @_locked
@@ -385,10 +387,11 @@ class MemoryStore(Store):
         unit.deliveries = max(unit.deliveries - 1, 0)
 
     @_locked
-    def record_end(self, handler: str, unit: str, text: str) -> None:
+    def record_end(self, handler: str, unit: str, text: str, tokens: Sequence[str] = ()) -> None:
         """Record how the process ended that ran this unit."""
         state = self._unit(Claim(handler, unit, ""))
-        if state.token:
+        begins = tuple(token for token in tokens if token.endswith("-"))
+        if state.token and (not tokens or state.token in tokens or state.token.startswith(begins)):
             state.ended = state.deliveries, text
 
     @_locked
@@ -399,10 +402,10 @@ class MemoryStore(Store):
         return LastEnd(text if number >= state.deliveries - 1 else "", state.before)
 
     @_locked
-    def returned(self, handler: str, delivery: str) -> int:
+    def returned(self, handler: str, delivery: str, by: int = 1) -> int:
         """Count one more return of a delivery that no claim counts."""
         returns = self._drawers[handler].returns
-        returns[delivery] += 1
+        returns[delivery] += by
         return returns[delivery]
 
     @_locked
@@ -489,7 +492,7 @@ class MemoryStore(Store):
         )
 
     @_locked
-    def due(self, name: str, limit: int, hold: float) -> list[tuple[str, Message | None]]:
+    def due(self, name: str, limit: int, hold: float) -> list[tuple[str, Message | Unreadable | None]]:
         """Up to ``limit`` messages that are due. They are due again after ``hold`` seconds unless `sent` is called."""
         handed_out = self._drawers[name].calendar.hand_out(self._clock(), limit, hold)
         # As text and back: in Redis a message is kept as text.
@@ -515,7 +518,8 @@ class MemoryStore(Store):
         due = [entry.due for entry in entries if not entry.was_sent and entry.due <= now]
         later = [entry.due for entry in entries if not entry.was_sent and entry.due > now]
         reminded = sum(entry.was_sent for entry in entries)
-        return Backlog(len(due), now - min(due, default=now), len(later), min(later, default=None), reminded)
+        joins = sum(key.startswith(DEADLINE_PREFIX) for key in self._drawers[name].calendar)
+        return Backlog(len(due), now - min(due, default=now), len(later), min(later, default=None), reminded, joins)
 
     @_locked
     def upcoming(self, name: str, seconds: float, limit: int) -> list[tuple[str, float]]:
@@ -644,6 +648,12 @@ class MemoryStore(Store):
             roll.announce(announced, now)
 
     @_locked
+    def services(self) -> list[str]:
+        """Every service that ever had a worker, or announced an event, sorted."""
+        reported = {service for service, roll in self._rolls.items() if roll.programs}
+        return sorted({name.partition(".")[0] for name in self._handlers} | reported)
+
+    @_locked
     def leave(self, service: str, program: str) -> None:
         """Report that this program ends."""
         roll, now = self._rolls[service], self._clock()
@@ -660,12 +670,7 @@ class MemoryStore(Store):
             Program.from_json(program.to_json(), name=name, seen=seen, is_alive=until > now)
             for name, (until, seen, program) in roll.programs.items()
         ]
-        return Presence(
-            sorted((one for one in programs if one.is_alive), key=lambda one: (one.since, one.name)),
-            sorted((one for one in programs if not one.is_alive), key=lambda one: (-one.seen, one.name)),
-            dict(roll.descriptions),
-            dict(sorted(roll.announced.items())),
-        )
+        return Presence.of(programs, roll.descriptions, roll.announced)
 
     @property
     def recording(self) -> Recording:
@@ -710,6 +715,19 @@ class MemoryStore(Store):
         since = self._clock() - seconds
         found = [run for run in self._drawers[handler].runs if run.at >= since]
         return found[-limit:]
+
+    @_locked
+    def note_unheard(self, source: str, counts: Mapping[str, int]) -> None:
+        """Count events that reached no queue."""
+        for kind, count in counts.items():
+            if kind in self._unheard or len(self._unheard) < MOST_UNHEARD:
+                before = self._unheard[kind].count if kind in self._unheard else 0
+                self._unheard[kind] = UnheardType(before + count, self._clock(), source)
+
+    @_locked
+    def unheard(self) -> dict[str, UnheardType]:
+        """The types of events that reached no queue, sorted."""
+        return dict(sorted(self._unheard.items()))
 
     def ping(self) -> None:
         """Do nothing: this store always answers."""

@@ -93,6 +93,18 @@ class Presence:
     #: The types that its programs have announced outside of handlers → the time at which one last began to.
     announced: Mapping[str, float] = field(default_factory=dict)
 
+    @classmethod
+    def of(
+        cls, programs: Sequence[Program], descriptions: Mapping[str, str], announced: Mapping[str, float]
+    ) -> "Presence":
+        """The presence of these programs, alive or gone, in order."""
+        return cls(
+            sorted((one for one in programs if one.is_alive), key=lambda one: (one.since, one.name)),
+            sorted((one for one in programs if not one.is_alive), key=lambda one: (-one.seen, one.name)),
+            dict(descriptions),
+            dict(sorted(announced.items())),
+        )
+
     @property
     def seen(self) -> float:
         """The time of the last sign of life of any of its programs; 0 if there never was one."""
@@ -103,9 +115,11 @@ class Presence:
         """
         The descriptions that hold now, each once, that of the newest worker first.
 
-        If no worker lives, it is that of the program that was seen last. Several mean that workers with different
-        declarations run as one service.
+        If no worker lives, it is that of the last one; if there never was one, that of the program that was seen last,
+        which need not import the modules of the handlers. Several mean that workers with different declarations run as
+        one service.
         """
-        programs = [*reversed(self.workers)] or [*self.gone][:1]
+        last = [program for program in self.gone if program.is_worker] or [*self.gone]
+        programs = [*reversed(self.workers)] or last[:1]
         digests = dict.fromkeys(program.digest for program in programs)
         return [self.descriptions[digest] for digest in digests if digest in self.descriptions]

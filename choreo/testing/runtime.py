@@ -6,9 +6,12 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
+from choreo.broker.depths import Depth
 from choreo.broker.publisher import Publisher
 from choreo.broker.topology import Topology
+from choreo.declare.context import Context
 from choreo.delivery.lease_keeper import LeaseKeeper
+from choreo.observe.readings import Readings
 from choreo.runtime import Runtime
 from choreo.service import Service
 from choreo.store.claims import Claim
@@ -53,6 +56,11 @@ class StageRuntime(Runtime):
         return self._real.topology
 
     @cached_property
+    def contexts(self) -> Callable[..., Context]:
+        """Makes plain contexts: a test records no spans."""
+        return Context
+
+    @cached_property
     def lane(self) -> Any:
         """The fast lane of the service itself."""
         return self._real.lane
@@ -61,9 +69,24 @@ class StageRuntime(Runtime):
         """Nothing: the queues of a test hold only messages of handlers that are declared."""
         return {}
 
+    def new_readings(self) -> Readings:
+        """Reads the store of the test. No broker has the queues of a test."""
+        return Readings(self.store, NoQueues(), self.queue_of)
+
     def queue_of(self, name: str) -> str:
         """The name of a queue. In a test it has no namespace."""
         return name
+
+
+class NoQueues:
+    """Looks into no queue."""
+
+    def look(self, queues: Sequence[str]) -> Mapping[str, Depth]:  # noqa: ARG002
+        """Nothing."""
+        return {}
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 class Unkept(LeaseKeeper):
