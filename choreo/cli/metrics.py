@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @speaking
 def metrics(app: Service, port: int | None, host: str) -> None:
     """
-    Print the metrics of the platform, in the text format of Prometheus.
+    Print or serve metrics of the platform for Prometheus.
 
     They are what Flower and celery-exporter do not know: what waits for each handler and since when, dead letters,
     pending joins, the schedule, live workers, the store's memory. With --port they are served, and read anew for each
