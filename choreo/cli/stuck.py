@@ -25,9 +25,9 @@ from choreo.store.schedule import DELAYED
 @speaking
 def stuck(app: Service, names: tuple[str, ...], older: float, as_json: bool) -> None:
     """
-    Show all that is stuck, by cause, the oldest first, and the next step for each.
+    Show all that is stuck, by cause, with the next step.
 
-    Messages that no worker takes, messages that come back because their worker dies, retries and deadlines that no
+    The oldest comes first. Messages that no worker takes, messages that come back because their worker dies, retries and deadlines that no
     worker sends, joins past their deadline, dead letters, and what waits because of a pause.
 
     The exit code is 1 if anything is stuck.

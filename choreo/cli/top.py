@@ -38,7 +38,7 @@ _NUMBERS = ("WAIT", "OLDEST", "IN/s", "OUT/s", "P95", "ETA", "DEAD", "LATER")
 @speaking
 def top(app: Service, names: tuple[str, ...], once: bool, as_json: bool, interval: float | None) -> None:
     """
-    Show what waits for each handler, how fast it works, and who works for it.
+    Show what waits for each handler, and who works for it.
 
     WAIT is the number of messages in its queue, OLDEST the age of the event that is next (- on RabbitMQ). IN, OUT and
     P95 (95 of 100 runs took no longer) are from the record of runs of the last minute. ETA is the time until the queue
