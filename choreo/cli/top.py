@@ -174,6 +174,9 @@ def _lines(found: Overview) -> Iterator[tuple[str, Piece]]:
         circle = " <-> ".join(loop.types)
         about = f"{loop.subject or loop.story} has at least {loop.events:,} events in {span(loop.seconds)}: {circle}"
         yield "LOOPS", (about, "red")
+    for kind, unheard in found.unheard.items():
+        ago = span(found.at.timestamp() - unheard.last)
+        yield "UNHEARD", (f"{kind} from {unheard.source}: {unheard.count:,}x, the last {ago} ago", "yellow")
     yield "NEXT HOUR", _coming(found)
     for trouble in found.troubles:
         yield "TROUBLE", (trouble, "red")

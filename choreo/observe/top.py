@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
-from choreo.broker.depths import Depth, Depths
+from choreo.broker.depths import Depth
 from choreo.delivery.undeclared import UndeclaredHandlers, is_handler, service_of
 from choreo.masking import shown_url
 from choreo.observe.handlers import EACH, WINDOW, Facts, HandlerState, versions
@@ -20,9 +20,12 @@ from choreo.observe.server import Server
 from choreo.store.claims import OUTBOX_GRACE
 from choreo.store.port import Store
 from choreo.store.presence import Presence
+from choreo.store.register import UnheardType
 from choreo.store.runs import SHELVES, Run
-from choreo.store.schedule import DEADLINE_PREFIX, DELAYED
+from choreo.store.schedule import DEADLINE_PREFIX, DELAYED, Backlog
 
+#: Seconds of the past in which events that reached no queue are told.
+DAY = 86_400.0
 #: Seconds of the future that `Coming` is about.
 HOUR = 3600.0
 #: The most entries of one schedule that are looked at for `Coming`.
@@ -31,6 +34,22 @@ MOST_COMING = 1000
 LOOP_WINDOW = 300.0
 #: A story with so many of the last runs of a handler is looked at as a whole.
 SUSPECT = 15
+
+
+class Queues(Protocol):
+    """`choreo.broker.depths.Depths`, as this file needs it."""
+
+    def look(self, queues: Sequence[str]) -> Mapping[str, Depth]:
+        """Queue → what waits in it. Raises the broker's errors."""
+
+    def namespaces(self) -> list[str] | None:
+        """The namespaces on this broker; None if it does not tell."""
+
+    def server(self) -> Mapping[str, Any] | None:
+        """What the broker's Redis tells of itself; None if it is none."""
+
+    def close(self) -> None:
+        """Close the connection. A later call opens it again."""
 
 
 class Top:
@@ -45,7 +64,7 @@ class Top:
     def __init__(
         self,
         store: Store,
-        depths: Depths,
+        depths: Queues,
         queue_of: Callable[[str], str],
         undeclared: UndeclaredHandlers,
         *,
@@ -74,7 +93,8 @@ class Top:
             servers=self._servers(),
             namespaces=namespaces,
             loops=self._loops(facts, now),
-            coming=self._coming(names if only else [*names, DELAYED], now),
+            coming=self._coming({fact.name: fact.backlog for fact in facts}, now, with_delayed=not only),
+            unheard=self._unheard(now),
             broker_error=error,
         )
 
@@ -90,8 +110,8 @@ class Top:
                 now,
                 None if depths is None else depths.get(queue, Depth(0)),
                 presences[service_of(name)],
-                self._store.letter_count(name),
-                self._store.letter_times(name),
+                letters := self._store.letter_count(name),
+                self._store.letter_times(name) if letters else None,
                 self._store.backlog(name),
                 self._recent(name),
                 self._store.recording.sample,
@@ -140,11 +160,12 @@ class Top:
         runs = (run for suspect in suspects for run in self._store.runs(*suspect))
         return loops_in(run for run in runs if run.at > now - LOOP_WINDOW)
 
-    def _coming(self, names: Sequence[str], now: float) -> Coming:
+    def _coming(self, backlogs: Mapping[str, Backlog], now: float, *, with_delayed: bool) -> Coming:
+        names = [name for name, backlog in backlogs.items() if backlog.later]
         kinds = {"retries": 0, "deadlines": 0, "delayed": 0}
         first: tuple[float, str] | None = None
         is_more = False
-        for name in names:
+        for name in [*names, DELAYED] if with_delayed else names:
             entries = self._store.upcoming(name, HOUR, MOST_COMING)
             is_more = is_more or len(entries) == MOST_COMING
             for key, at in entries:
@@ -153,6 +174,10 @@ class Top:
                     kinds[kind] += 1
                     first = min(first or (at, name), (at, name))
         return Coming(**kinds, first_at=first and first[0], first=first[1] if first else "", is_more=is_more)
+
+    def _unheard(self, now: float) -> dict[str, UnheardType]:
+        """The types of the last day."""
+        return {kind: unheard for kind, unheard in self._store.unheard().items() if unheard.last > now - DAY}
 
 
 def _address(url: str) -> str:
