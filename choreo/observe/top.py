@@ -56,7 +56,8 @@ class Top:
     """
     Looks at a platform, again and again. Not safe in threads.
 
-    `look` raises `StoreError` if the store does not answer. The rate of incoming events needs two looks.
+    `look` raises `StoreError` if the store does not answer. The rate of incoming events needs two looks, or a `sample`
+    some time before the first.
     ``queue_of`` is a callback: it returns the name of a handler's queue. ``own_redis`` is the URL of the broker if it
     is a Redis, and not that of the store.
     """
@@ -80,7 +81,7 @@ class Top:
     def look(self, *only: str) -> Overview:
         """The platform as it is now, with all handlers, or those of these services and handlers."""
         now = self._store.now()
-        names = [name for name in self._store.handlers() if not only or {name, service_of(name)} & set(only)]
+        names = self._names(only)
         presences = {service: self._store.presence(service) for service in dict.fromkeys(map(service_of, names))}
         facts, error = self._facts(names, presences, now)
         namespaces, _ = self._asked(self._depths.namespaces)
@@ -97,6 +98,16 @@ class Top:
             unheard=self._unheard(now),
             broker_error=error,
         )
+
+    def sample(self, *only: str) -> None:
+        """Count only what waits, so that the next `look` knows how many events came in meanwhile."""
+        names = self._names(only)
+        depths, _ = self._asked(lambda: self._depths.look([self._queue_of(name) for name in names]))
+        found = {name: depths.get(self._queue_of(name), Depth(0)).count for name in names} if depths else {}
+        self._before = self._store.now(), found
+
+    def _names(self, only: Sequence[str]) -> list[str]:
+        return [name for name in self._store.handlers() if not only or {name, service_of(name)} & set(only)]
 
     def _facts(self, names: Sequence[str], presences: Mapping[str, Presence], now: float) -> tuple[list[Facts], str]:
         """What is known of each handler, and why the broker did not answer."""

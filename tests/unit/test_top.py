@@ -163,7 +163,7 @@ def test_rates_and_times_are_from_the_record(stage: Stage, app: Service, queues:
     queues.depths[QUEUE] = Depth(10)
 
     with_two_looks = app.observe.watch()
-    with_two_looks.look()
+    with_two_looks.sample()
     stage.wait(10)
     queues.depths[QUEUE] = Depth(12)
     (found,) = with_two_looks.look().handlers
