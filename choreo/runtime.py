@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from choreo.broker.publisher import Publisher
     from choreo.broker.queue import GuardedQueue
     from choreo.broker.topology import Topology
-    from choreo.broker.unheard import UnheardReports
     from choreo.declare.description import ServiceDescription
     from choreo.declare.subscription import Subscription
     from choreo.delivery.lease_keeper import LeaseKeeper
@@ -44,6 +43,8 @@ if TYPE_CHECKING:
     from choreo.observe.top import Top
     from choreo.operate.dead_letters import DeadLetters
     from choreo.operate.joins import Joins
+    from choreo.operate.stories import Stories
+    from choreo.reports import Reports
     from choreo.store.port import Store
     from choreo.store.presence import Program
     from choreo.store.schedule import Backlog
@@ -205,16 +206,16 @@ class Runtime:
             self._unheard_reports.note(event_type)
 
     @cached_property
-    def _unheard_reports(self) -> UnheardReports | None:
+    def _unheard_reports(self) -> Reports | None:
         """Tells the store of events that nobody hears. None if no setting says where the store is."""
-        from choreo.broker.unheard import UnheardReports
+        from choreo.reports import Reports
 
         try:
             # Here, and not in a thread: a child that is forked meanwhile would wait for its imports for ever.
             store = self.store
         except DeclarationError:
             return None
-        return UnheardReports(lambda counts: store.note_unheard(self.service_name, counts))
+        return Reports(lambda counts: store.note_unheard(self.service_name, counts), "events that nobody hears")
 
     @cached_property
     def contexts(self) -> Callable[..., Context]:
@@ -397,6 +398,13 @@ class Runtime:
             own_redis=own if is_apart else "",
         )
 
+    @cached_property
+    def stories(self) -> Stories:
+        """The pending stories of every service that uses this store."""
+        from choreo.operate.stories import Stories
+
+        return Stories(self.store, self.joins)
+
     def queue_of(self, name: str) -> str:
         """The name on the broker of the queue of this handler, or of any other of the service's queues."""
         return self.topology.name_of(name)
@@ -443,7 +451,7 @@ class Runtime:
         return [*self.registered_names(), DELAYED]
 
     def introduce(self) -> None:
-        """Register this service's handlers in the store, and describe its joins there. Raises `StoreError`."""
+        """Register this service's handlers in the store, and describe its joins and stories. Raises `StoreError`."""
         from choreo.declare.join import Join
 
         self.store.register(self.registered_names())

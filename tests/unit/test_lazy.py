@@ -84,10 +84,10 @@ def test_publishing_imports_no_worker() -> None:
 @pytest.mark.parametrize("lane", [True, False])
 def test_a_command_that_asks_redis_imports_neither_pydantic_nor_a_transport(lane: bool) -> None:
     modules = imported_by(
-        "import choreo.cli.dead_letters, choreo.cli.joins, choreo.cli.schedule\n"
+        "import choreo.cli.dead_letters, choreo.cli.joins, choreo.cli.schedule, choreo.cli.stories\n"
         "from choreo.cli.app import Where, command_line_service\n"
         f"app = command_line_service(Where(broker='redis://127.0.0.1:1/0')); app.conf.choreo_fast_lane = {lane}\n"
-        "app.dead_letters, app.joins"
+        "app.dead_letters, app.joins, app.stories"
     )
 
     assert "redis" in modules
@@ -117,7 +117,7 @@ def test_help_lists_every_command() -> None:
     done = subprocess.run([sys.executable, "-m", "choreo", "--help"], capture_output=True, text=True, timeout=60)
 
     listed = [line.split()[0] for line in done.stdout.partition("Commands:")[2].splitlines() if line.strip()]
-    assert listed == ["dead-letters", "joins", "map", "metrics", "publish", "schedule", "stuck", "top", "up"]
+    assert listed == "dead-letters joins map metrics publish schedule stories stuck top up".split()
 
 
 PACKAGES = pytest.mark.parametrize("package", [choreo, choreo.store], ids=lambda package: package.__name__)
