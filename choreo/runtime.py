@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from choreo.fast.lane import Lane
     from choreo.observe.observer import Observer
     from choreo.observe.readings import Readings
+    from choreo.observe.top import Top
     from choreo.operate.dead_letters import DeadLetters
     from choreo.operate.joins import Joins
     from choreo.operate.stories import Stories
@@ -376,7 +377,26 @@ class Runtime:
         """Looks at every service that uses this store."""
         from choreo.observe.observer import Observer
 
-        return Observer(self.store, self.queue_of, lambda queues: self.waiting_in(queues), self.undeclared)
+        return Observer(
+            self.store, self.queue_of, lambda queues: self.waiting_in(queues), self.undeclared, self.new_top
+        )
+
+    def new_top(self) -> Top:
+        """Looks at the state of the whole platform, with a connection of its own to the broker."""
+        from choreo.broker.connections import is_same_place, joined, redis_url
+        from choreo.broker.depths import Depths
+        from choreo.observe.top import Top
+
+        own = redis_url(joined(self._conf.broker_write_url)) or ""
+        is_apart = bool(own) and not is_same_place(self._conf.get("choreo_store_url") or own, own)
+        return Top(
+            self.store,
+            Depths(self._connect),
+            self.queue_of,
+            self.undeclared,
+            namespace=self.topology.namespace,
+            own_redis=own if is_apart else "",
+        )
 
     @cached_property
     def stories(self) -> Stories:

@@ -1,10 +1,14 @@
 """The observer of a service: looks at the whole platform. ``app.observe``."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 
 from choreo.declare.description import HandlerDescription, ServiceDescription
 from choreo.delivery.undeclared import UndeclaredHandlers, is_handler
 from choreo.observe.map import IdleQueue, Map, MappedService, drawn
+from choreo.observe.overview import Overview
+from choreo.observe.stuck import Stuck, stuck_in
+from choreo.observe.top import Top
 from choreo.store.port import Store
 from choreo.store.presence import Presence
 from choreo.store.register import UnheardType
@@ -15,7 +19,8 @@ class Observer:
     Looks at every service that uses this store. It changes nothing.
 
     ``queue_of`` is a callback: it returns the name of a handler's queue. ``waiting_in`` is a callback: it gets names of
-    queues, and returns the number of messages in each queue that exists; it may raise anything.
+    queues, and returns the number of messages in each queue that exists; it may raise anything. ``new_top`` is a
+    callback: it returns a `Top`.
     """
 
     def __init__(
@@ -24,9 +29,33 @@ class Observer:
         queue_of: Callable[[str], str],
         waiting_in: Callable[[Sequence[str]], Mapping[str, int]],
         undeclared: UndeclaredHandlers,
+        new_top: Callable[[], Top],
     ) -> None:
         self._store, self._queue_of = store, queue_of
         self._waiting_in, self._undeclared = waiting_in, undeclared
+        self._new_top = new_top
+
+    def top(self, *only: str) -> Overview:
+        """
+        The state of the whole platform, with all handlers, or those of these services and handlers.
+
+        Asks the store and the broker. The rate of incoming events is not known: it needs two looks, see `watch`.
+        Raises `StoreError`.
+        """
+        with closing(self.watch()) as top:
+            return top.look(*only)
+
+    def watch(self) -> Top:
+        """What looks at the state of the platform again and again. Close it at the end."""
+        return self._new_top()
+
+    def stuck(self, *only: str, older: float = 0.0) -> list[Stuck]:
+        """
+        All that waits and does not go on for longer than ``older`` seconds, the oldest first.
+
+        Of all services, or of these services and handlers. Asks the store and the broker. Raises `StoreError`.
+        """
+        return stuck_in(self.top(*only), self._store, older, is_all=not only)
 
     def map(self) -> Map:
         """

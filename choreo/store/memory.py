@@ -200,6 +200,8 @@ class _Drawer:
     parts: dict[str, _Gathering] = field(default_factory=lambda: defaultdict(_Gathering))
     calendar: _Calendar = field(default_factory=_Calendar)
     letters: dict[str, str] = field(default_factory=dict)
+    #: Dead letter → when it was recorded; also those that are gone.
+    letter_times: dict[str, float] = field(default_factory=dict)
     tally: Counter[str] = field(default_factory=Counter)
     #: Delivery → how often it came back: see `Claims.returned`.
     returns: Counter[str] = field(default_factory=Counter)
@@ -446,6 +448,7 @@ class MemoryStore(Store):
             drawer.tally[settlement.counted] += 1
         if settlement.letter:
             drawer.letters[settlement.letter[0]] = settlement.letter[1]
+            drawer.letter_times[settlement.letter[0]] = self._clock()
         for unwanted in settlement.unscheduled:
             drawer.calendar.pop(unwanted, None)
         for scheduled in settlement.scheduled:
@@ -529,9 +532,17 @@ class MemoryStore(Store):
         return Backlog(len(due), now - min(due, default=now), len(later), min(later, default=None), reminded, joins)
 
     @_locked
+    def upcoming(self, name: str, seconds: float, limit: int) -> list[tuple[str, float]]:
+        """Ids of entries that fall due within so many seconds, and when: the first ``limit`` of them."""
+        now = self._clock()
+        entries = [(entry.due, key) for key, entry in self._drawers[name].calendar.items() if not entry.was_sent]
+        return [(key, due) for due, key in sorted(entries) if now < due <= now + seconds][:limit]
+
+    @_locked
     def add_letter(self, handler: str, letter_id: str, letter: str, scheduled: Sequence[Scheduled] = ()) -> None:
         """Record a dead letter outside any unit."""
         self._drawers[handler].letters[letter_id] = letter
+        self._drawers[handler].letter_times[letter_id] = self._clock()
         for entry in scheduled:
             self.schedule(handler, entry)
 
@@ -544,6 +555,13 @@ class MemoryStore(Store):
     def letter_count(self, handler: str) -> int:
         """The number of dead letters of a handler."""
         return len(self._drawers[handler].letters)
+
+    @_locked
+    def letter_times(self, handler: str) -> tuple[float, float] | None:
+        """When the oldest and newest letter of a handler were recorded, in seconds since 1970; None: it has none."""
+        drawer = self._drawers[handler]
+        times = [at for key, at in drawer.letter_times.items() if key in drawer.letters]
+        return (min(times), max(times)) if times else None
 
     @_locked
     def letter(self, handler: str, letter_id: str) -> str | None:

@@ -325,6 +325,15 @@ class RedisStore(Store):
         joins = max(ready + later + reminded - messages_there, 0)
         return Backlog(ready, late, later, following[0][1] / 1000 if following else None, reminded, joins)
 
+    def upcoming(self, name: str, seconds: float, limit: int) -> list[tuple[str, float]]:
+        """Ids of entries that fall due within so many seconds, and when: the first ``limit`` of them."""
+        due = self._calendar(name)[0]
+        now = self._calls.time(due) * 1000
+        found = self._calls.ask(
+            lambda client: client.zrangebyscore(due, f"({now}", now + seconds * 1000, 0, limit, withscores=True)
+        )
+        return [(key.decode(), at / 1000) for key, at in found]
+
     def add_letter(self, handler: str, letter_id: str, letter: str, scheduled: Sequence[Scheduled] = ()) -> None:
         """Record a dead letter outside any unit."""
         # A delivery that cannot be read has no unit. Its dead letter is settled with a unit of its own.
@@ -344,6 +353,19 @@ class RedisStore(Store):
     def letter_count(self, handler: str) -> int:
         """The number of dead letters of a handler."""
         return int(self._calls.ask(lambda client: client.hlen(self._cabinet(handler)[0])))
+
+    def letter_times(self, handler: str) -> tuple[float, float] | None:
+        """When the oldest and newest letter of a handler were recorded, in seconds since 1970; None: it has none."""
+        index = self._cabinet(handler)[1]
+
+        def ask(client: Any) -> Any:
+            with client.pipeline(transaction=True) as pipeline:
+                pipeline.zrange(index, 0, 0, withscores=True)
+                pipeline.zrange(index, -1, -1, withscores=True)
+                return pipeline.execute()
+
+        first, last = self._calls.ask(ask)
+        return (first[0][1] / 1000, last[0][1] / 1000) if first and last else None
 
     def letter(self, handler: str, letter_id: str) -> str | None:
         """One dead letter as JSON; None if there is none with this id."""

@@ -188,10 +188,15 @@ def shelf(name: str) -> int:
     return crc32(name.encode(errors="replace")) % SHELVES
 
 
+def shelf_of(run: Run) -> int:
+    """The number of the list that keeps this run: that of its story, or of the subject that leads to the story."""
+    return shelf(run.subject if run.is_first else run.story)
+
+
 def entries(run: Run) -> list[tuple[str, str]]:
     """The entries that a run makes in its handler's record: the name of the list, and the text."""
     record = _record_of(run)
-    made = [(f"runs:{shelf(run.subject if run.is_first else run.story)}", _encode(record))]
+    made = [(f"runs:{shelf_of(run)}", _encode(record))]
     for story in run.others:
         record[_STORY] = "" if story == run.event else _short(story)
         made.append((f"runs:{shelf(story)}", _encode(record)))

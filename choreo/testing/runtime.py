@@ -12,6 +12,7 @@ from choreo.broker.topology import Topology
 from choreo.declare.context import Context
 from choreo.delivery.lease_keeper import LeaseKeeper
 from choreo.observe.readings import Readings
+from choreo.observe.top import Top
 from choreo.runtime import Runtime
 from choreo.service import Service
 from choreo.store.claims import Claim
@@ -73,6 +74,10 @@ class StageRuntime(Runtime):
         """Reads the store of the test. No broker has the queues of a test."""
         return Readings(self.store, NoQueues(), self.queue_of)
 
+    def new_top(self) -> Top:
+        """Looks at the store of the test. No broker has the queues of a test."""
+        return Top(self.store, NoQueues(), self.queue_of, self.undeclared)
+
     def queue_of(self, name: str) -> str:
         """The name of a queue. In a test it has no namespace."""
         return name
@@ -84,6 +89,12 @@ class NoQueues:
     def look(self, queues: Sequence[str]) -> Mapping[str, Depth]:  # noqa: ARG002
         """Nothing."""
         return {}
+
+    def namespaces(self) -> None:
+        """Nothing."""
+
+    def server(self) -> None:
+        """Nothing."""
 
     def close(self) -> None:
         """Do nothing."""
