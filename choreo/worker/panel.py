@@ -71,7 +71,8 @@ def _reporting(command: Callable[..., Any]) -> Callable[..., Any]:
         answer = command(state, *args, **options)
         presence = getattr(getattr(state.consumer, "controller", None), "presence", None)
         if presence is not None:
-            state.consumer.call_soon(presence.wake)
+            # Celery calls what is called soon in no order, so this is called after all that was called before it.
+            state.consumer.call_soon(state.consumer.call_soon, presence.wake)
         return answer
 
     return reporting

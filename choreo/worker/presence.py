@@ -43,8 +43,8 @@ class PresenceKeeper:
     def report(self) -> None:
         """Report once. A failure is logged."""
         try:
-            # By the store's clock, as all times that are compared with it.
-            self._program = replace(self._program, since=self._program.since or self._store.now())
+            # By the store's clock, and in whole milliseconds, as all times that are compared with it.
+            self._program = replace(self._program, since=self._program.since or int(self._store.now() * 1000) / 1000)
             now = replace(self._program, queues=consumed_by(self._worker), concurrency=_concurrency(self._worker))
             self._store.report(self._description.service, now, self._description.to_json(), TTL)
         except StoreError as error:
