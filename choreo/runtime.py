@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from choreo.delivery.undeclared import UndeclaredHandlers
     from choreo.events.message import Message
     from choreo.fast.lane import Lane
+    from choreo.observe.broker_look import BrokerLook
     from choreo.observe.observer import Observer
     from choreo.observe.top import Top
     from choreo.operate.dead_letters import DeadLetters
@@ -213,7 +214,7 @@ class Runtime:
         name = f"{node}/{os.getpid()} {file}".rstrip()
         about = {"host": gethostname(), "pid": os.getpid(), "version": self.version}
         about["choreo"] = sys.modules["choreo"].__version__
-        return Program(name, node, file=file, **{"since": time.time(), **about, **more})
+        return Program(name, node, file=file, module=self.module, **{"since": time.time(), **about, **more})
 
     @cached_property
     def version(self) -> str:
@@ -262,7 +263,7 @@ class Runtime:
             return MemoryStore(self.terms, recording=recording)
         from choreo.store.redis import RedisStore
 
-        prefix = ":".join(filter(None, ["choreo", self.topology.namespace]))
+        prefix = _prefix(self.topology.namespace)
         options = conf.broker_transport_options or {}
         # The setting is the broker's: it also applies to another database there, and to no other server.
         ssl = conf.broker_use_ssl if is_same_place(url, own) else None
@@ -274,6 +275,17 @@ class Runtime:
         broker = {name: options[option] for name, option in names.items() if option in options}
         exchange = self.topology.exchange.name
         return FusedStore(url, self.terms, prefix, exchange, ssl=ssl, transport=options, recording=recording, **broker)
+
+    def store_in(self, namespace: str) -> Store:
+        """The store of another namespace on the same server, for reading."""
+        from choreo.broker.connections import is_same_place, joined, redis_url
+        from choreo.store.redis import RedisStore
+
+        own = redis_url(joined(self._conf.broker_write_url))
+        url = self._conf.get("choreo_store_url") or own
+        ssl = self._conf.broker_use_ssl if is_same_place(url, own) else None
+        transport = self._conf.broker_transport_options or {}
+        return RedisStore(url, self.terms, _prefix(namespace), ssl=ssl, transport=transport)
 
     @cached_property
     def leases(self) -> LeaseKeeper:
@@ -312,8 +324,21 @@ class Runtime:
         from choreo.observe.observer import Observer
 
         return Observer(
-            self.store, self.queue_of, lambda queues: self.waiting_in(queues), self.undeclared, self.new_top
+            self.store,
+            self.queue_of,
+            lambda queues: self.waiting_in(queues),
+            self.undeclared,
+            self.new_top,
+            look=self.look_at_broker,
+            store_in=self.store_in,
+            namespace=self.topology.namespace,
         )
+
+    def look_at_broker(self, queues: Sequence[str], texts: Sequence[str]) -> BrokerLook:
+        """Look for messages with one of these texts in these queues, and in the hands of workers."""
+        from choreo.observe.broker_look import look_at_broker
+
+        return look_at_broker(self._connect, queues, texts)
 
     def new_top(self) -> Top:
         """Looks at the state of the whole platform, with a connection of its own to the broker."""
@@ -432,6 +457,10 @@ class Runtime:
 
         join = next((known for known in self.subscriptions if isinstance(known, Join) and known.name == handler), None)
         park(self, handler, message, error, join=join)
+
+
+def _prefix(namespace: str) -> str:
+    return ":".join(filter(None, ["choreo", namespace]))
 
 
 def defaults(runtime: Runtime) -> dict[str, Any]:

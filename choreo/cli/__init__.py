@@ -20,7 +20,9 @@ _COMMANDS = {
     "schedule": ("choreo.cli.schedule", "schedule"),
     "stuck": ("choreo.cli.stuck", "stuck"),
     "top": ("choreo.cli.top", "top"),
+    "trace": ("choreo.cli.trace", "trace"),
     "up": ("choreo.cli.up", "up"),
+    "why-not": ("choreo.cli.why_not", "why_not"),
 }
 
 

@@ -33,9 +33,11 @@ from choreo.store.joins import Arrival, Waiting
 from choreo.store.port import Store
 from choreo.store.presence import MOST_GONE, MOST_SEEN, SEEN_FOR, Presence, Program
 from choreo.store.redis_runs import RedisRuns
+from choreo.store.redis_search import RedisSearch
 from choreo.store.register import Declared, Listening
 from choreo.store.runs import Recording, Run, entries
 from choreo.store.schedule import DELAYED, Backlog, Scheduled, deadline_id
+from choreo.store.search import MOST, Kept, KeptUnit
 from choreo.store.terms import Terms
 
 logger = logging.getLogger(__name__)
@@ -511,6 +513,26 @@ class RedisStore(Store):
     def recent(self, handler: str, seconds: float, limit: int = 1000) -> list[Run]:
         """Runs whose outcome was recorded within the last ``seconds``, oldest first."""
         return self._runs.recent(handler, seconds, limit)
+
+    @cached_property
+    def _search(self) -> RedisSearch:
+        return RedisSearch(self._calls, self._key)
+
+    def find_scheduled(self, owner: str, texts: Sequence[str], most: int = MOST) -> tuple[list[Kept], bool]:
+        """The messages in this schedule that contain one of the texts; True if all were looked at."""
+        return self._search.find_scheduled(owner, texts, most)
+
+    def find_letters(self, handler: str, texts: Sequence[str], most: int = MOST) -> tuple[list[str], bool]:
+        """The dead letters of this handler, as JSON, that contain one of the texts; True if all were looked at."""
+        return self._search.find_letters(handler, texts, most)
+
+    def unit(self, handler: str, unit: str) -> KeptUnit | None:
+        """A unit that has begun and is not finished; None if there is none, or it is finished."""
+        return self._search.unit(handler, unit)
+
+    def namespaces(self) -> list[str] | None:
+        """The namespaces of the platforms on this server; None if there are too many keys to look at."""
+        return self._search.namespaces(self.prefix.partition(":")[0])
 
     def ping(self) -> None:
         """Raise `StoreError` unless the server answers."""

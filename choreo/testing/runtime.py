@@ -7,12 +7,15 @@ from functools import cached_property
 from typing import Any
 
 from choreo.broker.publisher import Publisher
+from choreo.broker.queued import Queued
 from choreo.broker.topology import Topology
 from choreo.delivery.lease_keeper import LeaseKeeper
+from choreo.observe.broker_look import BrokerLook
 from choreo.runtime import Runtime
 from choreo.service import Service
 from choreo.store.claims import Claim
 from choreo.store.memory import MemoryStore
+from choreo.testing.queues import PendingDelivery
 
 
 class StageRuntime(Runtime):
@@ -22,6 +25,10 @@ class StageRuntime(Runtime):
     ``real`` is the runtime that it stands in for. Topology and fast lane are those of ``real``: Celery may keep them
     for longer than the test.
     """
+
+    #: Callback: returns the deliveries that wait in the queues of the stage. Before it returns, it tells the store what
+    #: the services of the stage declare.
+    pending: Callable[[], Sequence[PendingDelivery]] = staticmethod(lambda: ())
 
     def __init__(
         self, real: Runtime, store: MemoryStore, publisher: Publisher, now: Callable[[], datetime] | None = None
@@ -60,6 +67,19 @@ class StageRuntime(Runtime):
     def waiting_in(self, queues: Sequence[str]) -> Mapping[str, int]:  # noqa: ARG002
         """Nothing: the queues of a test hold only messages of handlers that are declared."""
         return {}
+
+    def look_at_broker(self, queues: Sequence[str], texts: Sequence[str]) -> BrokerLook:  # noqa: ARG002
+        """All deliveries that wait on the stage."""
+        waiting, found = [one for one in self.pending() if one.event is not None], []
+        for one in waiting:
+            ahead = [other for other in waiting if other.handler == one.handler]
+            place = ahead.index(one) + 1
+            found.append(Queued(one.handler, one.event, one.attempt, position=place, count=len(ahead)))
+        return BrokerLook(found, is_open=True)
+
+    def store_in(self, namespace: str) -> MemoryStore:  # noqa: ARG002
+        """The store of the test: it has no other."""
+        return self._store
 
     def queue_of(self, name: str) -> str:
         """The name of a queue. In a test it has no namespace."""

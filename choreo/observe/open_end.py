@@ -1,0 +1,66 @@
+"""Open ends: what is still to be done for an event, and where it waits."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from choreo.broker.queued import Queued
+from choreo.delivery.dead_letter import DeadLetter
+from choreo.events.envelope import Envelope
+from choreo.operate.joins import PendingJoin
+from choreo.store.schedule import DELAYED
+from choreo.store.search import KeptUnit
+
+
+class Kind(StrEnum):
+    """Where an event waits."""
+
+    QUEUED = "queued"
+    #: A worker has it.
+    TAKEN = "taken"
+    #: The next attempt is scheduled.
+    RETRY = "retry"
+    #: It is scheduled, and is announced, or delivered to one handler, at its time.
+    LATER = "later"
+    #: A join waits for other events.
+    JOIN = "join"
+    LETTER = "dead letter"
+
+
+@dataclass(frozen=True)
+class OpenEnd:
+    """One thing that is still to be done."""
+
+    kind: Kind
+    #: The handler; `DELAYED` for an event that was delayed outside of handlers.
+    handler: str
+    #: The event. For a join: the part that came last.
+    event: Envelope
+    #: The attempt that is next, or that is made now; from 1.
+    attempt: int = 1
+    #: When it falls due, in seconds since 1970: the time of a retry or a delayed event, the deadline of a join.
+    due: float | None = None
+    #: True for an event that every handler will hear. False: this handler alone gets it.
+    is_announcement: bool = False
+    message: Queued | None = None
+    unit: KeptUnit | None = None
+    letter: DeadLetter | None = None
+    join: PendingJoin | None = None
+
+    @property
+    def service(self) -> str:
+        """The service of the handler; "" for an event that was delayed outside of handlers."""
+        return "" if self.handler == DELAYED else self.handler.partition(".")[0]
+
+    @property
+    def events(self) -> list[Envelope]:
+        """The event, or all parts of a join that are there."""
+        if self.join is not None and self.join.arrived:
+            return [part.envelope for part in self.join.arrived]
+        if self.letter is not None and self.letter.envelopes:
+            return list(self.letter.envelopes)
+        return [self.event]
+
+    @property
+    def stories(self) -> set[str]:
+        """The stories that it belongs to."""
+        return {event.correlation_id for event in self.events}
