@@ -16,6 +16,7 @@ from choreo.printing import lines
 _COMMANDS = {
     "dead-letters": ("choreo.cli.dead_letters", "dead_letters"),
     "joins": ("choreo.cli.joins", "joins"),
+    "map": ("choreo.cli.map", "map_"),
     "publish": ("choreo.cli.publish", "publish"),
     "schedule": ("choreo.cli.schedule", "schedule"),
     "stuck": ("choreo.cli.stuck", "stuck"),

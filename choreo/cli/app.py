@@ -26,6 +26,12 @@ from choreo.redis_client.refusals import is_explained
 from choreo.service import Service
 
 
+class NoServiceError(click.ClickException):
+    """`-A` names no service. The message is one line with the way out; the exit code is 2."""
+
+    exit_code = 2
+
+
 def speaking(command: Callable[..., None]) -> Callable[..., None]:
     """
     Decorator: passes a service, ``app``, to the command, and adds the options of `choreo.cli.where` to its own.
@@ -57,9 +63,13 @@ def command_line_service(where: Where) -> Service:
 
 def _configured_as(target: str, where: Where) -> Service:
     """A service with the whole configuration of another one: also TLS, transport options and terms."""
-    from choreo.cli.target import find_service
+    from choreo.local.discovery import DiscoveryError
+    from choreo.local.target import find_service
 
-    model = find_service(target)
+    try:
+        model = find_service(target)
+    except DiscoveryError as error:
+        raise NoServiceError(f"-A {lines(str(error))}") from error
     app = Service("command_line", config=None, terms=model.terms)
     app.conf = model.conf
     _load(app, f"the configuration of {target}")

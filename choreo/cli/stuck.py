@@ -1,6 +1,7 @@
 """`choreo stuck`: all that waits and does not go on, by cause."""
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import click
@@ -9,12 +10,10 @@ from choreo.cli import completion
 from choreo.cli.app import check_owners, say, speaking
 from choreo.cli.figures import count
 from choreo.cli.spans import SPAN
-from choreo.cli.tables import Column, show, table, text
+from choreo.cli.tables import screen, table, text, whole
 from choreo.observe.stuck import Stuck
 from choreo.service import Service
 from choreo.store.schedule import DELAYED
-
-_COLUMNS = [Column("SINCE (UTC)"), Column("WHAT"), Column("COUNT", is_number=True), Column("CAUSE")]
 
 
 @click.command()
@@ -41,9 +40,17 @@ def stuck(app: Service, owners: tuple[str, ...], older: float, as_json: bool) ->
     elif not found:
         say("Nothing is stuck.")
     else:
-        show(table(_COLUMNS, map(_row, found)), *_steps(found))
+        _print(found)
     if found:
         click.get_current_context().exit(1)
+
+
+def _print(found: Sequence[Stuck]) -> None:
+    rows = table("SINCE (UTC)", "WHAT", "COUNT", "CAUSE", kept=("SINCE (UTC)", "COUNT"), right=("COUNT",))
+    for one in found:
+        rows.add_row(*map(text, _row(one)))
+    steps = dict.fromkeys(one.do for one in found if one.do)
+    whole(screen(), rows, *(text(("DO", "bold"), f"  {step}") for step in steps))
 
 
 def _row(one: Stuck) -> list[str]:
@@ -51,7 +58,3 @@ def _row(one: Stuck) -> list[str]:
     who = f" ({', '.join(one.subjects)}{', ...' if one.count > len(one.subjects) else ''})" if one.subjects else ""
     what = "delayed events" if one.what == DELAYED else one.what
     return [at, what, count(one.count), f"{one.cause}{who}"]
-
-
-def _steps(found: list[Stuck]) -> list[object]:
-    return [text(f"DO  {step}") for step in dict.fromkeys(one.do for one in found if one.do)]

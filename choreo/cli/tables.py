@@ -1,94 +1,78 @@
-"""Tables in the terminal. Only the commands that print one import this, and rich with it."""
+"""Tables for people, by rich. Imported only by commands that print one: rich costs a third of a command's start."""
 
-import os
-import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from io import StringIO
+from itertools import zip_longest
 from typing import Any
 
 import click
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from choreo.printing import lines, one_line
+from choreo.printing import one_line
 
-#: The least width where there is no terminal, in columns.
-WIDTH = 80
-_WIDEST = 10_000
+#: Columns of the narrowest and the widest output. A wider line is hard to read.
+WIDTHS = 80, 160
 
-
-@dataclass(frozen=True)
-class Column:
-    """A column of a table."""
-
-    title: str
-    is_number: bool = False
-    #: True: this column is cut with … where the terminal is too narrow. False: it is never cut, but may be wrapped.
-    is_cut: bool = False
+#: A piece of foreign text, with the style of rich that it has on a terminal.
+Piece = str | tuple[str, str]
 
 
-#: A cell: a text; or a text and its style, such as "red".
-Cell = str | tuple[str, str]
+def screen() -> Console:
+    """Where tables are printed: as wide as the terminal, or 80 columns. Colours only on a terminal."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    console.width = min(max(console.width, WIDTHS[0]), WIDTHS[1])
+    return console
 
 
-def table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> Table:
-    """A table without lines. Foreign text is escaped, and never read as markup."""
-    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
-    for column in columns:
-        made.add_column(
-            column.title,
-            justify="right" if column.is_number else "left",
-            no_wrap=column.is_cut or column.is_number,
-            overflow="ellipsis" if column.is_cut else "fold",
-        )
-    for row in rows:
-        made.add_row(*map(text, row))
+def text(*pieces: Piece) -> Text:
+    """A text of pieces, with escapes for what would act on the terminal."""
+    parts = [(piece, "") if isinstance(piece, str) else piece for piece in pieces]
+    return Text.assemble(*((one_line(part), style) for part, style in parts))
+
+
+def listed(texts: Iterable[Text], between: str = ", ") -> Text:
+    """Texts with commas between them."""
+    return Text(between).join(texts)
+
+
+def show(console: Console, *shown: Any) -> None:
+    """Print, without the spaces that rich puts at the ends of lines."""
+    with console.capture() as captured:
+        for one in shown:
+            console.print(one)
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip())
+
+
+def whole(console: Console, *shown: Any) -> None:
+    """Print as `show` does; but in a pipe or a file as wide as it needs to be, so that no line is wrapped."""
+    if not console.is_terminal:
+        widest = Console(width=10_000)
+        console.width = max(console.width, *(widest.measure(one).maximum for one in shown))
+    show(console, *shown)
+
+
+def table(
+    *columns: str, kept: Sequence[str] = (), widths: Sequence[int] = (), right: Sequence[str] = (), gap: int = 2
+) -> Table:
+    """
+    A table without lines. The columns in ``kept`` are never wrapped. ``widths`` are those of all columns.
+
+    The columns in ``right`` are numbers, and begin at the right. ``gap`` is the space between two columns.
+    """
+    made = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+    for column, width in zip_longest(columns, widths):
+        justify: Any = "right" if column in right else "left"
+        made.add_column(column, justify=justify, no_wrap=column in kept, overflow="fold", width=width)
     return made
 
 
-def text(cell: Cell) -> Text:
-    """A cell as rich prints it."""
-    words, style = cell if isinstance(cell, tuple) else (cell, "")
-    return Text(one_line(words), style=style)
-
-
-def console() -> Console:
-    """The terminal, or a pipe. Colours are for a terminal only."""
-    is_terminal = sys.stdout.isatty()
-    return _console(sys.stdout, None if is_terminal else WIDTH, is_terminal)
-
-
-def show(*parts: RenderableType) -> None:
-    """
-    Print tables and texts, one below the other.
-
-    On a terminal they are as wide as it is, and what does not fit is wrapped or cut. Elsewhere nothing is.
-    """
-    out = console()
-    for part in parts:
-        if out.is_terminal:
-            out.print(part)
-        else:
-            click.echo(lines(plain(part)))
-
-
-def plain(part: RenderableType) -> str:
-    """The text without colours, as wide as it needs to be, and without spaces at the ends of its lines."""
-    needed = _console(StringIO(), _WIDEST).measure(part).maximum
-    file = StringIO()
-    _console(file, max(WIDTH, needed)).print(part)
-    return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
-
-
-def _console(file: Any, width: int | None, is_terminal: bool = False) -> Console:
-    return Console(
-        file=file,
-        width=width,
-        force_terminal=is_terminal,
-        no_color=not is_terminal or bool(os.environ.get("NO_COLOR")),
-        highlight=False,
-        markup=False,
-        emoji=False,
-    )
+def facts(rows: Iterable[tuple[str, Text]]) -> Table:
+    """Facts with their names in capitals, one a row."""
+    made = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    made.add_column(style="bold")
+    made.add_column(overflow="fold")
+    for name, fact in rows:
+        made.add_row(name, fact)
+    return made

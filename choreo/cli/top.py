@@ -4,18 +4,17 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 
 import click
 from rich.console import Group
 from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from choreo.cli import completion
 from choreo.cli.app import check_owners, say, speaking
 from choreo.cli.figures import count, rate, size, span
-from choreo.cli.tables import Cell, Column, console, show, table, text
+from choreo.cli.tables import Piece, facts, screen, table, text, whole
+from choreo.errors import StoreError
 from choreo.observe.handlers import HandlerState
 from choreo.observe.overview import Overview, Version
 from choreo.observe.server import Server
@@ -23,18 +22,7 @@ from choreo.observe.top import Top
 from choreo.service import Service
 from choreo.store.schedule import DELAYED
 
-_COLUMNS = [
-    Column("HANDLER"),
-    Column("WAIT", is_number=True),
-    Column("OLDEST", is_number=True),
-    Column("IN/s", is_number=True),
-    Column("OUT/s", is_number=True),
-    Column("P95", is_number=True),
-    Column("ETA", is_number=True),
-    Column("DEAD", is_number=True),
-    Column("LATER", is_number=True),
-    Column("WORKERS"),
-]
+_NUMBERS = ("WAIT", "OLDEST", "IN/s", "OUT/s", "P95", "ETA", "DEAD", "LATER")
 
 
 @click.command()
@@ -70,12 +58,12 @@ def top(app: Service, owners: tuple[str, ...], once: bool, as_json: bool, interv
     """
     check_owners(app, owners, app.runtime.store.handlers())
     with closing(app.observe.watch()) as looking:
-        if once or as_json or not console().is_terminal or console().is_dumb_terminal:
+        if once or as_json or not screen().is_terminal or screen().is_dumb_terminal:
             found = _twice(looking, owners, 1.0 if interval is None else interval)
             if as_json:
                 say(json.dumps(found.to_dict()))
             else:
-                show(screen(found))
+                whole(screen(), drawn(found))
             if (once or as_json) and found.troubles:
                 click.get_current_context().exit(1)
         else:
@@ -90,14 +78,17 @@ def _twice(looking: Top, owners: tuple[str, ...], interval: float) -> Overview:
 
 
 def _live(looking: Top, owners: tuple[str, ...], interval: float) -> None:
-    with _single_keys(), Live(console=console(), screen=True, auto_refresh=False) as live:
+    shown = drawn(looking.look(*owners))
+    with suppress(KeyboardInterrupt), _single_keys(), Live(console=screen(), screen=True, auto_refresh=False) as live:
         while True:
-            try:
-                live.update(screen(looking.look(*owners)), refresh=True)
-                if _pressed(interval) in ("q", "Q"):
-                    return
-            except KeyboardInterrupt:
+            live.update(shown, refresh=True)
+            if _pressed(interval) in ("q", "Q"):
                 return
+            try:
+                shown = drawn(looking.look(*owners))
+            except StoreError as error:
+                # The last screen stays, since the store may come back.
+                shown = Group(text((f"The store does not answer: {error}", "red")), shown)
 
 
 @contextmanager
@@ -128,16 +119,18 @@ def _pressed(seconds: float) -> str:
     return sys.stdin.read(1) if ready else ""
 
 
-def screen(found: Overview) -> Group:
+def drawn(found: Overview) -> Group:
     """One screen."""
     order = sorted(found.handlers, key=lambda state: (not state.trouble, -(state.waiting or 0), state.name))
-    parts: list[Table | Text] = [table(_COLUMNS, map(_row, order))]
-    if not found.handlers:
-        parts = [text("No handler is known. A service makes itself known when its worker starts.")]
-    return Group(*parts, _facts(found))
+    rows = table("HANDLER", *_NUMBERS, "WORKERS", kept=(*_NUMBERS, "WORKERS"), right=_NUMBERS, gap=1)
+    for state in order:
+        rows.add_row(*map(text, _row(state)))
+    nothing = text("No handler is known. A service makes itself known when its worker starts.")
+    told = facts((name, text(piece)) for name, piece in _lines(found))
+    return Group(rows if order else nothing, told)
 
 
-def _row(state: HandlerState) -> list[Cell]:
+def _row(state: HandlerState) -> list[Piece]:
     style = "red" if state.trouble else ""
     cells = [
         state.name,
@@ -167,19 +160,9 @@ def _workers(state: HandlerState) -> str:
     return f"{state.workers} {pools[0]}" if len(state.pools) == 1 and pools else str(state.workers)
 
 
-def _facts(found: Overview) -> Table:
-    """The lines below the table: a name, and what there is to say."""
-    made = Table.grid(padding=(0, 1, 0, 0))
-    made.add_column(no_wrap=True)
-    made.add_column(overflow="fold")
-    for name, cell in _lines(found):
-        made.add_row(Text(name, style="bold"), text(cell))
-    return made
-
-
-def _lines(found: Overview) -> Iterator[tuple[str, Cell]]:
-    if found.versions:
-        yield "VERSIONS", _versions(found)
+def _lines(found: Overview) -> Iterator[tuple[str, Piece]]:
+    if versions := _versions(found):
+        yield "VERSIONS", versions
     if found.mixed:
         yield "DIVIDED", (f"live workers declare different handlers: {', '.join(found.mixed)}", "yellow")
     for server in found.servers:
@@ -197,11 +180,13 @@ def _lines(found: Overview) -> Iterator[tuple[str, Cell]]:
 
 
 def _versions(found: Overview) -> str:
-    services = dict.fromkeys(version.service for version in found.versions)
-    told = {name: [version for version in found.versions if version.service == name] for name in services}
-    # Services that run several versions at once come first.
+    told: dict[str, list[Version]] = {}
+    for version in found.versions:
+        told.setdefault(version.service, []).append(version)
+    # Services that run several versions at once come first. A single one that is unknown says nothing.
     order = sorted(told, key=lambda name: (len(told[name]) == 1, name))
-    return "; ".join(f"{name} {', '.join(_version(one, told[name][0], found) for one in told[name])}" for name in order)
+    known = [name for name in order if len(told[name]) > 1 or told[name][0].version]
+    return "; ".join(f"{name} {', '.join(_version(one, told[name][0], found) for one in told[name])}" for name in known)
 
 
 def _version(one: Version, newest: Version, found: Overview) -> str:
@@ -223,8 +208,12 @@ def _server(server: Server) -> str:
 
 def _coming(found: Overview) -> str:
     coming = found.coming
-    kinds = {"retries": coming.retries, "deadlines": coming.deadlines, "delayed": coming.delayed}
-    told = ", ".join(f"{number:,} {kind}" for kind, number in kinds.items() if number)
+    kinds = [
+        (coming.retries, "retry", "retries"),
+        (coming.deadlines, "deadline", "deadlines"),
+        (coming.delayed, "delayed event", "delayed events"),
+    ]
+    told = ", ".join(f"{number:,} {one if number == 1 else several}" for number, one, several in kinds if number)
     if not told or coming.first_at is None:
         return "nothing falls due"
     at = time.strftime("%H:%M:%S", time.gmtime(coming.first_at))

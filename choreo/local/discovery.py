@@ -8,7 +8,7 @@ import ast
 import importlib
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -126,6 +126,47 @@ class Package:
                 if place is not None and kind:
                     found[kind] = place
         return found
+
+    @cached_property
+    def announces(self) -> dict[str, set[str]]:
+        """Each service that the package makes, with the types that its ``announces=`` names."""
+        found: dict[str, set[str]] = {}
+        for source in self.sources.values():
+            for calls in source.assigned.values():
+                for call in calls:
+                    if self._is_a(source, dotted(call.func), _SERVICE):
+                        given = [option.value for option in call.keywords if option.arg == "announces"]
+                        named = found.setdefault(_text(argument(call, 0, "name")), set())
+                        named |= self._types(source, (part for value in given for part in ast.walk(value)))
+        found.pop("", None)
+        return found
+
+    @cached_property
+    def publishes(self) -> dict[str, set[str]]:
+        """Services with the types of the events that the source announces: ``app.publish(OrderPlaced(...))``."""
+        found: dict[str, set[str]] = {}
+        for source in self.sources.values():
+            for receiver, event in source.published:
+                service = self._service_at(self._resolved(source.name, receiver))
+                made = (part.func for part in ast.walk(event) if isinstance(part, ast.Call))
+                types = self._types(source, made)
+                if service and types:
+                    found.setdefault(service, set()).update(types)
+        return found
+
+    def _service_at(self, place: Place | None) -> str:
+        """The name of the service that this variable holds; "" if it holds none, or only running the code tells."""
+        home = self._source(place[0]) if place else None
+        calls = home.assigned.get(place[1], []) if home and place else []
+        names = [
+            _text(argument(call, 0, "name")) for call in calls if home and self._is_a(home, dotted(call.func), _SERVICE)
+        ]
+        return next(iter(names), "")
+
+    def _types(self, source: Source, nodes: Iterable[ast.AST]) -> set[str]:
+        """The types of the event classes that these expressions name."""
+        places = [self._resolved(source.name, dotted(node)) for node in nodes]
+        return {kind for place in places if place is not None and (kind := self._event_type(place))}
 
     def _event_type(self, place: Place) -> str:
         """The type of the event class at this place; "" if it is none, or an abstract one."""

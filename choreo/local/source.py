@@ -90,6 +90,18 @@ class Source:
         """The calls that an import of the module makes itself. Not those under ``if __name__ == "__main__"``."""
         return [node for node in self._outside() if isinstance(node, ast.Call)]
 
+    @cached_property
+    def published(self) -> list[tuple[str, ast.expr]]:
+        """What the module announces, at any depth: the name of the service, and the expression of the events."""
+        return [
+            (dotted(node.func.value), node.args[0])
+            for node in self._nodes()
+            if isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in ("publish", "publish_many")
+            and node.args
+        ]
+
     def names_itself(self, name: str) -> bool:
         """True if the module sets ``name.service_name``, as an object does that stands in for a service."""
         return any(

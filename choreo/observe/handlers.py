@@ -26,6 +26,8 @@ class HandlerState:
     """One handler, or the queue of a service's notices, as it is now. Times are in seconds, rates per second."""
 
     name: str
+    #: The name of its queue on the broker.
+    queue: str = ""
     #: The number of messages in its queue, without those that a worker holds. None: the broker did not tell.
     waiting: int | None = None
     #: How long ago the event was announced that is taken next. None: none waits, or the broker does not tell.
@@ -50,7 +52,11 @@ class HandlerState:
     #: Live workers of its service, and those of them that consume its queue.
     living: int = 0
     workers: int = 0
-    #: The pools of these, each once.
+    #: How long ago any program of its service gave a sign of life. None: none ever did.
+    unseen: float | None = None
+    #: The file that declares the service; "": unknown.
+    file: str = ""
+    #: The pools of the workers that consume its queue, each once.
     pools: tuple[str, ...] = ()
     #: Why it is paused; "" if it is not.
     paused: str = ""
@@ -68,7 +74,7 @@ class HandlerState:
     @property
     def clears_in(self) -> float | None:
         """Seconds until its queue is empty at this rate; infinite if it grows. None: unknown, or nothing waits."""
-        if not self.waiting or not self.outgoing:
+        if not self.waiting or not self.outgoing or not self.workers:
             return None
         gain = self.outgoing - (self.incoming or 0.0)
         return self.waiting / gain if gain > 0 else math.inf
@@ -113,8 +119,10 @@ class Facts:
         """The state that follows."""
         depth, living = self.depth, self.presence.workers
         consuming = [worker for worker in living if self.queue in worker.queues]
+        programs = [*living, *self.presence.gone]
         return HandlerState(
             self.name,
+            self.queue,
             waiting=depth.count if depth else None,
             oldest=self._age(depth.first if depth and depth.count else None),
             subject=depth.subject if depth else "",
@@ -128,6 +136,8 @@ class Facts:
             is_undeclared=self.is_undeclared,
             living=len(living),
             workers=len(consuming),
+            unseen=self._age(self.presence.seen or None),
+            file=next((program.file for program in programs if program.file), ""),
             pools=tuple(sorted({worker.pool for worker in consuming})),
         )
 

@@ -117,6 +117,7 @@ class Reading:
     """A handler that reads a field of an event, or may read it."""
 
     name: str
+    #: The type of the event; or the pattern, if it hears it by one.
     event: str
     #: False if it takes the whole event, so that nothing tells which fields it reads.
     is_certain: bool = True
@@ -171,12 +172,13 @@ class Map:
 
     def reading(self, name: str) -> list[Reading]:
         """The handlers that read this field of any event, and those that may."""
-        return [
-            Reading(hearer.name, event.type, hearer.reads is not None)
+        found = [
+            Reading(hearer.name, hearer.pattern, hearer.reads is not None)
             for event in self.events
             for hearer in event.heard_by
             if hearer.how != "unless" and (hearer.reads is None or name in hearer.reads)
         ]
+        return list(dict.fromkeys(found))
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""

@@ -111,7 +111,7 @@ class Observer:
             [described for told in descriptions.values() for described in told],
             seen={service: presence.announced for service, presence in presences.items()},
             services=[
-                _service(name, presence, queues[name], waiting)
+                self._service(name, presence, queues[name], waiting)
                 for name, presence in presences.items()
                 # The command line asks, and neither hears nor announces.
                 if descriptions[name] or presence.announced
@@ -166,18 +166,22 @@ class Observer:
             if is_handler(gone.handler):
                 yield IdleQueue(gone.queue, gone.messages, is_undeclared=True)
 
+    def _service(
+        self, name: str, presence: Presence, queues: Mapping[str, str], waiting: Mapping[str, int] | None
+    ) -> MappedService:
+        workers = presence.workers
+        return MappedService(
+            name,
+            len(workers) or self._older(name),
+            tuple(sorted({worker.version for worker in workers if worker.version})),
+            is_divided=bool(workers) and len(presence.current) > 1,
+            nodes=tuple(sorted({program.node for program in workers or presence.gone})),
+            seen=presence.seen,
+            waiting=None if waiting is None else sum(waiting.get(queue, 0) for queue in queues),
+            has_handlers=bool(queues),
+        )
 
-def _service(
-    name: str, presence: Presence, queues: Mapping[str, str], waiting: Mapping[str, int] | None
-) -> MappedService:
-    workers = presence.workers
-    return MappedService(
-        name,
-        len(workers),
-        tuple(sorted({worker.version for worker in workers if worker.version})),
-        is_divided=bool(workers) and len(presence.current) > 1,
-        nodes=tuple(sorted({program.node for program in workers or presence.gone})),
-        seen=presence.seen,
-        waiting=None if waiting is None else sum(waiting.get(queue, 0) for queue in queues),
-        has_handlers=bool(queues),
-    )
+    def _older(self, service: str) -> int:
+        """The number of live workers that run a choreo which does not report itself."""
+        listening = self._store.listening(service)
+        return 0 if listening is None else len(listening.workers)

@@ -77,12 +77,13 @@ class Picture:
         lines.append("  classDef lonely stroke-dasharray: 4")
         return "\n".join(lines)
 
-    def dot(self) -> str:
-        """As a digraph of Graphviz."""
+    def dot(self, direction: str = "LR") -> str:
+        """As a digraph of Graphviz, from left to right ("LR") or from top to bottom ("TB")."""
         ids, colours = self._ids(), dict(zip(sorted(self._services()), _cycled(), strict=False))
         lines = [
             "digraph choreo {",
-            '  graph [rankdir=LR, nodesep=0.15, ranksep=0.7, fontname="Helvetica", pad=0.3]',
+            f"  graph [rankdir={direction}]",
+            '  graph [nodesep=0.15, ranksep=0.7, fontname="Helvetica", pad=0.3]',
             '  node [shape=box, style=filled, fontname="Helvetica", fontsize=11, height=0.3, color="#94a3b8"]',
             '  edge [color="#64748b", arrowsize=0.6, fontname="Helvetica", fontsize=9, fontcolor="#64748b"]',
         ]

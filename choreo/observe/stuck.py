@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from choreo.events.ids import key_of
 from choreo.observe.handlers import LATE, HandlerState
 from choreo.observe.overview import Overview
 from choreo.store.joins import Waiting
+from choreo.store.parts import key_of
 from choreo.store.port import Store
 from choreo.store.schedule import DELAYED
 
@@ -80,12 +80,12 @@ def _unread(state: HandlerState) -> tuple[str, str] | None:
     if not state.living:
         return "no worker lives", _start(state)
     if not state.workers:
-        return "no worker consumes its queue", f"start a worker with -Q {state.name}, or one without -Q"
+        return "no worker consumes its queue", f"start a worker with -Q {state.queue}, or one without -Q"
     return None
 
 
 def _start(state: HandlerState) -> str:
-    return f"start a worker of {state.service}: celery -A ... worker"
+    return f"start a worker of {state.service}{f' ({state.file})' if state.file else ''}: celery -A ... worker"
 
 
 _SHOW_LOG = "look into the log of the workers of {}; choreo dead-letters list shows it soon"

