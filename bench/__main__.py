@@ -4,6 +4,7 @@
     python -m bench                  everything, three times round, in at most 12 minutes
     python -m bench --quick          the solo pool, once, in at most 2
     python -m bench --peers          beside other libraries; builds an environment for each in .bench-envs/
+    python -m bench --costs          choreo with and without its optional work (the record of runs), side by side
     python -m bench --resume         continue the last run; skips the steps that it has finished
     python -m bench --report         write the last run's tables and plot into bench/README.md
 """
@@ -19,7 +20,7 @@ from bench import environments, kill, memory, report, session
 from bench.brokers import Broker, Redis, rabbitmq_broker, redis_broker
 from bench.results import Journal, Result, machine
 from bench.session import Row, Size
-from bench.side import CHORDS, OWN, PEERS, Side, find
+from bench.side import CHORDS, COSTS, OWN, PEERS, Side, find
 from bench.table import tables
 
 #: The most seconds that a step of each kind takes. A step begins only if enough of --minutes is left.
@@ -48,7 +49,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.report:
         print("written:", *report.write(Journal.latest("all") or Journal.latest("quick"), Journal.latest("peers")))
         return
-    kind = "some" if options.only else "peers" if options.peers else "quick" if options.quick else "all"
+    kind = (
+        "some"
+        if options.only
+        else "costs"
+        if options.costs
+        else "peers"
+        if options.peers
+        else "quick"
+        if options.quick
+        else "all"
+    )
     journal = Journal.latest(kind) if options.resume else None
     with ExitStack() as stack:
         store = stack.enter_context(redis_broker(options.redis))
@@ -71,6 +82,8 @@ def plan(options: argparse.Namespace) -> list[Step]:
     """Return the steps in order, repetitions interleaved (A B C, A B C), so that other load affects all sides."""
     if options.only:
         sides = [find(name) for name in options.only]
+    elif options.costs:
+        sides = COSTS
     elif options.peers:
         sides = [find("choreo/redis/solo"), find("choreo/rabbitmq/solo"), *PEERS]
     elif options.quick:
@@ -80,6 +93,9 @@ def plan(options: argparse.Namespace) -> list[Step]:
         sides = [*OWN, *CHORDS]
     sides = [side for side in sides if environments.ready(side)]
     steps = [Step("session", side, number) for number in range(options.repetitions) for side in sides]
+    if options.costs:
+        memories = [Step("memory", side, 0) for side in sides if side.name.endswith("redis/solo")]
+        return [*steps[: len(sides)], *memories, *steps[len(sides) :]]
     if options.only or options.peers:
         return steps
     # After the first round: if time runs out, repetitions are left out, not these steps. The killed worker has the
@@ -142,6 +158,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="the solo pool, once")
     parser.add_argument("--peers", action="store_true", help="beside other libraries")
     parser.add_argument("--report", action="store_true", help="write the last results into bench/README.md")
+    parser.add_argument("--costs", action="store_true", help="choreo with and without its optional work")
     parser.add_argument("--resume", action="store_true", help="continue the last run")
     parser.add_argument("--huge", action="store_true", help="also measure the memory of a million events and joins")
     parser.add_argument("--redis", metavar="URL", help="an empty Redis; default: start one")

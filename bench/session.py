@@ -81,6 +81,7 @@ class Session:
             directory=directory,
             capacity=size.capacity,
             patience=side.patience,
+            settings=side.settings,
         )
         self.setting.write()
         self.marks = {name: Marks(directory, name, size.capacity, create=True) for name in story.COUNTERS}

@@ -7,9 +7,10 @@ library only: the environments of the peers import this module, too.
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 #: The environment variable that names the file.
 VARIABLE = "CHOREO_BENCH_SETTING"
@@ -33,6 +34,8 @@ class Setting:
     capacity: int
     #: Seconds after which the events of a dead worker are redelivered, if the side has such a setting. 0: its default.
     patience: int = 0
+    #: Settings of choreo that differ from their defaults.
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def write(self) -> str:
         """Write the file, and return its path."""

@@ -39,6 +39,10 @@ PROMISES = {
 }
 
 
+#: choreo with other settings, to measure what a feature costs.
+VARIANTS: dict[str, dict[str, Any]] = {"unrecorded": {"choreo_record_length": 0}}
+
+
 @dataclass(frozen=True)
 class Side:
     """One side of the comparison."""
@@ -61,11 +65,19 @@ class Side:
     #: True if a repeated event breaks its promise.
     once: bool = False
     patience: int = 0
+    #: A key of VARIANTS; '' for choreo as it comes.
+    variant: str = ""
 
     @property
     def name(self) -> str:
-        """The name in the tables: approach/broker/pool."""
-        return "/".join(part for part in (self.approach, self.broker, self.pool) if part)
+        """The name in the tables: approach/broker/pool, or approach-variant/broker/pool."""
+        approach = f"{self.approach}-{self.variant}" if self.variant else self.approach
+        return "/".join(part for part in (approach, self.broker, self.pool) if part)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Settings of choreo that differ from their defaults."""
+        return VARIANTS.get(self.variant, {})
 
     @property
     def python(self) -> str:
@@ -130,11 +142,18 @@ def _peers() -> list[Side]:
     ]
 
 
+def _costs() -> list[Side]:
+    names = ("choreo/redis/solo", "choreo/redis/threads", "choreo/redis/prefork", "choreo/rabbitmq/solo")
+    own = [side for side in OWN if side.name in names]
+    return [side for base in own for side in (base, *(replace(base, variant=variant) for variant in VARIANTS))]
+
+
 OWN = _own()
+COSTS = _costs()
 CHORDS = _chords()
 PEERS = _peers()
 
 
 def find(name: str) -> Side:
     """Return the side with this name. Raises `KeyError` when there is none."""
-    return {side.name: side for side in (*OWN, *CHORDS, *PEERS)}[name]
+    return {side.name: side for side in (*OWN, *COSTS, *CHORDS, *PEERS)}[name]

@@ -195,10 +195,12 @@ def memory(figures: Figures) -> str:
     heads = ["", "bytes in Redis each", "worker CPU µs each", "Redis CPU µs each"]
     lines = ["### Memory and cost as they grow (choreo, Redis, solo)", "", _row(heads), _row(["---", *["---:"] * 3])]
     for name in scenarios:
-        side = figures.sides(name)[0]
-        cells = [figures.median(name, side, figure) for figure in ("bytes", "worker_cpu_us", "broker_cpu_us")]
-        problem = figures.fault(name, side)
-        lines.append(_row([name.removeprefix("memory "), problem or number(cells[0]), *map(number, cells[1:])]))
+        sides = figures.sides(name)
+        for side in sides:
+            cells = [figures.median(name, side, figure) for figure in ("bytes", "worker_cpu_us", "broker_cpu_us")]
+            problem = figures.fault(name, side)
+            what = name.removeprefix("memory ") + (f", {side}" if len(sides) > 1 else "")
+            lines.append(_row([what, problem or number(cells[0]), *map(number, cells[1:])]))
     return "\n".join(lines) + "\n"
 
 

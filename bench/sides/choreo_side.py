@@ -69,6 +69,7 @@ def service(name: str) -> Service:
         "choreo_store_url": setting.redis_url,
         "worker_prefetch_multiplier": setting.prefetch,
         "worker_concurrency": setting.concurrency,
+        **setting.settings,
     }
     if setting.patience and setting.broker_url.startswith("redis"):
         config["broker_transport_options"] = {"consumer_timeout": setting.patience}

@@ -28,7 +28,7 @@ from choreo.store.parts import mark_of
 from choreo.store.port import Store
 from choreo.store.presence import MOST_GONE, MOST_SEEN, SEEN_FOR, Presence, Program
 from choreo.store.register import Declared, Listening
-from choreo.store.runs import Recording, Run, entries, from_text, subject_entry
+from choreo.store.runs import Recording, Run, entries, from_text, is_subject, subject_entry
 from choreo.store.schedule import DEADLINE_PREFIX, Backlog, Scheduled, deadline_id
 from choreo.store.search import MOST, Kept, KeptUnit, needles
 from choreo.store.terms import Terms
@@ -202,7 +202,7 @@ class _Drawer:
     took_part: dict[str, float] = field(default_factory=dict)
     #: The record of runs, oldest first.
     runs: deque[Run] = field(default_factory=deque)
-    #: Subject and story of each entry of the record that leads from a subject to a story.
+    #: Time, subject and story of each entry of the record that leads from another subject to a story.
     subjects: deque[tuple[float, str, str]] = field(default_factory=deque)
 
     def count(self, reason: str, arrival: Arrival) -> None:
@@ -662,12 +662,7 @@ class MemoryStore(Store):
             Program.from_json(program.to_json(), name=name, seen=seen, is_alive=until > now)
             for name, (until, seen, program) in roll.programs.items()
         ]
-        return Presence(
-            sorted((one for one in programs if one.is_alive), key=lambda one: (one.since, one.name)),
-            sorted((one for one in programs if not one.is_alive), key=lambda one: (-one.seen, one.name)),
-            dict(roll.descriptions),
-            dict(sorted(roll.announced.items())),
-        )
+        return Presence.of(programs, roll.descriptions, roll.announced)
 
     @property
     def recording(self) -> Recording:
@@ -689,14 +684,17 @@ class MemoryStore(Store):
             drawer.subjects.popleft()
 
     @_locked
-    def runs(self, handler: str, story: str) -> list[Run]:
+    def runs(self, handler: str, story: str, subject: str | None = None) -> list[Run]:  # noqa: ARG002
         """The recorded runs of a handler that belong to this story, oldest first."""
         return [run for run in self._drawers[handler].runs if run.story == story]
 
     @_locked
     def stories(self, handler: str, subject: str) -> list[str]:
         """The stories with this subject of which this handler recorded the first event, or a change of subject."""
-        return list(dict.fromkeys(story for _, known, story in self._drawers[handler].subjects if known == subject))
+        drawer = self._drawers[handler]
+        first = [(run.at, run.story) for run in drawer.runs if run.is_first and is_subject(run.subject, subject)]
+        found = [*first, *((at, story) for at, known, story in drawer.subjects if known == subject)]
+        return list(dict.fromkeys(story for _, story in sorted(found)))
 
     @_locked
     def story_of(self, handler: str, event: str) -> str | None:

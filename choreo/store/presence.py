@@ -95,6 +95,18 @@ class Presence:
     #: The types that its programs have announced outside of handlers → the time at which one last began to.
     announced: Mapping[str, float] = field(default_factory=dict)
 
+    @classmethod
+    def of(
+        cls, programs: Sequence[Program], descriptions: Mapping[str, str], announced: Mapping[str, float]
+    ) -> "Presence":
+        """The presence of these programs, alive or gone, in order."""
+        return cls(
+            sorted((one for one in programs if one.is_alive), key=lambda one: (one.since, one.name)),
+            sorted((one for one in programs if not one.is_alive), key=lambda one: (-one.seen, one.name)),
+            dict(descriptions),
+            dict(sorted(announced.items())),
+        )
+
     @property
     def seen(self) -> float:
         """The time of the last sign of life of any of its programs; 0 if there never was one."""

@@ -31,9 +31,9 @@ from choreo.store.calls import Calls
 from choreo.store.claims import OUTBOX_GRACE, Begun, Claim, Committed, LastEnd, Outcome, Settlement, Verdict
 from choreo.store.joins import Arrival, Waiting
 from choreo.store.port import Store
-from choreo.store.presence import MOST_GONE, MOST_SEEN, SEEN_FOR, Presence, Program
+from choreo.store.presence import Presence, Program
+from choreo.store.redis_programs import RedisPrograms
 from choreo.store.redis_runs import RedisRuns
-from choreo.store.redis_search import RedisSearch
 from choreo.store.register import Declared, Listening
 from choreo.store.runs import Recording, Run, entries
 from choreo.store.schedule import DELAYED, Backlog, Scheduled, deadline_id
@@ -448,46 +448,19 @@ class RedisStore(Store):
         self, service: str, program: Program, description: str, ttl: float, announced: Sequence[str] = ()
     ) -> None:
         """Report that this program lives for the next ``ttl`` seconds, and declares this."""
-        node = " ".join(program.node.split())
-        self._report(service, program.name, ttl, node, program.to_json(), program.digest, description, announced)
+        self._programs.report(service, program, description, ttl, announced)
 
     def leave(self, service: str, program: str) -> None:
         """Report that this program ends."""
-        self._report(service, program, 0)
-
-    def _report(
-        self,
-        service: str,
-        name: str,
-        ttl: float,
-        node: str = "",
-        record: str = "",
-        digest: str = "",
-        description: str = "",
-        announced: Sequence[str] = (),
-    ) -> None:
-        limits = [MOST_GONE, MOST_SEEN, _ms(SEEN_FOR)]
-        args = [name, _ms(ttl), node, record, digest, description, *limits, *announced]
-        self._run("report", [self._key(service, part) for part in _PRESENCE], args)
+        self._programs.leave(service, program)
 
     def presence(self, service: str) -> Presence:
         """The programs of a service, and what they declare."""
-        keys = [self._key(service, part) for part in _PRESENCE]
+        return self._programs.presence(service)
 
-        def look(client: Any) -> Any:
-            with client.pipeline(transaction=True) as pipeline:
-                for key in keys:
-                    pipeline.hgetall(key)
-                return pipeline.execute()
-
-        (records, descriptions, announced), seconds = self._calls.ask(look), self._calls.time(keys[0])
-        programs = [_program(name.decode(), record.decode(), seconds) for name, record in records.items()]
-        return Presence(
-            sorted((one for one in programs if one.is_alive), key=lambda one: (one.since, one.name)),
-            sorted((one for one in programs if not one.is_alive), key=lambda one: (-one.seen, one.name)),
-            {digest.decode(): text.decode() for digest, text in descriptions.items()},
-            {kind.decode(): int(when) / 1000 for kind, when in sorted(announced.items())},
-        )
+    @cached_property
+    def _programs(self) -> RedisPrograms:
+        return RedisPrograms(self._calls, self._key)
 
     @property
     def recording(self) -> Recording:
@@ -498,9 +471,9 @@ class RedisStore(Store):
     def _runs(self) -> RedisRuns:
         return RedisRuns(self._calls, self._key)
 
-    def runs(self, handler: str, story: str) -> list[Run]:
+    def runs(self, handler: str, story: str, subject: str | None = None) -> list[Run]:
         """The recorded runs of a handler that belong to this story, oldest first."""
-        return self._runs.runs(handler, story)
+        return self._runs.runs(handler, story, subject)
 
     def stories(self, handler: str, subject: str) -> list[str]:
         """The stories with this subject of which this handler recorded the first event, or a change of subject."""
@@ -602,15 +575,6 @@ def _attempt(claim: Claim) -> str:
 def _pair(text: str) -> Binding:
     queue, _, pattern = text.partition(" ")
     return queue, pattern
-
-
-#: The ends of the names of a service's keys in report.lua.
-_PRESENCE = ("programs", "descriptions", "announced")
-
-
-def _program(name: str, text: str, now: float) -> Program:
-    until, seen, _, _, record = text.split("\n", 4)
-    return Program.from_json(record, name=name, seen=int(seen) / 1000, is_alive=int(until) / 1000 > now)
 
 
 def _ms(seconds: float) -> int:

@@ -1,11 +1,21 @@
 """Reads the record of runs in Redis. The scripts that commit write it: see settle.lua."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from choreo.redis_client.scripts import Script
 from choreo.store.calls import Calls
-from choreo.store.runs import SHELVES, Run, from_text, in_order, needle, shelf, subject_entry, subject_needle
+from choreo.store.runs import (
+    SHELVES,
+    Run,
+    from_text,
+    in_order,
+    is_subject,
+    needle,
+    needle_of_subject,
+    shelf,
+    subject_entry,
+)
 
 
 class RedisRuns:
@@ -14,28 +24,25 @@ class RedisRuns:
     def __init__(self, calls: Calls, key_of: Callable[[str, str], str]) -> None:
         self._calls, self._key_of = calls, key_of
 
-    def runs(self, handler: str, story: str) -> list[Run]:
+    def runs(self, handler: str, story: str, subject: str | None = None) -> list[Run]:
         """The recorded runs of a handler that belong to this story, oldest first."""
-        found = self._find(handler, f"runs:{shelf(story)}", needle(story))
-        return [run for run in _readable(handler, found) if run.story == story]
+        shelves = range(SHELVES) if subject is None else sorted({shelf(story), shelf(subject)})
+        return in_order(run for run in self._found(handler, shelves, needle(story)) if run.story == story)
 
     def stories(self, handler: str, subject: str) -> list[str]:
         """The stories with this subject of which this handler recorded the first event, or a change of subject."""
-        found = self._calls.run(
-            Script.load("store/find_runs"),
-            [self._key_of(handler, f"subjects:{shelf(subject)}")],
-            [subject_needle(subject)],
-        )
-        pairs = [subject_entry(text) for text in found[1::2]]
-        return list(dict.fromkeys(story for known, story in pairs if known == subject))
+        text = needle_of_subject(subject)
+        runs = self._found(handler, [shelf(subject)], text)
+        first = [(run.at, run.story) for run in runs if run.is_first and is_subject(run.subject, subject)]
+        entries = self._find(handler, f"subjects:{shelf(subject)}", text)
+        changed = [(_time_of(number), *subject_entry(entry)) for number, entry in entries]
+        found = [*first, *((at, story) for at, known, story in changed if known == subject)]
+        return list(dict.fromkeys(story for _, story in sorted(found)))
 
     def story_of(self, handler: str, event: str) -> str | None:
         """The story of an event that this handler handled or announced."""
-        for number in range(SHELVES):
-            for run in _readable(handler, self._find(handler, f"runs:{number}", needle(event))):
-                if run.has_part(event):
-                    return run.story
-        return None
+        runs = self._found(handler, range(SHELVES), needle(event))
+        return next((run.story for run in runs if run.has_part(event)), None)
 
     def recent(self, handler: str, seconds: float, limit: int = 1000) -> list[Run]:
         """Runs whose outcome was recorded within the last ``seconds``, oldest first."""
@@ -53,15 +60,24 @@ class RedisRuns:
         found = ((number, fields.get(b"", b"")) for answer in answers for number, fields in answer)
         return in_order(_readable(handler, found))
 
+    def _found(self, handler: str, shelves: Iterable[int], text: str) -> Iterator[Run]:
+        for number in shelves:
+            yield from _readable(handler, self._find(handler, f"runs:{number}", text))
+
     def _find(self, handler: str, ending: str, text: str) -> Iterable[tuple[bytes, bytes]]:
         answer = self._calls.run(Script.load("store/find_runs"), [self._key_of(handler, ending)], [text])
         return zip(answer[::2], answer[1::2], strict=True)
 
 
-def _readable(handler: str, found: Iterable[tuple[Any, Any]]) -> Iterable[Run]:
+def _readable(handler: str, found: Iterable[tuple[Any, Any]]) -> Iterator[Run]:
     """The runs in these entries. An entry of a later version of choreo, which this one cannot read, is left out."""
     for number, text in found:
         try:
-            yield from_text(handler, int(bytes(number).partition(b"-")[0]) / 1000, text)
+            yield from_text(handler, _time_of(number), text)
         except ValueError:
             continue
+
+
+def _time_of(number: Any) -> float:
+    """The time at which an entry of a stream was made, in seconds since 1970."""
+    return int(bytes(number).partition(b"-")[0]) / 1000

@@ -3,8 +3,10 @@
 A record is for people. No decision reads it, and a commit never fails because of it. Its length and its age are
 bounded (see `Recording`), so it answers questions about the last hours or days, not about the last year.
 
-The runs of a story are kept together: in one of `SHELVES` lists of the handler, chosen by the correlation id. So the
-runs of one story are found by a look at a part of the record. A second set of lists leads from subjects to stories.
+The record of a handler is divided into `SHELVES` lists. A list is chosen by the subject for a run of the first event of
+a story, and by the correlation id for every other run. So a subject leads to its stories, and a story to its runs, by a
+look at a small part of the record. Where an event of a story has another subject than the event that caused it, an
+entry in a list of its own leads from that subject to the story.
 """
 
 import json
@@ -88,6 +90,11 @@ class Run:
     #: When the outcome was recorded: seconds since 1970, by the store's clock. Set by the store.
     at: float = 0.0
 
+    @property
+    def is_first(self) -> bool:
+        """True for a run of the first event of a story."""
+        return self.event == self.story
+
     def has_part(self, event: str) -> bool:
         """True if this run handled or announced the event with this id."""
         return event == self.event or any(event == event_id for _, event_id in (*self.announced, *self.parts))
@@ -153,8 +160,12 @@ class Runs(Protocol):
     def recording(self) -> Recording:
         """What this store records."""
 
-    def runs(self, handler: str, story: str) -> list[Run]:
-        """The recorded runs of a handler that belong to this story, oldest first."""
+    def runs(self, handler: str, story: str, subject: str | None = None) -> list[Run]:
+        """
+        The recorded runs of a handler that belong to this story, oldest first.
+
+        ``subject`` is that of the story's first event. Without it, the whole record of the handler is read.
+        """
 
     def stories(self, handler: str, subject: str) -> list[str]:
         """The stories with this subject of which this handler recorded the first event, or a change of subject."""
@@ -177,12 +188,10 @@ def shelf(name: str) -> int:
 
 def entries(run: Run) -> list[tuple[str, str]]:
     """The entries that a run makes in its handler's record: the name of the list, and the text."""
-    made = [(f"runs:{shelf(run.story)}", to_text(run))]
+    made = [(f"runs:{shelf(run.subject if run.is_first else run.story)}", to_text(run))]
     for story in run.others:
         made.append((f"runs:{shelf(story)}", to_text(replace(run, story=story))))
-    # The first event of a story leads to it. Each of its handlers may be gone later, so each one writes the entry.
-    subjects = [run.subject] if run.subject and run.event == run.story else []
-    for subject in dict.fromkeys((*subjects, *run.subjects)):
+    for subject in run.subjects:
         made.append((f"subjects:{shelf(subject)}", _encode([subject, _short(run.story)])))
     return made
 
@@ -236,9 +245,14 @@ def needle(name: str) -> str:
     return _encode(_short(name))[1:-1]
 
 
-def subject_needle(subject: str) -> str:
-    """A text that every entry of this subject contains."""
-    return _encode(subject)[1:-1]
+def needle_of_subject(subject: str) -> str:
+    """A text that every entry of this subject contains. Of a long subject it is the beginning."""
+    return _encode(subject[: LONGEST_TEXT - 1])[1:-1]
+
+
+def is_subject(recorded: str, subject: str) -> bool:
+    """True if the subject of a run in the record is this one, perhaps cut."""
+    return recorded == _cut(subject)
 
 
 def subject_entry(text: str | bytes) -> tuple[str, str]:

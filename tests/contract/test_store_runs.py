@@ -49,6 +49,7 @@ def test_a_run_is_recorded_with_its_commit_and_found_by_its_story(store):
 
     assert abs(found.at - store.now()) < 60
     assert replace(found, at=0.0) == run
+    assert store.runs(HANDLER, story, "any subject") == [found]
     assert store.runs("another.handler", story) == []
     assert store.runs(HANDLER, str(uuid4())) == []
 
@@ -107,6 +108,15 @@ def test_the_run_of_a_join_belongs_to_the_stories_of_all_its_parts(store):
     assert [run.story for run in store.runs(HANDLER, other)] == [other]
 
 
+def test_who_knows_the_subject_of_the_first_event_finds_all_runs_with_less_work(store):
+    story = str(uuid4())
+    record(store, run_of(story))
+    record(store, run_of(story, event="e-2", subject="PAY-7"))
+
+    assert [run.event for run in store.runs(HANDLER, story, "ORD-1")] == [story, "e-2"]
+    assert [run.event for run in store.runs(HANDLER, story)] == [story, "e-2"]
+
+
 def test_an_event_leads_to_its_story(store):
     story, event, announced, part = (str(uuid4()) for _ in range(4))
     record(store, run_of(story, event, announced=[("a", announced)], parts=[("b", part)]))
@@ -139,7 +149,7 @@ def test_the_length_of_the_record_is_bounded(kind, redis_url, namespace):
     store = recording_store(kind, redis_url, namespace, Recording(length=SHELVES * 100))
     stories = [f"s-{number}" for number in range(20_000) if shelf(f"s-{number}") == 5][:400]
     for story in stories:
-        record(store, run_of(story))
+        record(store, run_of(story, event="e-2"))
 
     kept = [story for story in stories if store.runs(HANDLER, story)]
 
@@ -181,7 +191,7 @@ def test_a_broken_record_stops_no_commit(redis_rig):
 
 def test_an_entry_of_a_later_version_is_left_out(redis_rig):
     record(redis_rig.store, run_of("s-1"))
-    key = f"{redis_rig.prefix}:{{{HANDLER}}}:runs:{shelf('s-1')}"
+    key = f"{redis_rig.prefix}:{{{HANDLER}}}:runs:{shelf('ORD-1')}"
     redis_rig.client.xadd(key, {"": '["=s-1", {"new": "form"}]'})
     redis_rig.client.xadd(key, {"": "=s-1, which is no JSON"})
 

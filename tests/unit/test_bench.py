@@ -38,6 +38,15 @@ def test_ratios_are_taken_within_a_repetition():
     assert figures.ratios({0: 100.0}, {0: 0.0}) == []
 
 
+def test_costs_measures_choreo_with_and_without_its_record_side_by_side():
+    steps = plan(_options(["--costs", "--repetitions", "2"]))
+
+    assert [step.side.name for step in steps[:2]] == ["choreo/redis/solo", "choreo-unrecorded/redis/solo"]
+    assert [step.side.settings for step in steps[:2]] == [{}, {"choreo_record_length": 0}]
+    assert {step.side.name for step in steps if step.kind == "memory"} == {step.side.name for step in steps[:2]}
+    assert len([step for step in steps if step.side.name == "choreo-unrecorded/rabbitmq/solo"]) == 2
+
+
 def test_the_spread_is_relative_to_the_median():
     assert figures.spread([90.0, 100.0, 110.0]) == pytest.approx(0.2)
     assert figures.spread([100.0]) is None

@@ -46,14 +46,17 @@ local function now_ms()
 end
 
 -- Appends entries to the record of runs. Nothing depends on it, so an error of Redis (a key of the wrong type, a user
--- without the right) is ignored. Old entries are removed now and then, since that need not be exact.
+-- without the right) is ignored. The lifetime is renewed, and old entries are removed, only now and then.
 local function record(at, entries, now)
   local most, lifetime = string.match(ARGV[2], '^(%d+) (%d+)$')
   for n = at, at + 2 * entries - 2, 2 do
     local stream = ARGV[1] .. ARGV[n]
-    redis.pcall('XADD', stream, 'MAXLEN', '~', most, '*', '', ARGV[n + 1])
-    redis.pcall('PEXPIRE', stream, lifetime)
-    if now % 64 == 0 then redis.pcall('XTRIM', stream, 'MINID', '~', string.format('%.0f', now - lifetime)) end
+    local id = redis.pcall('XADD', stream, 'NOMKSTREAM', 'MAXLEN', '~', most, '*', '', ARGV[n + 1])
+    if not id then redis.pcall('XADD', stream, '*', '', ARGV[n + 1]) end
+    if not id or now % 64 == 0 then
+      redis.pcall('PEXPIRE', stream, lifetime)
+      redis.pcall('XTRIM', stream, 'MINID', '~', string.format('%.0f', now - lifetime))
+    end
   end
 end
 
