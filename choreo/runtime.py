@@ -149,7 +149,7 @@ class Runtime:
             self._park,
             tasks=self._callable_tasks,
             accept=lambda: prepare_accept_content(self._conf.accept_content) or (),
-            owners=lambda: self.store.handlers(),
+            handlers=lambda: self.store.handlers(),
             returned=lambda handler, delivery: self.store.returned(handler, delivery),
             on_consume=self._on_consume,
         )
@@ -365,7 +365,7 @@ class Runtime:
         """Queue → the number of messages in it. A queue that does not exist is left out."""
         from choreo.broker.bindings import Bindings
 
-        return Bindings(self._connect, self.topology.exchange).waiting(queues)
+        return Bindings(self._connect, self.topology.exchange).message_counts(queues)
 
     def soft_time_limit(self, handler: str) -> float | None:
         """The soft time limit of this handler in this worker, in seconds; None if there is none."""
@@ -377,29 +377,29 @@ class Runtime:
     pool_soft_time_limit: float | None = None
 
     def backlog(self) -> dict[str, Backlog]:
-        """The messages that wait in the store, by owner, of every service that uses it. Raises `StoreError`."""
+        """What waits in each schedule of every service that uses the store, by its name. Raises `StoreError`."""
         from choreo.store.schedule import DELAYED
 
-        return {owner: self.store.backlog(owner) for owner in (*self.store.handlers(), DELAYED)}
+        return {name: self.store.backlog(name) for name in (*self.store.handlers(), DELAYED)}
 
-    def owners(self) -> list[str]:
-        """The owners of this service's schedules and dead letters: its handlers and its other queues."""
+    def registered_names(self) -> list[str]:
+        """The names under which this service has schedules and dead letters: its handlers and its other queues."""
         from choreo.delivery.notice import notices_of
 
         handlers = [subscription.name for subscription in self.subscriptions]
         return [*handlers, notices_of(self.service_name), self.service_name]
 
     def schedules(self) -> list[str]:
-        """The owners of the schedules that this service's clock looks into: its own, and the delayed events."""
+        """The names of the schedules that this service's clock looks into: its own, and the delayed events."""
         from choreo.store.schedule import DELAYED
 
-        return [*self.owners(), DELAYED]
+        return [*self.registered_names(), DELAYED]
 
     def introduce(self) -> None:
         """Register this service's handlers in the store, and describe its joins there. Raises `StoreError`."""
         from choreo.declare.join import Join
 
-        self.store.register(self.owners())
+        self.store.register(self.registered_names())
         joins = [subscription for subscription in self.subscriptions if isinstance(subscription, Join)]
         terms = {"retention": self.terms.retention.total_seconds()}
         descriptions = {join.name: join.described() | terms for join in joins}

@@ -65,7 +65,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 A = TypeVar("A", bound="Around")
 
 #: The most events of `Service.publish_many` that are confirmed together.
-BATCH = 500
+BATCH_EVENTS = 500
 
 
 class Service(Celery):
@@ -391,23 +391,23 @@ class Service(Celery):
 
         True: it will not be sent. False: it has left, or may be leaving right now. Raises `StoreError`.
         """
-        owner, _, event_id = key.partition("/")
-        return self.runtime.store.unschedule(owner, f"event:{event_id}")
+        name, _, event_id = key.partition("/")
+        return self.runtime.store.unschedule(name, f"event:{event_id}")
 
     def publish_many(self, events: Iterable[Event], subject: str | None = None) -> int:
         """
         Announce any number of events, and return their number. See `publish` for what it promises of each.
 
-        ``event.about("ORD-1")`` gives an event its own subject. The events are taken from ``events`` and sent `BATCH`
-        (500) at a time, so a generator of millions needs little memory. Each batch is confirmed before the next is
-        made, and is sent only if all its events are valid.
+        ``event.about("ORD-1")`` gives an event its own subject. The events are taken from ``events`` and sent 500 at
+        a time, so a generator of millions needs little memory. Each batch is confirmed before the next is made, and is
+        sent only if all its events are valid.
         In a `PublishError`, ``before`` is the number of events in earlier batches, which are announced; ``confirmed``
         and ``unconfirmed`` are the envelopes of the batch that failed.
         """
         check_events(events)
         count = 0
         iterator = iter(events)
-        while batch := list(islice(iterator, BATCH)):
+        while batch := list(islice(iterator, BATCH_EVENTS)):
             try:
                 self._announce(batch, subject)
             except PublishError as error:

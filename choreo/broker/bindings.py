@@ -75,7 +75,7 @@ class Bindings:
         if held is not None:
             held.release()
 
-    def waiting(self, queues: Sequence[str]) -> dict[str, int]:
+    def message_counts(self, queues: Sequence[str]) -> dict[str, int]:
         """Queue → how many messages wait in it. A queue that does not exist is left out."""
         found: dict[str, int] = {}
 

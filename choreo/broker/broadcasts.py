@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from choreo.broker.incoming import brief
+from choreo.broker.incoming import shortened
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,6 @@ def dropping(callback: OnMessage, queue: str, errors: tuple[type[BaseException],
         except passing:
             raise
         except Exception as error:  # it may be of any form
-            logger.error("%s: a message that cannot be read is dropped: %s", queue, brief(error))
+            logger.error("%s: a message that cannot be read is dropped: %s", queue, shortened(error))
 
     return on_message

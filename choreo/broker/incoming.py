@@ -34,21 +34,21 @@ _dumps = json.JSONEncoder(ensure_ascii=False).encode
 #: The text before and after an event in the body of a task message that choreo writes.
 _BEFORE, _AFTER = "[[{", "}],{},{}]"
 
-_brief = Repr()
-_brief.maxstring = _brief.maxother = 200
+_shortener = Repr()
+_shortener.maxstring = _shortener.maxother = 200
 #: Shortens a value from a message for an error text: the value may be of any size.
-brief = _brief.repr
+shortened = _shortener.repr
 
 
 class EventText(str):
     """An event as JSON, with its envelope. It is pickled as a plain text: another process reads the envelope again."""
 
-    __slots__ = ("envelope", "lineage", "note")
+    __slots__ = ("envelope", "lineage", "prepared")
     envelope: Envelope
     #: The task that announced the event.
     lineage: Lineage
-    #: For the hooks of the channel that took the event; choreo.broker does not use it.
-    note: Any
+    #: What the hooks of the channel that took the event have prepared for it; choreo.broker does not use it.
+    prepared: Any
 
     @classmethod
     def of(cls, envelope: Envelope, text: str | None = None, lineage: Lineage = NO_LINEAGE) -> "EventText":
@@ -58,7 +58,7 @@ class EventText(str):
             made.encode()  # raises for half a surrogate pair, which is no UTF-8
         except (ValueError, RecursionError) as error:
             raise EnvelopeError(f"it cannot be written again: {error}") from error
-        made.envelope, made.lineage, made.note = envelope, lineage, None
+        made.envelope, made.lineage, made.prepared = envelope, lineage, None
         return made
 
     def __reduce__(self) -> tuple[type[str], tuple[str]]:
@@ -128,7 +128,7 @@ class Incoming:
         headers = self.headers
         if headers.get("task") not in (EVENT_TASK, *tasks):
             raise EnvelopeError(
-                f"the task is {brief(headers.get('task'))}, and this queue takes events ({EVENT_TASK!r})"
+                f"the task is {shortened(headers.get('task'))}, and this queue takes events ({EVENT_TASK!r})"
             )
         retries = retries_in(headers)
         match self.body():
@@ -161,7 +161,7 @@ class Incoming:
         """The decoded body. Raises `EnvelopeError` when it is not JSON."""
         content_type = self.content_type
         if content_type != JSON:
-            raise EnvelopeError(f"the content type is {brief(content_type)}, not {JSON!r}")
+            raise EnvelopeError(f"the content type is {shortened(content_type)}, not {JSON!r}")
         if getattr(self.message, "errors", None):
             raise EnvelopeError(f"the body cannot be decompressed: {self.message.errors[0][1]}")
         return _parsed(self._plain())
@@ -170,7 +170,7 @@ class Incoming:
         """The body as Celery will decode it. Raises `EnvelopeError` if Celery would refuse or could not read it."""
         content_type = self.content_type
         if not isinstance(content_type, str) or content_type not in accept:
-            raise EnvelopeError(f"the content type {brief(content_type)} is none that the service takes")
+            raise EnvelopeError(f"the content type {shortened(content_type)} is none that the service takes")
         if getattr(self.message, "errors", None):
             raise EnvelopeError(f"the body cannot be decompressed: {self.message.errors[0][1]}")
         try:
@@ -237,7 +237,7 @@ def retries_in(headers: Headers) -> int:
     """How many attempts were made before. Raises `EnvelopeError` if the header is no such number."""
     retries = headers.get("retries") or 0
     if type(retries) is not int or not 0 <= retries <= MOST_RETRIES:
-        raise EnvelopeError(f"retries is {brief(retries)}, not a number of attempts")
+        raise EnvelopeError(f"retries is {shortened(retries)}, not a number of attempts")
     return retries
 
 
@@ -261,7 +261,7 @@ def _parsed(text: Any) -> Any:
 
 def _text(value: Any) -> str:
     """A property as a text for people, shortened if it is no text."""
-    return value if isinstance(value, str) else brief(value)
+    return value if isinstance(value, str) else shortened(value)
 
 
 def short(error: Exception) -> str:

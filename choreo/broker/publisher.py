@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 #: blob, and not the blob.
 MAX_EVENT_BYTES = 256 * 1024
 #: Seconds to wait before each attempt; the next one is made when a connection breaks or cannot be made.
-PAUSES = (0.0, 0.0, 0.2, 0.5)
+PAUSE_SECONDS = (0.0, 0.0, 0.2, 0.5)
 
 
 class Publisher:
@@ -68,7 +68,7 @@ class Publisher:
         `InvalidEventError`.
         """
         envelopes = list(envelopes)
-        posts = self._deliver([self.message_for(envelope) for envelope in envelopes])
+        posts = self._publish([self.message_for(envelope) for envelope in envelopes])
         _check(posts, envelopes)
         self.note_announced(envelopes)
         unheard = [post for post in posts if post.heard is False]
@@ -126,7 +126,7 @@ class Publisher:
     def send(self, messages: Iterable[Message]) -> None:
         """Send messages. Raises `PublishError` unless the broker confirms every one."""
         messages = list(messages)
-        _check(self._deliver(messages), messages)
+        _check(self._publish(messages), messages)
 
     def note_unheard(self, messages: Iterable[Message]) -> None:
         """Count events that reached no queue, and log the first of each type unless ``choreo_unheard`` is "ignore"."""
@@ -151,7 +151,7 @@ class Publisher:
         """Replace the lock in a forked child: a thread of the parent may have held it."""
         self._counting = threading.Lock()
 
-    def _deliver(self, messages: Sequence[Message]) -> list[Post]:
+    def _publish(self, messages: Sequence[Message]) -> list[Post]:
         posts = [Post(message) for message in messages]
         self._attempt(posts)
         self.note_unheard(post.message for post in posts if post.heard is False and not post.to_one_queue)
@@ -159,7 +159,7 @@ class Publisher:
 
     def _attempt(self, posts: Sequence[Post]) -> None:
         """Send until each post is confirmed or refused. A message that is sent twice keeps its id."""
-        for attempt, pause in enumerate(PAUSES, start=1):
+        for attempt, pause in enumerate(PAUSE_SECONDS, start=1):
             posts = [post for post in posts if post.pending]
             if not posts:
                 return
@@ -175,7 +175,7 @@ class Publisher:
                 elif line.concerns_one(error):
                     for post in posts:
                         self._attempt([post])
-                elif attempt == len(PAUSES) or not line.is_passing(error):
+                elif attempt == len(PAUSE_SECONDS) or not line.is_passing(error):
                     _refuse(posts, line.why(error))
                 else:
                     # The idle lines are most likely broken too, and there may be more of them than attempts.

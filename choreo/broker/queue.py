@@ -79,13 +79,13 @@ class GuardedQueue(SteadyQueue):
                 raise UnansweredError(
                     f"it came back {returns_of(message)} times, and was never settled", self.event_in(message)
                 )
-            self.read(message)
+            self.make_runnable(message)
         except EnvelopeError:
             raise
         except Exception as error:  # an unforeseen delivery must not end every worker of the service
             raise EnvelopeError(f"it cannot be read: {short(error)}") from error
 
-    def read(self, message: Any) -> None:
+    def make_runnable(self, message: Any) -> None:
         """The work of `prepare`, for a subclass to implement. It may raise anything."""
         raise NotImplementedError
 
@@ -159,7 +159,7 @@ class HandlerQueue(GuardedQueue):
             return Incoming(message).event(self.handler)[0].envelope
         return None
 
-    def read(self, message: Any) -> None:
+    def make_runnable(self, message: Any) -> None:
         """Turn the event in the delivery into a run of the handler."""
         incoming = Incoming(message)
         # A virtual transport may return a delivery to its queue in the form that `become` gave it. So the handler's own
@@ -178,16 +178,16 @@ class DeadLetterQueue(HandlerQueue):
     The queue of a service's notices, one for each of its dead letters.
 
     RabbitMQ also puts deliveries here that exceeded the delivery limit of their queue: they become dead letters.
-    ``prefix`` is the namespace with a dot, as in the names of queues, or "". ``owners`` returns the names of all
+    ``prefix`` is the namespace with a dot, as in the names of queues, or "". ``handlers`` returns the names of all
     handlers that may have dead letters.
     """
 
-    attrs = (*HandlerQueue.attrs, ("prefix", None), ("owners", None))
+    attrs = (*HandlerQueue.attrs, ("prefix", None), ("handlers", None))
     prefix: str
-    owners: Callable[[], Container[str]]
+    handlers: Callable[[], Container[str]]
     most_returns = GuardedQueue.most_returns
 
-    def read(self, message: Any) -> None:
+    def make_runnable(self, message: Any) -> None:
         """Check a notice. Raises `UnansweredError` for an event that RabbitMQ delivered too often."""
         incoming = Incoming(message)
         if incoming.headers.get("task") != self.handler:
@@ -235,7 +235,7 @@ class DeadLetterQueue(HandlerQueue):
             queue = Incoming(message).headers.get("x-first-death-queue")
             if isinstance(queue, str) and queue.startswith(self.prefix or ""):
                 handler = queue.removeprefix(self.prefix or "")
-                if handler in self.owners():
+                if handler in self.handlers():
                     return handler, queue
         return self.handler, self.name
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from celery.canvas import Signature
 
-from choreo.broker.incoming import brief
+from choreo.broker.incoming import shortened
 from choreo.errors import EnvelopeError
 from choreo.events.message import MOST_NESTED
 
@@ -24,7 +24,7 @@ _NEVER_SENT = frozenset({"celery.chain", "celery.group", "celery.chord"})
 def check_following(embed: Mapping[Any, Any]) -> None:
     """Raise `EnvelopeError` unless the third part of a task message holds signatures where Celery looks for them."""
     if strange := embed.keys() - _FOLLOWING:
-        raise EnvelopeError(f"the body names {brief(sorted(map(str, strange)))}, and Celery has no such calls")
+        raise EnvelopeError(f"the body names {shortened(sorted(map(str, strange)))}, and Celery has no such calls")
     for name in ("callbacks", "chain"):
         _check_list(embed.get(name), name)
     _check_list(embed.get("errbacks"), "errbacks", may_be_names=True)
@@ -47,7 +47,7 @@ def _check_list(value: Any, where: str, depth: int = 0, *, may_be_names: bool = 
     if value is None:
         return
     if not isinstance(value, (list, tuple)):
-        raise EnvelopeError(f"{where} is {brief(value)}, not a list of signatures")
+        raise EnvelopeError(f"{where} is {shortened(value)}, not a list of signatures")
     for one in value:
         if not (may_be_names and isinstance(one, str)):
             _check(one, where, depth)
@@ -58,14 +58,14 @@ def _check(value: Any, where: str, depth: int) -> None:
     if depth > MOST_NESTED:
         raise EnvelopeError(f"{where} is nested more than {MOST_NESTED} times")
     if not isinstance(value, dict):
-        raise EnvelopeError(f"{where} holds {brief(value)}, not a signature")
+        raise EnvelopeError(f"{where} holds {shortened(value)}, not a signature")
     kind = value.get("subtask_type")
     args, kwargs, options = (value.get(name) for name in ("args", "kwargs", "options"))
     is_call = isinstance(value.get("task"), str) and value["task"] and isinstance(args, (list, tuple))
     if not (is_call and isinstance(kwargs, dict) and isinstance(options, dict)):
-        raise EnvelopeError(f"{where} holds {brief(value)}, not a signature")
+        raise EnvelopeError(f"{where} holds {shortened(value)}, not a signature")
     if kind is not None and not (isinstance(kind, str) and kind in Signature.TYPES):
-        raise EnvelopeError(f"{where} holds a signature of the kind {brief(kind)}, which Celery does not know")
+        raise EnvelopeError(f"{where} holds a signature of the kind {shortened(kind)}, which Celery does not know")
     _check_parts(kind, kwargs, where, depth + 1)
     _check_options(options, where, depth + 1)
 
@@ -94,12 +94,12 @@ def _check_options(options: Mapping[Any, Any], where: str, depth: int) -> None:
         _check(options["chord"], f"{where}: chord", depth)
     for name in ("task_id", "queue", "routing_key", "root_id", "parent_id", "group_id"):
         if not isinstance(options.get(name), (str, type(None))):
-            raise EnvelopeError(f"{where}: {name} is {brief(options[name])}, not a text")
+            raise EnvelopeError(f"{where}: {name} is {shortened(options[name])}, not a text")
 
 
 def _check_map(form: Mapping[Any, Any], where: str, depth: int) -> None:
     _check(form.get("task"), f"{where}: task", depth)
     if not isinstance(form.get("it"), (list, tuple)):
-        raise EnvelopeError(f"{where}: it is {brief(form.get('it'))}, not a list of arguments")
+        raise EnvelopeError(f"{where}: it is {shortened(form.get('it'))}, not a list of arguments")
     if not isinstance(form.get("n"), (int, type(None))):
-        raise EnvelopeError(f"{where}: n is {brief(form['n'])}, not a number")
+        raise EnvelopeError(f"{where}: n is {shortened(form['n'])}, not a number")

@@ -12,7 +12,7 @@ from typing import Any
 
 import amqp
 
-from choreo.broker.incoming import Headers, Incoming, brief
+from choreo.broker.incoming import Headers, Incoming, shortened
 from choreo.broker.queue import GuardedQueue
 from choreo.broker.signatures import check_builtin, check_following
 from choreo.errors import EnvelopeError, StoreError, UnansweredError
@@ -35,7 +35,7 @@ class TaskQueue(GuardedQueue):
     accept: Callable[[], Container[str]]
     returned: Callable[[str, str], int]
 
-    def read(self, message: Any) -> None:
+    def make_runnable(self, message: Any) -> None:
         """Check that Celery can run the message, and leave it as it is. Raises `EnvelopeError` when it cannot."""
         incoming = Incoming(message)
         headers, call = incoming.headers, None
@@ -43,7 +43,7 @@ class TaskQueue(GuardedQueue):
             headers, call = _first_protocol(incoming.decoded(self.accept()))
         task = headers.get("task")
         if not isinstance(task, str) or task not in self.tasks():
-            raise EnvelopeError(f"the service has no task {brief(task)}")
+            raise EnvelopeError(f"the service has no task {shortened(task)}")
         _check_headers(headers)
         if isinstance(message, amqp.Message):
             self._check_returns(message, headers)
@@ -81,29 +81,29 @@ def _first_protocol(body: Any) -> tuple[Headers, list[Any]]:
 def _check_headers(headers: Headers) -> None:
     _check_texts(headers)
     if not isinstance(headers.get("id"), str):
-        raise EnvelopeError(f"the id is {brief(headers.get('id'))}, not a text")
+        raise EnvelopeError(f"the id is {shortened(headers.get('id'))}, not a text")
     # Celery and Flower show them.
     for name in ("id", "shadow", "root_id", "parent_id", "group"):
         if not _is_printable(headers.get(name)):
-            raise EnvelopeError(f"{name} is {brief(headers[name])}, not a text that can be printed")
+            raise EnvelopeError(f"{name} is {shortened(headers[name])}, not a text that can be printed")
     if not isinstance(headers.get("retries") or 0, int):
-        raise EnvelopeError(f"retries is {brief(headers['retries'])}, not a number")
+        raise EnvelopeError(f"retries is {shortened(headers['retries'])}, not a number")
     for name in ("eta", "expires"):
         if not _is_time(headers.get(name)):
-            raise EnvelopeError(f"{name} is {brief(headers[name])}, not a timestamp")
+            raise EnvelopeError(f"{name} is {shortened(headers[name])}, not a timestamp")
     match headers.get("timelimit"):
         case None:
             pass
         case [hard, soft] if _is_limit(hard) and _is_limit(soft):
             pass
         case limit:
-            raise EnvelopeError(f"timelimit is {brief(limit)}, not two numbers of seconds, from 0")
+            raise EnvelopeError(f"timelimit is {shortened(limit)}, not two numbers of seconds, from 0")
     # Celery compares these with the revoked stamps.
     names, stamps = headers.get("stamped_headers"), headers.get("stamps")
     if not (names is None or (isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names))):
-        raise EnvelopeError(f"stamped_headers is {brief(names)}, not a list of names")
+        raise EnvelopeError(f"stamped_headers is {shortened(names)}, not a list of names")
     if not (stamps is None or isinstance(stamps, dict)):
-        raise EnvelopeError(f"stamps is {brief(stamps)}, not a table")
+        raise EnvelopeError(f"stamps is {shortened(stamps)}, not a table")
 
 
 def _is_printable(value: Any) -> bool:
@@ -115,7 +115,7 @@ def _check_texts(headers: Headers) -> None:
     """Raise `EnvelopeError` for a text, such as a task id, that neither a store of results nor a broker could write."""
     for name, value in headers.items():
         if isinstance(value, str) and _SURROGATE.search(value):
-            raise EnvelopeError(f"{brief(name)} is {brief(value)}, which cannot be written as UTF-8")
+            raise EnvelopeError(f"{shortened(name)} is {shortened(value)}, which cannot be written as UTF-8")
 
 
 def _is_limit(seconds: Any) -> bool:

@@ -66,7 +66,7 @@ class Topology:
         park: Park,
         tasks: Callable[[], Container[str]],
         accept: Callable[[], Container[str]],
-        owners: Callable[[], Container[str]],
+        handlers: Callable[[], Container[str]],
         returned: Callable[[str, str], int],
         on_consume: OnConsume | None = None,
     ) -> None:
@@ -76,7 +76,7 @@ class Topology:
         self._park = park
         self._tasks = tasks
         self._accept = accept
-        self._owners = owners
+        self._handlers = handlers
         self._returned = returned
         self._on_consume = on_consume
         self.exchange = Exchange(self.name_of("choreo.events"), type="topic", durable=True)
@@ -105,7 +105,7 @@ class Topology:
             handler=f"{self.service}.dead_letters",
             park=self._park,
             prefix=self.name_of(""),
-            owners=self._owners,
+            handlers=self._handlers,
         )
         tasks = TaskQueue(
             self.default_queue,

@@ -26,12 +26,12 @@ def is_stopping() -> bool:
     return not ((soon is None or soon is False) and (now is None or now is False))
 
 
-def begun() -> set[str]:
+def started_tags() -> set[str]:
     """The delivery tags of what the pool has begun, or can no longer be kept from beginning."""
-    return _tags_of(begun_requests())
+    return _tags_of(started_requests())
 
 
-def begun_requests() -> list[Any]:
+def started_requests() -> list[Any]:
     """
     Returns the requests that the pool has begun, and those that were written to a pool child.
 
@@ -52,7 +52,7 @@ def written_job(request: Any) -> Any:
     return job if getattr(job, "_write_to", None) is not None else None
 
 
-def waiting() -> int:
+def unstarted_count() -> int:
     """How many deliveries wait for a free place in the pool."""
     worker = _worker()
     return len(worker.reserved_requests) - len(worker.active_requests) if worker is not None else 0

@@ -100,18 +100,18 @@ def _load(app: Service, source: str) -> None:
         raise click.ClickException(f"{source} cannot be read: {_sentence(error)}") from error
 
 
-def check_owners(app: Service, given: Iterable[str], known: Iterable[str], kind: str = "service or handler") -> None:
+def check_names(app: Service, given: Iterable[str], known: Iterable[str], kind: str = "service or handler") -> None:
     """Raise `ClickException` for a name that is none of the ``known`` handlers nor, unless ``kind``, their services."""
     names = set(known)
     if kind == "service or handler":
         names |= {name.partition(".")[0] for name in names}
-    for owner in given:
-        if owner in names:
+    for name in given:
+        if name in names:
             continue
-        guess = get_close_matches(owner, names, n=1)
+        guess = get_close_matches(name, names, n=1)
         hint = f"Did you mean {guess[0]}?" if guess else f"Known are: {', '.join(sorted(names)) or 'none'}."
         raise click.ClickException(
-            f"No {kind} named {owner!r} is known. {hint} A service makes itself known when its worker starts. The "
+            f"No {kind} named {name!r} is known. {hint} A service makes itself known when its worker starts. The "
             f"store is {_store_of(app)}{_namespace_of(app)}."
         )
 

@@ -14,27 +14,27 @@ from choreo.cli.quiet import quiet
 from choreo.cli.where import Where
 
 
-def event_types(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
+def event_types(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
     """The types of events that the package, or any package of this directory, knows, and that begin like this."""
     from choreo.local.discovery import Package, packages_with_events
 
     with quiet():
         package = context.params.get("package")
         packages = [Package(package)] if package else packages_with_events(Path.cwd()).values()
-        return sorted({name for known in packages for name in known.events if name.startswith(begun)})
+        return sorted({name for known in packages for name in known.events if name.startswith(incomplete)})
     return []
 
 
-def packages(_: click.Context, __: click.Parameter, begun: str) -> list[str]:
+def packages(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
     """The packages of this directory that know events, and that begin like this."""
     from choreo.local.discovery import packages_with_events
 
     with quiet():
-        return [name for name in packages_with_events(Path.cwd()) if name.startswith(begun)]
+        return [name for name in packages_with_events(Path.cwd()) if name.startswith(incomplete)]
     return []
 
 
-def owners(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
+def services_and_handlers(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
     """The services and handlers that the store knows, and that begin like this."""
     with quiet():
         where = Where.of(context)
@@ -42,7 +42,7 @@ def owners(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
             app = cli.command_line_service(where)
             handlers = app.runtime.store.handlers()
         names = {*handlers, *(handler.partition(".")[0] for handler in handlers)}
-        return sorted(name for name in names if name.startswith(begun))
+        return sorted(name for name in names if name.startswith(incomplete))
     return []
 
 

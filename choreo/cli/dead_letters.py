@@ -6,7 +6,7 @@ import textwrap
 import click
 
 from choreo.cli import completion
-from choreo.cli.app import check_owners, say, speaking, tell_asleep, tell_undeclared
+from choreo.cli.app import check_names, say, speaking, tell_asleep, tell_undeclared
 from choreo.cli.where import connecting
 from choreo.delivery.dead_letter import DeadLetter
 from choreo.printing import one_line
@@ -23,19 +23,19 @@ def dead_letters() -> None:
 
 
 @dead_letters.command("list")
-@click.argument("owners", nargs=-1, metavar="[SERVICE|HANDLER]...", shell_complete=completion.owners)
+@click.argument("names", nargs=-1, metavar="[SERVICE|HANDLER]...", shell_complete=completion.services_and_handlers)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @speaking
-def list_(app: Service, owners: tuple[str, ...], as_json: bool) -> None:
+def list_(app: Service, names: tuple[str, ...], as_json: bool) -> None:
     """List dead letters, oldest first: all, or those of the given services or handlers."""
-    check_owners(app, owners, app.dead_letters.handlers)
-    letters = app.dead_letters.find(*owners)
+    check_names(app, names, app.dead_letters.handlers)
+    letters = app.dead_letters.find(*names)
     if as_json:
         for letter in letters:
             say(letter.to_json())
         return
     if not letters:
-        say("No dead letters." if not owners else f"No dead letters of {', '.join(owners)}.")
+        say("No dead letters." if not names else f"No dead letters of {', '.join(names)}.")
         return
     say(_ROW.format("ID", "WHEN (UTC)", "REASON", "HANDLER: EVENT"))
     for letter in letters:
@@ -60,7 +60,10 @@ def show(app: Service, letter_id: str, as_json: bool) -> None:
 @dead_letters.command()
 @click.argument("letter_ids", nargs=-1, required=True, metavar="ID...")
 @click.option(
-    "--to", metavar="SERVICE.HANDLER", help="Another handler: the new name of one.", shell_complete=completion.owners
+    "--to",
+    metavar="SERVICE.HANDLER",
+    help="Another handler: the new name of one.",
+    shell_complete=completion.services_and_handlers,
 )
 @speaking
 def replay(app: Service, letter_ids: tuple[str, ...], to: str | None) -> None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from choreo.cli import completion
-from choreo.cli.app import check_owners, say, shown_moment, speaking, tell_undeclared
+from choreo.cli.app import check_names, say, shown_moment, speaking, tell_undeclared
 from choreo.cli.where import connecting
 from choreo.operate.joins import PAGE, Joins, PendingJoin
 from choreo.printing import one_line
@@ -17,7 +17,10 @@ from choreo.service import Service
 _ROW = "{:<20}  {:<30}  {:<11}  {}"
 _WHEN_COMPLETE = ". It runs at its deadline at the latest"
 _of_handler = click.option(
-    "--handler", metavar="NAME", help="The handler, if several wait for KEY.", shell_complete=completion.owners
+    "--handler",
+    metavar="NAME",
+    help="The handler, if several wait for KEY.",
+    shell_complete=completion.services_and_handlers,
 )
 
 
@@ -28,7 +31,7 @@ def joins() -> None:
 
 
 @joins.command("list")
-@click.argument("owners", nargs=-1, metavar="[SERVICE|HANDLER]...", shell_complete=completion.owners)
+@click.argument("names", nargs=-1, metavar="[SERVICE|HANDLER]...", shell_complete=completion.services_and_handlers)
 @click.option(
     "--limit",
     type=click.IntRange(min=0),
@@ -39,9 +42,9 @@ def joins() -> None:
 @click.option("--after", metavar="PLACE", help="Continue an earlier list of one HANDLER.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @speaking
-def list_(app: Service, owners: tuple[str, ...], limit: int, after: str | None, as_json: bool) -> None:
+def list_(app: Service, names: tuple[str, ...], limit: int, after: str | None, as_json: bool) -> None:
     """List pending joins, soonest deadline first: of all handlers, or of the given services or handlers."""
-    handlers = _chosen(app, owners)
+    handlers = _chosen(app, names)
     if after and len(handlers) != 1:
         raise click.UsageError("--after continues the list of one HANDLER. Name it.")
     pending: list[str] = []
@@ -111,19 +114,19 @@ def fire(app: Service, key: str, handler: str | None, as_timeout: bool) -> None:
 
 def _check_handler(app: Service, handler: str | None) -> None:
     if handler is not None:
-        check_owners(app, [handler], app.joins.handlers, "join")
+        check_names(app, [handler], app.joins.handlers, "join")
 
 
-def _chosen(app: Service, owners: tuple[str, ...]) -> list[str]:
+def _chosen(app: Service, names: tuple[str, ...]) -> list[str]:
     known = app.joins.handlers
     services = {name.partition(".")[0] for name in app.runtime.store.handlers()}
-    check_owners(app, owners, [*known, *services])
-    for owner in owners:
-        if not any(owner in (name, name.partition(".")[0]) for name in known):
-            say(f"{owner} has no joins.", err=True)
-    if not known and not owners:
+    check_names(app, names, [*known, *services])
+    for given in names:
+        if not any(given in (name, name.partition(".")[0]) for name in known):
+            say(f"{given} has no joins.", err=True)
+    if not known and not names:
         say("No joins are known. A service makes its joins known when its worker starts.", err=True)
-    return [name for name in known if not owners or name in owners or name.partition(".")[0] in owners]
+    return [name for name in known if not names or name in names or name.partition(".")[0] in names]
 
 
 def _rows(joins: Joins, handler: str, limit: int, after: str) -> Iterator[tuple[PendingJoin, str]]:

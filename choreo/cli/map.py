@@ -31,7 +31,7 @@ _MARKS = {"join": "+", "unless": "-"}
 
 
 @click.command("map")
-@click.argument("names", nargs=-1, metavar="[SERVICE|HANDLER|TYPE]...", shell_complete=completion.owners)
+@click.argument("names", nargs=-1, metavar="[SERVICE|HANDLER|TYPE]...", shell_complete=completion.services_and_handlers)
 @click.option(
     "--package",
     metavar="NAME",

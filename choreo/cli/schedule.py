@@ -6,7 +6,7 @@ from dataclasses import asdict
 import click
 
 from choreo.cli import completion
-from choreo.cli.app import check_owners, say, shown_moment, speaking
+from choreo.cli.app import check_names, say, shown_moment, speaking
 from choreo.durations import moment_of
 from choreo.printing import one_line
 from choreo.service import Service
@@ -18,18 +18,18 @@ _LATE = 10.0
 
 
 @click.command()
-@click.argument("owners", nargs=-1, metavar="[SERVICE|HANDLER]...", shell_complete=completion.owners)
+@click.argument("names", nargs=-1, metavar="[SERVICE|HANDLER]...", shell_complete=completion.services_and_handlers)
 @click.option("--all", "everything", is_flag=True, help="Include handlers for which nothing waits.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @speaking
-def schedule(app: Service, owners: tuple[str, ...], everything: bool, as_json: bool) -> None:
+def schedule(app: Service, names: tuple[str, ...], everything: bool, as_json: bool) -> None:
     """
     Show the messages that wait to be sent.
 
     They are retries, deadlines of joins, delayed events, and the outbox. A live worker of the handler's service sends a
     DUE message within a quarter of a second.
     """
-    backlog = _chosen(app, owners)
+    backlog = _chosen(app, names)
     gone = [handler for handler in app.runtime.undeclared.find() if handler.handler in backlog]
     _print(backlog, everything=everything, as_json=as_json)
     for handler in gone:
@@ -38,34 +38,34 @@ def schedule(app: Service, owners: tuple[str, ...], everything: bool, as_json: b
 
 
 def _print(backlog: dict[str, Backlog], *, everything: bool, as_json: bool) -> None:
-    shown = {owner: waits for owner, waits in backlog.items() if everything or waits.total}
+    shown = {name: waits for name, waits in backlog.items() if everything or waits.total}
     if as_json:
-        for owner, waits in shown.items():
-            say(json.dumps({"handler": owner, **asdict(waits)}))
+        for name, waits in shown.items():
+            say(json.dumps({"handler": name, **asdict(waits)}))
         return
     if not shown:
         say("Nothing waits to be sent.")
         return
     say(_ROW.format("HANDLER", "DUE", "FOR (s)", "LATER", "NEXT (UTC)"))
-    for owner, waits in shown.items():
-        say(_row(owner, waits))
-    late = sorted({_service(owner) for owner, waits in shown.items() if waits.late > _LATE})
+    for name, waits in shown.items():
+        say(_row(name, waits))
+    late = sorted({_service(name) for name, waits in shown.items() if waits.late > _LATE})
     if late:
         say(f"\nLate: is a worker of {', '.join(late)} running, and does it reach the broker?", err=True)
 
 
-def _chosen(app: Service, owners: tuple[str, ...]) -> dict[str, Backlog]:
+def _chosen(app: Service, names: tuple[str, ...]) -> dict[str, Backlog]:
     backlog = app.backlog()
-    check_owners(app, owners, backlog)
-    return {known: waits for known, waits in backlog.items() if not owners or {known, _service(known)} & set(owners)}
+    check_names(app, names, backlog)
+    return {known: waits for known, waits in backlog.items() if not names or {known, _service(known)} & set(names)}
 
 
-def _service(owner: str) -> str:
-    return "any service" if owner == DELAYED else owner.partition(".")[0]
+def _service(name: str) -> str:
+    return "any service" if name == DELAYED else name.partition(".")[0]
 
 
-def _row(owner: str, waits: Backlog) -> str:
-    name = "delayed events" if owner == DELAYED else one_line(owner)
+def _row(name: str, waits: Backlog) -> str:
+    shown = "delayed events" if name == DELAYED else one_line(name)
     late = f"{waits.late:.1f}" if waits.due else ""
     at = "" if waits.next_at is None else shown_moment(moment_of(waits.next_at), "%m-%d %H:%M:%S")
-    return _ROW.format(name if len(name) <= 38 else f"{name[:35]}...", waits.due, late, waits.later, at).rstrip()
+    return _ROW.format(shown if len(shown) <= 38 else f"{shown[:35]}...", waits.due, late, waits.later, at).rstrip()

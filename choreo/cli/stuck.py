@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import click
 
 from choreo.cli import completion
-from choreo.cli.app import check_owners, say, speaking
+from choreo.cli.app import check_names, say, speaking
 from choreo.cli.figures import count
 from choreo.cli.spans import SPAN
 from choreo.cli.tables import screen, table, text, whole
@@ -17,7 +17,7 @@ from choreo.store.schedule import DELAYED
 
 
 @click.command()
-@click.argument("owners", nargs=-1, metavar="[SERVICE|HANDLER]...", shell_complete=completion.owners)
+@click.argument("owners", nargs=-1, metavar="[SERVICE|HANDLER]...", shell_complete=completion.services_and_handlers)
 @click.option(
     "--older", type=SPAN, default=0.0, metavar="TIME", help="Only what is stuck for longer: 30s, 10m, 2h, 1d."
 )
@@ -32,7 +32,7 @@ def stuck(app: Service, owners: tuple[str, ...], older: float, as_json: bool) ->
 
     The exit code is 1 if anything is stuck.
     """
-    check_owners(app, owners, app.runtime.store.handlers())
+    check_names(app, owners, app.runtime.store.handlers())
     found = app.observe.stuck(*owners, older=older)
     if as_json:
         for one in found:

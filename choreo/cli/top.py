@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.live import Live
 
 from choreo.cli import completion
-from choreo.cli.app import check_owners, say, speaking
+from choreo.cli.app import check_names, say, speaking
 from choreo.cli.figures import count, rate, size, span
 from choreo.cli.tables import Piece, facts, screen, table, text, whole
 from choreo.errors import StoreError
@@ -26,7 +26,7 @@ _NUMBERS = ("WAIT", "OLDEST", "IN/s", "OUT/s", "P95", "ETA", "DEAD", "LATER")
 
 
 @click.command()
-@click.argument("owners", nargs=-1, metavar="[SERVICE|HANDLER]...", shell_complete=completion.owners)
+@click.argument("owners", nargs=-1, metavar="[SERVICE|HANDLER]...", shell_complete=completion.services_and_handlers)
 @click.option("--once", is_flag=True, help="Print one screen. The exit code is 1 if something is wrong.")
 @click.option("--json", "as_json", is_flag=True, help="One screen as a JSON object.")
 @click.option(
@@ -56,7 +56,7 @@ def top(app: Service, owners: tuple[str, ...], once: bool, as_json: bool, interv
     - a loop: events of one story cause their own type again and again
     - the broker does not answer
     """
-    check_owners(app, owners, app.runtime.store.handlers())
+    check_names(app, owners, app.runtime.store.handlers())
     with closing(app.observe.watch()) as looking:
         if once or as_json or not screen().is_terminal or screen().is_dumb_terminal:
             found = _twice(looking, owners, 1.0 if interval is None else interval)

@@ -12,7 +12,7 @@ from choreo.observe.causes import Weight
 from choreo.observe.evidence import KnownEvent
 from choreo.observe.open_end import Kind, OpenEnd
 from choreo.observe.trace import Line, Step, Trace
-from choreo.observe.words import clock, counted, ordinal, span
+from choreo.observe.words import clock, ordinal, span
 from choreo.printing import one_line
 from choreo.service import Service
 from choreo.store.runs import Result, Run
@@ -51,9 +51,8 @@ def trace(app: Service, what: str, everything: bool, data: bool, as_json: bool) 
             say("")
         _print(found, None if everything else _LINES, data=data)
         if found.others and not everything:
-            say(
-                f"ALSO  {counted(len(found.others), 'older story' if len(found.others) == 1 else 'older storie')}: --all"
-            )
+            older = "1 older story" if len(found.others) == 1 else f"{len(found.others)} older stories"
+            say(f"ALSO  {older} of this subject: --all")
 
 
 def _nothing(app: Service, what: str) -> str:

@@ -1,11 +1,11 @@
 """Joins: the events that a handler waits for. Data only, made and checked once when the module is imported."""
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from choreo.declare.counts import Asked, counts_among, counts_in, needed
 from choreo.declare.reaction import Parameter, Reaction, describe
 from choreo.declare.subscription import Around, Subscription, patterns_of
 from choreo.durations import LONGEST, is_wait
@@ -44,8 +44,8 @@ class Several:
         if not isinstance(self.event, type) or not issubclass(self.event, Event):
             raise DeclarationError(f"Several({self.event!r}): it takes an event class, like Several(ItemPacked, 3).")
         name = self.event.__name__
-        counted, told = self.times is not None, self.per is not None and self.of is not None
-        if counted == told or (self.per is None) != (self.of is None):
+        counted, stated = self.times is not None, self.per is not None and self.of is not None
+        if counted == stated or (self.per is None) != (self.of is None):
             raise DeclarationError(
                 f"Several({name}, ...): say how many. Write Several({name}, 3), or take the number from another part: "
                 f'Several({name}, per="items", of=OrderPlaced).'
@@ -79,6 +79,8 @@ class Join(Subscription):
     at_least: int = 0
     #: The parts that consist of several events: type → declaration.
     several: Mapping[str, Several] = field(default_factory=dict)
+    #: How many events of each of these types are needed.
+    asked: Asked = field(default_factory=dict)
     #: True if a new event begins a new round after the join of its key was settled.
     rounds: bool = False
     #: For events whose key is not their subject: type → the field that holds the key, by its name on the wire.
@@ -121,13 +123,9 @@ class Join(Subscription):
         """Return how many events each part in `several` needs; None if another part holds the number."""
         return {part: several.times for part, several in self.several.items()}
 
-    def told_by(self, envelope: Envelope) -> dict[str, int]:
+    def counts_in(self, envelope: Envelope) -> dict[str, int]:
         """Return how many events of other parts this event asks for. Raises `EnvelopeError` without a number."""
-        told = {}
-        for part, several in self.several.items():
-            if several.of is not None and several.of.event_type == envelope.type and several.per is not None:
-                told[part] = count_in(envelope, wire_name(several.of, several.per), part)
-        return told
+        return counts_in(envelope, self.asked)
 
     def in_order(self, arrived: Mapping[str, Sequence[Envelope]]) -> list["Envelope | list[Envelope] | None"]:
         """
@@ -143,15 +141,12 @@ class Join(Subscription):
 
     def is_complete(self, arrived: Mapping[str, Sequence[Envelope]]) -> bool:
         """Return True if these events complete the join."""
-        told: dict[str, int] = {}
-        for part in self.parts:
-            for envelope in arrived.get(part, ()):
-                with suppress(EnvelopeError):
-                    told |= self.told_by(envelope)
-        needed = dict[str, float]()
-        for part, need in self.needs().items():
-            needed[part] = told.get(part, float("inf")) if need is None else need
-        return sum(len(arrived.get(part, ())) >= needed.get(part, 1) for part in self.parts) >= self.quorum
+        counts = counts_among((envelope for part in self.parts for envelope in arrived.get(part, ())), self.asked)
+        return sum(self._is_full(part, arrived, counts) for part in self.parts) >= self.quorum
+
+    def _is_full(self, part: str, arrived: Mapping[str, Sequence[Envelope]], counts: Mapping[str, int]) -> bool:
+        wanted = needed(part, self.asked, counts)
+        return wanted is not None and len(arrived.get(part, ())) >= wanted
 
     def described(self) -> dict[str, Any]:
         """Return the join as JSON. `choreo joins` reads it, which works without the code of the service."""
@@ -162,12 +157,7 @@ class Join(Subscription):
         return {
             "parts": list(self.parts),
             "at_least": self.quorum,
-            "several": {
-                part: {"times": several.times}
-                if several.of is None
-                else {"per": wire_name(several.of, several.per or ""), "of": several.of.event_type}
-                for part, several in self.several.items()
-            },
+            "several": dict(self.asked),
             "keys": dict(self.keys),
             "unless": list(self.unless),
             "rounds": self.rounds,
@@ -187,20 +177,6 @@ def wire_name(event: type[Event], name: str) -> str:
     """Return the name that a field of this event has on the wire."""
     info = event.model_fields[name]
     return info.serialization_alias or info.alias or name
-
-
-def count_in(envelope: Envelope, name: str, part: str) -> int:
-    """
-    Return the number in this field, or the length of the list.
-
-    Raises `EnvelopeError` when the field holds neither. ``part`` is the counted event type, for the message.
-    """
-    value = envelope.data.get(name)
-    if isinstance(value, list):
-        return len(value)
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    raise EnvelopeError(f"{name} of {envelope} is {value!r}, which does not say how many of {part} there will be")
 
 
 def make_join(
@@ -241,11 +217,18 @@ def make_join(
         unless=patterns_of(unless, where),
         at_least=at_least or 0,
         several=several,
+        asked={part: _asked(one) for part, one in several.items()},
         rounds=rounds,
         keys=_keys(where, by, [*events, *unless]),
         around=around,
         options=options,
     )
+
+
+def _asked(several: Several) -> dict[str, Any]:
+    if several.of is None:
+        return {"times": several.times}
+    return {"per": wire_name(several.of, several.per or ""), "of": several.of.event_type}
 
 
 def check_join(reaction: Reaction, parts: Sequence[Part], *, optional: bool | None = False) -> None:

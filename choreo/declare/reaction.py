@@ -20,10 +20,10 @@ from choreo.events.event import Event
 
 Function = Callable[..., Any]
 
-_brief = Repr()
-_brief.maxstring = _brief.maxother = 200
+_shortener = Repr()
+_shortener.maxstring = _shortener.maxother = 200
 #: Shortens a value for an error text: a handler can return anything.
-brief = _brief.repr
+shortened = _shortener.repr
 
 #: What a parameter takes: an event, several of a type, or None for one that has not arrived.
 Given = Envelope | Sequence[Envelope] | None
@@ -319,7 +319,7 @@ def returned(result: object, function: Function) -> list[Event]:
             return events
         result = strange[0]
     raise InvalidEventError(
-        f"{describe(function)} returned {brief(result)}. {_hint(result)}"
+        f"{describe(function)} returned {shortened(result)}. {_hint(result)}"
         f"A handler returns an event, a list or generator of events, or None."
     )
 

@@ -11,10 +11,10 @@ import time
 from collections.abc import Sequence
 
 from choreo.daemon import Daemon
-from choreo.delivery.burial import park_undeclared
 from choreo.delivery.ports import Ports
 from choreo.delivery.signals import DEADLINE, signal
 from choreo.delivery.undeclared import is_handler
+from choreo.delivery.undeclared_letters import park_undeclared
 from choreo.errors import PublishError, StoreError
 from choreo.events.message import Message
 from choreo.store.parts import key_of
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 #: Seconds between two looks.
 TICK = 0.2
 #: The most messages of one handler that are sent before those of the others.
-BATCH = 200
+BATCH_MESSAGES = 200
 #: Seconds for which a taken message is held back from other workers.
 HOLD = 5.0
 #: Refusals in one batch after which the broker itself counts as in trouble. The rest waits for the next look.
@@ -44,7 +44,7 @@ class Clock:
         self._daemon = Daemon("choreo-clock", self._turn, TICK, self._failed)
         self._is_failing = False
         self._tell_at = 0.0
-        self._owners: list[str] = []
+        self._names: list[str] = []
 
     def start(self) -> None:
         """Start the thread, unless it runs."""
@@ -76,48 +76,50 @@ class Clock:
         """
         if time.monotonic() >= self._tell_at:
             self._ports.store.tend(DELAYED, TENDED)
-            self._owners = self.owners()
+            self._names = self.schedule_names()
             self._tell_at = time.monotonic() + TENDED / 3
             self._ports.store.watch()
-        return self.send_due(self._owners)
+        return self.send_due(self._names)
 
-    def send_due(self, owners: Sequence[str]) -> int:
+    def send_due(self, names: Sequence[str]) -> int:
         """
         Send everything in these schedules that is due now. Returns the number of messages.
 
         Raises `PublishError` if the broker did not take some; the others are sent all the same.
         """
         count, trouble = 0, None
-        # One batch of each owner in turn: ten thousand retries of one handler do not delay another's deadlines.
-        owners = self._ports.store.ripe(owners)
-        while owners and not self._daemon.is_stopped:
+        # One batch of each schedule in turn: ten thousand retries of one handler do not delay another's deadlines.
+        names = self._ports.store.ripe(names)
+        while names and not self._daemon.is_stopped:
             busy = []
-            for owner in owners:
-                due = self._ports.store.due(owner, BATCH, HOLD)
-                if due and self._is_undeclared(owner):
-                    due = self._bury(owner, due)
+            for name in names:
+                due = self._ports.store.due(name, BATCH_MESSAGES, HOLD)
+                if due and self._is_undeclared(name):
+                    due = self._park_undeclared(name, due)
                 now = 0.0 if all(message for _, message in due) else self._ports.store.now()
-                sent, failed = self._send([(key, message or self.reminder(owner, key, now)) for key, message in due])
-                self._ports.store.sent(owner, sent)
+                sent, failed = self._send(
+                    [(key, message or self.deadline_signal(name, key, now)) for key, message in due]
+                )
+                self._ports.store.sent(name, sent)
                 count, trouble = count + len(sent), failed or trouble
-                if len(due) == BATCH:
-                    busy.append(owner)
-            owners = busy
+                if len(due) == BATCH_MESSAGES:
+                    busy.append(name)
+            names = busy
         if trouble is not None:
             raise trouble
         return count
 
-    def owners(self) -> list[str]:
+    def schedule_names(self) -> list[str]:
         """
-        The owners of the schedules that this clock looks into: handlers that are declared now, or were declared before.
+        The names of the schedules that this clock looks into: handlers that are declared now, or were declared before.
 
         The delayed events and the outbox of a handler must be sent even after its code is gone.
         """
-        name = self._ports.service_name
-        once = [owner for owner in self._ports.store.handlers() if owner.partition(".")[0] == name]
+        service = self._ports.service_name
+        once = [name for name in self._ports.store.handlers() if name.partition(".")[0] == service]
         return list(dict.fromkeys([*self._ports.schedules(), *once]))
 
-    def reminder(self, handler: str, schedule_id: str, now: float) -> Message:
+    def deadline_signal(self, handler: str, schedule_id: str, now: float) -> Message:
         """
         The message that tells a join of its deadline. It is made here: a million pending joins store none.
 
@@ -127,14 +129,14 @@ class Clock:
         queue = self._ports.queue_of(handler)
         return signal(DEADLINE, handler=handler, key=key, source=self._ports.service_name, queue=queue, now=now)
 
-    def _is_undeclared(self, owner: str) -> bool:
+    def _is_undeclared(self, name: str) -> bool:
         """True for a handler that no worker declares any more, so that none would read its queue."""
-        if owner in self._ports.schedules() or not is_handler(owner):
+        if name in self._ports.schedules() or not is_handler(name):
             return False
         listening = self._ports.store.listening(self._ports.service_name)
-        return listening is not None and self._ports.queue_of(owner) not in listening.queues
+        return listening is not None and self._ports.queue_of(name) not in listening.queues
 
-    def _bury(self, handler: str, due: list[tuple[str, Message | None]]) -> list[tuple[str, Message | None]]:
+    def _park_undeclared(self, handler: str, due: list[tuple[str, Message | None]]) -> list[tuple[str, Message | None]]:
         """Make dead letters of the messages to the handler itself. Returns the others: the events it has announced."""
         queue = self._ports.queue_of(handler)
         others: list[tuple[str, Message | None]] = []
@@ -142,14 +144,14 @@ class Clock:
             if message is not None and (message.exchange or message.routing_key != queue):
                 others.append((key, message))
             else:
-                self._bury_one(handler, key, message)
+                self._park_one(handler, key, message)
         return others
 
-    def _bury_one(self, handler: str, key: str, message: Message | None) -> None:
+    def _park_one(self, handler: str, key: str, message: Message | None) -> None:
         """Make a dead letter of one message. If that fails, it stays in the schedule, and holds up no other."""
         try:
             now = self._ports.store.now()
-            park_undeclared(self._ports, handler, key, message or self.reminder(handler, key, now))
+            park_undeclared(self._ports, handler, key, message or self.deadline_signal(handler, key, now))
         except Exception as error:
             if isinstance(error, StoreError) and error.is_outage:
                 raise

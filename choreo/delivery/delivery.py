@@ -45,7 +45,7 @@ from choreo.events.envelope import Envelope
 from choreo.events.lineage import NO_LINEAGE, Lineage
 from choreo.events.message import Message
 from choreo.printing import one_line
-from choreo.store.claims import FORGOTTEN, Begun, Claim, Committed, Outcome, Settlement, Verdict
+from choreo.store.claims import FORGOTTEN, Claim, ClaimResult, CommitResult, Outcome, Settlement, Verdict
 from choreo.store.runs import Result, Run
 from choreo.store.schedule import Scheduled
 
@@ -113,18 +113,18 @@ class Delivery:
         event became a dead letter. With any other error (`StoreError`, above all) nothing is recorded, unless `settled`
         is true, and the message must be delivered again.
         """
-        begun = self.begin()
-        match begun.verdict:
+        result = self.begin()
+        match result.verdict:
             case Verdict.RUN:
-                return self._run(self.parts_of(begun)) if begun.deliveries < 2 else self._run_again(begun)
+                return self._run(self.parts_of(result)) if result.deliveries < 2 else self._run_again(result)
             case Verdict.WAIT:
-                return f"waiting, {begun.deliveries} of its events are here"
+                return f"waiting, {result.deliveries} of its events are here"
             case Verdict.DONE:
                 return DONE
             case Verdict.BUSY:
-                return self.postpone(begun.busy_seconds)
+                return self.postpone(result.busy_seconds)
             case Verdict.POISON:
-                return self._poison(begun)
+                return self._poison(result)
 
     # -- overridden by joins ---------------------------------------------------------------------------------------
 
@@ -136,19 +136,19 @@ class Delivery:
         """A claim of this delivery on a unit. ``signal`` is the signal's id, for a signal to a join: see `Claim`."""
         return Claim(self.subscription.name, unit, self.token, self.attempt, signal)
 
-    def begin(self) -> Begun:
+    def begin(self) -> ClaimResult:
         """Claim the unit. Raises `StoreError`."""
         return self.decisions.begin(self.claim)
 
-    def seize(self) -> Begun:
+    def seize(self) -> ClaimResult:
         """Claim the unit for its revocation. Raises `StoreError`."""
         return self.begin()
 
-    def revoke(self, begun: Begun, why: str) -> str:
+    def revoke(self, result: ClaimResult, why: str) -> str:
         """Make the claimed unit a dead letter. Returns the outcome in words."""
-        return self.bury(self.parts_of(begun), Reason.REVOKED, why)
+        return self.make_dead_letter(self.parts_of(result), Reason.REVOKED, why)
 
-    def parts_of(self, begun: Begun) -> Parts:  # noqa: ARG002 - a join finds its parts there
+    def parts_of(self, result: ClaimResult) -> Parts:  # noqa: ARG002 - a join finds its parts there
         """The events that the handler is called with: see `Parts`."""
         return {self.envelope.type: self.envelope}
 
@@ -205,21 +205,21 @@ class Delivery:
 
     # -- running ---------------------------------------------------------------------------------------------------
 
-    def _run_again(self, begun: Begun) -> str:
+    def _run_again(self, result: ClaimResult) -> str:
         """Run a unit whose last beginning never finished, unless its end was an outcome."""
-        parts, last = self.parts_of(begun), self.last_end()
+        parts, last = self.parts_of(result), self.last_end()
         if last is not None and last.end is End.TIME_LIMIT:
             return self._failed(parts, HandlerTimeoutError(last.text))
         if last is not None and last.end is End.TERMINATED:
-            return self.bury(parts, Reason.REVOKED, last.text)
+            return self.make_dead_letter(parts, Reason.REVOKED, last.text)
         return self._run(parts)
 
-    def _poison(self, begun: Begun) -> str:
-        parts, last = self.parts_of(begun), self.last_end()
+    def _poison(self, result: ClaimResult) -> str:
+        parts, last = self.parts_of(result), self.last_end()
         if last is not None and last.end is End.TERMINATED:
-            return self.bury(parts, Reason.REVOKED, last.text)
+            return self.make_dead_letter(parts, Reason.REVOKED, last.text)
         how = f"; the last time {last.text}" if last else ""
-        return self.bury(parts, Reason.POISON, f"begun {begun.deliveries} times and never finished{how}")
+        return self.make_dead_letter(parts, Reason.POISON, f"begun {result.deliveries} times and never finished{how}")
 
     def last_end(self) -> Ending | None:
         """How the last beginning of this unit ended, as far as it is known. Raises `StoreError`."""
@@ -274,7 +274,7 @@ class Delivery:
         reason = f"{attempts} failed, the next is in {wait:.1f} s: {self._line_of(error)}"
         raise RetryScheduledError(reason, raised, wait) from raised
 
-    def bury(self, parts: Parts, reason: Reason, error: str) -> str:
+    def make_dead_letter(self, parts: Parts, reason: Reason, error: str) -> str:
         """Record a dead letter for a claimed unit whose handler is not called. Returns the outcome in words."""
         letter = self._letter(parts, reason, error)
         return self._commit_letter(letter) or f"dead letter {letter.id}: {reason}"
@@ -324,8 +324,8 @@ class Delivery:
     def postpone(self, seconds: float) -> str:
         """Try again when the other worker's lease has run out. Returns the outcome in words."""
         # If the other worker dies, this copy may be the last one: it waits in the schedule.
-        again = self.own_message(self.envelope, retries=self.attempt - 1)
-        self.ports.store.schedule(self.claim.handler, Scheduled(f"busy:{self.claim.token}", again, seconds))
+        postponed = self.own_message(self.envelope, retries=self.attempt - 1)
+        self.ports.store.schedule(self.claim.handler, Scheduled(f"busy:{self.claim.token}", postponed, seconds))
         self.settled = True
         why = "its round is not settled, or " if getattr(self.subscription, "rounds", False) else ""
         return f"{why}another worker has its claim; it is tried again in {seconds:.1f} s"
@@ -394,9 +394,11 @@ class Delivery:
         return Reason.EXHAUSTED if is_retried else Reason.REFUSED
 
 
-def log_too_late(delivery: str, claim: Claim, committed: Committed) -> str:
+def log_too_late(delivery: str, claim: Claim, committed: CommitResult) -> str:
     """Log that a commit was refused, since the unit is settled or another worker has claimed it. Returns the reason."""
-    late = SETTLED if committed.again else TOO_LATE
+    late = SETTLED if committed.repeated else TOO_LATE
     # The handler's effects elsewhere may have happened twice, so a worker at the default log level logs this.
-    logger.log(logging.INFO if committed.again else logging.WARNING, "%s, %s: %s", delivery, one_line(claim.unit), late)
+    logger.log(
+        logging.INFO if committed.repeated else logging.WARNING, "%s, %s: %s", delivery, one_line(claim.unit), late
+    )
     return late

@@ -37,7 +37,7 @@ class Ending:
     @classmethod
     def of(cls, last: LastEnd) -> Self | None:
         """Read the note of `to_text`, or name the process that began the run. None if nothing is known."""
-        end, _, text = last.note.partition(" ")
+        end, _, text = last.text.partition(" ")
         if end in set(End):
             return cls(End(end), text)
         holder = _HOLDER.fullmatch(last.holder)

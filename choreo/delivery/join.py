@@ -21,7 +21,7 @@ from choreo.delivery.signals import DEADLINE, FIRED, SIGNALS
 from choreo.errors import EnvelopeError, JoinExpiredError
 from choreo.events.envelope import Envelope
 from choreo.events.ids import named_id
-from choreo.store.claims import COMPLETE, SURPLUS, Begun, Claim, Settlement, Verdict
+from choreo.store.claims import COMPLETE, SURPLUS, Claim, ClaimResult, Settlement, Verdict
 from choreo.store.joins import Arrival
 from choreo.store.parts import CANCELLED, addressed, by_type, mark_of, name_of, packed, read_address, unit_of, unpacked
 from choreo.store.runs import Result, Run
@@ -37,7 +37,7 @@ _WAY_OUT = (
     "If new events are to begin a new round of the same key, declare the join with rounds=True. `choreo joins list` "
     "counts such events."
 )
-#: `Begun.note` → the warning; "" is for the note of a settled join.
+#: `ClaimResult.note` → the warning; "" is for the note of a settled join.
 _MISSED = {
     "": f"%s (id %s) came too late: the join with the key %r is settled, and ignores the event. {_WAY_OUT}",
     COMPLETE: f"%s (id %s) came too late: the join with the key %r is complete, and ignores the event. {_WAY_OUT}",
@@ -66,72 +66,72 @@ class JoinDelivery(Delivery):
         if self.attempt > 1 and not (self._is_own or self._is_signal or self.is_part or join.cancels(event)):
             raise EnvelopeError(f"{join.name} has become a join since this event failed, and does not wait for {event}")
         # Read here, because an event that cannot be read becomes a dead letter if this method raises.
-        self._told = join.told_by(event)
+        self._counts = join.counts_in(event)
         signal = "" if self.is_part or self._is_retry else event.id if self._is_signal else event.identity
         claim = self.claim_on(unit_of(key), signal)
         if join.rounds and join.cancels(event):
             claim.once = event.identity
         return claim
 
-    def begin(self) -> Begun:
+    def begin(self) -> ClaimResult:
         """
         Record a part, and claim the join if it is complete; or claim the join for a cancellation or a signal.
 
         DONE for a signal that no longer has an effect, and for an event that this join does not declare.
         """
         if self.is_part:
-            begun = self.decisions.arrive(self.claim, self.arrival)
-            self._warn_of_missed(begun)
-            return begun
+            result = self.decisions.arrive(self.claim, self.arrival)
+            self._warn_of_missed(result)
+            return result
         if not (self._is_signal or self._is_retry or self.subscription.cancels(self.envelope)):
             # A binding that an earlier version of the service made still brings such events.
             warn_of_unknown(self.subscription, self.envelope)
-            return Begun(Verdict.DONE)
-        begun = self.decisions.begin(self.claim)
-        if begun.verdict is Verdict.RUN and self._is_moot(begun):
+            return ClaimResult(Verdict.DONE)
+        result = self.decisions.begin(self.claim)
+        if result.verdict is Verdict.RUN and self._is_moot(result):
             # It counts as no attempt: the same signal may have an effect later.
             claim = replace(self.claim, attempt=0)
-            self.decisions.commit(claim, Settlement(done=False, scheduled=self._reminders(begun)))
-            return Begun(Verdict.DONE)
-        return begun
+            self.decisions.commit(claim, Settlement(done=False, scheduled=self._parts_once_more(result)))
+            return ClaimResult(Verdict.DONE)
+        return result
 
-    def seize(self) -> Begun:
+    def seize(self) -> ClaimResult:
         """
         Claim the join for a revocation, complete or not. No part is recorded. Raises `StoreError`.
 
         If the event belongs to the next round, only a unit of its own is claimed. DONE if it took part in a round.
         """
-        begun = self.decisions.begin(self.claim)
-        if begun.verdict is not Verdict.DONE or not (self.is_part and self.subscription.rounds):
-            return begun
+        result = self.decisions.begin(self.claim)
+        if result.verdict is not Verdict.DONE or not (self.is_part and self.subscription.rounds):
+            return result
         # The join is settled, or a round with other events waits for its next attempt.
         pending = self.ports.store.look(self.claim.handler, self.claim.unit)
         if pending is not None and self._is_among(pending.parts):
-            return begun
+            return result
         event = self.envelope.identity
         self.claim = Claim(self.claim.handler, f"revoked:{self.token}", self.token, attempt=0, once=event)
         return self.decisions.begin(self.claim)
 
-    def revoke(self, begun: Begun, why: str) -> str:
+    def revoke(self, result: ClaimResult, why: str) -> str:
         """
         Make a dead letter of a complete join, or of a signal to a join. Otherwise only the event becomes one.
 
         The join then waits for its replay. A part that was recorded before needs no dead letter: it is in the join.
         """
-        is_known = self.is_part and self._is_among(begun.parts)
-        is_whole = not self._is_moot(begun) if self._is_signal else is_known and self._complete(begun)
+        is_known = self.is_part and self._is_among(result.parts)
+        is_whole = not self._is_moot(result) if self._is_signal else is_known and self._complete(result)
         if is_whole:
-            return super().revoke(begun, why)
+            return super().revoke(result, why)
         self.claim = replace(self.claim, attempt=0)  # the join itself is not attempted
         if is_known or self._is_signal:
             return self._commit(Settlement(done=False, remember=self.remember)) or DONE
         letter = replace(self._letter({self.envelope.type: self.envelope}, Reason.REVOKED, why), unit=None)
         return self._commit_letter(letter, done=False) or f"dead letter {letter.id}: {letter.reason}"
 
-    def parts_of(self, begun: Begun) -> Parts:
+    def parts_of(self, result: ClaimResult) -> Parts:
         """The parts that have arrived, by name, in the order of the join's declaration and then of their age."""
         # Not by type: there can be several of a type.
-        found = zip(begun.parts, unpacked(begun.parts), strict=True)
+        found = zip(result.parts, unpacked(result.parts), strict=True)
         self.parts = dict(sorted(found, key=lambda part: (self.subscription.place_of(part[1]), age(part[1]))))
         return self.parts
 
@@ -217,16 +217,16 @@ class JoinDelivery(Delivery):
         known = self.is_part or self._is_signal or self.subscription.cancels(self.envelope)
         return self._is_own and not known
 
-    def _is_moot(self, begun: Begun) -> bool:
+    def _is_moot(self, result: ClaimResult) -> bool:
         """True for a signal that no longer has an effect on this join."""
         if self._is_signal and self.subscription.rounds and self._is_outdated():
             return True
         if self.envelope.type == FIRED:
-            return not begun.parts
+            return not result.parts
         if self.envelope.type == DEADLINE:
             # It was complete in time, and waits for its next attempt.
-            return self._complete(begun)
-        return self._is_retry and not self._complete(begun)
+            return self._complete(result)
+        return self._is_retry and not self._complete(result)
 
     def _is_outdated(self) -> bool:
         """True for a signal to an earlier round: it was sent before the first part of this round arrived."""
@@ -234,7 +234,7 @@ class JoinDelivery(Delivery):
         since = min(pending.arrived.values(), default=0.0) if pending else 0.0
         return self.envelope.time.timestamp() < since
 
-    def _reminders(self, begun: Begun) -> list[Scheduled]:
+    def _parts_once_more(self, result: ClaimResult) -> list[Scheduled]:
         """
         Messages with parts of the join, to be delivered again in case that no worker has begun the join.
 
@@ -242,22 +242,22 @@ class JoinDelivery(Delivery):
         fewer parts. Parts that tell how many others are needed may tell another number to the new version. If an
         attempt was made already, the messages do nothing.
         """
-        parts = [part for part in self.parts_of(begun).values() if part.type in self.subscription.parts]
+        parts = [part for part in self.parts_of(result).values() if part.type in self.subscription.parts]
         telling = {several.of.event_type for several in self.subscription.several.values() if several.of}
         chosen = [part for part in parts if part.type in telling] or parts[:1]
         token = self.claim.token
         return [Scheduled(f"again:{token}:{number}", self.own_message(part)) for number, part in enumerate(chosen)]
 
-    def _complete(self, begun: Begun) -> bool:
-        return self.subscription.is_complete(by_type(unpacked(begun.parts)))
+    def _complete(self, result: ClaimResult) -> bool:
+        return self.subscription.is_complete(by_type(unpacked(result.parts)))
 
-    def _warn_of_missed(self, begun: Begun) -> None:
+    def _warn_of_missed(self, result: ClaimResult) -> None:
         """Log an event that did not count for the join, unless it came before, or is expected to come late."""
-        if not begun.note or self._is_own or self.redelivered or self.subscription.at_least:
+        if not result.note or self._is_own or self.redelivered or self.subscription.at_least:
             return
-        if begun.note in UNKNOWN or mark_of(self.envelope.identity) in begun.note.split():
+        if result.note in UNKNOWN or mark_of(self.envelope.identity) in result.note.split():
             return
-        logger.warning(_MISSED[begun.note if begun.note in _MISSED else ""], self, self.envelope.id, self.key)
+        logger.warning(_MISSED[result.note if result.note in _MISSED else ""], self, self.envelope.id, self.key)
 
     def _key_of(self, parts: Parts) -> str:
         """
@@ -293,8 +293,8 @@ class JoinDelivery(Delivery):
             round_of=event.identity if join.rounds else "",
             at_least=join.quorum,
             within=join.within.total_seconds(),
-            told=self._told,
-            again=self.redelivered,
+            counts=self._counts,
+            may_be_repeated=self.redelivered,
         )
 
 
@@ -305,17 +305,17 @@ class FormerJoinDelivery(Delivery):
         """The claim on the join's key, which is the subject of the signal."""
         return self.claim_on(unit_of(self.envelope.subject), self.envelope.id)
 
-    def begin(self) -> Begun:
+    def begin(self) -> ClaimResult:
         """Claim the join. DONE if no part of it is left."""
-        begun = super().begin()
-        if begun.verdict is Verdict.RUN and not begun.parts:
+        result = super().begin()
+        if result.verdict is Verdict.RUN and not result.parts:
             self.decisions.commit(replace(self.claim, attempt=0), self.finished(note=CANCELLED))
-            return Begun(Verdict.DONE)
-        return begun
+            return ClaimResult(Verdict.DONE)
+        return result
 
-    def parts_of(self, begun: Begun) -> Parts:
+    def parts_of(self, result: ClaimResult) -> Parts:
         """The parts that had arrived, by name."""
-        return dict(zip(begun.parts, unpacked(begun.parts), strict=True))
+        return dict(zip(result.parts, unpacked(result.parts), strict=True))
 
     def react(self, parts: Parts, context: Context) -> list[Envelope]:  # noqa: ARG002
         """Raises `JoinExpiredError`: there is no function that takes these events."""
@@ -329,8 +329,8 @@ class FormerJoinDelivery(Delivery):
 
 def warn_of_unknown(join: Join, event: Envelope) -> None:
     """Log, once per type and process, that a join gets events that it does not wait for."""
-    if (join.name, event.type) not in _told_unknown:
-        _told_unknown.add((join.name, event.type))
+    if (join.name, event.type) not in _warned_unknown:
+        _warned_unknown.add((join.name, event.type))
         logger.warning(
             "%s does not wait for %s (id %s), and ignores it. An earlier version of the service did. Logged once per "
             "type and process.",
@@ -341,7 +341,7 @@ def warn_of_unknown(join: Join, event: Envelope) -> None:
 
 
 #: The joins and types that `warn_of_unknown` has named.
-_told_unknown: set[tuple[str, str]] = set()
+_warned_unknown: set[tuple[str, str]] = set()
 
 
 def delivery_to(ports: Ports, subscription: Subscription, envelope: Envelope, attempt: int, **options: Any) -> Delivery:

@@ -14,7 +14,7 @@ from choreo.delivery.notice import notice, notices_of
 from choreo.delivery.ports import Ports
 from choreo.events.envelope import Envelope
 from choreo.events.message import Message
-from choreo.store.claims import Begun, Claim, Settlement, Verdict
+from choreo.store.claims import Claim, ClaimResult, Settlement, Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -59,15 +59,15 @@ class NoticeDelivery(Delivery):
         """The claim of this delivery on its notice."""
         return self.claim_on(f"notice:{self._dead_letter.id}")
 
-    def begin(self) -> Begun:
+    def begin(self) -> ClaimResult:
         """Claim the notice. DONE, too, if the listener has ended its worker too often. Raises `StoreError`."""
-        begun = super().begin()
-        if begun.verdict is not Verdict.POISON:
-            return begun
+        result = super().begin()
+        if result.verdict is not Verdict.POISON:
+            return result
         what = describe(self._listener)
         logger.error("%s ended its worker too often: it is not called again with %s", what, self._dead_letter.id)
         self._commit(Settlement())
-        return Begun(Verdict.DONE)
+        return ClaimResult(Verdict.DONE)
 
     def react(self, parts: Parts, context: Context) -> list[Envelope]:  # noqa: ARG002
         """Call the listener. Returns the events to announce; raises what the listener raises."""
@@ -80,7 +80,7 @@ class NoticeDelivery(Delivery):
         """The notice once more."""
         return notice(self._dead_letter, self.ports, retries)
 
-    def bury(self, parts: Parts, reason: Reason, error: str) -> str:  # noqa: ARG002
+    def make_dead_letter(self, parts: Parts, reason: Reason, error: str) -> str:  # noqa: ARG002
         """Give the notice up: the dead letter stays. Returns the outcome in words."""
         logger.error("%s: %s; the dead letter stays", self, error)
         return self._commit(Settlement()) or f"given up: {error}"

@@ -99,20 +99,20 @@ def park(
             how = _with_ending(ports, letter, unit)
             letter = replace(letter, error=how, envelopes=(error.envelope,), unit=unit)
     try:
-        _bury(ports, letter, error)
+        _record(ports, letter, error)
     except StoreError as refusal:
         if refusal.is_outage or handler == ports.service_name:
             raise
         # A replay sends the message as it is: the service itself has no event to handle.
         why = f"{letter.error} (kept for the service, since {handler} can keep none: {refusal})"
-        _bury(ports, replace(letter, handler=ports.service_name, error=why, envelopes=(), unit=None), error)
+        _record(ports, replace(letter, handler=ports.service_name, error=why, envelopes=(), unit=None), error)
 
 
-def _bury(ports: Ports, letter: DeadLetter, error: Exception) -> None:
+def _record(ports: Ports, letter: DeadLetter, error: Exception) -> None:
     scheduled = Scheduled(f"notice:{letter.id}", notice(letter, ports))
     # It is so already, unless the store has lost its memory. Then nobody would find the letter.
     ports.store.register([letter.handler])
-    ports.store.bury(letter.handler, letter.id, letter.to_json(), [scheduled])
+    ports.store.add_letter(letter.handler, letter.id, letter.to_json(), [scheduled])
     log_dead_letter(letter, error)
 
 

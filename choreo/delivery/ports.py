@@ -11,7 +11,7 @@ from typing import Protocol
 
 from choreo.events.envelope import Envelope
 from choreo.events.message import Message
-from choreo.store.claims import Begun, Claim, Committed, Settlement
+from choreo.store.claims import Claim, ClaimResult, CommitResult, Settlement
 from choreo.store.joins import Arrival
 from choreo.store.port import Store
 from choreo.store.terms import Terms
@@ -25,17 +25,17 @@ class Decisions(Protocol):
     The fast lane puts an object of its own in front of the store.
     """
 
-    def begin(self, claim: Claim) -> Begun:
+    def begin(self, claim: Claim) -> ClaimResult:
         """Claim a unit."""
 
-    def arrive(self, claim: Claim, arrival: Arrival) -> Begun:
+    def arrive(self, claim: Claim, arrival: Arrival) -> ClaimResult:
         """Record one part of a join, and claim the join if it is complete."""
 
-    def commit(self, claim: Claim, settlement: Settlement) -> Committed:
+    def commit(self, claim: Claim, settlement: Settlement) -> CommitResult:
         """Settle a claim. Unless the outcome is OK, nothing of the settlement holds."""
 
 
-class Sends(Protocol):
+class PublisherPort(Protocol):
     """The publisher, as a delivery sees it."""
 
     def message_for(self, envelope: Envelope) -> Message:
@@ -48,7 +48,7 @@ class Sends(Protocol):
         """Count events that reached no queue, and log them as ``choreo_unheard`` says."""
 
 
-class Keeps(Protocol):
+class LeasePort(Protocol):
     """The lease keeper, as a delivery sees it."""
 
     def kept(self, claim: Claim) -> AbstractContextManager[None]:
@@ -80,11 +80,11 @@ class Ports(Protocol):
         """The store."""
 
     @property
-    def publisher(self) -> Sends:
+    def publisher(self) -> PublisherPort:
         """The publisher, which sends to the broker."""
 
     @property
-    def leases(self) -> Keeps:
+    def leases(self) -> LeasePort:
         """The lease keeper of this process."""
 
     @property
@@ -92,7 +92,7 @@ class Ports(Protocol):
         """Callback: returns the time at which an event is announced (UTC). The store has a clock of its own."""
 
     def schedules(self) -> list[str]:
-        """The owners of the schedules that this service's clock looks into: its queues, and the delayed events."""
+        """The names of the schedules that this service's clock looks into: its queues, and the delayed events."""
 
     def soft_time_limit(self, handler: str) -> float | None:
         """The soft time limit of this handler in this worker, in seconds; None if there is none."""

@@ -31,10 +31,10 @@ class Revocation:
     def live(self) -> str:
         """Record the dead letter. Returns the outcome in words. Raises `StoreError` if nothing could be recorded."""
         delivery, why = self._delivery, self._why
-        begun = delivery.seize()
-        if begun.verdict is Verdict.BUSY:
-            return delivery.postpone(begun.busy_seconds)
-        if begun.verdict is Verdict.DONE:
+        result = delivery.seize()
+        if result.verdict is Verdict.BUSY:
+            return delivery.postpone(result.busy_seconds)
+        if result.verdict is Verdict.DONE:
             return DONE
-        last = delivery.last_end() if begun.deliveries > 1 else None
-        return delivery.revoke(begun, last.text if last and last.end is End.TERMINATED else why)
+        last = delivery.last_end() if result.deliveries > 1 else None
+        return delivery.revoke(result, last.text if last and last.end is End.TERMINATED else why)

@@ -40,17 +40,17 @@ class UndeclaredHandlers:
     """
     The undeclared handlers of every service that uses one store.
 
-    ``queue_of`` is a callback: it returns the name of a handler's queue. ``waiting`` is a callback: it gets names of
-    queues, and returns the number of messages in each queue that exists. It may raise anything.
+    ``queue_of`` is a callback: it returns the name of a handler's queue. ``message_counts`` is a callback: it gets
+    names of queues, and returns the number of messages in each queue that exists. It may raise anything.
     """
 
     def __init__(
         self,
         store: Store,
         queue_of: Callable[[str], str],
-        waiting: Callable[[Sequence[str]], Mapping[str, int]],
+        message_counts: Callable[[Sequence[str]], Mapping[str, int]],
     ) -> None:
-        self._store, self._queue_of, self._waiting = store, queue_of, waiting
+        self._store, self._queue_of, self._message_counts = store, queue_of, message_counts
 
     def find(self, *services: str) -> list[UndeclaredHandler]:
         """
@@ -63,7 +63,7 @@ class UndeclaredHandlers:
             return []
         counts: Mapping[str, int] | None
         try:
-            counts = self._waiting([self._queue_of(name) for name in names])
+            counts = self._message_counts([self._queue_of(name) for name in names])
         except Exception:  # the brokers' clients raise dozens of types
             counts = None
         found = [self._handler(name, counts) for name in names]
@@ -97,7 +97,7 @@ def service_of(name: str) -> str:
 
 
 def is_handler(name: str) -> bool:
-    """True for a handler; False for the other owners of dead letters: a service, and the queue of its notices."""
+    """True for a handler; False for the other names that have dead letters: a service, and the queue of its notices."""
     # Not `choreo.delivery.notice.notices_of`, whose module a short command need not import.
     return "." in name and name != f"{service_of(name)}.dead_letters"
 

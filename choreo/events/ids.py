@@ -27,7 +27,7 @@ def identity(source: str, event_id: str) -> str:
     """
     The name of an event among all events of all sources. Two sources can use the same id for different events.
 
-    A UUID, such as choreo gives to each event, is its own name. The script claim.lua computes the same.
+    A UUID, such as choreo gives to each event, is its own name. The script claim_copy.lua computes the same.
 
         >>> identity("shop", "e-1"), identity("shop", "61e81f80-b280-5c42-ac97-d3c403bf4d4b")
         ('event:shop#e-1', '61e81f80-b280-5c42-ac97-d3c403bf4d4b')

@@ -3,7 +3,7 @@ Asking ahead: one round trip to the store for several parts of a join.
 
 The store must be asked about each part (`arrive`), and most of a question's time is its way there and back. So the
 questions about the parts that a worker took together go out together, before the first of these parts is delivered.
-Each answer is read when its part is delivered: see `HeldStore.arrive`.
+Each answer is read when its part is delivered: see `FastDecisions.arrive`.
 
 A part must not overtake a cancellation that came before it. So after a message that is not a part, asking
 ahead stops until that message is settled. With threads that can be long after its delivery. A redelivered message may
@@ -23,7 +23,7 @@ from choreo.delivery.join import JoinDelivery
 from choreo.errors import EnvelopeError
 from choreo.events.ids import task_id
 from choreo.fast.commits import Commits
-from choreo.fast.held import HeldStore
+from choreo.fast.decisions import FastDecisions
 
 #: The most messages that are asked about together.
 MOST_AHEAD = 16
@@ -43,8 +43,8 @@ class Ahead:
         """
         Ask about the parts among the messages that the channel took, up to the first message that is no part.
 
-        ``first`` is about to be delivered, ``following`` are behind it. The delivery made for a part is kept in the
-        ``note`` of its event, and its `Taken.begun` becomes true.
+        ``first`` is about to be delivered, ``following`` are behind it. The delivery made for a part is kept in
+        `EventText.prepared`, and its `Taken.begun` becomes true.
         """
         together = to_begin(first, following)
         if not together:
@@ -73,17 +73,17 @@ class Ahead:
             # It is a retry or a redelivery, or cannot be read here. It may be a cancellation.
             self._others.append(taken.tag)
             return False
-        delivery = self._task.held_delivery(event.envelope, 1, channel.receipt_of(taken), commits, event.lineage)
+        delivery = self._task.fast_delivery(event.envelope, 1, channel.receipt_of(taken), commits, event.lineage)
         if not (isinstance(delivery, JoinDelivery) and delivery.is_part):
             self._others.append(taken.tag)
             return False
         # Making the id takes time, and hardly ever is any task revoked.
         if state.revoked and task_id(event.envelope.occasion, self._task.name) in state.revoked:
             return False
-        held = delivery.decisions
-        if not (isinstance(held, HeldStore) and held.ask_ahead(delivery.claim, delivery.arrival)):
+        decisions = delivery.decisions
+        if not (isinstance(decisions, FastDecisions) and decisions.ask_ahead(delivery.claim, delivery.arrival)):
             return False
-        event.note = delivery
+        event.prepared = delivery
         return True
 
 

@@ -15,7 +15,7 @@ from choreo.redis_client.wire import Wire
 logger = logging.getLogger(__name__)
 
 #: Callback: gets a channel and a message that it has taken. Fast path; returns True if it handled the message.
-Shortcut = Callable[[Any, Taken], bool]
+TakenHandler = Callable[[Any, Taken], bool]
 
 
 class ChannelLane(ConsumerHooks):
@@ -30,7 +30,7 @@ class ChannelLane(ConsumerHooks):
         self._commits: Commits | None = None
         #: Both by the queue's name.
         self._aheads: dict[str, Ahead] = {}
-        self._shortcuts: dict[str, Shortcut] = {}
+        self._shortcuts: dict[str, TakenHandler] = {}
 
     @property
     def commits(self) -> Commits:
@@ -38,10 +38,10 @@ class ChannelLane(ConsumerHooks):
         if self._commits is None:
             channel = self._channel
             wire = Wire(lambda: channel.pool)
-            self._commits = Commits(wire, channel.own, lambda: channel.arrived or workload.waiting())
+            self._commits = Commits(wire, channel.own, lambda: channel.arrived or workload.unstarted_count())
         return self._commits
 
-    def serve(self, queue: str, ahead: Ahead | None, shortcut: Shortcut | None) -> None:
+    def serve(self, queue: str, ahead: Ahead | None, shortcut: TakenHandler | None) -> None:
         """
         Set how messages of this queue are delivered, in place of an earlier call's.
 
@@ -54,11 +54,11 @@ class ChannelLane(ConsumerHooks):
         if shortcut is not None:
             self._shortcuts[queue] = shortcut
 
-    def asking(self) -> int:
+    def before_take(self) -> int:
         """The number of commands of commits that were sent until now."""
         return self._commits.sent if self._commits is not None else 0
 
-    def answered(self, asked: int) -> None:
+    def after_take(self, asked: int) -> None:
         """Read the answers to the commands that were sent before the channel asked Redis: they have come by now."""
         if self._commits is not None:
             self._commits.settle(wait=False, sent_before=asked)

@@ -8,10 +8,10 @@ even if the worker is killed (`kill -9`) right after. A child of the prefork poo
 message, and would have to be told the answer.
 
 *Several commits in one command.* Sending costs as much as a very short handler, on both sides. So if a handler took
-less than `QUICK` and more deliveries wait in this process, its commit waits for the next ones. They go out together
-after `TOGETHER` commits or `SOON`. A thread sends the commits that have waited for `AT_THE_LATEST`, and reads answers
-that nothing has read for `OLD`, so that a long handler delays neither. It is not the thread of the heartbeat, since
-reading blocks until a broken connection is known to be broken.
+less than `QUICK_SECONDS` and more deliveries wait in this process, its commit waits for the next ones. They go out
+together after `MOST_TOGETHER` commits or `SOON_SECONDS`. A thread sends the commits that have waited for
+`LATEST_SECONDS`, and reads answers that nothing has read for `OLD_SECONDS`, so that a long handler delays neither. It
+is not the thread of the heartbeat, since reading blocks until a broken connection is known to be broken.
 
 If the worker crashes while commits wait, those few handlers run again. They do so once: a redelivered message does not
 begin before all waiting commits are sent, and its own commit is sent at once. So an event that kills its worker does
@@ -23,7 +23,7 @@ A question to the store, before a handler begins, takes the waiting commits alon
 *Asking ahead.* See ahead.py.
 
 *Failures.* The handler has returned before its commit is answered. So a refused commit cannot fail the run: the event
-goes back to its queue here. For `WARY` seconds after that, each commit waits for its answer, and a refusal fails its
+goes back to its queue here. For `WARY_SECONDS` after that, each commit waits for its answer, and a refusal fails its
 run. If the connection breaks before the answer, the commit is sent again. If it had been carried out, the second one
 changes nothing.
 """
@@ -45,25 +45,27 @@ from choreo.broker.redis.ownership import Ownership
 from choreo.daemon import Daemon
 from choreo.redis_client.refusals import is_outage
 from choreo.redis_client.scripts import Script
-from choreo.redis_client.wire import Part, Wire, pack, pack_some
+from choreo.redis_client.wire import Argument, Wire, pack, pack_some
 
 logger = logging.getLogger("choreo.broker")
 
 #: The most commits and questions that are sent and not answered.
-MOST = 128
+MOST_UNANSWERED = 128
 #: Seconds for which no commit is sent ahead after one has failed.
-WARY = 5.0
+WARY_SECONDS = 5.0
 #: Seconds after which an unread answer is read: before the next commit is sent, or by the thread.
-OLD = 1.0
+OLD_SECONDS = 1.0
 #: A commit may wait for the next one if its handler took less than this, in seconds.
-QUICK = 0.001
+QUICK_SECONDS = 0.001
 #: The most commits that wait to be sent together.
-TOGETHER = 16
-#: Seconds for which a commit waits to be sent. SOON: checked when a handler begins and when it commits. AT_THE_LATEST:
-#: checked by the thread, as often as this; so no commit waits for longer than twice this, however long a handler runs.
-SOON, AT_THE_LATEST = 0.005, 0.01
+MOST_TOGETHER = 16
+#: Seconds after which a commit that waits is sent: checked when a handler begins and when it commits.
+SOON_SECONDS = 0.005
+#: The same: checked by the thread, as often as this. So no commit waits for longer than twice this, however long a
+#: handler runs.
+LATEST_SECONDS = 0.01
 #: Pauses in seconds before commits are sent again after the connection broke.
-PAUSES = (0.0, 0.05, 0.2, 0.5)
+PAUSE_SECONDS = (0.0, 0.05, 0.2, 0.5)
 
 
 class Fate(Enum):
@@ -78,7 +80,7 @@ class Fate(Enum):
 
 
 #: Callback: gets the answer to a commit (or the error), and True if the commit was sent more than once.
-Told = Callable[[Any, bool], Fate]
+OnAnswer = Callable[[Any, bool], Fate]
 
 
 class Header:
@@ -89,7 +91,7 @@ class Header:
     list: for each its answer, or ``[b"error", reason]``.
     """
 
-    def __init__(self, script: Script, keys: Sequence[Part], args: Sequence[Part]) -> None:
+    def __init__(self, script: Script, keys: Sequence[Argument], args: Sequence[Argument]) -> None:
         self.script, self.keys, self.args = script, keys, args
         self._packed = "", 0, b""
 
@@ -109,11 +111,11 @@ class Commit:
     tag: str
     header: Header
     #: The script's arguments for this claim.
-    args: Sequence[Part]
-    told: Told
+    args: Sequence[Argument]
+    on_answer: OnAnswer
     packed: bytes = b""
     #: True if it was sent more than once, because a connection broke.
-    again: bool = False
+    repeated: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -121,11 +123,10 @@ class Question:
     """A call of a script whose answer is read later. The script must be one that can be run again without harm."""
 
     script: Script
-    keys: Sequence[Part]
-    args: Sequence[Part]
+    keys: Sequence[Argument]
+    args: Sequence[Argument]
     packed: bytes = b""
-    again: bool = False
-    answered: bool = False
+    is_answered: bool = False
     #: None until it is answered, and if Redis refused it or the answer was lost.
     answer: Any = None
 
@@ -164,7 +165,7 @@ class Commits:
         self._unsent: list[Sent] = []
         self._unsent_since = 0.0
         self._turn = _Turn()
-        self._daemon = Daemon("choreo-commits", self._look, OLD)
+        self._daemon = Daemon("choreo-commits", self._look, OLD_SECONDS)
         #: True while the daemon looks after commits that wait to be sent.
         self._is_watched = False
         self._closed = False
@@ -183,15 +184,15 @@ class Commits:
         ``alone``: the handler may kill the worker, so all waiting commits are sent first, and its own does not wait.
         """
         now = time.monotonic()
-        if self._unsent and (alone or now - self._unsent_since > SOON):
+        if self._unsent and (alone or now - self._unsent_since > SOON_SECONDS):
             self.flush()
         self._turn.began, self._turn.alone = now, alone
 
     def send(self, commit: Commit) -> bool:
         """
-        Send a commit ahead, now or together with the next ones. `Commit.told` gets its answer.
+        Send a commit ahead, now or together with the next ones. `Commit.on_answer` gets its answer.
 
-        False if a commit has failed within the last `WARY` seconds, or this is closed: nothing was sent, and the
+        False if a commit has failed within the last `WARY_SECONDS`, or this is closed: nothing was sent, and the
         caller must commit by itself and wait for the answer. Raises as `pack_some` does for arguments that cannot be
         packed.
         """
@@ -216,11 +217,11 @@ class Commits:
         Note a question, which goes out with the next `flush`; `answer` returns its answer.
 
         False if nothing can be sent ahead now: see `send`. Also False if another thread has the connection for longer
-        than `SOON`.
+        than `SOON_SECONDS`.
         """
         question.packed = pack(self._wire.evalsha(question.script, question.keys, question.args))
         # The event loop calls this. It must not wait for as long as a thread may wait for an answer.
-        if not self._lock.acquire(timeout=SOON):
+        if not self._lock.acquire(timeout=SOON_SECONDS):
             return False
         try:
             return self._add(question)
@@ -230,7 +231,7 @@ class Commits:
     def answer(self, question: Question) -> Any:
         """Wait for the answer to a question. None if Redis refused it, or the connection broke."""
         with self._lock:
-            if not question.answered:
+            if not question.is_answered:
                 # If the question was sent before, the commits that wait may go on waiting.
                 if question in self._unsent:
                     self.flush()
@@ -241,7 +242,7 @@ class Commits:
         now = time.monotonic()
         if now < self._wary_until or self._closed:
             return False
-        if self._pending and (len(self._pending) >= MOST or now - self._since > OLD):
+        if self._pending and (len(self._pending) >= MOST_UNANSWERED or now - self._since > OLD_SECONDS):
             self.settle()
         if not self._pending:
             self._since = now
@@ -256,9 +257,9 @@ class Commits:
     def _may_wait(self, now: float) -> bool:
         return (
             not self._turn.alone
-            and now - self._turn.began < QUICK
-            and len(self._unsent) < TOGETHER
-            and now - self._unsent_since < SOON
+            and now - self._turn.began < QUICK_SECONDS
+            and len(self._unsent) < MOST_TOGETHER
+            and now - self._unsent_since < SOON_SECONDS
             and bool(self._more())
         )
 
@@ -302,21 +303,21 @@ class Commits:
         """
         One turn of the thread. Returns the seconds until the next one.
 
-        It sends commits that have waited for `AT_THE_LATEST`, and reads answers that nothing has read for `OLD`: a long
-        handler may be running.
+        It sends commits that have waited for `LATEST_SECONDS`, and reads answers that nothing has read for
+        `OLD_SECONDS`: a long handler may be running.
         """
-        if self._is_watched and time.monotonic() - self._unsent_since < AT_THE_LATEST:
-            return AT_THE_LATEST
+        if self._is_watched and time.monotonic() - self._unsent_since < LATEST_SECONDS:
+            return LATEST_SECONDS
         with self._lock:
             if not self._unsent:
                 self._is_watched = False
-            elif time.monotonic() - self._unsent_since >= AT_THE_LATEST:
+            elif time.monotonic() - self._unsent_since >= LATEST_SECONDS:
                 self.flush()
-            if self._pending and time.monotonic() - self._since > OLD:
+            if self._pending and time.monotonic() - self._since > OLD_SECONDS:
                 self.settle()
-            return AT_THE_LATEST if self._is_watched else OLD
+            return LATEST_SECONDS if self._is_watched else OLD_SECONDS
 
-    def ask(self, script: Script, keys: Sequence[Part], args: Sequence[Part]) -> Any:
+    def ask(self, script: Script, keys: Sequence[Argument], args: Sequence[Argument]) -> Any:
         """
         Run a script and return its answer. Waiting commits go out with it.
 
@@ -362,8 +363,8 @@ class Commits:
         """
         Read answers: all of them, or those to the first ``sent_before`` commands. Sends the waiting commits if all.
 
-        Raises nothing: each answer, or error, goes to its `Commit.told`. Without ``wait``, do nothing if another thread
-        has the connection.
+        Raises nothing: each answer, or error, goes to its `Commit.on_answer`. Without ``wait``, do nothing if another
+        thread has the connection.
         """
         if not self._pending or not self._lock.acquire(blocking=wait):
             return
@@ -389,24 +390,24 @@ class Commits:
             if unknown:
                 # Before a script is loaded, everything is sent and all answers are read.
                 self.flush()
-            elif wanted.answered if wanted is not None else self.sent - len(self._commands) >= until:
+            elif wanted.is_answered if wanted is not None else self.sent - len(self._commands) >= until:
                 break
             try:
                 answer = self._wire.pull()
             except NoScriptError:
-                unknown += self._answered()
+                unknown += self._pop_oldest()
             except ResponseError as error:
-                for sent in self._answered():
+                for sent in self._pop_oldest():
                     self._finish(sent, error)
             except (RedisError, OSError):
                 self._send_again()
             else:
-                together = self._answered()
+                together = self._pop_oldest()
                 for sent, one in zip(together, _apart(together, answer), strict=True):
                     self._finish(sent, one)
         return unknown
 
-    def _answered(self) -> list[Sent]:
+    def _pop_oldest(self) -> list[Sent]:
         """The commits or the question of the oldest command. They are no longer pending."""
         return [self._pending.popleft() for _ in range(self._commands.popleft())]
 
@@ -425,7 +426,8 @@ class Commits:
         A commit that Redis had carried out is answered ALREADY, and changes nothing. Questions end without an answer.
         """
         for sent in islice(self._pending, len(self._pending) - len(self._unsent)):
-            sent.again = True
+            if isinstance(sent, Commit):
+                sent.repeated = True
         # Waiting commits are pending as well. Answers to earlier commands will not come: the connection is dropped.
         self._unsent = []
         self._commands.clear()
@@ -449,7 +451,7 @@ class Commits:
 
     def _call(self, sent: Sent) -> Any:
         failure: Exception = ConnectionError()
-        for pause in PAUSES:
+        for pause in PAUSE_SECONDS:
             time.sleep(pause)
             try:
                 if isinstance(sent, Question):
@@ -460,23 +462,25 @@ class Commits:
             except ResponseError as error:
                 return error
             except (RedisError, OSError) as error:
-                failure, sent.again = error, True
+                failure = error
+                if isinstance(sent, Commit):
+                    sent.repeated = True
                 self._wire.drop()
         return failure
 
     def _finish(self, sent: Sent, answer: Any) -> None:
         if isinstance(sent, Question):
-            sent.answered, sent.answer = True, None if isinstance(answer, Exception) else answer
+            sent.is_answered, sent.answer = True, None if isinstance(answer, Exception) else answer
             return
         try:
-            fate = sent.told(answer, sent.again)
+            fate = sent.on_answer(answer, sent.repeated)
         except Exception:
             logger.exception("a commit's answer could not be understood")
             fate = Fate.BACK
         if fate is Fate.ACK:
             self._own().ack(sent.tag)
         elif fate is Fate.BACK:
-            self._wary_until = time.monotonic() + WARY
+            self._wary_until = time.monotonic() + WARY_SECONDS
             # A refusal may repeat with every delivery, so it counts as a failed one. If Redis is away or full, that
             # says nothing about the event.
             away = isinstance(answer, Exception) and is_outage(answer)

@@ -6,8 +6,9 @@ messages in flight. So a copy is acked if, and only if, its outcome is recorded.
 nothing to do, and two round trips are saved.
 
 *Begin.* A handler that is no join begins without a round trip. The script that takes a message from the handler's queue
-looks into the inbox in the same step (the broker's claim.lua). If the unit is done, it drops the copy and counts it.
-Else it *claims* the unit: the unit's record then names this delivery. A join is claimed by its parts, as in any store.
+looks into the inbox in the same step (the broker's claim_copy.lua). If the unit is done, it drops the copy and counts
+it. Else it *claims* the unit: the unit's record then names this delivery. A join is claimed by its parts, as in any
+store.
 
 *How long such a claim holds.* As long as the message is in flight, which is as long as its consumer lives, however long
 the handler runs. It ends when the broker finds that the consumer died or stopped, or when the message is given back.
@@ -49,9 +50,9 @@ from choreo.errors import StoreError
 from choreo.events.message import Message
 from choreo.fast.commits import Header, Question, refused
 from choreo.redis_client.scripts import Script
-from choreo.store.claims import FORGOTTEN, Begun, Claim, Committed, Outcome, Settlement
+from choreo.store.claims import FORGOTTEN, Claim, ClaimResult, CommitResult, Outcome, Settlement
 from choreo.store.joins import Arrival
-from choreo.store.redis import RedisStore, begun
+from choreo.store.redis import RedisStore, claim_result
 from choreo.store.runs import Recording
 from choreo.store.terms import Terms
 
@@ -88,16 +89,16 @@ class FusedStore(RedisStore):
         self._begin, self._arrive = Script.load("store/begin"), Script.load("store/arrive")
         self._commit = Script.load("fast/commit_fused")
 
-    def commit(self, claim: Claim, settlement: Settlement) -> Committed:
+    def commit(self, claim: Claim, settlement: Settlement) -> CommitResult:
         """
         Settle a claim, send what leaves with it and ack its message: all in one step.
 
-        `Committed.unsent` is always empty. Raises `StoreError`.
+        `CommitResult.unsent` is always empty. Raises `StoreError`.
         """
         header = self.header(claim)
         args = [*header.args, *self.commit_args(claim, settlement)]
-        (answer,), again = self._calls.run_once(self._commit, header.keys, args, _check)
-        return committed(answer, settlement, again)
+        (answer,), repeated = self._calls.run_once(self._commit, header.keys, args, _check)
+        return commit_result(answer, settlement, repeated)
 
     def header(self, claim: Claim) -> Header:
         """The script, keys and first arguments that the commits of one handler for one consumer have in common."""
@@ -110,7 +111,7 @@ class FusedStore(RedisStore):
             handler, inflight = place
             # A claim without a delivery acks nothing. A key without a name is denied to a user with a key pattern.
             keys = [*self._settlement_keys(handler), inflight or self._keys.inflight("-"), *self._routing]
-            args = [*self._first_args(handler), self._sep, self._keys.prefix, self._keys.token("")]
+            args = [*self._first_args(handler), self._sep, self._keys.prefix, self._keys.wake_up("")]
             header = self._headers[place] = Header(self._commit, keys, args)
         return header
 
@@ -128,24 +129,24 @@ class FusedStore(RedisStore):
         """The question that `arrive` asks. ``ahead``: it is asked early, and the claim does not count as begun yet."""
         return Question(self._arrive, *self._arriving(claim, arrival, ahead=ahead))
 
-    def answered(self, answer: Any) -> Begun:
+    def claim_result_of(self, answer: Any) -> ClaimResult:
         """The answer to `beginning` or `arriving`, read."""
-        return begun(answer)
+        return claim_result(answer)
 
-    def fate(self, answer: Any, settlement: Settlement, again: bool) -> Committed | StoreError:
+    def commit_result_of(self, answer: Any, settlement: Settlement, repeated: bool) -> CommitResult | StoreError:
         """
         The answer to a commit that was sent ahead, read: the outcome, or the error if nothing was committed.
 
-        ``again``: the commit was sent more than once.
+        ``repeated``: the commit was sent more than once.
         """
         if isinstance(answer, Exception):
             return self._calls.failed(answer)
-        outcome = committed(answer, settlement, again)
+        outcome = commit_result(answer, settlement, repeated)
         return StoreError(FORGOTTEN) if outcome.outcome is Outcome.LOST else outcome
 
     def inbox(self, handler: str) -> str:
         """
-        The consumer argument that lets the broker claim units for this handler when it takes messages: see claim.lua.
+        The consumer argument that lets the broker claim units for this handler as it takes messages: claim_copy.lua.
 
         It holds the inbox's retention in milliseconds, and the prefix of the handler's keys.
         """
@@ -163,16 +164,16 @@ def _check(answer: Any) -> None:
         raise error
 
 
-_OK = Committed(Outcome.OK)
+_OK = CommitResult(Outcome.OK)
 
 
-def committed(answer: Any, settlement: Settlement, again: bool) -> Committed:
-    """The outcome of a commit from the script's answer. ``again``: it was sent more than once."""
+def commit_result(answer: Any, settlement: Settlement, repeated: bool) -> CommitResult:
+    """The outcome of a commit from the script's answer. ``repeated``: it was sent more than once."""
     if answer == [b"ok"]:
         return _OK
     outcome, *reached = answer
     unheard = [message for message, count in zip(settlement.sent.values(), reached, strict=False) if not count]
-    return Committed(Outcome(outcome.decode()), unheard=unheard, again=again)
+    return CommitResult(Outcome(outcome.decode()), unheard=unheard, repeated=repeated)
 
 
 def _placed(messages: Iterable[Message]) -> list[Any]:

@@ -75,7 +75,7 @@ class InProcess:
         is_watched = consumer.on_task_message or task_received.receivers or is_listened_to()
         # After a lost connection Celery counts each ack, until its prefetch is as large as before.
         is_recovering = not getattr(consumer, "_maximum_prefetch_restored", False)
-        return bool(self.task.is_brief and not is_limited and not is_watched and not is_recovering)
+        return bool(self.task.has_short_tracer and not is_limited and not is_watched and not is_recovering)
 
     def _is_plain(self, message: Any) -> bool:
         """

@@ -8,7 +8,7 @@ from choreo.broker.redis.consuming import ConsumingChannel
 from choreo.broker.redis.keys import INBOX
 from choreo.declare.join import Join
 from choreo.fast.ahead import Ahead
-from choreo.fast.channel import ChannelLane, Shortcut
+from choreo.fast.channel import ChannelLane, TakenHandler
 from choreo.fast.fused_store import FusedStore
 from choreo.fast.task import FastHandlerTask
 from choreo.store.port import Store
@@ -30,7 +30,7 @@ class Lane:
         #: True in a worker that runs handlers in its own process: every pool but prefork.
         self.in_process = False
         #: Handler's name → its shortcut, in a worker of the solo pool: see `choreo.fast.shortcut`.
-        self.shortcuts: dict[str, Shortcut] = {}
+        self.shortcuts: dict[str, TakenHandler] = {}
 
     def on_consume(self, queue: GuardedQueue) -> Mapping[str, Any] | None:
         """

@@ -30,4 +30,4 @@ class HandlerRequest(SafeRequest):
         super().mark(why)
         event = self.args[0] if self.args else None
         if isinstance(event, EventText):
-            event.note = None
+            event.prepared = None

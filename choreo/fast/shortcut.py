@@ -37,8 +37,8 @@ class Run:
     made, which is made at the first such access: by `celery inspect`, for example.
     """
 
-    def __init__(self, way: InProcess, channel: Any, taken: Taken, unit: str, event: EventText) -> None:
-        self.id, self.name = unit, way.task.name
+    def __init__(self, way: InProcess, channel: Any, taken: Taken, run_id: str, event: EventText) -> None:
+        self.id, self.name = run_id, way.task.name
         self._way, self._channel, self._taken, self._event = way, channel, taken, event
         self._received = time()
         self._started = 0.0
@@ -157,16 +157,16 @@ class Shortcut:
         event = taken.event
         if event is None:
             return False
-        if event.note is None:
+        if event.prepared is None:
             try:
                 receipt, commits = channel.receipt_of(taken), commits_of(channel)
-                event.note = self._task.held_delivery(event.envelope, 1, receipt, commits, event.lineage)
+                event.prepared = self._task.fast_delivery(event.envelope, 1, receipt, commits, event.lineage)
             except Exception:  # the usual way meets the same error, and handles it
                 return False
-        unit = task_id(event.envelope.occasion, self._task.name)
-        if unit in state.revoked:
+        run_id = task_id(event.envelope.occasion, self._task.name)
+        if run_id in state.revoked:
             return False
-        self._handle(event, Run(self._way, channel, taken, unit, event))
+        self._handle(event, Run(self._way, channel, taken, run_id, event))
         return True
 
     def _handle(self, event: EventText, run: Run) -> None:

@@ -9,9 +9,9 @@ from choreo.delivery.revocation import Revocation
 from choreo.events.envelope import Envelope
 from choreo.events.lineage import Lineage
 from choreo.fast.commits import Commits
+from choreo.fast.decisions import FastDecisions
 from choreo.fast.fused_store import FusedStore
-from choreo.fast.held import HeldStore
-from choreo.fast.tracer import Failed, Trace, brief
+from choreo.fast.tracer import Failed, Trace, tracer_for
 from choreo.worker.handler import HandlerTask, lineage_in, unless_revoked
 
 
@@ -19,7 +19,7 @@ class FastHandlerTask(HandlerTask):
     """
     A `HandlerTask` with choreo's own strategy, request and tracer in place of Celery's.
 
-    With the fused store, its deliveries decide through a `HeldStore`.
+    With the fused store, its deliveries decide through a `FastDecisions`.
     """
 
     abstract = True
@@ -37,12 +37,12 @@ class FastHandlerTask(HandlerTask):
 
     @__trace__.setter
     def __trace__(self, celerys: Trace | None) -> None:
-        self._trace = celerys and brief(self, celerys)
-        self.is_brief = self._trace is not celerys
+        self._trace = celerys and tracer_for(self, celerys)
+        self.has_short_tracer = self._trace is not celerys
 
     _trace: Trace | None = None
     #: True if no log, hook or foreign wrapper observes every run, so that the short tracer may run it.
-    is_brief = False
+    has_short_tracer = False
 
     def run(self, event: str | dict[str, Any]) -> str:
         """Handle one delivery. A `Failed` has been handled before: its error is raised again, for Celery to report."""
@@ -56,18 +56,18 @@ class FastHandlerTask(HandlerTask):
 
         Raises `EnvelopeError` if the handler cannot take such an event.
         """
-        begun = getattr(event, "note", None) if isinstance(event, EventText) else None
-        if isinstance(begun, Delivery):
-            return begun
+        prepared = getattr(event, "prepared", None) if isinstance(event, EventText) else None
+        if isinstance(prepared, Delivery):
+            return prepared
         request = self.request
         receipt = Receipt.of(request.properties)
         if receipt is None:
             return super().delivery(event, envelope)
         commits = getattr(request, "choreo_commits", None)
-        held = self.held_delivery(envelope, request.retries + 1, receipt, commits, lineage_in(request))
-        return unless_revoked(held, request)
+        delivery = self.fast_delivery(envelope, request.retries + 1, receipt, commits, lineage_in(request))
+        return unless_revoked(delivery, request)
 
-    def held_delivery(
+    def fast_delivery(
         self, envelope: Envelope, attempt: int, receipt: Receipt, commits: Commits | None, lineage: Lineage
     ) -> Delivery:
         """
@@ -75,10 +75,10 @@ class FastHandlerTask(HandlerTask):
 
         Raises `EnvelopeError` if the handler cannot take such an event.
         """
-        runtime, again = self.app.runtime, receipt.redelivered
+        runtime, redelivered = self.app.runtime, receipt.redelivered
         store = runtime.store
         if not isinstance(store, FusedStore):
-            return self.make_delivery(envelope, attempt, redelivered=again, lineage=lineage)
-        held = HeldStore(store, runtime.publisher, receipt, commits, f"{self.name}({envelope})")
-        options = {"redelivered": again, "token": receipt.tag, "decisions": held, "lineage": lineage}
+            return self.make_delivery(envelope, attempt, redelivered=redelivered, lineage=lineage)
+        decisions = FastDecisions(store, runtime.publisher, receipt, commits, f"{self.name}({envelope})")
+        options = {"redelivered": redelivered, "token": receipt.tag, "decisions": decisions, "lineage": lineage}
         return self.make_delivery(envelope, attempt, **options)

@@ -50,14 +50,14 @@ class Failed(str):
         return failed
 
 
-def brief(task: Any, celerys: Trace) -> Trace:
+def tracer_for(task: Any, celerys: Trace) -> Trace:
     """
     The tracer to use for a handler's task.
 
     ``celerys`` is the one that Celery has built for the task, perhaps wrapped by a foreign library. It is returned as
     it is if something observes every run, else a short tracer, which calls it where a run needs more.
     """
-    if not _can_be_brief(task, celerys):
+    if not _may_be_short(task, celerys):
         return celerys
 
     def trace(uuid: str, args: Any, kwargs: Any, request: Any = None) -> Any:
@@ -73,7 +73,7 @@ def brief(task: Any, celerys: Trace) -> Trace:
     return trace
 
 
-def _can_be_brief(task: Any, celerys: Trace) -> bool:
+def _may_be_short(task: Any, celerys: Trace) -> bool:
     """True if neither the log, nor a hook, nor a foreign wrapper observes every run."""
     # Sentry and others measure each run: they wrap the tracer, or let Celery build it for a wrapped task.
     if logger.isEnabledFor(INFO) or not _is_celerys(celerys):

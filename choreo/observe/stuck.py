@@ -6,7 +6,7 @@ from typing import Any
 
 from choreo.observe.handlers import LATE, HandlerState
 from choreo.observe.overview import Overview
-from choreo.store.joins import Waiting
+from choreo.store.joins import JoinState
 from choreo.store.parts import key_of
 from choreo.store.port import Store
 from choreo.store.schedule import DELAYED
@@ -93,11 +93,11 @@ _SHOW_LOG = "look into the log of the workers of {}; choreo dead-letters list sh
 
 def _overdue(handler: str, store: Store, now: float) -> Iterator[Stuck]:
     """The joins whose deadline was sent to their handler, and that are not settled."""
-    overdue: list[Waiting] = []
-    units, _ = store.waiting(handler, MOST_JOINS)
+    overdue: list[JoinState] = []
+    units, _ = store.pending(handler, MOST_JOINS)
     for unit in units:
         seen = store.look(handler, unit)
-        if seen is not None and seen.reminded and seen.deadline < now - LATE:
+        if seen is not None and seen.is_overdue and seen.deadline < now - LATE:
             overdue.append(seen)
     if overdue:
         since = min(seen.deadline for seen in overdue)

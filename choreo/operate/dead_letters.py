@@ -7,10 +7,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from choreo.declare.counts import counts_among
 from choreo.delivery.dead_letter import DeadLetter, Reason
 from choreo.delivery.failure import line_of
 from choreo.delivery.signals import SIGNALS
-from choreo.errors import DeadLetterError, EnvelopeError
+from choreo.errors import DeadLetterError
 from choreo.events.envelope import Envelope
 from choreo.events.lineage import NO_LINEAGE, lineage_of
 from choreo.events.message import EVENT_TASK, Message, parsed
@@ -44,9 +45,9 @@ class DeadLetters:
         """Iterate over all dead letters, oldest first."""
         return iter(self.find())
 
-    def find(self, *owners: str) -> list[DeadLetter]:
+    def find(self, *names: str) -> list[DeadLetter]:
         """Return dead letters, oldest first: all of them, or those of these services (``payment``) and handlers."""
-        letters = [read(handler, text) for handler in self._handlers(owners) for text in self._store.letters(handler)]
+        letters = [read(handler, text) for handler in self._handlers(names) for text in self._store.letters(handler)]
         return sorted(letters, key=lambda letter: letter.failed_at)
 
     def get(self, letter_id: str) -> DeadLetter:
@@ -140,11 +141,11 @@ class DeadLetters:
         self._store.discard(letter.handler, letter_id)
         return letter
 
-    def _handlers(self, owners: Iterable[str]) -> list[str]:
+    def _handlers(self, names: Iterable[str]) -> list[str]:
         known = self._store.handlers()
-        if not owners:
+        if not names:
             return known
-        return [handler for handler in known if handler in owners or handler.rpartition(".")[0] in owners]
+        return [handler for handler in known if handler in names or handler.rpartition(".")[0] in names]
 
 
 def _is_of_former_join(letter: DeadLetter, description: Mapping[str, Any]) -> bool:
@@ -169,17 +170,11 @@ def _carried(letter: DeadLetter, description: Mapping[str, Any]) -> Envelope | N
 
 def _parts_of(letter: DeadLetter, description: Mapping[str, Any]) -> dict[str, str]:
     """The parts of a join as the store keeps them."""
-    from choreo.declare.join import count_in
-
     several: Mapping[str, Any] = description.get("several", {})
     many = description["parts"] if description.get("rounds") else several
     parts = {name_of(envelope, many): packed(envelope) for envelope in letter.envelopes}
-    for part, asked in several.items():
-        for envelope in letter.envelopes:
-            if envelope.type == asked.get("of"):
-                with suppress(EnvelopeError):
-                    parts[f"?{part}"] = str(count_in(envelope, asked["per"], part))
-    return parts
+    counts = counts_among(letter.envelopes, several)
+    return parts | {f"?{part}": str(count) for part, count in counts.items()}
 
 
 def _readdressed(letter: DeadLetter, queue: str) -> Message:

@@ -4,18 +4,19 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import chain
 from typing import Any
 from uuid import uuid4
 
+from choreo.declare.counts import counts_among, needed
 from choreo.delivery.signals import DEADLINE, FIRED, signal
 from choreo.durations import LONGEST, moment_of
-from choreo.errors import EnvelopeError, JoinError
+from choreo.errors import JoinError
 from choreo.events.envelope import Envelope
 from choreo.printing import one_line
-from choreo.store import Claim, Outcome, Scheduled, Settlement, Store, Verdict, Waiting, deadline_id
+from choreo.store import Claim, JoinState, Outcome, Scheduled, Settlement, Store, Verdict, deadline_id
 from choreo.store.parts import CANCELLED, by_type, key_of, unit_of, unpacked
 from choreo.store.runs import Result, Run
 from choreo.store.schedule import DEADLINE_PREFIX
@@ -151,7 +152,7 @@ class Joins:
         if after and not _is_cursor(after):
             raise JoinError(f"{after!r} is no place in a list of joins. The list before ends with the next place.")
         description = self._description(handler)
-        units, cursor = self._store.waiting(handler, limit, after)
+        units, cursor = self._store.pending(handler, limit, after)
         seen = (self._store.look(handler, unit) for unit in units)
         return Page([_pending(handler, found, description) for found in seen if found is not None], cursor)
 
@@ -163,9 +164,9 @@ class Joins:
         """Return the pending joins with this key: at most one for each handler."""
         found = []
         for name in self.handlers if handler is None else [handler]:
-            waiting = self._store.look(name, unit_of(key))
-            if waiting is not None:
-                found.append(_pending(name, waiting, self._description(name)))
+            state = self._store.look(name, unit_of(key))
+            if state is not None:
+                found.append(_pending(name, state, self._description(name)))
         return found
 
     def get(self, key: str, handler: str | None = None) -> PendingJoin:
@@ -197,10 +198,10 @@ class Joins:
         """
         join = self.get(key, handler)
         claim = Claim(join.handler, unit_of(key), uuid4().hex, attempt=0)
-        begun = self._store.begin(claim)
-        if begun.verdict is Verdict.BUSY:
+        result = self._store.begin(claim)
+        if result.verdict is Verdict.BUSY:
             raise JoinError(
-                f"A worker runs {join.handler} for {key!r} now. Try again in {begun.busy_seconds:.0f} seconds."
+                f"A worker runs {join.handler} for {key!r} now. Try again in {result.busy_seconds:.0f} seconds."
             )
         description = self._description(join.handler)
         within = min(float(description.get("within", 0)), LONGEST.total_seconds())
@@ -213,7 +214,7 @@ class Joins:
             retention=float(description.get("retention", 0)),
             run=_cancelled(join, reason) if self._store.recording else None,
         )
-        if begun.verdict is Verdict.DONE or self._store.commit(claim, settlement).outcome is not Outcome.OK:
+        if result.verdict is Verdict.DONE or self._store.commit(claim, settlement).outcome is not Outcome.OK:
             raise JoinError(f"{join.handler} has just settled {key!r}.")
         logger.warning(
             "%s %s was cancelled by hand: %s. The join was: %s",
@@ -289,13 +290,13 @@ def _cancelled(join: PendingJoin, reason: str) -> Run | None:
     )
 
 
-def _pending(handler: str, waiting: Waiting, description: Mapping[str, Any]) -> PendingJoin:
-    envelopes = unpacked(waiting.parts)
-    times = [moment_of(when) for when in waiting.arrived.values()]
-    missing, needed = _missing(waiting, by_type(envelopes), description)
+def _pending(handler: str, state: JoinState, description: Mapping[str, Any]) -> PendingJoin:
+    envelopes = unpacked(state.parts)
+    times = [moment_of(when) for when in state.arrived.values()]
+    missing, needed = _missing(state, by_type(envelopes), description)
     return PendingJoin(
         handler=handler,
-        key=key_of(waiting.unit) or waiting.unit,
+        key=key_of(state.unit) or state.unit,
         arrived=tuple(
             Arrived(envelope, at, counts=not description or envelope.type in description["parts"])
             for envelope, at in zip(envelopes, times, strict=True)
@@ -303,25 +304,24 @@ def _pending(handler: str, waiting: Waiting, description: Mapping[str, Any]) -> 
         missing=missing,
         needed=needed,
         since=min(times, default=None),
-        until=moment_of(waiting.deadline),
-        overdue=waiting.reminded,
-        attempts=waiting.attempts,
-        lease=waiting.lease,
+        until=moment_of(state.deadline),
+        overdue=state.is_overdue,
+        attempts=state.attempts,
+        lease=state.lease,
     )
 
 
 def _missing(
-    waiting: Waiting, arrived: Mapping[str, list[Envelope]], description: Mapping[str, Any]
+    state: JoinState, arrived: Mapping[str, list[Envelope]], description: Mapping[str, Any]
 ) -> tuple[tuple[Missing, ...], int]:
     """Return the missing parts, and how many of them complete the join."""
     if not description:
         return (), 1
     missing: list[Missing] = []
-    told = _told(arrived, description)
+    asked = description["several"]
+    counts = {**state.counts, **counts_among(chain.from_iterable(arrived.values()), asked)}
     for part in description.get("parts", ()):
-        here = len(arrived.get(part, ()))
-        several = description["several"].get(part)
-        wanted: int | None = 1 if several is None else several.get("times") or told.get(part, waiting.told.get(part))
+        here, wanted = len(arrived.get(part, ())), needed(part, asked, counts)
         if wanted is None or here < wanted:
             missing.append(Missing(part, None if wanted is None else wanted - here))
     full = len(description.get("parts", ())) - len(missing)
@@ -334,15 +334,3 @@ def _is_cursor(text: str) -> bool:
         return math.isfinite(float(score)) and last.startswith(DEADLINE_PREFIX)
     except ValueError:
         return False
-
-
-def _told(arrived: Mapping[str, list[Envelope]], description: Mapping[str, Any]) -> dict[str, int]:
-    """How many events of each type the parts that are there ask for, by the declaration of today."""
-    from choreo.declare.join import count_in
-
-    told = {}
-    for part, several in description["several"].items():
-        for envelope in arrived.get(several.get("of", ""), ()):
-            with suppress(EnvelopeError):
-                told[part] = count_in(envelope, several["per"], part)
-    return told

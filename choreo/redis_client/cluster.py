@@ -16,7 +16,7 @@ from redis.exceptions import AskError, ClusterError, MovedError, NoScriptError, 
 from redis.retry import Retry
 
 from choreo.redis_client.scripts import Script
-from choreo.redis_client.wire import Part
+from choreo.redis_client.wire import Argument
 
 
 def is_node(client: Any) -> bool:
@@ -91,7 +91,7 @@ class ClusterWire:
     def __init__(self, client: Callable[[], Any]) -> None:
         self._find = client
 
-    def call(self, script: Script, keys: Sequence[Part], args: Sequence[Part]) -> Any:
+    def call(self, script: Script, keys: Sequence[Argument], args: Sequence[Argument]) -> Any:
         """Run a script on the node that has its keys. The keys are in one slot."""
         call = (len(keys), *keys, *args)
         with mended():
@@ -102,7 +102,7 @@ class ClusterWire:
                 # This loads the script into the node that was asked, also where a slot is on its way to that node.
                 return client.execute_command("EVAL", script.source, *call)
 
-    def timed(self, commands: Sequence[Sequence[Part]]) -> list[tuple[Any, Any]]:
+    def timed(self, commands: Sequence[Sequence[Argument]]) -> list[tuple[Any, Any]]:
         """See `choreo.store.calls.Calls.timed`. One round trip to each node that has some of the keys."""
         with mended():
             client = self._find()
@@ -118,7 +118,7 @@ class ClusterWire:
         """Do nothing: the client keeps the connections, and replaces those that broke."""
 
 
-def _asked(client: Any, node: Any, commands: Sequence[Sequence[Part]]) -> list[Any]:
+def _asked(client: Any, node: Any, commands: Sequence[Sequence[Argument]]) -> list[Any]:
     """The time of a node, and its answers. Reads the map of the nodes again if it turns out to be wrong."""
     try:
         with client.get_redis_connection(node).pipeline(transaction=False) as pipeline:

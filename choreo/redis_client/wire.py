@@ -19,18 +19,18 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from choreo import forks
 from choreo.redis_client.scripts import Script
 
-Part = str | int
+Argument = str | int
 
 #: Seconds after which an idle connection is checked before it is used, since the server may have closed it.
 IDLE_SECONDS = 0.1
 
 
-def pack(parts: Sequence[Part]) -> bytes:
+def pack(parts: Sequence[Argument]) -> bytes:
     """The command in Redis's protocol. redis-py's packer takes three times as long."""
     return b"*%d\r\n%b" % (len(parts), pack_some(parts))
 
 
-def pack_some(parts: Sequence[Part]) -> bytes:
+def pack_some(parts: Sequence[Argument]) -> bytes:
     """Some parts of a command in Redis's protocol, without the count of parts before them."""
     chunks: list[str] = []
     for part in parts:
@@ -53,9 +53,9 @@ class PackedOnce:
     def command(
         self,
         key: Hashable,
-        same: Callable[[], tuple[Sequence[Part], Sequence[Part]]],
-        between: Sequence[Part] = (),
-        after: Sequence[Part] = (),
+        same: Callable[[], tuple[Sequence[Argument], Sequence[Argument]]],
+        between: Sequence[Argument] = (),
+        after: Sequence[Argument] = (),
     ) -> bytes:
         """
         The packed command. Its parts are ``first``, ``between``, ``second`` and ``after``.
@@ -89,7 +89,7 @@ class Wire:
         self._owed = 0
         forks.guard(self)
 
-    def call(self, script: Script, keys: Sequence[Part], args: Sequence[Part]) -> Any:
+    def call(self, script: Script, keys: Sequence[Argument], args: Sequence[Argument]) -> Any:
         """Run a script. It is loaded if the server does not know it."""
         try:
             return self.command(*self.evalsha(script, keys, args))
@@ -97,7 +97,7 @@ class Wire:
             self.load(script)
             return self.command(*self.evalsha(script, keys, args))
 
-    def evalsha(self, script: Script, keys: Sequence[Part], args: Sequence[Part]) -> tuple[Part, ...]:
+    def evalsha(self, script: Script, keys: Sequence[Argument], args: Sequence[Argument]) -> tuple[Argument, ...]:
         """The command that runs a script."""
         return ("EVALSHA", self.known(script).sha, len(keys), *keys, *args)
 
@@ -116,11 +116,11 @@ class Wire:
             self.command("SCRIPT", "LOAD", plain.source)
             self._plain[script.name] = plain
 
-    def command(self, *parts: Part) -> Any:
+    def command(self, *parts: Argument) -> Any:
         """Send one command and return the server's answer."""
         return self.send_packed(pack(parts))
 
-    def commands(self, commands: Sequence[Sequence[Part]]) -> list[Any]:
+    def commands(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         """Send several commands in one go. Returns the answers: a `ResponseError` for each that the server refused."""
         self.push(b"".join(map(pack, commands)), len(commands))
         answers: list[Any] = []
@@ -131,7 +131,7 @@ class Wire:
                 answers.append(error)
         return answers
 
-    def timed(self, commands: Sequence[Sequence[Part]]) -> list[tuple[Any, Any]]:
+    def timed(self, commands: Sequence[Sequence[Argument]]) -> list[tuple[Any, Any]]:
         """Send several commands in one go. Returns for each the server's answer to TIME, and the command's own."""
         now, *answers = self.commands([("TIME",), *commands])
         return [(now, answer) for answer in answers]

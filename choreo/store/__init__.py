@@ -1,51 +1,41 @@
-"""The store: claims, joins, the schedule, dead letters and the register, each a protocol. In memory or in Redis."""
+"""
+The store: claims, joins, the schedule, dead letters and the register, each a protocol. In memory or in Redis.
+
+The names that programs outside of this room use are here, and are imported when they are read.
+"""
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from choreo.store.claims import (
-        FORGOTTEN,
-        OUTBOX_GRACE,
-        Begun,
         Claim,
-        Claims,
-        Committed,
+        ClaimResult,
+        CommitResult,
         Outcome,
         Settlement,
         Verdict,
     )
-    from choreo.store.joins import Arrival, Joins, Waiting
-    from choreo.store.letters import Letters
+    from choreo.store.joins import Arrival, JoinState
     from choreo.store.port import Store
-    from choreo.store.register import Declared, Listening, Register
-    from choreo.store.schedule import DEADLINE_PREFIX, DELAYED, TENDED, Backlog, Schedule, Scheduled, deadline_id
+    from choreo.store.register import Listening
+    from choreo.store.schedule import DELAYED, Backlog, Scheduled, deadline_id
     from choreo.store.terms import Terms
 
 __all__ = [
-    "DEADLINE_PREFIX",
     "DELAYED",
-    "FORGOTTEN",
-    "OUTBOX_GRACE",
-    "TENDED",
     "Arrival",
     "Backlog",
-    "Begun",
     "Claim",
-    "Claims",
-    "Committed",
-    "Declared",
-    "Joins",
-    "Letters",
+    "ClaimResult",
+    "CommitResult",
+    "JoinState",
     "Listening",
     "Outcome",
-    "Register",
-    "Schedule",
     "Scheduled",
     "Settlement",
     "Store",
     "Terms",
     "Verdict",
-    "Waiting",
     "deadline_id",
 ]
 
@@ -53,28 +43,18 @@ __all__ = [
 _HOMES = {
     "Arrival": "choreo.store.joins",
     "Backlog": "choreo.store.schedule",
-    "Begun": "choreo.store.claims",
+    "ClaimResult": "choreo.store.claims",
     "Claim": "choreo.store.claims",
-    "Claims": "choreo.store.claims",
-    "Committed": "choreo.store.claims",
-    "DEADLINE_PREFIX": "choreo.store.schedule",
+    "CommitResult": "choreo.store.claims",
     "DELAYED": "choreo.store.schedule",
-    "Declared": "choreo.store.register",
-    "FORGOTTEN": "choreo.store.claims",
-    "Joins": "choreo.store.joins",
-    "Letters": "choreo.store.letters",
     "Listening": "choreo.store.register",
-    "OUTBOX_GRACE": "choreo.store.claims",
     "Outcome": "choreo.store.claims",
-    "Register": "choreo.store.register",
-    "Schedule": "choreo.store.schedule",
     "Scheduled": "choreo.store.schedule",
     "Settlement": "choreo.store.claims",
     "Store": "choreo.store.port",
-    "TENDED": "choreo.store.schedule",
     "Terms": "choreo.store.terms",
     "Verdict": "choreo.store.claims",
-    "Waiting": "choreo.store.joins",
+    "JoinState": "choreo.store.joins",
     "deadline_id": "choreo.store.schedule",
 }
 

@@ -16,7 +16,7 @@ from choreo.redis_client.client import find_client
 from choreo.redis_client.cluster import ClusterWire, mended
 from choreo.redis_client.refusals import explained, is_outage
 from choreo.redis_client.scripts import Script
-from choreo.redis_client.wire import Part, Wire
+from choreo.redis_client.wire import Argument, Wire
 
 T = TypeVar("T")
 
@@ -30,7 +30,8 @@ class Calls:
     """
     Calls to one server or cluster. Safe in threads, and after a fork. Each call raises `StoreError` if it fails.
 
-    In a cluster, the keys of one call are in one slot: the names of all keys of an owner have the same hash tag.
+    In a cluster, the keys of one call are in one slot: the names of all keys of a handler, or of a service's workers,
+    have the same hash tag.
 
     ``ssl`` and ``transport`` are those of `choreo.redis_client.client.find_client`.
     """
@@ -73,12 +74,16 @@ class Calls:
                 time.sleep(pause)
         raise AssertionError("unreachable")
 
-    def run(self, script: Script, keys: Sequence[Part], args: Sequence[Any]) -> Any:
+    def run(self, script: Script, keys: Sequence[Argument], args: Sequence[Any]) -> Any:
         """Run a script and return its answer."""
         return self._on_a_wire(lambda wire: wire.call(script, keys, args))
 
     def run_once(
-        self, script: Script, keys: Sequence[Part], args: Sequence[Any], check: Callable[[Any], object] | None = None
+        self,
+        script: Script,
+        keys: Sequence[Argument],
+        args: Sequence[Any],
+        check: Callable[[Any], object] | None = None,
     ) -> tuple[Any, bool]:
         """
         Run a script. Returns its answer, and True if it was sent more than once.
@@ -97,7 +102,7 @@ class Calls:
 
         return self._on_a_wire(call), tries > 1
 
-    def timed(self, commands: Sequence[Sequence[Part]]) -> list[tuple[Any, Any]]:
+    def timed(self, commands: Sequence[Sequence[Argument]]) -> list[tuple[Any, Any]]:
         """
         Run several commands in one round trip. Each has its key in the second place, and changes nothing.
 

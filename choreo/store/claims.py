@@ -30,9 +30,9 @@ OUTBOX_GRACE = 2.0
 FORGOTTEN = "the store has forgotten this claim: it was restarted without its data, or lost some"
 
 
-#: `Begun.note` of an event that came when its join was complete, and not settled yet.
+#: `ClaimResult.note` of an event that came when its join was complete, and not settled yet.
 COMPLETE = "complete"
-#: `Begun.note` of an event whose join waits, and has enough of its type.
+#: `ClaimResult.note` of an event whose join waits, and has enough of its type.
 SURPLUS = "surplus"
 
 
@@ -83,7 +83,7 @@ class Claim:
 
 
 @dataclass(slots=True)
-class Begun:
+class ClaimResult:
     """The answer to a claim."""
 
     verdict: Verdict
@@ -102,8 +102,8 @@ class Begun:
 class LastEnd:
     """What is known of the beginning before the current one, which never finished."""
 
-    #: The text of `Claims.note_end`; "" if nothing was noted of that beginning.
-    note: str = ""
+    #: The text of `Claims.record_end`; "" if nothing was noted of that beginning.
+    text: str = ""
     #: The token of its claim, or the name of its consumer; "" if it is not known.
     holder: str = ""
 
@@ -123,7 +123,7 @@ class Settlement:
     letter: tuple[str, str] | None = None
     #: Seconds for which the finished unit is remembered, if that is longer than `Terms.retention`.
     remember: float = 0.0
-    #: A text that is kept with a finished join, for events that come late: see `Begun.note`.
+    #: A text that is kept with a finished join, for events that come late: see `ClaimResult.note`.
     note: str = "1"
     #: The identities of the events that took part in a round of a join. They are remembered for `Terms.retention`, and
     #: begin no other round.
@@ -136,7 +136,7 @@ class Settlement:
 
 
 @dataclass(slots=True)
-class Committed:
+class CommitResult:
     """The answer to a commit."""
 
     outcome: Outcome
@@ -147,13 +147,13 @@ class Committed:
     unheard: Sequence[Message] = ()
     #: The commit was sent more than once because an answer got lost. If it answers ALREADY or STALE, that may be
     #: its own work.
-    again: bool = False
+    repeated: bool = False
 
 
 class Claims(Protocol):
     """The units of work. Every method is one atomic decision."""
 
-    def begin(self, claim: Claim) -> Begun:
+    def begin(self, claim: Claim) -> ClaimResult:
         """Claim a unit."""
 
     def renew(self, claim: Claim) -> bool:
@@ -162,8 +162,8 @@ class Claims(Protocol):
     def forgive(self, claim: Claim) -> None:
         """Count one beginning less: a stop of the worker ended the handler, which is not the handler's fault."""
 
-    def note_end(self, handler: str, unit: str, note: str) -> None:
-        """Note how the process ended that ran this unit. Nothing if the unit is finished, or was never begun."""
+    def record_end(self, handler: str, unit: str, text: str) -> None:
+        """Record how the process ended that ran this unit. Nothing if the unit is finished, or was never begun."""
 
     def last_end(self, handler: str, unit: str) -> LastEnd:
         """What is known of the last beginning, if another one has begun since or its process has ended."""
@@ -175,5 +175,5 @@ class Claims(Protocol):
         ``delivery`` is any text that names it. The count is kept for `Terms.retention`.
         """
 
-    def commit(self, claim: Claim, settlement: Settlement) -> Committed:
+    def commit(self, claim: Claim, settlement: Settlement) -> CommitResult:
         """Settle a claim. Unless the outcome is OK, nothing of the settlement holds, and nothing is to be sent."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from choreo.store.claims import Begun, Claim
+from choreo.store.claims import Claim, ClaimResult
 
 
 @dataclass(slots=True)
@@ -25,30 +25,30 @@ class Arrival:
     #: Seconds from the first part to the deadline.
     within: float
     #: How many events of other types this one asks for: type → how many.
-    told: Mapping[str, int] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
     #: True if this part may have been recorded before: the copy was delivered before, or an answer was lost. If the
     #: part is there already, it then counts neither as a duplicate nor as late.
-    again: bool = False
+    may_be_repeated: bool = False
     #: The identity of the event, for a join whose key can be joined again once it is settled: a join with rounds. "":
     #: a settled join takes no more events.
     round_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class JoinState:
     """A join that is not settled yet. Times are seconds since 1970, by the store's clock."""
 
     unit: str
     #: The time at which the join expires unless it is complete.
     deadline: float
     #: True once the deadline has passed and was sent to the handler.
-    reminded: bool
+    is_overdue: bool
     #: Name → text, in the order of arrival.
     parts: Mapping[str, str]
     #: Name → time of arrival.
     arrived: Mapping[str, float]
     #: How many events of a type another part has asked for.
-    told: Mapping[str, int]
+    counts: Mapping[str, int]
     #: Attempts whose failure is recorded.
     attempts: int = 0
     #: Seconds for which a worker still holds the claim; 0 when none does.
@@ -58,14 +58,14 @@ class Waiting:
 class Joins(Protocol):
     """The joins that wait. Every method is one atomic decision."""
 
-    def arrive(self, claim: Claim, arrival: Arrival) -> Begun:
+    def arrive(self, claim: Claim, arrival: Arrival) -> ClaimResult:
         """
         Record one part of a join, and claim the join if it is complete.
 
         The first part sets the deadline. WAIT comes with the number of parts that have arrived. A part that arrived
         before is kept as it was, and claims all the same: the worker that claimed last may have died.
         A complete join takes no further part, so that each attempt sees the same ones. Parts that are not kept are
-        counted: see `tally`, and `Begun.note`.
+        counted: see `tally`, and `ClaimResult.note`.
 
         With ``round_of`` every part is named type/identity. The next event after a join is settled begins a new round,
         unless it took part in an earlier one. (A part of a round that `Letters.replay` restored counts in it again.) An
@@ -76,14 +76,14 @@ class Joins(Protocol):
         is incomplete only by a new declaration, its attempts begin anew.
         """
 
-    def waiting(self, handler: str, limit: int, after: str = "") -> tuple[list[str], str]:
+    def pending(self, handler: str, limit: int, after: str = "") -> tuple[list[str], str]:
         """
         Units of pending joins, soonest deadline first, and the cursor of the next page; "" at the end.
 
         A page can be shorter than ``limit``. A join that arrives or is settled between two pages may be missed.
         """
 
-    def look(self, handler: str, unit: str) -> Waiting | None:
+    def look(self, handler: str, unit: str) -> JoinState | None:
         """A pending join as it is now; None if there is none."""
 
     def tally(self, handler: str) -> dict[str, int]:

@@ -9,7 +9,7 @@ from choreo.store.schedule import Scheduled
 class Letters(Protocol):
     """The dead letters of each handler. Calling a method again is safe."""
 
-    def bury(self, handler: str, letter_id: str, letter: str, scheduled: Sequence[Scheduled] = ()) -> None:
+    def add_letter(self, handler: str, letter_id: str, letter: str, scheduled: Sequence[Scheduled] = ()) -> None:
         """Record a dead letter outside any unit, for a delivery that cannot be read. ``scheduled`` holds its notice."""
 
     def letters(self, handler: str) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import wraps
 from heapq import heappop, heappush
+from operator import itemgetter
 from threading import RLock
 from typing import Any, TypeVar, cast
 
@@ -15,15 +16,15 @@ from choreo.store.claims import (
     COMPLETE,
     OUTBOX_GRACE,
     SURPLUS,
-    Begun,
     Claim,
-    Committed,
+    ClaimResult,
+    CommitResult,
     LastEnd,
     Outcome,
     Settlement,
     Verdict,
 )
-from choreo.store.joins import Arrival, Waiting
+from choreo.store.joins import Arrival, JoinState
 from choreo.store.parts import mark_of
 from choreo.store.port import Store
 from choreo.store.presence import MOST_GONE, MOST_SEEN, SEEN_FOR, Presence, Program
@@ -99,7 +100,7 @@ class _Gathering:
     """The parts that have arrived for a join: name → the time of arrival, and the text."""
 
     parts: dict[str, tuple[float, str]] = field(default_factory=dict)
-    told: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
 
     @property
     def texts(self) -> dict[str, str]:
@@ -111,7 +112,7 @@ class _Gathering:
         here, full = 0, set()
         for part, need in arrival.needs.items():
             have = sum(name.partition("/")[0] == part for name in self.parts)
-            wanted: float = 1 if need is None else need or dict[str, float](self.told).get(part, float("inf"))
+            wanted: float = 1 if need is None else need or dict[str, float](self.counts).get(part, float("inf"))
             here += have
             if have >= wanted:
                 full.add(part)
@@ -138,11 +139,11 @@ class _Entry:
     #: True while a worker may be sending it.
     handed_out: bool = False
     #: True for a deadline that was sent.
-    reminded: bool = False
+    was_sent: bool = False
 
 
 class _Calendar(dict[str, _Entry]):
-    """The schedule of one owner. Its next entry is found without a look at all of them."""
+    """One schedule. Its next entry is found without a look at all of them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -167,7 +168,7 @@ class _Calendar(dict[str, _Entry]):
         while heap:
             due, key = heap[0]
             entry = self.get(key)
-            if entry is not None and entry.due == due and not entry.reminded:
+            if entry is not None and entry.due == due and not entry.was_sent:
                 return due
             heappop(heap)
         return None
@@ -187,7 +188,7 @@ class _Calendar(dict[str, _Entry]):
 
 @dataclass
 class _Drawer:
-    """The state of one handler, or of another owner of a schedule."""
+    """The state of one handler, or of another name that has a schedule."""
 
     units: dict[str, _Unit] = field(default_factory=dict)
     parts: dict[str, _Gathering] = field(default_factory=lambda: defaultdict(_Gathering))
@@ -207,7 +208,7 @@ class _Drawer:
 
     def count(self, reason: str, arrival: Arrival) -> None:
         """Count an event that does not count for the join, unless it was delivered before."""
-        if not arrival.again:
+        if not arrival.may_be_repeated:
             self.tally[reason] += 1
 
 
@@ -261,18 +262,18 @@ class MemoryStore(Store):
         self._tended = content.tended
 
     @_locked
-    def begin(self, claim: Claim) -> Begun:
+    def begin(self, claim: Claim) -> ClaimResult:
         """Claim a unit."""
         unit = self._unit(claim)
         now = self._clock()
         if claim.once and self._took_part(claim, claim.once):
-            return Begun(Verdict.DONE)
+            return ClaimResult(Verdict.DONE)
         if claim.once and unit.done:
             self._drawers[claim.handler].took_part[claim.once] = now + self.terms.retention.total_seconds()
         if unit.done or 0 < claim.attempt <= unit.settled[claim.signal]:
-            return Begun(Verdict.DONE)
+            return ClaimResult(Verdict.DONE)
         if unit.until > now and unit.token != claim.token:
-            return Begun(Verdict.BUSY, busy_seconds=unit.until - now)
+            return ClaimResult(Verdict.BUSY, busy_seconds=unit.until - now)
         if unit.deliveries and unit.token != claim.token:
             unit.before = unit.token
         unit.deliveries += unit.token != claim.token or not unit.deliveries
@@ -281,10 +282,10 @@ class MemoryStore(Store):
         poisonous = unit.deliveries > self.terms.max_deliveries
         gathering = self._drawers[claim.handler].parts.get(claim.unit)
         parts = gathering.texts if gathering else {}
-        return Begun(Verdict.POISON if poisonous else Verdict.RUN, unit.deliveries, parts=parts)
+        return ClaimResult(Verdict.POISON if poisonous else Verdict.RUN, unit.deliveries, parts=parts)
 
     @_locked
-    def arrive(self, claim: Claim, arrival: Arrival) -> Begun:
+    def arrive(self, claim: Claim, arrival: Arrival) -> ClaimResult:
         """Record one part of a join, and claim the join if it is complete."""
         drawer, unit = self._drawers[claim.handler], self._unit(claim)
         if arrival.round_of:
@@ -293,17 +294,17 @@ class MemoryStore(Store):
             is_restored = pending is not None and pending.text_of(arrival) is not None
             took_part = self._took_part(claim, arrival.round_of) and not is_restored
             if took_part or (unit.done and mark_of(arrival.round_of) in unit.note):
-                return Begun(Verdict.DONE)
+                return ClaimResult(Verdict.DONE)
             if unit.done:
                 unit = drawer.units[claim.unit] = _Unit()
         elif unit.done:
             drawer.count("late", arrival)
-            return Begun(Verdict.DONE, note=unit.note)
+            return ClaimResult(Verdict.DONE, note=unit.note)
         return self._gather(claim, arrival, unit, drawer)
 
-    def _gather(self, claim: Claim, arrival: Arrival, unit: _Unit, drawer: _Drawer) -> Begun:
+    def _gather(self, claim: Claim, arrival: Arrival, unit: _Unit, drawer: _Drawer) -> ClaimResult:
         now, deadline, gathering = self._clock(), deadline_id(claim.unit), drawer.parts[claim.unit]
-        held = Begun(Verdict.BUSY, busy_seconds=self.terms.lease.total_seconds())
+        held = ClaimResult(Verdict.BUSY, busy_seconds=self.terms.lease.total_seconds())
         known = gathering.text_of(arrival)
         here, complete, own_is_full = gathering.status(arrival)
         if known is None and complete:
@@ -312,35 +313,35 @@ class MemoryStore(Store):
             if arrival.round_of:
                 return held
             drawer.count("late", arrival)
-            return Begun(Verdict.DONE, note=COMPLETE)
+            return ClaimResult(Verdict.DONE, note=COMPLETE)
         drawer.calendar.add(deadline, _Entry(now + arrival.within, None))
         surplus = known is None and own_is_full
         if surplus and arrival.round_of:
             return held
         if surplus:
             drawer.tally["surplus"] += 1
-        elif known is not None and not complete and claim.attempt <= 1 and not arrival.again:
+        elif known is not None and not complete and claim.attempt <= 1 and not arrival.may_be_repeated:
             surplus = known != arrival.text
             drawer.tally["surplus" if surplus else "duplicate"] += 1
         if not surplus:
             if known is None:
                 gathering.parts[arrival.name] = now, arrival.text
-            gathering.told |= arrival.told
+            gathering.counts |= arrival.counts
             here, complete, _ = gathering.status(arrival)
         if not complete:
             was_complete = unit.settled.pop("", 0) > 0
-            if (known is not None or was_complete) and drawer.calendar[deadline].reminded:
+            if (known is not None or was_complete) and drawer.calendar[deadline].was_sent:
                 drawer.calendar.bring_forward(deadline, now)
-            return Begun(Verdict.WAIT, here, note=SURPLUS if surplus else "")
-        begun = self.begin(claim)
-        other = begun.verdict is Verdict.DONE and known is not None and known != arrival.text
-        return replace(begun, note=COMPLETE) if other else begun
+            return ClaimResult(Verdict.WAIT, here, note=SURPLUS if surplus else "")
+        result = self.begin(claim)
+        other = result.verdict is Verdict.DONE and known is not None and known != arrival.text
+        return replace(result, note=COMPLETE) if other else result
 
     @_locked
-    def waiting(self, handler: str, limit: int, after: str = "") -> tuple[list[str], str]:
+    def pending(self, handler: str, limit: int, after: str = "") -> tuple[list[str], str]:
         """Units of pending joins, soonest deadline first, and the cursor of the next page."""
         pending = sorted(
-            (-entry.due if entry.reminded else entry.due, key)
+            (-entry.due if entry.was_sent else entry.due, key)
             for key, entry in self._drawers[handler].calendar.items()
             if key.startswith(DEADLINE_PREFIX)
         )
@@ -351,7 +352,7 @@ class MemoryStore(Store):
         return [key.removeprefix(DEADLINE_PREFIX) for _, key in page], cursor
 
     @_locked
-    def look(self, handler: str, unit: str) -> Waiting | None:
+    def look(self, handler: str, unit: str) -> JoinState | None:
         """A pending join as it is now; None if there is none."""
         drawer = self._drawers[handler]
         entry = drawer.calendar.get(deadline_id(unit))
@@ -360,8 +361,8 @@ class MemoryStore(Store):
         gathering, state = drawer.parts[unit], self._unit(Claim(handler, unit, ""))
         arrived = {name: when for name, (when, _) in gathering.parts.items()}
         lease = max(state.until - self._clock(), 0.0) if state.token else 0.0
-        parts, told = gathering.texts, dict(gathering.told)
-        return Waiting(unit, entry.due, entry.reminded, parts, arrived, told, state.settled[""], lease)
+        parts, counts = gathering.texts, dict(gathering.counts)
+        return JoinState(unit, entry.due, entry.was_sent, parts, arrived, counts, state.settled[""], lease)
 
     @_locked
     def tally(self, handler: str) -> dict[str, int]:
@@ -385,18 +386,18 @@ class MemoryStore(Store):
         unit.deliveries = max(unit.deliveries - 1, 0)
 
     @_locked
-    def note_end(self, handler: str, unit: str, note: str) -> None:
-        """Note how the process ended that ran this unit."""
+    def record_end(self, handler: str, unit: str, text: str) -> None:
+        """Record how the process ended that ran this unit."""
         state = self._unit(Claim(handler, unit, ""))
         if state.token:
-            state.ended = state.deliveries, note
+            state.ended = state.deliveries, text
 
     @_locked
     def last_end(self, handler: str, unit: str) -> LastEnd:
         """What is known of the beginning before the current one."""
         state = self._unit(Claim(handler, unit, ""))
-        number, note = state.ended
-        return LastEnd(note if number >= state.deliveries - 1 else "", state.before)
+        number, text = state.ended
+        return LastEnd(text if number >= state.deliveries - 1 else "", state.before)
 
     @_locked
     def returned(self, handler: str, delivery: str) -> int:
@@ -416,14 +417,14 @@ class MemoryStore(Store):
         return True
 
     @_locked
-    def commit(self, claim: Claim, settlement: Settlement) -> Committed:
+    def commit(self, claim: Claim, settlement: Settlement) -> CommitResult:
         """Settle a claim."""
         unit, drawer = self._unit(claim), self._drawers[claim.handler]
         if unit.done:
-            return Committed(Outcome.ALREADY)
+            return CommitResult(Outcome.ALREADY)
         if unit.token != claim.token:
             taken = unit.token or 0 < claim.attempt <= unit.settled[claim.signal]
-            return Committed(Outcome.STALE if taken else Outcome.LOST)
+            return CommitResult(Outcome.STALE if taken else Outcome.LOST)
         unit.done, unit.note = settlement.done, settlement.note
         unit.settled[claim.signal] = max(unit.settled[claim.signal], claim.attempt)
         unit.token, unit.until, unit.deliveries = "", 0.0, 0
@@ -444,18 +445,18 @@ class MemoryStore(Store):
             self.schedule(claim.handler, Scheduled(key, message, OUTBOX_GRACE))
         if settlement.run is not None:
             self._record(claim.handler, settlement.run)
-        return Committed(Outcome.OK, settlement.sent)
+        return CommitResult(Outcome.OK, settlement.sent)
 
     @_locked
-    def schedule(self, owner: str, scheduled: Scheduled) -> None:
+    def schedule(self, name: str, scheduled: Scheduled) -> None:
         """Keep a message for later."""
         entry = _Entry(self._clock() + scheduled.delay, scheduled.message)
-        self._drawers[owner].calendar.add(scheduled.id, entry)
+        self._drawers[name].calendar.add(scheduled.id, entry)
 
     @_locked
-    def unschedule(self, owner: str, schedule_id: str) -> bool:
+    def unschedule(self, name: str, schedule_id: str) -> bool:
         """Remove a message that no worker has been given yet. False when it is too late, or there is none."""
-        calendar = self._drawers[owner].calendar
+        calendar = self._drawers[name].calendar
         if schedule_id not in calendar or calendar[schedule_id].handed_out:
             return False
         del calendar[schedule_id]
@@ -466,68 +467,66 @@ class MemoryStore(Store):
         return self._clock()
 
     @_locked
-    def tend(self, owner: str, seconds: float) -> None:
+    def tend(self, name: str, seconds: float) -> None:
         """Report that a worker looks into this schedule, and will for ``seconds``."""
-        self._tended[owner] = self._clock() + seconds
+        self._tended[name] = self._clock() + seconds
 
     @_locked
-    def tended(self, owner: str) -> bool:
+    def tended(self, name: str) -> bool:
         """True if a worker looks into this schedule."""
-        return self._tended.get(owner, 0.0) > self._clock()
+        return self._tended.get(name, 0.0) > self._clock()
 
     @_locked
-    def ripe(self, owners: Sequence[str]) -> list[str]:
-        """The owners in whose schedules a message is due."""
+    def ripe(self, names: Sequence[str]) -> list[str]:
+        """The names of the schedules in which a message is due."""
         now = self._clock()
-        return [
-            owner for owner in owners if (due := self._drawers[owner].calendar.next_due()) is not None and due <= now
-        ]
+        return [name for name in names if (due := self._drawers[name].calendar.next_due()) is not None and due <= now]
 
     @_locked
-    def next_due(self, owners: Sequence[str]) -> float | None:
+    def next_due(self, names: Sequence[str]) -> float | None:
         """The time at which the next message in these schedules falls due; None if there is none. For tests."""
         return min(
-            (due for owner in owners if (due := self._drawers[owner].calendar.next_due()) is not None), default=None
+            (due for name in names if (due := self._drawers[name].calendar.next_due()) is not None), default=None
         )
 
     @_locked
-    def due(self, owner: str, limit: int, hold: float) -> list[tuple[str, Message | None]]:
+    def due(self, name: str, limit: int, hold: float) -> list[tuple[str, Message | None]]:
         """Up to ``limit`` messages that are due. They are due again after ``hold`` seconds unless `sent` is called."""
-        handed_out = self._drawers[owner].calendar.hand_out(self._clock(), limit, hold)
+        handed_out = self._drawers[name].calendar.hand_out(self._clock(), limit, hold)
         # As text and back: in Redis a message is kept as text.
         return [(key, entry.message and Message.from_json(entry.message.to_json())) for key, entry in handed_out]
 
     @_locked
-    def sent(self, owner: str, ids: Sequence[str]) -> None:
+    def sent(self, name: str, ids: Sequence[str]) -> None:
         """Remove messages that the broker has. A deadline stays, as one that was sent."""
-        calendar = self._drawers[owner].calendar
+        calendar = self._drawers[name].calendar
         for key in ids:
             if key not in calendar:
                 continue
             if key.startswith(DEADLINE_PREFIX):
                 if calendar[key].handed_out:  # else it is the deadline of the next round
-                    calendar[key].due, calendar[key].reminded = self._clock(), True
+                    calendar[key].due, calendar[key].was_sent = self._clock(), True
             else:
                 del calendar[key]
 
     @_locked
-    def backlog(self, owner: str) -> Backlog:
+    def backlog(self, name: str) -> Backlog:
         """How much waits in the schedule."""
-        now, entries = self._clock(), self._drawers[owner].calendar.values()
-        due = [entry.due for entry in entries if not entry.reminded and entry.due <= now]
-        later = [entry.due for entry in entries if not entry.reminded and entry.due > now]
-        reminded = sum(entry.reminded for entry in entries)
+        now, entries = self._clock(), self._drawers[name].calendar.values()
+        due = [entry.due for entry in entries if not entry.was_sent and entry.due <= now]
+        later = [entry.due for entry in entries if not entry.was_sent and entry.due > now]
+        reminded = sum(entry.was_sent for entry in entries)
         return Backlog(len(due), now - min(due, default=now), len(later), min(later, default=None), reminded)
 
     @_locked
     def upcoming(self, owner: str, seconds: float, limit: int) -> list[tuple[str, float]]:
         """Ids of entries that fall due within so many seconds, and when: the first ``limit`` of them."""
         now = self._clock()
-        entries = [(entry.due, key) for key, entry in self._drawers[owner].calendar.items() if not entry.reminded]
+        entries = [(entry.due, key) for key, entry in self._drawers[owner].calendar.items() if not entry.was_sent]
         return [(key, due) for due, key in sorted(entries) if now < due <= now + seconds][:limit]
 
     @_locked
-    def bury(self, handler: str, letter_id: str, letter: str, scheduled: Sequence[Scheduled] = ()) -> None:
+    def add_letter(self, handler: str, letter_id: str, letter: str, scheduled: Sequence[Scheduled] = ()) -> None:
         """Record a dead letter outside any unit."""
         self._drawers[handler].letters[letter_id] = letter
         self._drawers[handler].buried_at[letter_id] = self._clock()
@@ -580,7 +579,7 @@ class MemoryStore(Store):
             gathering, now = drawer.parts[unit], self._clock()
             for name, text in parts.items():
                 if name.startswith("?"):
-                    gathering.told[name[1:]] = int(text)
+                    gathering.counts[name[1:]] = int(text)
                 else:
                     gathering.parts.setdefault(name, (now, text))
         self.schedule(handler, scheduled)
@@ -614,7 +613,7 @@ class MemoryStore(Store):
         return Declared(
             known=known,
             stale=sorted(register.bindings - live),
-            again=sorted(set(removed) & live),
+            to_restore=sorted(set(removed) & live),
         )
 
     @_locked
@@ -694,7 +693,7 @@ class MemoryStore(Store):
         drawer = self._drawers[handler]
         first = [(run.at, run.story) for run in drawer.runs if run.is_first and is_subject(run.subject, subject)]
         found = [*first, *((at, story) for at, known, story in drawer.subjects if known == subject)]
-        return list(dict.fromkeys(story for _, story in sorted(found)))
+        return list(dict.fromkeys(story for _, story in sorted(found, key=itemgetter(0))))
 
     @_locked
     def story_of(self, handler: str, event: str) -> str | None:

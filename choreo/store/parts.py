@@ -33,7 +33,7 @@ def name_of(envelope: Envelope, several: Iterable[str]) -> str:
 
 def addressed(envelope: Envelope, key: str) -> Envelope:
     """
-    Return the event for a message to the join with this key: for a retry, a replay, or a reminder.
+    Return the event for a message to the join with this key: for a retry, a replay, or a part that is sent once more.
 
     The message names the key because a later version of the service may take it from another field.
     """

@@ -26,14 +26,15 @@ from choreo.events.patterns import Binding
 from choreo.redis_client.cluster import servers
 from choreo.redis_client.evictions import watch
 from choreo.redis_client.scripts import Script
-from choreo.redis_client.wire import Part
+from choreo.redis_client.wire import Argument
 from choreo.store.calls import Calls
-from choreo.store.claims import OUTBOX_GRACE, Begun, Claim, Committed, LastEnd, Outcome, Settlement, Verdict
-from choreo.store.joins import Arrival, Waiting
+from choreo.store.claims import OUTBOX_GRACE, Claim, ClaimResult, CommitResult, LastEnd, Outcome, Settlement, Verdict
+from choreo.store.joins import Arrival, JoinState
 from choreo.store.port import Store
 from choreo.store.presence import Presence, Program
 from choreo.store.redis_programs import RedisPrograms
 from choreo.store.redis_runs import RedisRuns
+from choreo.store.redis_search import RedisSearch
 from choreo.store.register import Declared, Listening
 from choreo.store.runs import Recording, Run, entries
 from choreo.store.schedule import DELAYED, Backlog, Scheduled, deadline_id
@@ -70,11 +71,11 @@ class RedisStore(Store):
         self._calls = Calls(url, ssl, transport)
         self._fixed_keys: dict[str, list[str]] = {}
 
-    def _run(self, name: str, keys: Sequence[Part], args: Sequence[Any]) -> Any:
+    def _run(self, name: str, keys: Sequence[Argument], args: Sequence[Any]) -> Any:
         return self._calls.run(Script.load(f"store/{name}"), keys, args)
 
-    def _key(self, owner: str, *parts: str) -> str:
-        return ":".join((self.prefix, f"{{{owner}}}", *parts))
+    def _key(self, name: str, *parts: str) -> str:
+        return ":".join((self.prefix, f"{{{name}}}", *parts))
 
     def _unit(self, handler: str, unit: str) -> tuple[str, str]:
         start = f"{self.prefix}:{{{handler}}}:"
@@ -84,8 +85,8 @@ class RedisStore(Store):
         """The start of the names of the keys of the handler's inbox: see inbox.lua."""
         return self._key(handler, "done", "")
 
-    def _calendar(self, owner: str) -> tuple[str, str]:
-        return self._key(owner, "due"), self._key(owner, "post")
+    def _calendar(self, name: str) -> tuple[str, str]:
+        return self._key(name, "due"), self._key(name, "messages")
 
     def _cabinet(self, handler: str) -> tuple[str, str]:
         return self._key(handler, "letters"), self._key(handler, "letters", "index")
@@ -98,9 +99,9 @@ class RedisStore(Store):
     def _retention(self) -> int:
         return _ms(self.terms.retention.total_seconds())
 
-    def begin(self, claim: Claim) -> Begun:
+    def begin(self, claim: Claim) -> ClaimResult:
         """Claim a unit."""
-        return begun(self._run("begin", *self._beginning(claim)))
+        return claim_result(self._run("begin", *self._beginning(claim)))
 
     def _beginning(self, claim: Claim) -> tuple[list[str], list[Any]]:
         """Keys and arguments of begin.lua."""
@@ -115,19 +116,19 @@ class RedisStore(Store):
         """Count one beginning less."""
         self._run("forgive", self._unit(claim.handler, claim.unit)[:1], [])
 
-    def note_end(self, handler: str, unit: str, note: str) -> None:
-        """Note how the process ended that ran this unit."""
-        self._run("note_end", self._unit(handler, unit)[:1], [note])
+    def record_end(self, handler: str, unit: str, text: str) -> None:
+        """Record how the process ended that ran this unit."""
+        self._run("record_end", self._unit(handler, unit)[:1], [text])
 
     def last_end(self, handler: str, unit: str) -> LastEnd:
         """What is known of the beginning before the current one."""
         record, _ = self._unit(handler, unit)
         fields = self._calls.ask(lambda client: client.hmget(record, "deliveries", "ended", "before"))
         deliveries, ended, before = ((field or b"").decode() for field in fields)
-        number, _, note = ended.partition(" ")
+        number, _, text = ended.partition(" ")
         # The next beginning asks; or nobody has begun it since.
         is_of_it = number.isdigit() and int(number) >= int(deliveries or 1) - 1
-        return LastEnd(note if is_of_it else "", before)
+        return LastEnd(text if is_of_it else "", before)
 
     def returned(self, handler: str, delivery: str) -> int:
         """Count one more return of a delivery that no claim counts."""
@@ -143,9 +144,9 @@ class RedisStore(Store):
 
         return self._calls.ask(count)
 
-    def arrive(self, claim: Claim, arrival: Arrival) -> Begun:
+    def arrive(self, claim: Claim, arrival: Arrival) -> ClaimResult:
         """Record one part of a join, and claim the join if it is complete."""
-        return begun(self._run("arrive", *self._arriving(claim, arrival)))
+        return claim_result(self._run("arrive", *self._arriving(claim, arrival)))
 
     def _arriving(self, claim: Claim, arrival: Arrival, *, ahead: bool = False) -> tuple[list[str], list[Any]]:
         """Keys and arguments of arrive.lua."""
@@ -154,37 +155,37 @@ class RedisStore(Store):
         keys.append(self._done(claim.handler))
         args: list[Any] = [*self._lease_args(claim), arrival.part, arrival.name, arrival.text]
         args += [_ms(arrival.within), deadline_id(claim.unit), arrival.at_least, self._in_flight(claim)]
-        args += [int(ahead), int(arrival.again), arrival.round_of, len(arrival.told)]
-        for part, count in arrival.told.items():
+        args += [int(ahead), int(arrival.may_be_repeated), arrival.round_of, len(arrival.counts)]
+        for part, count in arrival.counts.items():
             args += [part, count]
         for part, need in arrival.needs.items():
             args += [part, "" if need is None else need]
         return keys, args
 
-    def waiting(self, handler: str, limit: int, after: str = "") -> tuple[list[str], str]:
+    def pending(self, handler: str, limit: int, after: str = "") -> tuple[list[str], str]:
         """Units of pending joins, soonest deadline first, and the cursor of the next page."""
         score, _, last = after.partition(" ")
         due, _ = self._calendar(handler)
-        units, cursor = self._run("waiting", [due], [limit, score, last])
+        units, cursor = self._run("pending", [due], [limit, score, last])
         return [unit.decode() for unit in units], cursor.decode()
 
-    def look(self, handler: str, unit: str) -> Waiting | None:
+    def look(self, handler: str, unit: str) -> JoinState | None:
         """A pending join as it is now; None if there is none."""
         keys = [*self._unit(handler, unit), self._calendar(handler)[0]]
         answer = self._run("look", keys, [deadline_id(unit), _ms(self.terms.lease.total_seconds())])
         if not answer:
             return None
-        deadline, reminded, attempts, lease, *fields = answer
+        deadline, is_overdue, attempts, lease, *fields = answer
         entries = {fields[i].decode(): fields[i + 1].decode() for i in range(0, len(fields), 2)}
         stamped = {name: text.partition(" ") for name, text in entries.items() if name[0] not in "#?"}
         in_order = sorted(stamped, key=lambda name: int(stamped[name][0]))
-        return Waiting(
+        return JoinState(
             unit,
             float(deadline) / 1000,
-            bool(reminded),
+            bool(is_overdue),
             parts={name: stamped[name][2] for name in in_order},
             arrived={name: int(stamped[name][0]) / 1000 for name in in_order},
-            told={name[1:]: int(text) for name, text in entries.items() if name.startswith("?")},
+            counts={name[1:]: int(text) for name, text in entries.items() if name.startswith("?")},
             attempts=attempts,
             lease=lease / 1000,
         )
@@ -210,14 +211,14 @@ class RedisStore(Store):
         args = [claim.token, _ms(self.terms.lease.total_seconds()), self._retention]
         return bool(self._run("renew", [unit], args))
 
-    def commit(self, claim: Claim, settlement: Settlement) -> Committed:
+    def commit(self, claim: Claim, settlement: Settlement) -> CommitResult:
         """Settle a claim."""
         outbox = [Scheduled(key, message, OUTBOX_GRACE) for key, message in settlement.sent.items()]
         args = self._settlement_args(claim, settlement, [*settlement.scheduled, *outbox])
         keys, args = self._settlement_keys(claim.handler), [*self._first_args(claim.handler), *args]
-        (outcome,), again = self._calls.run_once(Script.load("store/commit"), keys, args)
+        (outcome,), repeated = self._calls.run_once(Script.load("store/commit"), keys, args)
         committed = Outcome(outcome.decode())
-        return Committed(committed, settlement.sent if committed is Outcome.OK else {}, again=again)
+        return CommitResult(committed, settlement.sent if committed is Outcome.OK else {}, repeated=repeated)
 
     def _settlement_keys(self, handler: str) -> list[str]:
         if handler not in self._fixed_keys:
@@ -250,54 +251,54 @@ class RedisStore(Store):
             args += entry_of_record
         return args
 
-    def schedule(self, owner: str, scheduled: Scheduled) -> None:
+    def schedule(self, name: str, scheduled: Scheduled) -> None:
         """Keep a message for later."""
-        self._run("schedule", self._calendar(owner), _arguments(scheduled))
+        self._run("schedule", self._calendar(name), _arguments(scheduled))
 
-    def unschedule(self, owner: str, schedule_id: str) -> bool:
+    def unschedule(self, name: str, schedule_id: str) -> bool:
         """Remove a message that no worker has been given yet. False when it is too late, or there is none."""
-        return bool(self._run("unschedule", self._calendar(owner), [schedule_id]))
+        return bool(self._run("unschedule", self._calendar(name), [schedule_id]))
 
     def now(self) -> float:
         """Seconds since 1970, by the server's clock."""
         # In a cluster, of the node that has the delayed events.
         return self._calls.time(self._calendar(DELAYED)[0])
 
-    def tend(self, owner: str, seconds: float) -> None:
+    def tend(self, name: str, seconds: float) -> None:
         """Report that a worker looks into this schedule, and will for ``seconds``."""
-        self._calls.ask(lambda client: client.set(self._key(owner, "tended"), 1, px=_ms(seconds)))
+        self._calls.ask(lambda client: client.set(self._key(name, "tended"), 1, px=_ms(seconds)))
 
-    def tended(self, owner: str) -> bool:
+    def tended(self, name: str) -> bool:
         """True if a worker looks into this schedule."""
-        return bool(self._calls.ask(lambda client: client.exists(self._key(owner, "tended"))))
+        return bool(self._calls.ask(lambda client: client.exists(self._key(name, "tended"))))
 
-    def ripe(self, owners: Sequence[str]) -> list[str]:
-        """The owners in whose schedules a message is due."""
+    def ripe(self, names: Sequence[str]) -> list[str]:
+        """The names of the schedules in which a message is due."""
         first = "0 +inf WITHSCORES LIMIT 0 1".split()
-        looks = [("ZRANGEBYSCORE", self._calendar(owner)[0], *first) for owner in owners]
+        looks = [("ZRANGEBYSCORE", self._calendar(name)[0], *first) for name in names]
         answers = self._calls.timed(looks)
-        return [owner for owner, (now, answer) in zip(owners, answers, strict=True) if _is_due(answer, now)]
+        return [name for name, (now, answer) in zip(names, answers, strict=True) if _is_due(answer, now)]
 
-    def due(self, owner: str, limit: int, hold: float) -> list[tuple[str, Message | None]]:
+    def due(self, name: str, limit: int, hold: float) -> list[tuple[str, Message | None]]:
         """Up to ``limit`` messages that are due. They are due again after ``hold`` seconds unless `sent` is called."""
-        answer = self._run("due", self._calendar(owner), [limit, _ms(hold)])
+        answer = self._run("due", self._calendar(name), [limit, _ms(hold)])
         found: list[tuple[str, Message | None]] = []
         for key, text in zip(answer[::2], answer[1::2], strict=True):
             try:
                 found.append((key.decode(), Message.from_json(text) if text else None))
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 # It stays in the schedule and is due again later. The other messages need not wait for it.
-                logger.error("%s in the schedule of %s cannot be read: %s", key, owner, error)
+                logger.error("%s in the schedule of %s cannot be read: %s", key, name, error)
         return found
 
-    def sent(self, owner: str, ids: Sequence[str]) -> None:
+    def sent(self, name: str, ids: Sequence[str]) -> None:
         """Remove messages that the broker has. A deadline stays, as one that was sent."""
         if ids:
-            self._run("sent", self._calendar(owner), ids)
+            self._run("sent", self._calendar(name), ids)
 
-    def backlog(self, owner: str) -> Backlog:
+    def backlog(self, name: str) -> Backlog:
         """How much waits in the schedule."""
-        due = self._calendar(owner)[0]
+        due = self._calendar(name)[0]
         now = self._calls.time(due) * 1000
 
         def count(client: Any) -> Any:
@@ -322,7 +323,7 @@ class RedisStore(Store):
         )
         return [(key.decode(), at / 1000) for key, at in found]
 
-    def bury(self, handler: str, letter_id: str, letter: str, scheduled: Sequence[Scheduled] = ()) -> None:
+    def add_letter(self, handler: str, letter_id: str, letter: str, scheduled: Sequence[Scheduled] = ()) -> None:
         """Record a dead letter outside any unit."""
         # A delivery that cannot be read has no unit. Its dead letter is settled with a unit of its own.
         claim = Claim(handler, f"letter:{letter_id}", letter_id)
@@ -409,8 +410,8 @@ class RedisStore(Store):
         keys = [self._key(service, name) for name in ("workers", "bindings", "queues")]
         pairs = [" ".join(pair) for pair in (*bindings, *removed)]
         known, *lists = self._run("declare", keys, [worker, _ms(ttl), len(bindings), *pairs])
-        stale, again = (sorted(text.decode() for text in texts) for texts in lists)
-        return Declared(bool(known), [_pair(text) for text in stale], [_pair(text) for text in again])
+        stale, to_restore = (sorted(text.decode() for text in texts) for texts in lists)
+        return Declared(bool(known), [_pair(text) for text in stale], [_pair(text) for text in to_restore])
 
     def declared(self, service: str) -> dict[str, list[Binding]]:
         """The live workers of a service, and the bindings that each declares."""
@@ -531,15 +532,15 @@ class RedisStore(Store):
                 watch(server, ask)
 
 
-def begun(answer: list[Any]) -> Begun:
-    """The answer of begin.lua or arrive.lua as a `Begun`."""
+def claim_result(answer: list[Any]) -> ClaimResult:
+    """The answer of begin.lua or arrive.lua as a `ClaimResult`."""
     verdict = Verdict(answer[0].decode())
     if verdict is Verdict.BUSY:
-        return Begun(verdict, busy_seconds=answer[1] / 1000)
+        return ClaimResult(verdict, busy_seconds=answer[1] / 1000)
     if verdict is Verdict.DONE:
-        return Begun(verdict, note=answer[1].decode() if len(answer) > 1 else "")
+        return ClaimResult(verdict, note=answer[1].decode() if len(answer) > 1 else "")
     if verdict is Verdict.WAIT:
-        return Begun(verdict, answer[1], note=answer[2].decode())
+        return ClaimResult(verdict, answer[1], note=answer[2].decode())
     fields = [text.decode() for text in answer[2:]]
     # Counts are kept beside the parts, under names with '#' or '?'. Each part's text follows its time of arrival.
     parts = {
@@ -547,7 +548,7 @@ def begun(answer: list[Any]) -> Begun:
         for name, text in zip(fields[::2], fields[1::2], strict=True)
         if name[0] not in "#?"
     }
-    return Begun(verdict, deliveries=answer[1], parts=parts)
+    return ClaimResult(verdict, deliveries=answer[1], parts=parts)
 
 
 def _is_due(first: Any, now: Any) -> bool:

@@ -1,6 +1,7 @@
 """Reads the record of runs in Redis. The scripts that commit write it: see settle.lua."""
 
 from collections.abc import Callable, Iterable, Iterator
+from operator import itemgetter
 from typing import Any
 
 from choreo.redis_client.scripts import Script
@@ -37,7 +38,7 @@ class RedisRuns:
         entries = self._find(handler, f"subjects:{shelf(subject)}", text)
         changed = [(_time_of(number), *subject_entry(entry)) for number, entry in entries]
         found = [*first, *((at, story) for at, known, story in changed if known == subject)]
-        return list(dict.fromkeys(story for _, story in sorted(found)))
+        return list(dict.fromkeys(story for _, story in sorted(found, key=itemgetter(0))))
 
     def story_of(self, handler: str, event: str) -> str | None:
         """The story of an event that this handler handled or announced."""

@@ -17,7 +17,7 @@ class Declared:
     #: Bindings that were made once, and that no live worker declares.
     stale: Sequence[Binding] = ()
     #: Removed bindings that a worker has declared meanwhile, and that must be made again.
-    again: Sequence[Binding] = ()
+    to_restore: Sequence[Binding] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from choreo.events.message import Message
 
-#: The owner of delayed events that were announced outside a handler. Every worker looks into this schedule.
+#: The name of the schedule of delayed events that were announced outside a handler. Every worker looks into it.
 DELAYED = "delayed"
 #: A schedule id with this prefix is a join's deadline, which needs no message of its own.
 DEADLINE_PREFIX = "deadline:"
@@ -50,37 +50,42 @@ def deadline_id(unit: str) -> str:
 
 
 class Schedule(Protocol):
-    """Messages that wait for their time. Every method is one atomic decision. Time is the store's own."""
+    """
+    Messages that wait for their time. Every method is one atomic decision. Time is the store's own.
 
-    def schedule(self, owner: str, scheduled: Scheduled) -> None:
-        """Keep a message for later. ``owner`` is the handler (or service) whose workers will send it."""
+    There is a schedule for each handler, each other queue of a service, and the delayed events (`DELAYED`). ``name`` is
+    the name of one. The workers of a service send what is due in its schedules.
+    """
 
-    def unschedule(self, owner: str, schedule_id: str) -> bool:
+    def schedule(self, name: str, scheduled: Scheduled) -> None:
+        """Keep a message for later."""
+
+    def unschedule(self, name: str, schedule_id: str) -> bool:
         """Remove a message that no worker has been given yet. False when it is too late, or there is none."""
 
     def now(self) -> float:
         """Seconds since 1970, by the clock that decides which messages are due."""
 
-    def tend(self, owner: str, seconds: float) -> None:
+    def tend(self, name: str, seconds: float) -> None:
         """Report that a worker looks into this schedule, and will for ``seconds``."""
 
-    def tended(self, owner: str) -> bool:
+    def tended(self, name: str) -> bool:
         """True if a worker looks into this schedule."""
 
-    def ripe(self, owners: Sequence[str]) -> list[str]:
-        """The owners in whose schedules a message is due. One call for all of them, since mostly there is none."""
+    def ripe(self, names: Sequence[str]) -> list[str]:
+        """Those of these schedules in which a message is due. One call for all of them, since mostly there is none."""
 
-    def due(self, owner: str, limit: int, hold: float) -> list[tuple[str, Message | None]]:
+    def due(self, name: str, limit: int, hold: float) -> list[tuple[str, Message | None]]:
         """
         Up to ``limit`` messages that are due. They are due again after ``hold`` seconds unless `sent` is called.
 
         A join's deadline (see `deadline_id`) comes without a message.
         """
 
-    def sent(self, owner: str, ids: Sequence[str]) -> None:
+    def sent(self, name: str, ids: Sequence[str]) -> None:
         """Remove messages that the broker has. A join whose deadline was sent stays pending until it is settled."""
 
-    def backlog(self, owner: str) -> Backlog:
+    def backlog(self, name: str) -> Backlog:
         """How much waits in the schedule."""
 
     def upcoming(self, owner: str, seconds: float, limit: int) -> list[tuple[str, float]]:

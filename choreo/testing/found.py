@@ -14,7 +14,7 @@ E = TypeVar("E", bound=Event)
 class Story(Protocol):
     """Tells people about a test: the events that were announced, and the deliveries that were made."""
 
-    def brief(self) -> str:
+    def summary(self) -> str:
         """One line."""
 
     def whole(self) -> str:
@@ -48,7 +48,7 @@ class Found(list[E]):
         return super().__iter__()
 
     def __repr__(self) -> str:
-        return super().__repr__() if self else f"[] (no {self._sought}; {self._story.brief()})"
+        return super().__repr__() if self else f"[] (no {self._sought}; {self._story.summary()})"
 
     def _error(self, wanted: int) -> AssertionError:
         count = f"{len(self) or 'no'} {self._sought}"

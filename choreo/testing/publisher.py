@@ -22,7 +22,7 @@ class MemoryPublisher(Publisher):
         #: The error that each call raises instead of taking messages; None: every message is taken.
         self.fails: ChoreoError | None = None
 
-    def _deliver(self, messages: Sequence[Message]) -> list[Post]:
+    def _publish(self, messages: Sequence[Message]) -> list[Post]:
         if not messages:
             return []
         if self.fails is not None:

@@ -68,37 +68,37 @@ class Recorder:
 class RecordedStory:
     """Tells what a recorder has recorded."""
 
-    def __init__(self, told: Recorder) -> None:
-        self._told = told
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
 
-    def brief(self) -> str:
+    def summary(self) -> str:
         """The announced events in one line."""
-        return f"announced: {', '.join(map(str, self._told.events)) or 'nothing'}"
+        return f"announced: {', '.join(map(str, self._recorder.events)) or 'nothing'}"
 
     def whole(self) -> str:
         """The announced events, one a line."""
-        events = list(map(str, self._told.events))
+        events = list(map(str, self._recorder.events))
         return "\n  ".join(["Announced were:", *events]) if events else "Nothing was announced."
 
 
 class RecordingStore(MemoryStore):
     """A store in memory that tells a recorder of the delayed events."""
 
-    def __init__(self, terms: Terms, content: Content, told: Recorder) -> None:
+    def __init__(self, terms: Terms, content: Content, recorder: Recorder) -> None:
         super().__init__(terms, content=content)
-        self._told = told
+        self._recorder = recorder
 
-    def schedule(self, owner: str, scheduled: Scheduled) -> None:
+    def schedule(self, name: str, scheduled: Scheduled) -> None:
         """Keep a message for later, and record its event."""
-        self._told._take([scheduled.message])
-        super().schedule(owner, scheduled)
+        self._recorder._take([scheduled.message])
+        super().schedule(name, scheduled)
 
-    def unschedule(self, owner: str, schedule_id: str) -> bool:
+    def unschedule(self, name: str, schedule_id: str) -> bool:
         """Remove a message, and forget its event."""
-        self._told._check()
-        removed = super().unschedule(owner, schedule_id)
+        self._recorder._check()
+        removed = super().unschedule(name, schedule_id)
         if removed:
-            self._told._forget(schedule_id.removeprefix("event:"))
+            self._recorder._forget(schedule_id.removeprefix("event:"))
         return removed
 
 
@@ -107,9 +107,9 @@ def recorder(*apps: Service, fails: ChoreoError | None = None) -> Iterator[Recor
     """
     Record the events that these services announce in the block, in place of sending them.
 
-        >>> with recorder(app) as told:
+        >>> with recorder(app) as recorded:
         ...     client.post("/orders", json={"customer": "alice"})
-        >>> assert told.announced(OrderPlaced, subject="ORD-1")
+        >>> assert recorded.announced(OrderPlaced, subject="ORD-1")
 
     It needs neither broker nor store, and calls no handler. `choreo.Service.publish`, ``publish_many`` and
     ``publisher.announce`` are recorded, and events with a delay; `choreo.Service.call_off` takes one of these back.
@@ -117,11 +117,11 @@ def recorder(*apps: Service, fails: ChoreoError | None = None) -> Iterator[Recor
     ``unconfirmed`` of a `PublishError` are then the events of the call. `Recorder.fails` changes it in the block.
     The services are as before at the end of the block, whatever was raised in it.
     """
-    told, content = Recorder(fails), Content()
+    recorded, content = Recorder(fails), Content()
     MemoryStore(content=content).tend(DELAYED, float("inf"))
     runtimes = {
-        app: StageRuntime(app.runtime, RecordingStore(app.terms, content, told), MemoryPublisher(told._take))
+        app: StageRuntime(app.runtime, RecordingStore(app.terms, content, recorded), MemoryPublisher(recorded._take))
         for app in apps
     }
     with standing_in(runtimes):
-        yield told
+        yield recorded

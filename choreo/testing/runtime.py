@@ -1,5 +1,6 @@
 """The runtime of a service in a test: its ports are in memory, and everything else is the service's own."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
@@ -10,6 +11,7 @@ from choreo.broker.publisher import Publisher
 from choreo.broker.queued import Queued
 from choreo.broker.topology import Topology
 from choreo.delivery.lease_keeper import LeaseKeeper
+from choreo.events.envelope import Envelope
 from choreo.observe.broker_look import BrokerLook
 from choreo.runtime import Runtime
 from choreo.service import Service
@@ -70,11 +72,15 @@ class StageRuntime(Runtime):
 
     def look_at_broker(self, queues: Sequence[str], texts: Sequence[str]) -> BrokerLook:  # noqa: ARG002
         """All deliveries that wait on the stage."""
-        waiting, found = [one for one in self.pending() if one.event is not None], []
-        for one in waiting:
-            ahead = [other for other in waiting if other.handler == one.handler]
-            place = ahead.index(one) + 1
-            found.append(Queued(one.handler, one.event, one.attempt, position=place, count=len(ahead)))
+        queued: dict[str, list[tuple[Envelope, int]]] = defaultdict(list)
+        for pending in self.pending():
+            if pending.event is not None:
+                queued[pending.handler].append((pending.event, pending.attempt))
+        found = [
+            Queued(handler, event, attempt, position=place, count=len(events))
+            for handler, events in queued.items()
+            for place, (event, attempt) in enumerate(events, start=1)
+        ]
         return BrokerLook(found, is_open=True)
 
     def store_in(self, namespace: str) -> MemoryStore:  # noqa: ARG002

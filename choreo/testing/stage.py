@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 E = TypeVar("E", bound=Event)
 
 #: Deliveries that one call of a stage makes at most, unless it is told otherwise.
-MOST = 10_000
+MOST_DELIVERIES = 10_000
 
 
 class Stage:
@@ -73,7 +73,7 @@ class Stage:
         self._runtimes = {app: self._runtime(app) for app in services}
         self._queues = Queues({app.service_name: app.subscriptions for app in services}, choose)
         self._worker = StageWorker(self._runtimes)
-        #: The clock of each service, and the owners of the schedules that it looks into.
+        #: The clock of each service, and the names of the schedules that it looks into.
         self._clocks: dict[Clock, list[str]] = {Clock(runtime): [] for runtime in self._runtimes.values()}
         self._store = MemoryStore(clock=self._clock.time, content=self._content)
         # Somebody sends the delayed events, as long as the stage is there.
@@ -93,7 +93,7 @@ class Stage:
     def _present(self) -> list[PendingDelivery]:
         """Tell the store that each service has a worker, and what it declares. Returns the pending deliveries."""
         for app, runtime in self._runtimes.items():
-            queues = tuple(runtime.owners())
+            queues = tuple(runtime.registered_names())
             description = runtime.describe()
             node = f"{app.service_name}@stage"
             program = Program(node, node, pool="stage", queues=queues, digest=description.digest)
@@ -157,7 +157,7 @@ class Stage:
             call_off = partial(self._store.unschedule, DELAYED, key)
             return Announcement(envelope, envelope.time, f"{DELAYED}/{envelope.id}", call_off)
 
-    def run(self, *, most: int = MOST) -> int:
+    def run(self, *, most: int = MOST_DELIVERIES) -> int:
         """
         Make the pending deliveries, those that they lead to, and so on until none is left. Returns their number.
 
@@ -167,7 +167,7 @@ class Stage:
         with self._delivering(most) as run_until_quiet:
             return run_until_quiet()
 
-    def advance(self, by: timedelta | None = None, *, most: int = MOST, **units: float) -> int:
+    def advance(self, by: timedelta | None = None, *, most: int = MOST_DELIVERIES, **units: float) -> int:
         """
         Let time pass: ``advance(minutes=31)``, ``advance(timedelta(days=1))``. Returns the number of deliveries.
 
@@ -286,7 +286,7 @@ class Stage:
                 stale = self._store.declare(runtime.service_name, "stage", bindings, forever).stale
                 self._store.declare(runtime.service_name, "stage", bindings, forever, removed=stale)
                 for clock in self._clocks:
-                    self._clocks[clock] = clock.owners()
+                    self._clocks[clock] = clock.schedule_names()
 
     @contextmanager
     def _delivering(self, most: int) -> Iterator[Callable[[], int]]:
@@ -324,7 +324,7 @@ class Stage:
             raise delivered.error.__cause__
 
     def _next_due(self) -> float | None:
-        dues = [self._store.next_due(owners) for owners in self._clocks.values()]
+        dues = [self._store.next_due(names) for names in self._clocks.values()]
         return min((due for due in dues if due is not None), default=None)
 
     def _send_due(self) -> bool:
@@ -332,17 +332,17 @@ class Stage:
         due = self._next_due()
         if due is None or due > self._clock.seconds:
             return False
-        for clock, owners in self._clocks.items():
-            for owner in self._store.ripe(owners):
-                self._send_due_of(clock, owner)
+        for clock, names in self._clocks.items():
+            for name in self._store.ripe(names):
+                self._send_due_of(clock, name)
         return True
 
-    def _send_due_of(self, clock: Clock, owner: str) -> None:
-        self._sending = "" if owner == DELAYED else owner
+    def _send_due_of(self, clock: Clock, name: str) -> None:
+        self._sending = "" if name == DELAYED else name
         try:
-            clock.send_due([owner])
+            clock.send_due([name])
         except PublishError as error:
-            logger.warning("some messages of %s that are due were not sent: %s", owner, error)
+            logger.warning("some messages of %s that are due were not sent: %s", name, error)
         finally:
             self._sending = ""
 

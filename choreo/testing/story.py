@@ -31,17 +31,17 @@ class StageStory:
         self._log, self._letters, self._joins, self._pending, self._now = log, letters, joins, pending, now
         self._subject = subject
 
-    def brief(self) -> str:
+    def summary(self) -> str:
         """One line: the types of the announced events, the errors, and the joins that wait."""
         types = list(dict.fromkeys(one.event.type for one in self._announced()))
-        told = [f"announced: {_listed(types)}"]
+        lines = [f"announced: {_listed(types)}"]
         if errors := [f"{one.handler}: {type(one.error).__name__}" for one in self._deliveries() if one.error]:
-            told.append(f"failed: {_listed(dict.fromkeys(errors))}")
+            lines.append(f"failed: {_listed(dict.fromkeys(errors))}")
         if waits := [f"{join.handler} waits for {_listed(map(str, join.missing))}" for join in self._waiting()]:
-            told.append(_listed(waits))
+            lines.append(_listed(waits))
         if self._pending:
-            told.append(f"not delivered yet: {len(self._pending)}, call run()")
-        return "; ".join(told)
+            lines.append(f"not delivered yet: {len(self._pending)}, call run()")
+        return "; ".join(lines)
 
     def whole(self) -> str:
         """Everything that happened, in sections."""
@@ -55,11 +55,11 @@ class StageStory:
             "pending joins": [_waits(join) for join in self._waiting()],
             "not delivered yet, call run()": [str(one) for one in self._pending],
         }
-        told = [f"What happened on the stage{about}, until {self._now():%Y-%m-%d %H:%M:%S}:"]
+        report = [f"What happened on the stage{about}, until {self._now():%Y-%m-%d %H:%M:%S}:"]
         for title, lines in sections.items():
             if lines or title in ("announced", "deliveries"):
-                told += [f"  {title}", *(f"    {line}" for line in _last(lines) or ["nothing"])]
-        return "\n".join(told)
+                report += [f"  {title}", *(f"    {line}" for line in _last(lines) or ["nothing"])]
+        return "\n".join(report)
 
     def _announced(self) -> list[Announced]:
         return [one for one in self._log.announced if self._concerns(one.event.subject)]

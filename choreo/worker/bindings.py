@@ -86,8 +86,8 @@ class BindingKeeper:
             for queue, pattern in answer.stale:
                 logger.warning("unbound %s from %s, since no worker declares it any more", queue, pattern)
             answer = self._register.declare(self._service, self._worker, self._declared, TTL, removed=answer.stale)
-            if answer.again:
-                self._bindings.make(answer.again)
+            if answer.to_restore:
+                self._bindings.make(answer.to_restore)
         if time.monotonic() >= self._report_at:
             self._report()
             self._report_at = time.monotonic() + UNDECLARED_INTERVAL

@@ -13,7 +13,7 @@ from celery.worker.consumer import Consumer
 from kombu.common import ignore_errors
 
 from choreo.broker.redis.consuming import is_choreos
-from choreo.broker.workload import begun_requests, listed, written_job
+from choreo.broker.workload import listed, started_requests, written_job
 from choreo.errors import DeclarationError
 from choreo.worker.countdowns import CountdownRoom
 from choreo.worker.pool import describe_loss, replace_killed, watch_again
@@ -190,7 +190,7 @@ class ServiceConsumer(Consumer):
 
     def _return_unstarted(self, reserved: set[Any]) -> None:
         """Give RabbitMQ the deliveries back that the pool does not begin. Else they wait for the running handlers."""
-        for request in reserved.difference(begun_requests()):
+        for request in reserved.difference(started_requests()):
             # choreo's Redis transport gives them back by itself, without counting a failed delivery.
             if not request.acknowledged and isinstance(request.message.channel, amqp.Channel):
                 # If the pool begins it after all, it must not be acked: the inbox recognises the second delivery.

@@ -1,21 +1,18 @@
 """The task that receives the notices of a service's dead letters."""
 
 import logging
-import time
 from contextlib import suppress
 from typing import ClassVar
 
 from celery.exceptions import Reject
 from celery.exceptions import Retry as CeleryRetry
 
-from choreo.broker.incoming import UNCOUNTED
-from choreo.broker.queue import STORE_PAUSE
 from choreo.delivery.failure import RetryScheduledError, is_ending
 from choreo.delivery.listener import Listener, NoticeDelivery
 from choreo.errors import DeadLetterError, StoreError
 from choreo.printing import one_line
 from choreo.store.claims import Claim
-from choreo.worker.outage import outlast
+from choreo.worker.outage import reject_after_outage, reject_after_pause
 from choreo.worker.task import SafeTask
 
 logger = logging.getLogger(__name__)
@@ -50,16 +47,11 @@ class DeadLetterTask(SafeTask):
             if delivery is not None and delivery.settled:
                 raise  # the listener's own error
             if error.is_outage:
-                logger.error("%s: %s; it is held until the store is back", one_line(letter_id), error)
-                with suppress(BaseException):
-                    outlast(self.app.runtime.store)
-                raise Reject(error, requeue=UNCOUNTED) from error
+                raise reject_after_outage(one_line(letter_id), self.app.runtime.store, error) from error
             if self._is_given_up(letter_id):
                 logger.error("%s: %s; this dead letter is reported no more", one_line(letter_id), error)
                 raise
-            with suppress(BaseException):
-                time.sleep(STORE_PAUSE)
-            raise Reject(error, requeue=True) from error
+            raise reject_after_pause(error) from error
         except Exception as error:
             if is_ending() and not (delivery and delivery.settled):
                 # Celery would ack the notice. The error comes from a cleanup while the process is ended.
@@ -83,7 +75,6 @@ class DeadLetterTask(SafeTask):
 
     def _is_given_up(self, letter_id: str) -> bool:
         """Count that the store refused what a notice needs. True if that was too often."""
-        runtime = self.app.runtime
         with suppress(Exception):  # it is counted the next time
-            return bool(runtime.store.returned(self.name, letter_id) >= runtime.terms.max_deliveries)
+            return self.returned_too_often(letter_id) > 0
         return False

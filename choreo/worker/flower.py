@@ -39,4 +39,4 @@ def with_known_queues(asked: Callable[[Any], list[str]]) -> Callable[[Any], list
 
 def known_queues(runtime: Any) -> set[str]:
     """The queues of every service whose worker has ever started with this store. Raises `StoreError`."""
-    return {runtime.queue_of(owner) for owner in runtime.store.handlers()}
+    return {runtime.queue_of(name) for name in runtime.store.handlers()}

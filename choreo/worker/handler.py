@@ -2,7 +2,6 @@
 
 import json
 import logging
-import time
 from contextlib import suppress
 from functools import cached_property
 from traceback import walk_tb
@@ -12,8 +11,7 @@ from celery.app.task import Task
 from celery.exceptions import Reject
 from celery.exceptions import Retry as CeleryRetry
 
-from choreo.broker.incoming import UNCOUNTED, EventText
-from choreo.broker.queue import STORE_PAUSE
+from choreo.broker.incoming import EventText
 from choreo.declare.join import Join
 from choreo.declare.subscription import Subscription
 from choreo.delivery.delivery import Delivery
@@ -26,7 +24,7 @@ from choreo.events.envelope import Envelope
 from choreo.events.lineage import Lineage
 from choreo.events.message import Message, parsed
 from choreo.store.claims import Claim
-from choreo.worker.outage import outlast
+from choreo.worker.outage import reject_after_outage, reject_after_pause
 from choreo.worker.request import REVOKED
 from choreo.worker.task import SafeTask
 
@@ -81,16 +79,11 @@ class HandlerTask(SafeTask):
             # ended this method between two lines.
             what = delivery or self.name
             if isinstance(error, StoreError) and error.is_outage:
-                logger.error("%s: %s; it is held until the store is back", what, error)
-                with suppress(BaseException):
-                    outlast(self.app.runtime.store)
-                raise Reject(error, requeue=UNCOUNTED) from error
+                raise reject_after_outage(what, self.app.runtime.store, error) from error
             if self._is_given_up(event, envelope, error):
                 raise UnansweredError(f"{what} could not be settled: {line_of(error)}", envelope) from error
             logger.error("%s could not be settled; it stays in its queue", what, exc_info=error)
-            with suppress(BaseException):
-                time.sleep(STORE_PAUSE)
-            raise Reject(error, requeue=True) from error
+            raise reject_after_pause(error) from error
 
     def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         """
@@ -145,10 +138,8 @@ class HandlerTask(SafeTask):
 
     def _is_given_up(self, event: str | dict[str, Any], envelope: Envelope | None, error: BaseException) -> bool:
         """Count that an event could not be settled. True if that was too often, and it is a dead letter now."""
-        runtime = self.app.runtime
         with suppress(Exception):  # it stays in its queue, and is counted the next time
-            count = runtime.store.returned(self.name, str(event))
-            if count >= runtime.terms.max_deliveries:
+            if count := self.returned_too_often(str(event)):
                 reason = f"it was begun {count} times, and could not be settled: {line_of(error)}"
                 self._park(event, envelope, UnansweredError(reason, envelope))
                 return True

@@ -16,7 +16,7 @@ from celery.worker import state
 from kombu.exceptions import InconsistencyError
 from kombu.pidbox import Mailbox, Node
 
-from choreo.worker.outage import STEP
+from choreo.worker.outage import CHECK_SECONDS
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class ExclusiveNode(Node):
         until = time.monotonic() + PAUSE
         while time.monotonic() < until:
             state.maybe_shutdown()
-            time.sleep(STEP)
+            time.sleep(CHECK_SECONDS)
 
 
 class ServiceMailbox(Mailbox):

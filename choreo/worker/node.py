@@ -43,36 +43,52 @@ class ServiceWorker(Worker):
         # a minute for it. A result that is not read is an ack that is not sent: the event comes again, and is done.
         pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = RESULTS_READ
         logs.install()
-        (app or self.app).clock = LogicalClock()
-        service = (app or self.app).service_name
-        (app or self.app).runtime.check()
+        service = app or self.app
+        service.clock = LogicalClock()
+        service.runtime.check()
         # Before Celery reads it: its own errors do not name the setting.
-        check_content(service, (app or self.app).conf.accept_content)
-        super().__init__(app=app, hostname=node_name(service, hostname or f"celery@{gethostname()}"), **options)
+        check_content(service.service_name, service.conf.accept_content)
+        name = node_name(service.service_name, hostname or f"celery@{gethostname()}")
+        super().__init__(app=app, hostname=name, **options)
         in_process = not issubclass(self.pool_cls, PreforkPool)
         if self.app.runtime.lane is not None:
             self.app.runtime.lane.in_process = in_process
+        self.app.runtime.node = self.hostname
+        self.app.runtime.pool_soft_time_limit = self.soft_time_limit
+        self._check_pool()
+        if in_process:
+            self._check_limits()
+        self._check_tasks()
+        self._check_settings()
+
+    def _check_pool(self) -> None:
         if pool_name(self.pool_cls) == "eventlet":
             raise ImproperlyConfigured(
                 "choreo does not run on the eventlet pool: eventlet's own authors advise against new uses of it, and "
                 "choreo is not tested with it. Run this service with --pool gevent or threads."
             )
-        self.app.runtime.node = self.hostname
-        self.app.runtime.pool_soft_time_limit = self.soft_time_limit
+
+    def _own_tasks(self) -> list[SafeTask]:
+        return [task for task in self.app.tasks.values() if isinstance(task, SafeTask)]
+
+    def _check_limits(self) -> None:
+        """Refuse the time limits of a pool that cannot enforce any."""
         limits = {"task_time_limit": self.time_limit, "task_soft_time_limit": self.soft_time_limit}
-        for task in self.app.tasks.values():
-            if isinstance(task, SafeTask):
-                limits |= {f"time_limit of {task.name}": getattr(task, "time_limit", None)}
-                limits |= {f"soft_time_limit of {task.name}": getattr(task, "soft_time_limit", None)}
+        for task in self._own_tasks():
+            limits |= {f"time_limit of {task.name}": getattr(task, "time_limit", None)}
+            limits |= {f"soft_time_limit of {task.name}": getattr(task, "soft_time_limit", None)}
         for setting, seconds in limits.items():
-            if seconds and in_process:
+            if seconds:
                 raise ImproperlyConfigured(
                     f"{setting} = {seconds}: the {pool_name(self.pool_cls)} pool cannot end a handler, so this would "
                     f"do nothing. Run this service with --pool prefork, or without the limit."
                 )
-        for task in self.app.tasks.values():
-            if isinstance(task, SafeTask):
-                task.check()
+
+    def _check_tasks(self) -> None:
+        for task in self._own_tasks():
+            task.check()
+
+    def _check_settings(self) -> None:
         if not self.app.conf.worker_detect_quorum_queues and _is_rabbitmq(self.app.connection_for_read()):
             raise ImproperlyConfigured(
                 "worker_detect_quorum_queues = False: the handlers' queues are quorum queues, and RabbitMQ refuses the "

@@ -1,27 +1,40 @@
-"""Celery's request for one run of a service's own task: it drops no message, and notes how a process ended."""
+"""Celery's request for one run of a service's own task: it drops no message, and records how a process ended."""
 
 import logging
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from billiard.exceptions import WorkerLostError
+from billiard.einfo import ExceptionWithTraceback
+from billiard.exceptions import SoftTimeLimitExceeded, Terminated, TimeLimitExceeded, WorkerLostError
+from billiard.pool import MaybeEncodingError
+from celery.exceptions import Ignore, Reject, Retry
 from celery.platforms import signals
 from celery.signals import task_revoked
 from celery.utils.functional import maybe_list
 from celery.worker import state
+from celery.worker.request import Request
 
+from choreo.broker.incoming import UNCOUNTED
 from choreo.delivery.ending import End, Ending, signal_in_words
+from choreo.errors import EnvelopeError
 from choreo.events.ids import named_id
-from choreo.worker.keeping import KeepingRequest, error_in
+from choreo.worker.unrunnable import keep
 
 logger = logging.getLogger(__name__)
 
 #: The field of a request that says why its run was revoked.
 REVOKED = "choreo_revoked"
 
+#: Errors of the pool after which Celery returns the message to its queue, as it must, or knows the outcome of the run.
+_KNOWN = (WorkerLostError, Terminated, TimeLimitExceeded, MemoryError, Ignore, Reject, Retry)
 
-class SafeRequest(KeepingRequest):
+#: Errors of the pool outside of the task, after which the outcome of the run is not known: a time limit, and an answer
+#: of the child that it could not write. The message comes again, and the inbox knows if the run was recorded.
+_UNKNOWN = (SoftTimeLimitExceeded, MaybeEncodingError)
+
+
+class SafeRequest(Request):
     """
     Celery's request, with these differences:
 
@@ -29,7 +42,9 @@ class SafeRequest(KeepingRequest):
       reason in its field `REVOKED`: the task makes a dead letter of it.
     - Celery acks a run that was terminated. Here the message returns to its queue, and the next worker makes a dead
       letter of it.
-    - When the process of a run ends, because of a time limit or in any other way, that is noted in the store.
+    - Celery acks a message that the child of a pool cannot read, like that of any task that failed. The task itself has
+      recorded nothing then. So the delivery becomes a dead letter; without a store it returns to its queue.
+    - When the process of a run ends, because of a time limit or in any other way, that is recorded in the store.
 
     All of it is done in the worker's main process, and only in these rare cases.
     """
@@ -88,38 +103,61 @@ class SafeRequest(KeepingRequest):
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:  # noqa: ARG002
         """Called when the run was terminated: note that, and put the message back."""
         number = self._sent or abs(int(signum or 0))
-        self._note(End.TERMINATED, f"it was ended with {signal_in_words(number)} by `celery control`: {self._process}")
+        self._record_end(
+            End.TERMINATED, f"it was ended with {signal_in_words(number)} by `celery control`: {self._process}"
+        )
         self._tell_revoked(terminated=terminated, number=number, expired=expired)
         self.reject(requeue=True)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """Called when a time limit has passed, before the process is ended for a hard one."""
         if not soft and not state.should_terminate:
-            self._note(End.TIME_LIMIT, f"the time limit of {timeout:g} s was exceeded: {self._process}")
+            self._record_end(End.TIME_LIMIT, f"the time limit of {timeout:g} s was exceeded: {self._process}")
         super().on_timeout(soft, timeout)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
-        """Called when the run has failed, or its process has ended."""
-        error = error_in(exc_info)
+        """
+        Called in the worker's main process when the run has failed, or its process has ended.
+
+        ``return_ok``: the task itself has failed, and has recorded that.
+        """
+        error = _error_in(exc_info)
         if isinstance(error, WorkerLostError) and not state.should_terminate:
-            self._note(End.LOST, f"{self._process} ended with {_exit_of(error)}")
+            self._record_end(End.LOST, f"{self._process} ended with {_exit_of(error)}")
+        # A notice is acked: its dead letter is kept already, and another one would only have another notice.
+        if not return_ok and not self.acknowledged and hasattr(self.task, "subscription"):
+            self._keep_unread(error)
         return super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def _keep_unread(self, error: Any) -> None:
+        if isinstance(error, _UNKNOWN):
+            self.reject(requeue=True)
+        elif isinstance(error, Exception) and not isinstance(error, _KNOWN):
+            fault = EnvelopeError(f"the pool cannot run it: {error!r}")
+            if not keep(self.app, self.message, fault):
+                self.reject(requeue=UNCOUNTED)
 
     @property
     def _process(self) -> str:
         return f"process {self.worker_pid} of {self.hostname}"
 
-    def _note(self, end: End, text: str) -> None:
+    def _record_end(self, end: End, text: str) -> None:
         try:
             claim = self.task.claim_of(self.args[0], self.request_dict.get("retries") or 0)
             if claim is not None:
-                self.app.runtime.store.note_end(claim.handler, claim.unit, Ending(end, text).to_text())
+                self.app.runtime.store.record_end(claim.handler, claim.unit, Ending(end, text).to_text())
         except Exception as error:  # the message returns to its queue in any case
             logger.warning("%s: it could not be noted that %s: %s", self.humaninfo(), text, error)
 
     def _tell_revoked(self, *, terminated: bool, number: int | None, expired: bool) -> None:
         self.send_event("task-revoked", terminated=terminated, signum=number, expired=expired)
         task_revoked.send(self.task, request=self._context, terminated=terminated, signum=number, expired=expired)
+
+
+def _error_in(exc_info: Any) -> Any:
+    """The error itself, without the traceback that a pool child adds to it."""
+    error = exc_info.exception
+    return error.exc if isinstance(error, ExceptionWithTraceback) else error
 
 
 def _common(one: Any, other: Any) -> bool:

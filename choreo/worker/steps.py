@@ -13,13 +13,13 @@ from choreo.delivery.clock import Clock
 from choreo.errors import StoreError
 from choreo.worker.bindings import BindingKeeper
 from choreo.worker.namesakes import warn_of_namesakes
-from choreo.worker.outage import STEP
+from choreo.worker.outage import CHECK_SECONDS
 from choreo.worker.presence import PresenceKeeper, pool_name
 
 logger = logging.getLogger(__name__)
 
 #: Seconds between two tries of a starting worker to reach the store; the last one repeats.
-PAUSES = (1.0, 2.0, 4.0, 8.0)
+PAUSE_SECONDS = (1.0, 2.0, 4.0, 8.0)
 
 
 class ClockStep(bootsteps.StartStopStep):
@@ -116,7 +116,7 @@ class PresenceStep(bootsteps.StartStopStep):
 
 
 def _introduce(runtime: Any, *, waits: bool) -> None:
-    for pause in chain(PAUSES, repeat(PAUSES[-1])):
+    for pause in chain(PAUSE_SECONDS, repeat(PAUSE_SECONDS[-1])):
         try:
             runtime.introduce()
             return
@@ -127,4 +127,4 @@ def _introduce(runtime: Any, *, waits: bool) -> None:
         until = time.monotonic() + pause
         while time.monotonic() < until:
             state.maybe_shutdown()
-            time.sleep(min(pause, STEP))
+            time.sleep(min(pause, CHECK_SECONDS))

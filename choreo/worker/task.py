@@ -31,6 +31,16 @@ class SafeTask(Task):
         """The claim of a run with this argument; None if there is none. For the worker's main process."""
         raise NotImplementedError
 
+    def returned_too_often(self, delivery: str) -> int:
+        """
+        Count that a delivery could not be settled. Returns how often, if that is too often; else 0.
+
+        ``delivery`` is any text that names it. Raises `StoreError`.
+        """
+        runtime = self.app.runtime
+        count: int = runtime.store.returned(self.name, delivery)
+        return count if count >= runtime.terms.max_deliveries else 0
+
     def check(self) -> None:
         """Raises `ImproperlyConfigured` if ``task_annotations`` changes an attribute so that events could be lost."""
         for name in _PROMISES:

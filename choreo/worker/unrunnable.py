@@ -16,7 +16,7 @@ from celery.states import FAILURE
 from celery.worker import state
 from kombu.exceptions import KombuError, OperationalError
 
-from choreo.broker.incoming import UNCOUNTED, brief
+from choreo.broker.incoming import UNCOUNTED, shortened
 from choreo.broker.queue import GuardedQueue, HandlerQueue
 from choreo.broker.workload import listed
 from choreo.errors import EnvelopeError
@@ -68,9 +68,11 @@ def _refuse(consumer: Any, message: Any, error: Exception) -> None:
     queue = queue_of(consumer.app, message)
     if message.acknowledged and isinstance(queue, HandlerQueue):
         # It is acked last, so its run has recorded the outcome, and the error came after that.
-        logger.error("%s: Celery could not finish a run that is recorded: %s", queue.name, brief(error), exc_info=error)
+        logger.error(
+            "%s: Celery could not finish a run that is recorded: %s", queue.name, shortened(error), exc_info=error
+        )
         return
-    kept = keep(consumer.app, message, EnvelopeError(f"Celery cannot run it: {brief(error)}"))
+    kept = keep(consumer.app, message, EnvelopeError(f"Celery cannot run it: {shortened(error)}"))
     if message.acknowledged:
         return
     if kept:

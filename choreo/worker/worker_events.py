@@ -124,7 +124,7 @@ class ServiceDispatcher(EventDispatcher):
         runtime = getattr(self.app, "runtime", None)
         if runtime is None or not self.app.conf.task_send_sent_event:
             return {}
-        return {name: runtime.queue_of(name) for name in runtime.owners()}
+        return {name: runtime.queue_of(name) for name in runtime.registered_names()}
 
     def _tell_sent(self, received: Mapping[str, Any]) -> None:
         """

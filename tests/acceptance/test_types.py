@@ -44,9 +44,9 @@ def test_an_order_is_charged() -> None:
     platform.advance(minutes=5)
     [charged] = platform.announced(PaymentCharged, subject="ORD-1")
     assert charged.amount_cents == charge(OrderPlaced(customer_id="alice"), context()).amount_cents
-    with recorder(app) as told:
+    with recorder(app) as recorded:
         app.publish(OrderPlaced(customer_id="alice"))
-    print(told.announced(OrderPlaced).one().customer_id)
+    print(recorded.announced(OrderPlaced).one().customer_id)
 """
 
 

@@ -53,7 +53,7 @@ def _in_store(client: Any, namespace: str) -> Iterator[str]:
         if rest == "due" and (count := client.zcard(key)):
             ids = [entry.decode() for entry in client.zrange(key, 0, 4)]
             yield f"{count} message(s) in the schedule {key}: {ids}"
-        elif rest == "post" and (count := client.hlen(key)):
+        elif rest == "messages" and (count := client.hlen(key)):
             yield f"{count} message(s) kept for the schedule in {key}"
         elif rest == "letters" and (count := client.hlen(key)):
             yield f"{count} dead letter(s) in {key}: {client.hvals(key)[0][:500]!r}"

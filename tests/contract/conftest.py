@@ -35,7 +35,7 @@ def worker(place: Place) -> Worker:
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """However slow this machine is: no commit goes out because of the time that has passed."""
-    for name in ("QUICK", "SOON", "AT_THE_LATEST", "OLD"):
+    for name in ("QUICK_SECONDS", "SOON_SECONDS", "LATEST_SECONDS", "OLD_SECONDS"):
         monkeypatch.setattr(commits, name, 60.0)
 
 

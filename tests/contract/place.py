@@ -11,13 +11,13 @@ from choreo.broker.redis.receipt import Receipt
 from choreo.broker.redis.transport import Channel
 from choreo.events.message import Message
 from choreo.fast.fused_store import FusedStore
-from choreo.store import Begun, Claim, Verdict
+from choreo.store import Claim, ClaimResult, Verdict
 from tests.contract.redis_broker import Corner
 from tests.unit.events import OrderPlaced, envelope, identity_of
 from tests.waiting import DEADLINE
 
 HANDLER = "payment.charge"
-RUN = Begun(Verdict.RUN, deliveries=1)
+RUN = ClaimResult(Verdict.RUN, deliveries=1)
 
 
 class Worker:
@@ -96,5 +96,5 @@ class Place:
     def repeated(self) -> int:
         return int(self.corner.redis.hget(f"{self.namespace}:choreo:{{{HANDLER}}}:counts", "repeated") or 0)
 
-    def ask(self, unit: str, token: str = "somebody", attempt: int = 1) -> Begun:
+    def ask(self, unit: str, token: str = "somebody", attempt: int = 1) -> ClaimResult:
         return self.store.begin(Claim(HANDLER, identity_of(unit), token, attempt))

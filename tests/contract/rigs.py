@@ -12,7 +12,7 @@ from choreo import Terms
 from choreo.broker.redis.keys import Keys
 from choreo.events.message import Message
 from choreo.fast.fused_store import FusedStore
-from choreo.store import Arrival, Begun, Claim, Outcome, Scheduled, Settlement, Store
+from choreo.store import Arrival, Claim, ClaimResult, Outcome, Scheduled, Settlement, Store
 from choreo.store.memory import Content, MemoryStore
 from choreo.store.redis import RedisStore
 
@@ -147,7 +147,7 @@ def settle(store: Store, settled: Claim, settlement: Settlement) -> Outcome:
     return store.commit(settled, settlement).outcome
 
 
-def arrive(store: Store, part: str, token: str = "A", attempt: int = 1, unit: str = "join:ORD-1") -> Begun:
+def arrive(store: Store, part: str, token: str = "A", attempt: int = 1, unit: str = "join:ORD-1") -> ClaimResult:
     return store.arrive(claim(token, unit, attempt), part_of(part))
 
 

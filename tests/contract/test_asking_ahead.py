@@ -18,7 +18,7 @@ from choreo.events.ids import named_id, task_id
 from choreo.fast.ahead import MOST_AHEAD
 from choreo.fast.channel import commits_of
 from choreo.fast.commits import Commits, Question
-from choreo.fast.held import HeldStore
+from choreo.fast.decisions import FastDecisions
 from choreo.redis_client.scripts import Script
 from choreo.redis_client.wire import Wire
 from choreo.store import Arrival, Claim, Verdict
@@ -87,7 +87,7 @@ class Shop:
     def delivery(self, number: int) -> JoinDelivery | None:
         """The delivery of this message, if it was begun ahead."""
         (event,), *_ = self.messages[number].payload
-        delivery: JoinDelivery | None = event.note
+        delivery: JoinDelivery | None = event.prepared
         return delivery
 
     def live(self, number: int) -> str:
@@ -374,7 +374,7 @@ def test_an_error_in_beginning_together_leaves_each_to_its_turn(shop: Shop, monk
         raise RuntimeError("nobody thought of that")
 
     shop.tell((OrderConfirmed, 1), (OrderConfirmed, 2))
-    monkeypatch.setattr(HeldStore, "ask_ahead", stumble)
+    monkeypatch.setattr(FastDecisions, "ask_ahead", stumble)
 
     shop.take(2)
 

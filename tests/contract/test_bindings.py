@@ -75,7 +75,7 @@ def test_all_are_made_and_removed_on_one_channel(town: Town):
     town.bindings.remove(pairs[1:])
     assert town.channels == 2
     assert town.reached() == [2, 1, 1]
-    assert town.bindings.waiting(town.names) == dict(zip(town.names, [2, 1, 1], strict=True))
+    assert town.bindings.message_counts(town.names) == dict(zip(town.names, [2, 1, 1], strict=True))
     assert town.channels == 3
 
 
@@ -88,7 +88,7 @@ def test_a_queue_that_does_not_exist_keeps_no_other_from_being_looked_after(town
 
     Queue(second, durable=True, channel=town.connection).queue_declare()
     assert town.reached()[::2] == [1, 1]
-    assert town.bindings.waiting([first, "no such queue", third]) == {first: 1, third: 1}
+    assert town.bindings.message_counts([first, "no such queue", third]) == {first: 1, third: 1}
     town.bindings.remove([(name, PATTERN) for name in ("no such queue", third)])
     assert town.reached()[::2] == [2, 1]
 

@@ -14,12 +14,12 @@ from choreo.broker.redis import ownership
 from choreo.broker.redis.keys import INBOX
 from choreo.events.ids import identity
 from choreo.events.message import Message
-from choreo.store import Begun, Claim, Outcome, Scheduled, Settlement, Verdict
+from choreo.store import Claim, ClaimResult, Outcome, Scheduled, Settlement, Verdict
 from tests.contract.place import HANDLER, RUN, Place, Worker
 from tests.contract.redis_broker import TIMEOUT
 from tests.unit.events import envelope, identity_of
 
-BEGUN_AGAIN = Begun(Verdict.RUN, deliveries=2)
+BEGUN_AGAIN = ClaimResult(Verdict.RUN, deliveries=2)
 
 
 def test_what_is_taken_is_claimed_by_the_taker(place: Place, worker: Worker):
@@ -30,7 +30,7 @@ def test_what_is_taken_is_claimed_by_the_taker(place: Place, worker: Worker):
     assert worker.holds("e-1")
     assert not worker.holds("e-2")
     assert not worker.holds("e-1", attempt=2)
-    assert place.ask("e-1") == Begun(Verdict.BUSY, busy_seconds=30)
+    assert place.ask("e-1") == ClaimResult(Verdict.BUSY, busy_seconds=30)
 
 
 def test_the_commit_of_what_was_taken_acks_it(place: Place, worker: Worker):
@@ -196,8 +196,8 @@ def test_of_a_pool_as_many_count_as_begun_as_run_at_a_time(place: Place, page: i
     other = Worker(place)
     other.take(4)
 
-    begun = [place.store.begin(other.claim(unit, n)) for n, unit in enumerate(units[1:])]
-    assert begun == [BEGUN_AGAIN, BEGUN_AGAIN, RUN, RUN]
+    results = [place.store.begin(other.claim(unit, n)) for n, unit in enumerate(units[1:])]
+    assert results == [BEGUN_AGAIN, BEGUN_AGAIN, RUN, RUN]
 
 
 def test_of_a_pool_that_had_less_to_do_everything_counts(place: Place):
@@ -229,7 +229,7 @@ def test_what_a_living_worker_returns_as_a_failure_counts_as_begun(place: Place,
 def test_notes_of_what_was_begun_are_kept_for_a_day(place: Place, worker: Worker):
     place.send("e-1")
     worker.take()
-    owner = worker.receipt().owner
+    owner = worker.receipt().tag.rpartition(":")[0]
     worker.messages[0].reject(requeue=True)
 
     assert 86_000 < place.corner.redis.ttl(worker.channel.keys.begun(owner)) <= 86_400
@@ -257,7 +257,7 @@ def test_what_kills_its_workers_is_parked_after_as_many_beginnings_as_allowed(pl
         if life < 3:
             worker.die()
 
-    assert [begun.verdict for begun in verdicts] == [Verdict.RUN] * 3 + [Verdict.POISON]
+    assert [result.verdict for result in verdicts] == [Verdict.RUN] * 3 + [Verdict.POISON]
     assert place.store.begin(worker.claim("innocent", 1)) == RUN
 
 
@@ -328,7 +328,7 @@ def test_a_zombie_that_begins_what_nobody_else_has_yet_keeps_others_out(place: P
     worker.take()
     worker.die()
     own = worker.channel.own()
-    Worker(place).channel.own().bury(own.owner)
+    Worker(place).channel.own().recover(own.owner)
     assert len(place.corner.waiting(HANDLER)) == 1
 
     assert place.store.begin(worker.claim("e-1")).verdict is Verdict.RUN
@@ -344,10 +344,10 @@ def test_a_handler_that_outlives_its_worker_keeps_others_out_as_long_as_it_renew
     other = Worker(place)
     other.take()
 
-    begun = place.store.begin(other.claim("e-1"))
+    result = place.store.begin(other.claim("e-1"))
 
-    assert begun.verdict is Verdict.BUSY
-    assert begun.busy_seconds == pytest.approx(30, abs=5)
+    assert result.verdict is Verdict.BUSY
+    assert result.busy_seconds == pytest.approx(30, abs=5)
     assert place.store.commit(worker.claim("e-1"), Settlement()).outcome is Outcome.OK
 
 

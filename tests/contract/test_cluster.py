@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from choreo import DeclarationError, PublishError, Service
-from choreo.broker.redis.taking import serving
+from choreo.broker.redis.taking import reconnect_on_refusal
 from choreo.errors import StoreError
 from choreo.local.server import free_port
 from choreo.redis_client import evictions
@@ -84,7 +84,7 @@ def test_no_worker_waits_for_a_cluster_as_its_broker(cluster: Cluster) -> None:
     assert not failed.value.is_outage
     error = redis.exceptions.MovedError("7544 127.0.0.1:17102")
     assert not is_outage(error)
-    with pytest.raises(redis.ConnectionError, match="This is a Redis Cluster"), serving():
+    with pytest.raises(redis.ConnectionError, match="This is a Redis Cluster"), reconnect_on_refusal():
         raise error
     assert REMEDIES["MOVED"] == REMEDIES["CROSSSLOT"]
 
@@ -126,7 +126,7 @@ def decisions(store: RedisStore, handler: str) -> list[Callable[[], Any]]:
         lambda: store.forgive(claim(unit="e-new", handler=handler)),
         lambda: store.arrive(claim(unit="join:ORD-1", handler=handler), part_of("a")),
         lambda: store.look(handler, "join:ORD-1"),
-        lambda: store.waiting(handler, 10),
+        lambda: store.pending(handler, 10),
         lambda: store.tally(handler),
         lambda: store.schedule(handler, at("scheduled", 900)),
         lambda: store.unschedule(handler, "nothing"),
@@ -137,7 +137,7 @@ def decisions(store: RedisStore, handler: str) -> list[Callable[[], Any]]:
         lambda: store.letters(handler),
         lambda: store.letter(handler, "l-1"),
         lambda: store.letter_count(handler),
-        lambda: store.note_end(handler, "e-new", "killed"),
+        lambda: store.record_end(handler, "e-new", "killed"),
         lambda: store.last_end(handler, "e-new"),
         lambda: store.discard(handler, "nothing"),
         lambda: store.replay(handler, "l-2", "e-2", {}, at("replayed", 900)),
@@ -154,8 +154,8 @@ def prepare(store: RedisStore, handler: str) -> None:
     store.begin(claim(handler=handler))
     store.begin(claim(unit="e-done", handler=handler))
     assert settle(store, claim(unit="e-done", handler=handler), DONE) is Outcome.OK
-    store.bury(handler, "l-1", "{}")
-    store.bury(handler, "l-2", "{}")
+    store.add_letter(handler, "l-1", "{}")
+    store.add_letter(handler, "l-2", "{}")
     store.arrive(claim(unit="join:ORD-1", handler=handler), part_of("a"))
 
 

@@ -19,11 +19,11 @@ from choreo.events.message import Message
 from choreo.fast import commits as under_way
 from choreo.fast.channel import ChannelLane, commits_of
 from choreo.fast.commits import Commit, Commits, Fate, Header
+from choreo.fast.decisions import FastDecisions
 from choreo.fast.fused_store import FusedStore
-from choreo.fast.held import HeldStore
 from choreo.fast.lane import Lane
 from choreo.redis_client.scripts import Script, source_of
-from choreo.store import Begun, Claim, Committed, Outcome, Scheduled, Settlement, Verdict
+from choreo.store import Claim, ClaimResult, CommitResult, Outcome, Scheduled, Settlement, Verdict
 from tests.contract.place import HANDLER, Place, Worker
 from tests.contract.redis_broker import TIMEOUT, proxy_to
 from tests.unit.events import identity_of
@@ -47,11 +47,11 @@ class Told:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    def fate(self, *answer: Any) -> Committed | StoreError:
-        self.heard.append(self._store.fate(*answer))
+    def commit_result_of(self, *answer: Any) -> CommitResult | StoreError:
+        self.heard.append(self._store.commit_result_of(*answer))
         return self.heard[-1]
 
-    def commit(self, claim: Claim, settlement: Settlement) -> Committed:
+    def commit(self, claim: Claim, settlement: Settlement) -> CommitResult:
         self.waited.append(claim)
         return self._store.commit(claim, settlement)
 
@@ -66,11 +66,11 @@ class Line:
         worker.channel.hooks = lane = ChannelLane(worker.channel)
         self.commits: Commits = lane.commits
 
-    def commit(self, unit: str, number: int = 0, **settlement: Any) -> Committed:
+    def commit(self, unit: str, number: int = 0, **settlement: Any) -> CommitResult:
         """Commit what was taken, ahead."""
         return self.settle(self.worker.claim(unit, number), number, **settlement)
 
-    def settle(self, claim: Claim, number: int, **settlement: Any) -> Committed:
+    def settle(self, claim: Claim, number: int, **settlement: Any) -> CommitResult:
         """Settle a claim in the hands of this delivery."""
         return self._held(number).commit(claim, Settlement(**settlement))
 
@@ -78,19 +78,23 @@ class Line:
         """Send any settlement ahead, also a failure, whose answer a delivery waits for."""
         claim, settled = self.worker.claim(unit, number), Settlement(**settlement)
 
-        def told(answer: Any, again: bool) -> Fate:
-            return Fate.BACK if isinstance(self.store.fate(answer, settled, again), StoreError) else Fate.GONE
+        def on_answer(answer: Any, repeated: bool) -> Fate:
+            return (
+                Fate.BACK
+                if isinstance(self.store.commit_result_of(answer, settled, repeated), StoreError)
+                else Fate.GONE
+            )
 
-        commit = Commit(claim.token, self.store.header(claim), self.store.commit_args(claim, settled), told)
+        commit = Commit(claim.token, self.store.header(claim), self.store.commit_args(claim, settled), on_answer)
         assert self.commits.send(commit)
 
-    def begin(self, unit: str, number: int = 0) -> Begun:
+    def begin(self, unit: str, number: int = 0) -> ClaimResult:
         """Begin what was taken so long ago that the store has to be asked."""
         return self._held(number, certain_until=0.0).begin(self.worker.claim(unit, number))
 
-    def _held(self, number: int, **changes: Any) -> HeldStore:
+    def _held(self, number: int, **changes: Any) -> FastDecisions:
         publisher: Any = self
-        return HeldStore(self.store, publisher, replace(self.worker.receipt(number), **changes), self.commits)
+        return FastDecisions(self.store, publisher, replace(self.worker.receipt(number), **changes), self.commits)
 
     def note_unheard(self, messages: Sequence[Message]) -> None:
         self.unheard += messages
@@ -142,7 +146,7 @@ def send(place: Place, count: int) -> list[str]:
 def test_a_commit_that_is_sent_ahead_is_heard_of_later_and_acks_its_copy(
     place: Place, worker: Worker, line: Line, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(under_way, "OLD", 600.0)
+    monkeypatch.setattr(under_way, "OLD_SECONDS", 600.0)
     (unit,) = send(place, 1)
     worker.take()
 
@@ -163,7 +167,7 @@ def test_many_commits_are_answered_in_one_go_and_no_more_than_that_are_under_way
     line: Line,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(under_way, "MOST", 32)
+    monkeypatch.setattr(under_way, "MOST_UNANSWERED", 32)
     units = send(place, 35)
     worker.take(len(units))
 
@@ -179,7 +183,7 @@ def test_many_commits_are_answered_in_one_go_and_no_more_than_that_are_under_way
 def test_what_is_announced_ahead_arrives_at_once(
     place: Place, worker: Worker, line: Line, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(under_way, "OLD", 600.0)
+    monkeypatch.setattr(under_way, "OLD_SECONDS", 600.0)
     (unit,) = send(place, 1)
     worker.take()
 
@@ -233,7 +237,7 @@ def test_a_refused_commit_gives_its_copy_back_and_the_next_one_waits_for_its_ans
     assert not line.commits.send(Commit("t", None, (), lambda *_: Fate.GONE)), "nothing is sent ahead for a while"
 
 
-@pytest.mark.parametrize("key", ["due", "post", "letters", "letters:index", "done:", "unit:"])
+@pytest.mark.parametrize("key", ["due", "messages", "letters", "letters:index", "done:", "unit:"])
 def test_a_commit_that_meets_a_key_of_somebody_elses_loses_nothing(
     place: Place, worker: Worker, crowd: Crowd, key: str
 ):
@@ -258,7 +262,7 @@ def test_a_commit_that_meets_a_key_of_somebody_elses_loses_nothing(
         crowd.send(unit, number, **(wanted if unit == bad else {}))
     crowd.commits.settle()
 
-    assert [type(heard) for heard in crowd.heard] == [Committed, StoreError, Committed]
+    assert [type(heard) for heard in crowd.heard] == [CommitResult, StoreError, CommitResult]
     assert [crowd.heard[0].outcome, crowd.heard[2].outcome] == [Outcome.OK] * 2
     assert place.corner.waiting("somewhere") == []
     back = eventually(lambda: place.corner.waiting(HANDLER))
@@ -326,7 +330,7 @@ def test_when_redis_has_forgotten_the_script_and_goes_away_each_commit_is_not_wa
         line.commits.settle()
 
         assert len(line.heard) == len(units)
-        assert len(calls) == len(under_way.PAUSES)
+        assert len(calls) == len(under_way.PAUSE_SECONDS)
         monkeypatch.undo()
 
 
@@ -394,7 +398,7 @@ def busy(commits: Commits) -> Iterator[threading.Thread]:
 
 
 def test_commits_of_short_handlers_go_out_together(place: Place, worker: Worker, crowd: Crowd):
-    units = send(place, under_way.TOGETHER)
+    units = send(place, under_way.MOST_TOGETHER)
     worker.take(len(units))
 
     for number, unit in enumerate(units[:-1]):
@@ -494,7 +498,7 @@ def test_the_commit_of_a_longer_handler_goes_out_at_once(
 ):
     (unit,) = send(place, 1)
     worker.take()
-    monkeypatch.setattr(under_way, "QUICK", 0.0)
+    monkeypatch.setattr(under_way, "QUICK_SECONDS", 0.0)
 
     crowd.handle(unit, 0)
 
@@ -574,7 +578,7 @@ def test_what_is_handled_after_the_line_was_closed_waits_for_its_answer(place: P
 def test_a_long_handler_does_not_hold_up_the_commits_before_it(
     place: Place, worker: Worker, crowd: Crowd, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(under_way, "AT_THE_LATEST", 0.01)
+    monkeypatch.setattr(under_way, "LATEST_SECONDS", 0.01)
     first, second = send(place, 2)
     worker.take(2)
 
@@ -618,9 +622,9 @@ def test_a_question_to_the_store_takes_along_the_commits_that_wait(place: Place,
     worker.take(2)
     crowd.handle(first, 0)
 
-    begun = crowd.begin(second, 1)
+    result = crowd.begin(second, 1)
 
-    assert begun.verdict is Verdict.RUN
+    assert result.verdict is Verdict.RUN
     assert crowd.reached(place) == 1
     assert crowd.outcomes == [Outcome.OK]
 
@@ -631,9 +635,9 @@ def test_a_question_is_answered_though_redis_has_forgotten_all_scripts(place: Pl
     crowd.handle(first, 0)
     place.corner.redis.script_flush()
 
-    begun = crowd.begin(second, 1)
+    result = crowd.begin(second, 1)
 
-    assert begun.verdict is Verdict.RUN
+    assert result.verdict is Verdict.RUN
     assert crowd.outcomes == [Outcome.OK]
     crowd.commit(second, 1)
     crowd.commits.settle()
@@ -658,9 +662,9 @@ def test_a_question_is_answered_though_the_line_breaks(
         proxy.set(mode)
         threading.Timer(0.3, lambda: (proxy.cut(), proxy.set("ok"))).start()
 
-        begun = line.begin(units[2], 2)
+        result = line.begin(units[2], 2)
 
-        assert begun.verdict is Verdict.RUN
+        assert result.verdict is Verdict.RUN
         line.commits.settle()
         assert line.outcomes[0] is Outcome.OK
         assert line.outcomes[1] in (Outcome.OK, Outcome.ALREADY)
@@ -693,7 +697,7 @@ def test_a_commit_whose_answer_is_lost_with_the_connection_is_sent_again(
         assert line.outcomes[0] is Outcome.OK
         assert set(line.outcomes[1:]) <= {Outcome.OK, Outcome.ALREADY}
         # Nobody else had them.
-        assert all(committed.again for committed in line.heard if committed.outcome is not Outcome.OK)
+        assert all(committed.repeated for committed in line.heard if committed.outcome is not Outcome.OK)
         assert [place.ask(unit).verdict for unit in units] == ["done"] * 3
         worker.channel.flush_acks()
         assert place.corner.in_flight() == {}
@@ -704,7 +708,7 @@ def test_what_cannot_be_committed_while_redis_is_away_goes_back_when_it_is_there
     redis_url: str,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(under_way, "PAUSES", (0.0, 0.1))
+    monkeypatch.setattr(under_way, "PAUSE_SECONDS", (0.0, 0.1))
     with proxy_to(int(redis_url.rpartition(":")[2].partition("/")[0])) as proxy:
         worker = Worker(place, url=proxied(redis_url, proxy.port), socket_timeout=1)
         line = Line(worker)
@@ -726,7 +730,7 @@ def test_what_cannot_be_committed_while_redis_is_away_goes_back_when_it_is_there
 def test_a_copy_that_goes_back_is_not_acked_although_its_channel_is_closed_by_then(
     place: Place, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(under_way, "PAUSES", (0.0,))
+    monkeypatch.setattr(under_way, "PAUSE_SECONDS", (0.0,))
     with proxy_to(int(redis_url.rpartition(":")[2].partition("/")[0])) as proxy:
         worker = Worker(place, url=proxied(redis_url, proxy.port), socket_timeout=1)
         line = Line(worker)
@@ -751,7 +755,7 @@ def test_a_copy_that_goes_back_is_not_acked_although_its_channel_is_closed_by_th
 def test_a_line_that_does_not_answer_does_not_make_its_worker_look_dead(
     place: Place, worker: Worker, line: Line, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(under_way, "OLD", 0.0)
+    monkeypatch.setattr(under_way, "OLD_SECONDS", 0.0)
     send(place, 2)
     worker.take(2)
     line.commit("e-0")
@@ -801,7 +805,7 @@ def test_the_answers_are_read_while_a_handler_runs_for_long(
     line: Line,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(under_way, "OLD", 0.0)
+    monkeypatch.setattr(under_way, "OLD_SECONDS", 0.0)
     (unit,) = send(place, 1)
     worker.take()
 

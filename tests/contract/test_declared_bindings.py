@@ -67,7 +67,7 @@ def test_what_was_removed_is_forgotten_unless_somebody_declared_it_meanwhile(sto
     store.declare("payment", "third", [("payment.charge", "order.*")], LONG)
     answer = store.declare("payment", "new", NEW, LONG, removed=stale)
 
-    assert list(answer.again) == [("payment.charge", "order.*")]
+    assert list(answer.to_restore) == [("payment.charge", "order.*")]
     assert list(answer.stale) == []
     store.declare("payment", "third", (), 0)
     assert list(store.declare("payment", "new", NEW, LONG).stale) == [("payment.charge", "order.*")]

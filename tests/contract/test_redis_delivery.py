@@ -19,6 +19,7 @@ from kombu import Consumer, Queue
 from kombu.asynchronous import Hub
 
 from choreo.broker.redis import consuming, scripts, server_settings, taking
+from choreo.broker.redis.keys import Keys
 from choreo.broker.redis.ownership import Ownership
 from choreo.broker.redis.packing import UNREADABLE
 from choreo.broker.redis.receipt import Receipt
@@ -493,7 +494,7 @@ def test_a_requeued_message_waits_until_its_queue_is_one_again(corner: Corner):
 # -- the lease ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_delivery_knows_its_owner_so_that_a_script_can_ack_it(corner: Corner):
+def test_a_delivery_knows_its_tag_so_that_a_script_can_ack_it(corner: Corner):
     fill(corner, "q", 1)
     reader = corner.reader("q")
     [message] = reader.drain(1)
@@ -501,9 +502,11 @@ def test_a_delivery_knows_its_owner_so_that_a_script_can_ack_it(corner: Corner):
     receipt = Receipt.of(message.properties)
 
     assert receipt is not None
-    assert [receipt.owner] == corner.owners()
-    assert corner.redis.hdel(receipt.inflight, receipt.tag) == 1
-    assert corner.redis.hdel(receipt.inflight, receipt.tag) == 0
+    owner, _, _ = receipt.tag.rpartition(":")
+    assert [owner] == corner.owners()
+    inflight = Keys(corner.prefix).inflight(owner)
+    assert corner.redis.hdel(inflight, receipt.tag) == 1
+    assert corner.redis.hdel(inflight, receipt.tag) == 0
     message.ack()  # once more, by the worker: no harm
     reader.close()
     assert corner.waiting("q") == []
@@ -678,7 +681,7 @@ def has_a_heart(own: Ownership) -> bool:
     return any(thread.name == f"choreo-heart-{own.owner}" for thread in threading.enumerate())
 
 
-@pytest.mark.parametrize("step", ["_catch_up", "repair_bindings", "bury", "check"])
+@pytest.mark.parametrize("step", ["_catch_up", "repair_bindings", "recover", "check"])
 def test_nothing_that_a_heart_stumbles_over_makes_it_stop(
     corner: Corner, step: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
@@ -694,12 +697,12 @@ def test_nothing_that_a_heart_stumbles_over_makes_it_stop(
     living = corner.reader("q")
     living.drain(1)
 
-    assert living.nothing(TIMEOUT * 3) or step != "bury"
+    assert living.nothing(TIMEOUT * 3) or step != "recover"
 
     own = living.channel.own()
     assert own.owner in corner.owners()
     assert has_a_heart(own)
-    said = dead.messages[0].delivery_info["choreo_owner"] if step == "bury" else own.owner
+    said = dead.messages[0].delivery_info["choreo_tag"].rpartition(":")[0] if step == "recover" else own.owner
     assert sum(said in line and "ERROR" in line for line in caplog.text.splitlines()) == 1
 
 

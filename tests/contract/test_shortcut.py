@@ -369,7 +369,7 @@ def test_a_failure_is_told_and_settled(start: Start, way: str, error: Exception,
 
 def test_a_copy_that_could_not_be_settled_goes_back(start: Start, way: str, monkeypatch: pytest.MonkeyPatch):
     worker = start(way)
-    monkeypatch.setattr("choreo.worker.handler.STORE_PAUSE", 0)
+    monkeypatch.setattr("choreo.worker.outage.STORE_PAUSE", 0)
     broken = True
 
     def begin(self: Any) -> Any:

@@ -76,9 +76,9 @@ def test_a_unit_is_not_forgotten_while_somebody_is_at_it(rig):
 
 def test_how_a_beginning_ended_is_known_to_the_next_one_only(rig):
     store, unit = rig.store, "e-1"
-    store.note_end(HANDLER, unit, "nothing has begun")
+    store.record_end(HANDLER, unit, "nothing has begun")
     store.begin(claim("A"))
-    store.note_end(HANDLER, unit, "signal 9")
+    store.record_end(HANDLER, unit, "signal 9")
     assert store.last_end(HANDLER, unit) == LastEnd("signal 9")
     rig.pass_time(100)
 
@@ -93,7 +93,7 @@ def test_how_a_beginning_ended_is_known_to_the_next_one_only(rig):
 def test_a_commit_forgets_how_the_beginnings_of_its_attempt_ended(rig):
     store, unit = rig.store, "e-1"
     store.begin(claim("A"))
-    store.note_end(HANDLER, unit, "signal 9")
+    store.record_end(HANDLER, unit, "signal 9")
     rig.pass_time(100)
     store.begin(claim("B"))
     assert settle(store, claim("B"), AGAIN) is Outcome.OK
@@ -106,7 +106,7 @@ def test_the_end_of_a_finished_unit_is_not_noted(store):
     store.begin(claim("A"))
     assert settle(store, claim("A"), DONE) is Outcome.OK
 
-    store.note_end(HANDLER, "e-1", "too late")
+    store.record_end(HANDLER, "e-1", "too late")
 
     assert store.begin(claim("B")).verdict is Verdict.DONE
     assert store.last_end(HANDLER, "e-1") == LastEnd()

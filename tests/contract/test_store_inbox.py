@@ -2,7 +2,7 @@
 
 import pytest
 
-from choreo.store import Begun, Outcome, Settlement, Verdict
+from choreo.store import ClaimResult, Outcome, Settlement, Verdict
 from tests.contract.rigs import (
     AGAIN,
     DONE,
@@ -17,7 +17,7 @@ from tests.contract.rigs import (
 
 
 def test_a_unit_is_begun_by_one_and_settled_once(store):
-    assert store.begin(claim()) == Begun(Verdict.RUN, deliveries=1)
+    assert store.begin(claim()) == ClaimResult(Verdict.RUN, deliveries=1)
 
     assert settle(store, claim(), DONE) is Outcome.OK
 
@@ -36,17 +36,17 @@ def test_what_another_worker_holds_is_busy_for_the_rest_of_its_lease(rig):
     rig.store.begin(claim("A"))
     rig.pass_time(10)
 
-    begun = rig.store.begin(claim("B"))
+    result = rig.store.begin(claim("B"))
 
-    assert begun.verdict is Verdict.BUSY
-    assert begun.busy_seconds == pytest.approx(LEASE - 10, abs=4)
+    assert result.verdict is Verdict.BUSY
+    assert result.busy_seconds == pytest.approx(LEASE - 10, abs=4)
 
 
 def test_a_lease_that_ran_out_goes_to_whoever_asks_next(rig):
     rig.store.begin(claim("A"))
     rig.pass_time(40)
 
-    assert rig.store.begin(claim("B")) == Begun(Verdict.RUN, deliveries=2)
+    assert rig.store.begin(claim("B")) == ClaimResult(Verdict.RUN, deliveries=2)
 
 
 def test_a_worker_that_lost_its_lease_changes_nothing(rig):
@@ -109,8 +109,8 @@ def test_a_lease_that_is_lost_or_settled_cannot_be_prolonged(rig):
 def test_what_kills_its_workers_is_poison_in_the_end(rig):
     verdicts = []
     for token in "ABCDE":
-        begun = rig.store.begin(claim(token))
-        verdicts.append((begun.verdict, begun.deliveries))
+        result = rig.store.begin(claim(token))
+        verdicts.append((result.verdict, result.deliveries))
         rig.pass_time(40)
 
     run, poison = Verdict.RUN, Verdict.POISON
@@ -130,7 +130,7 @@ def test_poison_is_held_under_a_lease_like_anything_else_and_can_be_settled(rig)
 
 def test_of_many_who_begin_at_once_one_runs(store):
     for unit in range(10):
-        verdicts = [begun.verdict for begun in at_once(8, lambda n, u=unit: store.begin(claim(f"T{n}", f"e-{u}")))]
+        verdicts = [result.verdict for result in at_once(8, lambda n, u=unit: store.begin(claim(f"T{n}", f"e-{u}")))]
 
         assert sorted(verdicts) == [Verdict.BUSY] * 7 + [Verdict.RUN]
 
@@ -144,7 +144,7 @@ def test_a_failed_attempt_is_settled_and_the_next_may_begin_at_once(store):
     assert settle(store, claim("A", attempt=1), AGAIN) is Outcome.OK
 
     assert store.begin(claim("B", attempt=1)).verdict is Verdict.DONE
-    assert store.begin(claim("B", attempt=2)) == Begun(Verdict.RUN, deliveries=1)
+    assert store.begin(claim("B", attempt=2)) == ClaimResult(Verdict.RUN, deliveries=1)
 
 
 def test_an_attempt_that_comes_again_after_a_later_one_is_done(store):

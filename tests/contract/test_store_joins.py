@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from choreo.events.message import Message
 from choreo.local.server import EmbeddedServer
-from choreo.store import Arrival, Begun, Outcome, Scheduled, Settlement, Store, Verdict, deadline_id
+from choreo.store import Arrival, ClaimResult, Outcome, Scheduled, Settlement, Store, Verdict, deadline_id
 from choreo.store.claims import COMPLETE, SURPLUS
 from choreo.store.parts import mark_of
 from tests.contract.rigs import HANDLER, LEASE, OWNER, TERMS, WITHIN, MemoryRig, RedisRig, at, at_once, claim, due
@@ -22,13 +22,13 @@ DONE = Settlement(unscheduled=[deadline_id(UNIT)])
 AGAIN = Settlement(done=False)
 
 
-def arrival(name: str, *, needs=None, at_least=2, text="", within=WITHIN, told=None) -> Arrival:
+def arrival(name: str, *, needs=None, at_least=2, text="", within=WITHIN, counts=None) -> Arrival:
     """``a`` is one part; ``b/1`` and ``b/2`` are two of several."""
     needs = {"a": None, "b": 2} if needs is None else needs
-    return Arrival(name.partition("/")[0], name, text or f"<{name}>", needs, at_least, within, told or {})
+    return Arrival(name.partition("/")[0], name, text or f"<{name}>", needs, at_least, within, counts or {})
 
 
-def arrive(store: Store, name: str, token: str = "A", attempt: int = 1, unit: str = UNIT, **more: Any) -> Begun:
+def arrive(store: Store, name: str, token: str = "A", attempt: int = 1, unit: str = UNIT, **more: Any) -> ClaimResult:
     return store.arrive(claim(token, unit, attempt), arrival(name, **more))
 
 
@@ -39,17 +39,17 @@ def arrive(store: Store, name: str, token: str = "A", attempt: int = 1, unit: st
 def test_several_of_a_type_are_all_waited_for_and_all_handed_out(store, order):
     first, second, last = order
 
-    assert arrive(store, first) == Begun(Verdict.WAIT, 1)
-    assert arrive(store, second) == Begun(Verdict.WAIT, 2)
+    assert arrive(store, first) == ClaimResult(Verdict.WAIT, 1)
+    assert arrive(store, second) == ClaimResult(Verdict.WAIT, 2)
 
-    begun = arrive(store, last)
-    assert (begun.verdict, begun.parts) == (Verdict.RUN, {"a": "<a>", "b/1": "<b/1>", "b/2": "<b/2>"})
+    result = arrive(store, last)
+    assert (result.verdict, result.parts) == (Verdict.RUN, {"a": "<a>", "b/1": "<b/1>", "b/2": "<b/2>"})
 
 
 def test_the_same_one_of_several_counts_once(store):
     arrive(store, "a")
 
-    assert [arrive(store, "b/1") for _ in range(3)] == [Begun(Verdict.WAIT, 2)] * 3
+    assert [arrive(store, "b/1") for _ in range(3)] == [ClaimResult(Verdict.WAIT, 2)] * 3
     assert store.tally(HANDLER) == {"duplicate": 2}
     assert arrive(store, "b/2").verdict is Verdict.RUN
 
@@ -57,13 +57,13 @@ def test_the_same_one_of_several_counts_once(store):
 def test_one_that_was_delivered_before_is_no_duplicate_nor_late(store):
     arrive(store, "a")
 
-    assert store.arrive(claim("B", UNIT), replace(arrival("a"), again=True)) == Begun(Verdict.WAIT, 1)
+    assert store.arrive(claim("B", UNIT), replace(arrival("a"), may_be_repeated=True)) == ClaimResult(Verdict.WAIT, 1)
 
     arrive(store, "b/1")
     arrive(store, "b/2")
-    assert store.arrive(claim("B", UNIT), replace(arrival("b/3"), again=True)).verdict is Verdict.DONE
+    assert store.arrive(claim("B", UNIT), replace(arrival("b/3"), may_be_repeated=True)).verdict is Verdict.DONE
     store.commit(claim("A", UNIT), Settlement())
-    assert store.arrive(claim("B", UNIT), replace(arrival("a"), again=True)).verdict is Verdict.DONE
+    assert store.arrive(claim("B", UNIT), replace(arrival("a"), may_be_repeated=True)).verdict is Verdict.DONE
     assert store.tally(HANDLER) == {}
 
 
@@ -87,17 +87,17 @@ def test_another_event_in_the_place_of_one_that_is_here_is_more_than_is_needed(s
 def test_how_many_there_are_can_be_told_by_another_part(store, order):
     needs = {"a": None, "b": 0}
 
-    *first, last = [arrive(store, n, needs=needs, told={"b": 2} if n == "a" else None) for n in order]
+    *first, last = [arrive(store, n, needs=needs, counts={"b": 2} if n == "a" else None) for n in order]
 
-    assert {begun.verdict for begun in first} == {Verdict.WAIT}
+    assert {result.verdict for result in first} == {Verdict.WAIT}
     assert last.parts == {"a": "<a>", "b/1": "<b/1>", "b/2": "<b/2>"}
 
 
 def test_what_was_told_first_holds_and_none_is_a_number_too(store):
     needs = {"a": None, "b": 0}
 
-    assert arrive(store, "a", needs=needs, told={"b": 0}).verdict is Verdict.RUN
-    assert store.look(HANDLER, UNIT).told == {"b": 0}
+    assert arrive(store, "a", needs=needs, counts={"b": 0}).verdict is Verdict.RUN
+    assert store.look(HANDLER, UNIT).counts == {"b": 0}
 
 
 # -- a quorum ---------------------------------------------------------------------------------------------------
@@ -140,25 +140,25 @@ ONE, TWO = {"a": None, "b": None}, {"a": None, "b": 2}
 def test_what_was_kept_for_one_of_a_type_counts_among_several(store):
     arrive(store, "b", needs=ONE)
 
-    assert arrive(store, "b/1", needs=TWO, text="<b>") == Begun(Verdict.WAIT, 1), "it is the same event"
-    assert arrive(store, "b/2", needs=TWO) == Begun(Verdict.WAIT, 2)
+    assert arrive(store, "b/1", needs=TWO, text="<b>") == ClaimResult(Verdict.WAIT, 1), "it is the same event"
+    assert arrive(store, "b/2", needs=TWO) == ClaimResult(Verdict.WAIT, 2)
     assert arrive(store, "a", needs=TWO).parts == {"a": "<a>", "b": "<b>", "b/2": "<b/2>"}
 
 
 def test_what_was_kept_for_several_of_a_type_counts_for_one(store):
     arrive(store, "b/1", needs=TWO)
 
-    assert arrive(store, "b", needs=ONE, text="<b/1>") == Begun(Verdict.WAIT, 1), "it is the same event"
+    assert arrive(store, "b", needs=ONE, text="<b/1>") == ClaimResult(Verdict.WAIT, 1), "it is the same event"
     assert arrive(store, "b", needs=ONE, text="<another>").note == SURPLUS
     assert arrive(store, "a", needs=ONE).parts == {"a": "<a>", "b/1": "<b/1>"}
 
 
 def test_a_part_that_comes_again_may_ask_for_another_number(store):
     needs = {"a": None, "b": 0}
-    arrive(store, "a", needs=needs, told={"b": 3})
+    arrive(store, "a", needs=needs, counts={"b": 3})
     arrive(store, "b/1", needs=needs)
 
-    assert arrive(store, "a", "B", needs=needs, told={"b": 1}).parts == {"a": "<a>", "b/1": "<b/1>"}
+    assert arrive(store, "a", "B", needs=needs, counts={"b": 1}).parts == {"a": "<a>", "b/1": "<b/1>"}
 
 
 def test_a_join_that_is_complete_by_a_new_declaration_gets_its_deadline_with_the_next_event(store):
@@ -178,7 +178,7 @@ def test_the_attempts_of_a_join_that_waits_again_begin_anew(store):
         arrive(store, name, needs=ONE | {"b": 1})
     store.commit(claim(unit=UNIT), AGAIN)
 
-    assert arrive(store, "b/1", "B", attempt=2, needs=TWO) == Begun(Verdict.WAIT, 2)
+    assert arrive(store, "b/1", "B", attempt=2, needs=TWO) == ClaimResult(Verdict.WAIT, 2)
 
     assert arrive(store, "b/2", "B", needs=TWO).verdict is Verdict.RUN
 
@@ -217,20 +217,20 @@ def test_a_settled_join_gives_its_note_to_events_that_come_late(store):
     assert arrive(store, "b/3", "C").note == COMPLETE
     store.commit(claim(unit=UNIT), replace(DONE, note="some marks"))
 
-    assert arrive(store, "b/3", "C") == Begun(Verdict.DONE, note="some marks")
+    assert arrive(store, "b/3", "C") == ClaimResult(Verdict.DONE, note="some marks")
 
 
 def test_an_event_of_which_a_waiting_join_has_enough_is_told_from_one_that_came_before(store):
     arrive(store, "a")
 
-    assert arrive(store, "a", "B") == Begun(Verdict.WAIT, 1)
-    assert arrive(store, "a", "B", text="<another>") == Begun(Verdict.WAIT, 1, note=SURPLUS)
+    assert arrive(store, "a", "B") == ClaimResult(Verdict.WAIT, 1)
+    assert arrive(store, "a", "B", text="<another>") == ClaimResult(Verdict.WAIT, 1, note=SURPLUS)
 
 
 # -- rounds -----------------------------------------------------------------------------------------------------
 
 
-def join_round(store: Store, name: str, token: str = "A", attempt: int = 1) -> Begun:
+def join_round(store: Store, name: str, token: str = "A", attempt: int = 1) -> ClaimResult:
     """The arrival of ``a/1`` or ``b/2`` at a join of one a and one b, which begins again and again."""
     part, _, identity = name.partition("/")
     about = Arrival(part, name, f"<{name}>", {"a": None, "b": None}, 2, WITHIN, round_of=identity)
@@ -246,7 +246,7 @@ def test_the_next_new_event_begins_a_new_round_and_a_repeated_one_changes_nothin
     store = rig.store
     for number in (1, 2, 3):
         first, last = f"a/{number}", f"b/{number}"
-        assert join_round(store, first) == Begun(Verdict.WAIT, 1)
+        assert join_round(store, first) == ClaimResult(Verdict.WAIT, 1)
         assert join_round(store, last).parts == {first: f"<{first}>", last: f"<{last}>"}
         settle_round(store, str(number), f"{number}'")
         assert store.look(HANDLER, UNIT) is None
@@ -279,7 +279,7 @@ def test_an_event_for_the_next_round_waits_for_the_end_of_this_one(store):
     join_round(store, "b/2", attempt=2)
     settle_round(store, "1", "2")
 
-    assert join_round(store, "a/3", "C") == Begun(Verdict.WAIT, 1)
+    assert join_round(store, "a/3", "C") == ClaimResult(Verdict.WAIT, 1)
 
 
 def test_a_round_is_forgotten_after_the_retention(rig):
@@ -370,13 +370,13 @@ def test_a_pending_join_tells_what_it_has_and_until_when(rig):
     start = rig.store.now()
     arrive(rig.store, "b/1")
     rig.pass_time(30)
-    arrive(rig.store, "a", told={"b": 5})
+    arrive(rig.store, "a", counts={"b": 5})
 
     seen = rig.store.look(HANDLER, UNIT)
 
-    assert (seen.unit, seen.reminded, seen.attempts, seen.lease) == (UNIT, False, 0, 0)
+    assert (seen.unit, seen.is_overdue, seen.attempts, seen.lease) == (UNIT, False, 0, 0)
     assert list(seen.parts.items()) == [("b/1", "<b/1>"), ("a", "<a>")]
-    assert seen.told == {"b": 5}
+    assert seen.counts == {"b": 5}
     # The rig of Redis cannot move its clock, and moves what is kept instead.
     now = rig.store.now()
     assert now - seen.arrived["b/1"] == pytest.approx(30, abs=3)
@@ -414,7 +414,7 @@ def test_a_settled_join_is_no_longer_pending_and_leaves_nothing_but_its_mark(sto
     assert store.commit(claim(unit=UNIT), settlement).outcome is Outcome.OK
 
     assert store.look(HANDLER, UNIT) is None
-    assert store.waiting(HANDLER, 10) == ([], "")
+    assert store.pending(HANDLER, 10) == ([], "")
     assert store.backlog(HANDLER).total == 0
 
 
@@ -423,12 +423,12 @@ def test_a_join_that_waits_for_its_next_attempt_is_pending(store):
         arrive(store, name)
     store.commit(claim(unit=UNIT), AGAIN)
 
-    assert store.waiting(HANDLER, 10)[0] == [UNIT]
+    assert store.pending(HANDLER, 10)[0] == [UNIT]
 
 
 def test_what_was_never_begun_is_not_pending(store):
     assert store.look(HANDLER, UNIT) is None
-    assert store.waiting(HANDLER, 10) == ([], "")
+    assert store.pending(HANDLER, 10) == ([], "")
 
 
 def test_a_deadline_comes_without_a_message_and_the_join_stays_pending(rig):
@@ -440,8 +440,8 @@ def test_a_deadline_comes_without_a_message_and_the_join_stays_pending(rig):
 
     rig.pass_time(1000)
     assert due(rig.store) == []
-    assert rig.store.look(HANDLER, UNIT).reminded
-    assert rig.store.waiting(HANDLER, 10)[0] == [UNIT]
+    assert rig.store.look(HANDLER, UNIT).is_overdue
+    assert rig.store.pending(HANDLER, 10)[0] == [UNIT]
 
 
 def test_a_deadline_that_was_handed_out_and_not_sent_comes_again(rig):
@@ -464,13 +464,13 @@ def test_a_deadline_that_was_sent_for_a_join_that_is_settled_brings_nothing_back
 
     rig.store.sent(HANDLER, [deadline_id(UNIT)])
 
-    assert rig.store.waiting(HANDLER, 10) == ([], "")
+    assert rig.store.pending(HANDLER, 10) == ([], "")
 
 
 def every(store: Store, limit: int) -> list[str]:
     found, after = [], ""
     while True:
-        units, after = store.waiting(HANDLER, limit, after)
+        units, after = store.pending(HANDLER, limit, after)
         assert len(units) <= limit
         found += units
         if not after:
@@ -496,12 +496,12 @@ def test_pending_joins_come_in_pages_soonest_deadline_first_and_each_once(rig, l
 def test_a_page_begins_where_the_last_one_ended_even_if_that_join_is_settled_meanwhile(rig):
     for number in range(6):
         arrive(rig.store, "a", unit=f"join:{number}", within=50)
-    first, after = rig.store.waiting(HANDLER, 3)
+    first, after = rig.store.pending(HANDLER, 3)
     for unit in first:
         rig.store.begin(claim(unit=unit, attempt=0))
         rig.store.commit(claim(unit=unit, attempt=0), Settlement(unscheduled=[deadline_id(unit)]))
 
-    rest, _ = rig.store.waiting(HANDLER, 10, after)
+    rest, _ = rig.store.pending(HANDLER, 10, after)
 
     assert sorted(first + rest) == [f"join:{number}" for number in range(6)]
 
@@ -514,7 +514,7 @@ def test_a_long_schedule_of_other_things_is_read_over_several_pages(redis_rig):
     assert len(set(every(redis_rig.store, 100))) == 1200
 
     redis_rig.client.zremrangebylex(calendar, "[deadline", "[deadlinez")
-    units, after = redis_rig.store.waiting(HANDLER, 10)
+    units, after = redis_rig.store.pending(HANDLER, 10)
     assert units == []
     assert after
 
@@ -541,7 +541,7 @@ def test_a_replay_restores_several_of_a_type_and_what_was_told_of_them(store):
 
     assert store.replay(HANDLER, "l-1", UNIT, parts, at("replay:l-1"))
 
-    assert arrive(store, "b/1", needs=needs) == Begun(Verdict.WAIT, 2)
+    assert arrive(store, "b/1", needs=needs) == ClaimResult(Verdict.WAIT, 2)
     assert arrive(store, "b/2", needs=needs).parts == {"a": "<a>", "b/1": "<b/1>", "b/2": "<b/2>"}
 
 
@@ -599,7 +599,7 @@ def test_a_deadline_that_was_sent_cannot_be_called_off_and_its_join_is_still_fou
 
     assert not rig.store.unschedule(HANDLER, deadline_id(UNIT))
 
-    assert rig.store.look(HANDLER, UNIT).reminded
+    assert rig.store.look(HANDLER, UNIT).is_overdue
 
 
 def test_a_deadline_that_was_sent_too_late_leaves_that_of_the_next_round_in_force(rig):
@@ -612,7 +612,7 @@ def test_a_deadline_that_was_sent_too_late_leaves_that_of_the_next_round_in_forc
 
     rig.store.sent(HANDLER, [deadline_id(UNIT)])
 
-    assert not rig.store.look(HANDLER, UNIT).reminded
+    assert not rig.store.look(HANDLER, UNIT).is_overdue
     rig.pass_time(WITHIN + 5)
     assert due(rig.store) == [deadline_id(UNIT)]
 
@@ -717,11 +717,11 @@ class JoinMachine(RuleBasedStateMachine):
         self.count += 1
         return f"T{self.count}"
 
-    def claimed(self, begun: Begun, expected: str, token: str) -> None:
-        verdict = "run" if begun.verdict is Verdict.POISON else begun.verdict.value
-        assert verdict == expected, (begun, self.model)
+    def claimed(self, result: ClaimResult, expected: str, token: str) -> None:
+        verdict = "run" if result.verdict is Verdict.POISON else result.verdict.value
+        assert verdict == expected, (result, self.model)
         if expected == "run":
-            assert sorted(begun.parts) == sorted(self.model.parts)
+            assert sorted(result.parts) == sorted(self.model.parts)
             self.model.owner = token
 
     @rule(name=st.sampled_from(["a", "b/1", "b/2", "b/3"]), attempt=st.sampled_from([1, 1, 1, 2, 3]))
@@ -738,8 +738,8 @@ class JoinMachine(RuleBasedStateMachine):
             # The tag of a delivery, which is in flight for its owner.
             token = f"{OWNER}:{token}"
             self.rig.client.hset(self.inflight, token, "a copy")
-        begun = self.store.begin(claim(token, UNIT, 0))
-        self.claimed(begun, self.model.begin(0), token)
+        result = self.store.begin(claim(token, UNIT, 0))
+        self.claimed(result, self.model.begin(0), token)
         if self.in_flight and self.model.owner != token:
             self.rig.client.hdel(self.inflight, token)
 
@@ -812,7 +812,7 @@ class JoinMachine(RuleBasedStateMachine):
     @invariant()
     def what_is_pending_is_found(self):
         seen = self.store.look(HANDLER, UNIT)
-        assert self.store.waiting(HANDLER, 10)[0] == ([UNIT] if seen else [])
+        assert self.store.pending(HANDLER, 10)[0] == ([UNIT] if seen else [])
         if seen:
             assert not self.model.done
             assert sorted(seen.parts) == sorted(self.model.parts)

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from choreo import Terms
-from choreo.store import Begun, Settlement, Verdict
+from choreo.store import ClaimResult, Settlement, Verdict
 from choreo.store.redis import RedisStore
 from tests.contract.rigs import (
     DEADLINE,
@@ -56,7 +56,7 @@ def test_the_times_of_the_oldest_and_the_newest_letter(store):
 
 
 def test_what_cannot_be_read_is_buried_without_a_unit_together_with_its_notice(store):
-    store.bury(HANDLER, "l-1", "{}", [at("notice:l-1")])
+    store.add_letter(HANDLER, "l-1", "{}", [at("notice:l-1")])
 
     assert store.letters(HANDLER) == ["{}"]
     assert due(store) == ["notice:l-1"]
@@ -70,7 +70,7 @@ def test_a_replay_forgets_what_was_settled_and_schedules_the_message(store):
 
     assert store.letters(HANDLER) == []
     assert due(store) == ["replay:l-1"]
-    assert store.begin(claim("B", attempt=1)) == Begun(Verdict.RUN, deliveries=1)
+    assert store.begin(claim("B", attempt=1)) == ClaimResult(Verdict.RUN, deliveries=1)
 
 
 def test_a_replay_restores_the_parts_of_a_join(store):
@@ -80,7 +80,7 @@ def test_a_replay_restores_the_parts_of_a_join(store):
 
     assert store.replay(HANDLER, "l-1", "join:ORD-1", {"a": "<a>", "b": "<b>"}, at("replay:l-1"))
 
-    assert arrive(store, "a", "B") == Begun(Verdict.RUN, deliveries=1, parts={"a": "<a>", "b": "<b>"})
+    assert arrive(store, "a", "B") == ClaimResult(Verdict.RUN, deliveries=1, parts={"a": "<a>", "b": "<b>"})
 
 
 def test_a_replayed_join_that_is_still_incomplete_has_a_deadline_again(rig):
@@ -98,7 +98,7 @@ def test_a_replayed_join_that_is_still_incomplete_has_a_deadline_again(rig):
 
 
 def test_what_was_never_a_unit_can_be_replayed_too(store):
-    store.bury(HANDLER, "l-1", "{}")
+    store.add_letter(HANDLER, "l-1", "{}")
 
     assert store.replay(HANDLER, "l-1", None, {}, at("replay:l-1"))
     assert due(store) == ["replay:l-1"]

@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 )
 
 from choreo.local.server import EmbeddedServer
-from choreo.store import Begun, Committed, Outcome, Settlement, Store
+from choreo.store import ClaimResult, CommitResult, Outcome, Settlement, Store
 from choreo.store.presence import Presence, Program
 from tests.contract.rigs import AGAIN, HANDLER, TERMS, MemoryRig, RedisRig, at, claim, due, message, part_of, settle
 
@@ -52,11 +52,11 @@ class TwoStores(RuleBasedStateMachine):
 
     def both(self, call: Callable[[Store], Any]) -> Any:
         ours, theirs = call(self.memory.store), call(self.redis.store)
-        if isinstance(ours, Committed):
+        if isinstance(ours, CommitResult):
             # Beside the broker what leaves is in the queues already.
             assert theirs.outcome == ours.outcome
             assert theirs.unsent == ({} if self.fused else ours.unsent)
-        elif isinstance(ours, Begun):
+        elif isinstance(ours, ClaimResult):
             assert ours.busy_seconds == pytest.approx(theirs.busy_seconds, abs=4)
             ours_told = ours.verdict, ours.deliveries, ours.parts, ours.note
             assert ours_told == (theirs.verdict, theirs.deliveries, theirs.parts, theirs.note)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from choreo.store import Committed, Outcome, Settlement
+from choreo.store import CommitResult, Outcome, Settlement
 from tests.contract.rigs import (
     HANDLER,
     at,
@@ -33,7 +33,7 @@ def test_what_leaves_with_a_commit_waits_in_the_outbox_until_it_is_sent(rig):
 
     committed = rig.store.commit(claim(), Settlement(sent=leaving))
 
-    assert committed == Committed(Outcome.OK, unsent=leaving)
+    assert committed == CommitResult(Outcome.OK, unsent=leaving)
     # The worker that committed sends it at once; the others leave it alone for a moment.
     assert due(rig.store) == []
     rig.store.sent(HANDLER, ["event:1"])

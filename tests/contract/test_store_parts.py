@@ -2,7 +2,7 @@
 
 import pytest
 
-from choreo.store import Begun, Outcome, Settlement, Verdict
+from choreo.store import ClaimResult, Outcome, Settlement, Verdict
 from tests.contract.rigs import (
     AGAIN,
     DEADLINE,
@@ -27,7 +27,7 @@ def test_a_join_waits_until_its_last_part_is_there_and_runs_with_all_of_them(sto
     complete = arrive(store, last)
 
     assert (waiting.verdict, waiting.deliveries) == (Verdict.WAIT, 1)
-    assert complete == Begun(Verdict.RUN, deliveries=1, parts={"a": "<a>", "b": "<b>"})
+    assert complete == ClaimResult(Verdict.RUN, deliveries=1, parts={"a": "<a>", "b": "<b>"})
 
 
 def test_a_part_that_comes_twice_is_kept_as_it_was_and_completes_nothing(store):
@@ -58,9 +58,9 @@ def test_a_part_that_comes_again_after_a_crash_gets_all_parts_out_again(rig):
     arrive(rig.store, "b", "B")
     rig.pass_time(40)
 
-    begun = arrive(rig.store, "b", "C")
+    result = arrive(rig.store, "b", "C")
 
-    assert begun == Begun(Verdict.RUN, deliveries=2, parts={"a": "<a>", "b": "<b>"})
+    assert result == ClaimResult(Verdict.RUN, deliveries=2, parts={"a": "<a>", "b": "<b>"})
 
 
 def test_a_failed_join_keeps_its_parts_for_the_next_attempt(store):
@@ -96,9 +96,9 @@ def test_a_cancelled_join_stays_cancelled(store, before):
 def test_a_deadline_gets_the_parts_that_are_there(store):
     arrive(store, "a")
 
-    begun = store.begin(claim("D", "join:ORD-1", attempt=0))
+    result = store.begin(claim("D", "join:ORD-1", attempt=0))
 
-    assert begun == Begun(Verdict.RUN, deliveries=1, parts={"a": "<a>"})
+    assert result == ClaimResult(Verdict.RUN, deliveries=1, parts={"a": "<a>"})
 
 
 def test_the_first_part_sets_the_deadline_and_no_other_moves_it(rig):
@@ -132,8 +132,8 @@ def test_parts_that_arrive_at_once_fire_the_join_once(store):
     for unit in range(10):
         answers = at_once(8, lambda n, u=unit: arrive(store, "ab"[n % 2], f"T{n}", unit=f"join:{u}"))
 
-        running = [begun for begun in answers if begun.verdict is Verdict.RUN]
-        assert [begun.parts for begun in running] == [{"a": "<a>", "b": "<b>"}]
+        running = [result for result in answers if result.verdict is Verdict.RUN]
+        assert [result.parts for result in running] == [{"a": "<a>", "b": "<b>"}]
 
 
 def test_a_join_that_is_claimed_by_what_a_worker_has_in_flight_is_seen_to_be_at_work(fused_rig):

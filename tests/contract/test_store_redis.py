@@ -34,7 +34,7 @@ def test_a_commit_whose_answer_was_lost_is_made_again_and_says_so(redis_rig, mon
     store, call = redis_rig.store, Wire.call
     for unit in ("first", "second"):
         store.begin(claim(unit=unit))
-    assert not store.commit(claim(unit="first"), DONE).again
+    assert not store.commit(claim(unit="first"), DONE).repeated
     lost: list[Any] = []
 
     def lose_the_first(wire: Wire, *about: Any) -> Any:
@@ -48,20 +48,20 @@ def test_a_commit_whose_answer_was_lost_is_made_again_and_says_so(redis_rig, mon
     committed = store.commit(claim(unit="second"), DONE)
 
     assert lost
-    assert (committed.outcome, committed.again) == (Outcome.ALREADY, True)
+    assert (committed.outcome, committed.repeated) == (Outcome.ALREADY, True)
 
 
 def test_a_dead_letter_without_a_unit_whose_claim_the_server_lost_is_an_error(redis_rig, monkeypatch):
     store, begin = redis_rig.store, RedisStore.begin
 
     def begin_and_forget(self: RedisStore, claimed: Any) -> Any:
-        begun = begin(self, claimed)
+        result = begin(self, claimed)
         redis_rig.client.delete(*redis_rig.find())
-        return begun
+        return result
 
     monkeypatch.setattr(RedisStore, "begin", begin_and_forget)
     with pytest.raises(StoreError, match=r"l-1 of driver\.assign was not recorded"):
-        store.bury(HANDLER, "l-1", "{}")
+        store.add_letter(HANDLER, "l-1", "{}")
 
     assert store.letters(HANDLER) == []
 
@@ -76,7 +76,7 @@ def test_state_has_a_lifetime_and_what_waits_for_somebody_has_none(redis_rig):
     buried(store, unit="buried")
     store.begin(claim(unit="done"))
     settle(store, claim(unit="done"), DONE)
-    store.bury(HANDLER, "l-2", "{}", [at("notice")])
+    store.add_letter(HANDLER, "l-2", "{}", [at("notice")])
     arrive(store, "a", unit="join:waiting")
     arrive(store, "a", unit="join:done")
     arrive(store, "b", unit="join:done")
@@ -99,7 +99,7 @@ def test_state_has_a_lifetime_and_what_waits_for_somebody_has_none(redis_rig):
     # Parts wait for somebody, too: a service may be down for longer than its joins wait.
     assert {"parts:join:waiting", "parts:join:replayed"} == {key for key in immortal if key.startswith("parts:")}
     others = {key for key in immortal if not key.startswith("parts:")}
-    assert others == {"due", "post", "letters", "letters:index", "tally", f"{redis_rig.prefix}:handlers"}
+    assert others == {"due", "messages", "letters", "letters:index", "tally", f"{redis_rig.prefix}:handlers"}
     assert set(immortal.values()) == {-1}
 
 
@@ -137,13 +137,13 @@ EVERY_CALL: dict[str, Callable[[Store], Any]] = {
     "tend": lambda store: store.tend(HANDLER, 10),
     "tended": lambda store: store.tended(HANDLER),
     "now": lambda store: store.now(),
-    "waiting": lambda store: store.waiting(HANDLER, 10),
+    "pending": lambda store: store.pending(HANDLER, 10),
     "look": lambda store: store.look(HANDLER, "join:ORD-1"),
     "tally": lambda store: store.tally(HANDLER),
     "describe_joins": lambda store: store.describe_joins({HANDLER: "{}"}),
     "joins": lambda store: store.joins(),
     "scheduled": lambda store: store.backlog(HANDLER).total,
-    "bury": lambda store: store.bury(HANDLER, "l-1", "{}"),
+    "add_letter": lambda store: store.add_letter(HANDLER, "l-1", "{}"),
     "letters": lambda store: store.letters(HANDLER),
     "letter": lambda store: store.letter(HANDLER, "l-1"),
     "discard": lambda store: store.discard(HANDLER, "l-1"),

@@ -60,24 +60,24 @@ def test_scheduling_the_same_id_again_changes_nothing(rig):
 
 
 def test_one_question_tells_in_whose_schedules_something_is_due(rig):
-    owners = ["payment.charge", "payment.refund", "payment.join", "payment.idle"]
+    names = ["payment.charge", "payment.refund", "payment.join", "payment.idle"]
     rig.store.schedule("payment.charge", Scheduled("m", message("m"), 0))
     rig.store.schedule("payment.refund", Scheduled("m", message("m"), 15))
     rig.store.arrive(claim(unit="join:ORD-1", handler="payment.join"), part_of("a", within=10))
-    assert rig.store.ripe(owners) == ["payment.charge"]
+    assert rig.store.ripe(names) == ["payment.charge"]
     assert rig.store.ripe([]) == []
 
     rig.pass_time(20)
-    assert rig.store.ripe(owners) == ["payment.charge", "payment.refund", "payment.join"]
+    assert rig.store.ripe(names) == ["payment.charge", "payment.refund", "payment.join"]
 
-    for owner in owners:
-        rig.store.due(owner, 10, HOLD)
-    assert rig.store.ripe(owners) == [], "what is held back is due for nobody else"
+    for name in names:
+        rig.store.due(name, 10, HOLD)
+    assert rig.store.ripe(names) == [], "what is held back is due for nobody else"
 
     rig.store.sent("payment.join", [DEADLINE])
     rig.store.sent("payment.charge", ["m"])
     rig.pass_time(30)
-    assert rig.store.ripe(owners) == ["payment.refund"], "a join is reminded once"
+    assert rig.store.ripe(names) == ["payment.refund"], "a join is reminded once"
 
 
 def test_schedules_are_apart_by_owner(store):

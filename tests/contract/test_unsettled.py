@@ -120,8 +120,7 @@ def make_app(url: str, namespace: str, *, lane: bool) -> Service:
 
 @pytest.fixture(params=[True, False], ids=["lane on", "lane off"])
 def app(request: pytest.FixtureRequest, redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch) -> Service:
-    monkeypatch.setattr("choreo.worker.handler.STORE_PAUSE", 0)
-    monkeypatch.setattr("choreo.worker.dead_letters.STORE_PAUSE", 0)
+    monkeypatch.setattr("choreo.worker.outage.STORE_PAUSE", 0)
     return make_app(redis_url, namespace, lane=request.param)
 
 

@@ -190,7 +190,7 @@ def test_a_handler_that_is_gone_is_named_whenever_more_can_reach_its_empty_queue
 
     for number, left in enumerate(["1 dead letter", "1 dead letter, 1 entry in its schedule"]):
         if number == 0:
-            store.bury(gone, "l-1", "{}")
+            store.add_letter(gone, "l-1", "{}")
         else:
             store.schedule(gone, Scheduled("retry:1", Message("", payment.app.runtime.queue_of(gone), b"{}"), 60))
         new._report_at = 0.0

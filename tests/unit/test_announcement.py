@@ -7,7 +7,7 @@ import pytest
 
 from choreo import Announcement, Context, PermanentFailure, Retry, RetryLater
 from choreo.declare.delay import Delay
-from choreo.delivery.clock import BATCH, Clock
+from choreo.delivery.clock import BATCH_MESSAGES, Clock
 from choreo.errors import DeclarationError, EventTooLargeError
 from choreo.store import DELAYED, Scheduled
 from choreo.store.schedule import TENDED
@@ -276,12 +276,12 @@ def test_ten_thousand_that_are_due_at_once_do_not_hold_up_the_others(stage):
     assert Clock(stage.app.runtime).tick() == 10_001
 
     places = [number for number, event in enumerate(stage.types) if event == "payment.charged"]
-    assert max(places) <= 2 * BATCH
+    assert max(places) <= 2 * BATCH_MESSAGES
 
 
 def test_a_clock_that_is_told_to_stop_does_not_finish_ten_thousand_first(stage):
     clock = Clock(stage.app.runtime)
-    for _ in range(5 * BATCH):
+    for _ in range(5 * BATCH_MESSAGES):
         stage.app.publish(ORDER, delay=0)
     send = stage.publisher.send
 
@@ -291,7 +291,7 @@ def test_a_clock_that_is_told_to_stop_does_not_finish_ten_thousand_first(stage):
 
     stage.publisher.send = send_and_stop
 
-    assert clock.tick() == BATCH
+    assert clock.tick() == BATCH_MESSAGES
 
 
 # -- a machine whose clock is wrong ---------------------------------------------------------------------------------

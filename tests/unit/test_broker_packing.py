@@ -101,10 +101,10 @@ def test_what_cannot_be_read_comes_back_as_it_is():
     assert redelivered(b"not json", counted=True) == ""
 
 
-def test_the_lease_is_in_the_properties_and_missing_where_another_transport_delivered():
-    info = {"choreo_owner": "o", "choreo_inflight": "_choreo.inflight.o", "choreo_tag": "o:7"}
+def test_the_receipt_is_in_the_properties_and_missing_where_another_transport_delivered():
+    info = {"choreo_tag": "o:7"}
 
-    assert Receipt.of({"delivery_info": info}) == Receipt(owner="o", inflight="_choreo.inflight.o", tag="o:7")
+    assert Receipt.of({"delivery_info": info}) == Receipt(tag="o:7")
     assert Receipt.of({"delivery_info": info | {"redelivered": True}}).redelivered
     assert Receipt.of({"delivery_info": {"exchange": ""}}) is None
     assert Receipt.of(None) is None

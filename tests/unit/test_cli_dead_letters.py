@@ -252,7 +252,7 @@ def test_hostile_text_in_a_letter_acts_on_no_terminal_and_hides_no_letter(stage,
     letter = DeadLetter(
         "payment", CHARGE, Reason.REFUSED, str(fault), message, traceback=f"Traceback:\n{text}", envelopes=(event,)
     )
-    stage.app.runtime.store.bury(CHARGE, letter.id, letter.to_json())
+    stage.app.runtime.store.add_letter(CHARGE, letter.id, letter.to_json())
     stage.app.runtime.store.register([CHARGE])
     other = failed(stage)
 
@@ -285,7 +285,7 @@ def test_a_letter_of_a_handler_that_the_store_does_not_know_is_shown(stage):
 def test_a_letter_of_another_version_is_shown_and_hides_no_other(stage, odd):
     known = failed(stage)
     letter = json.loads(failed(stage, "ORD-2").to_json()) | {"id": "0123456789"} | odd
-    stage.app.runtime.store.bury(CHARGE, "0123456789", json.dumps(letter))
+    stage.app.runtime.store.add_letter(CHARGE, "0123456789", json.dumps(letter))
 
     listed = run("list").stdout
     assert known.id in listed

@@ -136,16 +136,16 @@ def test_a_replayed_join_has_its_parts_again(store, letters):
 
     letters.replay(failed.id)
 
-    begun = store.begin(Claim("driver.assign", "join:ORD-1", "w"))
-    assert begun.verdict is Verdict.RUN
-    assert list(begun.parts) == ["order.confirmed", "payment.charged"]
-    assert unpacked(begun.parts) == [confirmed, charged]
+    result = store.begin(Claim("driver.assign", "join:ORD-1", "w"))
+    assert result.verdict is Verdict.RUN
+    assert list(result.parts) == ["order.confirmed", "payment.charged"]
+    assert unpacked(result.parts) == [confirmed, charged]
 
 
 def test_what_could_not_be_read_is_replayed_as_it_came(store, letters):
     raw = Message("", "staging.payment.charge", b"\xff", {"task": 5}, "text/plain", "binary")
     unreadable = letter(envelopes=(), unit=None, message=raw)
-    store.bury("payment.charge", unreadable.id, unreadable.to_json())
+    store.add_letter("payment.charge", unreadable.id, unreadable.to_json())
 
     letters.replay(unreadable.id)
 

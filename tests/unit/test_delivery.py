@@ -18,7 +18,7 @@ from choreo import (
 from choreo.delivery.clock import Clock
 from choreo.errors import PublishError, StoreError
 from choreo.events.message import Message
-from choreo.store import Claim, Committed, Outcome, Scheduled
+from choreo.store import Claim, CommitResult, Outcome, Scheduled
 from choreo.testing.publisher import MemoryPublisher
 from tests.unit.events import (
     DriverAssigned,
@@ -319,8 +319,8 @@ def test_an_event_that_is_too_large_to_announce_fails_its_handler():
 
 
 def test_a_store_that_does_not_answer_keeps_the_event_in_its_queue(monkeypatch):
-    monkeypatch.setattr("choreo.worker.handler.STORE_PAUSE", 0)
-    monkeypatch.setattr("choreo.worker.outage.MOST", 0)
+    monkeypatch.setattr("choreo.worker.outage.STORE_PAUSE", 0)
+    monkeypatch.setattr("choreo.worker.outage.MOST_SECONDS", 0)
     stage = stage_of(failing(None))
 
     def down(*args):
@@ -393,7 +393,7 @@ def test_who_finds_his_own_commit_since_its_answer_was_lost_is_not_warned(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     stage = stage_of(failing(None))
-    monkeypatch.setattr(stage.store, "commit", lambda *_: Committed(Outcome.ALREADY, again=True))
+    monkeypatch.setattr(stage.store, "commit", lambda *_: CommitResult(Outcome.ALREADY, repeated=True))
 
     result = stage.deliver(ORDER, id="e-1")
 

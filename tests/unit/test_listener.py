@@ -171,7 +171,7 @@ def test_a_listener_whose_process_was_terminated_is_not_called_again():
     (letter,) = stage.dead_letters
     unit = f"notice:{letter.id}"
     assert stage.store.begin(Claim("payment.dead_letters", unit, "killed")).verdict is Verdict.RUN
-    stage.store.note_end("payment.dead_letters", unit, Ending(End.TERMINATED, "it was ended").to_text())
+    stage.store.record_end("payment.dead_letters", unit, Ending(End.TERMINATED, "it was ended").to_text())
     stage.wait(60)
 
     assert stage.app.tasks["payment.dead_letters"].apply(args=[letter.id]).result == "given up: it was ended"

@@ -24,7 +24,7 @@ def running() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mailbox, "PAUSE", 0.02)
-    monkeypatch.setattr(mailbox, "STEP", 0.01)
+    monkeypatch.setattr(mailbox, "CHECK_SECONDS", 0.01)
     monkeypatch.setattr(mailbox, "PATIENCE", 0.1)
 
 

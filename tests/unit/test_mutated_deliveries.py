@@ -38,7 +38,7 @@ DEPTHS = [brackets(90), brackets(150), brackets(850), brackets(5000), {"a": brac
 QUEUES: dict[str, tuple[GuardedQueue, dict[str, Any], Any]] = {
     "handler": (HandlerQueue("q", handler="payment.charge", park=None), dict(GOOD.headers), [[WIRE], {}, {}]),
     "letters": (
-        DeadLetterQueue("d", handler=NOTICE["task"], park=None, prefix="", owners=lambda: ()),
+        DeadLetterQueue("d", handler=NOTICE["task"], park=None, prefix="", handlers=lambda: ()),
         NOTICE,
         [["a1b2c3"], {}, {}],
     ),

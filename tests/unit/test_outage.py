@@ -36,7 +36,7 @@ def test_a_delivery_is_not_held_for_ever():
 
     outlast(Store(10**9), naps.append)
 
-    assert sum(naps) == outage.MOST
+    assert sum(naps) == outage.MOST_SECONDS
 
 
 def test_a_stopping_worker_holds_nothing(monkeypatch: pytest.MonkeyPatch):

@@ -73,7 +73,7 @@ class Rig:
         self.parked: list[tuple[str, Message, Exception]] = []
         self.ran: list[Any] = []
         self.store_is_down = False
-        more = {"prefix": "staging.", "owners": lambda: {HANDLER}} if kind is DeadLetterQueue else {}
+        more = {"prefix": "staging.", "handlers": lambda: {HANDLER}} if kind is DeadLetterQueue else {}
         kind(f"staging.{handler}", handler=handler, park=self.park, **more).bind(self.channel).consume(
             "tag", self.ran.append
         )

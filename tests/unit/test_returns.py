@@ -32,9 +32,9 @@ QUEUES: dict[str, tuple[GuardedQueue, dict[str, Any], bytes]] = {
 
 @pytest.fixture(autouse=True)
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    for room in ("worker.handler", "worker.dead_letters", "broker.queue"):
+    for room in ("worker.outage", "broker.queue"):
         monkeypatch.setattr(f"choreo.{room}.STORE_PAUSE", 0)
-    monkeypatch.setattr("choreo.worker.outage.MOST", 0)
+    monkeypatch.setattr("choreo.worker.outage.MOST_SECONDS", 0)
 
 
 def returned(flavour: str, name: str, count: Any) -> tuple[GuardedQueue, Any]:
@@ -233,14 +233,14 @@ def test_a_part_of_a_join_that_cannot_be_settled_is_a_dead_letter_of_its_join(mo
 
 def test_a_handler_that_can_keep_no_letter_leaves_it_to_its_service(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = stage_of()
-    bury = stage.store.bury
+    add_letter = stage.store.add_letter
 
     def refuse(handler: str, *rest: Any) -> None:
         if handler == "payment.charge":
             raise REFUSED
-        bury(handler, *rest)
+        add_letter(handler, *rest)
 
-    monkeypatch.setattr(stage.store, "bury", refuse)
+    monkeypatch.setattr(stage.store, "add_letter", refuse)
     monkeypatch.setattr(stage.store, "begin", raising(REFUSED))
     stage.store.register(["payment"])
 

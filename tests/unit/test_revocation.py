@@ -45,7 +45,7 @@ def revoke(stage: Stage, event: Envelope, attempt: int = 1) -> str:
 def killed(stage: Stage, event: Envelope, how: Ending) -> None:
     """Begin a run, whose process is ended."""
     stage.app.tasks[HANDLER].make_delivery(event, 1).begin()
-    stage.store.note_end(HANDLER, unit_of("ORD-1"), how.to_text())
+    stage.store.record_end(HANDLER, unit_of("ORD-1"), how.to_text())
     stage.wait(60)
 
 

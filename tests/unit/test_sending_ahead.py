@@ -7,7 +7,7 @@ import pytest
 
 from choreo.broker.redis.receipt import Receipt
 from choreo.delivery.delivery import Delivery
-from choreo.fast.held import HeldStore
+from choreo.fast.decisions import FastDecisions
 from tests.unit.events import OrderPlaced, envelope
 from tests.unit.stage import Stage, service
 
@@ -34,11 +34,11 @@ def test_what_was_delivered_before_lets_no_other_commit_wait(redelivered: bool):
     Stage(app)
     line: Any = Line()
     event = envelope(OrderPlaced(customer_id="alice", total_cents=1))
-    receipt = Receipt("o", "i", "o:1", f"1 {event.identity}", math.inf, redelivered=redelivered)
-    held = HeldStore(app.runtime.store, app.runtime.publisher, receipt, line)
-    delivery = Delivery(app.runtime, app.subscriptions[0], event, token="o:1", decisions=held)
+    receipt = Receipt("o:1", f"1 {event.identity}", math.inf, redelivered=redelivered)
+    decisions = FastDecisions(app.runtime.store, app.runtime.publisher, receipt, line)
+    delivery = Delivery(app.runtime, app.subscriptions[0], event, token="o:1", decisions=decisions)
 
-    held.begin(delivery.claim)
+    decisions.begin(delivery.claim)
     delivery.react({}, delivery.context({}))
 
     assert handled == [[redelivered]]

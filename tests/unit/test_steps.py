@@ -21,7 +21,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Any:
     @app.on(OrderPlaced)
     def charge(order: OrderPlaced) -> None: ...
 
-    monkeypatch.setattr(steps, "PAUSES", (0.01,))
+    monkeypatch.setattr(steps, "PAUSE_SECONDS", (0.01,))
     return SimpleNamespace(app=app)
 
 

@@ -141,7 +141,7 @@ class Bench:
 
     def both(self, **options: Any) -> tuple[list[Any], list[Any]]:
         """What Flower is told of a delivery in the short way, and of one in Celery's."""
-        assert self.task.is_brief
+        assert self.task.has_short_tracer
         told = []
         for way, unit in ((self.short, "e-1"), (self.celerys, "e-2")):
             self.deliver(way, unit=unit, **options)
@@ -309,7 +309,7 @@ def test_a_pool_of_the_users_own_is_asked():
 
 def test_a_copy_that_is_given_back_is_rejected_as_with_celery(monkeypatch: pytest.MonkeyPatch):
     bench = Bench()
-    monkeypatch.setattr("choreo.worker.handler.STORE_PAUSE", 0)
+    monkeypatch.setattr("choreo.worker.outage.STORE_PAUSE", 0)
     monkeypatch.setattr(bench.stage.store, "begin", None)
 
     short, celerys = bench.both()
@@ -328,11 +328,11 @@ def test_what_waits_for_a_thread_is_reserved_and_not_active():
 
     eventually(lambda: state.active_requests)
     assert [request.id for request in state.active_requests] == [task_id(identity_of("e-1"), HANDLER)]
-    assert workload.waiting() == 1
+    assert workload.unstarted_count() == 1
     go_on.set()
     eventually(lambda: [kind for kind, _ in bench.events.sent].count("task-succeeded") == 2)
     assert bench.acked == ["e-1", "e-2"]
-    assert workload.waiting() == 0
+    assert workload.unstarted_count() == 0
 
 
 @pytest.mark.parametrize("way", ["short", "celerys"])

@@ -141,7 +141,7 @@ def test_a_failure_is_told_by_celery(error: BaseException, retries: int, state: 
 
 def test_a_copy_that_is_given_back_is_rejected_as_with_celery(monkeypatch: pytest.MonkeyPatch):
     bench = Bench()
-    monkeypatch.setattr("choreo.worker.handler.STORE_PAUSE", 0)
+    monkeypatch.setattr("choreo.worker.outage.STORE_PAUSE", 0)
     monkeypatch.setattr(bench.stage.store, "begin", None)
 
     short, celerys = bench.run(unit="e-1"), bench.run(bench.celerys, unit="e-2")

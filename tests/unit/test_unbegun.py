@@ -75,7 +75,7 @@ def test_an_event_whose_handler_was_not_called_becomes_a_dead_letter(base: type[
 @pytest.mark.parametrize("base", [RaisesInCall, RaisesBefore])
 def test_without_a_store_it_stays_in_its_queue(base: type[Task], monkeypatch: pytest.MonkeyPatch) -> None:
     stage = make(base, True)
-    monkeypatch.setattr(type(stage.store), "bury", lambda *_: (_ for _ in ()).throw(StoreError("away")))
+    monkeypatch.setattr(type(stage.store), "add_letter", lambda *_: (_ for _ in ()).throw(StoreError("away")))
 
     with pytest.raises(Reject) as raised:
         stage.deliver(OrderPlaced(customer_id="alice"))

@@ -6,8 +6,8 @@ from datetime import timedelta
 import pytest
 
 from choreo import DeadLetter, Envelope, Event, Reason, Retry, RetryLater, Service, Terms
-from choreo.delivery.burial import park_undeclared
 from choreo.delivery.signals import FIRED, signal
+from choreo.delivery.undeclared_letters import park_undeclared
 from choreo.errors import DeadLetterError
 from choreo.events.message import Message
 from choreo.store import Scheduled

@@ -14,7 +14,7 @@ from kombu.exceptions import ContentDisallowed, OperationalError
 
 from choreo import Service
 from choreo.errors import StoreError
-from choreo.worker.keeping import KeepingRequest
+from choreo.worker.request import SafeRequest
 from choreo.worker.unrunnable import FAULTS, guard_traces, guarded
 from tests.unit.events import OrderPlaced
 from tests.unit.stage import service
@@ -106,7 +106,7 @@ def test_an_event_that_was_handled_and_acked_makes_no_dead_letter(app: Service, 
 
 def test_without_a_store_it_stays_in_its_queue(app: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("choreo.broker.queue.STORE_PAUSE", 0)
-    monkeypatch.setattr(type(app.runtime.store), "bury", lambda *_: (_ for _ in ()).throw(StoreError("away")))
+    monkeypatch.setattr(type(app.runtime.store), "add_letter", lambda *_: (_ for _ in ()).throw(StoreError("away")))
     rig = Rig(app, ValueError("no"))
 
     rig.run()
@@ -159,7 +159,7 @@ def test_a_task_that_asks_for_its_message_to_be_rejected_is_left_alone(app: Serv
 def test_what_a_pool_could_not_read_is_kept_but_no_notice_of_another_letter(app: Service, name: str) -> None:
     rig = Rig(app, ValueError(), name)
     rig.message.headers["task"] = name
-    request = KeepingRequest(rig.message, app=app, task=app.tasks[name], on_ack=rig.message.ack_log_error)
+    request = SafeRequest(rig.message, app=app, task=app.tasks[name], on_ack=rig.message.ack_log_error)
     try:
         raise ContentDisallowed("no JSON")
     except ContentDisallowed:
@@ -173,7 +173,7 @@ def test_a_run_whose_answer_could_not_be_written_makes_no_dead_letter_and_comes_
     rig = Rig(app, ValueError(), "payment.charge")
     rig.message.headers["task"] = "payment.charge"
     answers = {"on_ack": rig.message.ack_log_error, "on_reject": rig.message.reject_log_error}
-    request = KeepingRequest(rig.message, app=app, task=app.tasks["payment.charge"], **answers)
+    request = SafeRequest(rig.message, app=app, task=app.tasks["payment.charge"], **answers)
     try:
         raise MaybeEncodingError(TypeError("cannot pickle"), "answer")
     except MaybeEncodingError:

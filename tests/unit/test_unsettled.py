@@ -21,8 +21,8 @@ ORDER = OrderPlaced(customer_id="alice", total_cents=500)
 
 @pytest.fixture(autouse=True)
 def _no_pause(monkeypatch):
-    monkeypatch.setattr("choreo.worker.handler.STORE_PAUSE", 0)
-    monkeypatch.setattr("choreo.worker.outage.MOST", 0)
+    monkeypatch.setattr("choreo.worker.outage.STORE_PAUSE", 0)
+    monkeypatch.setattr("choreo.worker.outage.MOST_SECONDS", 0)
 
 
 def stage_of(behave, **options) -> Stage:
@@ -81,7 +81,7 @@ def test_a_store_that_fails_while_something_is_parked_keeps_it_in_its_queue(monk
         return DriverAssigned()
 
     stage = Stage(app)
-    monkeypatch.setattr(stage.store, "bury", raising(StoreError("no store")))
+    monkeypatch.setattr(stage.store, "add_letter", raising(StoreError("no store")))
     about_nothing = envelope(OrderConfirmed(), subject="")
 
     assert is_given_back(stage.deliver(about_nothing))
@@ -171,10 +171,10 @@ def test_a_deadline_that_comes_again_after_its_retry_is_recorded_runs_nothing():
     stage.deliver(envelope(OrderConfirmed(), subject="ORD-1"))
     stage.wait(61)
     [(key, _)] = stage.store.due("driver.assign", 10, 5)
-    reminder = stage.clock.reminder("driver.assign", key, stage.store.now())
+    due_signal = stage.clock.deadline_signal("driver.assign", key, stage.store.now())
 
     for _ in range(3):
-        stage.deliver(Envelope.from_wire(json.loads(reminder.body)[0][0]))
+        stage.deliver(Envelope.from_wire(json.loads(due_signal.body)[0][0]))
 
     assert runs == [1]
     stage.store.sent("driver.assign", [key])

@@ -9,7 +9,7 @@ import pytest
 from billiard.pool import ApplyResult
 from celery.worker import state
 
-from choreo.broker.workload import begun, listed
+from choreo.broker.workload import listed, started_tags
 
 
 class Changing:
@@ -58,4 +58,4 @@ def test_what_was_written_to_a_pool_child_counts_as_begun(jobs: dict[Any, Any]):
         state.task_reserved(request)
     state.task_accepted(requests[0])
 
-    assert begun() == {"active", "written"}
+    assert started_tags() == {"active", "written"}

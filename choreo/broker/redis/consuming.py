@@ -17,15 +17,15 @@ from redis.exceptions import RedisError
 
 from choreo.broker import workload
 from choreo.broker.broadcasts import dropping
-from choreo.broker.incoming import brief
+from choreo.broker.incoming import shortened
 from choreo.broker.redis import ownership as owning
 from choreo.broker.redis.bounded import BoundedMessage
 from choreo.broker.redis.keys import INBOX
 from choreo.broker.redis.packing import unpack
 from choreo.broker.redis.qos import QoS
-from choreo.broker.redis.receipt import CERTAIN_UNTIL, CLAIM, INFLIGHT, OWNER, TAG, Receipt
+from choreo.broker.redis.receipt import CERTAIN_UNTIL, CLAIM, TAG, Receipt
 from choreo.broker.redis.taken import Taken, untouched
-from choreo.broker.redis.taking import TakingChannel, serving
+from choreo.broker.redis.taking import TakingChannel, reconnect_on_refusal
 from choreo.redis_client.refusals import explained
 
 logger = logging.getLogger(__name__)
@@ -136,8 +136,7 @@ class ConsumingChannel(TakingChannel):
 
     def receipt_of(self, taken: Taken) -> Receipt:
         """The receipt of a taken message that was never delivered before."""
-        owner = taken.tag.rpartition(":")[0]
-        return Receipt(owner, self.keys.inflight(owner), taken.tag, taken.claim, taken.certain_until)
+        return Receipt(taken.tag, taken.claim, taken.certain_until)
 
     def _deliver_taken(self) -> bool:
         if not self.has_event_loop:
@@ -163,7 +162,7 @@ class ConsumingChannel(TakingChannel):
         """False if the owner has changed, since this process slept so long that its messages were returned."""
         own = self.own()
         if not own.is_fresh():
-            with serving():
+            with reconnect_on_refusal():
                 own.beat()
         return tag.startswith(own.owner)
 
@@ -172,8 +171,7 @@ class ConsumingChannel(TakingChannel):
         properties = payload["properties"]
         properties["delivery_tag"] = tag or self._next_delivery_tag()
         if tag:
-            owner = tag.rpartition(":")[0]
-            about = {OWNER: owner, INFLIGHT: self.keys.inflight(owner), TAG: tag, CERTAIN_UNTIL: taken.certain_until}
+            about = {TAG: tag, CERTAIN_UNTIL: taken.certain_until}
             properties["delivery_info"].update(about | {CLAIM: taken.claim} if taken.claim else about)
         return payload
 
@@ -184,7 +182,7 @@ class ConsumingChannel(TakingChannel):
         except (Empty, MemoryError, *self.connection_errors):
             raise
         except Exception as error:  # a decoder may raise anything
-            logger.error("a published message that cannot be read is dropped: %s", brief(error))
+            logger.error("a published message that cannot be read is dropped: %s", shortened(error))
             raise Empty from error
 
     # -- acks ------------------------------------------------------------------------------------------------------
@@ -217,7 +215,7 @@ class ConsumingChannel(TakingChannel):
             own.return_soon([str(tag) for tag in tags], counted=counted)
 
     def before_poll(self) -> None:
-        """Send acks that no take will send soon: a take waits for a wake-up token, or no message may be consumed."""
+        """Send acks that no take will send soon: a take waits for a wake-up mark, or no message may be consumed."""
         own = self._ownership
         if own is None or not own.has_acks or self._ended or (self._taking is not None and not self._waiting):
             return
@@ -228,7 +226,7 @@ class ConsumingChannel(TakingChannel):
     def flush_acks(self) -> None:
         """Send the noted acks now."""
         if self._ownership is not None and self._ownership.has_acks:
-            with serving():
+            with reconnect_on_refusal():
                 self._ownership.flush(self.wire)
 
     # -- stopping --------------------------------------------------------------------------------------------------
@@ -253,7 +251,7 @@ class ConsumingChannel(TakingChannel):
         own = self._ownership
         if own is None or self._ended:
             return
-        started = workload.begun()
+        started = workload.started_tags()
         tags = [str(tag) for tag in tuple(self.qos._delivered) if tag not in started and tag not in self.qos._dirty]
         self.give_back(tags, counted=False)
 

@@ -12,11 +12,11 @@ class ConsumerHooks:
     One object serves one channel. An object whose methods do nothing may serve any number of channels.
     """
 
-    def asking(self) -> int:
-        """Called before the channel asks Redis for messages. `answered` gets the returned number."""
+    def before_take(self) -> int:
+        """Called before the channel asks Redis for messages. `after_take` gets the returned number."""
         return 0
 
-    def answered(self, asked: int) -> None:
+    def after_take(self, asked: int) -> None:
         """Called after Redis has answered, or the read has failed. Until then messages are delivered, if any came."""
 
     def before_delivery(self, taken: Taken, following: Sequence[Taken]) -> None:

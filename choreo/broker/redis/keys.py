@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 
 #: Consumer argument that names the inbox of the queue's handler: the retention in ms, a space, and the start of the
-#: names of the handler's keys. See lua/claim.lua.
+#: names of the handler's keys. See lua/claim_copy.lua.
 INBOX = "x-choreo-inbox"
 
 #: kombu's separator between the parts of a binding, if the transport option `sep` names no other.
@@ -43,7 +43,7 @@ class Keys:
         return f"{self.prefix}_choreo.exchanges"
 
     def inflight(self, owner: str) -> str:
-        """Hash, one per owner: tag -> the queue's key, the wake-up token's key, and the message."""
+        """Hash, one per owner: tag -> the queue's key, the wake-up mark's key, and the message."""
         return f"{self.prefix}_choreo.inflight.{owner}"
 
     @property
@@ -52,13 +52,13 @@ class Keys:
         return re.sub(r"([\\*?\[\]])", r"\\\1", self.inflight("")) + "*"
 
     def begun(self, owner: str) -> str:
-        """Set, kept for a day: tags of messages that the owner had begun. The store's lease.lua uses it too."""
+        """Set, kept for a day: tags of messages that the owner had begun. The store's claim_unit.lua uses it too."""
         return f"{self.prefix}_choreo.begun.{owner}"
 
     def routes(self, exchange: str) -> str:
         """Hash, a cache: routing key -> queues. See lua/route.lua."""
         return f"{self.prefix}_choreo.routes.{exchange}"
 
-    def token(self, queue: str) -> str:
-        """List of at most one element, the wake-up token: it wakes a consumer that blocks on the list."""
+    def wake_up(self, queue: str) -> str:
+        """List of at most one element, the wake-up mark: it wakes a consumer that blocks on the list."""
         return f"{self.prefix}_choreo.wake.{queue}"

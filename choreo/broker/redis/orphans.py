@@ -15,7 +15,7 @@ from choreo.broker.redis.keys import Keys
 from choreo.redis_client.wire import Wire
 
 #: How many keys one SCAN looks at, and for how many seconds one turn scans before beats get their turn.
-STEP = 2000
+KEYS_PER_SCAN = 2000
 TURN_SECONDS = 0.3
 
 
@@ -37,7 +37,7 @@ class Orphans:
         until = monotonic() + TURN_SECONDS
         while self._cursor is not None and monotonic() < until:
             try:
-                args = ("MATCH", self._keys.all_inflight, "COUNT", STEP, "TYPE", "hash")
+                args = ("MATCH", self._keys.all_inflight, "COUNT", KEYS_PER_SCAN, "TYPE", "hash")
                 cursor, names = self._wire.command("SCAN", self._cursor, *args)
             except ResponseError:
                 self._cursor = None

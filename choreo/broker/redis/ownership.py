@@ -165,7 +165,7 @@ class Ownership:
                 self._guarded(partial(self._on_turn, self._wire))
             self._guarded(self._orphans.look)
             for owner in self._orphans.due():
-                if self._guarded(partial(self._bury_if_possible, owner)):
+                if self._guarded(partial(self._recover_if_possible, owner)):
                     self._orphans.forget(owner)
             hurry = self._returns or not self._orphans.looked
             return min(RETRY_SECONDS, self.timeout / 3) if hurry else self.timeout / 3
@@ -209,14 +209,14 @@ class Ownership:
             if known:
                 self._last_beat = started
             elif not (self._retired or self._leaving):
-                self.renew()
+                self.begin_anew()
         for owner in dead:
-            self._bury_if_possible(owner.decode())
+            self._recover_if_possible(owner.decode())
 
-    def _bury_if_possible(self, owner: str) -> None:
-        """Bury an owner. Only a broken connection raises: any other error must not keep other owners from burial."""
+    def _recover_if_possible(self, owner: str) -> None:
+        """Recover an owner's messages. Only a broken connection raises: those of other owners must be recovered too."""
         try:
-            self.bury(owner)
+            self.recover(owner)
         except (exceptions.ConnectionError, exceptions.TimeoutError, OSError):
             raise
         except Exception as exc:
@@ -232,8 +232,8 @@ class Ownership:
         """True if the last beat is younger than the timeout, so that no consumer can have found this owner dead."""
         return monotonic() - self._last_beat < self.timeout
 
-    def renew(self) -> None:
-        """Go on under a new owner: this one was buried, or Redis has lost its memory."""
+    def begin_anew(self) -> None:
+        """Go on under a new owner: this one was found dead, or Redis has lost its memory."""
         logger.warning(
             "consumer %s is not registered any more (it was silent for more than %g s, or Redis lost its memory); "
             "its messages in flight are no longer its own, and it goes on under a new name",
@@ -300,7 +300,7 @@ class Ownership:
         """
         return self._return(self.owner, tags, exclude=False, counted=counted, untouched=untouched, must_be_dead=False)
 
-    def bury(self, owner: str) -> None:
+    def recover(self, owner: str) -> None:
         """Return all messages of an owner, if it is dead by the server's clock."""
         count = self._return(owner, (), exclude=True, counted=True, untouched=(), must_be_dead=True)
         if count:

@@ -1,4 +1,4 @@
-"""Publishing on choreo's Redis transport: up to `MOST` messages are sent, then the line waits for all answers.
+"""Publishing on choreo's Redis transport: up to `MOST_UNANSWERED` messages are sent, then the line waits for answers.
 
 Each message is one script call, which puts copies into all queues or none, and answers how many. It bypasses kombu's
 producer, which takes as much time for each message as Redis does.
@@ -16,13 +16,13 @@ from choreo.broker.redis import scripts
 from choreo.broker.redis.packing import head_of_event, tail_of_copy
 from choreo.redis_client.refusals import explained
 from choreo.redis_client.scripts import Script
-from choreo.redis_client.wire import Part, pack
+from choreo.redis_client.wire import Argument, pack
 
 #: The most messages that are sent before their answers are read.
-MOST = 64
+MOST_UNANSWERED = 64
 
 #: A script, its keys and its arguments.
-Call = tuple[Script, list[Part], list[Part]]
+Call = tuple[Script, list[Argument], list[Argument]]
 
 
 class RedisLine(VirtualLine):
@@ -33,12 +33,12 @@ class RedisLine(VirtualLine):
         self._channel: Any = None
 
     def send(self, posts: Sequence[Post]) -> None:
-        """Send all posts, `MOST` at a time. A post that the server refuses is marked; the others are sent."""
+        """Send all posts, `MOST_UNANSWERED` at a time. A post that the server refuses is marked; others are sent."""
         if self._channel is None:
             ensure_connected(self._connection)
             self._channel = self._connection.channel()
-        for start in range(0, len(posts), MOST):
-            self._send(posts[start : start + MOST])
+        for start in range(0, len(posts), MOST_UNANSWERED):
+            self._send(posts[start : start + MOST_UNANSWERED])
 
     def _send(self, posts: Sequence[Post]) -> None:
         wire = self._channel.wire
@@ -72,7 +72,8 @@ class RedisLine(VirtualLine):
         head, priority = head_of_event(message), channel._q_for_pri("", 0)
         if post.to_one_queue:
             queue = message.routing_key
-            return scripts.PUT, [prefix + queue + priority, keys.token(queue)], [head + tail_of_copy(queue, tag), 0]
+            return scripts.PUT, [prefix + queue + priority, keys.wake_up(queue)], [head + tail_of_copy(queue, tag), 0]
         exchange = message.exchange
-        names: list[Part] = [prefix + channel.keyprefix_queue % exchange, keys.routes(exchange)]
-        return scripts.BROADCAST, names, [message.routing_key, channel.sep, prefix, priority, keys.token(""), head, tag]
+        names: list[Argument] = [prefix + channel.keyprefix_queue % exchange, keys.routes(exchange)]
+        args = [message.routing_key, channel.sep, prefix, priority, keys.wake_up(""), head, tag]
+        return scripts.BROADCAST, names, args

@@ -107,7 +107,7 @@ class PublishingChannel(kombu_redis.Channel):
         prefix = self.global_keyprefix
         keys = [prefix + self.keyprefix_queue % exchange, self.keys.routes(exchange)]
         tag = message["properties"]["delivery_tag"]
-        args = [routing_key, self.sep, prefix, priority, self.keys.token(""), head_of_copies(message), tag]
+        args = [routing_key, self.sep, prefix, priority, self.keys.wake_up(""), head_of_copies(message), tag]
         batch = kwargs.get("_publish_batch")
         if batch is not None:
             # A pipeline cannot load a missing script, so it sends the source.
@@ -122,7 +122,7 @@ class PublishingChannel(kombu_redis.Channel):
         """Put a message into one queue."""
         priority = self._get_message_priority(message, reverse=False)
         prefix, expires = self.global_keyprefix, self._expires.get(queue, 0)
-        keys = [prefix + self._q_for_pri(queue, priority), self.keys.token(queue)]
+        keys = [prefix + self._q_for_pri(queue, priority), self.keys.wake_up(queue)]
         if expires:
             keys += [prefix + self._q_for_pri(queue, step) for step in self.priority_steps]
         args = [dumps(message), expires]
@@ -197,7 +197,7 @@ class PublishingChannel(kombu_redis.Channel):
         prefix = self.global_keyprefix
         self.wire.call(
             scripts.FORGET,
-            [self.keys.bound, self.keys.exchanges, self.keys.token(queue)],
+            [self.keys.bound, self.keys.exchanges, self.keys.wake_up(queue)],
             [
                 queue,
                 self.sep,

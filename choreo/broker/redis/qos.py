@@ -25,9 +25,9 @@ from choreo.broker.redis.taking import CERTAIN
 #: Seconds. They are counted from the request for a message, which may wait for a second until there is one.
 SLOW = 2.0
 #: Seconds until a slow queue is asked again: less than a message of it takes.
-SOON = 0.1
+SOON_SECONDS = 0.1
 #: The most unacked messages among which slow queues are looked for.
-MOST = 1000
+MOST_DELIVERED = 1000
 
 
 class QoS(virtual.QoS):
@@ -82,11 +82,11 @@ class QoS(virtual.QoS):
     def _may_be_slow(self, slow_before: float) -> bool:
         # The first message is the oldest. With thousands of countdowns it would take too long to look at all of them.
         oldest = next(iter(self._delivered.values()), None)
-        return oldest is not None and len(self._delivered) <= MOST and _certain_until(oldest) < slow_before
+        return oldest is not None and len(self._delivered) <= MOST_DELIVERED and _certain_until(oldest) < slow_before
 
     def until_room(self) -> float:
         """The seconds after which a queue that was full in the last answer of `room` may have room again."""
-        return min(self.held_for(), SOON if self._has_slow else math.inf)
+        return min(self.held_for(), SOON_SECONDS if self._has_slow else math.inf)
 
     def _free(self, held: Mapping[str, int]) -> int | None:
         if not self.prefetch_count:

@@ -1,4 +1,4 @@
-"""The receipt of a delivery on Redis: its owner, and the key and field under which its message is in flight."""
+"""The receipt of a delivery on Redis: the tag under which its message is in flight, and the claim made for it."""
 
 import time
 from collections.abc import Mapping
@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 #: Names in `message.delivery_info`, one for each field of `Receipt`.
-OWNER, INFLIGHT, TAG = "choreo_owner", "choreo_inflight", "choreo_tag"
-CLAIM, CERTAIN_UNTIL = "choreo_claim", "choreo_certain_until"
+TAG, CLAIM, CERTAIN_UNTIL = "choreo_tag", "choreo_claim", "choreo_certain_until"
 
 #: A clock that all processes of this machine share. CLOCK_BOOTTIME, where it exists, goes on while the machine sleeps.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -23,16 +22,15 @@ class Receipt:
     """
     Names the record of a delivery, so that a script can ask "is this delivery still mine?" and ack it.
 
-    `HDEL inflight tag` answers 1 exactly once, and only while the delivery belongs to the consumer that received it.
-    Acking it a second time through the channel does no harm.
+    The tag is the owner of the message in flight, a colon and a number. It is a field of the hash `Keys.inflight` of
+    this owner, exactly as long as the delivery belongs to the consumer that received it, and is not acked. Acking it a
+    second time through the channel does no harm.
     The receipt travels in the message's properties, so a pool child has it in `task.request.properties`.
 
-        >>> Receipt.of({"delivery_info": {"choreo_owner": "o", "choreo_inflight": "i", "choreo_tag": "o:1"}}).tag
+        >>> Receipt.of({"delivery_info": {"choreo_tag": "o:1"}}).tag
         'o:1'
     """
 
-    owner: str
-    inflight: str
     tag: str
     #: The claim that was made when the message was taken: the attempt, a space, the unit. "" if there is none.
     claim: str = ""
@@ -45,10 +43,10 @@ class Receipt:
     def of(cls, properties: Mapping[str, Any] | None) -> Self | None:
         """The receipt in a message's properties; None if the message was not taken through this transport."""
         info = (properties or {}).get("delivery_info") or {}
-        if OWNER not in info:
+        if TAG not in info:
             return None
         claim, until = info.get(CLAIM, ""), info.get(CERTAIN_UNTIL, 0.0)
-        return cls(info[OWNER], info[INFLIGHT], info[TAG], claim, until, bool(info.get("redelivered")))
+        return cls(info[TAG], claim, until, bool(info.get("redelivered")))
 
     def holds(self, unit: str, attempt: int) -> bool:
         """True if this delivery certainly holds the claim of this attempt, so that the store need not be asked."""

@@ -4,7 +4,7 @@ The taking half of a consuming channel: it takes messages up to the free prefetc
 A message is in flight from the moment at which it leaves its queue: see lua/take.lua. This half asks Redis, and keeps
 the messages that have arrived. `consuming.py` delivers them.
 
-*When a channel asks.* A channel without messages sends "wait for a wake-up token" and "take" in one go. While more
+*When a channel asks.* A channel without messages sends "wait for a wake-up mark" and "take" in one go. While more
 messages wait in Redis, it asks again when half of the last batch is delivered, so that it need not stand still until
 Redis answers. If messages come one by one in quick succession, and the worker handles them in its main process, it
 rests for `REST` seconds before it asks again: waking up for each message would cost more than handling it.
@@ -31,10 +31,10 @@ from choreo.broker.redis.receipt import machine_time
 from choreo.broker.redis.taken import Taken
 from choreo.redis_client.evictions import watch
 from choreo.redis_client.refusals import explained
-from choreo.redis_client.wire import PackedOnce, Part, Wire
+from choreo.redis_client.wire import Argument, PackedOnce, Wire
 
 #: The most messages of one take, however large the prefetch is.
-BATCH = 100
+BATCH_MESSAGES = 100
 
 #: The fewest messages for which a channel asks while it still has some to deliver.
 WORTH = 8
@@ -42,7 +42,7 @@ WORTH = 8
 #: Seconds. If messages come one by one, and less than `RUSH` apart, the channel rests for `REST` before it asks.
 RUSH = REST = 0.003
 
-#: The longest and the shortest wait for a wake-up token, in seconds, while a queue is full.
+#: The longest and the shortest wait for a wake-up mark, in seconds, while a queue is full.
 LONGEST_WAIT, BLINK = 1.0, 0.01
 
 #: The part of `consumer_timeout` in which a handler may begin on the claim of its take, without asking the store.
@@ -109,9 +109,9 @@ class TakingChannel(PublishingChannel):
         self._taking: Take | None = None
         #: The number that `hooks.asking` returned for the take under way.
         self._asked = 0
-        #: True while the take under way waits for a wake-up token.
+        #: True while the take under way waits for a wake-up mark.
         self._waiting = False
-        #: True if messages may be left in Redis: the next poll takes at once, and does not wait for a wake-up token.
+        #: True if messages may be left in Redis: the next poll takes at once, and does not wait for a wake-up mark.
         self._expecting = True
         self._sequence = 0
         self._pace = Pace()
@@ -169,7 +169,7 @@ class TakingChannel(PublishingChannel):
             pool.connection_kwargs["socket_timeout"] = min(self.socket_timeout or patience, patience)
             own = Ownership(Wire(lambda: pool), self.keys, float(self.consumer_timeout), int(self.at_a_time))
             server = self.connection.client.as_uri().rpartition("@")[2]
-            with serving():
+            with reconnect_on_refusal():
                 own.start(
                     lambda wire: server_settings.check(wire, server),
                     lambda wire: watch(server, lambda: wire.command("INFO")),
@@ -181,7 +181,7 @@ class TakingChannel(PublishingChannel):
     # -- asking --------------------------------------------------------------------------------------------------------
 
     def _brpop_start(self, timeout: float | None = None) -> None:
-        """Take messages: at once if some may be there or acks are noted, else after a wake-up token or ``timeout``."""
+        """Take messages: at once if some may be there or acks are noted, else after a wake-up mark or ``timeout``."""
         # While messages wait for their delivery, ask for none: see `ConsumingChannel._deliver_slice`.
         self._ask(0 if self._arrived else self._room(), timeout)
 
@@ -200,7 +200,7 @@ class TakingChannel(PublishingChannel):
         connection = self.client.connection
         at_once = self._expecting or self._arrived or (self._ownership is not None and self._ownership.has_acks)
         packed, self._taking = self._pack_take(queues, limit, None)
-        self._asked = self.hooks.asking()
+        self._asked = self.hooks.before_take()
         if not at_once:
             # Redis runs the second command as soon as the first ends, without another round trip.
             packed = self._pack_wait(queues, timeout or self.brpop_timeout or 0) + packed
@@ -219,8 +219,8 @@ class TakingChannel(PublishingChannel):
         if "can_consume" in self.qos.__dict__:
             return 1  # Celery's worker_disable_prefetch replaces `can_consume`, and decides one by one
         if free is None:
-            free = BATCH if self.has_event_loop else 1
-        return min(free, BATCH) - len(self._arrived)
+            free = BATCH_MESSAGES if self.has_event_loop else 1
+        return min(free, BATCH_MESSAGES) - len(self._arrived)
 
     @property
     def is_resting(self) -> bool:
@@ -251,7 +251,7 @@ class TakingChannel(PublishingChannel):
         Otherwise it would ask for one message after each one that the pool finishes.
         """
         room = self.qos.can_consume_max_estimate()
-        return room is not None and workload.waiting() > 2 * room
+        return room is not None and workload.unstarted_count() > 2 * room
 
     def _next_sequence(self, count: int) -> int:
         """Reserve ``count`` numbers. They are not used again even if the answer to the take gets lost."""
@@ -271,8 +271,8 @@ class TakingChannel(PublishingChannel):
         before = self._next_sequence(limit)
         command = self.wire.evalsha(scripts.TAKE, (), ())[:2]
 
-        def same() -> tuple[list[Part], list[Part]]:
-            names = [keys.consumers, inflight, *[keys.token(queue) for queue in queues]]
+        def same() -> tuple[list[Argument], list[Argument]]:
+            names = [keys.consumers, inflight, *[keys.wake_up(queue) for queue in queues]]
             names += [prefix + self._q_for_pri(queue, step) for step in self.priority_steps for queue in queues]
             flags = "".join("1" if flag else "0" for flag in quick)
             inboxes = [self._inboxes.get(queue, "") if no_ack is None else "" for queue in queues]
@@ -282,8 +282,8 @@ class TakingChannel(PublishingChannel):
         return packed, Take(queues, acks, owner, range(before + 1, before + limit + 1), machine_time())
 
     def _pack_wait(self, queues: list[str], seconds: float) -> bytes:
-        def same() -> tuple[list[Part], list[Part]]:
-            return ["BRPOP", *[self.keys.token(queue) for queue in queues], str(seconds)], []
+        def same() -> tuple[list[Argument], list[Argument]]:
+            return ["BRPOP", *[self.keys.wake_up(queue) for queue in queues], str(seconds)], []
 
         return self._packed.command((*queues, seconds), same)
 
@@ -304,7 +304,7 @@ class TakingChannel(PublishingChannel):
             return self._on_taken(answer, take)
         finally:
             # An idle worker gets here once a second.
-            self.hooks.answered(asked)
+            self.hooks.after_take(asked)
 
     def _read_take(self) -> tuple[list[Any], Take]:
         connection = self.client.connection
@@ -326,7 +326,7 @@ class TakingChannel(PublishingChannel):
 
     def _read_answer(self, connection: Any) -> Any:
         try:
-            with serving():
+            with reconnect_on_refusal():
                 try:
                     return connection.read_response()
                 except NoScriptError:
@@ -340,7 +340,7 @@ class TakingChannel(PublishingChannel):
     def _on_taken(self, answer: list[Any], take: Take) -> bool:
         if answer[0] == -1:
             self._expecting = True
-            with serving():
+            with reconnect_on_refusal():
                 self.own().beat()
             raise Empty()
         answer = self._without_troubles(answer)
@@ -388,7 +388,7 @@ class TakingChannel(PublishingChannel):
             self._ownership.return_lost(take.tags)
 
     def _drop_poll(self) -> None:
-        """Close the polled connection. Kombu would wait for its answer; at most a wake-up token is lost."""
+        """Close the polled connection. Kombu would wait for its answer; at most a wake-up mark is lost."""
         connection = getattr(self.__dict__.get("client"), "connection", None)
         if self._in_poll and connection is not None:
             connection.disconnect()
@@ -420,7 +420,7 @@ def _wake_up() -> None:
     """Do nothing: the call makes the event loop take a turn."""
 
 
-class serving:  # noqa: N801 - it is used as a function
+class reconnect_on_refusal:  # noqa: N801 - it is used as a function
     """
     Context: a refusal by the server raises `ConnectionError`, so that the consumer reconnects.
 

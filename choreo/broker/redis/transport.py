@@ -13,11 +13,11 @@ copy has a delivery tag of its own and is addressed to its one queue (exchange `
 that is requeued or sent again stays in that queue.
 
 *Queue.* A queue is a plain list under its own name, with kombu's suffix for each priority. Messages are taken from its
-right end. Beside each queue there is a list with at most one element, the wake-up token, on which an idle consumer
-blocks. The consumer sends "wait for the token" and "take" in one go. A lost token costs a second, not a message.
+right end. Beside each queue there is a list with at most one element, the wake-up mark, on which an idle consumer
+blocks. The consumer sends "wait for the mark" and "take" in one go. A lost mark costs a second, not a message.
 
 *Take.* One script moves messages, up to the free prefetch, from the queues into the consumer's own hash
-`_choreo.inflight.<owner>` (tag -> queue, wake-up token, message). The same script acks earlier messages. At no moment
+`_choreo.inflight.<owner>` (tag -> queue, wake-up mark, message). The same script acks earlier messages. At no moment
 is a message in the memory of a process only.
 
 *Claim.* If a queue is consumed with the argument `keys.INBOX`, the same script reads the inbox of the queue's handler.

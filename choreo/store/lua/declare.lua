@@ -6,8 +6,8 @@
 -- ARGV[1] worker     ARGV[2] ms for which it counts as alive from now on; 0: it ends
 -- ARGV[3] n          ARGV[4..n+3] its bindings     ARGV[n+4..] bindings that it has removed from the broker
 -- Returns: {1 if the worker was known as alive else 0, stale bindings, removed bindings to make again}.
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+--!include redis_client/now
+local now = now_ms()
 local worker, ttl, count = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 
 local known = 0
@@ -38,10 +38,10 @@ else
   redis.call('HDEL', KEYS[1], worker)
 end
 
-local stale, again = {}, {}
+local stale, to_restore = {}, {}
 for i = count + 4, #ARGV do
   if live[ARGV[i]] then
-    again[#again + 1] = ARGV[i]
+    to_restore[#to_restore + 1] = ARGV[i]
   else
     redis.call('SREM', KEYS[2], ARGV[i])
   end
@@ -49,4 +49,4 @@ end
 for _, binding in ipairs(redis.call('SMEMBERS', KEYS[2])) do
   if not live[binding] then stale[#stale + 1] = binding end
 end
-return {known, stale, again}
+return {known, stale, to_restore}

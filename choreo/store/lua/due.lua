@@ -1,13 +1,13 @@
 -- Hand out the messages that are due, and hold them back from other workers for a while.
 --
--- KEYS 1 due            ZSET schedule id -> time in ms at which the message is due. With a fraction of 0.5 once it was
---                       handed out. Negative for a deadline that was sent: it stays until its join is settled
---      2 post           HASH schedule id -> message; a join's deadline has none
--- ARGV 1 most messages  2 ms for which they are held back
--- Returns               schedule id, message or '' for a deadline; repeated
+-- KEYS[1] due            ZSET schedule id -> time in ms at which the message is due. With a fraction of 0.5 once it was
+--     handed out. Negative for a deadline that was sent: it stays until its join is settled
+-- KEYS[2] messages       HASH schedule id -> message; a join's deadline has none
+-- ARGV[1] most messages  ARGV[2] ms for which they are held back
+-- Returns: schedule id, message or '' for a deadline; repeated
+--!include redis_client/now
 
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now = now_ms()
 local answer = {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], 0, now + 0.5, 'LIMIT', 0, ARGV[1])) do
   local message = redis.call('HGET', KEYS[2], id)

@@ -1,8 +1,8 @@
 -- Find entries of a handler's record that contain a text.
 --
--- KEYS 1 record         STREAM, for the lifetime of the record: see store/runs.py
--- ARGV 1 the text
--- Returns               {id, text, id, text, ...}, oldest first
+-- KEYS[1] record       STREAM, for the lifetime of the record: see store/runs.py
+-- ARGV[1] the text
+-- Returns: {id, text, id, text, ...}, oldest first
 -- The entries that do not match are not sent. One list has at most a thirty-second of the record.
 
 local answer = {}

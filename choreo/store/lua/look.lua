@@ -1,16 +1,16 @@
 -- Read one pending join.
 --
--- KEYS 1 unit           HASH, see lease.lua        2 parts   HASH, see arrive.lua
---      3 due            ZSET, see due.lua
--- ARGV 1 schedule id of its deadline                2 lease in ms
--- Returns               {} if it is not pending, else {the deadline in ms, 1 if the deadline was sent else 0,
---                       attempts that failed, ms left of the claim's lease, name, part, name, part, ...}
+-- KEYS[1] unit           HASH, see claim_unit.lua   KEYS[2] parts   HASH, see arrive.lua
+-- KEYS[3] due            ZSET, see due.lua
+-- ARGV[1] schedule id of its deadline   ARGV[2] lease in ms
+-- Returns: {} if it is not pending, else {the deadline in ms, 1 if the deadline was sent else 0,
+--     attempts that failed, ms left of the claim's lease, name, part, name, part, ...}
+--!include redis_client/now
 
 local score = tonumber(redis.call('ZSCORE', KEYS[3], ARGV[1]))
 if not score then return {} end
 local state = redis.call('HMGET', KEYS[1], 'settled', 'until', 'token', 'inflight')
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now = now_ms()
 local left = state[3] and math.max(tonumber(state[2] or 0) - now, 0) or 0
 if left == 0 and state[4] and redis.call('HEXISTS', state[4], state[3]) == 1 then left = tonumber(ARGV[2]) end
 local deadline = string.format('%.0f', math.floor(math.abs(score)))

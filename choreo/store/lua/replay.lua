@@ -1,19 +1,19 @@
 -- Replay a dead letter: remove it, and schedule its message for the handler that failed.
 --
--- KEYS 1 unit           HASH, see lease.lua; it is deleted    2 parts  HASH, see arrive.lua
---      3 due            ZSET schedule id -> time in ms        4 post   HASH schedule id -> message
---      5 letters        HASH dead letter id -> JSON           6 index  ZSET dead letter id -> time in ms
---      7 done           start of the names of the inbox's HASHes: see redis_client/lua/inbox.lua
--- ARGV 1 dead letter id 2 schedule id   3 delay in ms   4 message   5 retention in ms
---      6 the unit's id in the inbox; '' for a join
---      then a part's name and its text, or '?type' and how many of the type are needed; repeated
--- Returns               1 if replayed, 0 if there is no such letter, or other parts wait for the unit
+-- KEYS[1] unit           HASH, see claim_unit.lua; it is deleted   KEYS[2] parts   HASH, see arrive.lua
+-- KEYS[3] due            ZSET schedule id -> time in ms   KEYS[4] messages   HASH schedule id -> message
+-- KEYS[5] letters        HASH dead letter id -> JSON   KEYS[6] index  ZSET dead letter id -> time in ms
+-- KEYS[7] done           start of the names of the inbox's HASHes: see redis_client/lua/inbox.lua
+-- ARGV[1] dead letter id   ARGV[2] schedule id   ARGV[3] delay in ms   ARGV[4] message   ARGV[5] retention in ms
+-- ARGV[6] the unit's id in the inbox; '' for a join
+--     then a part's name and its text, or '?type' and how many of the type are needed; repeated
+-- Returns: 1 if replayed, 0 if there is no such letter, or other parts wait for the unit
 --!include redis_client/inbox
+--!include redis_client/now
 
 if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
 if redis.call('HDEL', KEYS[5], ARGV[1]) == 0 then return 0 end
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now = now_ms()
 redis.call('ZREM', KEYS[6], ARGV[1])
 redis.call('DEL', KEYS[1])
 if ARGV[6] ~= '' then inbox_remove(KEYS[7], inbox_place(ARGV[6]), tonumber(ARGV[5]), now) end

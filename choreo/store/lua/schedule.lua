@@ -1,10 +1,10 @@
 -- Keep a message for later. The same id is scheduled once.
 --
--- KEYS 1 due            ZSET schedule id -> time in ms        2 post   HASH schedule id -> message
--- ARGV 1 schedule id    2 delay in ms   3 message
--- Returns               1 if it is new, 0 if this id is scheduled already
+-- KEYS[1] due            ZSET schedule id -> time in ms   KEYS[2] messages   HASH schedule id -> message
+-- ARGV[1] schedule id    ARGV[2] delay in ms   ARGV[3] message
+-- Returns: 1 if it is new, 0 if this id is scheduled already
+--!include redis_client/now
 
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now = now_ms()
 redis.call('HSETNX', KEYS[2], ARGV[1], ARGV[3])
 return redis.call('ZADD', KEYS[1], 'NX', now + ARGV[2], ARGV[1])

@@ -1,11 +1,11 @@
 -- Remove messages that the broker has.
 --
--- KEYS 1 due            ZSET, see due.lua          2 post   HASH schedule id -> message
--- ARGV ..               schedule ids
--- Returns               nothing
+-- KEYS[1] due            ZSET, see due.lua   KEYS[2] messages   HASH schedule id -> message
+-- ARGV[1..] schedule ids
+-- Returns: nothing
+--!include redis_client/now
 
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now = now_ms()
 for _, id in ipairs(ARGV) do
   if string.sub(id, 1, 9) == 'deadline:' then
     -- Pending joins are found by their deadlines, so the entry stays until the join is settled. An entry that was not

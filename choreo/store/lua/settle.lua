@@ -1,28 +1,28 @@
--- Shared functions, for `--!include store/settle` after redis_client/inbox: settle a claim. Used by commit.lua and by
--- choreo/fast/lua/commit_fused.lua.
+-- Shared functions, for `--!include store/settle` after redis_client/inbox and redis_client/now: settle a claim. Used
+-- by commit.lua and choreo/fast/lua/commit_fused.lua.
 --
 -- settle(i) settles the claim whose arguments begin at ARGV[i].
--- Returns 'ok' | 'already' (the unit was settled before) | 'stale' (another worker has the claim, or had it)
+-- Returns: 'ok' | 'already' (the unit was settled before) | 'stale' (another worker has the claim, or had it)
 --     | 'lost' (the unit is neither claimed nor settled: this server has lost data)
--- KEYS 1 due            ZSET schedule id -> time in ms        2 post   HASH schedule id -> message
---      3 letters        HASH dead letter id -> JSON           4 index  ZSET dead letter id -> time in ms
---      5 done           start of the names of the inbox's HASHes: see redis_client/lua/inbox.lua
+-- KEYS[1] due            ZSET schedule id -> time in ms   KEYS[2] messages   HASH schedule id -> message
+-- KEYS[3] letters        HASH dead letter id -> JSON   KEYS[4] index   ZSET dead letter id -> time in ms
+-- KEYS[5] done           start of the names of the inbox's HASHes: see redis_client/lua/inbox.lua
 -- (The script names two more keys of each unit, in the same slot of a cluster:
---      ARGV[1] .. 'unit:' .. unit    HASH, see lease.lua; deleted once the unit is finished. But for a join, and a unit
---                       with a dead letter, its field `done` is kept instead of an entry in the inbox: so a replay need
---                       not know the retention of the service
---      ARGV[1] .. 'parts:' .. unit   HASH, a join's parts; deleted once the join is finished)
---      ARGV[1] .. 'runs:' .. number, 'subjects:' .. number   STREAMs, for the lifetime of the record: see store/runs.py
--- ARGV 1 start of the names of the handler's keys          2 '<most entries of one STREAM> <lifetime in ms>'
---      i token          i+1 attempt, see lease.lua
---      i+2 '0' if only the attempt is settled; '2' if the unit is finished, and kept in the inbox; any other text: it
---          is finished, and the text is kept in its HASH
---      i+3 retention    in ms                            i+4 unit
---      i+5 how many of each follow: '<dead letters> <ids> <scheduled> <messages> <identities> <entries>'; '' for none
---      i+6.. dead letters: id, JSON; schedule ids to remove; scheduled: id, delay in ms, message; identities of events
---          that took part in a join with rounds, and if there are any, before them the retention of the inbox in ms;
---          entries of the record of runs: the end of the STREAM's name, text; then the messages, which only
---          commit_fused.lua reads
+--     ARGV[1] .. 'unit:' .. unit    HASH, see claim_unit.lua; deleted once the unit is finished. But for a join, and a
+--         unit with a dead letter, its field `done` is kept instead of an entry in the inbox: so a replay need not know
+--         the retention of the service
+--     ARGV[1] .. 'parts:' .. unit   HASH, a join's parts; deleted once the join is finished
+--     ARGV[1] .. 'runs:' .. number, 'subjects:' .. number   STREAMs, for the lifetime of the record: see store/runs.py)
+-- ARGV[1] start of the names of the handler's keys   ARGV[2] '<most entries of one STREAM> <lifetime in ms>'
+-- ARGV[i] token          ARGV[i+1] attempt, see claim_unit.lua
+-- ARGV[i+2] '0' if only the attempt is settled; '2' if the unit is finished, and kept in the inbox; any other text: it
+--     is finished, and the text is kept in its HASH
+-- ARGV[i+3] retention in ms   ARGV[i+4] unit
+-- ARGV[i+5] how many of each follow: '<dead letters> <ids> <scheduled> <messages> <identities> <entries>'; '' for none
+-- ARGV[i+6..] dead letters: id, JSON; schedule ids to remove; scheduled: id, delay in ms, message; identities of events
+--     that took part in a join with rounds, and if there are any, before them the retention of the inbox in ms;
+--     entries of the record of runs: the end of the STREAM's name, text; then the messages, which only
+--     commit_fused.lua reads
 
 -- Returns how many dead letters, ids to remove, scheduled entries and messages follow, where the messages begin, and
 -- how many identities and entries of the record follow.
@@ -34,15 +34,6 @@ local function shape(i)
   took_part = tonumber(took_part)
   return tonumber(letters), tonumber(unwanted), tonumber(scheduled), tonumber(messages),
     before + (took_part > 0 and took_part + 1 or 0), took_part, tonumber(entries)
-end
-
-local clock
-local function now_ms()
-  if not clock then
-    local time = redis.call('TIME')
-    clock = time[1] * 1000 + math.floor(time[2] / 1000)
-  end
-  return clock
 end
 
 -- Appends entries to the record of runs. Nothing depends on it, so an error of Redis (a key of the wrong type, a user

@@ -1,8 +1,8 @@
 -- Remove a scheduled message that was not handed out yet.
 --
--- KEYS 1 due            ZSET, see due.lua          2 post   HASH schedule id -> message
--- ARGV 1 schedule id
--- Returns               1 if it was removed, 0 if there is none or a worker may be sending it
+-- KEYS[1] due            ZSET, see due.lua   KEYS[2] messages   HASH schedule id -> message
+-- ARGV[1] schedule id
+-- Returns: 1 if it was removed, 0 if there is none or a worker may be sending it
 
 local score = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]))
 -- A negative score is that of a join's deadline which was sent.

@@ -42,8 +42,8 @@ from choreo.delivery.clock import Clock
 from choreo.delivery.delivery import Delivery
 from choreo.delivery.join import JoinDelivery  # noqa: F401 - its methods are wrapped as well
 from choreo.events.message import Message
-from choreo.fast.held import HeldStore
-from choreo.store import Claim, Committed, Settlement, Verdict
+from choreo.fast.decisions import FastDecisions
+from choreo.store import Claim, CommitResult, Settlement, Verdict
 from choreo.store.redis import RedisStore
 from tests.chaos.services import book
 
@@ -111,8 +111,8 @@ class Trap:
             raise PermanentFailure("the plan wants a dead letter")
 
     def commit(
-        self, original: Callable[..., Committed], store: RedisStore | HeldStore, claim: Claim, what: Settlement
-    ) -> Committed:
+        self, original: Callable[..., CommitResult], store: RedisStore | FastDecisions, claim: Claim, what: Settlement
+    ) -> CommitResult:
         kind = "commit"
         # What cancels a join or runs out its time is no attempt; its retry is known by its name.
         if not what.done and (claim.attempt or any(entry.id.startswith("retry:") for entry in what.scheduled)):
@@ -140,13 +140,13 @@ def arm(app: Service) -> None:
     points = {Verdict.RUN: "after begin", Verdict.WAIT: "after wait"}
 
     _around(Delivery, "live", before=trap.enter, after=lambda _: trap.leave())
-    _around(Delivery, "begin", after=lambda begun: begun.verdict in points and trap.spring(points[begun.verdict]))
+    _around(Delivery, "begin", after=lambda result: result.verdict in points and trap.spring(points[result.verdict]))
     _around(Delivery, "react", before=lambda _: trap.refuse())
     _around(Delivery, "_succeeded", before=lambda _: trap.handled())
     _around(Delivery, "postpone", after=lambda _: trap.spring("after postpone"))
     _around(Publisher, "send", after=lambda _: trap.spring("after publish"))
     # In the fast lane a success need not reach the store's own commit.
-    for committing in (RedisStore, HeldStore):
+    for committing in (RedisStore, FastDecisions):
         _wrap(committing, "commit", lambda original: lambda *args: trap.commit(original, *args))
     _wrap(Clock, "_send", lambda original: lambda clock, due: _then(original(clock, due), trap.relayed, due))
 

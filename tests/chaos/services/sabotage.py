@@ -17,7 +17,7 @@ from choreo.delivery.delivery import Delivery
 from choreo.delivery.lease_keeper import LeaseKeeper
 from choreo.fast.fused_store import FusedStore
 from choreo.redis_client.scripts import source_of
-from choreo.store import Arrival, Begun, Claim, Committed, Settlement, Verdict
+from choreo.store import Arrival, Claim, ClaimResult, CommitResult, Settlement, Verdict
 from choreo.store.redis import RedisStore
 from choreo.worker.handler import HandlerTask
 from tests.chaos.services import surgery
@@ -111,7 +111,8 @@ def bury_without_a_note() -> None:
 def never_poison() -> None:
     """However often a unit was begun, it counts as the first time."""
     for name in ("store/begin", "store/arrive"):
-        surgery.in_script(name, "local deliveries = tonumber(before) + (again and 0 or 1)", "local deliveries = 1")
+        counted = "local deliveries = tonumber(before) + (is_repeated and 0 or 1)"
+        surgery.in_script(name, counted, "local deliveries = 1")
 
 
 @_sabotage("own address")
@@ -177,10 +178,10 @@ def remember_the_retry_oneself() -> None:
     """The failed attempt is settled, and its worker keeps the next one in mind."""
 
     def make(original: Method) -> Method:
-        def commit(self: RedisStore, claim: Claim, settlement: Settlement) -> Committed:
+        def commit(self: RedisStore, claim: Claim, settlement: Settlement) -> CommitResult:
             retries = [entry for entry in settlement.scheduled if entry.id.startswith("retry:")]
             others = [entry for entry in settlement.scheduled if entry not in retries]
-            committed: Committed = original(self, claim, replace(settlement, scheduled=others))
+            committed: CommitResult = original(self, claim, replace(settlement, scheduled=others))
             for entry in retries:
                 timer = Timer(entry.delay, self.schedule, [claim.handler, replace(entry, delay=0)])
                 timer.daemon = True
@@ -207,11 +208,11 @@ def commit_in_two_steps() -> None:
     """The unit is settled first, and what follows from it is recorded and sent after that; one may die in between."""
 
     def make(original: Method) -> Method:
-        def commit(self: RedisStore, claim: Claim, settlement: Settlement) -> Committed:
+        def commit(self: RedisStore, claim: Claim, settlement: Settlement) -> CommitResult:
             committed = original(self, claim, Settlement(done=settlement.done, unscheduled=settlement.unscheduled))
             for scheduled in settlement.scheduled:
                 self.schedule(claim.handler, scheduled)
-            return Committed(committed.outcome, unsent=settlement.sent)
+            return CommitResult(committed.outcome, unsent=settlement.sent)
 
         return commit
 
@@ -249,12 +250,12 @@ def drop_seen_parts() -> None:
     """A part that was seen before is dropped, as a join made of "first time?" checks would do."""
 
     def make(original: Method) -> Method:
-        def arrive(self: RedisStore, claim: Claim, arrival: Arrival) -> Begun:
+        def arrive(self: RedisStore, claim: Claim, arrival: Arrival) -> ClaimResult:
             parts = self._unit(claim.handler, claim.unit)[1]
             if self._calls.ask(lambda client: client.hexists(parts, arrival.name)):
-                return Begun(Verdict.WAIT, 1)
-            begun: Begun = original(self, claim, arrival)
-            return begun
+                return ClaimResult(Verdict.WAIT, 1)
+            result: ClaimResult = original(self, claim, arrival)
+            return result
 
         return arrive
 

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Ack messages, without taking any.
 --
--- KEYS[1] in flight   hash, exists while it holds messages: tag -> queue key \0 wake-up token's key \0 message
+-- KEYS[1] in flight   hash, exists while it holds messages: tag -> queue key \0 wake-up mark's key \0 message
 -- ARGV[1..] tags      a tag that is not in flight, or no longer, changes nothing
 -- Returns: the number of messages acked.
 local acked = 0

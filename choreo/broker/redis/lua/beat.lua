@@ -3,7 +3,7 @@
 --
 -- KEYS[1] consumers   sorted set, permanent: owner -> the time in ms at which it counts as dead; 0 = it is
 --                     leaving; with a fraction if its time was started a second time
--- KEYS[2] in flight   hash, exists while it holds messages: tag -> queue key \0 wake-up token's key \0 message
+-- KEYS[2] in flight   hash, exists while it holds messages: tag -> queue key \0 wake-up mark's key \0 message
 -- ARGV[1] owner       ends with '-' and its timeout in ms, which other consumers read there
 -- ARGV[2] timeout     ms for which the owner counts as alive from now on
 -- ARGV[3] '1' to register a new owner, '0' to prolong a registered one
@@ -16,8 +16,8 @@
 --       the server, and the other owner's time starts again. Else this consumer leaves the decision to others;
 --   in between, if its own timeout is much longer: the other owner's time starts again once. After that it is dead.
 -- An owner that is leaving counts as dead at once.
-local now = redis.call('TIME')
-local ms = tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000)
+--!include redis_client/now
+local ms = now_ms()
 local consumers, timeout = KEYS[1], tonumber(ARGV[2])
 local new_deadline = string.format('%.0f', ms + timeout)
 if ARGV[3] == '1' then
@@ -28,7 +28,7 @@ end
 local deadline = tonumber(redis.call('ZSCORE', consumers, ARGV[1]) or '-1')
 if deadline == 0 then return {0} end
 if deadline < 0 then
-  -- A buried owner has nothing in flight. If something is in flight, the server has lost the owner's entry.
+  -- An owner found dead has nothing in flight. If something is in flight, the server has lost the owner's entry.
   if redis.call('EXISTS', KEYS[2]) == 0 then return {0} end
   redis.call('ZADD', consumers, new_deadline, ARGV[1])
   return {1}

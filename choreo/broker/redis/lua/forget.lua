@@ -1,7 +1,7 @@
 -- Remove every binding of a queue that is being deleted, so that no event fills a list without a reader.
 --
 -- KEYS[1] bound       hash, permanent: see bind.lua      KEYS[2] exchanges   hash, permanent: exchange -> its type
--- KEYS[3] wake-up token   list, for an hour: see wake.lua
+-- KEYS[3] wake-up mark   list, for an hour: see wake.lua
 -- (The script finds each exchange's bindings, permanent bindings and routes itself: they are named prefix .. exchange.)
 -- ARGV[1] queue       ARGV[2] separator
 -- ARGV[3..5] key prefixes of bindings, permanent bindings and routes

@@ -2,9 +2,9 @@
 -- Return messages in flight to the front of their own queues, where they are taken next.
 --
 -- KEYS[1] consumers   sorted set, permanent: owner -> the time in ms at which it counts as dead; 0 = it is leaving
--- KEYS[2] in flight   hash, exists while it holds messages: tag -> queue key \0 wake-up token's key \0 message
--- KEYS[3] begun       set, for a day: tags of messages that the owner had begun: see the store's lease.lua
--- (The records name the queues, lists, permanent; and their wake-up tokens, lists, for an hour.)
+-- KEYS[2] in flight   hash, exists while it holds messages: tag -> queue key \0 wake-up mark's key \0 message
+-- KEYS[3] begun       set, for a day: tags of messages that the owner had begun: see the store's claim_unit.lua
+-- (The records name the queues, lists, permanent; and their wake-up marks, lists, for an hour.)
 -- ARGV[1] owner       ends with '-', how many messages it handles at the same time, '-', its timeout in ms
 -- ARGV[2] '0' the owner asks; none of these messages counts as begun
 --         '1' another consumer asks. Nothing is done unless the owner is dead by the server's clock. The owner's oldest
@@ -16,13 +16,13 @@
 --
 -- A message that was acked in the meantime has no record, and is skipped.
 -- An owner that is dead or leaving, and has no message left, is removed from the consumers.
+--!include redis_client/now
 --!include broker/redis/wake
 local deadline = redis.call('ZSCORE', KEYS[1], ARGV[1])
-local now = redis.call('TIME')
-local ms = tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000)
+local ms = now_ms()
 local dead = not deadline or tonumber(deadline) <= ms
 if ARGV[2] == '1' and not dead then return {-1} end
-local given, tokens, begun, stuck = {}, {}, {}, {}
+local given, marks, begun, stuck = {}, {}, {}, {}
 for i = 3, #ARGV, 2 do
   local record = redis.call('HGET', KEYS[2], ARGV[i])
   if record then
@@ -34,7 +34,7 @@ for i = 3, #ARGV, 2 do
     if kind == 'list' or kind == 'none' then
       redis.call('RPUSH', queue, message)
       redis.call('HDEL', KEYS[2], ARGV[i])
-      tokens[string.sub(record, first + 1, second - 1)] = true
+      marks[string.sub(record, first + 1, second - 1)] = true
       given[#given + 1] = ARGV[i]
     else
       stuck[#stuck + 1], stuck[#stuck + 2] = ARGV[i], queue
@@ -52,7 +52,7 @@ if #begun > 0 then
   redis.call('SADD', KEYS[3], unpack(begun))
   redis.call('PEXPIRE', KEYS[3], 86400000)
 end
-for token in pairs(tokens) do wake(token) end
+for mark in pairs(marks) do wake(mark) end
 if deadline and (tonumber(deadline) == 0 or (ARGV[2] == '1' and dead)) and redis.call('EXISTS', KEYS[2]) == 0 then
   redis.call('ZREM', KEYS[1], ARGV[1])
 end

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Read an owner's messages in flight, the newest first.
 --
--- KEYS[1] in flight   hash, exists while it holds messages: tag -> queue key \0 wake-up token's key \0 message
+-- KEYS[1] in flight   hash, exists while it holds messages: tag -> queue key \0 wake-up mark's key \0 message
 -- ARGV[1] the most messages to return
 -- ARGV[2] '1' for all but the tags that follow, '0' for only the tags that follow
 -- ARGV[3..] tags

@@ -1,7 +1,7 @@
 -- Put one message into one queue, and wake a consumer.
 --
 -- KEYS[1] queue           list, permanent unless the queue has an expiry
--- KEYS[2] wake-up token   list, for an hour: see wake.lua
+-- KEYS[2] wake-up mark   list, for an hour: see wake.lua
 -- KEYS[3..]               if the queue has an expiry: its lists of all priorities
 -- ARGV[1] message  ARGV[2] expiry of the queue in ms, '0' for none
 -- Returns: the number of messages in KEYS[1].

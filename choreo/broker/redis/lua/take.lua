@@ -2,15 +2,15 @@
 -- Take messages: ack earlier ones, move messages from their queues to in flight, and claim their units, in one step.
 --
 -- KEYS[1] consumers     sorted set, permanent: owner -> the time in ms at which it counts as dead; 0 = it is leaving
--- KEYS[2] in flight     hash, exists while it holds messages: tag -> queue key \0 wake-up token's key \0 message
--- KEYS[3..2+n]          wake-up tokens of the n queues: lists, for an hour: see wake.lua
+-- KEYS[2] in flight     hash, exists while it holds messages: tag -> queue key \0 wake-up mark's key \0 message
+-- KEYS[3..2+n]          wake-up marks of the n queues: lists, for an hour: see wake.lua
 -- KEYS[3+n..]           lists of the n queues for the first priority, then for the second, and so on
 -- ARGV[1] owner; '' if every queue is consumed without acks
 -- ARGV[2] the most messages to take       ARGV[3] the most from one queue before the other queues had a turn
 -- ARGV[4] the sequence number before the first new tag
 -- ARGV[5] n     ARGV[6] for each queue '1' if it is consumed without acks, else '0'
 -- ARGV[7..6+n]          for each queue the retention of its handler's inbox in ms, a space, and the start of the names
---                       of the handler's keys: see claim.lua; '' if the inbox is not on this server
+--                       of the handler's keys: see claim_copy.lua; '' if the inbox is not on this server
 -- ARGV[7+n..] tags to ack
 -- Returns: {-1} if the owner is not registered, or no longer: nothing was taken.
 --     Otherwise {1 if messages are left else 0, then for each message: queue number, tag, message, claim}. The claim is
@@ -25,7 +25,8 @@
 -- The script also runs when memory is full (allow-oom), because taking and acking frees memory.
 --!include broker/redis/wake
 --!include redis_client/inbox
---!include broker/redis/claim
+--!include redis_client/now
+--!include broker/redis/claim_copy
 local owner, left, turn = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local sequence, n, noack = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 for i = 7 + n, #ARGV, 500 do
@@ -35,8 +36,7 @@ local ms, inboxes = nil, {}
 if owner ~= '' then
   local deadline = redis.call('ZSCORE', KEYS[1], owner)
   if not deadline or tonumber(deadline) == 0 then return {-1} end
-  local now = redis.call('TIME')
-  ms = tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000)
+  ms = now_ms()
   local timeout = tonumber(string.match(owner, '%-(%d+)$'))
   if timeout then redis.call('ZADD', KEYS[1], 'XX', 'GT', string.format('%.0f', ms + timeout), owner) end
 end

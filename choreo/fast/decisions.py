@@ -5,19 +5,19 @@ import logging
 from choreo.broker.redis.receipt import Receipt
 from choreo.broker.workload import is_stopping
 from choreo.delivery.delivery import log_too_late
-from choreo.delivery.ports import Sends
+from choreo.delivery.ports import PublisherPort
 from choreo.errors import StoreError
 from choreo.fast.commits import Commit, Commits, Fate, Question
 from choreo.fast.fused_store import FusedStore
-from choreo.store.claims import Begun, Claim, Committed, Outcome, Settlement, Verdict
+from choreo.store.claims import Claim, ClaimResult, CommitResult, Outcome, Settlement, Verdict
 from choreo.store.joins import Arrival
 
 logger = logging.getLogger(__name__)
 
-_SENT = Committed(Outcome.OK)
+_SENT = CommitResult(Outcome.OK)
 
 
-class HeldStore:
+class FastDecisions:
     """
     Makes the decisions of one delivery in place of the store: see `choreo.delivery.ports.Decisions`.
 
@@ -33,28 +33,28 @@ class HeldStore:
     __slots__ = ("_asked", "_commits", "_publisher", "_receipt", "_store", "what")
 
     def __init__(
-        self, store: FusedStore, publisher: Sends, receipt: Receipt, commits: Commits | None, what: str = ""
+        self, store: FusedStore, publisher: PublisherPort, receipt: Receipt, commits: Commits | None, what: str = ""
     ) -> None:
         self._store, self._publisher, self._receipt = store, publisher, receipt
         self._commits = None if is_stopping() else commits
         self._asked: Question | None = None
         self.what = what
 
-    def begin(self, claim: Claim) -> Begun:
+    def begin(self, claim: Claim) -> ClaimResult:
         """Claim a unit. Asks the store unless the message was claimed when it was taken and the claim still holds."""
         if self._receipt.holds(claim.unit, claim.attempt) and not is_stopping():
-            return self._about_to_run(Begun(Verdict.RUN, deliveries=1))
-        begun = self._ask(self._commits, self._store.beginning(claim)) if self._commits is not None else None
-        return self._about_to_run(begun or self._store.begin(claim))
+            return self._about_to_run(ClaimResult(Verdict.RUN, deliveries=1))
+        result = self._ask(self._commits, self._store.beginning(claim)) if self._commits is not None else None
+        return self._about_to_run(result or self._store.begin(claim))
 
-    def arrive(self, claim: Claim, arrival: Arrival) -> Begun:
+    def arrive(self, claim: Claim, arrival: Arrival) -> ClaimResult:
         """Record one part of a join, and claim the join if it is complete: by the answer asked ahead, if it holds."""
-        begun = self._answer_ahead(arrival) if self._asked else None
-        if begun is None and self._commits is not None:
-            begun = self._ask(self._commits, self._store.arriving(claim, arrival))
-        return self._about_to_run(begun or self._store.arrive(claim, arrival))
+        result = self._answer_ahead(arrival) if self._asked else None
+        if result is None and self._commits is not None:
+            result = self._ask(self._commits, self._store.arriving(claim, arrival))
+        return self._about_to_run(result or self._store.arrive(claim, arrival))
 
-    def commit(self, claim: Claim, settlement: Settlement) -> Committed:
+    def commit(self, claim: Claim, settlement: Settlement) -> CommitResult:
         """
         Settle a claim.
 
@@ -64,10 +64,10 @@ class HeldStore:
         commits, store = self._commits, self._store
         if commits is not None and settlement.done and settlement.letter is None:
 
-            def told(answer: object, again: bool) -> Fate:
-                return self._hear(claim, store.fate(answer, settlement, again))
+            def on_answer(answer: object, repeated: bool) -> Fate:
+                return self._hear(claim, store.commit_result_of(answer, settlement, repeated))
 
-            if commits.send(Commit(claim.token, store.header(claim), store.commit_args(claim, settlement), told)):
+            if commits.send(Commit(claim.token, store.header(claim), store.commit_args(claim, settlement), on_answer)):
                 return _SENT
         return store.commit(claim, settlement)
 
@@ -85,41 +85,41 @@ class HeldStore:
         self._asked = question
         return True
 
-    def _ask(self, commits: Commits, question: Question) -> Begun | None:
+    def _ask(self, commits: Commits, question: Question) -> ClaimResult | None:
         """
         Ask over the connection of the commits, which saves a round trip if commits wait to be sent.
 
         None if there is no answer; the caller then asks over the store's connection, which tries more than once.
         """
         answer = commits.ask(question.script, question.keys, question.args)
-        return None if answer is None else self._store.answered(answer)
+        return None if answer is None else self._store.claim_result_of(answer)
 
-    def _answer_ahead(self, arrival: Arrival) -> Begun | None:
+    def _answer_ahead(self, arrival: Arrival) -> ClaimResult | None:
         """The answer to the question that was asked ahead. None if there is none, or it may no longer hold."""
         question, self._asked = self._asked, None
         if question is None or self._commits is None:
             return None
         answer = self._commits.answer(question)
-        begun = None if answer is None else self._store.answered(answer)
+        result = None if answer is None else self._store.claim_result_of(answer)
         if stopping := is_stopping():
             # The claim may have been given back. From now on nothing is sent ahead.
             self._commits = None
-        if begun is None:
+        if result is None:
             # The store may have recorded the part although its answer is lost. A second record is no duplicate.
-            arrival.again = True
+            arrival.may_be_repeated = True
             return None
-        if begun.verdict in (Verdict.WAIT, Verdict.DONE):
-            return begun
+        if result.verdict in (Verdict.WAIT, Verdict.DONE):
+            return result
         # BUSY may be outdated: the claim may have been this worker's own, for the part before, and settled since.
-        holds = begun.verdict is not Verdict.BUSY and self._receipt.is_certain
-        return begun if holds and not stopping else None
+        holds = result.verdict is not Verdict.BUSY and self._receipt.is_certain
+        return result if holds and not stopping else None
 
-    def _about_to_run(self, begun: Begun) -> Begun:
-        if begun.verdict is Verdict.RUN and self._commits is not None:
+    def _about_to_run(self, result: ClaimResult) -> ClaimResult:
+        if result.verdict is Verdict.RUN and self._commits is not None:
             self._commits.begin(alone=self._receipt.redelivered)
-        return begun
+        return result
 
-    def _hear(self, claim: Claim, committed: Committed | StoreError) -> Fate:
+    def _hear(self, claim: Claim, committed: CommitResult | StoreError) -> Fate:
         """Handle the answer to a commit that was sent ahead, and return the fate of the delivered copy."""
         what = self.what or f"{claim.handler}({claim.unit})"
         if isinstance(committed, StoreError):

@@ -1,8 +1,8 @@
 -- Read a page of pending joins, soonest deadline first. A join's deadline is in the schedule until the join is settled.
 --
--- KEYS 1 due            ZSET schedule id -> time in ms, see due.lua
--- ARGV 1 most joins     2 score and 3 schedule id after which the page begins; '' for the first page
--- Returns               {units, the cursor of the next page: score, a space, schedule id; '' at the end}
+-- KEYS[1] due            ZSET schedule id -> time in ms, see due.lua
+-- ARGV[1] most joins     ARGV[2] score and ARGV[3] schedule id after which the page begins; '' for the first page
+-- Returns: {units, the cursor of the next page: score, a space, schedule id; '' at the end}
 
 -- The schedule also holds retries. A call looks at GLANCES entries at most, read in chunks of CHUNK.
 local GLANCES, CHUNK = 5000, 500

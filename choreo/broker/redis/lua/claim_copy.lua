@@ -1,4 +1,4 @@
--- Shared function, for `--!include broker/redis/claim` after redis_client/inbox: claim the unit of a taken copy.
+-- Shared function, for `--!include broker/redis/claim_copy` after redis_client/inbox: claim the unit of a taken copy.
 --
 -- claim_copy(base, retention, inflight, tag, text, ms) reads one copy of an event, and claims its unit if it can.
 -- KEYS/ARGV: none of its own. base: the start of the names of the handler's keys. inflight: the key of the consumer's
@@ -8,7 +8,7 @@
 --     '' if the worker must ask the store: the copy was delivered before, the unit was begun before or is claimed for
 --     another copy, or the text is not as choreo writes it.
 --
--- base .. 'unit:' .. unit hash, for the retention: see the store's lease.lua
+-- base .. 'unit:' .. unit hash, for the retention: see the store's claim_unit.lua
 -- base .. 'done:' ..      hashes of the finished units: see inbox.lua
 local CLAIM_HEAD = '"headers": {"lang": "py", "task": "choreo.event", "id": "'
 local CLAIM_BODY = '{"body": "[[{\\"specversion\\":\\"1.0\\",\\"id\\":\\"'

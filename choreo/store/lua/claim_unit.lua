@@ -1,7 +1,8 @@
--- Shared function, for `--!include store/lease` in begin.lua and arrive.lua: claim a unit.
+-- Shared function, for `--!include store/claim_unit` after redis_client/now, in begin.lua and arrive.lua: claim a unit.
 --
 -- claim(unit, parts, attempt, token, lease_ms, max_deliveries, retention_ms, inflight, ahead)
--- Returns {'done'} | {'busy', ms left} | {'poison' or 'run', deliveries, part's name, part, part's name, part, ...}
+-- KEYS/ARGV: none of its own.
+-- Returns: {'done'} | {'busy', ms left} | {'poison' or 'run', deliveries, part's name, part, part's name, part, ...}
 --
 -- unit is a HASH:
 --   done        once a join, or a unit with a dead letter, is finished: 1 or a note, see Settlement.note. Any other
@@ -12,7 +13,7 @@
 --   until       the time at which its lease runs out, in ms of this server's clock
 --   inflight    the HASH of its consumer's messages in flight (see the broker's take.lua)
 --   deliveries  how often the current attempt was begun
---   ended       how the process ended that began it: the number of the beginning, a space, a note. See note_end.lua
+--   ended       how the process ended that began it: the number of the beginning, a space, a text. See record_end.lua
 --   before      who had the claim before the current one, and never finished: its `inflight`, or else its `token`
 --
 -- A claim holds while its lease runs (`until`), or while its message is in flight (`inflight`): its token is then the
@@ -22,11 +23,6 @@
 -- With ahead, the claim is made before the handler's turn, and does not count as begun. If the consumer dies, the
 -- broker notes the messages that had begun. Such a claim is given only if the unit was not begun before, and the copy
 -- is in flight. Otherwise the answer is {'busy', 0}, and the worker asks again in the handler's turn.
-
-local function now_ms()
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
-end
 
 -- Returns 1 if a unit had begun that was claimed when its message was taken, else 0. It began without a call of the
 -- store. When the consumer died, or returned the message, the broker noted which messages had begun: see give_back.lua.
@@ -46,8 +42,8 @@ local function claim(unit, parts, attempt, token, lease_ms, max_deliveries, rete
   if left > 0 and state[3] ~= token then return {'busy', left} end
   local before = state[5] or (state[6] and state[3] ~= token and begun_silently(state[3], state[6])) or 0
   -- A call that is repeated because its answer got lost counts as one beginning.
-  local again = state[3] == token and state[5]
-  local deliveries = tonumber(before) + (again and 0 or 1)
+  local is_repeated = state[3] == token and state[5]
+  local deliveries = tonumber(before) + (is_repeated and 0 or 1)
   -- False if the copy was returned to its queue while this worker slept. The claim then gets a lease.
   local is_here = inflight ~= '' and redis.call('HEXISTS', inflight, token) == 1
   if ahead and (deliveries > 1 or not is_here) then return {'busy', 0} end

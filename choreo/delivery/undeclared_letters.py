@@ -1,4 +1,4 @@
-"""The burial of messages that wait for a handler that no worker declares any more."""
+"""Dead letters of messages that wait for a handler that no worker declares any more."""
 
 import json
 from uuid import uuid4
@@ -31,39 +31,39 @@ def park_undeclared(ports: Ports, handler: str, key: str, message: Message) -> N
         ports.store.sent(handler, [key])
         return
     claim = Claim(handler, unit, uuid4().hex, attempt=0)
-    begun = ports.store.begin(claim)
-    if begun.verdict is Verdict.BUSY:
+    result = ports.store.begin(claim)
+    if result.verdict is Verdict.BUSY:
         return
     is_of_join, is_signal = key_of(unit) is not None, envelope.type in SIGNALS
     has_rounds = is_of_join and _has_rounds(ports, handler)
-    parts = tuple(unpacked(begun.parts))
+    parts = tuple(unpacked(result.parts))
     is_apart = is_of_join and not is_signal and envelope.identity not in [part.identity for part in parts]
-    if begun.verdict is Verdict.DONE and not (is_apart and has_rounds):
+    if result.verdict is Verdict.DONE and not (is_apart and has_rounds):
         ports.store.sent(handler, [key])
     elif is_apart:
-        if begun.verdict is not Verdict.DONE:
+        if result.verdict is not Verdict.DONE:
             ports.store.commit(claim, Settlement(done=False))  # the join stays as it is
-        _bury_apart(ports, handler, key, _letter(ports, handler, error, message, None, (envelope,)), has_rounds)
+        _letter_apart(ports, handler, key, _letter(ports, handler, error, message, None, (envelope,)), has_rounds)
     elif parts or not is_signal:
         letter = _letter(ports, handler, error, message, unit, parts or (envelope,))
         took_part = [part.identity for part in parts] if has_rounds else []
-        _bury(ports, claim, letter, Settlement(unscheduled=[key, deadline_id(unit)], took_part=took_part))
+        _commit_letter(ports, claim, letter, Settlement(unscheduled=[key, deadline_id(unit)], took_part=took_part))
     else:
         # A signal to a join of which no part is left has no effect.
         ports.store.commit(claim, Settlement(unscheduled=[key, deadline_id(unit)], note=CANCELLED))
 
 
-def _bury_apart(ports: Ports, handler: str, key: str, letter: DeadLetter, has_rounds: bool) -> None:
+def _letter_apart(ports: Ports, handler: str, key: str, letter: DeadLetter, has_rounds: bool) -> None:
     """Record the dead letter of an event that is no part of a pending join, unless it took part in a round."""
     once = letter.envelopes[0].identity if has_rounds else ""
     claim = Claim(handler, f"letter:{letter.id}", uuid4().hex, attempt=0, once=once)
     if ports.store.begin(claim).verdict is Verdict.DONE:
         ports.store.sent(handler, [key])
     else:
-        _bury(ports, claim, letter, Settlement(done=False, unscheduled=[key]))
+        _commit_letter(ports, claim, letter, Settlement(done=False, unscheduled=[key]))
 
 
-def _bury(ports: Ports, claim: Claim, letter: DeadLetter, settlement: Settlement) -> None:
+def _commit_letter(ports: Ports, claim: Claim, letter: DeadLetter, settlement: Settlement) -> None:
     """Record a dead letter and its notice with this settlement, and log it."""
     settlement.letter = letter.id, letter.to_json()
     settlement.scheduled = [Scheduled(f"notice:{letter.id}", notice(letter, ports))]
