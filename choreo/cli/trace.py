@@ -74,21 +74,33 @@ def _print(found: Trace, most: int | None, *, data: bool) -> None:
         say(f"read as the id of a{'n' * (found.read_as == 'event')} {found.read_as}")
     say(_ROW.format("TIME", "AFTER", "WHAT", "WAITED", "TOOK").rstrip())
     before = ""
-    lines = found.lines if most is None else found.lines[:most]
+    shown = [line for line in found.lines if most is None or not _is_noise(line)]
+    lines = shown if most is None else shown[:most]
     for line in lines:
         for text, time in _rows(line, found):
             say(text.replace(time, " " * len(time), 1) if time and time == before else text)
             before = time or before
         if data and line.step is None and line.event.data is not None:
             say(textwrap.indent(json.dumps(line.event.data, indent=2, ensure_ascii=False), " " * (_left(line) + 2)))
-    if len(lines) < len(found.lines):
-        say(f"... {len(found.lines) - len(lines)} lines more: --all")
+    if len(lines) < len(shown):
+        say(f"... {len(shown) - len(lines)} lines more: --all")
+    if quiet := sorted({line.step.handler for line in found.lines if line.step and _is_noise(line)}):
+        say(
+            _wrapped(
+                f"ALSO  {', '.join(quiet)} heard some of them by a pattern, and announced nothing: --all", "      "
+            )
+        )
     for end in found.waiting:
         say(_open(end, found.now))
     if found.cause.do:
         say(_wrapped(f"DO    {found.cause.do}", "      "))
     for note in found.notes:
         say(_wrapped(f"NOTE  {note}", "      "))
+
+
+def _is_noise(line: Line) -> bool:
+    """True for what hears all events, or many, and has done so."""
+    return line.step is not None and line.step.is_wildcard and line.step.is_quiet
 
 
 def _rows(line: Line, found: Trace) -> Iterator[tuple[str, str]]:
@@ -102,10 +114,18 @@ def _rows(line: Line, found: Trace) -> Iterator[tuple[str, str]]:
         label = f"{step.handler}{_ended(run, step)}"
         yield from _row(line, found, run.at - run.took, label, run)
     if step.joined is not None:
-        yield from _row(line, found, line.event.at, f"{step.handler}  a part, with {step.joined.type}")
-    elif step.end is not None or not step.runs:
+        how = {Result.CANCELLED: "cancelled by", Result.CANCELLED_BY_HAND: "cancelled by hand, with"}
+        label = f"{step.handler}  a part, {how.get(step.joined.result, 'with')} {step.joined.type}"
+        yield from _row(line, found, line.event.at, label)
+    elif (step.end is not None and not _is_told(step)) or not step.runs:
         state = _state(step, found.now)
         yield from _row(line, found, None, f"{step.handler}  {state}")
+
+
+def _is_told(step: Step) -> bool:
+    """True if the line of the last run tells of the dead letter that is still there."""
+    letter = step.end.letter if step.end is not None else None
+    return letter is not None and bool(step.runs) and step.runs[-1].detail.startswith(letter.id)
 
 
 def _named(event: KnownEvent, found: Trace) -> str:
@@ -119,7 +139,8 @@ def _row(line: Line, found: Trace, at: float | None, label: str, run: Run | None
     if at is None:
         after = "->"
     indent = "  " * min(line.depth, _DEEPEST)
-    first, *more = textwrap.wrap(one_line(label), max(_WHAT - len(indent), 20), break_on_hyphens=False) or [""]
+    width = (_WHAT if run is not None else _WIDTH - _left(line) + len(indent)) - len(indent)
+    first, *more = textwrap.wrap(one_line(label), width, break_on_hyphens=False) or [""]
     waited, took = ("", "") if run is None else (span(run.waited), span(run.took))
     yield _ROW.format(time, after, f"{indent}{first}", waited, took).rstrip(), time
     for text in textwrap.wrap(" ".join(more), _WIDTH - _left(line) - 2, break_on_hyphens=False):

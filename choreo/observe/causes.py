@@ -20,6 +20,7 @@ LATE = 10.0
 OFTEN = 2
 #: What an operator does where everything goes on by itself.
 NOTHING = "nothing: it goes on by itself"
+_START_ANY = "start a worker of any service: celery -A ... worker"
 
 
 class Weight(IntEnum):
@@ -156,23 +157,27 @@ class Judge:
         if now - due > LATE:
             return self._late(end, what)
         error = self._last_error(end)
-        text = f"{what} is due in {span(due - now)}, at {clock(due, now)}{f': {error}' if error else ''}"
-        if (deaf := self.deaf(end.handler, due)) is not None and end.kind is Kind.RETRY:
-            return Cause(deaf.name, f"{text}, and {deaf.text}", deaf.do, Weight.WAITING, self._announced(end))
+        text = f"{what} is due in {span(due - now)}, at {clock(due, now)}{f' ({error})' if error else ''}"
+        if end.handler == DELAYED and not self._any_worker():
+            return Cause("no worker", f"{text}, and no worker of any service lives", _START_ANY, since=None)
+        if end.kind is Kind.RETRY and (deaf := self.deaf(end.handler)) is not None:
+            return Cause(deaf.name, f"{text}, and {deaf.text}", deaf.do, since=self._announced(end))
         name = "retry" if end.kind is Kind.RETRY else "delayed"
         return Cause(name, text, NOTHING, Weight.WAITING, self._announced(end))
 
     def _late(self, end: OpenEnd, what: str) -> Cause:
         late = f"{what} is due since {clock(end.due or 0.0, self._evidence.now)}, and no worker sends it"
         if end.handler == DELAYED:
-            workers = any(presence.workers for presence in self._evidence.presences.values())
-            text = f"{late}{'' if workers else ': no worker of any service lives'}"
-            return Cause("no worker", text, "start a worker of any service: celery -A ... worker", since=end.due)
+            text = f"{late}{'' if self._any_worker() else ': no worker of any service lives'}"
+            return Cause("no worker", text, _START_ANY, since=end.due)
         deaf = self.deaf(end.handler, end.due)
         if deaf is None:
             do = f"look into the log of {end.service}: does it reach the broker?"
             return Cause("not sent", late, do, since=end.due)
         return Cause(deaf.name, f"{late}: {deaf.text}", deaf.do, since=end.due)
+
+    def _any_worker(self) -> bool:
+        return any(presence.workers for presence in self._evidence.presences.values())
 
     def _last_error(self, end: OpenEnd) -> str:
         runs = [run for run in self._evidence.runs if (run.handler, run.event) == (end.handler, end.event.id)]

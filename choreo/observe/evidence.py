@@ -68,8 +68,8 @@ class Evidence:
         found: dict[str, KnownEvent] = {}
         for event in self._whole():
             found.setdefault(event.id, known(event))
-        # The first attempt tells best when the event was announced.
-        for run in sorted(self.runs, key=lambda run: run.attempt):
+        # The announcement is not recorded, but how long each run waited for it. The clocks differ: the earliest counts.
+        for run in sorted(self.runs, key=lambda run: run.at - run.took - run.waited):
             at = run.at - run.took - run.waited
             found.setdefault(run.event, KnownEvent(run.event, run.type, run.subject, run.story, at=at))
             service = run.handler.partition(".")[0]

@@ -8,6 +8,7 @@ from typing import Any
 
 from choreo.observe.causes import Cause, Judge, Weight, heaviest
 from choreo.observe.evidence import Evidence, KnownEvent
+from choreo.observe.map import Hearer
 from choreo.observe.open_end import Kind, OpenEnd
 from choreo.observe.why_not import Walk
 from choreo.observe.words import counted, span
@@ -37,8 +38,17 @@ class Step:
     end: OpenEnd | None = None
     #: Why it is still to be done.
     cause: Cause | None = None
-    #: The run of a join that this event was a part of, and that another event completed.
+    #: The run of a join that this event was a part of, and that another event completed or ended.
     joined: Run | None = None
+    #: True if the handler hears the event by a pattern, and not by its type.
+    is_wildcard: bool = False
+
+    @property
+    def is_quiet(self) -> bool:
+        """True if the handler is done with the event at the first attempt, and announced nothing."""
+        runs = self.runs
+        is_done = len(runs) == 1 and runs[0].result is Result.DONE and runs[0].attempt == 1 and not runs[0].announced
+        return is_done and self.end is None
 
     @property
     def at(self) -> float | None:
@@ -100,9 +110,11 @@ class Trace:
 
     def headline(self) -> str:
         """In what state the story is, in one sentence."""
-        state = {Weight.DONE: "done", Weight.WAITING: "waiting", Weight.UNKNOWN: "open", Weight.STUCK: "STUCK"}
-        word, since = state[self.cause.weight], self.cause.since
-        length = f" for {span(self.now - since)}" if since and self.cause.weight is not Weight.DONE else ""
+        weight, since = self.cause.weight, self.cause.since
+        if weight is Weight.DONE:
+            return f"{one_line(self.what)}  {self.cause.text}"
+        word = {Weight.WAITING: "waiting", Weight.UNKNOWN: "open", Weight.STUCK: "STUCK"}[weight]
+        length = f" for {span(self.now - since)}" if since and weight is not Weight.WAITING else ""
         return f"{one_line(self.what)}  {word}{length}: {self.cause.text}"
 
     def to_json(self, *, data: bool = False) -> str:
@@ -166,25 +178,27 @@ class Tracer:
     def _steps_of(self, event: KnownEvent) -> Iterator[Step]:
         """What became of an event at each handler that heard it, or should have."""
         mapped = self._evidence.map.event(event.type)
-        hearers = {hearer.name: hearer.how for hearer in mapped.heard_by} if mapped else {}
+        hearers = {hearer.name: hearer for hearer in mapped.heard_by} if mapped else {}
         names = [run.handler for run in self._runs if event.id in _events_of(run)]
         names += [end.handler for end in self._ends if not end.is_announcement and event.id in _ids(end)]
         steps = [self._step(name, event, hearers.get(name)) for name in dict.fromkeys([*names, *hearers])]
         yield from sorted((step for step in steps if step is not None), key=lambda step: step.at or float("inf"))
 
-    def _step(self, handler: str, event: KnownEvent, how: str | None) -> Step | None:
+    def _step(self, handler: str, event: KnownEvent, hearer: Hearer | None) -> Step | None:
         found = [run for run in self._runs if run.handler == handler and event.id in _events_of(run)]
         runs = [run for run in found if run.event == event.id]
         ends = [end for end in self._ends if end.handler == handler and event.id in _ids(end)]
         end = min(ends, key=lambda end: end.kind is Kind.JOIN, default=None)
         joined = found[-1] if found and not runs else None
+        is_wild = hearer is not None and hearer.is_wildcard
         if end is not None:
-            return Step(handler, event, runs, end, self._judge.of(end), joined)
+            return Step(handler, event, runs, end, self._judge.of(end), joined, is_wild)
         if runs or joined is not None:
-            return Step(handler, event, runs, joined=joined)
-        if how != "on" or not self._is_out(event):
+            return Step(handler, event, runs, joined=joined, is_wildcard=is_wild)
+        if hearer is None or hearer.how != "on" or not self._is_out(event):
             return None
-        return Step(handler, event, cause=self._judge.unseen(handler, self._evidence.map.event(event.type), event.at))
+        unseen = self._judge.unseen(handler, self._evidence.map.event(event.type), event.at)
+        return Step(handler, event, cause=unseen, is_wildcard=is_wild)
 
     def _is_out(self, event: KnownEvent) -> bool:
         """False for an event that waits to be announced."""
@@ -240,7 +254,7 @@ class Tracer:
             for run in self._runs
             if run.result in _ENDINGS
         ]
-        text = "; ".join([f"after {span(last - began)}", *dict.fromkeys(endings)])
+        text = "; ".join([f"done in {span(last - began)}", *dict.fromkeys(endings)])
         if len(self._steps) >= MANY:
             text += f"; {counted(len(self._steps), 'event')}: a loop? choreo top"
         if unknown:

@@ -28,16 +28,14 @@ class StageRuntime(Runtime):
     for longer than the test.
     """
 
-    #: Callback: returns the deliveries that wait in the queues of the stage. Before it returns, it tells the store what
-    #: the services of the stage declare.
-    pending: Callable[[], Sequence[PendingDelivery]] = staticmethod(lambda: ())
-
     def __init__(
         self, real: Runtime, store: MemoryStore, publisher: Publisher, now: Callable[[], datetime] | None = None
     ) -> None:
         super().__init__(real.service_name, real.terms, real.subscriptions, real._settings, real._connect, real._tasks)
         self._real, self._store, self._publisher = real, store, publisher
         self.describe, self.module = real.describe, real.module
+        #: Callback: tells the store what the services of the stage declare, and returns the deliveries that wait.
+        self.pending: Callable[[], Sequence[PendingDelivery]] = tuple
         if now is not None:
             self.now = now
 
