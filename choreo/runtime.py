@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import cached_property
 from socket import gethostname
@@ -214,7 +215,7 @@ class Runtime:
         name = f"{node}/{os.getpid()} {file}".rstrip()
         about = {"host": gethostname(), "pid": os.getpid(), "version": self.version}
         about["choreo"] = sys.modules["choreo"].__version__
-        return Program(name, node, file=file, module=self.module, **{"since": time.time(), **about, **more})
+        return Program(name, node, file=file, module=self._target(), **{"since": time.time(), **about, **more})
 
     @cached_property
     def version(self) -> str:
@@ -228,6 +229,19 @@ class Runtime:
         """The file that declares the service; "" if there is none."""
         files = (getattr(sys.modules.get(module), "__file__", None) for module in self._modules())
         return str(next(filter(None, files), ""))
+
+    def _target(self) -> str:
+        """The module that holds the service, as ``celery -A`` takes it: the one that makes it, or declares handlers."""
+        modules = [self.module, *self._modules()]
+        return next((name for name in modules if self._is_held_by(name)), self.module)
+
+    def _is_held_by(self, module: str) -> bool:
+        # Not isinstance() and getattr(): a lazy proxy such as celery.current_app would make what it stands for.
+        for value in vars(sys.modules[module]).values() if module in sys.modules else ():
+            with suppress(AttributeError, KeyError):
+                if object.__getattribute__(value, "__dict__")["runtime"] is self:
+                    return True
+        return False
 
     def _modules(self) -> list[str]:
         """The modules that declare its handlers, and the one that makes it."""

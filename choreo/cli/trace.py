@@ -140,7 +140,11 @@ def _row(line: Line, found: Trace, at: float | None, label: str, run: Run | None
         after = "->"
     indent = "  " * min(line.depth, _DEEPEST)
     width = (_WHAT if run is not None else _WIDTH - _left(line) + len(indent)) - len(indent)
-    first, *more = textwrap.wrap(one_line(label), width, break_on_hyphens=False) or [""]
+    label, (first, *more) = one_line(label), textwrap.wrap(one_line(label), width, break_on_hyphens=False) or [""]
+    if more and "  " in label:
+        # What is said of a handler stays together.
+        first, _, rest = label.partition("  ")
+        more = [rest]
     waited, took = ("", "") if run is None else (span(run.waited), span(run.took))
     yield _ROW.format(time, after, f"{indent}{first}", waited, took).rstrip(), time
     for text in textwrap.wrap(" ".join(more), _WIDTH - _left(line) - 2, break_on_hyphens=False):

@@ -61,7 +61,7 @@ class Gathering:
         runs = [run for name in names for story in told for run in self._store.runs(name, story)]
         newest = sorted(told, key=lambda story: -_last(story, runs, sweep.ends))
         ends = [end for end in sweep.ends if end.stories & set(told)]
-        ends += self._waiting_joins(what, runs, ends, set(told))
+        ends += self._other_joins(what, runs, ends, set(told))
         evidence = Evidence(
             what,
             read_as,
@@ -134,6 +134,7 @@ class Gathering:
             letters, is_whole = self._store.find_letters(owner, texts)
             sweep.ends += [_buried(owner, text) for text in letters]
             sweep.note(is_whole, f"not all dead letters of {owner} were looked through")
+        sweep.ends += [self._waiting(join) for join in self._joins.find(texts[0]) if join.arrived]
         return sweep
 
     def _on_broker(self, handler: str, message: Queued) -> OpenEnd:
@@ -147,23 +148,25 @@ class Gathering:
     def _join_names(self) -> list[str]:
         return self._joins.handlers
 
-    def _waiting_joins(
+    def _other_joins(
         self, what: str, runs: Sequence[Run], ends: Sequence[OpenEnd], stories: set[str]
     ) -> Iterator[OpenEnd]:
-        """The joins that wait for these stories, or for the subject."""
+        """The joins that wait for these stories, under other keys than the subject."""
         events = [event for end in ends for event in end.events]
-        keys = _once([what, *(run.subject for run in runs), *(event.subject for event in events)])
-        found = {(join.handler, join.key): join for key in filter(None, keys) for join in self._joins.find(key)}
+        keys = set(_once([*(run.subject for run in runs), *(event.subject for event in events)])) - {what}
+        found = {(join.handler, join.key): join for key in keys for join in self._joins.find(key)}
         for handler in self._join_names:
             if not self._joins.is_by_subject(handler):
-                found |= {(join.handler, join.key): join for join in self._joins.page(handler, MOST_JOINS).joins}
+                page = self._joins.page(handler, MOST_JOINS).joins
+                found |= {(join.handler, join.key): join for join in page if join.key != what}
         for join in found.values():
             if any(part.envelope.correlation_id in stories for part in join.arrived):
-                last = join.arrived[-1].envelope
-                kept = self._store.unit(join.handler, unit_of(join.key))
-                yield OpenEnd(
-                    Kind.JOIN, join.handler, last, join.attempts + 1, due=_deadline(join), join=join, unit=kept
-                )
+                yield self._waiting(join)
+
+    def _waiting(self, join: PendingJoin) -> OpenEnd:
+        last, kept = join.arrived[-1].envelope, self._store.unit(join.handler, unit_of(join.key))
+        due = join.until.timestamp()
+        return OpenEnd(Kind.JOIN, join.handler, last, join.attempts + 1, due=due, join=join, unit=kept)
 
 
 def _envelope(event: KnownEvent) -> Envelope:
@@ -183,10 +186,6 @@ class Sweep:
         """Note what was not looked through."""
         if not is_whole:
             self.notes.append(text)
-
-
-def _deadline(join: PendingJoin) -> float:
-    return join.until.timestamp()
 
 
 def _buried(handler: str, text: str) -> OpenEnd:

@@ -23,7 +23,7 @@ class RedisSearch:
 
     def find_scheduled(self, owner: str, texts: Sequence[str], most: int = MOST) -> tuple[list[Kept], bool]:
         """The messages in this schedule that contain one of the texts; True if all were looked at."""
-        found, is_whole = self._find(self._key_of(owner, "post"), texts, most)
+        found, is_whole = self._find(self._key_of(owner, "messages"), texts, most)
         if not found:
             return [], is_whole
         dues = self._calls.ask(lambda client: client.zmscore(self._key_of(owner, "due"), [key for key, _ in found]))
