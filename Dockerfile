@@ -11,7 +11,7 @@ RUN useradd --uid 10001 --no-create-home choreo && install --directory --owner c
 WORKDIR /build
 COPY pyproject.toml README.md LICENSE ./
 COPY choreo/ choreo/
-RUN pip install --no-cache-dir '.[flower]'
+RUN pip install --no-cache-dir '.[flower,metrics]'
 
 # Celery, choreo and Flower look for these in the directory where they start.
 WORKDIR /app

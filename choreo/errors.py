@@ -11,6 +11,7 @@
      ├── InvalidEventError           an event cannot be written as JSON, or a handler returned something else
      ├── PublishError                the broker did not confirm an event
      │    └── EventTooLargeError     an event is too large, or nested too deeply, to be sent
+     ├── UnsendableError             the broker refused a message of the schedule too often
      ├── StoreError                  the store did not answer, or refused the call
      ├── DeadLetterError             a dead letter does not exist, or cannot be replayed
      ├── JoinError                   a pending join does not exist, or cannot be cancelled or fired
@@ -93,7 +94,8 @@ class PublishError(ChoreoError):
     ``confirmed`` and ``unconfirmed`` are the envelopes of the batch that the broker confirmed, and the others.
     To try again, pass ``unconfirmed`` to ``app.publisher.announce``. The events keep their ids, so a handler runs
     once for an event of which only the confirmation was lost. ``before`` is the number of events that
-    `Service.publish_many` announced in earlier batches; otherwise it is 0.
+    `Service.publish_many` announced in earlier batches; otherwise it is 0. ``is_outage`` is False if the broker takes
+    messages, and refused these.
     """
 
     def __init__(
@@ -102,8 +104,10 @@ class PublishError(ChoreoError):
         *,
         confirmed: Sequence[Any] = (),
         unconfirmed: Sequence[Any] = (),
+        is_outage: bool = True,
     ) -> None:
         super().__init__(message)
+        self.is_outage = is_outage
         self.confirmed = tuple(confirmed)
         self.unconfirmed = tuple(unconfirmed)
         self.before = 0
@@ -111,6 +115,10 @@ class PublishError(ChoreoError):
 
 class EventTooLargeError(PublishError):
     """An event is too large, or nested too deeply, to be sent. Keep the data elsewhere, and announce where it is."""
+
+
+class UnsendableError(ChoreoError):
+    """The broker refused a message of the schedule too often. A dead letter has it now."""
 
 
 class StoreError(ChoreoError):

@@ -16,12 +16,13 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import cached_property
+from importlib.util import find_spec
 from socket import gethostname
 from typing import TYPE_CHECKING, Any
 
 from kombu.serialization import prepare_accept_content
 
-from choreo.declare.context import utc_now
+from choreo.declare.context import Context, utc_now
 from choreo.declare.settings import SETTINGS, SHUTDOWN_TIMEOUT, Unheard, check_settings, rank_lowest
 from choreo.errors import DeclarationError, EnvelopeError, JoinExpiredError, PermanentFailure
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from choreo.broker.publisher import Publisher
     from choreo.broker.queue import GuardedQueue
     from choreo.broker.topology import Topology
+    from choreo.broker.unheard import UnheardReports
     from choreo.declare.description import ServiceDescription
     from choreo.declare.subscription import Subscription
     from choreo.delivery.lease_keeper import LeaseKeeper
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from choreo.fast.lane import Lane
     from choreo.observe.broker_look import BrokerLook
     from choreo.observe.observer import Observer
+    from choreo.observe.readings import Readings
     from choreo.observe.top import Top
     from choreo.operate.dead_letters import DeadLetters
     from choreo.operate.joins import Joins
@@ -121,6 +124,13 @@ class Runtime:
                 f"with {self.topology.namespace!r}. Set it in celeryconfig.py, or as Service(choreo_namespace=...)."
             )
 
+    def reconnect(self) -> None:
+        """Forget the parts that may be connected: the settings name another broker or store now."""
+        if "publisher" in vars(self):
+            self.publisher.close()
+        for name in ("publisher", "store", "lane", "leases", "dead_letters", "joins", "undeclared"):
+            vars(self).pop(name, None)
+
     def broker_url(self, url: Any) -> Any:
         """Return the URL that a setting names. Raises `DeclarationError` if there is none."""
         if url or self._conf.broker_transport:
@@ -151,7 +161,7 @@ class Runtime:
             tasks=self._callable_tasks,
             accept=lambda: prepare_accept_content(self._conf.accept_content) or (),
             handlers=lambda: self.store.handlers(),
-            returned=lambda handler, delivery: self.store.returned(handler, delivery),
+            returned=lambda *call: self.store.returned(*call),
             on_consume=self._on_consume,
         )
 
@@ -179,8 +189,64 @@ class Runtime:
                 self.place(),
             )
         unheard = Unheard.of(self._conf.get("choreo_unheard") or Unheard.LOG)
-        note = self.sightings.note if self.sightings is not None else None
-        return Publisher(self._connect, self.topology.exchange, unheard, self.place, note)
+        parts = self._connect, self.topology.exchange, unheard, self.place
+        publisher = self._traced(*parts) if self.is_traced else Publisher(*parts)
+        publisher.report_unheard = self._report_unheard
+        publisher.note_types = self.sightings.note if self.sightings is not None else None
+        return publisher
+
+    def _traced(self, *parts: Any) -> Publisher:
+        from choreo.tracing.publisher import TracedPublisher
+
+        publisher = TracedPublisher(*parts)
+        publisher.system = self._system
+        return publisher
+
+    def _report_unheard(self, event_type: str) -> None:
+        if self._unheard_reports is not None:
+            self._unheard_reports.note(event_type)
+
+    @cached_property
+    def _unheard_reports(self) -> UnheardReports | None:
+        """Tells the store of events that nobody hears. None if no setting says where the store is."""
+        from choreo.broker.unheard import UnheardReports
+
+        try:
+            # Here, and not in a thread: a child that is forked meanwhile would wait for its imports for ever.
+            store = self.store
+        except DeclarationError:
+            return None
+        return UnheardReports(lambda counts: store.note_unheard(self.service_name, counts))
+
+    @cached_property
+    def contexts(self) -> Callable[..., Context]:
+        """Makes the context of a handler. With OpenTelemetry, one that records spans."""
+        if not self.is_traced:
+            return Context
+        from choreo.tracing.context import contexts_on
+
+        return contexts_on(self._system)
+
+    @property
+    def is_traced(self) -> bool:
+        """
+        True if spans are recorded: the program has set a tracer provider of OpenTelemetry, or ``choreo_tracing``.
+
+        It is asked once per process for what is announced, and once for what is handled: before the first event.
+        Raises `DeclarationError` if ``choreo_tracing`` is True, and OpenTelemetry is missing.
+        """
+        wanted = self._conf.get("choreo_tracing")
+        if wanted and not (find_spec("opentelemetry") and find_spec("opentelemetry.trace")):
+            raise DeclarationError(
+                "choreo_tracing = True needs OpenTelemetry's API. Install it: pip install 'celery-choreo[otel]'."
+            )
+        return _has_provider() if wanted is None else wanted
+
+    @property
+    def _system(self) -> str:
+        """The messaging system, as OpenTelemetry names it."""
+        kind = str(self._connect().transport.driver_type)
+        return {"amqp": "rabbitmq"}.get(kind, kind)
 
     @cached_property
     def sightings(self) -> Sightings | None:
@@ -203,7 +269,6 @@ class Runtime:
 
     def _tell_announced(self, types: Sequence[str]) -> None:
         description = self.describe()
-        self.store.register([self.service_name])
         program = self.program(node=f"publisher@{gethostname()}", digest=description.digest)
         self.store.report(self.service_name, program, description.to_json(), 0, types)
 
@@ -215,7 +280,8 @@ class Runtime:
         name = f"{node}/{os.getpid()} {file}".rstrip()
         about = {"host": gethostname(), "pid": os.getpid(), "version": self.version}
         about["choreo"] = sys.modules["choreo"].__version__
-        return Program(name, node, file=file, module=self._target(), **{"since": time.time(), **about, **more})
+        own = {"name": name, "node": node, "file": file, "module": self._target(), "since": time.time()}
+        return Program(**{**own, **about, **more})
 
     @cached_property
     def version(self) -> str:
@@ -381,6 +447,13 @@ class Runtime:
 
         return Bindings(self._connect, self.topology.exchange).message_counts(queues)
 
+    def new_readings(self) -> Readings:
+        """Reads the numbers of the whole platform, with a connection of its own to the broker."""
+        from choreo.broker.depths import Depths
+        from choreo.observe.readings import Readings
+
+        return Readings(self.store, Depths(self._connect), self.queue_of)
+
     def soft_time_limit(self, handler: str) -> float | None:
         """The soft time limit of this handler in this worker, in seconds; None if there is none."""
         return getattr(self._tasks().get(handler), "soft_time_limit", None) or self.pool_soft_time_limit
@@ -432,6 +505,7 @@ class Runtime:
         attributes = {
             "name": subscription.name,
             "subscription": subscription,
+            "runtime": self,
             # An ordinary refusal is one line in the log; its traceback is in the dead letter.
             "throws": (PermanentFailure, EnvelopeError, JoinExpiredError, *subscription.retry.never),
             "__doc__": code.__doc__,
@@ -471,6 +545,12 @@ class Runtime:
 
         join = next((known for known in self.subscriptions if isinstance(known, Join) and known.name == handler), None)
         park(self, handler, message, error, join=join)
+
+
+def _has_provider() -> bool:
+    """True if this program has set a tracer provider of OpenTelemetry. Until it has, its spans are recorded nowhere."""
+    trace = sys.modules.get("opentelemetry.trace")
+    return trace is not None and not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
 
 def _prefix(namespace: str) -> str:

@@ -42,6 +42,7 @@ from choreo.declare.delay import Delay
 from choreo.declare.retry import Retry
 from choreo.declare.settings import ServiceSettings, unreadable
 from choreo.errors import ChoreoError, DeclarationError, HandlerEndedError, PublishError, UndeclaredEventWarning
+from choreo.events.metadata import checked_meta, joined
 from choreo.runtime import WORKER_CLASS, WORKER_STEPS, Runtime
 from choreo.store.terms import Terms
 
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from choreo.delivery.listener import Listener
     from choreo.events.envelope import Envelope
     from choreo.events.event import Event
+    from choreo.events.metadata import Meta
     from choreo.observe.observer import Observer
     from choreo.operate.dead_letters import DeadLetters
     from choreo.operate.joins import Joins
@@ -103,6 +105,8 @@ class Service(Celery):
       per type and process) or "error" (`publish` raises). ``app.publisher.unheard`` counts them per type.
     - ``choreo_shutdown_timeout``: seconds after which a worker that was told to stop ends its handlers. Default: 25;
       None: it waits for them without a limit.
+    - ``choreo_tracing``: whether spans of OpenTelemetry are recorded. Default: if the program has set a tracer provider
+      before its first event.
     - ``choreo_record_length``: about how many runs of each handler the store records, for `choreo trace` and other
       questions about the past. Default: 10,000; 0: none. ``choreo_record_lifetime``: seconds, or a timedelta, after
       which a run is dropped. Default: 7 days. ``choreo_record_sample``: the share of stories to record. Default: 1.
@@ -347,13 +351,17 @@ class Service(Celery):
     # -- announcing ----------------------------------------------------------------------------------------------
 
     @overload
-    def publish(self, event: Event, subject: str | None = None) -> Envelope: ...
+    def publish(self, event: Event, subject: str | None = None, *, meta: Meta | None = None) -> Envelope: ...
 
     @overload
-    def publish(self, event: Event, subject: str | None = None, *, delay: timedelta | float) -> Announcement: ...
+    def publish(
+        self, event: Event, subject: str | None = None, *, delay: timedelta | float, meta: Meta | None = None
+    ) -> Announcement: ...
 
     @overload
-    def publish(self, event: Event, subject: str | None = None, *, at: datetime) -> Announcement: ...
+    def publish(
+        self, event: Event, subject: str | None = None, *, at: datetime, meta: Meta | None = None
+    ) -> Announcement: ...
 
     def publish(
         self,
@@ -362,6 +370,7 @@ class Service(Celery):
         *,
         delay: timedelta | float | None = None,
         at: datetime | None = None,
+        meta: Meta | None = None,
     ) -> Envelope | Announcement:
         """
         Announce an event to all handlers that listen to it.
@@ -378,12 +387,17 @@ class Service(Celery):
         namespace that uses the same store sends it, at most a quarter of a second late. The program that announced it
         may have ended by then. Without any worker, it waits. Raises `StoreError` if the store does not take it.
 
+        ``meta`` is metadata, such as ``{"tenant": "acme"}``: ``event.meta.extensions["tenant"]`` in a handler. Every
+        event that this one causes inherits it. An event that is announced in a handler can be given more, or another
+        value, or None, with which it does not inherit the name. Names are lower-case letters and digits; values are
+        texts of at most 512 characters, whole numbers or bools. Raises `InvalidEventError` for others.
+
         It waits for the broker, also if the result is awaited (in any form: ``await``, ``asyncio.create_task``), for
         which a warning is logged. In a coroutine write ``await asyncio.to_thread(app.publish, event)``.
         """
         if delay is None and at is None:
-            return self._announce([event], subject)[0]
-        return self._announce_later(checked_event(event), subject, Delay(delay, at))
+            return self._announce([event], subject, meta)[0]
+        return self._announce_later(checked_event(event), subject, Delay(delay, at), meta)
 
     def call_off(self, key: str) -> bool:
         """
@@ -394,7 +408,7 @@ class Service(Celery):
         name, _, event_id = key.partition("/")
         return self.runtime.store.unschedule(name, f"event:{event_id}")
 
-    def publish_many(self, events: Iterable[Event], subject: str | None = None) -> int:
+    def publish_many(self, events: Iterable[Event], subject: str | None = None, *, meta: Meta | None = None) -> int:
         """
         Announce any number of events, and return their number. See `publish` for what it promises of each.
 
@@ -409,28 +423,28 @@ class Service(Celery):
         iterator = iter(events)
         while batch := list(islice(iterator, BATCH_EVENTS)):
             try:
-                self._announce(batch, subject)
+                self._announce(batch, subject, meta)
             except PublishError as error:
                 error.before = count
                 raise
             count += len(batch)
         return Count(count)
 
-    def _announce(self, events: Sequence[Event], subject: str | None) -> list[Envelope]:
+    def _announce(self, events: Sequence[Event], subject: str | None, meta: Meta | None) -> list[Envelope]:
         events = [checked_event(event) for event in events]
+        given = None if meta is None else checked_meta(meta)
         context = self._own_context()
         inside: list[Envelope] = []
         if context is not None:
             # The handler may end meanwhile, if this is a thread with a copy of its context.
             with suppress(HandlerEndedError):
                 for event in events:
-                    inside.append(context.announce(event, subject))
+                    inside.append(context.announce(event, subject, meta=given))
                 return inside
         outside = events[len(inside) :]
         self._check_declared(outside)
-        envelopes = [self._sealed(event, subject, context) for event in outside]
-        self.runtime.publisher.announce(envelopes)
-        return [*inside, *envelopes]
+        envelopes = [self._sealed(event, subject, context, given) for event in outside]
+        return [*inside, *self.runtime.publisher.announce(envelopes)]
 
     def _check_declared(self, events: Iterable[Event]) -> None:
         """Warn of the first event of each type that is announced outside of handlers, and that is not declared."""
@@ -452,7 +466,14 @@ class Service(Celery):
         context = current()
         return context if context is not None and context.service == self.service_name else None
 
-    def _sealed(self, event: Event, subject: str | None, ended: Context | None, delay: Delay | None = None) -> Envelope:
+    def _sealed(
+        self,
+        event: Event,
+        subject: str | None,
+        ended: Context | None,
+        given: Meta | None,
+        delay: Delay | None = None,
+    ) -> Envelope:
         """The envelope of an event that leaves now. ``ended`` is the context of a handler that has ended, or None."""
         now = self.runtime.now()
         return event.sealed(
@@ -461,21 +482,22 @@ class Service(Celery):
             subject=ended.about if ended and subject is None else subject,
             cause=ended.envelope if ended else None,
             time=now if delay is None else delay.moment(now),
+            extensions=joined(ended.meta if ended else {}, given or {}) if ended or given else None,
         )
 
-    def _announce_later(self, event: Event, subject: str | None, delay: Delay) -> Announcement:
-        context = self._own_context()
+    def _announce_later(self, event: Event, subject: str | None, delay: Delay, meta: Meta | None) -> Announcement:
+        context, given = self._own_context(), checked_meta(meta)
         if context is not None:
             with suppress(HandlerEndedError):
-                envelope = context.announce(event, subject, delay)
+                envelope = context.announce(event, subject, delay, given)
                 key = f"{context.handler}/{envelope.id}"
                 # The store has it after the handler has succeeded. Until then only its context knows it.
                 return Announcement(envelope, envelope.time, key, partial(self._withdraw, context, key))
         from choreo.store.schedule import DELAYED, TENDED, Scheduled
 
         self._check_declared([event])
-        envelope = self._sealed(event, subject, context, delay)
         publisher, store = self.runtime.publisher, self.runtime.store
+        envelope = publisher.stamped(self._sealed(event, subject, context, given, delay))
         message = publisher.message_for(envelope)
         store.schedule(DELAYED, Scheduled(f"event:{envelope.id}", message, delay.seconds(store.now, self.runtime.now)))
         publisher.note_announced([envelope])

@@ -91,6 +91,16 @@ def plain_event(text: bytes) -> EventText | None:
         return None
 
 
+def source_of(message: Any) -> str:
+    """
+    The queue that a message was taken from.
+
+    choreo's Redis transport notes it. Elsewhere it is the message's routing key, which is the name of its queue unless
+    the message came through an exchange.
+    """
+    return getattr(message, "choreo_queue", "") or str((message.delivery_info or {}).get("routing_key"))
+
+
 def returns_of(message: Any) -> int:
     """How often the delivery came back after a failed attempt, as far as the broker counts that."""
     headers = message.properties.get("application_headers") if isinstance(message, amqp.Message) else message.headers

@@ -4,6 +4,7 @@ A line is one connection, used by one thread at a time. After an error it is dro
 still be under way on it. A forked process makes lines of its own.
 """
 
+import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from choreo.events.message import Message
 TIMEOUT = 5.0
 #: The most lines of one process.
 LINES = 10
+_FAULTS = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, struct.error)
 
 
 @dataclass(slots=True, eq=False)
@@ -32,6 +34,8 @@ class Post:
     confirmed: bool = False
     #: The reason why the broker did not take the message; "" if there is none. It is not sent again then.
     refused: str = ""
+    #: False if the broker is well, and refused this message.
+    is_outage: bool = True
     #: True if a queue got the message, False if none did; None if the broker does not say.
     heard: bool | None = None
 
@@ -60,6 +64,9 @@ class Line(Protocol):
 
     def concerns_one(self, error: Exception) -> bool:
         """True if the error is due to one of several messages, so that the others may succeed on a new line."""
+
+    def is_outage(self, error: Exception) -> bool:
+        """False if the error is due to the message, so that sending it again would fail again."""
 
     def why(self, error: Exception) -> str:
         """The error as a text for people."""
@@ -104,6 +111,10 @@ class VirtualLine(Line):
     def concerns_one(self, error: Exception) -> bool:  # noqa: ARG002
         """False: messages are sent one by one."""
         return False
+
+    def is_outage(self, error: Exception) -> bool:
+        """False if the message cannot be written."""
+        return not is_fault(error)
 
     def why(self, error: Exception) -> str:
         """The error as a text for people."""
@@ -180,6 +191,12 @@ def ensure_connected(connection: Connection) -> None:
     connection.ensure_connection(
         max_retries=others, interval_start=0, interval_step=0.1, interval_max=0.1, reraise_as_library_errors=False
     )
+
+
+def is_fault(error: Exception) -> bool:
+    """True for the errors of a client that cannot write a message."""
+    # An error of TLS may be a ValueError, too.
+    return isinstance(error, _FAULTS) and not isinstance(error, OSError)
 
 
 def _is_timeout(error: Exception) -> bool:

@@ -37,8 +37,13 @@ class Publisher:
 
     ``unheard`` counts, per type, the events to which no queue was bound. It needs a broker that says so: Redis and
     RabbitMQ do, the memory transport does not. ``place`` is a callback: it returns the broker and the namespace, for
-    the warning of such an event. ``note`` is a callback: it gets the types of the events that were announced.
+    the warning of such an event.
     """
+
+    #: Callback: gets the type of each event that reached no queue. Set by whoever makes the publisher.
+    report_unheard: Callable[[str], object] | None = None
+    #: Callback: gets the types of the events that were announced. Set by whoever makes the publisher.
+    note_types: Callable[[Iterable[str]], object] | None = None
 
     def __init__(
         self,
@@ -46,21 +51,21 @@ class Publisher:
         exchange: Exchange,
         when_unheard: Unheard = Unheard.LOG,
         place: Callable[[], str] = lambda: "this broker",
-        note: Callable[[Iterable[str]], object] | None = None,
     ) -> None:
         self._connect = connect
         self._exchange = exchange
         self._when_unheard = when_unheard
         self._place = place
-        self._note = note
         self._lines = Lines(self._new_line)
         self._counting = threading.Lock()
         self.unheard: Counter[str] = Counter()
         forks.guard(self)
 
-    def announce(self, envelopes: Iterable[Envelope]) -> None:
+    def announce(self, envelopes: Iterable[Envelope]) -> list[Envelope]:
         """
         Broadcast events. On return the broker holds each of them for every queue that is bound to its type.
+
+        Returns the events as they were sent.
 
         Raises `PublishError` unless the broker confirms all of them in time. Its ``confirmed`` and ``unconfirmed`` list
         the events, and announcing the unconfirmed ones again is safe. With ``choreo_unheard = "error"`` it is also
@@ -80,11 +85,16 @@ class Publisher:
                 confirmed=[envelope for envelope, post in zip(envelopes, posts, strict=True) if post.heard],
                 unconfirmed=[envelope for envelope, post in zip(envelopes, posts, strict=True) if not post.heard],
             )
+        return envelopes
+
+    def stamped(self, envelope: Envelope) -> Envelope:
+        """The event as it is sent later, by the schedule."""
+        return envelope
 
     def note_announced(self, envelopes: Iterable[Envelope]) -> None:
-        """Tell ``note`` of events that were announced outside of handlers."""
-        if self._note is not None:
-            self._note([envelope.type for envelope in envelopes])
+        """Tell ``note_types`` of events that were announced outside of handlers."""
+        if self.note_types is not None:
+            self.note_types([envelope.type for envelope in envelopes])
 
     def message_for(self, envelope: Envelope) -> Message:
         """
@@ -135,6 +145,8 @@ class Publisher:
             with self._counting:
                 self.unheard[kind] += 1
                 first = self.unheard[kind] == 1
+            if self.report_unheard is not None:
+                self.report_unheard(kind)
             if first and self._when_unheard is not Unheard.IGNORE:
                 logger.warning(
                     "nobody listens to %s yet: no queue is bound to it on %s. Start a service that listens, or is this "
@@ -176,7 +188,7 @@ class Publisher:
                     for post in posts:
                         self._attempt([post])
                 elif attempt == len(PAUSE_SECONDS) or not line.is_passing(error):
-                    _refuse(posts, line.why(error))
+                    _refuse(posts, line.why(error), is_outage=line.is_outage(error))
                 else:
                     # The idle lines are most likely broken too, and there may be more of them than attempts.
                     self._lines.close()
@@ -235,10 +247,11 @@ def _check(posts: Sequence[Post], things: Sequence[Any]) -> None:
         f"the broker did not take {count}{examples}",
         confirmed=[thing for thing, post in zip(things, posts, strict=True) if post.confirmed],
         unconfirmed=[thing for thing, post in zip(things, posts, strict=True) if not post.confirmed],
+        is_outage=any(post.is_outage for post in failed),
     )
 
 
-def _refuse(posts: Sequence[Post], reason: str) -> None:
+def _refuse(posts: Sequence[Post], reason: str, *, is_outage: bool = True) -> None:
     for post in posts:
         if post.pending:
-            post.refused = reason
+            post.refused, post.is_outage = reason, is_outage

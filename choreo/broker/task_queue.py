@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Container
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import amqp
@@ -19,6 +20,9 @@ from choreo.errors import EnvelopeError, StoreError, UnansweredError
 
 #: Half a surrogate pair: a character that UTF-8 cannot write.
 _SURROGATE = re.compile("[\ud800-\udfff]")
+#: The name in `message.delivery_info` of a callback that counts one more return of the delivery; with -1, one less.
+#: Only a delivery that came back, and was counted, has it: see `choreo.worker.beginnings`.
+RETURNED = "choreo_returned"
 
 
 class TaskQueue(GuardedQueue):
@@ -26,14 +30,14 @@ class TaskQueue(GuardedQueue):
     A queue of calls to the service's tasks.
 
     ``tasks`` and ``accept`` are callbacks: they return the names of the tasks, and the allowed content types.
-    ``returned`` is a callback that counts one more return of a delivery, as `choreo.store.claims.Claims.returned` does:
-    on RabbitMQ this is a classic queue, which counts none.
+    ``returned`` is a callback that counts the returns of a delivery, as `choreo.store.claims.Claims.returned` does: on
+    RabbitMQ this is a classic queue, which counts none.
     """
 
     attrs = (*GuardedQueue.attrs, ("tasks", None), ("accept", None), ("returned", None))
     tasks: Callable[[], Container[str]]
     accept: Callable[[], Container[str]]
-    returned: Callable[[str, str], int]
+    returned: Callable[..., int]
 
     def make_runnable(self, message: Any) -> None:
         """Check that Celery can run the message, and leave it as it is. Raises `EnvelopeError` when it cannot."""
@@ -56,13 +60,14 @@ class TaskQueue(GuardedQueue):
         raise EnvelopeError("the body is not that of a task message")
 
     def _check_returns(self, message: Any, headers: Headers) -> None:
-        # A call that waits for its time has not begun, so it was not what ended the worker.
-        if not message.delivery_info.get("redelivered") or _is_waiting(headers.get("eta")):
+        if not message.delivery_info.get("redelivered"):
             return
+        # A call and its retries are messages of their own, with one id.
+        returned = partial(self.returned, self.handler, f"{headers['id']} {headers.get('retries')}")
         with suppress(StoreError):  # it is counted once the store is back
-            # A call and its retries are messages of their own, with one id.
-            if (count := self.returned(self.handler, f"{headers['id']} {headers.get('retries')}")) > self.most_returns:
+            if (count := returned()) > self.most_returns:
                 raise UnansweredError(f"it came back {count} times, and was never settled")
+            message.delivery_info[RETURNED] = returned
 
     def source(self) -> tuple[dict[str, Any], list[str]]:
         """The queue's own exchange, as plain values, and its routing key."""
@@ -127,18 +132,9 @@ def _is_time(value: Any) -> bool:
     if value is None:
         return True
     try:
-        _time_of(value)
+        time = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+        # Near the first and the last year the time in UTC may be out of range.
+        time.astimezone(UTC)
     except (TypeError, ValueError, OverflowError, OSError):
         return False
     return True
-
-
-def _is_waiting(eta: Any) -> bool:
-    """True if this time, which `_is_time` has checked, is still to come."""
-    return eta is not None and _time_of(eta) > datetime.now(UTC)
-
-
-def _time_of(value: Any) -> datetime:
-    time = value if isinstance(value, datetime) else datetime.fromisoformat(value)
-    # Near the first and the last year the time in UTC may be out of range.
-    return time.astimezone(UTC)

@@ -67,7 +67,7 @@ class Topology:
         tasks: Callable[[], Container[str]],
         accept: Callable[[], Container[str]],
         handlers: Callable[[], Container[str]],
-        returned: Callable[[str, str], int],
+        returned: Callable[..., int],
         on_consume: OnConsume | None = None,
     ) -> None:
         self.service = service

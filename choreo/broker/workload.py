@@ -10,15 +10,17 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+_STATE = "celery.worker.state"
+
 
 def _worker() -> Any:
     """`celery.worker.state` if it is loaded, else None."""
-    return sys.modules.get("celery.worker.state")
+    return sys.modules.get(_STATE)
 
 
 def is_stopping() -> bool:
     """True if the worker is shutting down. It gives back the deliveries that it has not begun, and their claims."""
-    worker = _worker()
+    worker = sys.modules.get(_STATE)  # not by `_worker`: this is asked twice for each event
     if worker is None:
         return False
     soon, now = worker.should_stop, worker.should_terminate

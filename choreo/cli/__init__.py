@@ -17,6 +17,7 @@ _COMMANDS = {
     "dead-letters": ("choreo.cli.dead_letters", "dead_letters"),
     "joins": ("choreo.cli.joins", "joins"),
     "map": ("choreo.cli.map", "map_"),
+    "metrics": ("choreo.cli.metrics", "metrics"),
     "publish": ("choreo.cli.publish", "publish"),
     "schedule": ("choreo.cli.schedule", "schedule"),
     "stuck": ("choreo.cli.stuck", "stuck"),

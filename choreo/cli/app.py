@@ -50,9 +50,9 @@ def speaking(command: Callable[..., None]) -> Callable[..., None]:
     return connecting(speak)
 
 
-def say(text: str, *, err: bool = False) -> None:
+def say(text: str, *, err: bool = False, nl: bool = True) -> None:
     """Print foreign text, with escapes for what would act on the terminal, or could not be printed at all."""
-    click.echo(lines(text), err=err)
+    click.echo(lines(text), err=err, nl=nl)
 
 
 def command_line_service(where: Where) -> Service:
@@ -136,7 +136,7 @@ def tell_asleep(app: Service, handler: str) -> None:
     service = handler.partition(".")[0]
     listening = app.runtime.store.listening(service)
     if listening is not None and not listening.workers:
-        click.echo(f"Note: no worker of {service} runs at the moment. The event waits for one.", err=True)
+        click.echo(f"Note: no worker of {service} runs at the moment. This waits for one.", err=True)
 
 
 def shown_moment(moment: datetime, near: str) -> str:

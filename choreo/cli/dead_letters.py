@@ -2,6 +2,7 @@
 
 import json
 import textwrap
+from collections.abc import Callable, Iterable
 
 import click
 
@@ -9,6 +10,7 @@ from choreo.cli import completion
 from choreo.cli.app import check_names, say, speaking, tell_asleep, tell_undeclared
 from choreo.cli.where import connecting
 from choreo.delivery.dead_letter import DeadLetter
+from choreo.errors import DeadLetterError
 from choreo.printing import one_line
 from choreo.service import Service
 
@@ -27,7 +29,11 @@ def dead_letters() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @speaking
 def list_(app: Service, names: tuple[str, ...], as_json: bool) -> None:
-    """List dead letters, oldest first: all, or those of the given services or handlers."""
+    """
+    List dead letters, oldest first.
+
+    Of all handlers, or of the given services or handlers.
+    """
     check_names(app, names, app.dead_letters.handlers)
     letters = app.dead_letters.find(*names)
     if as_json:
@@ -67,11 +73,18 @@ def show(app: Service, letter_id: str, as_json: bool) -> None:
 )
 @speaking
 def replay(app: Service, letter_ids: tuple[str, ...], to: str | None) -> None:
-    """Send events once more to the handlers that failed, and to no others."""
-    for letter_id in letter_ids:
+    """
+    Send events once more to the handlers that failed.
+
+    No other handlers get them. The exit code is 1 if one of the dead letters could not be replayed; the others are.
+    """
+
+    def replay_one(letter_id: str) -> None:
         letter = app.dead_letters.replay(letter_id, to)
         say(replayed(letter, to))
         tell_asleep(app, to or letter.handler)
+
+    each(letter_ids, replay_one)
 
 
 @dead_letters.command()
@@ -79,12 +92,19 @@ def replay(app: Service, letter_ids: tuple[str, ...], to: str | None) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @speaking
 def discard(app: Service, letter_ids: tuple[str, ...], yes: bool) -> None:
-    """Delete dead letters for good. To keep a copy, run `show --json` first."""
-    for letter_id in letter_ids:
+    """
+    Delete dead letters for good.
+
+    To keep a copy, run `show --json` first. The exit code is 1 if there is no such dead letter; the others are deleted.
+    """
+
+    def discard_one(letter_id: str) -> None:
         letter = app.dead_letters.get(letter_id)
         if yes or click.confirm(f"Forget {letter.id} ({one_line(letter.handler)}: {letter}) for good?"):
             app.dead_letters.discard(letter_id)
             say(f"{letter.id}: forgotten.")
+
+    each(letter_ids, discard_one)
 
 
 def headlines(letter: DeadLetter) -> list[str]:
@@ -92,7 +112,7 @@ def headlines(letter: DeadLetter) -> list[str]:
     facts = {
         "dead letter": letter.id,
         "handler": one_line(letter.handler),
-        "reason": f"{letter.reason}, after {letter.attempts} attempt{'s' * (letter.attempts != 1)}",
+        "reason": f"{letter.reason}, {_attempts(letter.attempts)}",
         "error": one_line(letter.error),
         "failed at": letter.failed_at.isoformat(timespec="seconds"),
     }
@@ -103,7 +123,24 @@ def replayed(letter: DeadLetter, to: str | None = None) -> str:
     """Return the output of `choreo dead-letters replay` for this letter. ``to`` is the handler, if it is another."""
     where = to or letter.handler
     again = " again" if where == letter.handler else ""
-    return f"{letter.id}: {letter} goes to {one_line(where)}{again}, as soon as its service runs."
+    return f"{letter.id}: {letter} goes to {one_line(where)}{again}."
+
+
+def each(letter_ids: Iterable[str], do: Callable[[str], None]) -> None:
+    """Call ``do`` with each id. An error is one line, and the others go on; then the command ends with exit code 1."""
+    failed = False
+    for letter_id in dict.fromkeys(letter_ids):
+        try:
+            do(letter_id)
+        except DeadLetterError as error:
+            failed = True
+            say(f"Error: {error}", err=True)
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+def _attempts(number: int) -> str:
+    return f"after {number} attempt{'s' * (number != 1)}" if number else "before its first attempt"
 
 
 def _contents(letter: DeadLetter) -> list[str]:

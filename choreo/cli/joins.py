@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from choreo.cli import completion
-from choreo.cli.app import check_names, say, shown_moment, speaking, tell_undeclared
+from choreo.cli.app import check_names, say, shown_moment, speaking, tell_asleep, tell_undeclared
 from choreo.cli.where import connecting
 from choreo.operate.joins import PAGE, Joins, PendingJoin
 from choreo.printing import one_line
@@ -43,7 +43,11 @@ def joins() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @speaking
 def list_(app: Service, names: tuple[str, ...], limit: int, after: str | None, as_json: bool) -> None:
-    """List pending joins, soonest deadline first: of all handlers, or of the given services or handlers."""
+    """
+    List pending joins, soonest deadline first.
+
+    Of all handlers, or of the given services or handlers.
+    """
     handlers = _chosen(app, names)
     if after and len(handlers) != 1:
         raise click.UsageError("--after continues the list of one HANDLER. Name it.")
@@ -71,7 +75,11 @@ def list_(app: Service, names: tuple[str, ...], limit: int, after: str | None, a
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @speaking
 def show(app: Service, key: str, handler: str | None, as_json: bool) -> None:
-    """Show the joins that wait for KEY: their parts, their missing events and their deadline."""
+    """
+    Show the joins that wait for KEY.
+
+    With their parts, their missing events and their deadline.
+    """
     _check_handler(app, handler)
     found = app.joins.find(key, handler)
     if not found:
@@ -105,11 +113,16 @@ def cancel(app: Service, key: str, handler: str | None, reason: str, yes: bool) 
 @click.option("--as-timeout", is_flag=True, help="Run on_timeout, as at the deadline.")
 @speaking
 def fire(app: Service, key: str, handler: str | None, as_timeout: bool) -> None:
-    """Run the handler that waits for KEY with the parts that have arrived. A missing part is None."""
+    """
+    Run the handler that waits for KEY.
+
+    It gets the parts that have arrived. A missing part is None.
+    """
     _check_handler(app, handler)
     join = app.joins.fire(key, handler, as_timeout=as_timeout)
     what = "on_timeout runs" if as_timeout else "runs"
-    say(_wrapped(f"{join.handler} {one_line(key)}: {what} with {_arrived(join)}, as soon as its service runs."))
+    say(_wrapped(f"{join.handler} {one_line(key)}: {what} with {_arrived(join)}."))
+    tell_asleep(app, join.handler)
 
 
 def _check_handler(app: Service, handler: str | None) -> None:

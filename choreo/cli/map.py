@@ -61,7 +61,7 @@ def map_(
     form: str | None,
 ) -> None:
     """
-    Show the events of the platform: who announces them, and who hears them.
+    Show all events: who announces them, and who hears them.
 
     Without --package and --code it shows what the services have told the store, also those that are stopped. If no
     broker is set, it reads the code of the only package in this directory.
@@ -202,7 +202,8 @@ def _heard_by(event: MappedEvent, names: tuple[str, ...]) -> Text:
 
     hint = f"  {event.similar}?" if event.similar and not event.by_name else ""
     if event.is_unheard:
-        return text(("NOBODY", "bold red"), hint)
+        lost = f" ({event.lost}x, last {_moment(event.lost_at)})" if event.lost else ""
+        return text(("NOBODY", "bold red"), lost, hint)
     if not event.by_name:
         return text(("ONLY *", "yellow"), hint)
     named = [f"{_named(hearer, names)}{_MARKS.get(hearer.how, '')}" for hearer in event.by_name]
@@ -293,7 +294,7 @@ def _moment(seconds: float) -> str:
 
 
 def _print_readers(shown: Map, field: str, *, as_json: bool) -> None:
-    readings = shown.reading(field)
+    readings = shown.readers(field)
     if as_json:
         for reading in readings:
             say(json.dumps({"handler": reading.name, "event": reading.event, "is_certain": reading.is_certain}))

@@ -10,7 +10,10 @@ from pydantic import AliasChoices, AliasPath, ValidationError
 
 from choreo.cli import completion
 from choreo.cli.app import broker_of, say, speaking
+from choreo.declare.settings import Unheard
+from choreo.errors import InvalidEventError
 from choreo.events.event import Event, known_events
+from choreo.events.metadata import Meta, checked_meta
 from choreo.local.discovery import DiscoveryError, Package, imported, packages_with_events
 from choreo.service import Service
 
@@ -19,6 +22,7 @@ from choreo.service import Service
 @click.argument("event_type", metavar="TYPE", shell_complete=completion.event_types)
 @click.option("--subject", default="", help="The subject of the event, such as ORD-9.")
 @click.option("--data", default="{}", metavar="JSON", help="The fields of the event.")
+@click.option("--meta", "meta", multiple=True, metavar="NAME=VALUE", help="Metadata that caused events inherit.")
 @click.option(
     "--package",
     metavar="NAME",
@@ -26,7 +30,7 @@ from choreo.service import Service
     help="The package that knows the event. Default: the only one in this directory that does.",
 )
 @speaking
-def publish(app: Service, event_type: str, subject: str, data: str, package: str | None) -> None:
+def publish(app: Service, event_type: str, subject: str, data: str, meta: tuple[str, ...], package: str | None) -> None:
     """
     Announce an event of TYPE, such as order.placed.
 
@@ -35,10 +39,15 @@ def publish(app: Service, event_type: str, subject: str, data: str, package: str
 
     \b
     choreo publish order.placed --subject ORD-9 \\
-        --data '{"customer_id": "alice", "total_cents": 2500, ...}'
+        --data '{"customer_id": "alice", "total_cents": 2500, ...}' \\
+        --meta tenant=acme
     """
+    given = _meta(meta)
     event = _made(_event_class(event_type, package), data)
-    envelope = app.publish(event, subject)
+    if (app.conf.get("choreo_unheard") or Unheard.LOG) == Unheard.LOG:
+        # It is said below, once. Without a configuration of logs, the warning in the log would stand beside it.
+        app.conf.choreo_unheard = Unheard.IGNORE
+    envelope = app.publish(event, subject, meta=given)
     say(f"{envelope} announced; its id is {envelope.id}")
     if not subject:
         _warn(
@@ -47,9 +56,28 @@ def publish(app: Service, event_type: str, subject: str, data: str, package: str
         )
     if app.publisher.unheard:
         _warn(
-            f"no handler listens to {event_type} at {broker_of(app)}; is this the right broker? "
+            f"no handler listens to {event_type} at {broker_of(app)}{_in_namespace(app)}; is this the right broker? "
             f"(--broker, CHOREO_BROKER_URL)"
         )
+
+
+def _in_namespace(app: Service) -> str:
+    namespace = app.runtime.topology.namespace
+    return f" in the namespace {namespace!r}" if namespace else ""
+
+
+def _meta(given: tuple[str, ...]) -> Meta:
+    try:
+        return checked_meta(dict(_pair(one) for one in given))
+    except InvalidEventError as error:
+        raise click.BadParameter(str(error), param_hint="--meta") from error
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise click.BadParameter(f"{text!r} is no NAME=VALUE. Write tenant=acme.", param_hint="--meta")
+    return name, value
 
 
 def _warn(text: str) -> None:

@@ -17,23 +17,23 @@ from choreo.store.schedule import DELAYED
 
 
 @click.command()
-@click.argument("owners", nargs=-1, metavar="[SERVICE|HANDLER]...", shell_complete=completion.services_and_handlers)
+@click.argument("names", nargs=-1, metavar="[SERVICE|HANDLER]...", shell_complete=completion.services_and_handlers)
 @click.option(
     "--older", type=SPAN, default=0.0, metavar="TIME", help="Only what is stuck for longer: 30s, 10m, 2h, 1d."
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @speaking
-def stuck(app: Service, owners: tuple[str, ...], older: float, as_json: bool) -> None:
+def stuck(app: Service, names: tuple[str, ...], older: float, as_json: bool) -> None:
     """
-    Show all that is stuck, by cause, the oldest first, and the next step for each.
+    Show all that is stuck, by cause, with the next step.
 
-    Messages that no worker takes, messages that come back because their worker dies, retries and deadlines that no
+    The oldest comes first. Messages that no worker takes, messages that come back because their worker dies, retries and deadlines that no
     worker sends, joins past their deadline, dead letters, and what waits because of a pause.
 
     The exit code is 1 if anything is stuck.
     """
-    check_names(app, owners, app.runtime.store.handlers())
-    found = app.observe.stuck(*owners, older=older)
+    check_names(app, names, app.runtime.store.handlers())
+    found = app.observe.stuck(*names, older=older)
     if as_json:
         for one in found:
             say(json.dumps(one.to_dict()))

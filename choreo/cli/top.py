@@ -26,7 +26,7 @@ _NUMBERS = ("WAIT", "OLDEST", "IN/s", "OUT/s", "P95", "ETA", "DEAD", "LATER")
 
 
 @click.command()
-@click.argument("owners", nargs=-1, metavar="[SERVICE|HANDLER]...", shell_complete=completion.services_and_handlers)
+@click.argument("names", nargs=-1, metavar="[SERVICE|HANDLER]...", shell_complete=completion.services_and_handlers)
 @click.option("--once", is_flag=True, help="Print one screen. The exit code is 1 if something is wrong.")
 @click.option("--json", "as_json", is_flag=True, help="One screen as a JSON object.")
 @click.option(
@@ -36,9 +36,9 @@ _NUMBERS = ("WAIT", "OLDEST", "IN/s", "OUT/s", "P95", "ETA", "DEAD", "LATER")
     help="Between two looks.  [default: 2; with --once 1]",
 )
 @speaking
-def top(app: Service, owners: tuple[str, ...], once: bool, as_json: bool, interval: float | None) -> None:
+def top(app: Service, names: tuple[str, ...], once: bool, as_json: bool, interval: float | None) -> None:
     """
-    Show what waits for each handler, how fast it works, and who works for it.
+    Show what waits for each handler, and who works for it.
 
     WAIT is the number of messages in its queue, OLDEST the age of the event that is next (- on RabbitMQ). IN, OUT and
     P95 (95 of 100 runs took no longer) are from the record of runs of the last minute. ETA is the time until the queue
@@ -56,10 +56,10 @@ def top(app: Service, owners: tuple[str, ...], once: bool, as_json: bool, interv
     - a loop: events of one story cause their own type again and again
     - the broker does not answer
     """
-    check_names(app, owners, app.runtime.store.handlers())
+    check_names(app, names, app.runtime.store.handlers())
     with closing(app.observe.watch()) as looking:
         if once or as_json or not screen().is_terminal or screen().is_dumb_terminal:
-            found = _twice(looking, owners, 1.0 if interval is None else interval)
+            found = _twice(looking, names, 1.0 if interval is None else interval)
             if as_json:
                 say(json.dumps(found.to_dict()))
             else:
@@ -67,25 +67,25 @@ def top(app: Service, owners: tuple[str, ...], once: bool, as_json: bool, interv
             if (once or as_json) and found.troubles:
                 click.get_current_context().exit(1)
         else:
-            _live(looking, owners, interval or 2.0)
+            _live(looking, names, interval or 2.0)
 
 
-def _twice(looking: Top, owners: tuple[str, ...], interval: float) -> Overview:
+def _twice(looking: Top, names: tuple[str, ...], interval: float) -> Overview:
     """The second of two looks. The rate of incoming events needs both."""
-    looking.look(*owners)
+    looking.look(*names)
     time.sleep(interval)
-    return looking.look(*owners)
+    return looking.look(*names)
 
 
-def _live(looking: Top, owners: tuple[str, ...], interval: float) -> None:
-    shown = drawn(looking.look(*owners))
+def _live(looking: Top, names: tuple[str, ...], interval: float) -> None:
+    shown = drawn(looking.look(*names))
     with suppress(KeyboardInterrupt), _single_keys(), Live(console=screen(), screen=True, auto_refresh=False) as live:
         while True:
             live.update(shown, refresh=True)
             if _pressed(interval) in ("q", "Q"):
                 return
             try:
-                shown = drawn(looking.look(*owners))
+                shown = drawn(looking.look(*names))
             except StoreError as error:
                 # The last screen stays, since the store may come back.
                 shown = Group(text((f"The store does not answer: {error}", "red")), shown)
@@ -172,7 +172,7 @@ def _lines(found: Overview) -> Iterator[tuple[str, Piece]]:
         yield "NAMESPACES", ", ".join(others) or "none"
     for loop in found.loops:
         circle = " <-> ".join(loop.types)
-        about = f"{loop.subject or loop.story} has {loop.events:,} events in {span(loop.seconds)}: {circle}"
+        about = f"{loop.subject or loop.story} has at least {loop.events:,} events in {span(loop.seconds)}: {circle}"
         yield "LOOPS", (about, "red")
     yield "NEXT HOUR", _coming(found)
     for trouble in found.troubles:

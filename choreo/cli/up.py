@@ -11,6 +11,7 @@ from types import FrameType
 from typing import NoReturn
 
 import click
+from click.core import ParameterSource
 from kombu.utils.url import maybe_sanitize_url
 
 from choreo.cli.where import Where
@@ -125,10 +126,22 @@ def up(
         _run(platform, names, flower, quiet)
     except WorkerDiedError as error:
         raise click.ClickException(f"{error}\nEverything is stopped.") from error
-    except (DiscoveryError, BrokerUnreachableError, NoServerError, PlatformError) as error:
+    except BrokerUnreachableError as error:
+        raise Refusal(f"{error}{_stale()}") from error
+    except (DiscoveryError, NoServerError, PlatformError) as error:
         raise Refusal(str(error)) from error
     except ChoreoError as error:
         raise click.ClickException(str(error)) from error
+
+
+def _stale() -> str:
+    """The way out if the URL of the broker comes from the environment, such as that of a `choreo up` that has ended."""
+    if click.get_current_context().get_parameter_source("broker") is not ParameterSource.ENVIRONMENT:
+        return ""
+    return (
+        " The URL is in the environment of this shell, perhaps from a `choreo up` that has ended: `unset "
+        "CHOREO_BROKER_URL CHOREO_STORE_URL`."
+    )
 
 
 def _run(platform: Platform, names: list[str], flower: bool, quiet: bool) -> None:

@@ -124,13 +124,13 @@ def connecting(command: F) -> F:
     return command
 
 
-def services(_: click.Context, __: click.Parameter, begun: str) -> list[str]:
+def services(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
     """Completion in the shell: the services of the packages in this directory, as `-A` takes them."""
     from choreo.local.discovery import Package, packages_with_services
 
     with quiet():
         found = [place for name in packages_with_services(Path.cwd()) for place in Package(name).targets]
-        return [place for place in found if place.startswith(begun)]
+        return [place for place in found if place.startswith(incomplete)]
     return []
 
 

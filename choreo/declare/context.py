@@ -15,6 +15,7 @@ from choreo.durations import moment_of
 from choreo.errors import HandlerEndedError
 from choreo.events.envelope import Envelope
 from choreo.events.ids import named_id
+from choreo.events.metadata import Meta, Value, inherited, joined
 
 if TYPE_CHECKING:
     from choreo.events.event import Event
@@ -77,6 +78,18 @@ class Context:
         """The correlation id of the event."""
         return self.envelope.correlation_id
 
+    @property
+    def meta(self) -> dict[str, Value]:
+        """
+        The metadata that the announced events inherit: what was given to the event, and to those that led to it.
+
+        For a join, it is that of all its parts. If they have different values for a name, the first of them in the
+        join's order counts. ``traceparent`` is that of the part that was announced last, which is the cause.
+        """
+        if not (self.envelope.extensions or len(self.events) > 1):
+            return {}
+        return inherited([event.extensions for event in self.events or [self.envelope]], self.envelope.extensions)
+
     def store_time(self) -> datetime:
         """
         The time by the store's clock, in UTC. Delayed events go by this clock; the clock of a worker may be wrong.
@@ -86,9 +99,17 @@ class Context:
         """
         return moment_of(self.clock())
 
-    def announce(self, event: "Event", subject: str | None = None, delay: Delay | None = None) -> Envelope:
+    def announce(
+        self,
+        event: "Event",
+        subject: str | None = None,
+        delay: Delay | None = None,
+        meta: Meta | None = None,
+    ) -> Envelope:
         """
         Add an event to those that are sent when the handler succeeds, or ``delay`` later.
+
+        ``meta`` is metadata of the event in addition to what it inherits; None for a name: it does not inherit it.
 
         The id of the event derives from the unit and from its position among the announced events. If the handler runs
         again after a crash, its events get the same ids, so other handlers recognise them.
@@ -101,9 +122,9 @@ class Context:
                     f"{self.handler} has ended, and this {type(event).__name__} was announced in its context. Wait for "
                     f"the threads that a handler starts before it returns, or announce with app.publish(...)."
                 )
-            return self._announce(event, subject, delay)
+            return self._announce(event, subject, delay, meta)
 
-    def _announce(self, event: "Event", subject: str | None, delay: Delay | None) -> Envelope:
+    def _announce(self, event: "Event", subject: str | None, delay: Delay | None, meta: Meta | None) -> Envelope:
         now = self.now()
         envelope = event.sealed(
             id=named_id(f"{self.idempotency_key}/{len(self.announced)}"),
@@ -111,6 +132,7 @@ class Context:
             subject=self.about if subject is None else subject,
             cause=self.envelope,
             time=now if delay is None else delay.moment(now),
+            extensions=joined(self.meta, meta) if meta else self.meta,
         )
         self.announced.append(envelope)
         if delay is not None:
@@ -138,10 +160,10 @@ class Context:
 
     def active(self) -> AbstractContextManager[None]:
         """Return a context manager inside which `current` returns this context. The context ends with it."""
-        return _Active(self)
+        return Active(self)
 
 
-class _Active:
+class Active:
     """The context manager of `Context.active`."""
 
     __slots__ = ("_context", "_token")

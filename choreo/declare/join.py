@@ -85,6 +85,12 @@ class Join(Subscription):
     rounds: bool = False
     #: For events whose key is not their subject: type → the field that holds the key, by its name on the wire.
     keys: Mapping[str, str] = field(default_factory=dict)
+    #: What the store needs to know of the parts: see `choreo.store.joins.Arrival.needs`.
+    needed: Mapping[str, int | None] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        needed = dict.fromkeys(self.parts) | {part: need or 0 for part, need in self.needs().items()}
+        object.__setattr__(self, "needed", needed)  # the class is frozen
 
     @property
     def quorum(self) -> int:
@@ -131,12 +137,12 @@ class Join(Subscription):
         """
         Return the arguments of the handler, in the order of its parameters.
 
-        A part that has not arrived is None. Several events of a type are ordered by the time of their announcement.
+        ``arrived``: type → its events, in the order of `age`. A part that has not arrived is None.
         """
         taken: list[Envelope | list[Envelope] | None] = []
         for part in self.parts:
-            here = sorted(arrived.get(part, ()), key=age)
-            taken.append(here if part in self.several else here[0] if here else None)
+            here = arrived.get(part, ())
+            taken.append(list(here) if part in self.several else here[0] if here else None)
         return taken
 
     def is_complete(self, arrived: Mapping[str, Sequence[Envelope]]) -> bool:

@@ -155,6 +155,7 @@ def inspect_function(function: Function) -> Reaction:
         raise DeclarationError(
             f"{describe(function)}: an annotation cannot be resolved ({error!r}). Import its class at module level."
         ) from error
+    _check_call(function, list(signature.parameters))
     bound = _bound(function)
     taken = {name: parameter for name, parameter in signature.parameters.items() if name not in bound}
     found = {name: _parameter(function, parameter, hints) for name, parameter in taken.items()}
@@ -175,6 +176,29 @@ def announced_by(function: Function) -> tuple[type[Event], ...] | None:
         return _announces(function, typing.get_type_hints(read, vars(inspect.getmodule(code_of(function)))))
     except Exception:  # an annotation can be any code, and raise anything
         return None
+
+
+def _check_call(function: Function, names: Sequence[str]) -> None:
+    """Raise `DeclarationError` for a function that cannot be called with its parameters by name."""
+    code = code_of(function)
+    if hasattr(code, "__wrapped__") and callable(getattr(code, "register", None)):
+        raise DeclarationError(
+            f"{describe(function)} is a functools.singledispatch function, whose annotations do not tell which events "
+            f"it takes. Declare a handler for each event: @app.on(OrderPlaced) above a function of its own. Or call it "
+            f"in one: def hear(event: OrderPlaced | OrderCancelled): {getattr(code, '__name__', 'dispatch')}(event)."
+        )
+    try:
+        real = inspect.signature(function, follow_wrapped=False)
+    except (TypeError, ValueError):  # it is not written in Python, and tells nothing
+        return
+    try:
+        real.bind(**dict.fromkeys(names))
+    except TypeError as error:
+        if hasattr(code, "__wrapped__"):
+            raise DeclarationError(
+                f"{describe(function)}: a decorator above it takes no arguments by name ({error}), and a handler is "
+                f"called with them. Write its inner function with *args and **kwargs, or use middleware: around=[...]."
+            ) from error
 
 
 def _hints(code: Any, spare: Sequence[str]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ SETTINGS = (
     "choreo_namespace",
     "choreo_unheard",
     "choreo_shutdown_timeout",
+    "choreo_tracing",
     "choreo_fast_lane",
     "choreo_version",
     "choreo_record_length",
@@ -177,6 +178,8 @@ def _check_values(conf: ConfigurationView) -> None:
         Unheard.of(unheard)
     if not isinstance(version := conf.get("choreo_version"), str | None):
         raise DeclarationError(f'choreo_version = {version!r}: it takes a text, like "1.4.2".')
+    if (tracing := conf.get("choreo_tracing")) not in (None, True, False):
+        raise DeclarationError(f"choreo_tracing = {tracing!r}: it takes True or False.")
     seconds = conf.get("choreo_shutdown_timeout")
     try:
         if seconds is None or is_wait(float(seconds)):

@@ -11,16 +11,21 @@ import time
 from collections.abc import Sequence
 
 from choreo.daemon import Daemon
+from choreo.delivery.notice import park
 from choreo.delivery.ports import Ports
 from choreo.delivery.signals import DEADLINE, signal
 from choreo.delivery.undeclared import is_handler
 from choreo.delivery.undeclared_letters import park_undeclared
-from choreo.errors import PublishError, StoreError
+from choreo.delivery.unsendable import is_given_up, park_unreadable
+from choreo.errors import EnvelopeError, PublishError, StoreError
 from choreo.events.message import Message
 from choreo.store.parts import key_of
-from choreo.store.schedule import DEADLINE_PREFIX, DELAYED, TENDED
+from choreo.store.schedule import DEADLINE_PREFIX, DELAYED, TENDED, Unreadable
 
 logger = logging.getLogger(__name__)
+
+#: A message that is due, with its id in the schedule; None in place of it for the deadline of a join.
+Due = tuple[str, Message | None]
 
 #: Seconds between two looks.
 TICK = 0.2
@@ -72,7 +77,7 @@ class Clock:
         Send everything that is due now. Returns the number of messages sent.
 
         Raises `PublishError` if the broker did not take some messages (the others are sent, and these stay due), and
-        `StoreError`.
+        `StoreError`. A message that the broker refuses too often, and one that cannot be read, become dead letters.
         """
         if time.monotonic() >= self._tell_at:
             self._ports.store.tend(DELAYED, TENDED)
@@ -85,29 +90,48 @@ class Clock:
         """
         Send everything in these schedules that is due now. Returns the number of messages.
 
-        Raises `PublishError` if the broker did not take some; the others are sent all the same.
+        Raises `PublishError` if the broker did not take some, and `StoreError` if the store refused to hand some out;
+        the others are sent all the same.
         """
-        count, trouble = 0, None
+        count = 0
+        trouble: PublishError | StoreError | None = None
         # One batch of each schedule in turn: ten thousand retries of one handler do not delay another's deadlines.
         names = self._ports.store.ripe(names)
         while names and not self._daemon.is_stopped:
             busy = []
             for name in names:
-                due = self._ports.store.due(name, BATCH_MESSAGES, HOLD)
-                if due and self._is_undeclared(name):
-                    due = self._park_undeclared(name, due)
-                now = 0.0 if all(message for _, message in due) else self._ports.store.now()
-                sent, failed = self._send(
-                    [(key, message or self.deadline_signal(name, key, now)) for key, message in due]
-                )
-                self._ports.store.sent(name, sent)
-                count, trouble = count + len(sent), failed or trouble
-                if len(due) == BATCH_MESSAGES:
+                try:
+                    sent, is_busy, failed = self._send_batch(name)
+                except StoreError as refusal:
+                    if refusal.is_outage:
+                        raise
+                    sent, is_busy, failed = 0, False, refusal
+                count, trouble = count + sent, failed or trouble
+                if is_busy:
                     busy.append(name)
             names = busy
         if trouble is not None:
             raise trouble
         return count
+
+    def _send_batch(self, name: str) -> tuple[int, bool, PublishError | StoreError | None]:
+        """Send what is due in one schedule. Returns the number, whether more may be due, and the last trouble."""
+        found = self._ports.store.due(name, BATCH_MESSAGES, HOLD)
+        due = self._readable(name, found)
+        if due and self._is_undeclared(name):
+            due = self._park_undeclared(name, due)
+        now = 0.0 if all(message for _, message in due) else self._ports.store.now()
+        messages = [(key, message or self.deadline_signal(name, key, now)) for key, message in due]
+        sent, trouble = self._send(name, messages)
+        self._ports.store.sent(name, sent)
+        return len(sent), len(found) == BATCH_MESSAGES, trouble
+
+    def _readable(self, name: str, due: Sequence[tuple[str, Message | Unreadable | None]]) -> list[Due]:
+        """Make dead letters of the entries that are no messages. Returns the others."""
+        for key, entry in due:
+            if isinstance(entry, Unreadable):
+                park_unreadable(self._ports, name, key, entry)
+        return [(key, entry) for key, entry in due if not isinstance(entry, Unreadable)]
 
     def schedule_names(self) -> list[str]:
         """
@@ -136,10 +160,10 @@ class Clock:
         listening = self._ports.store.listening(self._ports.service_name)
         return listening is not None and self._ports.queue_of(name) not in listening.queues
 
-    def _park_undeclared(self, handler: str, due: list[tuple[str, Message | None]]) -> list[tuple[str, Message | None]]:
+    def _park_undeclared(self, handler: str, due: list[Due]) -> list[Due]:
         """Make dead letters of the messages to the handler itself. Returns the others: the events it has announced."""
         queue = self._ports.queue_of(handler)
-        others: list[tuple[str, Message | None]] = []
+        others: list[Due] = []
         for key, message in due:
             if message is not None and (message.exchange or message.routing_key != queue):
                 others.append((key, message))
@@ -148,28 +172,33 @@ class Clock:
         return others
 
     def _park_one(self, handler: str, key: str, message: Message | None) -> None:
-        """Make a dead letter of one message. If that fails, it stays in the schedule, and holds up no other."""
+        """Make a dead letter of one message. If the handler can have none, the message is kept as it is."""
+        message = message or self.deadline_signal(handler, key, self._ports.store.now())
         try:
-            now = self._ports.store.now()
-            park_undeclared(self._ports, handler, key, message or self.deadline_signal(handler, key, now))
+            park_undeclared(self._ports, handler, key, message)
         except Exception as error:
             if isinstance(error, StoreError) and error.is_outage:
                 raise
-            logger.exception("%s: no dead letter can be made of %r; it stays in the schedule", handler, key)
+            park(self._ports, handler, message, EnvelopeError(f"no dead letter can be made of {key!a}: {error}"))
+            self._ports.store.sent(handler, [key])
 
-    def _send(self, due: list[tuple[str, Message]]) -> tuple[list[str], PublishError | None]:
+    def _send(self, name: str, due: list[tuple[str, Message]]) -> tuple[list[str], PublishError | None]:
         if not due:
             return [], None
         try:
             self._ports.publisher.send([message for _, message in due])
         except PublishError as error:
             taken = {id(message) for message in error.confirmed}
-            sent, trouble = self._send_singly([entry for entry in due if id(entry[1]) not in taken])
+            sent, trouble = self._send_singly(name, [entry for entry in due if id(entry[1]) not in taken])
             return [key for key, message in due if id(message) in taken] + sent, trouble
         return [key for key, _ in due], None
 
-    def _send_singly(self, due: list[tuple[str, Message]]) -> tuple[list[str], PublishError | None]:
-        """Send one by one, so that a message which the broker refuses does not hold up the others."""
+    def _send_singly(self, name: str, due: list[tuple[str, Message]]) -> tuple[list[str], PublishError | None]:
+        """
+        Send one by one, so that a message which the broker refuses does not hold up the others.
+
+        One that is refused too often counts as sent: it is a dead letter then.
+        """
         sent: list[str] = []
         troubles: list[PublishError] = []
         for key, message in due:
@@ -177,7 +206,10 @@ class Clock:
                 self._ports.publisher.send([message])
                 sent.append(key)
             except PublishError as error:
-                troubles.append(error)
+                if not error.is_outage and is_given_up(self._ports, name, key, message, error):
+                    sent.append(key)
+                else:
+                    troubles.append(error)
             if len(troubles) == PATIENCE:
                 break
         return sent, troubles[0] if troubles else None

@@ -27,6 +27,8 @@ class Reason(StrEnum):
     EXPIRED = "expired"
     #: No worker declares the handler any more: a retry, or the deadline of a join, would go to a queue that none reads.
     UNDECLARED = "undeclared"
+    #: The broker refused a retry, a delayed event or another message of the schedule, again and again.
+    UNSENT = "unsent"
     #: An operator revoked the run, or ended it with a signal: see docs/deployment.md.
     REVOKED = "revoked"
 
@@ -65,7 +67,8 @@ class DeadLetter:
         return self.envelopes[0].subject if self.envelopes else ""
 
     def __str__(self) -> str:
-        what = " + ".join(envelope.type for envelope in self.envelopes) or "something unreadable"
+        unknown = "a message" if self.reason is Reason.UNSENT else "something unreadable"
+        what = " + ".join(envelope.type for envelope in self.envelopes) or unknown
         return one_line(f"{what} {self.subject}".rstrip())
 
     def to_json(self) -> str:

@@ -18,6 +18,7 @@ The message is acked last. If the worker dies anywhere on the way, the message i
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from socket import gethostname
 from time import monotonic
@@ -66,6 +67,11 @@ HOPELESS = (EnvelopeError, JoinExpiredError, InvalidEventError, EventTooLargeErr
 Parts = Mapping[str, Envelope]
 
 
+def tokens_of(pid: int) -> str:
+    """The beginning of the token of each claim that a process of this host makes."""
+    return f"{_HOST}-{pid}-"
+
+
 class Delivery:
     """One copy of one event, delivered to one handler in one worker. It lives for one attempt."""
 
@@ -99,7 +105,7 @@ class Delivery:
         #: True once the outcome is recorded. From then on the copy can be acked, whatever else fails.
         self.settled = False
         # The process is for people: see `choreo.delivery.ending`.
-        self.token = f"{_HOST}-{os.getpid()}-{uuid4().hex}" if token is None else token
+        self.token = tokens_of(os.getpid()) + uuid4().hex if token is None else token
         self.claim = self.make_claim()
 
     def __str__(self) -> str:
@@ -146,7 +152,10 @@ class Delivery:
 
     def revoke(self, result: ClaimResult, why: str) -> str:
         """Make the claimed unit a dead letter. Returns the outcome in words."""
-        return self.make_dead_letter(self.parts_of(result), Reason.REVOKED, why)
+        letter = self._letter(self.parts_of(result), Reason.REVOKED, why)
+        if result.deliveries < 2:
+            letter = replace(letter, attempts=self.attempt - 1)  # this beginning is that of the revocation
+        return self._commit_letter(letter) or f"dead letter {letter.id}: {letter.reason}"
 
     def parts_of(self, result: ClaimResult) -> Parts:  # noqa: ARG002 - a join finds its parts there
         """The events that the handler is called with: see `Parts`."""
@@ -358,7 +367,7 @@ class Delivery:
     def _context(
         self, cause: Envelope, about: str | None = None, key: str | None = None, events: tuple[Envelope, ...] = ()
     ) -> Context:
-        return Context(
+        return self.ports.contexts(
             service=self.ports.service_name,
             handler=self.subscription.name,
             envelope=cause,

@@ -51,11 +51,14 @@ class JoinDelivery(Delivery):
     subscription: Join
     #: The parts with which the join runs, once it has begun.
     parts: Parts = MappingProxyType({})
+    _arrival: Arrival | None = None
 
     def make_claim(self) -> Claim:
         """The claim on the join's key. Raises `EnvelopeError` if the event does not tell its key or its counts."""
         join = self.subscription
-        self.envelope, key = read_address(self.envelope)
+        key = None
+        if self.envelope.extensions:
+            self.envelope, key = read_address(self.envelope)
         #: True for a message that this join sent to itself, for the key that it names.
         self._is_own = key is not None
         event = self.envelope
@@ -81,7 +84,8 @@ class JoinDelivery(Delivery):
         """
         if self.is_part:
             result = self.decisions.arrive(self.claim, self.arrival)
-            self._warn_of_missed(result)
+            if result.note:
+                self._warn_of_missed(result)
             return result
         if not (self._is_signal or self._is_retry or self.subscription.cancels(self.envelope)):
             # A binding that an earlier version of the service made still brings such events.
@@ -125,7 +129,8 @@ class JoinDelivery(Delivery):
         self.claim = replace(self.claim, attempt=0)  # the join itself is not attempted
         if is_known or self._is_signal:
             return self._commit(Settlement(done=False, remember=self.remember)) or DONE
-        letter = replace(self._letter({self.envelope.type: self.envelope}, Reason.REVOKED, why), unit=None)
+        letter = self._letter({self.envelope.type: self.envelope}, Reason.REVOKED, why)
+        letter = replace(letter, unit=None, attempts=self.attempt - 1)
         return self._commit_letter(letter, done=False) or f"dead letter {letter.id}: {letter.reason}"
 
     def parts_of(self, result: ClaimResult) -> Parts:
@@ -253,7 +258,7 @@ class JoinDelivery(Delivery):
 
     def _warn_of_missed(self, result: ClaimResult) -> None:
         """Log an event that did not count for the join, unless it came before, or is expected to come late."""
-        if not result.note or self._is_own or self.redelivered or self.subscription.at_least:
+        if self._is_own or self.redelivered or self.subscription.at_least:
             return
         if result.note in UNKNOWN or mark_of(self.envelope.identity) in result.note.split():
             return
@@ -273,29 +278,27 @@ class JoinDelivery(Delivery):
         return max(parts.values(), key=age, default=self.envelope)
 
     def _about(self, parts: Parts) -> str | None:
-        first: list[Envelope] | Envelope | None = None
-        for first in self.subscription.in_order(by_type(parts.values())):
-            if first:
-                break
-        if isinstance(first, Sequence):
-            first = first[0] if first else None
-        return first.subject if first else None
+        first = next(iter(parts.values()), None)
+        # Events of unknown types come after all parts.
+        return first.subject if first is not None and first.type in self.subscription.parts else None
 
     @property
     def arrival(self) -> Arrival:
-        """This part, and the parts that the join needs, for `Decisions.arrive`."""
-        join, event = self.subscription, self.envelope
-        return Arrival(
-            part=event.type,
-            name=name_of(event, join.many),
-            text=packed(event),
-            needs=dict.fromkeys(join.parts) | {part: need or 0 for part, need in join.needs().items()},
-            round_of=event.identity if join.rounds else "",
-            at_least=join.quorum,
-            within=join.within.total_seconds(),
-            counts=self._counts,
-            may_be_repeated=self.redelivered,
-        )
+        """This part, and the parts that the join needs, for `Decisions.arrive`. It is made once, when it is needed."""
+        if self._arrival is None:
+            join, event = self.subscription, self.envelope
+            self._arrival = Arrival(
+                part=event.type,
+                name=name_of(event, join.many),
+                text=packed(event),
+                needs=join.needed,
+                round_of=event.identity if join.rounds else "",
+                at_least=join.quorum,
+                within=join.within.total_seconds(),
+                counts=self._counts,
+                may_be_repeated=self.redelivered,
+            )
+        return self._arrival
 
 
 class FormerJoinDelivery(Delivery):

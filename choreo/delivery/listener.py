@@ -69,6 +69,10 @@ class NoticeDelivery(Delivery):
         self._commit(Settlement())
         return ClaimResult(Verdict.DONE)
 
+    def context(self, parts: Parts) -> Context:  # noqa: ARG002
+        """The context of the listener: its events inherit the metadata of all events of the letter."""
+        return self._context(self.envelope, events=self._dead_letter.envelopes or (self.envelope,))
+
     def react(self, parts: Parts, context: Context) -> list[Envelope]:  # noqa: ARG002
         """Call the listener. Returns the events to announce; raises what the listener raises."""
         with context.active():

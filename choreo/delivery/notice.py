@@ -10,7 +10,9 @@ from choreo.delivery.dead_letter import DeadLetter, Reason
 from choreo.delivery.ending import Ending
 from choreo.delivery.failure import MOST_TEXT, cut
 from choreo.delivery.ports import Ports
-from choreo.errors import EnvelopeError, StoreError, UnansweredError
+from choreo.delivery.sentry import in_sentry
+from choreo.delivery.undeclared import set_aside_for
+from choreo.errors import EnvelopeError, StoreError, UnansweredError, UnsendableError
 from choreo.events.envelope import Envelope
 from choreo.events.ids import named_id, task_id
 from choreo.events.lineage import lineage_of
@@ -41,7 +43,8 @@ def log_dead_letter(letter: DeadLetter, error: Exception | None = None) -> None:
     if error is not None:
         # A formatter prints this in place of the traceback, which the dead letter has.
         record.exc_text = hint
-    logger.handle(record)
+    with in_sentry(letter):
+        logger.handle(record)
 
 
 def notices_of(service: str) -> str:
@@ -78,9 +81,10 @@ def park(
     """
     Record a delivery that cannot be handled as a dead letter, log it, and schedule its notice. Raises `StoreError`.
 
-    ``error`` is the reason; after an `UnansweredError` it is POISON, else UNREADABLE. ``envelopes`` holds the event if
-    it can be read. ``join`` is the handler's declaration if the handler is a join. If the store refuses to record it
-    for this handler, it is recorded for the service, under which ``choreo dead-letters`` finds it as well.
+    ``error`` is the reason: POISON after an `UnansweredError`, UNSENT after an `UnsendableError`, else UNREADABLE.
+    ``envelopes`` holds the event if it can be read. ``join`` is the handler's declaration if the handler is a join. If
+    the store refuses to record it for this handler, it is recorded for the service, and if it refuses that as well,
+    under another name of the service: `choreo dead-letters list SERVICE` finds it in each of these places.
     """
     letter = DeadLetter(
         ports.service_name,
@@ -98,14 +102,20 @@ def park(
             unit = _unit_of(join, error.envelope)
             how = _with_ending(ports, letter, unit)
             letter = replace(letter, error=how, envelopes=(error.envelope,), unit=unit)
-    try:
-        _record(ports, letter, error)
-    except StoreError as refusal:
-        if refusal.is_outage or handler == ports.service_name:
-            raise
-        # A replay sends the message as it is: the service itself has no event to handle.
-        why = f"{letter.error} (kept for the service, since {handler} can keep none: {refusal})"
-        _record(ports, replace(letter, handler=ports.service_name, error=why, envelopes=(), unit=None), error)
+    elif isinstance(error, UnsendableError):
+        letter = replace(letter, reason=Reason.UNSENT, attempts=message.retries)
+    # The last name is new, so the store cannot have something else under it.
+    names = [handler, ports.service_name, notices_of(ports.service_name), set_aside_for(ports.service_name, letter.id)]
+    for name in dict.fromkeys(names):
+        try:
+            _record(ports, replace(letter, handler=name), error)
+            break
+        except StoreError as refusal:
+            if refusal.is_outage or name == names[-1]:
+                raise
+            # A replay sends the message as it is: the service itself has no event to handle.
+            why = f"{letter.error} (kept for the service, since {name} can keep none: {refusal})"
+            letter = replace(letter, error=why, envelopes=(), unit=None)
 
 
 def _record(ports: Ports, letter: DeadLetter, error: Exception) -> None:

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Protocol
 
+from choreo.declare.context import Context
 from choreo.events.envelope import Envelope
 from choreo.events.message import Message
 from choreo.store.claims import Claim, ClaimResult, CommitResult, Settlement
@@ -86,6 +87,10 @@ class Ports(Protocol):
     @property
     def leases(self) -> LeasePort:
         """The lease keeper of this process."""
+
+    @property
+    def contexts(self) -> Callable[..., Context]:
+        """Makes the context of a handler. Takes the fields of a `Context`."""
 
     @property
     def now(self) -> Callable[[], datetime]:

@@ -99,7 +99,12 @@ def service_of(name: str) -> str:
 def is_handler(name: str) -> bool:
     """True for a handler; False for the other names that have dead letters: a service, and the queue of its notices."""
     # Not `choreo.delivery.notice.notices_of`, whose module a short command need not import.
-    return "." in name and name != f"{service_of(name)}.dead_letters"
+    return "." in name and name.partition("/")[0] != f"{service_of(name)}.dead_letters"
+
+
+def set_aside_for(service: str, letter_id: str) -> str:
+    """A name for one dead letter that the store can keep under no other name of its service."""
+    return f"{service}.dead_letters/{letter_id}"
 
 
 def _counted(count: int, noun: str, where: str = "", several: str = "") -> str:

@@ -1,8 +1,11 @@
 """Dead letters of messages that wait for a handler that no worker declares any more."""
 
 import json
+import reprlib
+from dataclasses import replace
 from uuid import uuid4
 
+from choreo.declare.retry import MOST_RETRIES
 from choreo.delivery.dead_letter import DeadLetter, Reason
 from choreo.delivery.notice import log_dead_letter, notice, park
 from choreo.delivery.ports import Ports
@@ -74,13 +77,15 @@ def _commit_letter(ports: Ports, claim: Claim, letter: DeadLetter, settlement: S
 def _letter(
     ports: Ports, handler: str, error: str, message: Message, unit: str | None, envelopes: tuple[Envelope, ...]
 ) -> DeadLetter:
+    said = message.headers.get("retries") or 0
+    is_junk = type(said) is not int or not 0 <= said <= MOST_RETRIES
     return DeadLetter(
         service=ports.service_name,
         handler=handler,
         reason=Reason.UNDECLARED,
-        error=error,
-        message=message,
-        attempts=int(message.headers.get("retries") or 0),
+        error=f"{error}; its header retries is {reprlib.repr(said)}, not a number of attempts" if is_junk else error,
+        message=replace(message, headers=message.headers | {"retries": 0}) if is_junk else message,
+        attempts=0 if is_junk else said,
         unit=unit,
         envelopes=envelopes,
         failed_at=ports.now(),

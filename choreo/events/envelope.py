@@ -2,8 +2,8 @@
 
 ``id source type subject time datacontenttype data`` are attributes of the specification
 (https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md). ``correlationid``, ``causationid`` and
-``dataversion`` are extension attributes, and so is ``choreoreplay``, which only a replayed event has. Attributes that
-this version does not know are kept and passed on.
+``dataversion`` are extension attributes, and so is ``choreoreplay``, which only a replayed event has. All others are
+kept with the event. Events that it causes inherit the metadata among them: see `choreo.events.metadata`.
 """
 
 from dataclasses import dataclass, field, replace
@@ -18,6 +18,9 @@ from choreo.printing import one_line
 _KNOWN = frozenset(
     "specversion id source type subject time datacontenttype data correlationid causationid dataversion".split()
 )
+
+#: The attributes that tell what an event is. No other metadata can have one of these names.
+CONTEXT = _KNOWN | {"dataschema"}
 
 #: The name of `Envelope.replay` on the wire.
 REPLAY = "choreoreplay"
@@ -45,7 +48,8 @@ class Envelope(Ready):
     version: int = 1
     #: The fields of the event, as JSON values.
     data: dict[str, Any] = field(default_factory=dict)
-    #: Attributes on the wire that this version of choreo does not know.
+    #: All other attributes: the metadata that was given at `choreo.Service.publish` or inherited (``tenant``), the
+    #: trace that the event was made in (``traceparent``), and attributes of other programs.
     extensions: dict[str, Any] = field(default_factory=dict)
     #: The id of the dead letter if the event was replayed, else ''. It is still the same event.
     replay: str = field(default="", compare=False)
@@ -110,7 +114,8 @@ class Envelope(Ready):
         data = wire.get("data", {})
         if not isinstance(data, dict):
             raise EnvelopeError(f"data is {type(data).__name__}, not a JSON object")
-        extensions = {key: value for key, value in wire.items() if key not in _KNOWN}
+        is_plain = _KNOWN.issuperset(wire)
+        extensions = {} if is_plain else {key: value for key, value in wire.items() if key not in _KNOWN}
         return cls(
             id=event_id,
             type=_text(wire, "type"),

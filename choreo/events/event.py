@@ -10,11 +10,17 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from choreo.errors import DeclarationError, InvalidEventError, NotAnnouncedError
 from choreo.events import naming
+from choreo.events.bytes_fields import bytes_field_of
 from choreo.events.envelope import Envelope
 
 _shortener = Repr()
 _shortener.maxstring = _shortener.maxother = 200
 _brief = _shortener.repr
+
+_NO_BYTES = (
+    "Events travel as JSON, which has no bytes: annotate the field with pydantic.Base64Bytes, or announce where the "
+    "data is."
+)
 
 #: Attributes of `Event`. No field can have one of these names.
 _OWN_NAMES = frozenset({"meta", "about", "sealed", "read", "event_type", "event_version"})
@@ -37,7 +43,8 @@ class Event(BaseModel):
     - ``fact=True`` accepts a name that reads like a command. Without it ``ChargePayment`` raises `EventNameError`.
     - ``abstract=True`` makes a base class for events. It has no type and cannot be announced.
 
-    Raises `DeclarationError` for any other option, and for a field with the name of one of `Event`'s own attributes.
+    Raises `DeclarationError` for any other option, for a field with the name of one of `Event`'s own attributes, and
+    for a field of bytes without an encoding (`pydantic.Base64Bytes` has one).
 
     Events are immutable. Fields that the class does not know are ignored.
     Two events are equal if they are of one class and have equal fields. The metadata does not count.
@@ -75,6 +82,8 @@ class Event(BaseModel):
             )
         if taken := sorted(_OWN_NAMES & cls.model_fields.keys()):
             raise DeclarationError(f"{cls.__name__}.{taken[0]}: this name is the event's own. Rename the field.")
+        if field := bytes_field_of(cls):
+            raise DeclarationError(f"{cls.__name__}.{field}: {_NO_BYTES}")
         if abstract:
             return
         if not isinstance(version, int) or version < 1:
@@ -106,13 +115,22 @@ class Event(BaseModel):
         copy._subject = subject
         return copy
 
-    def sealed(self, *, id: str, source: str, subject: str | None, cause: Envelope | None, time: datetime) -> Envelope:  # noqa: A002
+    def sealed(
+        self,
+        *,
+        id: str,  # noqa: A002
+        source: str,
+        subject: str | None,
+        cause: Envelope | None,
+        time: datetime,
+        extensions: dict[str, Any] | None = None,
+    ) -> Envelope:
         """
         Return the envelope of this event.
 
         Its subject is the one of `about`, else ``subject``, else that of ``cause``, else ''. Its correlation id is
-        that of ``cause``, else ``id``. Raises `InvalidEventError` when the subject is not a text, or a field cannot be
-        written as JSON.
+        that of ``cause``, else ``id``. ``extensions`` are its further attributes. Raises `InvalidEventError` when the
+        subject is not a text, or a field cannot be written as JSON.
         """
         about = _slot(self, "_subject")
         if about is None:
@@ -131,6 +149,7 @@ class Event(BaseModel):
             causation_id=cause.id if cause else None,
             version=self.event_version,
             data=self._dumped(),
+            extensions=extensions or {},
         )
 
     def _dumped(self) -> dict[str, Any]:
@@ -214,10 +233,7 @@ def _shortened(error: Exception) -> str:
 
 def _way_out(value: object) -> str:
     if isinstance(value, (bytes, bytearray, memoryview)):
-        return (
-            "Events travel as JSON, which has no bytes: annotate the field with pydantic.Base64Bytes, or announce "
-            "where the data is."
-        )
+        return _NO_BYTES
     return "Events travel as JSON: use a type that pydantic can write as JSON, or give the field a serializer."
 
 

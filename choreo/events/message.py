@@ -142,10 +142,14 @@ class Message:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Message":
-        """Read a message that `to_json` wrote."""
+        """Read a message that `to_json` wrote. Raises one of Python's errors for anything else."""
         record = json.loads(text)
         encoded, body = record.pop("base64"), record.pop("body")
-        return cls(body=b64decode(body) if encoded else body.encode(), **record)
+        message = cls(body=b64decode(body) if encoded else body.encode(), **record)
+        texts = message.exchange, message.routing_key, message.content_type, message.content_encoding
+        if not all(isinstance(text, str) for text in texts) or not isinstance(message.headers, dict):
+            raise TypeError("its address, its content type or its headers are none")
+        return message
 
 
 def _named(value: Any) -> Any:

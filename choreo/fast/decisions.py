@@ -7,6 +7,7 @@ from choreo.broker.workload import is_stopping
 from choreo.delivery.delivery import log_too_late
 from choreo.delivery.ports import PublisherPort
 from choreo.errors import StoreError
+from choreo.events.envelope import Envelope
 from choreo.fast.commits import Commit, Commits, Fate, Question
 from choreo.fast.fused_store import FusedStore
 from choreo.store.claims import Claim, ClaimResult, CommitResult, Outcome, Settlement, Verdict
@@ -27,18 +28,23 @@ class FastDecisions:
 
     Without ``commits`` every decision waits for the store. Deliveries made after the worker began to stop send nothing
     ahead. Earlier ones may; the channel waits for their answers before it ends. The methods raise `StoreError`, as the
-    store's do. ``what`` names the delivery in the log.
+    store's do. ``event`` is named in the log.
     """
 
-    __slots__ = ("_asked", "_commits", "_publisher", "_receipt", "_store", "what")
+    __slots__ = ("_asked", "_commits", "_event", "_publisher", "_receipt", "_store")
 
     def __init__(
-        self, store: FusedStore, publisher: PublisherPort, receipt: Receipt, commits: Commits | None, what: str = ""
+        self,
+        store: FusedStore,
+        publisher: PublisherPort,
+        receipt: Receipt,
+        commits: Commits | None,
+        event: Envelope | None = None,
     ) -> None:
         self._store, self._publisher, self._receipt = store, publisher, receipt
         self._commits = None if is_stopping() else commits
         self._asked: Question | None = None
-        self.what = what
+        self._event = event
 
     def begin(self, claim: Claim) -> ClaimResult:
         """Claim a unit. Asks the store unless the message was claimed when it was taken and the claim still holds."""
@@ -121,13 +127,15 @@ class FastDecisions:
 
     def _hear(self, claim: Claim, committed: CommitResult | StoreError) -> Fate:
         """Handle the answer to a commit that was sent ahead, and return the fate of the delivered copy."""
-        what = self.what or f"{claim.handler}({claim.unit})"
         if isinstance(committed, StoreError):
-            logger.error("%s: %s; it goes back to its queue", what, committed)
+            logger.error("%s: %s; it goes back to its queue", self._what(claim), committed)
             return Fate.BACK
         if committed.outcome is Outcome.OK:
             if committed.unheard:
                 self._publisher.note_unheard(committed.unheard)
             return Fate.GONE
-        log_too_late(what, claim, committed)
+        log_too_late(self._what(claim), claim, committed)
         return Fate.ACK
+
+    def _what(self, claim: Claim) -> str:
+        return f"{claim.handler}({self._event or claim.unit})"

@@ -102,15 +102,14 @@ class FusedStore(RedisStore):
 
     def header(self, claim: Claim) -> Header:
         """The script, keys and first arguments that the commits of one handler for one consumer have in common."""
-        place = claim.handler, self._in_flight(claim)
+        place = handler, owner = claim.handler, claim.token.rpartition(":")[0]
         header = self._headers.get(place)
         if header is None:
             # A consumer has a new id after each outage, so old headers would collect.
             if len(self._headers) >= 1000:
                 self._headers.clear()
-            handler, inflight = place
             # A claim without a delivery acks nothing. A key without a name is denied to a user with a key pattern.
-            keys = [*self._settlement_keys(handler), inflight or self._keys.inflight("-"), *self._routing]
+            keys = [*self._settlement_keys(handler), self._keys.inflight(owner or "-"), *self._routing]
             args = [*self._first_args(handler), self._sep, self._keys.prefix, self._keys.wake_up("")]
             header = self._headers[place] = Header(self._commit, keys, args)
         return header

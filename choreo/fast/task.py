@@ -5,6 +5,7 @@ from typing import Any
 from choreo.broker.incoming import EventText
 from choreo.broker.redis.receipt import Receipt
 from choreo.delivery.delivery import Delivery
+from choreo.delivery.join import delivery_to
 from choreo.delivery.revocation import Revocation
 from choreo.events.envelope import Envelope
 from choreo.events.lineage import Lineage
@@ -75,10 +76,19 @@ class FastHandlerTask(HandlerTask):
 
         Raises `EnvelopeError` if the handler cannot take such an event.
         """
-        runtime, redelivered = self.app.runtime, receipt.redelivered
+        runtime, redelivered = self.runtime, receipt.redelivered
         store = runtime.store
         if not isinstance(store, FusedStore):
             return self.make_delivery(envelope, attempt, redelivered=redelivered, lineage=lineage)
-        decisions = FastDecisions(store, runtime.publisher, receipt, commits, f"{self.name}({envelope})")
-        options = {"redelivered": redelivered, "token": receipt.tag, "decisions": decisions, "lineage": lineage}
-        return self.make_delivery(envelope, attempt, **options)
+        decisions = FastDecisions(store, runtime.publisher, receipt, commits, envelope)
+        # Not by `make_delivery`: one call less at each event.
+        return delivery_to(
+            runtime,
+            self.subscription,
+            envelope,
+            attempt,
+            redelivered=redelivered,
+            token=receipt.tag,
+            decisions=decisions,
+            lineage=lineage,
+        )

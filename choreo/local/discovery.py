@@ -7,6 +7,7 @@ It looks at the source first: see `choreo.local.source`. Only modules that decla
 import ast
 import importlib
 import sys
+import sysconfig
 import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ Place = tuple[str, str]
 
 _SERVICE: Place = ("choreo", "Service")
 _EVENT: Place = ("choreo", "Event")
+#: The directories of choreo, and of the standard library.
+_LIBRARIES = (Path(__file__).parents[1], Path(sysconfig.get_path("stdlib")))
 #: Modules of the standard library define no events, so they are not read.
 _STANDARD = frozenset(sys.stdlib_module_names)
 
@@ -326,9 +329,21 @@ def imported(name: str) -> ModuleType:
 
 
 def blame(name: str, error: Exception) -> str:
-    """One line on the error that the import of a module raised: what it is, and the faulty line."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{name} cannot be imported: {type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})"
+    """The error, and the line of the user's code that led to it, and not the line of a library that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not _is_of_library(frame.filename)] or frames
+    file, line = own[-1].filename, own[-1].lineno
+    if isinstance(error, SyntaxError) and error.filename:
+        file, line = error.filename, error.lineno
+    text = error.msg if isinstance(error, SyntaxError) else error
+    return f"{name} cannot be imported: {type(error).__name__}: {text} ({file}, line {line})"
+
+
+def _is_of_library(file: str) -> bool:
+    # A service that is installed, in site-packages, has no other frames, and then the last one is named.
+    path = Path(file)
+    is_installed = not {"site-packages", "dist-packages"}.isdisjoint(path.parts)
+    return file.startswith("<") or is_installed or any(path.is_relative_to(place) for place in _LIBRARIES)
 
 
 def _services_in(module: ModuleType, package: Package) -> Iterator[FoundService]:

@@ -28,6 +28,7 @@ from choreo.local.guard import GRACE_SECONDS, Guard
 from choreo.local.ready import READY_FILE
 from choreo.local.server import EmbeddedServer, free_port
 from choreo.local.worker import worker_command
+from choreo.service import Service
 
 #: Seconds that a given broker may take to answer.
 BROKER_SECONDS = 3.0
@@ -97,7 +98,8 @@ class Platform:
 
     Without `broker_url` the platform starts an embedded server. close() ends it and deletes its data.
     The workers find the broker in CHOREO_BROKER_URL and the store in CHOREO_STORE_URL. So do the modules of the
-    package, which open() imports: those that declare handlers, see `choreo.local.discovery.find_services`.
+    package, which open() imports: those that declare handlers, see `choreo.local.discovery.find_services`. From then on
+    these services use broker and store of the platform in this process as well, until it opens another platform.
     `environment` is added to the environment of the workers, `worker_options` to the command `celery worker`.
     `grace` is the number of seconds that running handlers have to finish.
     Logs are written to `directory`; without one, to a temporary directory that close() removes.
@@ -433,6 +435,9 @@ class Platform:
         if self._imported is None:
             with self._worker_environment():
                 self._imported = services_in(self._package)
+        # This process may have imported them before, for another platform.
+        for service in self._imported.values():
+            connect_to(service.app, self.broker_url, self.store_url)
 
     @contextmanager
     def _worker_environment(self) -> Iterator[None]:
@@ -465,6 +470,19 @@ class Platform:
     def _python_path(self) -> str:
         # The workers must find the package in the place where this process found it.
         return os.pathsep.join(filter(None, [str(self._package.root), os.environ.get("PYTHONPATH")]))
+
+
+def connect_to(app: Any, broker_url: str, store_url: str | None) -> None:
+    """Let a service use this broker and store in this process. ``store_url``: None leaves its own setting."""
+    app.conf.broker_url = app.conf.broker_read_url = app.conf.broker_write_url = broker_url
+    if store_url is not None:
+        app.conf.choreo_store_url = store_url
+    # Connections that were made before are to another broker.
+    app._pool = None
+    if "amqp" in vars(app):
+        app.amqp._producer_pool = None
+    if isinstance(app, Service):
+        app.runtime.reconnect()
 
 
 def check_broker(url: str, use_ssl: Any = None, options: Mapping[str, Any] | None = None) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from choreo.broker.depths import Depth
 from choreo.delivery.undeclared import service_of
 from choreo.store.presence import Presence, Program
-from choreo.store.runs import Run, shelf
+from choreo.store.runs import Run, shelf_of
 from choreo.store.schedule import Backlog
 
 #: Seconds over which the rates and the running times are taken.
@@ -28,8 +28,10 @@ class HandlerState:
     name: str
     #: The name of its queue on the broker.
     queue: str = ""
-    #: The number of messages in its queue, without those that a worker holds. None: the broker did not tell.
+    #: The number of messages in its queue, without those that living workers hold. None: the broker did not tell.
     waiting: int | None = None
+    #: The number of messages that living workers hold. None: the broker does not tell, as always on RabbitMQ.
+    held: int | None = None
     #: How long ago the event was announced that is taken next. None: none waits, or the broker does not tell.
     oldest: float | None = None
     #: The subject of that event.
@@ -124,6 +126,7 @@ class Facts:
             self.name,
             self.queue,
             waiting=depth.count if depth else None,
+            held=depth.held if depth else None,
             oldest=self._age(depth.first if depth and depth.count else None),
             subject=depth.subject if depth else "",
             returned=depth.returned if depth else 0,
@@ -156,7 +159,7 @@ def rate(runs: Sequence[Run] | None, now: float, sample: float = 1.0) -> float |
     # Each list of the record was read up to a bound of its own, and goes back as far as it does.
     times: dict[int, list[float]] = defaultdict(list)
     for run in runs:
-        times[shelf(run.story)].append(run.at)
+        times[shelf_of(run)].append(run.at)
     return (
         sum(len(its) / (WINDOW if len(its) < EACH else max(now - min(its), 0.001)) for its in times.values()) / sample
     )

@@ -18,7 +18,8 @@ class Loop:
     subject: str
     #: The types on the circle, sorted.
     types: tuple[str, ...]
-    #: How many events of these types were announced, and within how many seconds. Older ones are not counted.
+    #: How many events of these types the record knows, and within how many seconds they were announced. It may have
+    #: forgotten older ones.
     events: int
     seconds: float
 

@@ -21,7 +21,7 @@ class Announcer:
     #: The name of the handler, or of the service.
     name: str
     #: "" for a handler that returns it, "on_timeout" for a join at its deadline, "dead_letter" for the service's
-    #: function for dead letters; outside of handlers "declared", or "seen" if no declaration says so.
+    #: function for dead letters; outside of handlers "declared". "seen" if no declaration says so.
     how: str = ""
 
     @property
@@ -63,6 +63,9 @@ class MappedEvent:
     heard_by: tuple[Hearer, ...] = ()
     #: A type that it is perhaps a misspelling of; "" if there is none.
     similar: str = ""
+    #: How many of them reached no queue, and when the last one was announced: seconds since 1970.
+    lost: int = 0
+    lost_at: float = 0.0
 
     @property
     def by_name(self) -> list[Hearer]:
@@ -113,7 +116,7 @@ class IdleQueue:
 
 
 @dataclass(frozen=True)
-class Reading:
+class FieldReader:
     """A handler that reads a field of an event, or may read it."""
 
     name: str
@@ -170,10 +173,10 @@ class Map:
             idle=tuple(idle for idle in self.idle if any(f"{name}." in f"{idle.queue}." for name in wanted)),
         )
 
-    def reading(self, name: str) -> list[Reading]:
+    def readers(self, name: str) -> list[FieldReader]:
         """The handlers that read this field of any event, and those that may."""
         found = [
-            Reading(hearer.name, hearer.pattern, hearer.reads is not None)
+            FieldReader(hearer.name, hearer.pattern, hearer.reads is not None)
             for event in self.events
             for hearer in event.heard_by
             if hearer.how != "unless" and (hearer.reads is None or name in hearer.reads)
@@ -200,6 +203,7 @@ def drawn(
     descriptions: Iterable[ServiceDescription],
     *,
     seen: Mapping[str, Iterable[str]] | None = None,
+    lost: Mapping[str, tuple[int, float]] | None = None,
     types: Iterable[str] = (),
     services: Iterable[MappedService] = (),
     idle: Iterable[IdleQueue] = (),
@@ -208,15 +212,20 @@ def drawn(
     """
     Draw the map of these descriptions. Several may be of one service.
 
-    ``seen`` maps services to the types that they were seen to announce outside of handlers. ``types`` are further types
-    that exist. ``services`` are what else is known of them.
+    ``seen`` maps services to the types that they were seen to announce. ``lost`` maps types to the
+    number of their events that reached no queue, and to the time of the last one. ``types`` are further types that
+    exist. ``services`` are what else is known of them.
     """
     descriptions = list(descriptions)
     handlers = tuple(_once(handler for described in descriptions for handler in described.handlers))
     announcers = _announcers(descriptions, seen or {})
     exact = {pattern for handler in handlers for pattern in handler.hears if not is_wild(pattern)}
-    found = sorted({*announcers, *exact, *types})
-    events = [MappedEvent(kind, tuple(announcers.get(kind, ())), _hearers(kind, handlers)) for kind in found]
+    lost = lost or {}
+    found = sorted({*announcers, *exact, *types, *lost})
+    events = [
+        MappedEvent(kind, tuple(announcers.get(kind, ())), _hearers(kind, handlers), "", *lost.get(kind, (0, 0.0)))
+        for kind in found
+    ]
     known = {service.name: service for service in services}
     for described in descriptions:
         known.setdefault(described.service, MappedService(described.service, has_handlers=bool(described.handlers)))
@@ -266,8 +275,8 @@ def _announcers(
                 found[kind][Announcer(name, how)] = None
     for service, noted in seen.items():
         for kind in noted:
-            # Its declaration says so already.
-            if all(Announcer(service, "declared") != known for known in found[kind]):
+            # Its declarations say so already.
+            if all(known.service != service for known in found[kind]):
                 found[kind][Announcer(service, "seen")] = None
     return {kind: sorted(announcers, key=lambda one: (one.name, one.how)) for kind, announcers in found.items()}
 

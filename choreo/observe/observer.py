@@ -18,6 +18,7 @@ from choreo.observe.trace import Trace, Tracer
 from choreo.observe.why_not import WhyNot, answered
 from choreo.store.port import Store
 from choreo.store.presence import Presence
+from choreo.store.register import UnheardType
 
 
 class Observer:
@@ -72,7 +73,7 @@ class Observer:
     def _gather(self, what: str) -> Evidence:
         return Gathering(self._store, self._queue_of, self._look, self.map).about(what)
 
-    def top(self, *owners: str) -> Overview:
+    def top(self, *only: str) -> Overview:
         """
         The state of the whole platform, with all handlers, or those of these services and handlers.
 
@@ -80,19 +81,19 @@ class Observer:
         Raises `StoreError`.
         """
         with closing(self.watch()) as top:
-            return top.look(*owners)
+            return top.look(*only)
 
     def watch(self) -> Top:
         """What looks at the state of the platform again and again. Close it at the end."""
         return self._new_top()
 
-    def stuck(self, *owners: str, older: float = 0.0) -> list[Stuck]:
+    def stuck(self, *only: str, older: float = 0.0) -> list[Stuck]:
         """
         All that waits and does not go on for longer than ``older`` seconds, the oldest first.
 
         Of all services, or of these services and handlers. Asks the store and the broker. Raises `StoreError`.
         """
-        return stuck_in(self.top(*owners), self._store, older, is_all=not owners)
+        return stuck_in(self.top(*only), self._store, older, is_all=not only)
 
     def map(self) -> Map:
         """
@@ -106,10 +107,12 @@ class Observer:
         for service, presence in presences.items():
             descriptions[service] = list(self._read(service, presence, faults))
         queues = {service: self._queues(told) for service, told in descriptions.items()}
+        unheard = self._store.unheard()
         waiting = self._waiting([queue for names in queues.values() for queue in names])
         return drawn(
             [described for told in descriptions.values() for described in told],
-            seen={service: presence.announced for service, presence in presences.items()},
+            seen=_seen(presences, unheard),
+            lost={kind: (known.count, known.last) for kind, known in unheard.items()},
             services=[
                 self._service(name, presence, queues[name], waiting)
                 for name, presence in presences.items()
@@ -141,9 +144,12 @@ class Observer:
                 handlers.append(HandlerDescription(name, tuple(patterns)))
         yield ServiceDescription(service, tuple(handlers))
 
-    def _queues(self, descriptions: Sequence[ServiceDescription]) -> dict[str, str]:
-        """The queues of a service's handlers, with their handlers."""
-        return {self._queue_of(handler.name): handler.name for told in descriptions for handler in told.handlers}
+    def _queues(self, descriptions: Sequence[ServiceDescription]) -> dict[str, bool]:
+        """The queues of a service. Those of its handlers come with True; those of notices and tasks with False."""
+        queues = {self._queue_of(handler.name): True for told in descriptions for handler in told.handlers}
+        for service in {told.service for told in descriptions if queues}:
+            queues |= {self._queue_of(name): False for name in (service, f"{service}.dead_letters")}
+        return queues
 
     def _waiting(self, queues: Sequence[str]) -> Mapping[str, int] | None:
         try:
@@ -154,20 +160,22 @@ class Observer:
     def _idle(
         self,
         presences: Mapping[str, Presence],
-        queues: Mapping[str, Mapping[str, str]],
+        queues: Mapping[str, Mapping[str, bool]],
         waiting: Mapping[str, int] | None,
     ) -> Iterator[IdleQueue]:
         for service, presence in presences.items():
             consumed = {queue for worker in presence.workers for queue in worker.queues}
             for queue in sorted(queues[service]) if presence.workers else ():
-                if queue not in consumed:
-                    yield IdleQueue(queue, None if waiting is None else waiting.get(queue, 0))
+                number = None if waiting is None else waiting.get(queue, 0)
+                # A service without ordinary tasks has a queue for them all the same.
+                if queue not in consumed and (number or queues[service][queue]):
+                    yield IdleQueue(queue, number)
         for gone in self._undeclared.find():
             if is_handler(gone.handler):
                 yield IdleQueue(gone.queue, gone.messages, is_undeclared=True)
 
     def _service(
-        self, name: str, presence: Presence, queues: Mapping[str, str], waiting: Mapping[str, int] | None
+        self, name: str, presence: Presence, queues: Mapping[str, bool], waiting: Mapping[str, int] | None
     ) -> MappedService:
         workers = presence.workers
         return MappedService(
@@ -185,3 +193,11 @@ class Observer:
         """The number of live workers that run a choreo which does not report itself."""
         listening = self._store.listening(service)
         return 0 if listening is None else len(listening.workers)
+
+
+def _seen(presences: Mapping[str, Presence], unheard: Mapping[str, UnheardType]) -> dict[str, set[str]]:
+    """Services with the types that they were seen to announce."""
+    seen = {service: set(presence.announced) for service, presence in presences.items()}
+    for kind, known in unheard.items():
+        seen.setdefault(known.source, set()).add(kind)
+    return seen

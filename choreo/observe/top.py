@@ -58,10 +58,10 @@ class Top:
         #: The last look: its time, and the number of messages that waited for each handler.
         self._before: tuple[float, Mapping[str, int]] = (0.0, {})
 
-    def look(self, *owners: str) -> Overview:
+    def look(self, *only: str) -> Overview:
         """The platform as it is now, with all handlers, or those of these services and handlers."""
         now = self._store.now()
-        names = [name for name in self._store.handlers() if not owners or {name, service_of(name)} & set(owners)]
+        names = [name for name in self._store.handlers() if not only or {name, service_of(name)} & set(only)]
         presences = {service: self._store.presence(service) for service in dict.fromkeys(map(service_of, names))}
         facts, error = self._facts(names, presences, now)
         namespaces, _ = self._asked(self._depths.namespaces)
@@ -74,7 +74,7 @@ class Top:
             servers=self._servers(),
             namespaces=namespaces,
             loops=self._loops(facts, now),
-            coming=self._coming(names if owners else [*names, DELAYED], now),
+            coming=self._coming(names if only else [*names, DELAYED], now),
             broker_error=error,
         )
 
@@ -132,26 +132,26 @@ class Top:
 
     def _loops(self, facts: Sequence[Facts], now: float) -> list[Loop]:
         suspects = {
-            (fact.name, story)
+            (fact.name, *story)
             for fact in facts
-            for story, count in Counter(run.story for run in fact.runs or ()).items()
+            for story, count in Counter((run.story, run.subject) for run in fact.runs or ()).items()
             if count >= SUSPECT
         }
-        runs = (run for name, story in suspects for run in self._store.runs(name, story))
+        runs = (run for suspect in suspects for run in self._store.runs(*suspect))
         return loops_in(run for run in runs if run.at > now - LOOP_WINDOW)
 
-    def _coming(self, owners: Sequence[str], now: float) -> Coming:
+    def _coming(self, names: Sequence[str], now: float) -> Coming:
         kinds = {"retries": 0, "deadlines": 0, "delayed": 0}
         first: tuple[float, str] | None = None
         is_more = False
-        for owner in owners:
-            entries = self._store.upcoming(owner, HOUR, MOST_COMING)
+        for name in names:
+            entries = self._store.upcoming(name, HOUR, MOST_COMING)
             is_more = is_more or len(entries) == MOST_COMING
             for key, at in entries:
                 kind = _kind(key, at - now)
                 if kind:
                     kinds[kind] += 1
-                    first = min(first or (at, owner), (at, owner))
+                    first = min(first or (at, name), (at, name))
         return Coming(**kinds, first_at=first and first[0], first=first[1] if first else "", is_more=is_more)
 
 

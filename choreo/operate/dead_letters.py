@@ -1,24 +1,31 @@
 """Operations on dead letters: find, replay, discard."""
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from choreo.declare.counts import counts_among
 from choreo.delivery.dead_letter import DeadLetter, Reason
 from choreo.delivery.failure import line_of
 from choreo.delivery.signals import SIGNALS
-from choreo.errors import DeadLetterError
+from choreo.errors import DeadLetterError, StoreError
 from choreo.events.envelope import Envelope
 from choreo.events.lineage import NO_LINEAGE, lineage_of
 from choreo.events.message import EVENT_TASK, Message, parsed
 from choreo.operate.route import Route
+from choreo.printing import one_line
 from choreo.store.parts import addressed, key_of, name_of, packed
 from choreo.store.port import Store
 from choreo.store.schedule import Scheduled
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 #: The content type of the message in a dead letter that this version of choreo cannot read. Its body is the letter.
 UNKNOWN = "application/x-choreo-dead-letter"
@@ -47,13 +54,16 @@ class DeadLetters:
 
     def find(self, *names: str) -> list[DeadLetter]:
         """Return dead letters, oldest first: all of them, or those of these services (``payment``) and handlers."""
-        letters = [read(handler, text) for handler in self._handlers(names) for text in self._store.letters(handler)]
+        letters = [read(handler, text) for handler in self._handlers(names) for text in self._letters(handler)]
         return sorted(letters, key=lambda letter: letter.failed_at)
+
+    def _letters(self, handler: str) -> list[str]:
+        return _shown(handler, partial(self._store.letters, handler), [])
 
     def get(self, letter_id: str) -> DeadLetter:
         """Return the dead letter with this id. Raises `DeadLetterError` when there is none."""
         for handler in self._handlers(()):
-            text = self._store.letter(handler, letter_id)
+            text = _shown(handler, partial(self._store.letter, handler, letter_id), None)
             if text is not None:
                 return read(handler, text)
         raise DeadLetterError(f"There is no dead letter {letter_id!r}. `choreo dead-letters list` shows all of them.")
@@ -146,6 +156,17 @@ class DeadLetters:
         if not names:
             return known
         return [handler for handler in known if handler in names or handler.rpartition(".")[0] in names]
+
+
+def _shown(handler: str, ask: Callable[[], T], otherwise: T) -> T:
+    """What the store answers. If it refuses to show the dead letters of this handler, log that, and go on without."""
+    try:
+        return ask()
+    except StoreError as error:
+        if error.is_outage:
+            raise
+        logger.warning("the dead letters of %s cannot be read: %s", one_line(handler), error)
+        return otherwise
 
 
 def _is_of_former_join(letter: DeadLetter, description: Mapping[str, Any]) -> bool:

@@ -162,17 +162,23 @@ class Claims(Protocol):
     def forgive(self, claim: Claim) -> None:
         """Count one beginning less: a stop of the worker ended the handler, which is not the handler's fault."""
 
-    def record_end(self, handler: str, unit: str, text: str) -> None:
-        """Record how the process ended that ran this unit. Nothing if the unit is finished, or was never begun."""
+    def record_end(self, handler: str, unit: str, text: str, tokens: Sequence[str] = ()) -> None:
+        """
+        Record how the process ended that ran this unit. Nothing if the unit is finished, or was never begun.
+
+        ``tokens`` are those of the process's claims; one that ends with ``-`` is the beginning of such tokens. If
+        another process has claimed the unit since, nothing is recorded. Without tokens, the process is not checked.
+        """
 
     def last_end(self, handler: str, unit: str) -> LastEnd:
         """What is known of the last beginning, if another one has begun since or its process has ended."""
 
-    def returned(self, handler: str, delivery: str) -> int:
+    def returned(self, handler: str, delivery: str, by: int = 1) -> int:
         """
         Count one more return of a delivery to its queue that no claim counts. Returns the number of its returns.
 
-        ``delivery`` is any text that names it. The count is kept for `Terms.retention`.
+        ``delivery`` is any text that names it. With ``by`` = -1, one return less. The count is kept for
+        `Terms.retention`.
         """
 
     def commit(self, claim: Claim, settlement: Settlement) -> CommitResult:

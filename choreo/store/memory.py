@@ -28,9 +28,9 @@ from choreo.store.joins import Arrival, JoinState
 from choreo.store.parts import mark_of
 from choreo.store.port import Store
 from choreo.store.presence import MOST_GONE, MOST_SEEN, SEEN_FOR, Presence, Program
-from choreo.store.register import Declared, Listening
+from choreo.store.register import MOST_UNHEARD, Declared, Listening, UnheardType
 from choreo.store.runs import Recording, Run, entries, from_text, is_subject, subject_entry
-from choreo.store.schedule import DEADLINE_PREFIX, Backlog, Scheduled, deadline_id
+from choreo.store.schedule import DEADLINE_PREFIX, Backlog, Scheduled, Unreadable, deadline_id
 from choreo.store.search import MOST, Kept, KeptUnit, needles
 from choreo.store.terms import Terms
 
@@ -195,7 +195,7 @@ class _Drawer:
     calendar: _Calendar = field(default_factory=_Calendar)
     letters: dict[str, str] = field(default_factory=dict)
     #: Dead letter → when it was recorded; also those that are gone.
-    buried_at: dict[str, float] = field(default_factory=dict)
+    letter_times: dict[str, float] = field(default_factory=dict)
     tally: Counter[str] = field(default_factory=Counter)
     #: Delivery → how often it came back: see `Claims.returned`.
     returns: Counter[str] = field(default_factory=Counter)
@@ -222,6 +222,7 @@ class Content:
     registers: dict[str, _Register] = field(default_factory=lambda: defaultdict(_Register))
     rolls: dict[str, _Roll] = field(default_factory=lambda: defaultdict(_Roll))
     joins: dict[str, str] = field(default_factory=dict)
+    unheard: dict[str, UnheardType] = field(default_factory=dict)
     tended: dict[str, float] = field(default_factory=dict)
 
 
@@ -259,6 +260,7 @@ class MemoryStore(Store):
         self._registers = content.registers
         self._rolls = content.rolls
         self._joins = content.joins
+        self._unheard = content.unheard
         self._tended = content.tended
 
     @_locked
@@ -386,10 +388,11 @@ class MemoryStore(Store):
         unit.deliveries = max(unit.deliveries - 1, 0)
 
     @_locked
-    def record_end(self, handler: str, unit: str, text: str) -> None:
+    def record_end(self, handler: str, unit: str, text: str, tokens: Sequence[str] = ()) -> None:
         """Record how the process ended that ran this unit."""
         state = self._unit(Claim(handler, unit, ""))
-        if state.token:
+        begins = tuple(token for token in tokens if token.endswith("-"))
+        if state.token and (not tokens or state.token in tokens or state.token.startswith(begins)):
             state.ended = state.deliveries, text
 
     @_locked
@@ -400,10 +403,10 @@ class MemoryStore(Store):
         return LastEnd(text if number >= state.deliveries - 1 else "", state.before)
 
     @_locked
-    def returned(self, handler: str, delivery: str) -> int:
+    def returned(self, handler: str, delivery: str, by: int = 1) -> int:
         """Count one more return of a delivery that no claim counts."""
         returns = self._drawers[handler].returns
-        returns[delivery] += 1
+        returns[delivery] += by
         return returns[delivery]
 
     @_locked
@@ -436,7 +439,7 @@ class MemoryStore(Store):
         drawer.took_part |= dict.fromkeys(settlement.took_part, until)
         if settlement.letter:
             drawer.letters[settlement.letter[0]] = settlement.letter[1]
-            drawer.buried_at[settlement.letter[0]] = self._clock()
+            drawer.letter_times[settlement.letter[0]] = self._clock()
         for unwanted in settlement.unscheduled:
             drawer.calendar.pop(unwanted, None)
         for scheduled in settlement.scheduled:
@@ -490,7 +493,7 @@ class MemoryStore(Store):
         )
 
     @_locked
-    def due(self, name: str, limit: int, hold: float) -> list[tuple[str, Message | None]]:
+    def due(self, name: str, limit: int, hold: float) -> list[tuple[str, Message | Unreadable | None]]:
         """Up to ``limit`` messages that are due. They are due again after ``hold`` seconds unless `sent` is called."""
         handed_out = self._drawers[name].calendar.hand_out(self._clock(), limit, hold)
         # As text and back: in Redis a message is kept as text.
@@ -516,20 +519,21 @@ class MemoryStore(Store):
         due = [entry.due for entry in entries if not entry.was_sent and entry.due <= now]
         later = [entry.due for entry in entries if not entry.was_sent and entry.due > now]
         reminded = sum(entry.was_sent for entry in entries)
-        return Backlog(len(due), now - min(due, default=now), len(later), min(later, default=None), reminded)
+        joins = sum(key.startswith(DEADLINE_PREFIX) for key in self._drawers[name].calendar)
+        return Backlog(len(due), now - min(due, default=now), len(later), min(later, default=None), reminded, joins)
 
     @_locked
-    def upcoming(self, owner: str, seconds: float, limit: int) -> list[tuple[str, float]]:
+    def upcoming(self, name: str, seconds: float, limit: int) -> list[tuple[str, float]]:
         """Ids of entries that fall due within so many seconds, and when: the first ``limit`` of them."""
         now = self._clock()
-        entries = [(entry.due, key) for key, entry in self._drawers[owner].calendar.items() if not entry.was_sent]
+        entries = [(entry.due, key) for key, entry in self._drawers[name].calendar.items() if not entry.was_sent]
         return [(key, due) for due, key in sorted(entries) if now < due <= now + seconds][:limit]
 
     @_locked
     def add_letter(self, handler: str, letter_id: str, letter: str, scheduled: Sequence[Scheduled] = ()) -> None:
         """Record a dead letter outside any unit."""
         self._drawers[handler].letters[letter_id] = letter
-        self._drawers[handler].buried_at[letter_id] = self._clock()
+        self._drawers[handler].letter_times[letter_id] = self._clock()
         for entry in scheduled:
             self.schedule(handler, entry)
 
@@ -547,7 +551,7 @@ class MemoryStore(Store):
     def letter_times(self, handler: str) -> tuple[float, float] | None:
         """When the oldest and newest letter of a handler were recorded, in seconds since 1970; None: it has none."""
         drawer = self._drawers[handler]
-        times = [at for key, at in drawer.buried_at.items() if key in drawer.letters]
+        times = [at for key, at in drawer.letter_times.items() if key in drawer.letters]
         return (min(times), max(times)) if times else None
 
     @_locked
@@ -645,6 +649,12 @@ class MemoryStore(Store):
             roll.announce(announced, now)
 
     @_locked
+    def services(self) -> list[str]:
+        """Every service that ever had a worker, or announced an event, sorted."""
+        reported = {service for service, roll in self._rolls.items() if roll.programs}
+        return sorted({name.partition(".")[0] for name in self._handlers} | reported)
+
+    @_locked
     def leave(self, service: str, program: str) -> None:
         """Report that this program ends."""
         roll, now = self._rolls[service], self._clock()
@@ -706,6 +716,19 @@ class MemoryStore(Store):
         since = self._clock() - seconds
         found = [run for run in self._drawers[handler].runs if run.at >= since]
         return found[-limit:]
+
+    @_locked
+    def note_unheard(self, source: str, counts: Mapping[str, int]) -> None:
+        """Count events that reached no queue."""
+        for kind, count in counts.items():
+            if kind in self._unheard or len(self._unheard) < MOST_UNHEARD:
+                before = self._unheard[kind].count if kind in self._unheard else 0
+                self._unheard[kind] = UnheardType(before + count, self._clock(), source)
+
+    @_locked
+    def unheard(self) -> dict[str, UnheardType]:
+        """The types of events that reached no queue, sorted."""
+        return dict(sorted(self._unheard.items()))
 
     @_locked
     def find_scheduled(self, owner: str, texts: Sequence[str], most: int = MOST) -> tuple[list[Kept], bool]:

@@ -117,9 +117,11 @@ class Presence:
         """
         The descriptions that hold now, each once, that of the newest worker first.
 
-        If no worker lives, it is that of the program that was seen last. Several mean that workers with different
-        declarations run as one service.
+        If no worker lives, it is that of the last one; if there never was one, that of the program that was seen last,
+        which need not import the modules of the handlers. Several mean that workers with different declarations run as
+        one service.
         """
-        programs = [*reversed(self.workers)] or [*self.gone][:1]
+        last = [program for program in self.gone if program.is_worker] or [*self.gone]
+        programs = [*reversed(self.workers)] or last[:1]
         digests = dict.fromkeys(program.digest for program in programs)
         return [self.descriptions[digest] for digest in digests if digest in self.descriptions]

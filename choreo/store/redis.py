@@ -1,8 +1,9 @@
 """The store in Redis, or in a Redis Cluster: one Lua script per decision.
 
 All keys of one handler have the same hash tag (``choreo:{payment.charge_customer}:due``), so that a Redis Cluster
-keeps them in one slot; so have the keys of one service's workers, and of the delayed events. The two keys of the whole
-platform (``choreo:handlers`` and ``choreo:joins``) are in a slot each. No call reads keys of two slots.
+keeps them in one slot; so have the keys of one service's workers, and of the delayed events. The three keys of the
+whole platform (``choreo:handlers``, ``choreo:joins`` and ``choreo:services``) are in a slot each. No call reads keys of
+two slots.
 
 While a slot moves, a cluster refuses a script of several keys unless all the keys that it names are there. A script
 that also uses keys which it does not name could stop in the middle. So it names the start of the inbox's keys, which is
@@ -11,7 +12,6 @@ never a key itself: the whole script is then refused.
 Every script begins with a comment on its keys, arguments and answers.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -35,13 +35,14 @@ from choreo.store.presence import Presence, Program
 from choreo.store.redis_programs import RedisPrograms
 from choreo.store.redis_runs import RedisRuns
 from choreo.store.redis_search import RedisSearch
-from choreo.store.register import Declared, Listening
+from choreo.store.register import MOST_UNHEARD, Declared, Listening, UnheardType
 from choreo.store.runs import Recording, Run, entries
-from choreo.store.schedule import DELAYED, Backlog, Scheduled, deadline_id
+from choreo.store.schedule import DEADLINE_PREFIX, DELAYED, Backlog, Scheduled, Unreadable, deadline_id
 from choreo.store.search import MOST, Kept, KeptUnit
 from choreo.store.terms import Terms
 
-logger = logging.getLogger(__name__)
+#: How a schedule id that is no UTF-8 becomes a text, and bytes again.
+_ESCAPED = "surrogateescape"
 
 
 class RedisStore(Store):
@@ -65,6 +66,7 @@ class RedisStore(Store):
     ) -> None:
         self.url = url
         self.terms = terms
+        self._lease, self._retention = _ms(terms.lease.total_seconds()), _ms(terms.retention.total_seconds())
         self.prefix = prefix
         self._recording = recording
         self._record_args = f"{recording.shelf_length} {_ms(recording.lifetime.total_seconds())}"
@@ -92,12 +94,7 @@ class RedisStore(Store):
         return self._key(handler, "letters"), self._key(handler, "letters", "index")
 
     def _lease_args(self, claim: Claim) -> list[Any]:
-        terms = self.terms
-        return [_attempt(claim), claim.token, _ms(terms.lease.total_seconds()), terms.max_deliveries, self._retention]
-
-    @cached_property
-    def _retention(self) -> int:
-        return _ms(self.terms.retention.total_seconds())
+        return [_attempt(claim), claim.token, self._lease, self.terms.max_deliveries, self._retention]
 
     def begin(self, claim: Claim) -> ClaimResult:
         """Claim a unit."""
@@ -116,9 +113,9 @@ class RedisStore(Store):
         """Count one beginning less."""
         self._run("forgive", self._unit(claim.handler, claim.unit)[:1], [])
 
-    def record_end(self, handler: str, unit: str, text: str) -> None:
+    def record_end(self, handler: str, unit: str, text: str, tokens: Sequence[str] = ()) -> None:
         """Record how the process ended that ran this unit."""
-        self._run("record_end", self._unit(handler, unit)[:1], [text])
+        self._run("record_end", self._unit(handler, unit)[:1], [text, *tokens])
 
     def last_end(self, handler: str, unit: str) -> LastEnd:
         """What is known of the beginning before the current one."""
@@ -130,7 +127,7 @@ class RedisStore(Store):
         is_of_it = number.isdigit() and int(number) >= int(deliveries or 1) - 1
         return LastEnd(text if is_of_it else "", before)
 
-    def returned(self, handler: str, delivery: str) -> int:
+    def returned(self, handler: str, delivery: str, by: int = 1) -> int:
         """Count one more return of a delivery that no claim counts."""
         # Any text may name the delivery, so the name of the key is a digest of it.
         digest = sha1(delivery.encode(errors="surrogatepass"), usedforsecurity=False).hexdigest()
@@ -138,7 +135,7 @@ class RedisStore(Store):
 
         def count(client: Any) -> int:
             with client.pipeline(transaction=True) as pipeline:
-                pipeline.incr(key)
+                pipeline.incrby(key, by)
                 pipeline.pexpire(key, self._retention)
                 return int(pipeline.execute()[0])
 
@@ -150,12 +147,22 @@ class RedisStore(Store):
 
     def _arriving(self, claim: Claim, arrival: Arrival, *, ahead: bool = False) -> tuple[list[str], list[Any]]:
         """Keys and arguments of arrive.lua."""
-        due, _ = self._calendar(claim.handler)
-        keys = [*self._unit(claim.handler, claim.unit), due, self._key(claim.handler, "tally")]
-        keys.append(self._done(claim.handler))
-        args: list[Any] = [*self._lease_args(claim), arrival.part, arrival.name, arrival.text]
-        args += [_ms(arrival.within), deadline_id(claim.unit), arrival.at_least, self._in_flight(claim)]
-        args += [int(ahead), int(arrival.may_be_repeated), arrival.round_of, len(arrival.counts)]
+        due, *_, done = self._settlement_keys(claim.handler)
+        keys = [*self._unit(claim.handler, claim.unit), due, self._key(claim.handler, "tally"), done]
+        args: list[Any] = [
+            *self._lease_args(claim),
+            arrival.part,
+            arrival.name,
+            arrival.text,
+            _ms(arrival.within),
+            deadline_id(claim.unit),
+            arrival.at_least,
+            self._in_flight(claim),
+            int(ahead),
+            int(arrival.may_be_repeated),
+            arrival.round_of,
+            len(arrival.counts),
+        ]
         for part, count in arrival.counts.items():
             args += [part, count]
         for part, need in arrival.needs.items():
@@ -172,7 +179,7 @@ class RedisStore(Store):
     def look(self, handler: str, unit: str) -> JoinState | None:
         """A pending join as it is now; None if there is none."""
         keys = [*self._unit(handler, unit), self._calendar(handler)[0]]
-        answer = self._run("look", keys, [deadline_id(unit), _ms(self.terms.lease.total_seconds())])
+        answer = self._run("look", keys, [deadline_id(unit), self._lease])
         if not answer:
             return None
         deadline, is_overdue, attempts, lease, *fields = answer
@@ -208,7 +215,7 @@ class RedisStore(Store):
     def renew(self, claim: Claim) -> bool:
         """Prolong the lease. False when another worker has the claim, or the unit is settled."""
         unit, _ = self._unit(claim.handler, claim.unit)
-        args = [claim.token, _ms(self.terms.lease.total_seconds()), self._retention]
+        args = [claim.token, self._lease, self._retention]
         return bool(self._run("renew", [unit], args))
 
     def commit(self, claim: Claim, settlement: Settlement) -> CommitResult:
@@ -279,26 +286,29 @@ class RedisStore(Store):
         answers = self._calls.timed(looks)
         return [name for name, (now, answer) in zip(names, answers, strict=True) if _is_due(answer, now)]
 
-    def due(self, name: str, limit: int, hold: float) -> list[tuple[str, Message | None]]:
+    def due(self, name: str, limit: int, hold: float) -> list[tuple[str, Message | Unreadable | None]]:
         """Up to ``limit`` messages that are due. They are due again after ``hold`` seconds unless `sent` is called."""
         answer = self._run("due", self._calendar(name), [limit, _ms(hold)])
-        found: list[tuple[str, Message | None]] = []
-        for key, text in zip(answer[::2], answer[1::2], strict=True):
-            try:
-                found.append((key.decode(), Message.from_json(text) if text else None))
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                # It stays in the schedule and is due again later. The other messages need not wait for it.
-                logger.error("%s in the schedule of %s cannot be read: %s", key, name, error)
-        return found
+        # Another program may have put any bytes there.
+        entries = [(key.decode(errors=_ESCAPED), text) for key, text in zip(answer[::2], answer[1::2], strict=True)]
+        return [(key, _entry(key, text)) for key, text in entries]
 
     def sent(self, name: str, ids: Sequence[str]) -> None:
         """Remove messages that the broker has. A deadline stays, as one that was sent."""
-        if ids:
-            self._run("sent", self._calendar(name), ids)
+        if strange := [key for key in ids if not _is_utf8(key)]:
+            self._remove(name, [key.encode(errors=_ESCAPED) for key in strange])
+        if plain := [key for key in ids if key not in strange]:
+            self._run("sent", self._calendar(name), plain)
+
+    def _remove(self, name: str, ids: Sequence[bytes]) -> None:
+        """Remove entries whose ids a script cannot be called with."""
+        due, messages = self._calendar(name)
+        self._calls.ask(lambda client: client.zrem(due, *ids))
+        self._calls.ask(lambda client: client.hdel(messages, *ids))
 
     def backlog(self, name: str) -> Backlog:
         """How much waits in the schedule."""
-        due = self._calendar(name)[0]
+        due, messages = self._calendar(name)
         now = self._calls.time(due) * 1000
 
         def count(client: Any) -> Any:
@@ -308,15 +318,18 @@ class RedisStore(Store):
                 pipeline.zcount(due, f"({now}", "+inf")
                 pipeline.zrangebyscore(due, f"({now}", "+inf", start=0, num=1, withscores=True)
                 pipeline.zcount(due, "-inf", "(0")
+                pipeline.hlen(messages)
                 return pipeline.execute()
 
-        ready, first, later, following, reminded = self._calls.ask(count)
+        ready, first, later, following, reminded, messages_there = self._calls.ask(count)
         late = max(now - first[0][1], 0) / 1000 if first else 0.0
-        return Backlog(ready, late, later, following[0][1] / 1000 if following else None, reminded)
+        # A deadline is the only entry that has no message.
+        joins = max(ready + later + reminded - messages_there, 0)
+        return Backlog(ready, late, later, following[0][1] / 1000 if following else None, reminded, joins)
 
-    def upcoming(self, owner: str, seconds: float, limit: int) -> list[tuple[str, float]]:
+    def upcoming(self, name: str, seconds: float, limit: int) -> list[tuple[str, float]]:
         """Ids of entries that fall due within so many seconds, and when: the first ``limit`` of them."""
-        due = self._calendar(owner)[0]
+        due = self._calendar(name)[0]
         now = self._calls.time(due) * 1000
         found = self._calls.ask(
             lambda client: client.zrangebyscore(due, f"({now}", now + seconds * 1000, 0, limit, withscores=True)
@@ -461,7 +474,12 @@ class RedisStore(Store):
 
     @cached_property
     def _programs(self) -> RedisPrograms:
-        return RedisPrograms(self._calls, self._key)
+        return RedisPrograms(self._calls, self._key, f"{self.prefix}:services")
+
+    def services(self) -> list[str]:
+        """Every service that ever had a worker, or announced an event, sorted."""
+        # The workers of an older choreo register handlers only.
+        return sorted({name.partition(".")[0] for name in self.handlers()} | self._programs.services())
 
     @property
     def recording(self) -> Recording:
@@ -487,6 +505,24 @@ class RedisStore(Store):
     def recent(self, handler: str, seconds: float, limit: int = 1000) -> list[Run]:
         """Runs whose outcome was recorded within the last ``seconds``, oldest first."""
         return self._runs.recent(handler, seconds, limit)
+
+    def note_unheard(self, source: str, counts: Mapping[str, int]) -> None:
+        """Count events that reached no queue."""
+        pairs = [part for pair in counts.items() for part in pair]
+        self._run("note_unheard", [f"{self.prefix}:unheard"], [source, MOST_UNHEARD, *pairs])
+
+    def unheard(self) -> dict[str, UnheardType]:
+        """The types of events that reached no queue, sorted."""
+        fields = self._calls.ask(lambda client: client.hgetall(f"{self.prefix}:unheard"))
+        texts = {name.decode(): text.decode() for name, text in fields.items()}
+        found = {
+            name[2:]: (int(text), *texts[f"t {name[2:]}"].split(" ", 1))
+            for name, text in texts.items()
+            if name[0] == "n"
+        }
+        return {
+            kind: UnheardType(count, int(last) / 1000, source) for kind, (count, last, source) in sorted(found.items())
+        }
 
     @cached_property
     def _search(self) -> RedisSearch:
@@ -558,6 +594,24 @@ def _is_due(first: Any, now: Any) -> bool:
     entry = first[0] if first and isinstance(first[0], list) else first
     # The half: see due.lua.
     return bool(entry) and float(entry[1]) <= int(now[0]) * 1000 + int(now[1]) // 1000 + 0.5
+
+
+def _entry(key: str, text: bytes) -> Message | Unreadable | None:
+    """One entry of a schedule; None for a join's deadline, which has no message."""
+    if not text and key.startswith(DEADLINE_PREFIX):
+        return None
+    try:
+        return Message.from_json(text)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        return Unreadable(text, f"it cannot be read: {type(error).__name__}: {error}")
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _arguments(scheduled: Scheduled) -> list[Any]:

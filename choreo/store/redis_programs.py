@@ -15,16 +15,18 @@ class RedisPrograms:
     """
     The part of the register that `choreo.store.register.Register` promises of programs.
 
-    ``key`` is a callback: it makes the name of a key of a service.
+    ``key`` is a callback: it makes the name of a key of a service. ``services`` is the key of the set of all services.
     """
 
-    def __init__(self, calls: Calls, key: Callable[..., str]) -> None:
-        self._calls, self._key = calls, key
+    def __init__(self, calls: Calls, key: Callable[..., str], services: str) -> None:
+        self._calls, self._key, self._services = calls, key, services
 
     def report(
         self, service: str, program: Program, description: str, ttl: float, announced: Sequence[str] = ()
     ) -> None:
         """Report that this program lives for the next ``ttl`` seconds, and declares this."""
+        # First: a service that nobody finds would be as good as not reported.
+        self._calls.ask(lambda client: client.sadd(self._services, service))
         node = " ".join(program.node.split())
         self._report(service, program.name, ttl, [node, program.to_json(), program.digest, description], announced)
 
@@ -48,6 +50,10 @@ class RedisPrograms:
             {digest.decode(): text.decode() for digest, text in descriptions.items()},
             {kind.decode(): int(when) / 1000 for kind, when in announced.items()},
         )
+
+    def services(self) -> set[str]:
+        """Every service of which a program ever reported."""
+        return {name.decode() for name in self._calls.ask(lambda client: client.smembers(self._services))}
 
     def _keys(self, service: str) -> list[str]:
         return [self._key(service, part) for part in _KEYS]

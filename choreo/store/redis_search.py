@@ -52,8 +52,8 @@ class RedisSearch:
         def look(client: Any) -> list[str] | None:
             if client.dbsize() > MOST_KEYS:
                 return None
-            found = client.scan_iter(match=f"{prefix}*:handlers", count=2000)
-            names = (re.fullmatch(rf"{re.escape(prefix)}(?::(.+))?:handlers", key.decode()) for key in found)
+            found = client.scan_iter(match=f"{prefix}*:services", count=2000)
+            names = (re.fullmatch(rf"{re.escape(prefix)}(?::(.+))?:services", key.decode()) for key in found)
             return sorted({name[1] or "" for name in names if name and "{" not in (name[1] or "")})
 
         return self._calls.ask(look)

@@ -1,11 +1,14 @@
 """The register: which handlers exist, which live worker binds which queue, and who is there."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from choreo.events.patterns import Binding
 from choreo.store.presence import Presence, Program
+
+#: The most types of unheard events that are counted. A program may make up a type for each event.
+MOST_UNHEARD = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,17 @@ class Listening:
     def queues(self) -> frozenset[str]:
         """The queues that have a binding."""
         return frozenset(queue for queue, _ in self.bindings)
+
+
+@dataclass(frozen=True, slots=True)
+class UnheardType:
+    """The events of one type that reached no queue. A handler may listen to it by now."""
+
+    count: int
+    #: When the last of them was announced: seconds since 1970, by the store's clock.
+    last: float
+    #: The service that announced it.
+    source: str
 
 
 class Register(Protocol):
@@ -82,4 +96,9 @@ class Register(Protocol):
 
     def services(self) -> list[str]:
         """Every service that ever had a worker, or announced an event, sorted."""
-        return sorted({name.partition(".")[0] for name in self.handlers()})
+
+    def note_unheard(self, source: str, counts: Mapping[str, int]) -> None:
+        """Count events of a service that reached no queue: type → how many. `MOST_UNHEARD` types are counted."""
+
+    def unheard(self) -> dict[str, UnheardType]:
+        """The types of events that reached no queue, sorted."""

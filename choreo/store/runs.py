@@ -186,9 +186,14 @@ def shelf(name: str) -> int:
     return crc32(name.encode(errors="replace")) % SHELVES
 
 
+def shelf_of(run: Run) -> int:
+    """The number of the list that keeps this run: that of its story, or of the subject that leads to the story."""
+    return shelf(run.subject if run.is_first else run.story)
+
+
 def entries(run: Run) -> list[tuple[str, str]]:
     """The entries that a run makes in its handler's record: the name of the list, and the text."""
-    made = [(f"runs:{shelf(run.subject if run.is_first else run.story)}", to_text(run))]
+    made = [(f"runs:{shelf_of(run)}", to_text(run))]
     for story in run.others:
         made.append((f"runs:{shelf(story)}", to_text(replace(run, story=story))))
     for subject in run.subjects:

@@ -24,6 +24,14 @@ class Scheduled:
 
 
 @dataclass(frozen=True, slots=True)
+class Unreadable:
+    """An entry of the schedule that is no message: its text, and the fault."""
+
+    text: bytes
+    fault: str
+
+
+@dataclass(frozen=True, slots=True)
 class Backlog:
     """How much waits in one schedule."""
 
@@ -37,6 +45,8 @@ class Backlog:
     next_at: float | None = None
     #: Joins whose deadline has passed and was sent, and that are not settled yet.
     reminded: int = 0
+    #: Joins that are not settled, by their deadlines: they are among the entries above.
+    joins: int = 0
 
     @property
     def total(self) -> int:
@@ -75,11 +85,12 @@ class Schedule(Protocol):
     def ripe(self, names: Sequence[str]) -> list[str]:
         """Those of these schedules in which a message is due. One call for all of them, since mostly there is none."""
 
-    def due(self, name: str, limit: int, hold: float) -> list[tuple[str, Message | None]]:
+    def due(self, name: str, limit: int, hold: float) -> list[tuple[str, Message | Unreadable | None]]:
         """
         Up to ``limit`` messages that are due. They are due again after ``hold`` seconds unless `sent` is called.
 
-        A join's deadline (see `deadline_id`) comes without a message.
+        A join's deadline (see `deadline_id`) comes without a message. What another program has put there, and is no
+        message, comes as `Unreadable`.
         """
 
     def sent(self, name: str, ids: Sequence[str]) -> None:
@@ -88,5 +99,5 @@ class Schedule(Protocol):
     def backlog(self, name: str) -> Backlog:
         """How much waits in the schedule."""
 
-    def upcoming(self, owner: str, seconds: float, limit: int) -> list[tuple[str, float]]:
+    def upcoming(self, name: str, seconds: float, limit: int) -> list[tuple[str, float]]:
         """Ids of entries that fall due within so many seconds, and when: the first ``limit`` of them."""

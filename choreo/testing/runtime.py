@@ -7,12 +7,15 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
+from choreo.broker.depths import Depth
 from choreo.broker.publisher import Publisher
 from choreo.broker.queued import Queued
 from choreo.broker.topology import Topology
+from choreo.declare.context import Context
 from choreo.delivery.lease_keeper import LeaseKeeper
 from choreo.events.envelope import Envelope
 from choreo.observe.broker_look import BrokerLook
+from choreo.observe.readings import Readings
 from choreo.runtime import Runtime
 from choreo.service import Service
 from choreo.store.claims import Claim
@@ -60,6 +63,11 @@ class StageRuntime(Runtime):
         return self._real.topology
 
     @cached_property
+    def contexts(self) -> Callable[..., Context]:
+        """Makes plain contexts: a test records no spans."""
+        return Context
+
+    @cached_property
     def lane(self) -> Any:
         """The fast lane of the service itself."""
         return self._real.lane
@@ -67,6 +75,10 @@ class StageRuntime(Runtime):
     def waiting_in(self, queues: Sequence[str]) -> Mapping[str, int]:  # noqa: ARG002
         """Nothing: the queues of a test hold only messages of handlers that are declared."""
         return {}
+
+    def new_readings(self) -> Readings:
+        """Reads the store of the test. No broker has the queues of a test."""
+        return Readings(self.store, NoQueues(), self.queue_of)
 
     def look_at_broker(self, queues: Sequence[str], texts: Sequence[str]) -> BrokerLook:  # noqa: ARG002
         """All deliveries that wait on the stage."""
@@ -88,6 +100,17 @@ class StageRuntime(Runtime):
     def queue_of(self, name: str) -> str:
         """The name of a queue. In a test it has no namespace."""
         return name
+
+
+class NoQueues:
+    """Looks into no queue."""
+
+    def look(self, queues: Sequence[str]) -> Mapping[str, Depth]:  # noqa: ARG002
+        """Nothing."""
+        return {}
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 class Unkept(LeaseKeeper):

@@ -19,6 +19,7 @@ from choreo.errors import DeclarationError, PublishError
 from choreo.events.envelope import Envelope
 from choreo.events.event import Event
 from choreo.events.message import Message
+from choreo.events.metadata import Meta, checked_meta, joined
 from choreo.operate.joins import PendingJoin
 from choreo.service import Service
 from choreo.store.memory import Content, MemoryStore
@@ -107,16 +108,30 @@ class Stage:
     # -- acting --------------------------------------------------------------------------------------------------
 
     @overload
-    def publish(self, event: Event | Envelope, subject: str | None = None, *, source: str = "test") -> Envelope: ...
+    def publish(
+        self, event: Event | Envelope, subject: str | None = None, *, source: str = "test", meta: Meta | None = None
+    ) -> Envelope: ...
 
     @overload
     def publish(
-        self, event: Event, subject: str | None = None, *, delay: timedelta | float, source: str = "test"
+        self,
+        event: Event,
+        subject: str | None = None,
+        *,
+        delay: timedelta | float,
+        source: str = "test",
+        meta: Meta | None = None,
     ) -> Announcement: ...
 
     @overload
     def publish(
-        self, event: Event, subject: str | None = None, *, at: datetime, source: str = "test"
+        self,
+        event: Event,
+        subject: str | None = None,
+        *,
+        at: datetime,
+        source: str = "test",
+        meta: Meta | None = None,
     ) -> Announcement: ...
 
     def publish(
@@ -127,12 +142,13 @@ class Stage:
         delay: timedelta | float | None = None,
         at: datetime | None = None,
         source: str = "test",
+        meta: Meta | None = None,
     ) -> Envelope | Announcement:
         """
         Announce an event from outside, as a service called ``source`` would. No handler is called yet: see `run`.
 
-        ``delay`` (a timedelta, or seconds) and ``at`` are those of `choreo.Service.publish`. An envelope is announced
-        as it is; to announce the one that an earlier call returned shows what a duplicate does.
+        ``delay`` (a timedelta, or seconds), ``at`` and ``meta`` are those of `choreo.Service.publish`. An envelope is
+        announced as it is; to announce the one that an earlier call returned shows what a duplicate does.
         Raises `DeclarationError` for a thing that is no event and for a time that is none, and `PublishError` for an
         event that is too large.
         """
@@ -148,6 +164,7 @@ class Stage:
                 subject=subject,
                 cause=None,
                 time=now if later is None else later.moment(now),
+                extensions=joined({}, checked_meta(meta)),
             )
             if later is None:
                 self._outside.publisher.announce([envelope])

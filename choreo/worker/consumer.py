@@ -15,6 +15,7 @@ from kombu.common import ignore_errors
 from choreo.broker.redis.consuming import is_choreos
 from choreo.broker.workload import listed, started_requests, written_job
 from choreo.errors import DeclarationError
+from choreo.worker.beginnings import count_beginnings
 from choreo.worker.countdowns import CountdownRoom
 from choreo.worker.pool import describe_loss, replace_killed, watch_again
 from choreo.worker.rates import Rates
@@ -44,6 +45,8 @@ class ServiceConsumer(Consumer):
     - A message that Celery cannot run, and would end the worker, becomes a dead letter: see `choreo.worker.unrunnable`.
     - A handler with a rate limit does not use up the prefetch of the others, and countdowns not that of their queue:
       see `choreo.worker.rates` and `choreo.worker.countdowns`.
+    - On RabbitMQ, the return of a call of an ordinary task counts only if the call had begun: see
+      `choreo.worker.beginnings`.
     - A changed rate limit also holds for the deliveries that wait already.
     - A child of the prefork pool that is killed while the worker starts is replaced. If the worker must end because of
       its pool, or of a setting, it says so in one line.
@@ -110,6 +113,8 @@ class ServiceConsumer(Consumer):
 
     def update_strategies(self) -> None:
         """Make the strategies, once per connection."""
+        if isinstance(self.connection.connection, amqp.Connection):
+            count_beginnings(self.app)
         super().update_strategies()
         self._tell_transport()
 

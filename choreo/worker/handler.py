@@ -38,11 +38,14 @@ class HandlerTask(SafeTask):
     """
     The task ``<service>.<handler>``: runs one delivery.
 
-    One subclass per handler is made when the service is finalized. ``subscription`` is its declaration.
+    One subclass per handler is made when the service is finalized. ``subscription`` is its declaration, ``runtime`` the
+    service's.
     """
 
     abstract = True
     subscription: ClassVar[Subscription]
+    # Celery looks for the app of a task with several calls.
+    runtime: ClassVar[Any]
 
     def run(self, event: str | dict[str, Any]) -> str:
         """
@@ -79,7 +82,7 @@ class HandlerTask(SafeTask):
             # ended this method between two lines.
             what = delivery or self.name
             if isinstance(error, StoreError) and error.is_outage:
-                raise reject_after_outage(what, self.app.runtime.store, error) from error
+                raise reject_after_outage(what, self.runtime.store, error) from error
             if self._is_given_up(event, envelope, error):
                 raise UnansweredError(f"{what} could not be settled: {line_of(error)}", envelope) from error
             logger.error("%s could not be settled; it stays in its queue", what, exc_info=error)
@@ -134,7 +137,7 @@ class HandlerTask(SafeTask):
 
     def make_delivery(self, envelope: Envelope, attempt: int, **options: Any) -> Delivery:
         """A delivery to this handler. ``options`` are those of `Delivery`, and so are the errors."""
-        return delivery_to(self.app.runtime, self.subscription, envelope, attempt, **options)
+        return delivery_to(self.runtime, self.subscription, envelope, attempt, **options)
 
     def _is_given_up(self, event: str | dict[str, Any], envelope: Envelope | None, error: BaseException) -> bool:
         """Count that an event could not be settled. True if that was too often, and it is a dead letter now."""
@@ -146,7 +149,7 @@ class HandlerTask(SafeTask):
         return False
 
     def _park(self, event: str | dict[str, Any], envelope: Envelope | None, error: EnvelopeError) -> None:
-        runtime, retries = self.app.runtime, self.request.retries
+        runtime, retries = self.runtime, self.request.retries
         queue = runtime.queue_of(self.name)
         if envelope is not None:
             # The attempts before this one are settled, so the replay of the letter must not be a first attempt.

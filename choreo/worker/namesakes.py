@@ -1,9 +1,16 @@
-"""Namesakes: other programs that run under the name of this service, and declare other handlers."""
+"""Namesakes: other programs that run under the name of this service, with other handlers or with other code."""
 
 import logging
-from collections.abc import Iterable
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from hashlib import sha1
+from pathlib import Path, PurePath
 
 from choreo.declare.description import HandlerDescription, ServiceDescription
+from choreo.declare.reaction import code_of
+from choreo.declare.subscription import Subscription
 from choreo.errors import StoreError
 from choreo.events.patterns import Binding
 from choreo.store.presence import Presence
@@ -11,16 +18,40 @@ from choreo.store.register import Register
 
 logger = logging.getLogger(__name__)
 
+#: The name of a worker's process with its program: ``payment@host/4711 /srv/payment.py 1a2b3c4d``.
+_NAME = re.compile(r"\S+ (?P<file>.+) (?P<code>[0-9a-f]{8})")
+
+
+def program_of(subscriptions: Sequence[Subscription]) -> str:
+    """The file that declares the handlers, and a digest of the code; "" if there is none."""
+    files = [file for subscription in subscriptions if (file := _file_of(subscription))]
+    return f"{files[0]} {_digest(files)}" if files else ""
+
+
+def _file_of(subscription: Subscription) -> str:
+    module = sys.modules.get(code_of(subscription.reaction.function).__module__)
+    return str(getattr(module, "__file__", None) or "")
+
+
+def _digest(files: Sequence[str]) -> str:
+    digest = sha1(usedforsecurity=False)
+    for file in dict.fromkeys(files):
+        with suppress(OSError):  # it is in a zip file
+            digest.update(Path(file).read_bytes())
+    return digest.hexdigest()[:8]
+
 
 def warn_of_namesakes(
     worker: str, declared: Iterable[Binding], description: ServiceDescription, register: Register
 ) -> None:
     """
-    Log a warning if a live worker of this service declares other bindings than this one, or a handler in another way.
+    Log a warning if a live worker of this service declares other bindings than this one, or a handler in another way,
+    or is another program.
 
     Two versions of a service do so during a deployment. Two programs with one name do so for ever, and take each
     other's events. The store cannot tell which it is. Versions that differ only in the fields that they read, or in the
-    events that they announce, are not worth a warning: `choreo map` shows both.
+    events that they announce, are not worth a warning: `choreo map` shows both. ``worker`` is the name of the process
+    with its `program_of`.
     """
     service, mine = description.service, set(declared)
     try:
@@ -31,7 +62,7 @@ def warn_of_namesakes(
     for other, bindings in sorted(others.items()):
         theirs = set(bindings)
         changed = [] if other == worker else changed_handlers(description, described_by(presence, other))
-        if other != worker and (theirs != mine or changed):
+        if other != worker and (theirs != mine or changed or are_apart(other, worker)):
             logger.warning(
                 "two programs, or two versions of one, run as the service %s. %s%s declares %s. This worker, %s, "
                 "declares %s. %sThey share the queues of their common handlers and the service's own queues, and take "
@@ -40,9 +71,9 @@ def warn_of_namesakes(
                 service,
                 other,
                 _version(presence, other),
-                _shown(theirs - mine),
+                _shown(theirs - mine, theirs == mine),
                 worker,
-                _shown(mine - theirs),
+                _shown(mine - theirs, theirs == mine),
                 f"They declare {', '.join(changed)} in different ways. " if changed else "",
                 f"{service}_2",
             )
@@ -73,7 +104,23 @@ def _version(presence: Presence, program: str) -> str:
     return f" (version {versions[0]})" if versions else ""
 
 
-def _shown(bindings: set[Binding]) -> str:
+def are_apart(one: str, other: str) -> bool:
+    """
+    True if two workers that declare the same run different code from different places.
+
+    Another version is most often in the same place, or in one that differs in one directory: ``releases/42``. The same
+    code in another place is a second deployment of it.
+    """
+    found, beside = _NAME.fullmatch(one), _NAME.fullmatch(other)
+    if found is None or beside is None or found["code"] == beside["code"]:
+        return False
+    places = PurePath(found["file"]).parts, PurePath(beside["file"]).parts
+    return len(places[0]) != len(places[1]) or sum(a != b for a, b in zip(*places, strict=True)) > 1
+
+
+def _shown(bindings: set[Binding], same: bool) -> str:
+    if same:
+        return "the same handlers, with other code"
     if not bindings:
         return "nothing that the other one does not"
     listed = [f"{queue} ({pattern})" for queue, pattern in sorted(bindings)]

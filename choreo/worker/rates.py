@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from choreo.broker.incoming import source_of
+
 #: A delivery in a bucket: Celery's request, and the tokens that it takes.
 Held = tuple[Any, int]
 
@@ -36,11 +38,8 @@ class Rates:
         """Queue → how many of its deliveries wait for a rate. A queue without any is left out."""
         if not any(bucket.contents for bucket in self._limited):
             return {}
-        return Counter(
-            request.message.delivery_info.get("routing_key")
-            for bucket in self._limited
-            for request, _ in list(bucket.contents)
-        )
+        waiting = [request for bucket in self._limited for request, _ in list(bucket.contents)]
+        return Counter(source_of(request.message) for request in waiting)
 
     def held_for(self) -> float:
         """The seconds until the first of them may go on."""

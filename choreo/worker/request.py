@@ -1,6 +1,7 @@
 """Celery's request for one run of a service's own task: it drops no message, and records how a process ended."""
 
 import logging
+import os
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
@@ -16,6 +17,8 @@ from celery.worker import state
 from celery.worker.request import Request
 
 from choreo.broker.incoming import UNCOUNTED
+from choreo.broker.redis.receipt import Receipt
+from choreo.delivery.delivery import tokens_of
 from choreo.delivery.ending import End, Ending, signal_in_words
 from choreo.errors import EnvelopeError
 from choreo.events.ids import named_id
@@ -145,9 +148,16 @@ class SafeRequest(Request):
         try:
             claim = self.task.claim_of(self.args[0], self.request_dict.get("retries") or 0)
             if claim is not None:
-                self.app.runtime.store.record_end(claim.handler, claim.unit, Ending(end, text).to_text())
+                how = Ending(end, text).to_text()
+                self.app.runtime.store.record_end(claim.handler, claim.unit, how, self._tokens())
         except Exception as error:  # the message returns to its queue in any case
             logger.warning("%s: it could not be noted that %s: %s", self.humaninfo(), text, error)
+
+    def _tokens(self) -> list[str]:
+        """The tokens that the claim of this run may have: those of its process, and that of its message on Redis."""
+        receipt = Receipt.of(self.message.properties)
+        # A run of the gevent pool has the number of its greenlet in place of a process id.
+        return [tokens_of(self.worker_pid), tokens_of(os.getpid()), *([receipt.tag] if receipt else [])]
 
     def _tell_revoked(self, *, terminated: bool, number: int | None, expired: bool) -> None:
         self.send_event("task-revoked", terminated=terminated, signum=number, expired=expired)

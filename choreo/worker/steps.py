@@ -1,6 +1,7 @@
 """The parts of choreo that start and stop with a Celery worker."""
 
 import logging
+import os
 import time
 from itertools import chain, repeat
 from typing import Any
@@ -12,7 +13,7 @@ from choreo.broker.bindings import Bindings
 from choreo.delivery.clock import Clock
 from choreo.errors import StoreError
 from choreo.worker.bindings import BindingKeeper
-from choreo.worker.namesakes import warn_of_namesakes
+from choreo.worker.namesakes import program_of, warn_of_namesakes
 from choreo.worker.outage import CHECK_SECONDS
 from choreo.worker.presence import PresenceKeeper, pool_name
 
@@ -65,7 +66,7 @@ class BindingsStep(bootsteps.StartStopStep):
         """Look for namesakes, report once, then start the keeper."""
         runtime = worker.app.runtime
         patterns = runtime.topology.patterns()
-        name = runtime.program(worker.hostname).name
+        name = _name_of(worker)
         declared = [(queue, pattern) for queue in patterns for pattern in patterns[queue]]
         warn_of_namesakes(name, declared, runtime.describe(), runtime.store)
         self._keeper = BindingKeeper(
@@ -101,9 +102,8 @@ class PresenceStep(bootsteps.StartStopStep):
         """Report once, then start the keeper."""
         runtime = worker.app.runtime
         description = runtime.describe()
-        program = runtime.program(
-            worker.hostname, pool=pool_name(worker.pool_cls), digest=description.digest, since=0.0
-        )
+        about = {"pool": pool_name(worker.pool_cls), "digest": description.digest, "since": 0.0}
+        program = runtime.program(worker.hostname, name=_name_of(worker), **about)
         worker.presence = PresenceKeeper(worker, runtime.store, program, description)
         worker.presence.start()
 
@@ -113,6 +113,11 @@ class PresenceStep(bootsteps.StartStopStep):
             worker.presence.stop()
 
     terminate = stop
+
+
+def _name_of(worker: Any) -> str:
+    """The name of this process in the register. No other has it."""
+    return f"{worker.hostname}/{os.getpid()} {program_of(worker.app.runtime.subscriptions)}".rstrip()
 
 
 def _introduce(runtime: Any, *, waits: bool) -> None:

@@ -16,7 +16,7 @@ from celery.states import FAILURE
 from celery.worker import state
 from kombu.exceptions import KombuError, OperationalError
 
-from choreo.broker.incoming import UNCOUNTED, shortened
+from choreo.broker.incoming import UNCOUNTED, shortened, source_of
 from choreo.broker.queue import GuardedQueue, HandlerQueue
 from choreo.broker.workload import listed
 from choreo.errors import EnvelopeError
@@ -39,8 +39,7 @@ def keep(app: Any, message: Any, error: EnvelopeError) -> bool:
 def queue_of(app: Any, message: Any) -> GuardedQueue:
     """The queue from which a message came; the queue of ordinary tasks if it does not tell."""
     queues = app.amqp.queues
-    name = (message.delivery_info or {}).get("routing_key")
-    queue = queues[name] if isinstance(name, str) and name in queues else None
+    queue = queues.get(source_of(message))
     found = queue if isinstance(queue, GuardedQueue) else queues[app.runtime.topology.default_queue]
     assert isinstance(found, GuardedQueue)
     return found

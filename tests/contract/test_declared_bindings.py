@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Iterator
+from hashlib import sha1
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +11,7 @@ from choreo.declare.description import HandlerDescription, ServiceDescription
 from choreo.store import Listening, Store, Terms
 from choreo.store.memory import MemoryStore
 from choreo.store.redis import RedisStore
-from choreo.worker.namesakes import warn_of_namesakes
+from choreo.worker.namesakes import are_apart, program_of, warn_of_namesakes
 from tests.contract.test_store_presence import worker
 from tests.unit.events import OrderPlaced
 from tests.unit.stage import service
@@ -174,7 +176,33 @@ class TestNamesakes:
 
         assert caplog.text == ""
 
-    def test_a_program_is_named_by_the_file_of_its_handlers(self) -> None:
+    def test_another_program_with_the_same_bindings_is_named(
+        self, store: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        store.declare("payment", "payment@a/1 /srv/shop/payment.py 11111111", OLD, LONG)
+
+        warn_of_namesakes(
+            "payment@b/2 /home/alice/billing/tasks.py 22222222", OLD, ServiceDescription("payment"), store
+        )
+
+        text = caplog.records[0].getMessage()
+        assert "payment@a/1 /srv/shop/payment.py 11111111 declares the same handlers, with other code" in text
+        assert "Service('payment_2')" in text
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            "payment@b/2 /home/alice/billing/tasks.py 11111111",  # the same code
+            "payment@b/2 /srv/releases/41/shop/payment.py 22222222",  # a version in the same place
+            "payment@b/2 /srv/releases/42/shop/payment.py 22222222",  # a version in a place of its own
+            "payment@b/2 /home/alice/billing/tasks.py",  # of an older choreo
+            "payment@b/2",
+        ],
+    )
+    def test_the_same_code_elsewhere_and_another_version_of_it_are_no_other_program(self, other: str) -> None:
+        assert not are_apart("payment@a/1 /srv/releases/41/shop/payment.py 11111111", other)
+
+    def test_a_program_is_named_by_the_file_of_its_handlers_and_their_code(self) -> None:
         app = service("payment")
         assert app.runtime.file.endswith("stage.py"), "the file that makes the service"
 
@@ -183,3 +211,5 @@ class TestNamesakes:
 
         assert app.runtime.file == __file__
         assert app.runtime.program("payment@here").name.endswith(f" {__file__}")
+        file, _, code = program_of(app.subscriptions).rpartition(" ")
+        assert (file, code) == (__file__, sha1(Path(__file__).read_bytes()).hexdigest()[:8])

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import redis
 from kombu import Queue
 
 from choreo import Service
@@ -105,4 +106,27 @@ def test_a_message_that_came_back_tells_how_often(redis_url: str, namespace: str
     depths._held.default_channel.client.lpush(f"{namespace}.odd", b'{"headers": {"x-delivery-count": 3}}')
 
     assert depths.look([f"{namespace}.odd"])[f"{namespace}.odd"].returned == 3
+    depths.close()
+
+
+def test_messages_of_dead_workers_wait_and_those_of_living_ones_do_not(redis_url: str, namespace: str) -> None:
+    prefix, queue = f"{namespace}:", "payment.charge"
+    options = {"broker_transport_options": {"global_keyprefix": prefix}}
+    app = Service("payment", broker=redis_url, config=options, set_as_current=False)
+    depths: Any = Depths(app.connection_for_write)
+    depths.look([])
+    client = redis.Redis.from_url(redis_url)
+    event = '{"body": "[[{\\"time\\": \\"1970-01-01T00:01:00Z\\", \\"subject\\": \\"ORD-1\\"}]]", "headers": {%s}}'
+    owners = {"living-1-15000": 4_000_000_000_000, "dead-1-15000": 1000}
+    client.zadd(f"{prefix}_choreo.consumers", owners)
+    held = [event % "", event % '"x-delivery-count": 2']
+    for number, text in enumerate(held):
+        client.hset(f"{prefix}_choreo.inflight.living-1-15000", str(number), f"{prefix}{queue}\0token\0{text}")
+    client.hset(f"{prefix}_choreo.inflight.dead-1-15000", "1", f"{prefix}{queue}\0token\0{event % ''}")
+    client.lpush(f"{prefix}{queue}", "{}", "{}")
+
+    (found,) = depths.look([queue]).values()
+
+    assert (found.count, found.held, found.returned) == (3, 2, 2)
+    assert (found.first, found.subject) == (60.0, "ORD-1")
     depths.close()

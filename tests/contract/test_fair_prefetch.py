@@ -4,9 +4,11 @@ import time
 from typing import Any
 
 import pytest
+from kombu import Producer, Queue
 
+from choreo.broker.incoming import source_of
 from choreo.broker.redis import qos, taking
-from tests.contract.redis_broker import Corner, Reader
+from tests.contract.redis_broker import EVENTS, Corner, Reader
 from tests.waiting import eventually
 
 
@@ -21,7 +23,7 @@ def holding(reader: Reader, *queues: str, seconds: float = 60.0) -> set[str]:
 
     def counts() -> dict[str, int]:
         mine = [message for message in reader.messages if not message.acknowledged]
-        found = {queue: sum(message.delivery_info["routing_key"] == queue for message in mine) for queue in held}
+        found = {queue: sum(source_of(message) == queue for message in mine) for queue in held}
         return {queue: count for queue, count in found.items() if count}
 
     reader.channel.qos.held, reader.channel.qos.held_for = counts, lambda: seconds
@@ -59,6 +61,43 @@ def test_several_such_queues_are_full_each_by_itself(corner: Corner):
     reader.drain(7)
 
     assert reader.bodies[-1] == 100
+
+
+def test_a_message_counts_for_its_queue_whatever_its_senders_routing_key_was(corner: Corner):
+    reader = corner.reader(Queue("mail", EVENTS, "mail.#"), "quick", prefetch=3)
+    holding(reader, "mail")
+    # A program that uses kombu's own transport writes its routing key into the message.
+    other = Producer(corner.connect(transport="redis").channel())
+    for number in range(20):
+        other.publish(number, exchange=EVENTS, routing_key="mail.sent", declare=[EVENTS])
+    while not reader.nothing():
+        pass
+    assert {message.delivery_info["routing_key"] for message in reader.messages} == {"mail.sent"}
+    assert len(corner.waiting("mail")) == 17
+
+    fill(corner, "quick", *range(100, 108))
+    while not reader.nothing():
+        pass
+
+    assert reader.bodies == [0, 1, 2, 100, 101, 102]
+
+
+def test_a_queue_with_little_room_limits_only_itself(corner: Corner):
+    fill(corner, "slow", 0, 1)
+    reader = corner.reader("slow", "quick", prefetch=3)
+    holding(reader, "slow")
+    reader.drain(2)
+
+    fill(corner, "slow", *range(2, 22))
+    fill(corner, "quick", *range(100, 120))
+    reader.drain(3)
+
+    # One take brings as many as the prefetch allows, and one message of the queue that has room for one.
+    assert len(reader.messages) + len(reader.channel.arrived) == 5
+    assert len(corner.waiting("slow")) == 19
+    while not reader.nothing():
+        pass
+    assert len(corner.waiting("slow")) == 19
 
 
 def test_a_full_queue_gets_more_as_soon_as_one_of_its_messages_is_done(corner: Corner):

@@ -8,17 +8,16 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
 from choreo import Event, Service
 from choreo.broker.connections import BrokerConnection
-from choreo.cli import choreo
 from choreo.errors import DeclarationError
 from choreo.fast.fused_store import FusedStore
 from choreo.local.platform import check_broker
 from choreo.redis_client.client import make_client
 from choreo.store.redis import RedisStore
-from tests.contract.ear import listening, naming_master
+from tests.commands import beside
+from tests.contract.ear import Ear, listening, naming_master
 from tests.contract.redis_programs import behind_tls
 from tests.waiting import eventually
 
@@ -92,12 +91,16 @@ def assert_nothing_readable(do: Callable[[int], object]) -> None:
         # It tries again and again, for longer than a test should take.
         caller = Thread(target=_quietly, args=(do, ear.port), daemon=True)
         caller.start()
-        eventually(lambda: ear.heard, timeout=20)
+        eventually(lambda: ear.heard, reason="somebody calls")
         caller.join(0.3)
 
-        for words in ear.heard:
-            assert words[0] == HANDSHAKE, words
-            assert b"secret" not in words
+        assert_only_handshakes(ear)
+
+
+def assert_only_handshakes(ear: Ear) -> None:
+    for words in ear.heard:
+        assert words[0] == HANDSHAKE, words
+        assert b"secret" not in words
 
 
 def _quietly(do: Callable[[int], object], port: int) -> None:
@@ -124,16 +127,18 @@ def test_the_publisher_says_nothing_readable(way: str) -> None:
     assert_nothing_readable(lambda port: made(way, port).publish(OrderPlaced(number=1)))
 
 
+@pytest.mark.parametrize("option", ["--broker", "--store"])
 @pytest.mark.parametrize("scheme", ["rediss", "valkeys"])
-def test_the_command_line_says_nothing_readable(scheme: str) -> None:
-    def listed(option: str) -> Callable[[int], object]:
-        def call(port: int) -> None:
-            CliRunner().invoke(choreo, ["dead-letters", option, f"{scheme}://u:secret@127.0.0.1:{port}/0", "list"])
+def test_the_command_line_says_nothing_readable(scheme: str, option: str, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    with listening() as ear:
+        url = f"{scheme}://u:secret@127.0.0.1:{ear.port}/0"
+        with beside("dead-letters", option, url, "list", output=output) as command:
+            eventually(lambda: ear.heard or command.poll() is not None, reason="the command calls, or ends")
 
-        return call
-
-    assert_nothing_readable(listed("--broker"))
-    assert_nothing_readable(listed("--store"))
+        # The ear keeps what it hears in a thread of its own, which may come a little after the end of the command.
+        assert eventually(lambda: ear.heard, timeout=10, reason=output.read_text())
+        assert_only_handshakes(ear)
 
 
 @pytest.mark.parametrize("scheme", ["rediss", "valkeys"])

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import amqp
 import pytest
 import redis
 from kombu import Queue
@@ -135,6 +136,7 @@ def seconds_to_fail(call: Callable[[], Any]) -> tuple[float, PublishError]:
     began_at = time.monotonic()
     with pytest.raises(PublishError) as caught:
         call()
+    assert caught.value.is_outage
     return time.monotonic() - began_at, caught.value
 
 
@@ -172,9 +174,9 @@ def test_a_generator_is_read_no_further_than_the_batch_that_is_sent(
     made, ahead = 0, []
     announce = app.publisher.announce
 
-    def announce_and_note(envelopes: Any) -> None:
+    def announce_and_note(envelopes: Any) -> Any:
         ahead.append(made)
-        announce(envelopes)
+        return announce(envelopes)
 
     def orders() -> Iterator[OrderPlaced]:
         nonlocal made
@@ -219,6 +221,7 @@ def test_a_message_to_a_queue_that_is_not_there_is_an_error_and_its_neighbours_a
 
     assert e.value.confirmed == tuple(good)
     assert e.value.unconfirmed == (lost,)
+    assert not e.value.is_outage
     assert len(ear.heard()) == 3
 
 
@@ -235,6 +238,7 @@ def test_what_redis_refuses_is_an_error_and_its_neighbours_arrive(app: Service, 
 
     assert e.value.confirmed == tuple(good)
     assert e.value.unconfirmed == (lost,)
+    assert not e.value.is_outage
     assert len(ear.heard()) == 3
 
 
@@ -269,6 +273,7 @@ def test_what_the_broker_cannot_store_is_an_error_and_sending_it_again_keeps_its
 
     assert [envelope["id"] for envelope in ear.heard()] == [envelope.id for envelope in taken]
     (unconfirmed,) = caught.value.unconfirmed
+    assert not caught.value.is_outage
     app.publisher.announce([unconfirmed])
     assert [envelope["id"] for envelope in ear.heard()] == [unconfirmed.id]
     ear.close()
@@ -297,8 +302,29 @@ def test_an_exchange_of_another_kind_is_said_in_words(app: Service) -> None:
             app.runtime.topology.exchange.name, "fanout", durable=True, auto_delete=False
         )
 
-    with pytest.raises(PublishError, match="inequivalent arg 'type' for exchange"):
+    with pytest.raises(PublishError, match="inequivalent arg 'type' for exchange") as caught:
         app.publish(OrderPlaced())
+
+    assert caught.value.is_outage, "it concerns every event"
+
+
+@both
+def test_a_message_that_the_client_cannot_write_is_refused_and_no_outage(app: Service, ear: Ear) -> None:
+    app.publish(OrderPlaced())
+
+    with pytest.raises(PublishError) as caught:
+        app.publisher.send([Message("", ear.name, b"[[], {}, {}]", {"id": object()})])
+
+    assert not caught.value.is_outage
+
+
+@rabbitmq_only
+def test_a_message_that_is_too_large_for_the_broker_is_refused_and_no_outage(app: Service, ear: Ear) -> None:
+    app.publish(OrderPlaced())
+    error = amqp.PreconditionFailed("message size 9 is larger than configured max size 8", (60, 40))
+    line = app.publisher._lines._idle[0]
+
+    assert not line.is_outage(error)
 
 
 # -- the network ------------------------------------------------------------------------------------------------------

@@ -102,6 +102,22 @@ def test_a_commit_forgets_how_the_beginnings_of_its_attempt_ended(rig):
     assert store.last_end(HANDLER, unit) == LastEnd()
 
 
+def test_a_process_that_has_lost_its_claim_records_no_end_of_another_ones_run(rig):
+    store, unit = rig.store, "e-1"
+    store.begin(claim("host-1-abc"))
+    store.record_end(HANDLER, unit, "not its own", ["host-2-", "host-1", "abc"])
+    assert store.last_end(HANDLER, unit) == LastEnd()
+    store.record_end(HANDLER, unit, "time limit", ["host-1-", "tag:1"])
+    assert store.last_end(HANDLER, unit) == LastEnd("time limit")
+    rig.pass_time(100)
+
+    store.begin(claim("tag:12"))
+    store.record_end(HANDLER, unit, "too late", ["host-1-", "tag:1"])
+    assert store.last_end(HANDLER, unit) == LastEnd("time limit", holder="host-1-abc")
+    store.record_end(HANDLER, unit, "killed", ["host-2-", "tag:12"])
+    assert store.last_end(HANDLER, unit).note == "killed"
+
+
 def test_the_end_of_a_finished_unit_is_not_noted(store):
     store.begin(claim("A"))
     assert settle(store, claim("A"), DONE) is Outcome.OK

@@ -47,7 +47,7 @@ def test_the_times_of_the_oldest_and_the_newest_letter(store):
     before = store.now()
     buried(store, "l-1", unit="l-1", text="l-1")
     time.sleep(0.02)
-    store.bury(HANDLER, "l-2", "{}")
+    store.add_letter(HANDLER, "l-2", "{}")
 
     first, last = store.letter_times(HANDLER)
     assert before - 0.002 <= first <= last <= store.now()

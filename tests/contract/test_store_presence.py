@@ -115,6 +115,14 @@ def test_a_program_without_a_worker_is_known_with_what_it_announces_and_is_no_wo
     assert all(when > 0 for when in presence.announced.values())
 
 
+def test_what_a_worker_declared_goes_before_what_a_program_that_only_publishes_knows(store):
+    store.report("shop", worker("shop@a/1", digest="d-1"), "with handlers", TTL)
+    store.leave("shop", "shop@a/1")
+    store.report("shop", Program("publisher@a/1", "publisher@a", digest="d-2"), "without", 0)
+
+    assert store.presence("shop").current == ["with handlers"]
+
+
 def test_the_types_that_are_remembered_as_announced_are_bounded(store):
     web = Program("publisher@a/1", "publisher@a", digest="d-1")
 
@@ -128,9 +136,11 @@ def test_the_types_that_are_remembered_as_announced_are_bounded(store):
 
 def test_the_services_are_those_of_all_handlers_and_other_queues(store):
     store.register(["payment.charge", "payment", "driver.assign"])
-    store.register(["shop"])
+    store.presence("nobody")
+    store.report("shop", Program("publisher@a/1", "publisher@a"), "declared", 0)
 
     assert store.services() == ["driver", "payment", "shop"]
+    assert store.handlers() == ["driver.assign", "payment", "payment.charge"], "it has no queue"
 
 
 def test_a_record_of_another_version_is_read_as_far_as_it_is_known():

@@ -240,3 +240,11 @@ def test_a_child_that_was_forked_behind_pythons_back_has_a_connection_of_its_own
 
     assert os.waitstatus_to_exitcode(status) == 0
     assert connection() == parents
+
+
+def test_it_tells_of_the_memory_of_its_server(redis_rig):
+    ((url, info),) = redis_rig.store.servers().items()
+
+    assert url == redis_rig.store.url
+    assert info["used_memory"] > 100_000
+    assert (info["evicted_keys"], info["maxmemory_policy"]) == (0, "noeviction")

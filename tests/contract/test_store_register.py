@@ -1,5 +1,9 @@
 """The promises of every store: who uses it is known."""
 
+import pytest
+
+from choreo.store.register import MOST_UNHEARD
+
 
 def test_handlers_are_remembered_sorted_and_once(store):
     assert store.handlers() == []
@@ -13,3 +17,25 @@ def test_handlers_are_remembered_sorted_and_once(store):
 
 def test_a_store_that_is_there_says_so(store):
     store.ping()
+
+
+def test_events_that_nobody_hears_are_counted_by_type(rig):
+    assert rig.store.unheard() == {}
+
+    rig.store.note_unheard("web shop", {"orders.placed": 2, "menu.changed": 1})
+    rig.store.note_unheard("shop", {"orders.placed": 3})
+
+    found = rig.store.unheard()
+    assert list(found) == ["menu.changed", "orders.placed"]
+    assert (found["orders.placed"].count, found["orders.placed"].source) == (5, "shop")
+    assert (found["menu.changed"].count, found["menu.changed"].source) == (1, "web shop")
+    assert found["orders.placed"].last == pytest.approx(rig.store.now(), abs=60)
+
+
+def test_a_program_that_makes_up_types_does_not_fill_the_store(store):
+    store.note_unheard("shop", {"order.placed": 1})
+    store.note_unheard("shop", {f"order.{number}": 1 for number in range(MOST_UNHEARD + 10)})
+    store.note_unheard("shop", {"order.placed": 1})
+
+    assert len(store.unheard()) == MOST_UNHEARD
+    assert store.unheard()["order.placed"].count == 2

@@ -1,13 +1,17 @@
 """The promises of every store: what is scheduled comes out when it is due."""
 
+import json
+
 import pytest
 
 from choreo.events.message import Message
-from choreo.store import Scheduled
+from choreo.store import Scheduled, Settlement
+from choreo.store.schedule import Unreadable
 from tests.contract.rigs import (
     DEADLINE,
     HANDLER,
     HOLD,
+    MemoryRig,
     at,
     at_once,
     claim,
@@ -80,6 +84,31 @@ def test_one_question_tells_in_whose_schedules_something_is_due(rig):
     assert rig.store.ripe(names) == ["payment.refund"], "a join is reminded once"
 
 
+GOOD = json.loads(message().to_json())
+#: What is no message.
+JUNK = [b"", b"\xff", b"5", b"{}", json.dumps(GOOD).encode()[:-1]]
+JUNK += [json.dumps(GOOD | odd).encode() for odd in ({"headers": 5}, {"exchange": None}, {"body": 1}, {"x": 1})]
+
+
+@pytest.mark.parametrize("junk", JUNK)
+@pytest.mark.parametrize("key", [b"m", b"\xff\xfe"])
+def test_an_entry_that_is_no_message_is_told_apart_and_can_be_removed(rig, key, junk):
+    if isinstance(rig, MemoryRig):
+        pytest.skip("nobody else can write there")
+    (due_key, post_key), client = rig.store._calendar(HANDLER), rig.store._calls._client
+    client.hset(post_key, key, junk)
+    client.zadd(due_key, {key: 1})
+    rig.store.schedule(HANDLER, at("good"))
+
+    (odd_key, odd), (good_key, good) = rig.store.due(HANDLER, 10, HOLD)
+
+    assert isinstance(odd, Unreadable)
+    assert (odd.text, good_key, good) == (junk, "good", message("good"))
+    rig.store.sent(HANDLER, [odd_key, good_key])
+    assert rig.store.backlog(HANDLER).total == 0
+    assert not client.exists(post_key)
+
+
 def test_schedules_are_apart_by_owner(store):
     store.schedule("payment.charge", at("m"))
 
@@ -122,3 +151,20 @@ def test_what_falls_due_soon_is_told_in_order_with_its_time(rig):
     assert [key for key, _ in found] == ["m35", "m55"]
     assert [round(when - rig.store.now()) // 5 for _, when in found] == [3, 7]
     assert [key for key, _ in rig.store.upcoming(HANDLER, 100, 1)] == ["m35"]
+
+
+def test_the_backlog_tells_how_many_joins_are_pending(rig):
+    rig.store.schedule(HANDLER, at("m", 5))
+    for unit in ("join:ORD-1", "join:ORD-2"):
+        rig.store.arrive(claim(unit=unit), part_of("order.confirmed"))
+    assert (rig.store.backlog(HANDLER).joins, rig.store.backlog(HANDLER).total) == (2, 3)
+
+    rig.pass_time(100)
+    rig.store.sent(HANDLER, due(rig.store))
+    backlog = rig.store.backlog(HANDLER)
+    assert (backlog.joins, backlog.reminded, backlog.total) == (2, 2, 2)
+
+    signal = claim(unit="join:ORD-1", attempt=0)
+    rig.store.begin(signal)
+    rig.store.commit(signal, Settlement(unscheduled=["deadline:join:ORD-1"]))
+    assert rig.store.backlog(HANDLER).joins == 1

@@ -5,7 +5,6 @@ import pytest
 from choreo.events.envelope import Envelope
 from choreo.events.message import Message
 from choreo.store import Scheduled, Settlement
-from choreo.store.runs import Run
 from tests.contract.rigs import HANDLER, claim, settle
 
 

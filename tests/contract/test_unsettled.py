@@ -11,8 +11,11 @@ import redis
 from choreo import Reason, Service, Terms
 from choreo.broker.incoming import DELIVERY_COUNT, UNCOUNTED
 from choreo.broker.redis.packing import head_of_event, tail_of_copy
+from choreo.delivery.notice import park
+from choreo.errors import EnvelopeError
 from choreo.events.message import Message
 from choreo.store import Store
+from choreo.store.redis import RedisStore
 from tests.contract.redis_broker import Corner
 from tests.contract.test_shortcut import HANDLER, JOIN, ORDER, Start, start, way  # noqa: F401 - fixtures
 from tests.unit.events import OrderConfirmed, OrderPlaced, PaymentCharged, envelope, identity_of
@@ -101,6 +104,29 @@ def test_the_returns_of_each_delivery_are_counted_by_themselves(store: Store) ->
     assert [store.returned("payment.charge", "a") for _ in range(3)] == [1, 2, 3]
     assert store.returned("payment.charge", "b\ud800") == 1
     assert store.returned("loyalty.award", "a") == 1
+    assert [store.returned("payment.charge", "a", by) for by in (-1, 1, -1)] == [2, 3, 2]
+
+
+def test_a_letter_whose_keys_in_the_store_are_of_another_type_is_kept_shown_and_discarded(
+    redis_url: str, namespace: str
+) -> None:
+    app = make_app(redis_url, namespace, lane=False)
+    app.runtime.introduce()
+    store = app.runtime.store
+    assert isinstance(store, RedisStore)
+    client = redis.Redis.from_url(redis_url)
+    for owner in (HANDLER, "payment", "payment.dead_letters"):
+        client.set(store._cabinet(owner)[0], "not choreo's")
+
+    park(app.runtime, HANDLER, Message("", HANDLER, b"\xff"), EnvelopeError("odd"))
+
+    (letter,) = app.dead_letters.find("payment")
+    assert (letter.message.body, letter.reason) == (b"\xff", Reason.UNREADABLE)
+    app.dead_letters.discard(letter.id)
+    assert list(app.dead_letters) == []
+    for key in client.keys(f"{namespace}*"):
+        client.delete(key)
+    client.close()
 
 
 def make_app(url: str, namespace: str, *, lane: bool) -> Service:

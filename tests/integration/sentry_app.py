@@ -9,7 +9,7 @@ import sentry_sdk
 from sentry_sdk.integrations.celery import CeleryIntegration
 from sentry_sdk.transport import Transport
 
-from choreo import Context, PermanentFailure, Proceed, Retry, Service
+from choreo import PermanentFailure, Retry, Service
 from tests.integration.orders import OrderPlaced
 
 SETTINGS = json.loads(os.environ["CHOREO_TEST_SETTINGS"])
@@ -28,14 +28,6 @@ class Collector(Transport):
 
 sentry_sdk.init(dsn="http://key@127.0.0.1:9/1", transport=Collector, integrations=[CeleryIntegration()])
 app = Service("payment", broker=os.environ["CHOREO_TEST_BROKER"], config=SETTINGS, retry=Retry(times=1, first=0.01))
-
-
-@app.around
-def in_sentry(context: Context, proceed: Proceed) -> None:
-    scope = sentry_sdk.get_isolation_scope()  # of this task
-    scope.fingerprint = [context.handler, "{{ default }}"]
-    scope.set_tag("subject", context.subject)
-    proceed()
 
 
 def fail(order: OrderPlaced) -> None:

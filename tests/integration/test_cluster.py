@@ -31,8 +31,33 @@ def solo(
         world.platform.stop()
 
 
+@pytest.fixture(scope="module", params=["prefork", "threads"])
+def pooled(
+    request: pytest.FixtureRequest, make_world: MakeWorld, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
+    with clustered(tmp_path_factory.mktemp("cluster")) as cluster:
+        options = ("--pool", request.param, "--concurrency", "2")
+        world = make_world("redis", "payment", "driver", options=options, store=cluster.url)
+        yield world
+        world.platform.stop()
+
+
 def test_retries_joins_and_dead_letters_are_kept_in_a_cluster(solo: Clustered, subject: str) -> None:
-    world = solo.world
+    all_is_kept(solo.world, subject)
+
+
+def test_a_pool_of_processes_or_threads_keeps_them_in_a_cluster_too(pooled: World, subject: str) -> None:
+    all_is_kept(pooled, subject)
+
+    # Both places of the pool at once, again and again: each has connections of its own to every node.
+    for round_ in range(3):
+        publish(pooled, f"{subject}-{round_}")
+    for round_ in range(3):
+        all_are_charged(pooled, f"{subject}-{round_}")
+    assert [letter for letter in pooled.app.dead_letters if letter.subject.startswith(f"{subject}-0")] == []
+
+
+def all_is_kept(world: World, subject: str) -> None:
     late, expired, failing = (f"{subject}-{name}" for name in ("late", "expired", "failing"))
 
     world.publish(OrderPlaced(behave="fail once"), subject)

@@ -27,7 +27,9 @@ def test_a_broker_that_does_not_answer_is_named_with_the_way_out():
     assert said.count("\n") == 1
 
 
-def test_an_event_that_nobody_hears_is_announced_and_the_broker_is_asked_about(redis_url: str):
+def test_an_event_that_nobody_hears_is_announced_and_the_broker_is_asked_about(
+    redis_url: str, caplog: pytest.LogCaptureFixture
+):
     # A database of its own, where no other test has left a binding.
     broker = f"{redis_url.rpartition('/')[0]}/9"
 
@@ -39,3 +41,12 @@ def test_an_event_that_nobody_hears_is_announced_and_the_broker_is_asked_about(r
         f"Warning: no handler listens to driver.assigned at {shown}; is this the right broker? "
         f"(--broker, CHOREO_BROKER_URL)\n"
     )
+    assert "nobody listens" not in caplog.text, "that would be the second time"
+
+
+def test_the_namespace_is_named_beside_the_broker(redis_url: str, monkeypatch: pytest.MonkeyPatch, namespace: str):
+    monkeypatch.setenv("CHOREO_NAMESPACE", namespace)
+
+    result = run("publish", "driver.assigned", "--subject", "ORD-1", "--broker", redis_url, "--data", ASSIGNED, code=0)
+
+    assert f" in the namespace {namespace!r}; is this the right broker?" in result.stderr

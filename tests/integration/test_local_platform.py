@@ -20,6 +20,7 @@ from choreo.local import platform as module
 from choreo.local.discovery import DiscoveryError
 from choreo.local.platform import BrokerUnreachableError, NotReadyError, Platform, PlatformError, WorkerDiedError
 from choreo.local.worker import worker_command
+from tests.integration.orders import OrderPlaced
 from tests.waiting import DEADLINE, eventually
 
 #: Plain Celery apps that look like services: this is about processes, not about events.
@@ -367,6 +368,27 @@ def test_a_module_is_imported_with_the_broker_of_the_platform(
         assert "courier" in platform.services
 
     assert dict(os.environ) == before
+
+
+def test_a_second_platform_in_one_process_has_its_own_broker(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHOREO_BROKER_URL", "redis://production:6379/0")
+    monkeypatch.delenv("CHOREO_STORE_URL", raising=False)
+    (tmp_path / package / "courier.py").write_text(IMPORTED.format(tmp_path / "seen"))
+    urls = []
+
+    for _ in range(2):
+        with Platform(package) as platform:
+            app = platform._found["courier"].app
+            assert app.conf.broker_write_url == app.conf.choreo_store_url == platform.broker_url
+            assert app.publisher.unheard == {}
+            app.publish(OrderPlaced(number=1))
+            app.runtime.store.ping()
+            assert app.publisher.unheard == {"order.placed": 1}
+            urls.append(platform.broker_url)
+
+    assert urls[0] != urls[1]
 
 
 def test_a_module_that_cannot_be_imported_leaves_nothing_running(package: str, tmp_path: Path, mark: str) -> None:

@@ -30,10 +30,12 @@ def test_each_failure_is_one_event_with_its_error_and_its_handler(payment: Payme
         identity = "b0c7d1a4-0000-4000-8000-000000000001"
         payment.app.control.revoke(task_id(identity, revoked))
         eventually(lambda: task_id(identity, revoked) in str(payment.app.control.inspect().revoked()))
+        published = [envelope_of(identity)]
         for number in (1, 2, 3):
-            payment.app.publish(OrderPlaced(number=number), subject=f"ORD-{number}")
-        payment.app.publisher.announce([envelope_of(identity)])
+            published.append(payment.app.publish(OrderPlaced(number=number), subject=f"ORD-{number}"))
+        payment.app.publisher.announce(published[:1])
         eventually(lambda: len(list(payment.app.dead_letters)) == 6, reason="six dead letters")
+        letters = [letter.id for letter in payment.app.dead_letters]
         worker.stop()
 
     events = [json.loads(line) for line in (tmp_path / "events").read_text().splitlines()]
@@ -49,10 +51,14 @@ def test_each_failure_is_one_event_with_its_error_and_its_handler(payment: Payme
     # Sentry groups events without an error by their format string, and the others by the functions of their traceback.
     formats = [event["logentry"]["message"] for event in events]
     assert all(event["transaction"] in text for event, text in zip(events, formats, strict=True))
+    stories = {sent.subject: sent.correlation_id for sent in published}
     for event in events:
-        if "exception" in event:  # the middleware of docs/deployment.md was called
-            assert event["fingerprint"] == [event["transaction"], "{{ default }}"]
-            assert event["tags"]["subject"].startswith("ORD-")
+        tags = event["tags"]
+        assert event["fingerprint"] == [event["transaction"], "{{ default }}"]
+        assert tags["choreo.handler"] == event["transaction"]
+        assert tags["choreo.type"] == "order.placed"
+        assert tags["choreo.story"] == stories[tags["choreo.subject"]]
+        assert tags["choreo.letter"] in letters
         if event["transaction"] != "payment.book_revenue" and "exception" in event:
             frames = event["exception"]["values"][-1]["stacktrace"]["frames"]
             assert event["transaction"].partition(".")[2] in [frame["function"] for frame in frames]

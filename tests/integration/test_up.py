@@ -295,6 +295,22 @@ def test_what_cannot_be_is_refused_in_one_line(
     assert result.stdout == ""
 
 
+def test_a_broker_in_the_environment_that_is_gone_is_named_with_the_way_out(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(here)
+    monkeypatch.chdir(here)
+    before = signal.getsignal(signal.SIGTERM)
+    stale = {"CHOREO_BROKER_URL": "redis://:secret@127.0.0.1:1/0", "CHOREO_STORE_URL": None}
+
+    result = CliRunner().invoke(up, ["shop"], env=stale)
+    signal.signal(signal.SIGTERM, before)
+
+    assert result.exit_code == 2
+    assert "from a `choreo up` that has ended: `unset CHOREO_BROKER_URL CHOREO_STORE_URL`." in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
 def test_the_command_itself_refuses_with_exit_code_2(here: Path, environment: dict[str, str]) -> None:
     result = run(here, environment, "up", "nowhere")
 

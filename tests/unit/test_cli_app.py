@@ -93,3 +93,13 @@ def test_the_option_goes_before_celerys_own_variables(spoken_to, monkeypatch):
         app = command_line_service(where)
         assert (app.conf.broker_read_url, app.conf.broker_write_url) == ("redis://a", "redis://a")
     assert os.environ["CELERY_BROKER_WRITE_URL"] == "redis://celery"
+
+
+@pytest.mark.parametrize("group", [(), ("dead-letters",), ("joins",)])
+def test_no_line_of_the_help_of_a_group_is_cut(group):
+    said = run(*group, "--help", code=0).output
+
+    commands = said.partition("Commands:\n")[2].splitlines()
+    assert len(commands) >= 4
+    assert [line for line in commands if line.endswith("...")] == []
+    assert max(map(len, said.splitlines())) <= 80

@@ -1,13 +1,14 @@
 """`choreo dead-letters`: readable at 80 columns, as JSON, and careful with what it forgets."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner, Result
 
 from choreo import DeadLetter, PermanentFailure, Retry, Service
 from choreo.cli import choreo
-from choreo.cli.dead_letters import dead_letters
+from choreo.cli.dead_letters import dead_letters, headlines
 from choreo.delivery.dead_letter import Reason
 from choreo.delivery.notice import park
 from choreo.errors import EnvelopeError
@@ -91,6 +92,12 @@ def test_a_list_can_be_of_some_services_or_handlers_only(stage):
     assert "2 in all" in run("list", "payment").stdout
 
 
+def test_a_letter_whose_run_never_began_says_so(stage):
+    letter = replace(failed(stage), reason=Reason.REVOKED, attempts=0)
+
+    assert "reason:      revoked, before its first attempt" in headlines(letter)
+
+
 def test_a_list_as_json_is_one_object_a_line_that_can_be_read_back(stage):
     first, second = failed(stage), failed(stage, "ORD-2")
 
@@ -153,7 +160,7 @@ def test_a_replayed_letter_goes_back_to_its_handler_and_is_gone(stage):
 
     said = run("replay", letter.id).stdout
 
-    assert said == f"{letter.id}: order.placed ORD-1 goes to {CHARGE} again, as soon as its service runs.\n"
+    assert said == f"{letter.id}: order.placed ORD-1 goes to {CHARGE} again.\n"
     assert stage.dead_letters == []
     stage.pass_time(0)
     (again,) = stage.dead_letters
@@ -178,7 +185,7 @@ def test_a_letter_of_a_handler_that_is_gone_is_listed_as_such_and_goes_where_it_
 
     assert "No worker declares payment.charge any more: renamed or removed?" in listed.stderr
     assert f"`choreo dead-letters replay {letter.id} --to {CHARGE}`" in refused
-    assert said == f"{letter.id}: order.placed ORD-1 goes to {CHARGE}, as soon as its service runs.\n"
+    assert said == f"{letter.id}: order.placed ORD-1 goes to {CHARGE}.\n"
     stage.pass_time(0)
     assert [found.handler for found in stage.dead_letters] == [CHARGE]
 
@@ -202,14 +209,18 @@ def test_a_letter_is_replayed_once(stage):
     assert f"There is no dead letter {letter.id!r}. `choreo dead-letters list` shows all of them." in said
 
 
-def test_several_letters_are_replayed_up_to_the_one_that_is_unknown(stage):
+@pytest.mark.parametrize("command", [["replay"], ["discard", "--yes"]])
+def test_one_letter_that_is_unknown_keeps_no_other_from_its_way(stage, command):
     first, second = failed(stage), failed(stage, "ORD-2")
 
-    result = run("replay", first.id, "nonesuch", second.id, code=1)
+    result = run(*command, first.id, "nonesuch", "another", second.id, second.id, code=1)
 
-    assert result.stdout.startswith(f"{first.id}: order.placed ORD-1 goes to")
-    assert "no dead letter 'nonesuch'" in result.stderr
-    assert stage.dead_letters == [second]
+    assert [line.partition(":")[0] for line in result.stdout.splitlines()] == [first.id, second.id]
+    assert [line[:41] for line in result.stderr.splitlines()] == [
+        "Error: There is no dead letter 'nonesuch'",
+        "Error: There is no dead letter 'another'.",
+    ]
+    assert stage.dead_letters == []
 
 
 def test_a_letter_is_discarded_after_a_question(stage):

@@ -157,7 +157,7 @@ class TestLive:
     @pytest.fixture(autouse=True)
     def app(self, monkeypatch: pytest.MonkeyPatch):
         app = service("command_line")
-        app.runtime.waiting_in = lambda queues: dict.fromkeys(queues, 3)
+        app.runtime.waiting_in = lambda _: {"payment.report": 3}
         monkeypatch.setattr("choreo.cli.app.command_line_service", lambda *_: app)
         return app
 
@@ -174,7 +174,7 @@ class TestLive:
         report = HandlerDescription("payment.report", ("order.placed",))
         told = ServiceDescription("payment", (charge, report))
         program = Program("payment@a/1", "payment@a", pool="solo", queues=("payment.charge",), digest=told.digest)
-        store.register(["payment.charge", "payment.report", "loyalty.award", "shop"])
+        store.register(["payment.charge", "payment.report", "loyalty.award"])
         store.report("payment", program, told.to_json(), 60)
         gone = ServiceDescription("loyalty", (HandlerDescription("loyalty.award", ("payment.charged",), ()),))
         store.report("loyalty", Program("loyalty@a/1", "loyalty@a", pool="solo", digest="g"), gone.to_json(), 60)
@@ -182,8 +182,11 @@ class TestLive:
         shop = ServiceDescription("shop")
         store.report("shop", Program("web", "web", digest=shop.digest), shop.to_json(), 0, ["orders.placed"])
 
+        store.note_unheard("menu", {"menu.changed": 212})
+
         output = run().output
 
+        assert "menu.changed     menu (seen)     NOBODY (212x, last " in output
         assert "orders.placed    shop (seen)     NOBODY  order.placed?" in output
         assert "order.placed     nobody known    payment\n                 orders.placed?\n" in output
         assert "payment.charged  nobody known    loyalty" in output

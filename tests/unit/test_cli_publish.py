@@ -113,3 +113,20 @@ def test_an_event_that_nobody_hears_is_announced_with_a_question(platform):
         "Warning: no handler listens to parcel.lost at memory://; is this the right broker? "
         "(--broker, CHOREO_BROKER_URL)\n"
     )
+
+
+def test_metadata_is_given_by_name(platform):
+    run("parcel.weighed", "--subject", "P-1", "--data", GOOD, "--meta", "tenant=acme", "--meta", "note=a=b")
+
+    (sent,) = platform.events
+    assert sent.extensions == {"tenant": "acme", "note": "a=b"}
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"), [("tenant", "'tenant' is no NAME=VALUE"), ("tenant_id=acme", "lower-case letters and digits")]
+)
+def test_metadata_that_cannot_travel_is_refused(platform, given, fault):
+    result = run("parcel.weighed", "--data", GOOD, "--meta", given, code=2)
+
+    assert fault in result.output
+    assert platform.events == []

@@ -198,4 +198,14 @@ def test_what_the_image_copies_is_there_and_not_ignored() -> None:
 
 def test_the_image_has_what_the_workers_and_flower_need() -> None:
     assert {"choreo", "handlers", "celeryconfig.py", "flowerconfig.py", "pyproject.toml"} <= set(copied())
-    assert "pip install --no-cache-dir '.[flower]'" in DOCKERFILE
+    assert "pip install --no-cache-dir '.[flower,metrics]'" in DOCKERFILE
+
+
+def test_the_metrics_are_served_where_they_are_asked_for() -> None:
+    metrics = SERVICES["metrics"]
+    command = words(metrics["command"])
+
+    assert command[:2] == ["choreo", "metrics"]
+    assert option(command, "--host") == "0.0.0.0", "from outside of its container"
+    assert metrics["ports"] == [f"127.0.0.1:{option(command, '--port')}:{option(command, '--port')}"]
+    assert f"http://127.0.0.1:{option(command, '--port')}/metrics" in " ".join(metrics["healthcheck"]["test"])

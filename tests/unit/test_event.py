@@ -4,10 +4,20 @@ import copy
 import pickle
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import (
+    Base64Bytes,
+    Base64UrlBytes,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PrivateAttr,
+    ValidationError,
+    field_serializer,
+)
 
 from choreo import Envelope, Event
 from choreo.errors import DeclarationError, EventNameError, NotAnnouncedError
@@ -318,3 +328,58 @@ def test_of_two_classes_of_one_type_the_package_that_is_asked_has_its_own():
     assert known_events("shop")["stock.counted"] is first
     assert known_events("warehouse")["stock.counted"] is second
     assert known_events("ware")["stock.counted"] in (first, second)
+
+
+class Photo(BaseModel):
+    raw: bytes
+
+
+class Album(BaseModel):
+    photos: list[Photo]
+    next_one: "Album | None" = None
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        bytes,
+        bytes | None,
+        list[bytes],
+        dict[str, bytes],
+        Annotated[bytes, Field()],
+        Photo,
+        Album,
+    ],
+)
+def test_a_field_of_bytes_is_refused_when_the_event_is_declared(annotation):
+    with pytest.raises(DeclarationError, match=r"PhotoTaken\.photo: Events travel as JSON, .*pydantic\.Base64Bytes"):
+
+        class PhotoTaken(Event):
+            number: int
+            photo: annotation
+
+
+@pytest.mark.parametrize(
+    "annotation", [Base64Bytes, list[Base64UrlBytes], Annotated[bytes, PlainSerializer(bytes.hex, str)], Any, str]
+)
+def test_a_field_of_bytes_with_an_encoding_is_taken(annotation):
+    class PhotoTaken(Event):
+        photo: annotation
+
+    assert PhotoTaken.event_type == "photo.taken"
+
+
+def test_an_event_may_have_an_encoding_for_all_its_bytes():
+    class PhotoTaken(Event):
+        model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+        photo: bytes
+
+    class PhotoShown(Event):
+        photo: bytes
+
+        @field_serializer("photo")
+        def _hex(self, photo: bytes) -> str:
+            return photo.hex()
+
+    assert PhotoTaken.event_type == "photo.taken"
+    assert PhotoShown.event_type == "photo.shown"

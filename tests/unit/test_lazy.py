@@ -117,7 +117,19 @@ def test_help_lists_every_command() -> None:
     done = subprocess.run([sys.executable, "-m", "choreo", "--help"], capture_output=True, text=True, timeout=60)
 
     listed = [line.split()[0] for line in done.stdout.partition("Commands:")[2].splitlines() if line.strip()]
-    assert listed == ["dead-letters", "joins", "map", "publish", "schedule", "stuck", "top", "trace", "up", "why-not"]
+    assert listed == [
+        "dead-letters",
+        "joins",
+        "map",
+        "metrics",
+        "publish",
+        "schedule",
+        "stuck",
+        "top",
+        "trace",
+        "up",
+        "why-not",
+    ]
 
 
 PACKAGES = pytest.mark.parametrize("package", [choreo, choreo.store], ids=lambda package: package.__name__)

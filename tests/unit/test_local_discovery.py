@@ -129,7 +129,13 @@ def test_two_services_in_one_module_are_refused(package: Package) -> None:
             "import no_such_library" + SERVICE,
             r"ModuleNotFoundError: No module named 'no_such_library' \(.*payment\.py, line 1\)",
         ),
-        ("def broken(:", r"SyntaxError: .*payment\.py, line 1\)"),
+        ("def broken(:", r"SyntaxError: invalid syntax \(.*payment\.py, line 1\)"),
+        (
+            "from choreo import Event\n\nclass ChargePayment(Event): ..." + SERVICE,
+            r"EventNameError: .*nt\.py, line 3\)",
+        ),
+        ("import json\njson.loads('{')" + SERVICE, r"JSONDecodeError: .*payment\.py, line 2\)"),
+        ("import re\n\n\nre.compile('(')" + SERVICE, r"error: .*payment\.py, line 4\)"),
     ],
 )
 def test_a_module_that_cannot_be_imported_is_named_with_the_line(package: Package, source: str, fault: str) -> None:

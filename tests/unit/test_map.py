@@ -4,7 +4,7 @@ import pytest
 
 from choreo.declare.description import HandlerDescription, ServiceDescription
 from choreo.observe.likeness import alike
-from choreo.observe.map import Announcer, Hearer, Map, MappedEvent, MappedService, Reading, drawn
+from choreo.observe.map import Announcer, FieldReader, Hearer, Map, MappedEvent, MappedService, drawn
 from tests.unit.metropolis import EVENTS, SERVICES, metropolis
 
 JOIN = {"parts": ["order.confirmed", "payment.charged"], "unless": ["payment.failed"]}
@@ -107,12 +107,12 @@ def test_types_are_alike_if_a_misspelling_explains_the_difference(one: str, othe
 def test_who_reads_a_field_is_told_and_who_may():
     shown = drawn([ORDER, PAYMENT, DRIVER, ANALYTICS])
 
-    assert set(shown.reading("total_cents")) == {
-        Reading("payment.charge", "order.placed"),
-        Reading("driver.assign", "payment.charged", is_certain=False),
-        Reading("analytics.count", "#", is_certain=False),
+    assert set(shown.readers("total_cents")) == {
+        FieldReader("payment.charge", "order.placed"),
+        FieldReader("driver.assign", "payment.charged", is_certain=False),
+        FieldReader("analytics.count", "#", is_certain=False),
     }
-    assert len(shown.reading("total_cents")) == 3
+    assert len(shown.readers("total_cents")) == 3
 
 
 def test_two_versions_of_a_service_are_put_together():

@@ -88,10 +88,8 @@ def test_a_service_that_is_stopped_stays_with_what_waits_for_it(city: City):
 
 
 def test_a_program_that_only_publishes_is_on_the_map(city: City):
-    city.store.register(["shop"])
     web = Program("publisher@a/1", "publisher@a", digest=ORDER.digest)
     city.store.report("order", web, ORDER.to_json(), 0, ["orders.placed"])
-    city.store.register(["order"])
 
     shown = city.map
 
@@ -100,6 +98,19 @@ def test_a_program_that_only_publishes_is_on_the_map(city: City):
         (Announcer("order", "seen"),),
     ]
     assert [(service.name, service.has_handlers) for service in shown.services] == [("order", False)]
+
+
+def test_an_event_that_reached_no_queue_is_on_the_map_with_its_source_and_their_number(city: City):
+    city.lives(PAYMENT)
+    city.store.note_unheard("payment", {"payment.charged": 2})
+    city.store.note_unheard("menu", {"menu.changed": 212})
+
+    menu, charged = city.map.event("menu.changed"), city.map.event("payment.charged")
+
+    assert menu is not None
+    assert (menu.announced_by, menu.lost, menu.lost_at) == ((Announcer("menu", "seen"),), 212, 1000.0)
+    assert charged is not None
+    assert (charged.announced_by, charged.lost) == ((Announcer("payment.charge"),), 2), "its handler says so"
 
 
 def test_queues_that_no_live_worker_consumes_are_named_with_what_waits(city: City):
@@ -116,6 +127,15 @@ def test_queues_that_no_live_worker_consumes_are_named_with_what_waits(city: Cit
 
     city.lives(told, "b/1", queues=("payment.b",))
     assert city.map.idle == ()
+
+
+def test_the_queues_of_notices_and_tasks_are_named_if_something_waits_in_them(city: City):
+    city.lives(PAYMENT)
+    assert city.map.idle == ()
+
+    city.waiting = {"payment.dead_letters": 2}
+
+    assert city.map.idle == (IdleQueue("payment.dead_letters", 2),)
 
 
 def test_the_queue_of_a_handler_that_is_gone_is_named_while_something_waits_in_it(city: City):

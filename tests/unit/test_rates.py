@@ -51,6 +51,16 @@ def test_deliveries_over_the_rate_are_held_and_counted_by_queue() -> None:
     assert 3000 < limited.consumer.rates.held_for() <= 3600
 
 
+def test_a_delivery_is_counted_for_the_queue_that_it_was_taken_from() -> None:
+    limited = Limited()
+    limited.receive("a")
+    message = SimpleNamespace(delivery_info={"routing_key": "mail.sent"}, choreo_queue="mail")
+
+    limited.consumer._limit_task(Request(id="b", message=message), limited.consumer.task_buckets[HANDLER], 1)
+
+    assert limited.consumer.rates.held() == {"mail": 1}
+
+
 def test_a_worker_without_rate_limits_holds_nothing() -> None:
     limited = Limited(rate_limit=None)
 

@@ -477,6 +477,49 @@ def needed(order: "OnlyForTypeCheckers", session: "OnlyForTypeCheckers" = None) 
     ...
 
 
+@functools.singledispatch
+def dispatch(event: OrderPlaced) -> None: ...
+
+
+class Dispatching:
+    @functools.singledispatchmethod
+    def hear(self, event: OrderPlaced) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "function", [dispatch, functools.partial(dispatch), Dispatching().hear], ids=["function", "partial", "method"]
+)
+def test_single_dispatch_is_refused_with_the_ways_out(function):
+    text = refused(function)
+
+    assert "is a functools.singledispatch function" in text
+    assert "@app.on(OrderPlaced)" in text
+    assert "(event: OrderPlaced | OrderCancelled)" in text
+
+
+def test_a_decorator_that_takes_no_names_is_refused_with_the_way_out():
+    def timed(function):
+        @functools.wraps(function)
+        def run(*args):
+            return function(*args)
+
+        return run
+
+    @timed
+    def charge(order: OrderPlaced) -> None: ...
+
+    text = refused(charge)
+    assert "a decorator above it takes no arguments by name" in text
+    assert "*args and **kwargs" in text
+
+
+def test_a_decorator_written_in_c_is_no_handlers_fault():
+    @functools.lru_cache
+    def charge(order: OrderPlaced) -> None: ...
+
+    assert [parameter.name for parameter in inspect_function(charge).inputs] == ["order"]
+
+
 def test_a_default_whose_annotation_is_known_to_type_checkers_only_is_left_alone():
     assert react(injected, envelope(ORDER)) == []
     assert "an annotation cannot be resolved" in refused(needed)

@@ -5,6 +5,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from celery.utils.imports import symbol_by_name
+from celery.worker.request import Request
 
 from choreo import Reason, Terms
 from choreo.broker.incoming import DELIVERY_COUNT, UNCOUNTED
@@ -12,9 +14,10 @@ from choreo.broker.queue import DeadLetterQueue, GuardedQueue, HandlerQueue
 from choreo.broker.task_queue import TaskQueue
 from choreo.errors import EnvelopeError, StoreError, UnansweredError
 from choreo.events.message import JSON
+from choreo.worker.beginnings import CountedRequest, count_beginnings
 from tests.unit.events import OrderConfirmed, OrderPlaced, PaymentCharged, envelope, identity_of
 from tests.unit.stage import Stage, service
-from tests.unit.test_queue import FLAVOURS, GOOD, NOTICE, ORDER, Channel, Rig
+from tests.unit.test_queue import FLAVOURS, GOOD, NOTICE, ORDER, Channel, Rig, arrived_at_celery
 from tests.unit.test_task_queue import HEADERS
 from tests.unit.test_unsettled import raising, told_stage
 
@@ -102,38 +105,91 @@ def test_a_delivery_that_cannot_be_kept_returns_without_a_failed_attempt(flavour
     assert requeued == [UNCOUNTED]
 
 
-def test_a_classic_queue_of_rabbitmq_counts_in_the_store() -> None:
-    counts: Counter[str] = Counter()
+class Calls:
+    """A classic queue of RabbitMQ with calls of an ordinary task, and how often each came back."""
 
-    def count(handler: str, delivery: str) -> int:
-        counts[handler + delivery] += 1
-        return counts[handler + delivery]
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.queue = TaskQueue("t", handler="payment", tasks=lambda: {"payment.plain"}, accept=lambda: {JSON})
+        self.queue.returned = self.count
+        self.app = service("payment")
 
-    queue = TaskQueue("t", handler="payment", tasks=lambda: {"payment.plain"}, accept=lambda: {JSON}, returned=count)
+        @self.app.task(name="payment.plain", acks_late=True)
+        def plain() -> None: ...
 
-    def deliver(**about: Any) -> None:
-        message = FLAVOURS["rabbitmq"](Channel(), CALLED, HEADERS | about.pop("headers", {}), JSON, "utf-8")
-        message.delivery_info |= about
-        queue.prepare(message)
+        count_beginnings(self.app)
 
-    deliver(redelivered=False)
-    assert not counts
-    for _ in range(queue.most_returns):
-        deliver(redelivered=True)
-        deliver(redelivered=True, headers={"id": "t-2", DELIVERY_COUNT: 1})
-    with pytest.raises(UnansweredError):
-        deliver(redelivered=True)
+    def count(self, handler: str, delivery: str, by: int = 1) -> int:
+        self.counts[f"{handler} {delivery}"] += by
+        return self.counts[f"{handler} {delivery}"]
 
+    def read(self, redelivered: bool = True, **headers: Any) -> Any:
+        message = FLAVOURS["rabbitmq"](Channel(), CALLED, HEADERS | headers, JSON, "utf-8")
+        message.delivery_info["redelivered"] = redelivered
+        self.queue.prepare(message)
+        return message
+
+    def wait(self, **headers: Any) -> Any:
+        """Read a call, and let it wait for its turn or its time, as Celery does."""
+        task = self.app.tasks["payment.plain"]
+        return task.Request(arrived_at_celery(self.read(**headers)), app=self.app, task=task)
+
+    def begin(self, **headers: Any) -> None:
+        self.wait(**headers).on_accepted(4711, 0.0)
+
+
+def test_a_classic_queue_of_rabbitmq_counts_in_the_store_what_had_begun() -> None:
+    calls = Calls()
+    most = calls.queue.most_returns
+    calls.begin(redelivered=False)
+    assert not calls.counts
+
+    for _ in range(most):
+        calls.begin()
+        calls.begin(id="t-2", **{DELIVERY_COUNT: 1})
+    with pytest.raises(UnansweredError, match=f"came back {most + 1} times"):
+        calls.read()
+
+    calls.queue.returned = raising(StoreError("no store"))
+    calls.begin()
+
+
+def test_a_call_that_waits_for_its_turn_or_its_time_may_come_back_any_number_of_times() -> None:
+    calls = Calls()
     soon = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
-    for _ in range(queue.most_returns + 1):
-        deliver(redelivered=True, headers={"id": "t-3", "eta": soon})
-    assert not any("t-3" in delivery for delivery in counts), "it waits for its time"
-    for _ in range(queue.most_returns):
-        deliver(redelivered=True, headers={"id": "t-3", "eta": "2020-01-01T00:00:00+00:00"})
+
+    for _ in range(calls.queue.most_returns + 5):
+        calls.wait()
+        calls.wait(id="t-2", eta=soon)
+
+    assert set(calls.counts.values()) == {0}
+
+
+def test_a_call_whose_reading_ends_the_worker_is_counted() -> None:
+    calls = Calls()
+
+    for _ in range(calls.queue.most_returns):
+        calls.read()
     with pytest.raises(UnansweredError):
-        deliver(redelivered=True, headers={"id": "t-3", "eta": "2020-01-01T00:00:00+00:00"})
-    queue.returned = raising(StoreError("no store"))
-    deliver(redelivered=True)
+        calls.read()
+
+
+def test_a_request_class_of_the_users_is_extended() -> None:
+    class Own(Request):
+        def on_accepted(self, pid: int, time_accepted: float) -> None:
+            accepted.append((pid, time_accepted))
+
+    calls, accepted = Calls(), list[tuple[int, float]]()
+    task = calls.app.tasks["payment.plain"]
+    task.Request = Own
+
+    for _ in range(2):  # once per connection
+        count_beginnings(calls.app)
+    calls.begin()
+
+    assert (accepted, list(calls.counts.values())) == ([(4711, 0.0)], [1])
+    assert issubclass(task.Request, Own)
+    assert not issubclass(symbol_by_name(calls.app.tasks["payment.dead_letters"].Request), CountedRequest)
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)

@@ -56,6 +56,7 @@ def test_a_revoked_part_of_an_incomplete_join_becomes_a_dead_letter_and_the_join
 
     (letter,) = stage.dead_letters
     assert (letter.reason, letter.error, letter.envelopes) == (Reason.REVOKED, "it was revoked", (CHARGED,))
+    assert letter.attempts == 0, "the join was not attempted"
     assert [str(missing) for join in stage.joins for missing in join.missing] == ["payment.charged"]
     stage.app.dead_letters.replay(letter.id)
     stage.run()

@@ -27,6 +27,7 @@ from choreo import Envelope, PermanentFailure, Reason, Retry
 from choreo.broker import workload
 from choreo.broker.incoming import EventText
 from choreo.broker.queue import run_headers
+from choreo.delivery.delivery import tokens_of
 from choreo.events.ids import task_id
 from choreo.fast.request import HandlerRequest
 from choreo.fast.strategy import strategy
@@ -406,7 +407,7 @@ def test_a_task_that_somebody_sends_for_later_is_celerys_own_business():
 @pytest.mark.parametrize("is_green", [False, True])
 def test_a_terminated_run_goes_back_and_becomes_a_dead_letter_where_it_comes_next(is_green: bool):
     bench = Bench()
-    bench.stage.store.begin(Claim(HANDLER, identity_of("e-1"), "killed", 1))
+    bench.stage.store.begin(Claim(HANDLER, identity_of("e-1"), f"{tokens_of(4711)}1", 1))
     request = bench.request()
     request.on_accepted(4711, monotonic())
 

@@ -1,6 +1,7 @@
 """What Celery takes and cannot run becomes a dead letter or a failed task; the worker goes on."""
 
 import json
+import os
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -13,10 +14,14 @@ from celery.exceptions import Reject
 from kombu.exceptions import ContentDisallowed, OperationalError
 
 from choreo import Service
+from choreo.delivery.delivery import tokens_of
+from choreo.delivery.ending import End
 from choreo.errors import StoreError
+from choreo.events.message import Message
+from choreo.store.claims import Claim, Settlement
 from choreo.worker.request import SafeRequest
 from choreo.worker.unrunnable import FAULTS, guard_traces, guarded
-from tests.unit.events import OrderPlaced
+from tests.unit.events import OrderPlaced, envelope
 from tests.unit.stage import service
 from tests.unit.test_queue import Channel, virtual_message
 
@@ -181,3 +186,21 @@ def test_a_run_whose_answer_could_not_be_written_makes_no_dead_letter_and_comes_
 
     assert not list(app.dead_letters)
     assert rig.channel.answers == [("requeue", "t-1")]
+
+
+def test_a_process_records_its_end_on_a_run_of_its_own_only(app: Service) -> None:
+    order = envelope(OrderPlaced(customer_id="alice"))
+    sent = Message.carrying(order, exchange="", routing_key="payment.charge")
+    message = virtual_message(KombusChannel(), sent.body, sent.headers, "application/json", "utf-8")
+    request = SafeRequest(message, app=app, task=app.tasks["payment.charge"])
+    request.worker_pid = 4711
+    store = app.runtime.store
+
+    # The last one is a run of the gevent pool, for which Celery has no process id.
+    note = "time_limit too long"
+    for attempt, pid, noted in ((1, 4712, ""), (2, 4711, note), (3, os.getpid(), note)):
+        claim = Claim("payment.charge", order.identity, f"{tokens_of(pid)}a", attempt)
+        store.begin(claim)
+        request._record_end(End.TIME_LIMIT, "too long")
+        assert store.last_end("payment.charge", order.identity).text == noted
+        store.commit(claim, Settlement(done=False))

@@ -15,9 +15,10 @@ from time import monotonic
 from typing import Any
 
 import amqp
+from amqp import spec
 from kombu import Connection, Exchange
 
-from choreo.broker.lines import TIMEOUT, Line, Post, ensure_connected
+from choreo.broker.lines import TIMEOUT, Line, Post, ensure_connected, is_fault
 
 
 class SilenceError(TimeoutError):
@@ -105,7 +106,7 @@ class RabbitLine(Line):
 
     def _on_nack(self, number: int, multiple: bool) -> None:
         for post in self._answered(number, multiple):
-            post.refused = "the broker could not store it (basic.nack); its log says more"
+            post.refused, post.is_outage = "the broker could not store it (basic.nack); its log says more", False
 
     def _on_return(self, error: Exception, exchange: str, routing_key: str, returned: Any) -> None:  # noqa: ARG002
         event_id = (returned.properties.get("application_headers") or {}).get("id")
@@ -116,7 +117,7 @@ class RabbitLine(Line):
                     continue
                 post.heard = False
                 if post.to_one_queue:
-                    post.refused = f"there is no queue {routing_key!r}"
+                    post.refused, post.is_outage = f"there is no queue {routing_key!r}", False
                 return
 
     def _answered(self, number: int, multiple: bool) -> list[Post]:
@@ -140,6 +141,11 @@ class RabbitLine(Line):
     def concerns_one(self, error: Exception) -> bool:
         """True if one of several messages was too large: RabbitMQ then closes the channel, and answers none of them."""
         return isinstance(error, amqp.PreconditionFailed) and len(self._unanswered) > 1
+
+    def is_outage(self, error: Exception) -> bool:
+        """False if the message is too large, or cannot be written."""
+        is_too_large = isinstance(error, amqp.PreconditionFailed) and error.method_sig == spec.Basic.Publish
+        return not (is_too_large or is_fault(error) or isinstance(error, amqp.FrameSyntaxError))
 
     def why(self, error: Exception) -> str:
         """The error as a text for people."""

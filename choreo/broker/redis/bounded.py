@@ -14,6 +14,9 @@ class BoundedMessage(virtual.Message):
     A body that cannot be unpacked, or unpacks to too much, stays as it came; ``errors`` holds the error.
     """
 
+    #: The queue that it was taken from: see `choreo.broker.incoming.source_of`.
+    choreo_queue = ""
+
     def __init__(self, payload: dict[str, Any], channel: Any = None, **options: Any) -> None:
         self.errors = errors_in(payload.get("body"), payload.get("headers"), payload.get("content-encoding"))
         super().__init__(payload, channel=channel, **options)

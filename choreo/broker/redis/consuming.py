@@ -132,6 +132,7 @@ class ConsumingChannel(TakingChannel):
         """The kombu message of a taken one, with the event in it if that was read already."""
         message = self.Message(self._payload(taken), channel=self)
         message.choreo_event = None if message.errors else taken.known_event
+        message.choreo_queue = taken.queue
         return message
 
     def receipt_of(self, taken: Taken) -> Receipt:

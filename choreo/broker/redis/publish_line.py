@@ -14,7 +14,7 @@ from redis.exceptions import NoScriptError, ResponseError
 from choreo.broker.lines import Post, VirtualLine, ensure_connected
 from choreo.broker.redis import scripts
 from choreo.broker.redis.packing import head_of_event, tail_of_copy
-from choreo.redis_client.refusals import explained
+from choreo.redis_client.refusals import explained, is_outage
 from choreo.redis_client.scripts import Script
 from choreo.redis_client.wire import Argument, pack
 
@@ -51,12 +51,15 @@ class RedisLine(VirtualLine):
             except NoScriptError:
                 unknown.append((post, call))
             except ResponseError as error:
-                post.refused = self.why(error)
+                self._refuse(post, error)
         for post, call in unknown:  # `Wire.call` loads a script that the server does not know
             try:
                 self._confirm(post, wire.call(*call))
             except ResponseError as error:
-                post.refused = self.why(error)
+                self._refuse(post, error)
+
+    def _refuse(self, post: Post, error: ResponseError) -> None:
+        post.refused, post.is_outage = self.why(error), is_outage(error)
 
     def why(self, error: Exception) -> str:
         """The error as a text for people, with the remedy for an error of the server."""

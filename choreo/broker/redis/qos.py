@@ -17,7 +17,7 @@ from typing import Any
 
 from kombu.transport import virtual
 
-from choreo.broker.incoming import UNCOUNTED
+from choreo.broker.incoming import UNCOUNTED, source_of
 from choreo.broker.redis.ownership import Tag
 from choreo.broker.redis.receipt import CERTAIN_UNTIL, CLAIM, machine_time
 from choreo.broker.redis.taking import CERTAIN
@@ -70,7 +70,7 @@ class QoS(virtual.QoS):
         counts, slow = Counter[str](), set[str]()
         for tag, message in tuple(self._delivered.items()):
             if tag not in self._dirty:
-                queue = str(message.delivery_info.get("routing_key"))
+                queue = source_of(message)
                 counts[queue] += 1
                 if _certain_until(message) < slow_before and _is_run(message, queue):
                     slow.add(queue)

@@ -11,7 +11,7 @@ rests for `REST` seconds before it asks again: waking up for each message would 
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from queue import Empty
 from time import monotonic
@@ -44,6 +44,9 @@ RUSH = REST = 0.003
 
 #: The longest and the shortest wait for a wake-up mark, in seconds, while a queue is full.
 LONGEST_WAIT, BLINK = 1.0, 0.01
+
+#: No queue has a limit of its own.
+NO_LIMITS: Mapping[str, int] = {}
 
 #: The part of `consumer_timeout` in which a handler may begin on the claim of its take, without asking the store.
 CERTAIN = 0.8
@@ -190,16 +193,16 @@ class TakingChannel(PublishingChannel):
             # Kombu gave up a silent connection, so the answer to the last take is lost.
             self._forget_taking()
         queues = self._queue_cycle.consume(len(self.active_queues))
-        if limit and (room := self.qos.room()):
+        room = self.qos.room() if limit else NO_LIMITS
+        if room:
             queues = [queue for queue in queues if room.get(queue, 1)]
-            limit = min([limit, *filter(None, room.values())])
             longest = timeout or self.brpop_timeout or LONGEST_WAIT
             timeout = max(round(min(self.qos.until_room(), longest), 2), BLINK)
         if not queues:
             return
         connection = self.client.connection
         at_once = self._expecting or self._arrived or (self._ownership is not None and self._ownership.has_acks)
-        packed, self._taking = self._pack_take(queues, limit, None)
+        packed, self._taking = self._pack_take(queues, limit, None, room)
         self._asked = self.hooks.before_take()
         if not at_once:
             # Redis runs the second command as soon as the first ends, without another round trip.
@@ -259,7 +262,9 @@ class TakingChannel(PublishingChannel):
         self._sequence += count
         return before
 
-    def _pack_take(self, queues: list[str], limit: int, no_ack: bool | None) -> tuple[bytes, Take]:
+    def _pack_take(
+        self, queues: list[str], limit: int, no_ack: bool | None, room: Mapping[str, int] = NO_LIMITS
+    ) -> tuple[bytes, Take]:
         quick = [queue in self._noack if no_ack is None else no_ack for queue in queues]
         prefix, keys = self.global_keyprefix, self.keys
         owner, acks, inflight = "", [], keys.inflight("-")
@@ -267,7 +272,10 @@ class TakingChannel(PublishingChannel):
             own = self.own()
             acks, owner = own.take_acks(), own.owner
             inflight = keys.inflight(owner)
-        turn = -(-limit // len(queues)) if self.queue_order_strategy == "round_robin" else limit
+        turn: int | str = -(-limit // len(queues)) if self.queue_order_strategy == "round_robin" else limit
+        if room:
+            most = [f"{number}:{room[queue]}" for number, queue in enumerate(queues, 1) if queue in room]
+            turn = " ".join([str(turn), *most])
         before = self._next_sequence(limit)
         command = self.wire.evalsha(scripts.TAKE, (), ())[:2]
 

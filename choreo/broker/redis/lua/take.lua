@@ -6,7 +6,8 @@
 -- KEYS[3..2+n]          wake-up marks of the n queues: lists, for an hour: see wake.lua
 -- KEYS[3+n..]           lists of the n queues for the first priority, then for the second, and so on
 -- ARGV[1] owner; '' if every queue is consumed without acks
--- ARGV[2] the most messages to take       ARGV[3] the most from one queue before the other queues had a turn
+-- ARGV[2] the most messages to take       ARGV[3] the most from one queue before the other queues had a turn; then, for
+--         each queue with a limit of its own, ' <queue number>:<the most messages from it>'
 -- ARGV[4] the sequence number before the first new tag
 -- ARGV[5] n     ARGV[6] for each queue '1' if it is consumed without acks, else '0'
 -- ARGV[7..6+n]          for each queue the retention of its handler's inbox in ms, a space, and the start of the names
@@ -27,7 +28,13 @@
 --!include redis_client/inbox
 --!include redis_client/now
 --!include broker/redis/claim_copy
-local owner, left, turn = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local owner, left = ARGV[1], tonumber(ARGV[2])
+-- Usually no queue has a limit of its own, and `most` is nil.
+local turn, most = tonumber(ARGV[3]), nil
+if not turn then
+  turn, most = tonumber(string.match(ARGV[3], '^%d+')), {}
+  for q, limit in string.gmatch(ARGV[3], '(%d+):(%d+)') do most[tonumber(q)] = tonumber(limit) end
+end
 local sequence, n, noack = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 for i = 7 + n, #ARGV, 500 do
   redis.call('HDEL', KEYS[2], unpack(ARGV, i, math.min(i + 499, #ARGV)))
@@ -62,6 +69,7 @@ end
 -- no_list: keys of queues that are no lists. empty: lists without a message left.
 local out, no_list, empty = {0}, {}, {}
 local function take(q, list, limit)
+  if most and most[q] then limit = math.min(limit, most[q]) end
   if limit <= 0 or no_list[list] or empty[list] then return end
   local got = redis.pcall('LRANGE', list, -limit, -1)
   if got.err then
@@ -89,6 +97,7 @@ local function take(q, list, limit)
   end
   redis.call('LTRIM', list, 0, -#got - 1)
   left = left - #got
+  if most and most[q] then most[q] = most[q] - #got end
 end
 
 local first, last = 3 + n, #KEYS

@@ -1,0 +1,106 @@
+"""
+Readings: the few numbers of a platform that are worth to be kept over time, for `choreo.observe.prometheus`.
+
+One reading is a few calls of the store for each handler, and one of the broker. `choreo top` reads more.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from choreo.broker.depths import Depth
+from choreo.delivery.undeclared import service_of
+from choreo.observe.server import Server
+from choreo.store.port import Store
+from choreo.store.register import UnheardType
+from choreo.store.schedule import DELAYED, Backlog
+
+
+class LooksIntoQueues(Protocol):
+    """`choreo.broker.depths.Depths`, as a reading needs it."""
+
+    def look(self, queues: Sequence[str]) -> Mapping[str, Depth]:
+        """Queue → what waits in it. Raises the broker's errors."""
+
+    def close(self) -> None:
+        """Close the connection. A later call opens it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerReading:
+    """One handler, or another queue of a service: its ordinary tasks, the notices of its dead letters."""
+
+    name: str
+    #: What waits in its queue. None: the broker did not answer, or there is no such queue.
+    depth: Depth | None
+    dead_letters: int
+    backlog: Backlog
+    is_join: bool = False
+    #: How many events did not count for a join, by reason.
+    ignored: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def service(self) -> str:
+        """The name of its service."""
+        return service_of(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The platform at one moment."""
+
+    #: Seconds since 1970, by the store's clock.
+    at: float
+    handlers: Sequence[HandlerReading]
+    #: The delayed events that were announced outside of handlers.
+    delayed: Backlog
+    #: Service → its live workers.
+    workers: Mapping[str, int]
+    servers: Sequence[Server]
+    #: The types of events that reached no queue.
+    unheard: Mapping[str, UnheardType] = field(default_factory=dict)
+    #: False if the broker did not answer.
+    has_broker: bool = True
+
+
+class Readings:
+    """
+    Reads the numbers of every service that uses one store. Not safe in threads. Nothing is changed.
+
+    ``queue_of`` is a callback: it returns the name of a handler's queue.
+    """
+
+    def __init__(self, store: Store, depths: LooksIntoQueues, queue_of: Callable[[str], str]) -> None:
+        self._store, self._depths, self._queue_of = store, depths, queue_of
+
+    def take(self) -> Reading:
+        """Read everything now. Raises `StoreError`."""
+        store, names = self._store, self._store.handlers()
+        depths, joins = self._look(names), store.joins()
+        services = sorted(set(map(service_of, names)))
+        return Reading(
+            at=store.now(),
+            handlers=[self._handler(name, (depths or {}).get(self._queue_of(name)), name in joins) for name in names],
+            delayed=store.backlog(DELAYED),
+            workers={service: len(store.declared(service)) for service in services},
+            servers=[Server.of(_place(url), info) for url, info in store.servers().items()],
+            unheard=store.unheard(),
+            has_broker=depths is not None,
+        )
+
+    def _look(self, names: Sequence[str]) -> Mapping[str, Depth] | None:
+        try:
+            return self._depths.look([self._queue_of(name) for name in names])
+        except Exception:  # the brokers' clients raise dozens of types
+            self._depths.close()  # the next reading opens another connection
+            return None
+
+    def _handler(self, name: str, depth: Depth | None, is_join: bool) -> HandlerReading:
+        store = self._store
+        ignored = store.tally(name) if is_join else {}
+        return HandlerReading(name, depth, store.letter_count(name), store.backlog(name), is_join, ignored)
+
+
+def _place(url: str) -> str:
+    """The place in a URL: ``host:6379/0``. No user, no password."""
+    return url.rpartition("://")[2].rpartition("@")[2].partition("?")[0]

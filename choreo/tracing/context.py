@@ -1,0 +1,68 @@
+"""The context of a handler that runs in a span."""
+
+from typing import ClassVar
+
+from opentelemetry import context as contexts
+from opentelemetry import trace
+
+from choreo.declare.context import Active, Context
+from choreo.declare.delay import Delay
+from choreo.events.envelope import Envelope
+from choreo.events.event import Event
+from choreo.events.metadata import Meta
+from choreo.tracing import spans
+
+
+class TracedContext(Context):
+    """
+    A context whose handler runs in a span of its own. Each event that it announces has a span too, and carries it.
+
+    An event whose ``traceparent`` was given by hand keeps it.
+    """
+
+    __slots__ = ()
+    #: The messaging system, as the conventions name it.
+    system: ClassVar[str] = "choreo"
+
+    def active(self) -> "InSpan":
+        """Return a context manager inside which this context is the current one, in a span."""
+        return InSpan(self)
+
+    def _announce(self, event: Event, subject: str | None, delay: Delay | None, meta: Meta | None) -> Envelope:
+        if meta and "traceparent" in meta:
+            return Context._announce(self, event, subject, delay, meta)
+        span = spans.publishing(self.system, [event.event_type])
+        try:
+            given = {**(meta or {}), **spans.carried(span)}
+            envelope = Context._announce(self, event, subject, delay, given)
+            span.set_attributes(spans.about(envelope))
+            return envelope
+        except BaseException as error:
+            spans.fail(span, error)
+            raise
+        finally:
+            span.end()
+
+
+class InSpan(Active):
+    """The context manager of `TracedContext.active`."""
+
+    __slots__ = ("_before", "_span")
+    _context: TracedContext
+
+    def __enter__(self) -> None:
+        Active.__enter__(self)
+        self._span = spans.processing(self._context.system, self._context)
+        self._before = contexts.attach(trace.set_span_in_context(self._span))
+
+    def __exit__(self, *raised: object) -> None:
+        contexts.detach(self._before)
+        if isinstance(raised[1], BaseException):
+            spans.fail(self._span, raised[1])
+        self._span.end()
+        Active.__exit__(self, *raised)
+
+
+def contexts_on(system: str) -> type[TracedContext]:
+    """The class of the contexts of a service on this messaging system."""
+    return type("TracedContext", (TracedContext,), {"__slots__": (), "system": system})

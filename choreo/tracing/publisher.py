@@ -1,0 +1,52 @@
+"""A publisher that records a span for what it announces."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from opentelemetry import trace
+
+from choreo.broker.publisher import Publisher
+from choreo.events.envelope import Envelope
+from choreo.tracing import spans
+
+
+class TracedPublisher(Publisher):
+    """
+    Announces events in a span. The events carry it, unless they carry one already.
+
+    Events that are announced together have one span.
+    """
+
+    #: The messaging system, as the conventions name it. Set by whoever makes the publisher.
+    system = "choreo"
+
+    def announce(self, envelopes: Iterable[Envelope]) -> list[Envelope]:
+        """Broadcast events, as `Publisher.announce` does. Returns them as they were sent."""
+        envelopes = list(envelopes)
+        if not envelopes:
+            return super().announce(envelopes)
+        span = self._span_of(envelopes)
+        with trace.use_span(span, end_on_exit=True):
+            return super().announce(_carrying(envelopes, spans.carried(span)))
+
+    def stamped(self, envelope: Envelope) -> Envelope:
+        """The event as it is sent later: with the span that it was announced in."""
+        span = self._span_of([envelope])
+        span.end()
+        return _carrying([envelope], spans.carried(span))[0]
+
+    def _span_of(self, envelopes: list[Envelope]) -> trace.Span:
+        span = spans.publishing(self.system, [envelope.type for envelope in envelopes], envelopes[0].extensions)
+        if len(envelopes) == 1:
+            span.set_attributes(spans.about(envelopes[0]))
+        return span
+
+
+def _carrying(envelopes: list[Envelope], trace_of_it: Mapping[str, Any]) -> list[Envelope]:
+    return [
+        envelope
+        if "traceparent" in envelope.extensions
+        else replace(envelope, extensions=envelope.extensions | dict(trace_of_it))
+        for envelope in envelopes
+    ]

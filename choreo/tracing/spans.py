@@ -1,0 +1,115 @@
+"""
+The spans of an event, by OpenTelemetry's conventions for messaging, and the way of their context in the event.
+
+https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/ (its status is "development"). The context
+travels in the attributes of CloudEvents' distributed tracing extension, in W3C's form, whatever propagator the program
+has set.
+
+- ``publish order.placed``, a PRODUCER: the event was announced. Inside a handler it takes no time, since the event
+  leaves when the handler has succeeded.
+- ``process payment.charge_customer``, a CONSUMER: one attempt of a handler, middleware included. Its parent is the span
+  that announced the event, which the conventions allow for single messages; so all of a story is one trace. A join is
+  linked to the spans of all its parts. Its parent is that of the part that was announced last.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from opentelemetry import context as contexts
+from opentelemetry import trace
+from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from choreo.declare.context import Context
+from choreo.errors import RetryLater
+from choreo.events.envelope import Envelope
+from choreo.events.metadata import TRACE
+
+#: A proxy, if the program sets up OpenTelemetry later.
+_tracer = trace.get_tracer("choreo")
+_w3c = TraceContextTextMapPropagator()
+
+
+def publishing(system: str, types: Sequence[str], cause: Mapping[str, Any] | None = None) -> Span:
+    """
+    Begin the span of the announcement of events of these types, in the current span.
+
+    ``cause`` are attributes that hold the parent if there is no current span.
+    """
+    kinds = set(types)
+    where = next(iter(kinds)) if len(kinds) == 1 else "several types"
+    attributes: dict[str, Any] = {
+        "messaging.system": system,
+        "messaging.operation.name": "publish",
+        "messaging.operation.type": "send",
+        "messaging.destination.name": where,
+    }
+    if len(types) > 1:
+        attributes["messaging.batch.message_count"] = len(types)
+    here = contexts.get_current()
+    if cause and not trace.get_current_span(here).get_span_context().is_valid:
+        here = context_in(cause)
+    return _tracer.start_span(f"publish {where}", here, SpanKind.PRODUCER, attributes)
+
+
+def processing(system: str, context: Context) -> Span:
+    """Begin the span of one attempt of a handler."""
+    event, handler = context.envelope, context.handler
+    attributes: dict[str, Any] = {
+        "messaging.system": system,
+        "messaging.operation.name": "process",
+        "messaging.operation.type": "process",
+        # Both: the handler's own queue, and the group of the workers that share it.
+        "messaging.destination.name": handler,
+        "messaging.consumer.group.name": handler,
+        "choreo.attempt": context.attempt,
+        "choreo.subject": context.subject,
+        **about(event),
+    }
+    several = context.events if len(context.events) > 1 else ()
+    links = [Link(made_in(part), {"messaging.message.id": part.id}) for part in several]
+    return _tracer.start_span(
+        f"process {handler}", context_in(event.extensions), SpanKind.CONSUMER, attributes, links=links
+    )
+
+
+def about(event: Envelope) -> dict[str, str]:
+    """The attributes of a span that tell of its event."""
+    return {
+        "messaging.message.id": event.id,
+        "messaging.message.conversation_id": event.correlation_id,
+        "cloudevents.event_id": event.id,
+        "cloudevents.event_source": event.source,
+        "cloudevents.event_type": event.type,
+        "cloudevents.event_subject": event.subject,
+    }
+
+
+def fail(span: Span, error: BaseException) -> None:
+    """Note in a span that it ended with this error. An attempt that asks to be made later has not failed."""
+    span.record_exception(error)
+    if not isinstance(error, RetryLater):
+        span.set_attribute("error.type", type(error).__qualname__)
+        span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
+
+
+def carried(span: Span) -> dict[str, str]:
+    """The attributes of an event that was announced in this span. Empty if there is no trace."""
+    attributes: dict[str, str] = {}
+    _w3c.inject(attributes, trace.set_span_in_context(span, contexts.Context()))
+    return attributes
+
+
+def context_in(attributes: Mapping[str, Any]) -> contexts.Context:
+    """The context that these attributes of an event carry. If they carry none, the current one."""
+    if "traceparent" not in attributes:
+        return contexts.get_current()
+    carrier = {name: str(attributes[name]) for name in TRACE if name in attributes}
+    return _w3c.extract(carrier, contexts.Context())
+
+
+def made_in(event: Envelope) -> trace.SpanContext:
+    """The span in which an event was announced; an invalid one if it carries none."""
+    if "traceparent" not in event.extensions:
+        return trace.INVALID_SPAN_CONTEXT
+    return trace.get_current_span(context_in(event.extensions)).get_span_context()
