@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from choreo.broker.publisher import Publisher
     from choreo.broker.queue import GuardedQueue
     from choreo.broker.topology import Topology
-    from choreo.broker.unheard import UnheardReports
     from choreo.declare.description import ServiceDescription
     from choreo.declare.subscription import Subscription
     from choreo.delivery.lease_keeper import LeaseKeeper
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
     from choreo.observe.top import Top
     from choreo.operate.dead_letters import DeadLetters
     from choreo.operate.joins import Joins
+    from choreo.reports import Reports
     from choreo.store.port import Store
     from choreo.store.presence import Program
     from choreo.store.schedule import Backlog
@@ -207,16 +207,16 @@ class Runtime:
             self._unheard_reports.note(event_type)
 
     @cached_property
-    def _unheard_reports(self) -> UnheardReports | None:
+    def _unheard_reports(self) -> Reports | None:
         """Tells the store of events that nobody hears. None if no setting says where the store is."""
-        from choreo.broker.unheard import UnheardReports
+        from choreo.reports import Reports
 
         try:
             # Here, and not in a thread: a child that is forked meanwhile would wait for its imports for ever.
             store = self.store
         except DeclarationError:
             return None
-        return UnheardReports(lambda counts: store.note_unheard(self.service_name, counts))
+        return Reports(lambda counts: store.note_unheard(self.service_name, counts), "events that nobody hears")
 
     @cached_property
     def contexts(self) -> Callable[..., Context]:

@@ -61,7 +61,7 @@ def map_(
     form: str | None,
 ) -> None:
     """
-    Show all events: who announces them, and who hears them.
+    Show who announces and who hears each event.
 
     Without --package and --code it shows what the services have told the store, also those that are stopped. If no
     broker is set, it reads the code of the only package in this directory.
