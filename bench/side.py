@@ -40,7 +40,9 @@ PROMISES = {
 
 
 #: choreo with other settings, to measure what a feature costs.
-VARIANTS: dict[str, dict[str, Any]] = {"unrecorded": {"choreo_record_length": 0}}
+VARIANTS: dict[str, dict[str, Any]] = {"unrecorded": {"choreo_record_length": 0}, "info": {}}
+#: Variant → the log level of its workers. At INFO there is a line for each run. Celery's default is WARNING.
+LOG_LEVELS = {"info": "INFO"}
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,15 @@ class Side:
         # which are on by default.
         queues = [] if self.approach == "choreo" else ["-Q", service]
         command = [self.python, "-m", "celery", "-A", self.module, "worker", "-P", self.pool, *queues]
-        return [*command, "-n", f"{service}@bench", "--without-gossip", "--without-mingle", "-l", "WARNING"]
+        return [
+            *command,
+            "-n",
+            f"{service}@bench",
+            "--without-gossip",
+            "--without-mingle",
+            "-l",
+            LOG_LEVELS.get(self.variant, "WARNING"),
+        ]
 
 
 #: Pool → processes or threads per worker. Few: three other workers, a publisher and the broker share the machine.

@@ -1,4 +1,4 @@
-"""Texts without passwords, for logs, reports and remote control."""
+"""Texts without passwords and refused data, for logs, reports and remote control."""
 
 import re
 from collections.abc import Mapping
@@ -11,6 +11,23 @@ MASK = "**"
 _LOGIN = re.compile(r"(://[^:/?#@\s;,'\"]*):?[^\s;,'\"]*@")
 _PARAMETER = re.compile(r"([?&][^=&\s;,]*(?:pass|secret|token|credential)[^=&\s;,]*=)[^&\s;,'\"]+", re.IGNORECASE)
 _SECRET = re.compile("pass|secret|token|credential", re.IGNORECASE)
+
+# Of an error of pydantic. The value is on one line, unless an object of the user's own writes several.
+_INPUT = re.compile(r", input_value=.*, input_type=\w+(?=\])")
+_LONG_INPUT = re.compile(r", input_value=.*?(?:, input_type=\w+(?=\])|\Z)", re.DOTALL)
+_ADVICE = re.compile(r"\n +For further information visit https://errors\.pydantic\.dev/\S*")
+
+
+def without_secrets(text: str) -> str:
+    """
+    The text of an error without passwords in URLs, and without the data that a pydantic model has refused.
+
+        >>> without_secrets("total [type=missing, input_value={'card': '4000'}, input_type=dict] at redis://:pass@host")
+        'total [type=missing] at redis://:**@host'
+    """
+    if "input_value=" in text:
+        text = _ADVICE.sub("", _LONG_INPUT.sub("", _INPUT.sub("", text)))
+    return without_passwords(text)
 
 
 def without_passwords(text: str) -> str:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from choreo.observe.top import Top
     from choreo.operate.dead_letters import DeadLetters
     from choreo.operate.joins import Joins
+    from choreo.operate.stories import Stories
     from choreo.reports import Reports
     from choreo.store.port import Store
     from choreo.store.presence import Program
@@ -437,6 +438,13 @@ class Runtime:
             own_redis=own if is_apart else "",
         )
 
+    @cached_property
+    def stories(self) -> Stories:
+        """The pending stories of every service that uses this store."""
+        from choreo.operate.stories import Stories
+
+        return Stories(self.store, self.joins)
+
     def queue_of(self, name: str) -> str:
         """The name on the broker of the queue of this handler, or of any other of the service's queues."""
         return self.topology.name_of(name)
@@ -483,7 +491,7 @@ class Runtime:
         return [*self.registered_names(), DELAYED]
 
     def introduce(self) -> None:
-        """Register this service's handlers in the store, and describe its joins there. Raises `StoreError`."""
+        """Register this service's handlers in the store, and describe its joins and stories. Raises `StoreError`."""
         from choreo.declare.join import Join
 
         self.store.register(self.registered_names())

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from choreo.declare.around import Around
     from choreo.declare.description import ServiceDescription
     from choreo.declare.join import By, Part
+    from choreo.declare.story import Events
     from choreo.declare.subscription import Subscription, Topic
     from choreo.delivery.listener import Listener
     from choreo.events.envelope import Envelope
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from choreo.observe.observer import Observer
     from choreo.operate.dead_letters import DeadLetters
     from choreo.operate.joins import Joins
+    from choreo.operate.stories import Stories
     from choreo.store.schedule import Backlog
 
 logger = logging.getLogger(__name__)
@@ -110,6 +112,7 @@ class Service(Celery):
     - ``choreo_record_length``: about how many runs of each handler the store records, for `choreo trace` and other
       questions about the past. Default: 10,000; 0: none. ``choreo_record_lifetime``: seconds, or a timedelta, after
       which a run is dropped. Default: 7 days. ``choreo_record_sample``: the share of stories to record. Default: 1.
+    - ``choreo_log_format``: "text" (the default) or "json", for all that a worker logs: see docs/logging.md.
     - ``choreo_fast_lane``: False turns the fast lane off. The promises stay the same, and the service is slower.
     - ``choreo_version``: the version of the service's code, such as a commit, for `choreo map` and the like. Default:
       the version of the distribution that has its module.
@@ -118,6 +121,7 @@ class Service(Celery):
     amqp_cls = "choreo.broker.connections:ServiceAMQP"
     events_cls = "choreo.worker.worker_events:ServiceEvents"
     control_cls = "choreo.worker.control:ServiceControl"
+    log_cls = "choreo.worker.logs:ServiceLogging"
 
     def __init__(
         self,
@@ -293,6 +297,61 @@ class Service(Celery):
             return function
 
         return declare
+
+    def story(
+        self,
+        name: str,
+        *,
+        begins: Events,
+        ends: Events,
+        within: timedelta,
+        steps: Events = (),
+        by: By = None,
+        **unknown: Any,
+    ) -> None:
+        """
+        Declare a story: each event that begins it is to be followed by one that ends it, within a time.
+
+            >>> app.story(
+            ...     "delivery",
+            ...     begins=OrderPlaced,
+            ...     steps=[OrderConfirmed, PaymentCharged],
+            ...     ends=[DriverAssigned, OrderRejected, PaymentFailed],
+            ...     within=timedelta(minutes=45),
+            ... )
+
+        choreo follows the story for each subject, in a queue of its own, ``<service>.<name>``. It only watches: it
+        neither delays the events nor takes part. If the story has not ended in time, `StoryOverdue` is announced, once.
+        ``choreo stories`` and `stories` show the pending stories: the steps that have come, and those that are missing.
+
+        - ``begins``, ``ends``: an event class, or several, one of which is enough. Name the events of a failure among
+          those that end the story.
+        - ``steps``: events on the way, in the order in which people expect them. They may come in any order or not at
+          all; they are shown, and change nothing else.
+        - ``within``: the time from the arrival of the first event of the story to its deadline.
+        - ``by``: a field that takes the place of the subject, as for `join`.
+
+        There is one story for each key: when it has ended, later events of the key are ignored, for ``within`` or
+        `Terms.retention`, whichever is longer. Raises `DeclarationError` for events or options that do not fit.
+        """
+        from choreo.declare.story import make_story
+
+        check_options("app.story", unknown, ["begins", "steps", "ends", "within", "by"])
+        check_name("story", name)
+        if name == "dead_letters":
+            raise DeclarationError("app.story('dead_letters'): dead_letters is the name of the service's own queue.")
+        self._subscribe(
+            make_story(
+                self.service_name,
+                name,
+                begins=begins,
+                steps=steps,
+                ends=ends,
+                within=within,
+                by=by,
+                retry=self.retry,
+            )
+        )
 
     def around(self, function: A) -> A:
         """
@@ -551,6 +610,11 @@ class Service(Celery):
     def observe(self) -> Observer:
         """Looks at every service that uses this store, and changes nothing: ``app.observe.map()``."""
         return self.runtime.observe
+
+    @property
+    def stories(self) -> Stories:
+        """The pending stories of every service that uses this store: find, count, forget."""
+        return self.runtime.stories
 
     def backlog(self) -> dict[str, Backlog]:
         """

@@ -13,7 +13,7 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 #: Tests that share the fixture `world`: four services on one broker.
-WORLD = ("dead_letters", "joins", "retries", "services", "shutdown", "unreadable")
+WORLD = ("dead_letters", "joins", "retries", "services", "shutdown", "stories", "unreadable")
 #: Pattern of a test's id -> the group that runs in one process, with the groups of the pattern put in.
 GROUPS = {
     rf"integration/test_(?:{'|'.join(WORLD)})\.py::.*\[(redis|rabbitmq)\b": r"world on \1",

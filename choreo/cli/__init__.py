@@ -20,6 +20,7 @@ _COMMANDS = {
     "metrics": ("choreo.cli.metrics", "metrics"),
     "publish": ("choreo.cli.publish", "publish"),
     "schedule": ("choreo.cli.schedule", "schedule"),
+    "stories": ("choreo.cli.stories", "stories"),
     "stuck": ("choreo.cli.stuck", "stuck"),
     "top": ("choreo.cli.top", "top"),
     "trace": ("choreo.cli.trace", "trace"),

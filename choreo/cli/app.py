@@ -19,6 +19,7 @@ from choreo.errors import (
     JoinError,
     PublishError,
     StoreError,
+    StoryError,
 )
 from choreo.masking import shown_url
 from choreo.printing import lines
@@ -174,7 +175,7 @@ def _explained_errors(app: Service, where: Where) -> Iterator[None]:
         if "Say where it is: choreo_store_url" not in str(error):
             raise
         raise click.ClickException(f"{_sentence(error)} Or name it here: {where.remedy('store')}.") from error
-    except (DeadLetterError, JoinError) as error:
+    except (DeadLetterError, JoinError, StoryError) as error:
         raise click.ClickException(lines(str(error))) from error
     except click.ClickException as error:
         error.message = lines(error.message)  # type: ignore[misc]

@@ -3,7 +3,9 @@
 import json
 import re
 import shlex
+import shutil
 import signal
+import sys
 import textwrap
 import time
 from pathlib import Path
@@ -41,6 +43,9 @@ CONCURRENCY = 2
 COLOURS = ("cyan", "yellow", "green", "magenta", "blue", "bright_cyan", "bright_yellow", "bright_green")
 #: The beginning of a line of Celery's log. Only its time and level are shown.
 LOG_LINE = re.compile(r"^\[\d{4}-\d\d-\d\d (?P<time>\d\d:\d\d:\d\d),\d+: (?P<level>\w+)/[^\]]*\] ")
+#: A line about a run: see `choreo.delivery.run_log`. Its ids are not shown: `choreo up` shows few events at a time.
+RUN_LINE = re.compile(r"^(?P<service>[\w-]+)\.(?P<what>.*) \[(?P<facts>[^\[\]]*story [^\[\]]*)\]$")
+_LATER_ATTEMPT = re.compile(r"attempt (?!1 )\d+ of \d+")
 
 
 class Refusal(click.ClickException):
@@ -254,7 +259,13 @@ class Supervisor:
         for name in self._ready_since:
             for line in self._tails[name].new_lines():
                 if not self._quiet:
-                    _say(f"{click.style(name.ljust(self._width), fg=self._colours[name])}  {short_line(line)}")
+                    self._show(name, short_line(line, name))
+
+    def _show(self, name: str, line: str) -> None:
+        first, *rest = folded(line, _width() - self._width - 2)
+        _say(f"{click.style(name.ljust(self._width), fg=self._colours[name])}  {first}")
+        for part in rest:
+            _say(f"{'':{self._width}}  {part}")
 
     def _schedule_restarts(self) -> None:
         for name, code in self._platform.exited.items():
@@ -302,13 +313,39 @@ class LogTail:
         return complete.decode(errors="replace").splitlines()
 
 
-def short_line(line: str) -> str:
-    """Return a line of Celery's log with its time and, unless it is INFO, its level. Other lines stay unchanged."""
+def short_line(line: str, service: str = "") -> str:
+    """
+    Return a line of a worker's log with its time and, unless it is INFO, its level. Other lines stay unchanged.
 
-    def time_and_level(found: re.Match[str]) -> str:
-        return f"{found['time']} " if found["level"] == "INFO" else f"{found['time']} {found['level']} "
+    Of a run of this service, the service and the ids are left out.
+    """
+    found = LOG_LINE.match(line)
+    if found is None:
+        return line
+    level = "" if found["level"] == "INFO" else f"{found['level']} "
+    return f"{found['time']} {level}{_short_run(line[found.end() :], service)}"
 
-    return LOG_LINE.sub(time_and_level, line)
+
+def _short_run(text: str, service: str) -> str:
+    found = RUN_LINE.match(text)
+    if found is None or found["service"] != service:
+        return text
+    later = _LATER_ATTEMPT.search(found["facts"])
+    return f"{found['what']} [{later[0]}]" if later else found["what"]
+
+
+def folded(line: str, width: int) -> list[str]:
+    """Return the line in parts of this width. Lines that do not begin with a time, such as JSON, stay in one piece."""
+    if len(line) <= width or not re.match(r"\d\d:\d\d:\d\d ", line):
+        return [line]
+    return textwrap.wrap(
+        line, max(width, 40), subsequent_indent=" " * 9, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _width() -> int:
+    """The columns of the terminal. Output that no terminal shows is not folded."""
+    return shutil.get_terminal_size((WIDTH, 24)).columns if sys.stdout.isatty() else sys.maxsize
 
 
 def _listed(platform: Platform) -> str:

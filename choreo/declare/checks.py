@@ -61,7 +61,7 @@ _ELSEWHERE = {
 
 
 def check_name(kind: str, name: str) -> None:
-    """Raise `DeclarationError` unless this can be part of a queue's name. ``kind`` is "service" or "handler"."""
+    """Raise `DeclarationError` unless this can be part of a queue's name. ``kind`` says what the name is for."""
     if not isinstance(name, str) or not name.isidentifier():
         raise DeclarationError(
             f"{name!r} is not a valid name for a {kind}: it becomes part of queue names. Write it like a_name."

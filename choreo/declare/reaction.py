@@ -61,7 +61,7 @@ class Parameter:
         try:
             return model.read(envelope) if issubclass(model, Event) else model.model_validate(envelope.data)
         except ValidationError as error:
-            raise EnvelopeError(f"{envelope} does not fit {model.__name__}: {error}") from error
+            raise EnvelopeError(f"{envelope} does not fit {model.__name__}: {_faults(error)}") from error
 
     def model_of(self, event_type: str) -> type[BaseModel]:
         """The class that reads events of this type. The parameter takes no envelope."""
@@ -69,6 +69,12 @@ class Parameter:
             if getattr(model, "event_type", None) == event_type:
                 return model
         return self.models[-1]
+
+
+def _faults(error: ValidationError) -> str:
+    """What does not fit, in one line, without the data: it is shown in logs and lists."""
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    return "; ".join(": ".join(filter(None, [".".join(map(str, one["loc"])), one["msg"]])) for one in faults)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ SETTINGS = (
     "choreo_tracing",
     "choreo_fast_lane",
     "choreo_version",
+    "choreo_log_format",
     "choreo_record_length",
     "choreo_record_lifetime",
     "choreo_record_sample",
@@ -35,6 +36,9 @@ SETTINGS = (
 #: The default of ``choreo_shutdown_timeout``, in seconds from SIGTERM. Kubernetes kills after 30, systemd after 90,
 #: Docker after 10.
 SHUTDOWN_TIMEOUT = 25.0
+
+#: The values of ``choreo_log_format``, the default first.
+LOG_FORMATS = ("text", "json")
 
 #: The ends of the names of settings that hold the URL of a broker or a store.
 _URLS = ("broker_url", "broker_read_url", "broker_write_url", "choreo_store_url")
@@ -178,6 +182,8 @@ def _check_values(conf: ConfigurationView) -> None:
         Unheard.of(unheard)
     if not isinstance(version := conf.get("choreo_version"), str | None):
         raise DeclarationError(f'choreo_version = {version!r}: it takes a text, like "1.4.2".')
+    if (log_format := conf.get("choreo_log_format")) not in (None, *LOG_FORMATS):
+        raise DeclarationError(f'choreo_log_format = {log_format!r}: it takes "text" or "json".')
     if (tracing := conf.get("choreo_tracing")) not in (None, True, False):
         raise DeclarationError(f"choreo_tracing = {tracing!r}: it takes True or False.")
     seconds = conf.get("choreo_shutdown_timeout")

@@ -19,7 +19,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from socket import gethostname
 from time import monotonic
 from typing import Any
@@ -27,6 +27,7 @@ from uuid import uuid4
 
 from choreo.declare.context import Context
 from choreo.declare.subscription import Subscription
+from choreo.delivery import run_log
 from choreo.delivery.dead_letter import DeadLetter, Reason
 from choreo.delivery.ending import End, Ending
 from choreo.delivery.failure import MOST_TEXT, RetryScheduledError, cut, harmless, is_stop, line_of, trace_of
@@ -104,6 +105,10 @@ class Delivery:
         self._began: tuple[datetime, float] | None = None
         #: True once the outcome is recorded. From then on the copy can be acked, whatever else fails.
         self.settled = False
+        #: True once the log tells of a failure for good.
+        self.is_told = False
+        #: The run that has ended, if the store or the log takes it.
+        self._ended: Run | None = None
         # The process is for people: see `choreo.delivery.ending`.
         self.token = tokens_of(os.getpid()) + uuid4().hex if token is None else token
         self.claim = self.make_claim()
@@ -124,13 +129,16 @@ class Delivery:
             case Verdict.RUN:
                 return self._run(self.parts_of(result)) if result.deliveries < 2 else self._run_again(result)
             case Verdict.WAIT:
-                return f"waiting, {result.deliveries} of its events are here"
+                return self._without_run(f"waiting, {result.deliveries} of its events are here", "waiting")
             case Verdict.DONE:
-                return DONE
+                return self._without_run(DONE, DONE)
             case Verdict.BUSY:
                 return self.postpone(result.busy_seconds)
             case Verdict.POISON:
                 return self._poison(result)
+
+    #: The log level of a success.
+    success_level = logging.INFO
 
     # -- overridden by joins ---------------------------------------------------------------------------------------
 
@@ -263,6 +271,10 @@ class Delivery:
     def _succeeded(self, announced: list[Envelope], settlement: Settlement) -> str:
         if late := self._commit(settlement):
             return late
+        run = self._ended
+        if run is not None and run_log.logger.isEnabledFor(self.success_level):
+            attempts = self.subscription.retry.attempts
+            run_log.log_success(self.success_level, str(self), run, self.ports.service_name, attempts)
         return f"announced {', '.join(map(str, announced))}" if announced else "done"
 
     def _failed(self, parts: Parts, error: BaseException) -> str:
@@ -281,6 +293,7 @@ class Delivery:
             return late
         attempts = f"attempt {self.attempt} of {self.subscription.retry.attempts}"
         reason = f"{attempts} failed, the next is in {wait:.1f} s: {self._line_of(error)}"
+        self._log_retry(reason, error, wait)
         raise RetryScheduledError(reason, raised, wait) from raised
 
     def make_dead_letter(self, parts: Parts, reason: Reason, error: str) -> str:
@@ -312,7 +325,8 @@ class Delivery:
         settlement = self.finished(**records) if done else Settlement(done=False, remember=self.remember, **records)
         if late := self._commit(settlement):
             return late
-        log_dead_letter(letter, error)
+        log_dead_letter(letter, error, self._fields(self._ended))
+        self.is_told = True
         return ""
 
     def _commit(self, settlement: Settlement) -> str:
@@ -337,7 +351,8 @@ class Delivery:
         self.ports.store.schedule(self.claim.handler, Scheduled(f"busy:{self.claim.token}", postponed, seconds))
         self.settled = True
         why = "its round is not settled, or " if getattr(self.subscription, "rounds", False) else ""
-        return f"{why}another worker has its claim; it is tried again in {seconds:.1f} s"
+        words = f"{why}another worker has its claim; it is tried again in {seconds:.1f} s"
+        return self._without_run(words, "postponed", logging.INFO)
 
     def _send_now(self, messages: Mapping[str, Message]) -> None:
         try:
@@ -359,10 +374,30 @@ class Delivery:
     def _recorded(self, result: Result, announced: Sequence[Envelope] = (), detail: str = "") -> Run | None:
         """The run that ends now; None if it is not recorded."""
         recording = self.ports.store.recording
-        if not recording:
+        if not (recording or run_log.is_told(result)):
             return None
-        run = self.run_of(result, announced, detail)
-        return run if recording.wants(run.story) else None
+        self._ended = run = self.run_of(result, announced, detail)
+        return run if recording and recording.wants(run.story) else None
+
+    # -- the log ---------------------------------------------------------------------------------------------------
+
+    def _fields(self, run: Run | None) -> dict[str, Any]:
+        return {} if run is None else run_log.fields_of(run, self.ports.service_name, self.subscription.retry.attempts)
+
+    def _log_retry(self, reason: str, error: BaseException, wait: float) -> None:
+        run = self._ended
+        if run is not None and run_log.logger.isEnabledFor(logging.WARNING):
+            due = (self.ports.now() + timedelta(seconds=wait)).isoformat()
+            fields = self._fields(run) | {"due": due, "error": run.detail}
+            run_log.log_retry(str(self), reason, run, fields, error)
+
+    def _without_run(self, words: str, outcome: str, level: int = logging.DEBUG) -> str:
+        """Log a delivery that calls no handler. Returns its outcome in words."""
+        if run_log.logger.isEnabledFor(level):
+            run = self.run_of(Result.DONE, (), "")
+            fields = {**self._fields(run), "outcome": outcome}
+            run_log.log_no_run(level, str(self), words, run, fields)
+        return words
 
     def _context(
         self, cause: Envelope, about: str | None = None, key: str | None = None, events: tuple[Envelope, ...] = ()

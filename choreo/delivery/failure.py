@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from types import TracebackType
 
 from choreo.errors import HandlerCrashed
-from choreo.printing import one_line
+from choreo.masking import without_secrets
+from choreo.printing import lines, one_line
 
 #: Errors that Celery and gevent raise to stop a worker or a greenlet. By name, since this room imports neither.
 _STOPS = frozenset({"WorkerShutdown", "WorkerTerminate", "GreenletExit"})
@@ -70,9 +71,10 @@ def line_of(error: BaseException) -> str:
     """
     The error in one line, such as ``ValueError: no such card``, cut to `MOST_TEXT` characters.
 
-    Never raises, even if the error's own text does.
+    Without the data that a pydantic model refused, and without passwords: see `without_secrets`. Never raises, even if
+    the error's own text does.
     """
-    text = one_line(_text_of(error))
+    text = one_line(without_secrets(_text_of(error)))
     if isinstance(error, SystemExit):
         text = f"the handler called sys.exit({'' if error.code is None else cut(repr(error.code), 100)})"
     return cut(f"{type(error).__name__}: {text}" if text else type(error).__name__, MOST_TEXT)
@@ -86,6 +88,11 @@ def trace_of(error: BaseException) -> str:
     # The end names the error, and most often the line that raised it. Each line of an error's text may be enormous.
     half = MOST_TRACE // 2
     return f"{trace[:half]}\n... ({len(trace) - 2 * half:,} of {len(trace):,} characters left out) ...\n{trace[-half:]}"
+
+
+def shown_trace(error: BaseException) -> str:
+    """The traceback as a log shows it: as `trace_of`, in plain characters, and without secrets (`without_secrets`)."""
+    return lines(without_secrets(trace_of(error).rstrip()))
 
 
 def cut(text: str, most: int) -> str:

@@ -45,6 +45,8 @@ class NoticeDelivery(Delivery):
         reaction = Reaction(listener, (), None)
         subscription = Subscription(ports.service_name, name, patterns=(), reaction=reaction, retry=RETRY)
         envelope = letter.envelopes[0] if letter.envelopes else _story_of(letter)
+        if listener is no_listener:
+            self.success_level = logging.DEBUG
         super().__init__(ports, subscription, envelope, attempt, **options)
 
     def __str__(self) -> str:

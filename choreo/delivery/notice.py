@@ -4,11 +4,12 @@ import json
 import logging
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from choreo.declare.join import Join
 from choreo.delivery.dead_letter import DeadLetter, Reason
 from choreo.delivery.ending import Ending
-from choreo.delivery.failure import MOST_TEXT, cut
+from choreo.delivery.failure import MOST_TEXT, cut, shown_trace
 from choreo.delivery.ports import Ports
 from choreo.delivery.sentry import in_sentry
 from choreo.delivery.undeclared import set_aside_for
@@ -17,6 +18,7 @@ from choreo.events.envelope import Envelope
 from choreo.events.ids import named_id, task_id
 from choreo.events.lineage import lineage_of
 from choreo.events.message import Message, task_headers
+from choreo.masking import without_secrets
 from choreo.printing import one_line
 from choreo.store.parts import unit_of
 from choreo.store.schedule import Scheduled
@@ -24,11 +26,13 @@ from choreo.store.schedule import Scheduled
 logger = logging.getLogger(__name__)
 
 
-def log_dead_letter(letter: DeadLetter, error: Exception | None = None) -> None:
+def log_dead_letter(letter: DeadLetter, error: Exception | None = None, fields: dict[str, Any] | None = None) -> None:
     """
     Log a dead letter when it is recorded, at level ERROR. The log record has the handler's ``error``.
 
     The name of the handler is in the format string, not among its arguments: error trackers group messages by format.
+    ``fields`` are those of the run: see `choreo.delivery.run_log.fields_of`. The traceback is in the dead letter, and
+    in the log at level DEBUG.
     """
     if not logger.isEnabledFor(logging.ERROR):
         return
@@ -40,11 +44,20 @@ def log_dead_letter(letter: DeadLetter, error: Exception | None = None) -> None:
     record = logger.makeRecord(
         logger.name, logging.ERROR, __file__, 0, text if error else f"{text} {hint}", details, exc_info
     )
+    vars(record).update(_fields_of(letter) | (fields or {}) | {"outcome": "dead letter", "letter": letter.id})
     if error is not None:
         # A formatter prints this in place of the traceback, which the dead letter has.
-        record.exc_text = hint
+        record.exc_text = f"{shown_trace(error)}\n{hint}" if logger.isEnabledFor(logging.DEBUG) else hint
     with in_sentry(letter):
         logger.handle(record)
+
+
+def _fields_of(letter: DeadLetter) -> dict[str, Any]:
+    fields = {"service": letter.service, "handler": letter.handler, "attempt": letter.attempts}
+    fields |= {"reason": str(letter.reason), "error": one_line(letter.error)}
+    for event in letter.envelopes[:1]:
+        fields |= {"type": event.type, "subject": event.subject, "event_id": event.id, "story": event.correlation_id}
+    return fields
 
 
 def notices_of(service: str) -> str:
@@ -90,7 +103,7 @@ def park(
         ports.service_name,
         handler,
         Reason.UNREADABLE,
-        cut(str(error), MOST_TEXT),
+        cut(without_secrets(str(error)), MOST_TEXT),
         message,
         attempts=1,
         envelopes=envelopes,

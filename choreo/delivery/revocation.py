@@ -24,6 +24,11 @@ class Revocation:
         return self._delivery.settled
 
     @property
+    def is_told(self) -> bool:
+        """True once the log tells of a failure for good."""
+        return self._delivery.is_told
+
+    @property
     def claim(self) -> Claim:
         """The claim of the delivery."""
         return self._delivery.claim

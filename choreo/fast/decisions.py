@@ -128,7 +128,9 @@ class FastDecisions:
     def _hear(self, claim: Claim, committed: CommitResult | StoreError) -> Fate:
         """Handle the answer to a commit that was sent ahead, and return the fate of the delivered copy."""
         if isinstance(committed, StoreError):
-            logger.error("%s: %s; it goes back to its queue", self._what(claim), committed)
+            # The log has told of a success already, when the commit was sent.
+            text = "%s is not done after all, its commit failed: %s; it goes back to its queue"
+            logger.error(text, self._what(claim), committed)
             return Fate.BACK
         if committed.outcome is Outcome.OK:
             if committed.unheard:

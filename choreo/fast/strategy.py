@@ -19,14 +19,14 @@ def strategy(task: Any, app: Any, consumer: Any, **options: Any) -> OnMessage:
     """
     Return the function that a worker calls with each delivery to this handler.
 
-    That is `InProcess` in the pools solo and threads, else Celery's own. Celery's own is also used at log level INFO,
+    That is `InProcess` in the pools solo and threads, else Celery's own. Celery's own is also used at log level DEBUG,
     at which Celery logs each run. With the solo pool and choreo's Redis transport the handler gets a `Shortcut` too.
     Celery finds this function as ``Task.Strategy``, and calls it each time the worker connects.
     """
     celerys: OnMessage = default(task, app, consumer, **options)
     app.runtime.lane.shortcuts.pop(task.name, None)
     is_usual = symbol_by_name(task.Request) is HandlerRequest and type(consumer.pool) in (SoloPool, ThreadPool)
-    if logger.isEnabledFor(logging.INFO) or not is_usual:
+    if logger.isEnabledFor(logging.DEBUG) or not is_usual:
         return celerys
     way = InProcess(task, app, consumer, celerys)
     events = consumer.event_dispatcher

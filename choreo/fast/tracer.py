@@ -9,7 +9,7 @@ failures, and every run that a signal receiver, a log line or a foreign wrapper 
 
 from collections.abc import Callable, Mapping, Sequence
 from inspect import getclosurevars
-from logging import INFO
+from logging import DEBUG
 from time import monotonic
 from types import FunctionType
 from typing import Any
@@ -76,7 +76,7 @@ def tracer_for(task: Any, celerys: Trace) -> Trace:
 def _may_be_short(task: Any, celerys: Trace) -> bool:
     """True if neither the log, nor a hook, nor a foreign wrapper observes every run."""
     # Sentry and others measure each run: they wrap the tracer, or let Celery build it for a wrapped task.
-    if logger.isEnabledFor(INFO) or not _is_celerys(celerys):
+    if logger.isEnabledFor(DEBUG) or not _is_celerys(celerys):
         return False
     knows = getclosurevars(celerys).nonlocals
     run, call, loader = task.run, type(task).__call__, type(task.app.loader)

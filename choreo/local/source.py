@@ -17,8 +17,8 @@ from pathlib import Path
 #: Modules that are scripts or tests. They are neither read nor imported.
 SKIPPED = ("__main__", "conftest", "test", "tests")
 
-#: The methods of a service that declare a handler, or a task.
-_DECLARE = frozenset({"on", "join", "dead_letter", "task"})
+#: The methods of a service that declare a handler, a story or a task.
+_DECLARE = frozenset({"on", "join", "story", "dead_letter", "task"})
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _SCOPES = (*_FUNCTIONS, ast.ClassDef, ast.Lambda)
 

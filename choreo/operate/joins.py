@@ -124,8 +124,8 @@ class Joins:
 
     @property
     def handlers(self) -> list[str]:
-        """Every handler that is, or once was, a join."""
-        return list(self._store.joins())
+        """Every handler that is, or once was, a join. Stories, which the store keeps as joins, are left out."""
+        return [handler for handler, text in self._store.joins().items() if "story" not in json.loads(text)]
 
     def __iter__(self) -> Iterator[PendingJoin]:
         """Iterate over all pending joins, handler by handler, soonest deadline first. Reads a page at a time."""
@@ -149,7 +149,7 @@ class Joins:
         The next page may miss joins that begin, or are settled, while pages are read. Raises `JoinError` for an
         ``after`` that is no cursor.
         """
-        if after and not _is_cursor(after):
+        if after and not is_cursor(after):
             raise JoinError(f"{after!r} is no place in a list of joins. The list before ends with the next place.")
         description = self._description(handler)
         units, cursor = self._store.pending(handler, limit, after)
@@ -328,7 +328,8 @@ def _missing(
     return tuple(missing), max(description.get("at_least", 0) - full, 0)
 
 
-def _is_cursor(text: str) -> bool:
+def is_cursor(text: str) -> bool:
+    """True for a cursor of a page of joins or stories."""
     score, _, last = text.partition(" ")
     try:
         return math.isfinite(float(score)) and last.startswith(DEADLINE_PREFIX)

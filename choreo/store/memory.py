@@ -101,6 +101,8 @@ class _Gathering:
 
     parts: dict[str, tuple[float, str]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    #: Name → the `Arrival.part` as which it came.
+    kinds: dict[str, str] = field(default_factory=dict)
 
     @property
     def texts(self) -> dict[str, str]:
@@ -111,7 +113,7 @@ class _Gathering:
         """How many events are here; True if they are complete; True if no more of this arrival's type are needed."""
         here, full = 0, set()
         for part, need in arrival.needs.items():
-            have = sum(name.partition("/")[0] == part for name in self.parts)
+            have = sum(part in (name.partition("/")[0], self.kinds.get(name)) for name in self.parts)
             wanted: float = 1 if need is None else need or dict[str, float](self.counts).get(part, float("inf"))
             here += have
             if have >= wanted:
@@ -328,6 +330,7 @@ class MemoryStore(Store):
         if not surplus:
             if known is None:
                 gathering.parts[arrival.name] = now, arrival.text
+                gathering.kinds[arrival.name] = arrival.part
             gathering.counts |= arrival.counts
             here, complete, _ = gathering.status(arrival)
         if not complete:
@@ -437,6 +440,8 @@ class MemoryStore(Store):
             drawer.parts.pop(claim.unit, None)
         until = self._clock() + (settlement.retention or self.terms.retention.total_seconds())
         drawer.took_part |= dict.fromkeys(settlement.took_part, until)
+        if settlement.counted:
+            drawer.tally[settlement.counted] += 1
         if settlement.letter:
             drawer.letters[settlement.letter[0]] = settlement.letter[1]
             drawer.letter_times[settlement.letter[0]] = self._clock()

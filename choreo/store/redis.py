@@ -245,9 +245,9 @@ class RedisStore(Store):
         retention = max(self._retention, _ms(settlement.remember))
         recorded = entries(settlement.run) if settlement.run is not None else ()
         shape = ""
-        if letter or unwanted or scheduled or messages or took_part or recorded:
+        if letter or unwanted or scheduled or messages or took_part or recorded or settlement.counted:
             counts = f"{len(letter) // 2} {len(unwanted)} {len(scheduled)} {messages} {len(took_part)}"
-            shape = f"{counts} {len(recorded)}"
+            shape = f"{counts} {len(recorded)} {settlement.counted}".rstrip()
         args: list[Any] = [claim.token, _attempt(claim), kept if settlement.done else 0, retention, claim.unit, shape]
         args += (*letter, *unwanted)
         for entry in scheduled:

@@ -21,6 +21,7 @@ from choreo.events.event import Event
 from choreo.events.message import Message
 from choreo.events.metadata import Meta, checked_meta, joined
 from choreo.operate.joins import PendingJoin
+from choreo.operate.stories import PendingStory
 from choreo.service import Service
 from choreo.store.memory import Content, MemoryStore
 from choreo.store.presence import Program
@@ -188,8 +189,8 @@ class Stage:
         """
         Let time pass: ``advance(minutes=31)``, ``advance(timedelta(days=1))``. Returns the number of deliveries.
 
-        The clock stops at each moment at which a message falls due (a retry, a deadline of a join, a delayed event),
-        in their order, and `run` is called at each. ``units`` are those of `datetime.timedelta`.
+        The clock stops at each moment at which a message falls due (a retry, a deadline of a join or of a story, a
+        delayed event), in their order, and `run` is called at each. ``units`` are those of `datetime.timedelta`.
         Raises `ValueError` for a time that is negative or longer than a hundred years, and `EndlessLoopError` instead
         of delivery ``most`` + 1.
         """
@@ -263,6 +264,11 @@ class Stage:
         return list(self._outside.joins)
 
     @property
+    def stories(self) -> list[PendingStory]:
+        """The pending stories of all services on the stage: for each name overdue ones first, then by deadline."""
+        return list(self._outside.stories)
+
+    @property
     def story(self) -> str:
         """Everything that happened on the stage, for people."""
         return self._story().whole()
@@ -279,6 +285,7 @@ class Stage:
             self._log,
             letters=lambda: self.dead_letters,
             joins=lambda: self.joins,
+            stories=lambda: self.stories,
             pending=self._queues.pending,
             now=self._clock.now,
             subject=subject,

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from choreo.delivery.delivery import Delivery
 from choreo.delivery.failure import RetryScheduledError, line_of, trace_of
-from choreo.delivery.join import delivery_to
+from choreo.delivery.kinds import delivery_to
 from choreo.delivery.listener import NoticeDelivery
 from choreo.delivery.notice import park
 from choreo.errors import DeadLetterError, EnvelopeError
@@ -82,8 +82,6 @@ def _delivered(
     pending: PendingDelivery, event: Envelope | None, at: datetime, outcome: str, error: Exception | None = None
 ) -> Delivered:
     delivered = Delivered(pending.handler, event, pending.attempt, outcome, error, at)
-    if error is None:
-        logger.info("%s: %s", delivered, outcome)
-    elif logger.isEnabledFor(logging.WARNING):
+    if error is not None and logger.isEnabledFor(logging.WARNING):
         logger.warning("%s: %s\n%s", delivered, outcome, trace_of(error).rstrip())
     return delivered

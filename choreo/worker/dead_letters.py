@@ -12,6 +12,7 @@ from choreo.delivery.listener import Listener, NoticeDelivery
 from choreo.errors import DeadLetterError, StoreError
 from choreo.printing import one_line
 from choreo.store.claims import Claim
+from choreo.worker.logs import told
 from choreo.worker.outage import reject_after_outage, reject_after_pause
 from choreo.worker.task import SafeTask
 
@@ -47,6 +48,7 @@ class DeadLetterTask(SafeTask):
             if delivery is not None and delivery.settled:
                 raise  # the listener's own error
             if error.is_outage:
+                told(self.request.id)
                 raise reject_after_outage(one_line(letter_id), self.app.runtime.store, error) from error
             if self._is_given_up(letter_id):
                 logger.error("%s: %s; this dead letter is reported no more", one_line(letter_id), error)

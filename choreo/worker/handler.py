@@ -16,7 +16,7 @@ from choreo.declare.join import Join
 from choreo.declare.subscription import Subscription
 from choreo.delivery.delivery import Delivery
 from choreo.delivery.failure import RetryScheduledError, harmless, is_ending, is_stop, line_of
-from choreo.delivery.join import delivery_to
+from choreo.delivery.kinds import delivery_to
 from choreo.delivery.notice import park
 from choreo.delivery.revocation import Revocation
 from choreo.errors import EnvelopeError, StoreError, UnansweredError
@@ -24,6 +24,7 @@ from choreo.events.envelope import Envelope
 from choreo.events.lineage import Lineage
 from choreo.events.message import Message, parsed
 from choreo.store.claims import Claim
+from choreo.worker.logs import told
 from choreo.worker.outage import reject_after_outage, reject_after_pause
 from choreo.worker.request import REVOKED
 from choreo.worker.task import SafeTask
@@ -72,6 +73,8 @@ class HandlerTask(SafeTask):
             raise CeleryRetry(retry.reason, retry.error, retry.seconds) from retry.__cause__
         except BaseException as error:
             if parked or (delivery is not None and delivery.settled):
+                if parked or (delivery is not None and delivery.is_told):
+                    told(self.request.id)
                 raise
             if is_stop(error):
                 if isinstance(error, Exception) and is_ending():
@@ -81,6 +84,7 @@ class HandlerTask(SafeTask):
             # Nothing is recorded yet, so an ack would lose the event. The store may be away, or a time limit may have
             # ended this method between two lines.
             what = delivery or self.name
+            told(self.request.id)
             if isinstance(error, StoreError) and error.is_outage:
                 raise reject_after_outage(what, self.runtime.store, error) from error
             if self._is_given_up(event, envelope, error):
@@ -100,6 +104,7 @@ class HandlerTask(SafeTask):
             fault = EnvelopeError(f"the handler was not called: {line_of(exc)}")
             try:
                 self._park(args[0] if args else kwargs, None, fault)
+                told(task_id)
             except StoreError as error:
                 raise Reject(error, requeue=True) from error
         super().on_failure(exc, task_id, args, kwargs, einfo)

@@ -12,6 +12,7 @@ from celery.exceptions import ImproperlyConfigured
 from kombu.exceptions import SerializerNotInstalled
 from kombu.serialization import prepare_accept_content
 
+from choreo.delivery.sentry import without_pool
 from choreo.events.message import JSON
 from choreo.masking import masked
 from choreo.worker import logs
@@ -42,8 +43,8 @@ class ServiceWorker(Worker):
         # If the connection broke just before the stop, the parent reads no more results, and each child would wait half
         # a minute for it. A result that is not read is an ack that is not sent: the event comes again, and is done.
         pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = RESULTS_READ
-        logs.install()
         service = app or self.app
+        logs.install(service)
         service.clock = LogicalClock()
         service.runtime.check()
         # Before Celery reads it: its own errors do not name the setting.
@@ -111,9 +112,15 @@ class ServiceWorker(Worker):
         """Celery's statistics, without passwords: the broker's are among its options and alternative URLs."""
         return masked(super().stats())
 
+    def emit_banner(self) -> None:
+        """Print Celery's banner, unless the log is JSON: a program reads that."""
+        if not logs.is_json(self.app):
+            super().emit_banner()
+
     def on_start(self) -> None:
         """Start as Celery does, then exempt all objects that exist now from garbage collection."""
         super().on_start()
+        without_pool()
         warn_of_discarded()
         # They stay until the end, also in the pool's children. Searching them for garbage takes a twentieth of a second
         # each time, in which no event is handled.

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from choreo.cli.up import LogTail, short_line, up
+from choreo.cli.up import LogTail, folded, short_line, up
 from tests.waiting import DEADLINE, eventually
 
 #: The console script, which unlike `python -m` does not look for modules in the current directory by itself.
@@ -341,3 +341,32 @@ def test_only_complete_lines_are_followed(tmp_path: Path) -> None:
 )
 def test_log_lines_are_shortened_to_what_a_terminal_has_room_for(line: str, shown: str) -> None:
     assert short_line(line) == shown
+
+
+RUN = (
+    "payment.charge(order.placed ORD-1): announced payment.charged in 3 ms "
+    "[attempt {} of 6, waited 2 ms, event e, story s]"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "service", "shown"),
+    [
+        (RUN.format(1), "payment", "charge(order.placed ORD-1): announced payment.charged in 3 ms"),
+        (RUN.format(12), "payment", "charge(order.placed ORD-1): announced payment.charged in 3 ms [attempt 12 of 6]"),
+        (RUN.format(1), "order", RUN.format(1)),
+        ("payment.charge is no run [story]", "order", "payment.charge is no run [story]"),
+    ],
+)
+def test_a_run_is_shown_without_its_service_and_its_ids(text: str, service: str, shown: str) -> None:
+    line = f"[2026-11-23 17:42:01,123: INFO/MainProcess] {text}"
+
+    assert short_line(line, service) == f"17:42:01 {shown}"
+
+
+def test_a_long_line_is_folded_and_json_is_not() -> None:
+    line = "17:42:01 " + "word " * 20
+
+    assert all(len(part) <= 60 for part in folded(line, 60))
+    assert folded(line, 60)[1].startswith(" " * 9 + "word")
+    assert folded('{"message": "' + "word " * 20, 60) == ['{"message": "' + "word " * 20]

@@ -38,12 +38,18 @@ def test_ratios_are_taken_within_a_repetition():
     assert figures.ratios({0: 100.0}, {0: 0.0}) == []
 
 
-def test_costs_measures_choreo_with_and_without_its_record_side_by_side():
+def test_costs_measures_choreo_with_and_without_a_feature_side_by_side():
     steps = plan(_options(["--costs", "--repetitions", "2"]))
 
-    assert [step.side.name for step in steps[:2]] == ["choreo/redis/solo", "choreo-unrecorded/redis/solo"]
-    assert [step.side.settings for step in steps[:2]] == [{}, {"choreo_record_length": 0}]
-    assert {step.side.name for step in steps if step.kind == "memory"} == {step.side.name for step in steps[:2]}
+    first = [step.side for step in steps[:3]]
+    assert [side.name for side in first] == [
+        "choreo/redis/solo",
+        "choreo-unrecorded/redis/solo",
+        "choreo-info/redis/solo",
+    ]
+    assert [side.settings for side in first] == [{}, {"choreo_record_length": 0}, {}]
+    assert [side.worker_command("payment")[-1] for side in first] == ["WARNING", "WARNING", "INFO"]
+    assert {step.side.name for step in steps if step.kind == "memory"} == {side.name for side in first}
     assert len([step for step in steps if step.side.name == "choreo-unrecorded/rabbitmq/solo"]) == 2
 
 

@@ -84,10 +84,10 @@ def test_publishing_imports_no_worker() -> None:
 @pytest.mark.parametrize("lane", [True, False])
 def test_a_command_that_asks_redis_imports_neither_pydantic_nor_a_transport(lane: bool) -> None:
     modules = imported_by(
-        "import choreo.cli.dead_letters, choreo.cli.joins, choreo.cli.schedule\n"
+        "import choreo.cli.dead_letters, choreo.cli.joins, choreo.cli.schedule, choreo.cli.stories\n"
         "from choreo.cli.app import Where, command_line_service\n"
         f"app = command_line_service(Where(broker='redis://127.0.0.1:1/0')); app.conf.choreo_fast_lane = {lane}\n"
-        "app.dead_letters, app.joins"
+        "app.dead_letters, app.joins, app.stories"
     )
 
     assert "redis" in modules
@@ -124,6 +124,7 @@ def test_help_lists_every_command() -> None:
         "metrics",
         "publish",
         "schedule",
+        "stories",
         "stuck",
         "top",
         "trace",

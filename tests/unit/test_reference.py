@@ -23,6 +23,7 @@ DECLARED: dict[str, Any] = {
     "Service": Service.__init__,
     "@app.on": Service.on,
     "@app.join": Service.join,
+    "app.story": Service.story,
     "Several": Several,
     "Retry": Retry,
     "Terms": Terms,

@@ -32,6 +32,7 @@ from choreo.events.ids import task_id
 from choreo.fast.request import HandlerRequest
 from choreo.fast.strategy import strategy
 from choreo.store import Claim
+from choreo.worker import logs
 from choreo.worker.discarded import warn_of_discarded
 from tests.unit.events import OrderPlaced, PaymentCharged, envelope, identity_of
 from tests.unit.stage import Stage, service
@@ -498,12 +499,91 @@ def test_who_is_to_be_called_for_each_delivery_is_called():
 @pytest.mark.parametrize(
     ("log", "words"), [("celery.worker.strategy", "received"), ("celery.app.trace", "succeeded in")]
 )
-def test_who_reads_the_log_reads_of_every_delivery(log: str, words: str, caplog: pytest.LogCaptureFixture):
-    with caplog.at_level(logging.INFO, log):
+def test_at_debug_celery_logs_every_delivery(log: str, words: str, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.DEBUG, log):
         bench = Bench()
         bench.deliver(bench.short)
 
     assert words in caplog.text
+
+
+@pytest.fixture
+def installed() -> Iterator[Callable[[Any], None]]:
+    """Puts choreo's filters on Celery's loggers, as a worker does."""
+    loggers = [logging.getLogger(name) for name in ("celery.worker.strategy", "celery.app.trace")]
+    before = [logger.filters[:] for logger in loggers]
+    yield logs.install
+    for logger, filters in zip(loggers, before, strict=True):
+        logger.filters = filters
+
+
+@pytest.mark.parametrize("way", ["short", "celerys"])
+@pytest.mark.parametrize(
+    ("error", "retries", "line"),
+    [
+        (None, 0, "INFO choreo.runs"),
+        (OSError("the gateway is down"), 0, "WARNING choreo.runs"),
+        (OSError("the gateway is down"), 2, "ERROR choreo.delivery.notice"),
+        (PermanentFailure("refused"), 0, "ERROR choreo.delivery.notice"),
+        (SystemExit(3), 2, "ERROR choreo.delivery.notice"),
+    ],
+)
+def test_at_info_each_run_is_one_line_and_no_traceback(
+    installed: Any, way: str, error: Any, retries: int, line: str, caplog: pytest.LogCaptureFixture
+):
+    def behave() -> None:
+        if error is not None:
+            raise error
+
+    with caplog.at_level(logging.INFO):
+        bench = Bench(behave=behave)
+        installed(bench.stage.app)
+        bench.deliver(getattr(bench, way), retries=retries)
+
+    assert bench.task.has_short_tracer
+    assert [f"{record.levelname} {record.name}" for record in caplog.records] == [line]
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize("way", ["short", "celerys"])
+def test_a_copy_that_is_given_back_is_one_error_with_its_traceback(
+    installed: Any, way: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr("choreo.worker.outage.STORE_PAUSE", 0)
+    with caplog.at_level(logging.INFO):
+        bench = Bench()
+        installed(bench.stage.app)
+        monkeypatch.setattr(bench.stage.store, "begin", None)
+        bench.deliver(getattr(bench, way))
+
+    assert [f"{record.levelname} {record.name}" for record in caplog.records] == ["ERROR choreo.worker.handler"]
+    assert caplog.text.count("Traceback") == 1
+
+
+def test_a_failure_that_only_celery_knows_is_logged_by_celery(installed: Any, caplog: pytest.LogCaptureFixture):
+    bench = Bench(behave=PaymentCharged)
+    installed(bench.stage.app)
+    bench.stage.publisher.send = None  # type: ignore[method-assign]
+
+    bench.deliver(bench.short)
+
+    assert "raised unexpected: TypeError" in caplog.text
+    assert caplog.text.count("Traceback") == 1
+
+
+def test_what_choreo_has_told_of_one_attempt_says_nothing_of_the_next(
+    installed: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    bench = Bench(behave=PaymentCharged)
+    installed(bench.stage.app)
+    with monkeypatch.context() as patch:
+        patch.setattr("choreo.worker.outage.STORE_PAUSE", 0)
+        patch.setattr(bench.stage.store, "begin", None)
+        bench.deliver(bench.short)
+    bench.stage.publisher.send = None  # type: ignore[method-assign]
+    bench.deliver(bench.short)
+
+    assert "raised unexpected: TypeError" in caplog.text
 
 
 def test_a_pool_of_processes_is_celerys_own_business():

@@ -164,13 +164,22 @@ def test_who_listens_to_celerys_signals_hears_of_every_run(signal: Any):
     assert facts["sender"] is bench.task
 
 
-def test_who_reads_the_log_reads_of_every_run(caplog: pytest.LogCaptureFixture):
-    with caplog.at_level(logging.INFO, "celery.app.trace"):
+def test_at_debug_celery_logs_every_run(caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.DEBUG, "celery.app.trace"):
         bench = Bench()
 
         bench.run()
 
     assert "succeeded in" in caplog.text
+
+
+def test_at_info_a_run_is_traced_in_short_and_choreo_logs_it(caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.INFO):
+        bench = Bench()
+        bench.run()
+
+    assert bench.task.has_short_tracer
+    assert [record.name for record in caplog.records] == ["choreo.runs"]
 
 
 @pytest.mark.parametrize("hook", ["__call__", "before_start", "on_success", "after_return"])
