@@ -69,7 +69,8 @@ def _joined(join: Join) -> dict[str, Fields]:
 
 def _parts(join: Join, reactions: Sequence[Reaction]) -> Iterator[tuple[str, Fields]]:
     for reaction in reactions:
-        for part, parameter in zip(join.parts, reaction.inputs, strict=True):
+        # A story has parts as well, and reads nothing of them: its function takes no events.
+        for part, parameter in zip(join.parts, reaction.inputs, strict=bool(reaction.inputs)):
             yield part, _fields(parameter, part)
     for several in join.several.values():
         if several.of is not None and several.per is not None:
