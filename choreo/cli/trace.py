@@ -10,9 +10,9 @@ from choreo.cli import completion
 from choreo.cli.app import say, speaking
 from choreo.observe.causes import Weight
 from choreo.observe.evidence import KnownEvent
-from choreo.observe.open_end import Kind, OpenEnd
+from choreo.observe.open_end import OpenEnd
 from choreo.observe.trace import Line, Step, Trace
-from choreo.observe.words import clock, ordinal, span
+from choreo.observe.words import clock, span
 from choreo.printing import one_line
 from choreo.service import Service
 from choreo.store.runs import Result, Run
@@ -36,9 +36,9 @@ _COLOURS = {Weight.STUCK: "red", Weight.DONE: "green", Weight.WAITING: "yellow",
 @speaking
 def trace(app: Service, what: str, everything: bool, data: bool, as_json: bool) -> None:
     """
-    Show what happened to an order, and what is still to happen: its events, and what became of them.
+    Show what became of an order, event by event.
 
-    Given is the subject of its events, such as ORD-1, or the id of an event, of a dead letter or of a story.
+    That is what has happened, what is still to happen, and why it does not go on. Given is the subject of its events, such as ORD-1, or the id of an event, of a dead letter or of a story.
     """
     traces = app.observe.trace(what, everything=everything)
     if not traces:
@@ -84,12 +84,9 @@ def _print(found: Trace, most: int | None, *, data: bool) -> None:
             say(textwrap.indent(json.dumps(line.event.data, indent=2, ensure_ascii=False), " " * (_left(line) + 2)))
     if len(lines) < len(shown):
         say(f"... {len(shown) - len(lines)} lines more: --all")
-    if quiet := sorted({line.step.handler for line in found.lines if line.step and _is_noise(line)}):
-        say(
-            _wrapped(
-                f"ALSO  {', '.join(quiet)} heard some of them by a pattern, and announced nothing: --all", "      "
-            )
-        )
+    hidden = {line.step.handler for line in found.lines if line.step and _is_noise(line)}
+    if hidden and most is not None:
+        say(_wrapped(f"ALSO  {', '.join(sorted(hidden))} listened, and announced nothing: --all", "      "))
     for end in found.waiting:
         say(_open(end, found.now))
     if found.cause.do:
@@ -99,8 +96,9 @@ def _print(found: Trace, most: int | None, *, data: bool) -> None:
 
 
 def _is_noise(line: Line) -> bool:
-    """True for what hears all events, or many, and has done so."""
-    return line.step is not None and line.step.is_wildcard and line.step.is_quiet
+    """True for what only listens: to all events, or to a declared story."""
+    step = line.step
+    return step is not None and ((step.is_wildcard and step.is_quiet) or step.is_watching)
 
 
 def _rows(line: Line, found: Trace) -> Iterator[tuple[str, str]]:
@@ -176,28 +174,9 @@ def _ended(run: Run, step: Step) -> str:
 
 def _state(step: Step, now: float) -> str:
     """What is still to be done, in a few words."""
-    end = step.end
-    if end is None:
-        return "?  nothing is known of it" if step.cause and step.cause.name == "unknown" else "?  perhaps in its queue"
-    message = end.message
-    match end.kind:
-        case Kind.QUEUED if message is not None:
-            came = f", came back {message.returned}x" if message.returned else ""
-            return f"{ordinal(message.position)} of {message.count} in its queue{came}"
-        case Kind.TAKEN:
-            begun = f", begun {end.unit.begun}x" if end.unit is not None and end.unit.begun > 1 else ""
-            return f"in the hands of a worker{begun}"
-        case Kind.RETRY | Kind.LATER:
-            due = end.due or 0.0
-            when = f"in {span(due - now)}" if due > now else f"due since {clock(due, now)}"
-            return f"attempt {end.attempt} {when}" if end.kind is Kind.RETRY else f"to be sent {when}"
-        case Kind.LETTER if end.letter is not None:
-            return f"DEAD LETTER {end.letter.id}: {end.letter.error}"
-        case Kind.JOIN if end.join is not None:
-            here = len(end.join.arrived)
-            return f"waits: {here} of {here + end.join.needed} events" if end.join.needed else "has all its events"
-        case _:
-            return str(end.kind)
+    if step.end is not None:
+        return step.end.words(now)
+    return "?  nothing is known of it" if step.cause and step.cause.name == "unknown" else "?  perhaps in its queue"
 
 
 def _open(end: OpenEnd, now: float) -> str:

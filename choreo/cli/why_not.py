@@ -22,9 +22,9 @@ _COLOURS = {Weight.STUCK: "red", Weight.DONE: "green", Weight.WAITING: "yellow",
 @speaking
 def why_not(app: Service, event_type: str, subject: str, as_json: bool) -> None:
     """
-    Say why no event of TYPE was announced about SUBJECT, such as: driver.assigned ORD-1.
+    Say why an event has not been announced.
 
-    Walks from the handlers that announce it back to the first thing that did not happen. It ends in one CAUSE, and in
+    Such as: choreo why-not driver.assigned ORD-1. Walks from the handlers that announce it back to the first thing that did not happen. It ends in one CAUSE, and in
     one step to DO.
     """
     answer = app.observe.why_not(event_type, subject)

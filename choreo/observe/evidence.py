@@ -88,6 +88,11 @@ class Evidence:
         """The declarations of all handlers, by name."""
         return {handler.name: handler for handler in self.map.handlers}
 
+    def is_declared_story(self, handler: str) -> bool:
+        """True if this follows a story that a service has declared with ``app.story``."""
+        description = self.descriptions.get(handler)
+        return description is not None and "story" in (description.join or {})
+
     def presence(self, handler: str) -> Presence:
         """The programs of the service of this handler."""
         return self.presences.get(handler.partition(".")[0], Presence())

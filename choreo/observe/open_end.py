@@ -6,6 +6,7 @@ from enum import StrEnum
 from choreo.broker.queued import Queued
 from choreo.delivery.dead_letter import DeadLetter
 from choreo.events.envelope import Envelope
+from choreo.observe.words import clock, ordinal, span
 from choreo.operate.joins import PendingJoin
 from choreo.store.schedule import DELAYED
 from choreo.store.search import KeptUnit
@@ -59,6 +60,30 @@ class OpenEnd:
         if self.letter is not None and self.letter.envelopes:
             return list(self.letter.envelopes)
         return [self.event]
+
+    def words(self, now: float) -> str:
+        """Where it waits, in a few words. ``now`` is in seconds since 1970."""
+        match self.kind:
+            case Kind.QUEUED if self.message is not None:
+                came = f", came back {self.message.returned}x" if self.message.returned else ""
+                return f"{ordinal(self.message.position)} of {self.message.count} in its queue{came}"
+            case Kind.TAKEN:
+                begun = f", begun {self.unit.begun}x" if self.unit is not None and self.unit.begun > 1 else ""
+                return f"in the hands of a worker{begun}"
+            case Kind.RETRY | Kind.LATER:
+                return self._when(now)
+            case Kind.LETTER if self.letter is not None:
+                return f"DEAD LETTER {self.letter.id}: {self.letter.error}"
+            case Kind.JOIN if self.join is not None:
+                here, needed = len(self.join.arrived), self.join.needed
+                return f"waits: {here} of {here + needed} events" if needed else "has all its events"
+            case _:
+                return str(self.kind)
+
+    def _when(self, now: float) -> str:
+        due = self.due or 0.0
+        when = f"in {span(due - now)}" if due > now else f"due since {clock(due, now)}"
+        return f"attempt {self.attempt} {when}" if self.kind is Kind.RETRY else f"to be sent {when}"
 
     @property
     def stories(self) -> set[str]:

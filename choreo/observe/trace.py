@@ -42,6 +42,8 @@ class Step:
     joined: Run | None = None
     #: True if the handler hears the event by a pattern, and not by its type.
     is_wildcard: bool = False
+    #: True if it follows a declared story, and that is fine so far.
+    is_watching: bool = False
 
     @property
     def is_quiet(self) -> bool:
@@ -194,7 +196,8 @@ class Tracer:
         if end is not None:
             return Step(handler, event, runs, end, self._judge.of(end), joined, is_wild)
         if runs or joined is not None:
-            return Step(handler, event, runs, joined=joined, is_wildcard=is_wild)
+            is_watching = self._evidence.is_declared_story(handler) and all(run.result is Result.DONE for run in runs)
+            return Step(handler, event, runs, joined=joined, is_wildcard=is_wild, is_watching=is_watching)
         if hearer is None or hearer.how != "on" or not self._is_out(event):
             return None
         unseen = self._judge.unseen(handler, self._evidence.map.event(event.type), event.at)

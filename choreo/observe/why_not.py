@@ -157,16 +157,18 @@ class Walk:
 
     def _at(self, handler: HandlerDescription, event: KnownEvent, kind: str, depth: int) -> Cause:
         """What has become of an event at this handler."""
-        ends = self._evidence.ends_of(handler.name, event.id)
+        # A join that waits is no reason: what it waits for is.
+        ends = sorted(self._evidence.ends_of(handler.name, event.id), key=lambda end: end.kind is Kind.JOIN)
         runs = self._evidence.runs_of(handler.name, event.id)
         if ends:
-            cause = heaviest([self._judge.of(end) for end in ends])
-            assert cause is not None
+            cause, text = self._judge.of(ends[0]), ends[0].words(self._evidence.now)
         elif runs:
             cause = self._after(handler, runs[-1], kind)
+            text = cause.text
         else:
             cause = self._judge.unseen(handler.name, self._evidence.map.event(event.type), event.at)
-        self._find(depth + 1, None, handler.name, f"hears {event.type}{self._at_time(event)}: {cause.text}")
+            text = cause.text
+        self._find(depth + 1, None, handler.name, f"hears {event.type}{self._at_time(event)}: {text}")
         return cause
 
     def _after(self, handler: HandlerDescription, run: Run, kind: str) -> Cause:
