@@ -16,7 +16,6 @@ from datetime import datetime, timedelta
 from functools import cached_property, partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, overload
-from uuid import uuid4
 
 from celery import Celery
 from celery.exceptions import CeleryError
@@ -42,6 +41,7 @@ from choreo.declare.delay import Delay
 from choreo.declare.retry import Retry
 from choreo.declare.settings import ServiceSettings, unreadable
 from choreo.errors import ChoreoError, DeclarationError, HandlerEndedError, PublishError, UndeclaredEventWarning
+from choreo.events.ids import new_id
 from choreo.events.metadata import checked_meta, joined
 from choreo.runtime import WORKER_CLASS, WORKER_STEPS, Runtime
 from choreo.store.terms import Terms
@@ -536,7 +536,7 @@ class Service(Celery):
         """The envelope of an event that leaves now. ``ended`` is the context of a handler that has ended, or None."""
         now = self.runtime.now()
         return event.sealed(
-            id=str(uuid4()),
+            id=new_id(),
             source=self.service_name,
             subject=ended.about if ended and subject is None else subject,
             cause=ended.envelope if ended else None,

@@ -38,7 +38,8 @@ def trace(app: Service, what: str, everything: bool, data: bool, as_json: bool) 
     """
     Show what became of an order, event by event.
 
-    That is what has happened, what is still to happen, and why it does not go on. Given is the subject of its events, such as ORD-1, or the id of an event, of a dead letter or of a story.
+    That is what has happened, what is still to happen, and why it does not go on. Given is the subject of its events,
+    such as ORD-1, or the id of an event, of a dead letter or of a story.
     """
     traces = app.observe.trace(what, everything=everything)
     if not traces:

@@ -24,8 +24,8 @@ def why_not(app: Service, event_type: str, subject: str, as_json: bool) -> None:
     """
     Say why an event has not been announced.
 
-    Such as: choreo why-not driver.assigned ORD-1. Walks from the handlers that announce it back to the first thing that did not happen. It ends in one CAUSE, and in
-    one step to DO.
+    Such as: choreo why-not driver.assigned ORD-1. Walks from the handlers that announce it back to the first thing that
+    did not happen. It ends in one CAUSE, and in one step to DO.
     """
     answer = app.observe.why_not(event_type, subject)
     if as_json:

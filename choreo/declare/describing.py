@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 from choreo.declare.description import Fields, HandlerDescription, ServiceDescription
 from choreo.declare.join import Join, wire_name
 from choreo.declare.reaction import Parameter, Reaction, announced_by
+from choreo.declare.story import Story
 from choreo.declare.subscription import Subscription
 from choreo.events.event import Event
 
@@ -60,7 +61,7 @@ def _heard(subscription: Subscription) -> dict[str, Fields]:
 
 def _joined(join: Join) -> dict[str, Fields]:
     """What the functions of a join read of each part, with the fields that the join itself looks at."""
-    found: dict[str, Fields] = {}
+    found: dict[str, Fields] = dict.fromkeys(join.parts, ())
     for part, fields in _parts(join, [join.reaction, *([join.on_timeout] if join.on_timeout else [])]):
         before = found.get(part, ())
         found[part] = None if fields is None or before is None else tuple(dict.fromkeys([*before, *fields]))
@@ -69,8 +70,9 @@ def _joined(join: Join) -> dict[str, Fields]:
 
 def _parts(join: Join, reactions: Sequence[Reaction]) -> Iterator[tuple[str, Fields]]:
     for reaction in reactions:
-        # A story has parts as well, and reads nothing of them: its function takes no events.
-        for part, parameter in zip(join.parts, reaction.inputs, strict=bool(reaction.inputs)):
+        if isinstance(join, Story):  # it calls no function
+            continue
+        for part, parameter in zip(join.parts, reaction.inputs, strict=True):
             yield part, _fields(parameter, part)
     for several in join.several.values():
         if several.of is not None and several.per is not None:

@@ -1,5 +1,6 @@
-"""Ids derived from names: the same name gives the same id, on every machine and at any time."""
+"""Ids: of new events, and derived from names. A name gives the same id on every machine and at any time."""
 
+import os
 import re
 from hashlib import sha1
 from uuid import NAMESPACE_OID
@@ -16,10 +17,19 @@ def named_id(name: str) -> str:
         >>> named_id("e-1/payment.charge_customer")
         '61e81f80-b280-5c42-ac97-d3c403bf4d4b'
     """
-    digest = bytearray(sha1(_NAMESPACE + name.encode(), usedforsecurity=False).digest()[:16])
-    digest[6] = digest[6] & 0x0F | 0x50  # version 5
-    digest[8] = digest[8] & 0x3F | 0x80  # the variant of RFC 4122
-    text = digest.hex()
+    return _uuid(sha1(_NAMESPACE + name.encode(), usedforsecurity=False).digest()[:16], 5)
+
+
+def new_id() -> str:
+    """Return ``str(uuid.uuid4())``, computed in a third of the time."""
+    return _uuid(os.urandom(16), 4)
+
+
+def _uuid(octets: bytes, version: int) -> str:
+    changed = bytearray(octets)
+    changed[6] = changed[6] & 0x0F | version << 4
+    changed[8] = changed[8] & 0x3F | 0x80  # the variant of RFC 4122
+    text = changed.hex()
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 

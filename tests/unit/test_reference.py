@@ -12,7 +12,7 @@ import pytest
 
 from choreo import Event, Retry, Service, Several, Terms
 from choreo.cli import choreo
-from choreo.declare.settings import SETTINGS, SHUTDOWN_TIMEOUT, Unheard
+from choreo.declare.settings import LOG_FORMATS, SETTINGS, SHUTDOWN_TIMEOUT, Unheard
 from choreo.runtime import defaults
 from choreo.store.runs import Recording
 from tests.unit.stage import service
@@ -36,6 +36,7 @@ SETTING_DEFAULTS = {
     "choreo_unheard": Unheard.LOG,
     "choreo_shutdown_timeout": SHUTDOWN_TIMEOUT,
     "choreo_fast_lane": True,
+    "choreo_log_format": LOG_FORMATS[0],
     "choreo_record_length": Recording().length,
     "choreo_record_sample": Recording().sample,
 }
