@@ -58,7 +58,7 @@ class Gathering:
         read_as, told = ("dead letter", stories) if letter_events else self._reading(names, what, stories, sweep)
         if set(told) - set(stories) - {what}:
             sweep = self._sweep(owners, [what, *told])
-        runs = [run for name in names for story in told for run in self._store.runs(name, story)]
+        runs = [run for story in told for run in self._runs(names, story, what, sweep.ends)]
         newest = sorted(told, key=lambda story: -_last(story, runs, sweep.ends))
         ends = [end for end in sweep.ends if end.stories & set(told)]
         ends += self._other_joins(what, runs, ends, set(told))
@@ -118,6 +118,14 @@ class Gathering:
             return "event", _once(own)
         told = next(filter(None, (self._store.story_of(name, what) for name in names)), None)
         return ("event", [told]) if told else ("", [])
+
+    def _runs(self, names: Sequence[str], story: str, what: str, ends: Iterable[OpenEnd]) -> list[Run]:
+        """The runs of a story. The subject of its first event spares a look at the whole record."""
+        root = next((event for end in ends for event in end.events if event.id == story), None)
+        runs = [run for name in names for run in self._store.runs(name, story, what if root is None else root.subject)]
+        if root is not None or any(run.is_first for run in runs):
+            return runs
+        return [run for name in names for run in self._store.runs(name, story)]
 
     # -- the live state ------------------------------------------------------------------------------------------
 
