@@ -23,7 +23,9 @@ _COMMANDS = {
     "stories": ("choreo.cli.stories", "stories"),
     "stuck": ("choreo.cli.stuck", "stuck"),
     "top": ("choreo.cli.top", "top"),
+    "trace": ("choreo.cli.trace", "trace"),
     "up": ("choreo.cli.up", "up"),
+    "why-not": ("choreo.cli.why_not", "why_not"),
 }
 
 

@@ -1,5 +1,5 @@
 """
-Completion in the shell: the types of events, and the names of services and handlers.
+Completion in the shell: the types of events, the names of services and handlers, and subjects.
 
 ``_CHOREO_COMPLETE=bash_source choreo`` prints the script for bash; there are also zsh_source and fish_source. Here an
 error offers nothing: the command itself explains it. Types of events are read from the source, so no module runs.
@@ -43,4 +43,15 @@ def services_and_handlers(context: click.Context, _: click.Parameter, incomplete
             handlers = app.runtime.store.handlers()
         names = {*handlers, *(handler.partition(".")[0] for handler in handlers)}
         return sorted(name for name in names if name.startswith(incomplete))
+    return []
+
+
+def subjects(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
+    """The subjects about which a handler has worked within the last hour, and that begin like this."""
+    with quiet():
+        where = Where.of(context)
+        with where.in_environment():
+            store = cli.command_line_service(where).runtime.store
+            runs = [run for handler in store.handlers() for run in store.recent(handler, 3600.0, 320)]
+        return sorted({run.subject for run in runs if run.subject and run.subject.startswith(begun)})
     return []

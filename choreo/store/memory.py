@@ -31,6 +31,7 @@ from choreo.store.presence import MOST_GONE, MOST_SEEN, SEEN_FOR, Presence, Prog
 from choreo.store.register import MOST_UNHEARD, Declared, Listening, UnheardType
 from choreo.store.runs import Recording, Run, entries, from_text, is_subject, subject_entry
 from choreo.store.schedule import DEADLINE_PREFIX, Backlog, Scheduled, Unreadable, deadline_id
+from choreo.store.search import MOST, Kept, KeptUnit, needles
 from choreo.store.terms import Terms
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -740,6 +741,38 @@ class MemoryStore(Store):
     def unheard(self) -> dict[str, UnheardType]:
         """The types of events that reached no queue, sorted."""
         return dict(sorted(self._unheard.items()))
+
+    @_locked
+    def find_scheduled(self, owner: str, texts: Sequence[str], most: int = MOST) -> tuple[list[Kept], bool]:
+        """The messages in this schedule that contain one of the texts; True if all were looked at."""
+        entries = [
+            Kept(key, entry.due, entry.message)
+            for key, entry in self._drawers[owner].calendar.items()
+            if entry.message is not None
+        ]
+        sought = needles(texts)
+        texts_of = {entry.id: entry.message.to_json().encode() for entry in entries[:most]}
+        found = [entry for entry in entries[:most] if any(text in texts_of[entry.id] for text in sought)]
+        return found, len(entries) <= most
+
+    @_locked
+    def find_letters(self, handler: str, texts: Sequence[str], most: int = MOST) -> tuple[list[str], bool]:
+        """The dead letters of this handler, as JSON, that contain one of the texts; True if all were looked at."""
+        letters, sought = list(self._drawers[handler].letters.values()), needles(texts)
+        found = [letter for letter in letters[:most] if any(text in letter.encode() for text in sought)]
+        return found, len(letters) <= most
+
+    @_locked
+    def unit(self, handler: str, unit: str) -> KeptUnit | None:
+        """A unit that has begun and is not finished; None if there is none, or it is finished."""
+        state = self._drawers[handler].units.get(unit)
+        if state is None or state.done or not (state.settled[""] or state.deliveries or state.token):
+            return None
+        return KeptUnit(state.settled[""], state.deliveries, state.token, state.before, state.ended[1])
+
+    def namespaces(self) -> list[str]:
+        """One: this store has no namespaces."""
+        return [""]
 
     def ping(self) -> None:
         """Do nothing: this store always answers."""

@@ -34,9 +34,11 @@ from choreo.store.port import Store
 from choreo.store.presence import Presence, Program
 from choreo.store.redis_programs import RedisPrograms
 from choreo.store.redis_runs import RedisRuns
+from choreo.store.redis_search import RedisSearch
 from choreo.store.register import MOST_UNHEARD, Declared, Listening, UnheardType
 from choreo.store.runs import Recording, Run, entries
 from choreo.store.schedule import DEADLINE_PREFIX, DELAYED, Backlog, Scheduled, Unreadable, deadline_id
+from choreo.store.search import MOST, Kept, KeptUnit
 from choreo.store.terms import Terms
 
 #: How a schedule id that is no UTF-8 becomes a text, and bytes again.
@@ -521,6 +523,26 @@ class RedisStore(Store):
         return {
             kind: UnheardType(count, int(last) / 1000, source) for kind, (count, last, source) in sorted(found.items())
         }
+
+    @cached_property
+    def _search(self) -> RedisSearch:
+        return RedisSearch(self._calls, self._key)
+
+    def find_scheduled(self, owner: str, texts: Sequence[str], most: int = MOST) -> tuple[list[Kept], bool]:
+        """The messages in this schedule that contain one of the texts; True if all were looked at."""
+        return self._search.find_scheduled(owner, texts, most)
+
+    def find_letters(self, handler: str, texts: Sequence[str], most: int = MOST) -> tuple[list[str], bool]:
+        """The dead letters of this handler, as JSON, that contain one of the texts; True if all were looked at."""
+        return self._search.find_letters(handler, texts, most)
+
+    def unit(self, handler: str, unit: str) -> KeptUnit | None:
+        """A unit that has begun and is not finished; None if there is none, or it is finished."""
+        return self._search.unit(handler, unit)
+
+    def namespaces(self) -> list[str] | None:
+        """The namespaces of the platforms on this server; None if there are too many keys to look at."""
+        return self._search.namespaces(self.prefix.partition(":")[0])
 
     def ping(self) -> None:
         """Raise `StoreError` unless the server answers."""

@@ -128,7 +128,7 @@ def test_help_lists_every_command() -> None:
     done = subprocess.run([sys.executable, "-m", "choreo", "--help"], capture_output=True, text=True, timeout=60)
 
     listed = [line.split()[0] for line in done.stdout.partition("Commands:")[2].splitlines() if line.strip()]
-    assert listed == "dead-letters joins map metrics publish schedule stories stuck top up".split()
+    assert listed == "dead-letters joins map metrics publish schedule stories stuck top trace up why-not".split()
 
 
 PACKAGES = pytest.mark.parametrize("package", [choreo, choreo.store], ids=lambda package: package.__name__)
