@@ -39,7 +39,7 @@ class Hearer:
     #: The type or the pattern that it listens to.
     pattern: str
     #: "on" for a handler of single events, "join" for one that waits for others as well, "unless" if it is cancelled,
-    #: "story" for a declared story, which only watches.
+    #: "story" for a story that follows the event.
     how: str = "on"
     #: The fields that it reads. None: any, or all of them.
     reads: Fields = None
@@ -70,18 +70,13 @@ class MappedEvent:
 
     @property
     def by_name(self) -> list[Hearer]:
-        """The handlers that listen to this very type. Not the stories, which only watch."""
+        """The handlers that listen to this very type. Not the stories that follow it: they only watch."""
         return [hearer for hearer in self.heard_by if not hearer.is_wildcard and hearer.how != "story"]
 
     @property
-    def watched_by(self) -> list[Hearer]:
-        """The stories that watch it."""
+    def in_stories(self) -> list[Hearer]:
+        """The stories that follow it."""
         return [hearer for hearer in self.heard_by if hearer.how == "story"]
-
-    @property
-    def by_pattern(self) -> list[Hearer]:
-        """The handlers that hear it by a pattern."""
-        return [hearer for hearer in self.heard_by if hearer.is_wildcard]
 
     @property
     def is_unheard(self) -> bool:

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 
-from choreo.declare.description import HandlerDescription
 from choreo.observe.map import Hearer, Map, MappedEvent, is_wild
 from choreo.printing import one_line
 
@@ -19,7 +18,7 @@ COLOURS = (
 class Node:
     """An event, a handler, or a service that announces outside of handlers."""
 
-    #: "event", "handler", "join" or "service".
+    #: "event", "handler", "join", "story" or "service".
     kind: str
     name: str
     label: str
@@ -42,7 +41,8 @@ class Edge:
 
 class Picture:
     """
-    The nodes and edges of a map. Handlers that hear a pattern have no edges: each would have one from every event.
+    The nodes and edges of a map. Handlers that hear a pattern, and stories, have no edges from what they hear: they
+    would have one from nearly every event.
 
     `mermaid` and `dot` are texts. Every name in them is escaped.
     """
@@ -54,8 +54,9 @@ class Picture:
         self.edges: list[Edge] = []
         for event in shown.events:
             self._add(event)
-        for handler in shown.wildcards:
-            self._of_handler(handler.name)
+        for handler in shown.handlers:
+            if handler in shown.wildcards or handler.kind == "story":
+                self._of_handler(handler.name)
 
     @property
     def nodes(self) -> list[Node]:
@@ -118,9 +119,10 @@ class Picture:
         handler = self._handlers.get(name)
         service, _, short = name.partition(".")
         wild = [pattern for pattern in handler.hears if is_wild(pattern)] if handler else []
-        # Arrows from all that a story watches would hide the flow, as those of a pattern would.
-        label = f"{short} hears {', '.join(wild)}" if wild else f"{short} watches" if _is_story(handler) else short
-        kind = handler.kind if handler and handler.kind == "join" else "handler"
+        label = f"{short} hears {', '.join(wild)}" if wild else short
+        kind = handler.kind if handler and handler.kind in ("join", "story") else "handler"
+        if handler and kind == "story":
+            return self._node(kind, name, f"{short} (story)", service, f"{name} follows {', '.join(handler.hears)}")
         return self._node(kind, name, label, service, _read(name, self._map))
 
     def _of_service(self, name: str) -> Node:
@@ -157,11 +159,7 @@ class Picture:
 def _told(event: MappedEvent) -> str:
     if event.by_name:
         return event.type
-    return f"{event.type}: {'only a pattern or a story' if event.heard_by else 'nobody'} hears it"
-
-
-def _is_story(handler: HandlerDescription | None) -> bool:
-    return handler is not None and handler.kind == "story"
+    return f"{event.type}: {'only a pattern' if event.heard_by else 'nobody'} hears it"
 
 
 def _read(handler: str, shown: Map) -> str:
@@ -173,7 +171,8 @@ def _read(handler: str, shown: Map) -> str:
 
 
 def _shape(node: Node) -> str:
-    before, after = {"join": ("{{", "}}"), "service": ("([", "])")}.get(node.kind, ("[", "]"))
+    shapes = {"join": ("{{", "}}"), "story": ("[/", "/]"), "service": ("([", "])")}
+    before, after = shapes.get(node.kind, ("[", "]"))
     return f"{before}{_quoted(node.label)}{after}"
 
 
@@ -183,7 +182,8 @@ def _dot_shape(node: Node) -> dict[str, str]:
     if node.kind == "service":
         return {"shape": "ellipse"}
     label = f"{node.service}\n{node.label}"
-    return {"label": label, "peripheries": "2"} if node.kind == "join" else {"label": label}
+    shapes = {"join": {"peripheries": "2"}, "story": {"shape": "note"}}
+    return {"label": label, **shapes.get(node.kind, {})}
 
 
 def _plain(name: str) -> str:

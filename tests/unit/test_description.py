@@ -64,6 +64,7 @@ def test_a_handler_is_described_with_what_it_hears_announces_and_reads():
         ("order.placed", "order.cancelled"),
         ("order.packed", "order.shipped"),
         reads={"order.placed": ("customer_id", "totalCents", "items"), "order.cancelled": ("reason",)},
+        attempts=6,
     )
     assert handler(app, "sum_up").reads == {"order.placed": ("totalCents", "total")}
     assert handler(app, "sum_up").announces is None, "it has no annotation"
@@ -100,29 +101,6 @@ def test_a_join_is_described_with_its_parts_and_what_it_announces_at_its_deadlin
     assert ship_it.join["within"] == 300
     assert ship_it.join["several"] == {"order.packed": {"per": "items", "of": "order.placed"}}
     assert ship_it.reads == {"order.placed": ("customer_id", "totalCents", "items"), "order.packed": None}
-
-
-def test_a_story_is_described_with_its_roles_and_reads_its_keys_only():
-    app = service("shop")
-    app.story(
-        "packing",
-        begins=OrderPlaced,
-        ends=[OrderPacked, OrderCancelled],
-        within=timedelta(minutes=5),
-        by={OrderPlaced: None, OrderPacked: "order_id", OrderCancelled: None},
-    )
-
-    packing = handler(app, "packing")
-
-    assert (packing.kind, packing.announces, packing.on_timeout) == ("story", ("story.overdue",), ())
-    assert packing.hears == ("order.placed", "order.packed", "order.cancelled")
-    assert packing.reads == {"order.placed": (), "order.packed": ("order_id",), "order.cancelled": ()}
-    assert packing.join is not None
-    assert packing.join["story"] == {
-        "begins": ["order.placed"],
-        "steps": [],
-        "ends": ["order.packed", "order.cancelled"],
-    }
 
 
 def test_a_service_is_described_with_what_it_announces_outside_of_handlers():
@@ -222,3 +200,16 @@ def test_a_service_that_does_not_say_what_it_announces_gets_no_warning():
 
     with recorder(app):
         app.publish(OrderCancelled())
+
+
+def test_a_story_is_described_as_one_that_only_watches():
+    app = service("shop")
+    keys = {OrderPlaced: "customer_id", OrderShipped: None}
+    app.story("delivery", begins=OrderPlaced, ends=[OrderShipped], by=keys, within=timedelta(hours=1))
+
+    story = handler(app, "delivery")
+
+    assert (story.kind, story.parts, story.unless) == ("story", ("order.placed", "order.shipped"), ())
+    assert (story.announces, story.on_timeout) == ((), ("story.overdue",))
+    assert story.reads == {"order.placed": ("customer_id",), "order.shipped": ()}
+    assert ServiceDescription.from_json(app.describe().to_json()) == app.describe()
