@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+from celery.signals import worker_process_shutdown
 from opentelemetry import context as contexts
 from opentelemetry import trace
 
@@ -64,5 +65,6 @@ class InSpan(Active):
 
 
 def contexts_on(system: str) -> type[TracedContext]:
-    """The class of the contexts of a service on this messaging system."""
+    """The class of the contexts of a service on this messaging system. Made in the process that runs its handlers."""
+    worker_process_shutdown.connect(spans.flush, weak=False, dispatch_uid="choreo.tracing")
     return type("TracedContext", (TracedContext,), {"__slots__": (), "system": system})
