@@ -64,6 +64,7 @@ def test_a_handler_is_described_with_what_it_hears_announces_and_reads():
         ("order.placed", "order.cancelled"),
         ("order.packed", "order.shipped"),
         reads={"order.placed": ("customer_id", "totalCents", "items"), "order.cancelled": ("reason",)},
+        attempts=6,
     )
     assert handler(app, "sum_up").reads == {"order.placed": ("totalCents", "total")}
     assert handler(app, "sum_up").announces is None, "it has no annotation"
@@ -100,6 +101,17 @@ def test_a_join_is_described_with_its_parts_and_what_it_announces_at_its_deadlin
     assert ship_it.join["within"] == 300
     assert ship_it.join["several"] == {"order.packed": {"per": "items", "of": "order.placed"}}
     assert ship_it.reads == {"order.placed": ("customer_id", "totalCents", "items"), "order.packed": None}
+
+
+def test_a_story_is_described_though_its_function_takes_no_events():
+    app = service("shop")
+    app.story("delivery", begins=OrderPlaced, steps=[OrderPacked], ends=[OrderShipped], within=timedelta(hours=1))
+
+    story = handler(app, "delivery")
+
+    assert sorted(story.hears) == ["order.packed", "order.placed", "order.shipped"]
+    assert story.announces == ("story.overdue",)
+    assert story.kind == "join"
 
 
 def test_a_service_is_described_with_what_it_announces_outside_of_handlers():
@@ -199,3 +211,16 @@ def test_a_service_that_does_not_say_what_it_announces_gets_no_warning():
 
     with recorder(app):
         app.publish(OrderCancelled())
+
+
+def test_a_story_is_described_as_one_that_only_watches():
+    app = service("shop")
+    keys = {OrderPlaced: "customer_id", OrderShipped: None}
+    app.story("delivery", begins=OrderPlaced, ends=[OrderShipped], by=keys, within=timedelta(hours=1))
+
+    story = handler(app, "delivery")
+
+    assert (story.kind, story.parts, story.unless) == ("story", ("order.placed", "order.shipped"), ())
+    assert (story.announces, story.on_timeout) == ((), ("story.overdue",))
+    assert story.reads == {"order.placed": ("customer_id",), "order.shipped": ()}
+    assert ServiceDescription.from_json(app.describe().to_json()) == app.describe()
