@@ -32,7 +32,8 @@ class TracedContext(Context):
     def _announce(self, event: Event, subject: str | None, delay: Delay | None, meta: Meta | None) -> Envelope:
         if meta and "traceparent" in meta:
             return Context._announce(self, event, subject, delay, meta)
-        span = spans.publishing(self.system, [event.event_type])
+        # An event that no function of the user announces has no span around it: that a story is overdue.
+        span = spans.publishing(self.system, [event.event_type], self.envelope.extensions)
         try:
             given = {**(meta or {}), **spans.carried(span)}
             envelope = Context._announce(self, event, subject, delay, given)
