@@ -228,7 +228,7 @@ class Judge:
         if depth is not None and depth.count:
             if (deaf := self.deaf(handler, since)) is not None:
                 return deaf
-            text = f"it is perhaps among the {depth.count} messages in the queue of {handler}"
+            text = f"it is perhaps among the {counted(depth.count, 'message')} in the queue of {handler}"
             return Cause("in the queue", text, NOTHING, Weight.WAITING, since)
         name = event.type if event else "the event"
         if self._evidence.is_recorded:

@@ -148,6 +148,10 @@ class Walk:
     def _before(self, handler: HandlerDescription, types: Sequence[str], depth: int) -> Cause:
         """None of the events has been announced that this handler needs: why?"""
         self._find(depth + 1, None, handler.name, f"needs {' or '.join(types) or 'any event'}")
+        # Nobody may have handled the event, so that only its queue knows of it.
+        unseen = self._judge.unseen(handler.name, None, None)
+        if unseen.name != "unknown":
+            return unseen
         causes = [self.of(kind, depth + 1) for kind in types if kind not in self._asked]
         if causes:
             return min(causes, key=lambda one: _ALTERNATIVES[one.weight])
