@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: The most columns for the type of an event that is not broken, and the fewest for the hearers beside full names.
 LONGEST_TYPE, HEARERS = 36, 18
+#: The most names in a note that nobody need act on.
+MOST_NAMED = 6
 #: The marks of a hearer.
 _MARKS = {"join": "+", "unless": "-"}
 
@@ -158,6 +160,8 @@ def _print(shown: Map, names: tuple[str, ...]) -> None:
         rows.add_row(text(event.type), _announced_by(event, full=full), _heard_by(event, names))
     if shown.events:
         show(console, rows, *_legend(shown))
+    elif names:
+        say(f"{', '.join(names)}: no event is announced or heard.", err=True)
     for event in shown.events:
         if event.type in names:
             _print_hearers(console, event)
@@ -205,11 +209,16 @@ def _heard_by(event: MappedEvent, names: tuple[str, ...]) -> Text:
         lost = f" ({event.lost}x, last {_moment(event.lost_at)})" if event.lost else ""
         return text(("NOBODY", "bold red"), lost, hint)
     if not event.by_name:
-        return text(("ONLY *", "yellow"), hint)
+        return text((f"ONLY {' '.join(_watchers(event))}", "yellow"), hint)
     named = [f"{_named(hearer, names)}{_MARKS.get(hearer.how, '')}" for hearer in event.by_name]
-    star = ["*"] if len(event.by_name) < len(event.heard_by) else []
     # Full names are long: one a line.
-    return listed(map(text, dict.fromkeys([*sorted(named), *star])), "\n" if names else ", ")
+    return listed(map(text, dict.fromkeys([*sorted(named), *_watchers(event)])), "\n" if names else ", ")
+
+
+def _watchers(event: MappedEvent) -> list[str]:
+    """The signs of those who do not hear the event by its type, or only follow it."""
+    signs = {"*": any(hearer.is_wildcard for hearer in event.heard_by), "~": bool(event.in_stories)}
+    return [sign for sign, is_there in signs.items() if is_there]
 
 
 def _named(hearer: Hearer, names: tuple[str, ...]) -> str:
@@ -217,19 +226,17 @@ def _named(hearer: Hearer, names: tuple[str, ...]) -> str:
 
 
 def _legend(shown: Map) -> list[Text]:
-    """What the signs mean: one line, or none."""
+    """What the signs mean, in a few lines."""
     from choreo.cli.tables import text
 
     hearers = {hearer.how for event in shown.events for hearer in event.by_name}
-    wild = {
-        f"{hearer.name} hears {hearer.pattern}"
-        for event in shown.events
-        for hearer in event.heard_by
-        if hearer.is_wildcard
-    }
+    heard = [hearer for event in shown.events for hearer in event.heard_by]
+    wild = sorted({f"{hearer.name} hears {hearer.pattern}" for hearer in heard if hearer.is_wildcard})
+    stories = sorted({hearer.name for hearer in heard if hearer.how == "story"})
     signs = [("join", "+ part of a join"), ("unless", "- cancels a join")]
-    told = [sign for how, sign in signs if how in hearers] + ([f"* {', '.join(sorted(wild))}"] if wild else [])
-    return [text(("   ".join(told), "dim"))] if told else []
+    lines = ["   ".join(sign for how, sign in signs if how in hearers)]
+    lines += [f"* {', '.join(wild)}"] * bool(wild) + [f"~ followed by the story {', '.join(stories)}"] * bool(stories)
+    return [text((line, "dim")) for line in lines if line]
 
 
 def _print_hearers(console: Console, event: MappedEvent) -> None:
@@ -245,7 +252,7 @@ def _print_hearers(console: Console, event: MappedEvent) -> None:
 def _listens(hearer: Hearer) -> str:
     if hearer.is_wildcard:
         return f"to {hearer.pattern}"
-    return {"join": "in a join", "unless": "cancels"}.get(hearer.how, "by name")
+    return {"join": "in a join", "unless": "cancels", "story": "in a story"}.get(hearer.how, "by name")
 
 
 def _reads(hearer: Hearer) -> str:
@@ -267,7 +274,9 @@ def _notes(shown: Map) -> Iterator[tuple[str, Text]]:
     if divided:
         yield "TWO DECLARATIONS", listed(text(_divided(service)) for service in divided)
     if shown.unsaid:
-        told = f"{', '.join(shown.unsaid)}: without a return annotation, so they may announce any event"
+        more = f" and {len(shown.unsaid) - MOST_NAMED} more" if len(shown.unsaid) > MOST_NAMED else ""
+        names = ", ".join(shown.unsaid[:MOST_NAMED])
+        told = f"{names}{more}: without a return annotation, so they may announce any event"
         yield "NOT SAID", text(told)
     for fault in shown.faults:
         yield "NOT READ", text(fault)

@@ -27,7 +27,7 @@ def stuck(app: Service, names: tuple[str, ...], older: float, as_json: bool) -> 
     """
     Show all that is stuck, by cause, with the next step.
 
-    The oldest comes first. Messages that no worker takes, messages that come back because their worker dies, retries
+    The oldest comes first: messages that no worker takes, messages that come back because their worker dies, retries
     and deadlines that no worker sends, joins past their deadline, dead letters, and what waits because of a pause.
 
     The exit code is 1 if anything is stuck.

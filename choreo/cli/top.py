@@ -59,7 +59,10 @@ def top(app: Service, names: tuple[str, ...], once: bool, as_json: bool, interva
     check_names(app, names, app.runtime.store.handlers())
     with closing(app.observe.watch()) as looking:
         if once or as_json or not screen().is_terminal or screen().is_dumb_terminal:
-            found = _twice(looking, names, 1.0 if interval is None else interval)
+            # The rate of incoming events needs two counts of what waits.
+            looking.sample(*names)
+            time.sleep(1.0 if interval is None else interval)
+            found = looking.look(*names)
             if as_json:
                 say(json.dumps(found.to_dict()))
             else:
@@ -68,13 +71,6 @@ def top(app: Service, names: tuple[str, ...], once: bool, as_json: bool, interva
                 click.get_current_context().exit(1)
         else:
             _live(looking, names, interval or 2.0)
-
-
-def _twice(looking: Top, names: tuple[str, ...], interval: float) -> Overview:
-    """The second of two looks. The rate of incoming events needs both."""
-    looking.look(*names)
-    time.sleep(interval)
-    return looking.look(*names)
 
 
 def _live(looking: Top, names: tuple[str, ...], interval: float) -> None:
@@ -174,6 +170,9 @@ def _lines(found: Overview) -> Iterator[tuple[str, Piece]]:
         circle = " <-> ".join(loop.types)
         about = f"{loop.subject or loop.story} has at least {loop.events:,} events in {span(loop.seconds)}: {circle}"
         yield "LOOPS", (about, "red")
+    for kind, unheard in found.unheard.items():
+        ago = span(found.at.timestamp() - unheard.last)
+        yield "UNHEARD", (f"{kind} from {unheard.source}: {unheard.count:,}x, the last {ago} ago", "yellow")
     yield "NEXT HOUR", _coming(found)
     for trouble in found.troubles:
         yield "TROUBLE", (trouble, "red")

@@ -36,6 +36,8 @@ def described(
 
 
 def _handler(subscription: Subscription) -> HandlerDescription:
+    if isinstance(subscription, Story):
+        return _story(subscription)
     join = subscription if isinstance(subscription, Join) else None
     on_timeout = join.on_timeout if join else None
     return HandlerDescription(
@@ -47,6 +49,13 @@ def _handler(subscription: Subscription) -> HandlerDescription:
         join.described() if join else None,
         subscription.retry.attempts,
     )
+
+
+def _story(story: Story) -> HandlerDescription:
+    """A story reads no field but its key, and announces only at its deadline."""
+    reads = {kind: (story.keys[kind],) if kind in story.keys else () for kind in story.patterns}
+    overdue = _types(story.reaction.announces)
+    return HandlerDescription(story.name, story.patterns, (), overdue, reads, story.described())
 
 
 def _types(events: Sequence[type[Event]] | None) -> Fields:
@@ -61,7 +70,7 @@ def _heard(subscription: Subscription) -> dict[str, Fields]:
 
 def _joined(join: Join) -> dict[str, Fields]:
     """What the functions of a join read of each part, with the fields that the join itself looks at."""
-    found: dict[str, Fields] = dict.fromkeys(join.parts, ())
+    found: dict[str, Fields] = {}
     for part, fields in _parts(join, [join.reaction, *([join.on_timeout] if join.on_timeout else [])]):
         before = found.get(part, ())
         found[part] = None if fields is None or before is None else tuple(dict.fromkeys([*before, *fields]))
@@ -70,8 +79,6 @@ def _joined(join: Join) -> dict[str, Fields]:
 
 def _parts(join: Join, reactions: Sequence[Reaction]) -> Iterator[tuple[str, Fields]]:
     for reaction in reactions:
-        if isinstance(join, Story):  # it calls no function
-            continue
         for part, parameter in zip(join.parts, reaction.inputs, strict=True):
             yield part, _fields(parameter, part)
     for several in join.several.values():

@@ -33,7 +33,7 @@ class HandlerDescription:
     on_timeout: Fields = ()
     #: Type or pattern → the fields that it reads.
     reads: Mapping[str, Fields] = field(default_factory=dict)
-    #: The join as `Join.described` describes it; None for a handler of single events.
+    #: The join or story as `Join.described` describes it; None for a handler of single events.
     join: Mapping[str, Any] | None = None
     #: The largest number of attempts: the first one, and the retries. 0: it is not known.
     attempts: int = 0
@@ -45,12 +45,14 @@ class HandlerDescription:
 
     @property
     def kind(self) -> str:
-        """The decorator that declares it: "on" or "join"."""
-        return "on" if self.join is None else "join"
+        """What declares it: "on", "join" or "story"."""
+        if self.join is None:
+            return "on"
+        return "story" if "story" in self.join else "join"
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The types of the events that a join waits for. () for a handler of single events."""
+        """The types of the events that a join waits for, or a story follows. () for a handler of single events."""
         return tuple(self.join.get("parts", ())) if self.join else ()
 
     @property

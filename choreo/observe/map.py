@@ -38,7 +38,8 @@ class Hearer:
     name: str
     #: The type or the pattern that it listens to.
     pattern: str
-    #: "on" for a handler of single events, "join" for one that waits for others as well, "unless" if it is cancelled.
+    #: "on" for a handler of single events, "join" for one that waits for others as well, "unless" if it is cancelled,
+    #: "story" for a story that follows the event.
     how: str = "on"
     #: The fields that it reads. None: any, or all of them.
     reads: Fields = None
@@ -69,8 +70,13 @@ class MappedEvent:
 
     @property
     def by_name(self) -> list[Hearer]:
-        """The handlers that listen to this very type."""
-        return [hearer for hearer in self.heard_by if not hearer.is_wildcard]
+        """The handlers that listen to this very type. Not the stories that follow it: they only watch."""
+        return [hearer for hearer in self.heard_by if not hearer.is_wildcard and hearer.how != "story"]
+
+    @property
+    def in_stories(self) -> list[Hearer]:
+        """The stories that follow it."""
+        return [hearer for hearer in self.heard_by if hearer.how == "story"]
 
     @property
     def is_unheard(self) -> bool:

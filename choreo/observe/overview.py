@@ -1,6 +1,6 @@
 """What a look at the whole platform found: plain data, and what of it needs somebody."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 from choreo.observe.handlers import HandlerState
 from choreo.observe.loops import Loop
 from choreo.observe.server import Server
+from choreo.store.register import UnheardType
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Overview:
     namespaces: Sequence[str] | None = None
     loops: Sequence[Loop] = ()
     coming: Coming = field(default_factory=Coming)
+    #: The types of events that reached no queue within the last day.
+    unheard: Mapping[str, UnheardType] = field(default_factory=dict)
     #: Why the broker did not answer; "" if it did.
     broker_error: str = ""
 

@@ -18,7 +18,7 @@ COLOURS = (
 class Node:
     """An event, a handler, or a service that announces outside of handlers."""
 
-    #: "event", "handler", "join" or "service".
+    #: "event", "handler", "join", "story" or "service".
     kind: str
     name: str
     label: str
@@ -41,7 +41,8 @@ class Edge:
 
 class Picture:
     """
-    The nodes and edges of a map. Handlers that hear a pattern have no edges: each would have one from every event.
+    The nodes and edges of a map. Handlers that hear a pattern, and stories, have no edges from what they hear: they
+    would have one from nearly every event.
 
     `mermaid` and `dot` are texts. Every name in them is escaped.
     """
@@ -53,8 +54,9 @@ class Picture:
         self.edges: list[Edge] = []
         for event in shown.events:
             self._add(event)
-        for handler in shown.wildcards:
-            self._of_handler(handler.name)
+        for handler in shown.handlers:
+            if handler in shown.wildcards or handler.kind == "story":
+                self._of_handler(handler.name)
 
     @property
     def nodes(self) -> list[Node]:
@@ -118,7 +120,9 @@ class Picture:
         service, _, short = name.partition(".")
         wild = [pattern for pattern in handler.hears if is_wild(pattern)] if handler else []
         label = f"{short} hears {', '.join(wild)}" if wild else short
-        kind = handler.kind if handler and handler.kind == "join" else "handler"
+        kind = handler.kind if handler and handler.kind in ("join", "story") else "handler"
+        if handler and kind == "story":
+            return self._node(kind, name, f"{short} (story)", service, f"{name} follows {', '.join(handler.hears)}")
         return self._node(kind, name, label, service, _read(name, self._map))
 
     def _of_service(self, name: str) -> Node:
@@ -167,7 +171,8 @@ def _read(handler: str, shown: Map) -> str:
 
 
 def _shape(node: Node) -> str:
-    before, after = {"join": ("{{", "}}"), "service": ("([", "])")}.get(node.kind, ("[", "]"))
+    shapes = {"join": ("{{", "}}"), "story": ("[/", "/]"), "service": ("([", "])")}
+    before, after = shapes.get(node.kind, ("[", "]"))
     return f"{before}{_quoted(node.label)}{after}"
 
 
@@ -177,7 +182,8 @@ def _dot_shape(node: Node) -> dict[str, str]:
     if node.kind == "service":
         return {"shape": "ellipse"}
     label = f"{node.service}\n{node.label}"
-    return {"label": label, "peripheries": "2"} if node.kind == "join" else {"label": label}
+    shapes = {"join": {"peripheries": "2"}, "story": {"shape": "note"}}
+    return {"label": label, **shapes.get(node.kind, {})}
 
 
 def _plain(name: str) -> str:

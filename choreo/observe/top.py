@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
-from choreo.broker.depths import Depth, Depths
+from choreo.broker.depths import Depth
 from choreo.delivery.undeclared import UndeclaredHandlers, is_handler, service_of
 from choreo.masking import shown_url
 from choreo.observe.handlers import EACH, WINDOW, Facts, HandlerState, versions
@@ -20,9 +20,12 @@ from choreo.observe.server import Server
 from choreo.store.claims import OUTBOX_GRACE
 from choreo.store.port import Store
 from choreo.store.presence import Presence
+from choreo.store.register import UnheardType
 from choreo.store.runs import SHELVES, Run
-from choreo.store.schedule import DEADLINE_PREFIX, DELAYED
+from choreo.store.schedule import DEADLINE_PREFIX, DELAYED, Backlog
 
+#: Seconds of the past in which events that reached no queue are told.
+DAY = 86_400.0
 #: Seconds of the future that `Coming` is about.
 HOUR = 3600.0
 #: The most entries of one schedule that are looked at for `Coming`.
@@ -33,11 +36,28 @@ LOOP_WINDOW = 300.0
 SUSPECT = 15
 
 
+class Queues(Protocol):
+    """`choreo.broker.depths.Depths`, as this file needs it."""
+
+    def look(self, queues: Sequence[str]) -> Mapping[str, Depth]:
+        """Queue → what waits in it. Raises the broker's errors."""
+
+    def namespaces(self) -> list[str] | None:
+        """The namespaces on this broker; None if it does not tell."""
+
+    def server(self) -> Mapping[str, Any] | None:
+        """What the broker's Redis tells of itself; None if it is none."""
+
+    def close(self) -> None:
+        """Close the connection. A later call opens it again."""
+
+
 class Top:
     """
     Looks at a platform, again and again. Not safe in threads.
 
-    `look` raises `StoreError` if the store does not answer. The rate of incoming events needs two looks.
+    `look` raises `StoreError` if the store does not answer. The rate of incoming events needs two looks, or a `sample`
+    some time before the first.
     ``queue_of`` is a callback: it returns the name of a handler's queue. ``own_redis`` is the URL of the broker if it
     is a Redis, and not that of the store.
     """
@@ -45,7 +65,7 @@ class Top:
     def __init__(
         self,
         store: Store,
-        depths: Depths,
+        depths: Queues,
         queue_of: Callable[[str], str],
         undeclared: UndeclaredHandlers,
         *,
@@ -61,7 +81,7 @@ class Top:
     def look(self, *only: str) -> Overview:
         """The platform as it is now, with all handlers, or those of these services and handlers."""
         now = self._store.now()
-        names = [name for name in self._store.handlers() if not only or {name, service_of(name)} & set(only)]
+        names = self._names(only)
         presences = {service: self._store.presence(service) for service in dict.fromkeys(map(service_of, names))}
         facts, error = self._facts(names, presences, now)
         namespaces, _ = self._asked(self._depths.namespaces)
@@ -74,9 +94,20 @@ class Top:
             servers=self._servers(),
             namespaces=namespaces,
             loops=self._loops(facts, now),
-            coming=self._coming(names if only else [*names, DELAYED], now),
+            coming=self._coming({fact.name: fact.backlog for fact in facts}, now, with_delayed=not only),
+            unheard=self._unheard(now),
             broker_error=error,
         )
+
+    def sample(self, *only: str) -> None:
+        """Count only what waits, so that the next `look` knows how many events came in meanwhile."""
+        names = self._names(only)
+        depths, _ = self._asked(lambda: self._depths.look([self._queue_of(name) for name in names]))
+        found = {name: depths.get(self._queue_of(name), Depth(0)).count for name in names} if depths else {}
+        self._before = self._store.now(), found
+
+    def _names(self, only: Sequence[str]) -> list[str]:
+        return [name for name in self._store.handlers() if not only or {name, service_of(name)} & set(only)]
 
     def _facts(self, names: Sequence[str], presences: Mapping[str, Presence], now: float) -> tuple[list[Facts], str]:
         """What is known of each handler, and why the broker did not answer."""
@@ -90,8 +121,8 @@ class Top:
                 now,
                 None if depths is None else depths.get(queue, Depth(0)),
                 presences[service_of(name)],
-                self._store.letter_count(name),
-                self._store.letter_times(name),
+                letters := self._store.letter_count(name),
+                self._store.letter_times(name) if letters else None,
                 self._store.backlog(name),
                 self._recent(name),
                 self._store.recording.sample,
@@ -140,11 +171,12 @@ class Top:
         runs = (run for suspect in suspects for run in self._store.runs(*suspect))
         return loops_in(run for run in runs if run.at > now - LOOP_WINDOW)
 
-    def _coming(self, names: Sequence[str], now: float) -> Coming:
+    def _coming(self, backlogs: Mapping[str, Backlog], now: float, *, with_delayed: bool) -> Coming:
+        names = [name for name, backlog in backlogs.items() if backlog.later]
         kinds = {"retries": 0, "deadlines": 0, "delayed": 0}
         first: tuple[float, str] | None = None
         is_more = False
-        for name in names:
+        for name in [*names, DELAYED] if with_delayed else names:
             entries = self._store.upcoming(name, HOUR, MOST_COMING)
             is_more = is_more or len(entries) == MOST_COMING
             for key, at in entries:
@@ -153,6 +185,10 @@ class Top:
                     kinds[kind] += 1
                     first = min(first or (at, name), (at, name))
         return Coming(**kinds, first_at=first and first[0], first=first[1] if first else "", is_more=is_more)
+
+    def _unheard(self, now: float) -> dict[str, UnheardType]:
+        """The types of the last day."""
+        return {kind: unheard for kind, unheard in self._store.unheard().items() if unheard.last > now - DAY}
 
 
 def _address(url: str) -> str:

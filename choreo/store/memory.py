@@ -72,6 +72,11 @@ class _Roll:
     descriptions: dict[str, str] = field(default_factory=dict)
     announced: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def seen(self) -> float:
+        """The time of the last sign of life of any program."""
+        return max((seen for _, seen, _ in self.programs.values()), default=0.0)
+
     def tidy(self, now: float) -> None:
         """Forget the programs that have ended, but for the last one of each node, and what only they declare."""
         nodes = {program.node for until, _, program in self.programs.values() if until > now}
@@ -671,6 +676,8 @@ class MemoryStore(Store):
     def presence(self, service: str) -> Presence:
         """The programs of a service, and what they declare."""
         roll, now = self._rolls[service], self._clock()
+        if roll.seen + SEEN_FOR <= now:
+            roll = self._rolls[service] = _Roll()
         programs = [
             # As text and back: in Redis a record is kept as text.
             Program.from_json(program.to_json(), name=name, seen=seen, is_alive=until > now)

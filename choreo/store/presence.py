@@ -7,8 +7,10 @@ from typing import Any
 
 #: The most programs of one service that are remembered after their end: the last one of each node.
 MOST_GONE = 20
-#: The most types of events that are remembered as announced outside of handlers, and the seconds for which they are.
-MOST_SEEN, SEEN_FOR = 1000, 90 * 86_400.0
+#: The most types of events that are remembered as announced outside of handlers.
+MOST_SEEN = 1000
+#: Seconds after which a service of which nothing was seen is forgotten, and so is a type that it has announced.
+SEEN_FOR = 90 * 86_400.0
 
 
 @dataclass(frozen=True)

@@ -277,9 +277,13 @@ def in_order(runs: Iterable[Run]) -> list[Run]:
 
 def _short(event_id: str) -> str:
     """An id in the record. A UUID takes 22 characters in place of 36, behind a mark that no other id begins with."""
-    if is_uuid(event_id):
-        return "~" + b2a_base64(bytes.fromhex(event_id.replace("-", "")))[:22].decode()
-    return "=" + _cut(event_id)
+    return _short_uuid(event_id) if is_uuid(event_id) else "=" + _cut(event_id)
+
+
+@lru_cache(1024)
+def _short_uuid(event_id: str) -> str:
+    # Cached: the run of a join names its events several times, and the runs of a story name the story.
+    return "~" + b2a_base64(bytes.fromhex(event_id.replace("-", "")))[:22].decode()
 
 
 def _long(short: str) -> str:

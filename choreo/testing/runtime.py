@@ -16,6 +16,7 @@ from choreo.delivery.lease_keeper import LeaseKeeper
 from choreo.events.envelope import Envelope
 from choreo.observe.broker_look import BrokerLook
 from choreo.observe.readings import Readings
+from choreo.observe.top import Top
 from choreo.runtime import Runtime
 from choreo.service import Service
 from choreo.store.claims import Claim
@@ -80,6 +81,10 @@ class StageRuntime(Runtime):
         """Reads the store of the test. No broker has the queues of a test."""
         return Readings(self.store, NoQueues(), self.queue_of)
 
+    def new_top(self) -> Top:
+        """Looks at the store of the test. No broker has the queues of a test."""
+        return Top(self.store, NoQueues(), self.queue_of, self.undeclared)
+
     def look_at_broker(self, queues: Sequence[str], texts: Sequence[str]) -> BrokerLook:  # noqa: ARG002
         """All deliveries that wait on the stage."""
         queued: dict[str, list[tuple[Envelope, int]]] = defaultdict(list)
@@ -108,6 +113,12 @@ class NoQueues:
     def look(self, queues: Sequence[str]) -> Mapping[str, Depth]:  # noqa: ARG002
         """Nothing."""
         return {}
+
+    def namespaces(self) -> None:
+        """Nothing."""
+
+    def server(self) -> None:
+        """Nothing."""
 
     def close(self) -> None:
         """Do nothing."""

@@ -20,6 +20,7 @@ from choreo.events.envelope import Envelope
 from choreo.events.event import Event
 from choreo.events.message import Message
 from choreo.events.metadata import Meta, checked_meta, joined
+from choreo.observe.map import Map, drawn
 from choreo.operate.joins import PendingJoin
 from choreo.operate.stories import PendingStory
 from choreo.service import Service
@@ -262,6 +263,11 @@ class Stage:
     def joins(self) -> list[PendingJoin]:
         """The pending joins of all services on the stage, handler by handler, soonest deadline first."""
         return list(self._outside.joins)
+
+    @property
+    def map(self) -> Map:
+        """The events of the services on the stage, who announces them, and who hears them: see `choreo map`."""
+        return drawn([runtime.describe() for runtime in self._runtimes.values()])
 
     @property
     def stories(self) -> list[PendingStory]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from choreo.store.presence import MOST_GONE, MOST_SEEN, Presence, Program
+from choreo.store.presence import MOST_GONE, MOST_SEEN, SEEN_FOR, Presence, Program
 
 TTL = 65.0
 
@@ -99,6 +99,19 @@ def test_the_programs_that_are_gone_are_bounded_and_so_are_their_descriptions(st
 
     presence = store.presence("payment")
     assert len(presence.gone) == len(presence.descriptions) == MOST_GONE
+
+
+def test_a_service_that_was_not_seen_for_three_months_is_forgotten(rig):
+    rig.store.report("shop", Program("publisher@a/1", "publisher@a", digest="d-1"), "declared", 0, ["order.placed"])
+    rig.store.report("payment", worker(), "declared", TTL)
+    rig.pass_time(SEEN_FOR - 50)
+    rig.store.report("payment", worker(), "declared", TTL)
+    assert rig.store.presence("shop").current == ["declared"]
+
+    rig.pass_time(55)
+
+    assert rig.store.presence("shop") == Presence([], [], {}, {})
+    assert names(rig.store.workers("payment")) == ["payment@a/1"]
 
 
 def test_a_program_without_a_worker_is_known_with_what_it_announces_and_is_no_worker(store):

@@ -211,3 +211,16 @@ def test_a_service_that_does_not_say_what_it_announces_gets_no_warning():
 
     with recorder(app):
         app.publish(OrderCancelled())
+
+
+def test_a_story_is_described_as_one_that_only_watches():
+    app = service("shop")
+    keys = {OrderPlaced: "customer_id", OrderShipped: None}
+    app.story("delivery", begins=OrderPlaced, ends=[OrderShipped], by=keys, within=timedelta(hours=1))
+
+    story = handler(app, "delivery")
+
+    assert (story.kind, story.parts, story.unless) == ("story", ("order.placed", "order.shipped"), ())
+    assert (story.announces, story.on_timeout) == ((), ("story.overdue",))
+    assert story.reads == {"order.placed": ("customer_id",), "order.shipped": ()}
+    assert ServiceDescription.from_json(app.describe().to_json()) == app.describe()

@@ -96,6 +96,17 @@ def test_a_command_that_asks_redis_imports_neither_pydantic_nor_a_transport(lane
     assert not {"choreo.cli.up", "choreo.cli.publish"} & modules
 
 
+def test_only_a_table_needs_rich() -> None:
+    run = "from click.testing import CliRunner; from choreo.cli import choreo; import sys\n"
+    plain = f"{run}assert not CliRunner().invoke(choreo, ['map', '--package', 'handlers', '--json']).exception"
+    table = f"{run}assert not CliRunner().invoke(choreo, ['map', '--package', 'handlers']).exception"
+
+    assert "rich" not in imported_by(plain)
+    modules = imported_by(table)
+    assert "rich" in modules
+    assert not {"pygments", "markdown_it"} & roots(modules)
+
+
 @pytest.mark.parametrize("command", ["top", "stuck"])
 def test_a_command_that_looks_at_the_platform_imports_neither_pydantic_nor_a_worker(command: str) -> None:
     modules = imported_by(
@@ -117,20 +128,7 @@ def test_help_lists_every_command() -> None:
     done = subprocess.run([sys.executable, "-m", "choreo", "--help"], capture_output=True, text=True, timeout=60)
 
     listed = [line.split()[0] for line in done.stdout.partition("Commands:")[2].splitlines() if line.strip()]
-    assert listed == [
-        "dead-letters",
-        "joins",
-        "map",
-        "metrics",
-        "publish",
-        "schedule",
-        "stories",
-        "stuck",
-        "top",
-        "trace",
-        "up",
-        "why-not",
-    ]
+    assert listed == "dead-letters joins map metrics publish schedule stories stuck top trace up why-not".split()
 
 
 PACKAGES = pytest.mark.parametrize("package", [choreo, choreo.store], ids=lambda package: package.__name__)

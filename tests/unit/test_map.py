@@ -71,6 +71,15 @@ def test_a_handler_that_hears_a_pattern_hears_each_event_that_it_matches():
     assert [handler.name for handler in shown.wildcards] == ["analytics.count"]
 
 
+def test_a_story_follows_an_event_and_is_no_handler_of_it():
+    story = HandlerDescription("desk.delivery", ("order.placed",), (), ("story.overdue",), join={"story": {}})
+    shown = drawn([ORDER, ServiceDescription("desk", (story,))])
+
+    assert [hearer.how for hearer in event(shown, "order.placed").in_stories] == ["story"]
+    assert event(shown, "order.placed").by_name == []
+    assert event(shown, "story.overdue").announced_by == (Announcer("desk.delivery", "on_timeout"),)
+
+
 def test_what_a_service_was_seen_to_announce_is_on_the_map_unless_it_says_so():
     shown = drawn([ORDER, PAYMENT], seen={"order": ["order.placed", "orders.placed"]})
 

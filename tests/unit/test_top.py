@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from choreo import PermanentFailure, RetryLater, Service
+from choreo import PermanentFailure, RetryLater, Service, testing
 from choreo.broker.depths import Depth
 from choreo.cli import choreo
 from choreo.observe.server import Server
@@ -163,7 +163,7 @@ def test_rates_and_times_are_from_the_record(stage: Stage, app: Service, queues:
     queues.depths[QUEUE] = Depth(10)
 
     with_two_looks = app.observe.watch()
-    with_two_looks.look()
+    with_two_looks.sample()
     stage.wait(10)
     queues.depths[QUEUE] = Depth(12)
     (found,) = with_two_looks.look().handlers
@@ -237,6 +237,25 @@ def test_a_broker_that_does_not_answer_is_trouble_and_the_rest_is_shown(stage: S
 
     assert line(result, "payment.charge")[1] == "-"
     assert "the broker does not answer: connection refused" in result.output
+
+
+def test_events_that_nobody_heard_are_told_for_a_day(stage: Stage, app: Service):
+    works(stage, QUEUE)
+    stage.store.note_unheard("shopfront", {"orders.placed": 3})
+    stage.wait(120)
+
+    assert " ".join(line(run("--once"), "UNHEARD")) == "UNHEARD orders.placed from shopfront: 3x, the last 2min ago"
+    stage.wait(86_400)
+    assert "UNHEARD" not in run("--once").output
+
+
+def test_a_test_of_a_service_can_look_as_well(app: Service):
+    with testing.stage(app) as platform:
+        platform.publish(OrderPlaced(customer_id="alice", total_cents=13), subject="ORD-1")
+        platform.run()
+
+        (found,) = app.observe.stuck()
+        assert (found.what, found.cause) == ("payment.charge", "dead letters")
 
 
 def test_a_loop_is_trouble(stage: Stage, app: Service):

@@ -1,8 +1,10 @@
 -- Report that a program of a service lives, or ends; forget the programs that nobody need know of any more.
 --
--- KEYS[1] programs      hash, permanent: program -> until, seen, node, digest and its record as JSON, one per line
--- KEYS[2] descriptions  hash, permanent: digest -> description as JSON
--- KEYS[3] announced     hash, permanent: event type -> ms at which a program began to announce it outside of handlers
+-- The keys are forgotten when no program has reported for as long as ARGV[9] says.
+--
+-- KEYS[1] programs      hash: program -> until, seen, node, digest and its record as JSON, one per line
+-- KEYS[2] descriptions  hash: digest -> description as JSON
+-- KEYS[3] announced     hash: event type -> ms at which a program began to announce it outside of handlers
 -- ARGV[1] program       ARGV[2] ms for which it counts as alive from now on; 0: it ends, or only publishes
 -- ARGV[3] node          ARGV[4] record; "": the one that is there
 -- ARGV[5] digest        ARGV[6] description
@@ -75,4 +77,5 @@ if #ARGV >= 10 then
     end
   end
 end
+for i = 1, 3 do redis.call('PEXPIRE', KEYS[i], ARGV[9]) end
 return kept + remembered
