@@ -200,7 +200,9 @@ class Walk:
                 what = f"{how} at {at}" if how else f"handled {run.type} at {at}"
                 text = f"{handler.name} {what}, and announced {others or 'nothing'}"
                 do = f"read {handler.name}: is that right? If not: {self._by_hand(kind)}"
-                return Cause("timed out" if how else "announced nothing", text, do, since=run.at)
+                # A handler that announced another event has decided otherwise, and has most likely forgotten nothing.
+                weight = Weight.UNKNOWN if others and not how else Weight.STUCK
+                return Cause("timed out" if how else "announced nothing", text, do, weight, run.at)
 
     def _by_hand(self, kind: str) -> str:
         return f"choreo publish {kind} --subject {one_line(self._evidence.what)} --data ..."
