@@ -21,6 +21,8 @@ NONE = "-"
 #: The attributes of a record that the formatter does not copy. ``data`` is Celery's, with the arguments of a task.
 _KNOWN = frozenset([*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "data", "task_id", "task_name"])
 
+_encode = json.JSONEncoder(default=str, allow_nan=False).encode
+
 
 class RunFilter(logging.Filter):
     """
@@ -43,17 +45,19 @@ class JsonFormatter(logging.Formatter):
     Each record as one JSON object on one line.
 
     It has ``time`` (UTC), ``level``, ``logger``, ``message`` and ``process``; `RUN_FIELDS` if the record was logged in
-    a run, and the outcome if choreo logs it; ``task`` and ``task_id`` in an ordinary task; and all that a program has
-    passed as ``extra``. An exception is in ``error`` (one line), ``error_type`` and ``traceback``.
+    a run, and the outcome if choreo logs it; ``task`` in an ordinary task, and ``task_id`` in both; and all that a
+    program has passed as ``extra``. An exception is in ``error`` (one line), ``error_type`` and ``traceback``.
     """
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as JSON."""
         line = self._head(record) | _task(record) | run_fields() | _extra(record) | _exception(record)
+        if "handler" in line:
+            line.pop("task", None)  # its name is the handler's
         if record.stack_info:
             line["stack"] = lines(record.stack_info)
         try:
-            return json.dumps(line, default=str, allow_nan=False)
+            return _encode(line)
         except Exception:  # a program can pass anything as `extra`
             return json.dumps({name: value if _is_plain(value) else _text(value) for name, value in line.items()})
 

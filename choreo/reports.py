@@ -64,8 +64,9 @@ class Reports:
                 return
             try:
                 self._report(counts)
-            except ChoreoError as error:
-                logger.info("the store is not told of %s (%s): %s", self._what, ", ".join(counts), error)
+            except Exception as error:
+                level = logging.INFO if isinstance(error, ChoreoError) else logging.ERROR
+                logger.log(level, "the store is not told of %s (%s): %s", self._what, ", ".join(counts), error)
                 self._give_back(counts)
                 return
 

@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import cached_property
 from importlib.util import find_spec
@@ -38,8 +39,10 @@ if TYPE_CHECKING:
     from choreo.delivery.undeclared import UndeclaredHandlers
     from choreo.events.message import Message
     from choreo.fast.lane import Lane
+    from choreo.observe.broker_look import BrokerLook
     from choreo.observe.observer import Observer
     from choreo.observe.readings import Readings
+    from choreo.observe.top import Top
     from choreo.operate.dead_letters import DeadLetters
     from choreo.operate.joins import Joins
     from choreo.operate.stories import Stories
@@ -278,7 +281,8 @@ class Runtime:
         name = f"{node}/{os.getpid()} {file}".rstrip()
         about = {"host": gethostname(), "pid": os.getpid(), "version": self.version}
         about["choreo"] = sys.modules["choreo"].__version__
-        return Program(**{"name": name, "node": node, "file": file, "since": time.time(), **about, **more})
+        own = {"name": name, "node": node, "file": file, "module": self._target(), "since": time.time()}
+        return Program(**{**own, **about, **more})
 
     @cached_property
     def version(self) -> str:
@@ -292,6 +296,19 @@ class Runtime:
         """The file that declares the service; "" if there is none."""
         files = (getattr(sys.modules.get(module), "__file__", None) for module in self._modules())
         return str(next(filter(None, files), ""))
+
+    def _target(self) -> str:
+        """The module that holds the service, as ``celery -A`` takes it: the one that makes it, or declares handlers."""
+        modules = [self.module, *self._modules()]
+        return next((name for name in modules if self._is_held_by(name)), self.module)
+
+    def _is_held_by(self, module: str) -> bool:
+        # Not isinstance() and getattr(): a lazy proxy such as celery.current_app would make what it stands for.
+        for value in vars(sys.modules[module]).values() if module in sys.modules else ():
+            with suppress(AttributeError, KeyError):
+                if object.__getattribute__(value, "__dict__")["runtime"] is self:
+                    return True
+        return False
 
     def _modules(self) -> list[str]:
         """The modules that declare its handlers, and the one that makes it."""
@@ -327,7 +344,7 @@ class Runtime:
             return MemoryStore(self.terms, recording=recording)
         from choreo.store.redis import RedisStore
 
-        prefix = ":".join(filter(None, ["choreo", self.topology.namespace]))
+        prefix = _prefix(self.topology.namespace)
         options = conf.broker_transport_options or {}
         # The setting is the broker's: it also applies to another database there, and to no other server.
         ssl = conf.broker_use_ssl if is_same_place(url, own) else None
@@ -339,6 +356,17 @@ class Runtime:
         broker = {name: options[option] for name, option in names.items() if option in options}
         exchange = self.topology.exchange.name
         return FusedStore(url, self.terms, prefix, exchange, ssl=ssl, transport=options, recording=recording, **broker)
+
+    def store_in(self, namespace: str) -> Store:
+        """The store of another namespace on the same server, for reading."""
+        from choreo.broker.connections import is_same_place, joined, redis_url
+        from choreo.store.redis import RedisStore
+
+        own = redis_url(joined(self._conf.broker_write_url))
+        url = self._conf.get("choreo_store_url") or own
+        ssl = self._conf.broker_use_ssl if is_same_place(url, own) else None
+        transport = self._conf.broker_transport_options or {}
+        return RedisStore(url, self.terms, _prefix(namespace), ssl=ssl, transport=transport)
 
     @cached_property
     def leases(self) -> LeaseKeeper:
@@ -376,7 +404,39 @@ class Runtime:
         """Looks at every service that uses this store."""
         from choreo.observe.observer import Observer
 
-        return Observer(self.store, self.queue_of, lambda queues: self.waiting_in(queues), self.undeclared)
+        return Observer(
+            self.store,
+            self.queue_of,
+            lambda queues: self.waiting_in(queues),
+            self.undeclared,
+            self.new_top,
+            look=self.look_at_broker,
+            store_in=self.store_in,
+            namespace=self.topology.namespace,
+        )
+
+    def look_at_broker(self, queues: Sequence[str], texts: Sequence[str]) -> BrokerLook:
+        """Look for messages with one of these texts in these queues, and in the hands of workers."""
+        from choreo.observe.broker_look import look_at_broker
+
+        return look_at_broker(self._connect, queues, texts)
+
+    def new_top(self) -> Top:
+        """Looks at the state of the whole platform, with a connection of its own to the broker."""
+        from choreo.broker.connections import is_same_place, joined, redis_url
+        from choreo.broker.depths import Depths
+        from choreo.observe.top import Top
+
+        own = redis_url(joined(self._conf.broker_write_url)) or ""
+        is_apart = bool(own) and not is_same_place(self._conf.get("choreo_store_url") or own, own)
+        return Top(
+            self.store,
+            Depths(self._connect),
+            self.queue_of,
+            self.undeclared,
+            namespace=self.topology.namespace,
+            own_redis=own if is_apart else "",
+        )
 
     @cached_property
     def stories(self) -> Stories:
@@ -499,6 +559,10 @@ def _has_provider() -> bool:
     """True if this program has set a tracer provider of OpenTelemetry. Until it has, its spans are recorded nowhere."""
     trace = sys.modules.get("opentelemetry.trace")
     return trace is not None and not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
+
+def _prefix(namespace: str) -> str:
+    return ":".join(filter(None, ["choreo", namespace]))
 
 
 def defaults(runtime: Runtime) -> dict[str, Any]:

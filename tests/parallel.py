@@ -18,6 +18,7 @@ WORLD = ("dead_letters", "joins", "retries", "services", "shutdown", "stories", 
 GROUPS = {
     rf"integration/test_(?:{'|'.join(WORLD)})\.py::.*\[(redis|rabbitmq)\b": r"world on \1",
     r"acceptance/test_story\.py::.*\[(redis|rabbitmq)\b": r"story on \1",
+    r"acceptance/(faults)/": r"\1",
     r"integration/test_(rabbitmq_outage|flower)\.py": r"\1",
     r"acceptance/test_(types|package)\.py": r"\1",
     r"contract/test_(rights)\.py": r"\1",

@@ -13,6 +13,7 @@ import click
 
 from choreo.cli import completion
 from choreo.cli.app import say, speaking
+from choreo.cli.where import services
 from choreo.errors import ChoreoError, StoreError
 from choreo.printing import one_line
 from choreo.service import Service
@@ -40,7 +41,12 @@ _MARKS = {"join": "+", "unless": "-"}
     help="Read the code of this package, and ask no broker.",
 )
 @click.option(
-    "-A", "--app", "targets", metavar="APP", multiple=True, help="Read this service, as celery's -A names it."
+    "--code",
+    "targets",
+    metavar="APP",
+    multiple=True,
+    shell_complete=services,
+    help="Read the code of this service, named as for `celery -A`, and ask no broker.",
 )
 @click.option("--reads", metavar="FIELD", help="Show who reads this field of an event.")
 @click.option("--mermaid", "form", flag_value="mermaid", help="Print a flowchart for Markdown.")
@@ -59,8 +65,8 @@ def map_(
     """
     Show who announces and who hears each event.
 
-    Without --package and -A it shows what the services have told the store, also those that are stopped. If no broker
-    is set, it reads the code of the only package in this directory.
+    Without --package and --code it shows what the services have told the store, also those that are stopped. If no
+    broker is set, it reads the code of the only package in this directory.
 
     \b
     choreo map                           all events

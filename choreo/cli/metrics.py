@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @speaking
 def metrics(app: Service, port: int | None, host: str) -> None:
     """
-    Print what waits and what failed, for Prometheus.
+    Print or serve metrics of the platform for Prometheus.
 
     The metrics are what Flower and celery-exporter do not know: what waits for each handler and since when, dead
     letters, pending joins, the schedule, live workers, events that nobody hears, the store's memory. With --port they

@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 import click
 
 from choreo.cli import completion
-from choreo.cli.app import Where, check_names, connecting, say, shown_moment, speaking, tell_undeclared
+from choreo.cli.app import check_names, say, shown_moment, speaking, tell_undeclared
+from choreo.cli.where import connecting
 from choreo.operate.joins import PAGE
 from choreo.operate.stories import PendingStory, Stories
 from choreo.printing import one_line
@@ -26,10 +27,8 @@ _of_story = click.option(
 
 @click.group("stories")
 @connecting
-@click.pass_context
-def stories(context: click.Context, broker: str | None, store: str | None) -> None:
+def stories() -> None:
     """List the stories that have not ended, overdue ones first. Show one, or forget it."""
-    context.obj = Where(broker, store)
 
 
 @stories.command("list")

@@ -45,11 +45,26 @@ def show(console: Console, *shown: Any) -> None:
         click.echo(line.rstrip())
 
 
-def table(*columns: str, kept: Sequence[str] = (), widths: Sequence[int] = ()) -> Table:
-    """A table without lines. The columns in ``kept`` are never wrapped. ``widths`` are those of all columns."""
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+def whole(console: Console, *shown: Any) -> None:
+    """Print as `show` does; but in a pipe or a file as wide as it needs to be, so that no line is wrapped."""
+    if not console.is_terminal:
+        widest = Console(width=10_000)
+        console.width = max(console.width, *(widest.measure(one).maximum for one in shown))
+    show(console, *shown)
+
+
+def table(
+    *columns: str, kept: Sequence[str] = (), widths: Sequence[int] = (), right: Sequence[str] = (), gap: int = 2
+) -> Table:
+    """
+    A table without lines. The columns in ``kept`` are never wrapped. ``widths`` are those of all columns.
+
+    The columns in ``right`` are numbers, and begin at the right. ``gap`` is the space between two columns.
+    """
+    made = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
     for column, width in zip_longest(columns, widths):
-        made.add_column(column, no_wrap=column in kept, overflow="fold", width=width)
+        justify: Any = "right" if column in right else "left"
+        made.add_column(column, justify=justify, no_wrap=column in kept, overflow="fold", width=width)
     return made
 
 

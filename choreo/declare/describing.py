@@ -47,6 +47,7 @@ def _handler(subscription: Subscription) -> HandlerDescription:
         () if on_timeout is None else _types(on_timeout.announces),
         _joined(join) if join else _heard(subscription),
         join.described() if join else None,
+        subscription.retry.attempts,
     )
 
 

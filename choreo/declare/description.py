@@ -35,6 +35,8 @@ class HandlerDescription:
     reads: Mapping[str, Fields] = field(default_factory=dict)
     #: The join or story as `Join.described` describes it; None for a handler of single events.
     join: Mapping[str, Any] | None = None
+    #: The largest number of attempts: the first one, and the retries. 0: it is not known.
+    attempts: int = 0
 
     @property
     def service(self) -> str:
@@ -73,6 +75,7 @@ class HandlerDescription:
             "on_timeout": _listed(self.on_timeout),
             "reads": {topic: _listed(fields) for topic, fields in self.reads.items()},
             "join": None if self.join is None else dict(self.join),
+            "attempts": self.attempts,
         }
 
     @classmethod
@@ -86,6 +89,7 @@ class HandlerDescription:
             _tupled(read.get("on_timeout", ())),
             {str(topic): _tupled(fields) for topic, fields in read.get("reads", {}).items()},
             None if join is None else dict(join),
+            int(read.get("attempts", 0)),
         )
 
 

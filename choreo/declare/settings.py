@@ -171,7 +171,7 @@ def _check_unknown(name: str, source: Mapping[str, Any], prefix: str, known: set
 
 def _check_values(conf: ConfigurationView) -> None:
     namespace, store = conf.get("choreo_namespace"), conf.get("choreo_store_url")
-    if namespace is not None and not (isinstance(namespace, str) and re.fullmatch(r"[^\s*#]*", namespace)):
+    if namespace is not None and not is_namespace(namespace):
         raise DeclarationError(
             f"choreo_namespace = {namespace!r}: it begins the names of queues, so it takes a text without spaces, * "
             f'and #. Write it like "staging".'
@@ -193,6 +193,11 @@ def _check_values(conf: ConfigurationView) -> None:
     except (TypeError, ValueError):
         pass
     raise DeclarationError(f"choreo_shutdown_timeout = {seconds!r}: it takes a number of seconds, or None.")
+
+
+def is_namespace(value: object) -> bool:
+    """True if the value can begin the names of queues, with a dot behind it."""
+    return isinstance(value, str) and re.fullmatch(r"[^\s*#]*", value) is not None
 
 
 def _guesses(name: str) -> list[str]:

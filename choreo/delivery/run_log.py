@@ -10,7 +10,7 @@ the commit was sent. If the store then refuses the commit, a second line says so
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from choreo.delivery.failure import shown_trace
@@ -54,7 +54,7 @@ def log_success(level: int, what: str, run: Run, service: str, attempts: int) ->
     """Log a run that was no failure. ``what`` names the delivery."""
     outcome = str(run.result)
     if run.announced:
-        types = f"announced {counted(kind for kind, _ in run.announced)}"
+        types = f"announced {counted([kind for kind, _ in run.announced])}"
         outcome = types if run.result is Result.DONE else f"{outcome}, {types}"
     args = what, outcome, in_words(run.took), run.attempt, attempts, in_words(run.waited), *_ids(run)
     _log(level, _TEXT, args, fields_of(run, service, attempts))
@@ -81,8 +81,10 @@ def in_words(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 3597 else f"{seconds / 3600:.1f} h"
 
 
-def counted(types: Iterable[str]) -> str:
+def counted(types: Sequence[str]) -> str:
     """Each type once, with its number if there are several: ``order.packed (3), order.shipped``."""
+    if len(types) == 1:
+        return types[0]
     counts = Counter(types)
     return ", ".join(kind if count == 1 else f"{kind} ({count})" for kind, count in counts.items())
 

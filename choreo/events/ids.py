@@ -2,12 +2,13 @@
 
 import os
 import re
+from functools import lru_cache
 from hashlib import sha1
 from uuid import NAMESPACE_OID
 
 _NAMESPACE = NAMESPACE_OID.bytes
-#: Returns a match if a text is a UUID in its usual form, in lower case.
-is_uuid = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
+#: Cached, since the identity of an event is needed several times while it is handled.
+_is_uuid = lru_cache(1024)(re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch)
 
 
 def named_id(name: str) -> str:
@@ -23,6 +24,12 @@ def named_id(name: str) -> str:
 def new_id() -> str:
     """Return ``str(uuid.uuid4())``, computed in a third of the time."""
     return _uuid(os.urandom(16), 4)
+
+
+def is_uuid(text: str) -> bool:
+    """True if a text is a UUID in its usual form, in lower case."""
+    # The cache holds no text of another length: it may be long.
+    return len(text) == 36 and _is_uuid(text) is not None
 
 
 def _uuid(octets: bytes, version: int) -> str:

@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from celery.app.utils import find_app
-
 from choreo.declare.description import ServiceDescription
-from choreo.local.discovery import DiscoveryError, Package, services_in
+from choreo.local.discovery import Package, services_in
+from choreo.local.target import find_service
 from choreo.observe.map import Map, drawn
-from choreo.service import Service
 
 
 def blueprint(package: str | None = None, targets: Sequence[str] = ()) -> Map:
@@ -18,7 +16,7 @@ def blueprint(package: str | None = None, targets: Sequence[str] = ()) -> Map:
     The modules that declare handlers are imported. Of the others, which may be scripts, the source is read: which
     events they announce. Raises `DiscoveryError`.
     """
-    descriptions = [_service(target).describe() for target in targets]
+    descriptions = [find_service(target).describe() for target in targets]
     if package is None:
         return drawn(descriptions)
     source = Package(package)
@@ -32,13 +30,3 @@ def blueprint(package: str | None = None, targets: Sequence[str] = ()) -> Map:
         if service not in declared
     ]
     return drawn(descriptions, seen=source.publishes, types=source.events)
-
-
-def _service(target: str) -> Service:
-    try:
-        app = find_app(target)
-    except Exception as error:  # the module is the user's, and may raise anything
-        raise DiscoveryError(f"-A {target}: {type(error).__name__}: {error}") from error
-    if not isinstance(app, Service):
-        raise DiscoveryError(f"-A {target}: this is no choreo.Service.")
-    return app

@@ -88,6 +88,11 @@ class Package:
         places = {place for source in self.sources.values() for place in self._declared_on(source)}
         return {(module, name) for module, name in places if module in self.sources}
 
+    @property
+    def targets(self) -> list[str]:
+        """The services of the package with handlers, as `celery -A` takes them."""
+        return sorted(module if name == "app" else f"{module}:{name}" for module, name in self.homes)
+
     @cached_property
     def silent(self) -> dict[str, str]:
         """The services without handlers, which can only publish, with their modules. A worker would do nothing."""
@@ -320,10 +325,10 @@ def imported(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except Exception as error:
-        raise DiscoveryError(_blame(name, error)) from error
+        raise DiscoveryError(blame(name, error)) from error
 
 
-def _blame(name: str, error: Exception) -> str:
+def blame(name: str, error: Exception) -> str:
     """The error, and the line of the user's code that led to it, and not the line of a library that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not _is_of_library(frame.filename)] or frames

@@ -1,10 +1,21 @@
 """The observer of a service: looks at the whole platform. ``app.observe``."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 
 from choreo.declare.description import HandlerDescription, ServiceDescription
 from choreo.delivery.undeclared import UndeclaredHandlers, is_handler
+from choreo.observe.broker_look import BrokerLook
+from choreo.observe.causes import Cause
+from choreo.observe.elsewhere import seen_elsewhere
+from choreo.observe.evidence import Evidence
+from choreo.observe.gathering import Gathering
 from choreo.observe.map import IdleQueue, Map, MappedService, drawn
+from choreo.observe.overview import Overview
+from choreo.observe.stuck import Stuck, stuck_in
+from choreo.observe.top import Top
+from choreo.observe.trace import Trace, Tracer
+from choreo.observe.why_not import WhyNot, answered
 from choreo.store.port import Store
 from choreo.store.presence import Presence
 from choreo.store.register import UnheardType
@@ -15,7 +26,9 @@ class Observer:
     Looks at every service that uses this store. It changes nothing.
 
     ``queue_of`` is a callback: it returns the name of a handler's queue. ``waiting_in`` is a callback: it gets names of
-    queues, and returns the number of messages in each queue that exists; it may raise anything.
+    queues, and returns the number of messages in each queue that exists; it may raise anything. ``new_top`` is a
+    callback: it returns a `Top`. ``look`` is a callback: it looks for texts in queues. ``store_in`` is a callback: it
+    returns the store of another namespace.
     """
 
     def __init__(
@@ -24,9 +37,63 @@ class Observer:
         queue_of: Callable[[str], str],
         waiting_in: Callable[[Sequence[str]], Mapping[str, int]],
         undeclared: UndeclaredHandlers,
+        new_top: Callable[[], Top],
+        *,
+        look: Callable[[Sequence[str], Sequence[str]], BrokerLook],
+        store_in: Callable[[str], Store],
+        namespace: str = "",
     ) -> None:
         self._store, self._queue_of = store, queue_of
         self._waiting_in, self._undeclared = waiting_in, undeclared
+        self._new_top = new_top
+        self._look, self._store_in, self._namespace = look, store_in, namespace
+
+    def trace(self, what: str, *, everything: bool = False) -> list[Trace]:
+        """
+        The story of a subject, an event, a dead letter or a story, given by its id: the newest one, or every one.
+
+        Asks the store and the broker, and consumes nothing. Empty if nothing is known of it. Raises `StoreError`.
+        """
+        evidence = self._gather(what)
+        chosen = evidence.stories if everything else evidence.stories[:1]
+        return [Tracer(evidence, story).trace([one for one in evidence.stories if one != story]) for story in chosen]
+
+    def why_not(self, event_type: str, subject: str) -> WhyNot:
+        """
+        Why no event of this type was announced about this subject. It may also be the id of an event or a story.
+
+        Asks the store and the broker, and consumes nothing. Raises `StoreError`.
+        """
+        return answered(self._gather(subject), event_type, self.elsewhere)
+
+    def elsewhere(self, event_type: str, subject: str) -> Cause | None:
+        """What other namespaces on the store's server know of this type, or of this subject; None if nothing."""
+        return seen_elsewhere(self._store, self._namespace, self._store_in, event_type, subject)
+
+    def _gather(self, what: str) -> Evidence:
+        return Gathering(self._store, self._queue_of, self._look, self.map).about(what)
+
+    def top(self, *only: str) -> Overview:
+        """
+        The state of the whole platform, with all handlers, or those of these services and handlers.
+
+        Asks the store and the broker. The rate of incoming events is not known: it needs two looks, see `watch`.
+        Raises `StoreError`.
+        """
+        with closing(self.watch()) as top:
+            return top.look(*only)
+
+    def watch(self) -> Top:
+        """What looks at the state of the platform again and again. Close it at the end."""
+        return self._new_top()
+
+    def stuck(self, *only: str, older: float = 0.0) -> list[Stuck]:
+        """
+        All that waits and does not go on for longer than ``older`` seconds, the oldest first.
+
+        Of all services, or of these services and handlers. Asks the store and the broker. Raises `StoreError`.
+        """
+        return stuck_in(self.top(*only), self._store, older, is_all=not only)
 
     def map(self) -> Map:
         """

@@ -5,7 +5,7 @@ One reading is a few calls of the store for each handler, and one of the broker.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -58,7 +58,7 @@ class Reading:
     handlers: Sequence[HandlerReading]
     #: The delayed events that were announced outside of handlers.
     delayed: Backlog
-    #: Service → its live workers.
+    #: Service → its live workers. Only services that ever had one.
     workers: Mapping[str, int]
     servers: Sequence[Server]
     #: The types of events that reached no queue.
@@ -86,11 +86,17 @@ class Readings:
             at=store.now(),
             handlers=[self._handler(name, (depths or {}).get(self._queue_of(name)), joins.get(name)) for name in names],
             delayed=store.backlog(DELAYED),
-            workers={service: len(store.declared(service)) for service in services},
+            workers=dict(self._workers(services)),
             servers=[Server.of(_place(url), info) for url, info in store.servers().items()],
             unheard=store.unheard(),
             has_broker=depths is not None,
         )
+
+    def _workers(self, services: Iterable[str]) -> Iterator[tuple[str, int]]:
+        for service in services:
+            listening = self._store.listening(service)
+            if listening is not None:  # else it only announces
+                yield service, len(listening.workers)
 
     def _look(self, names: Sequence[str]) -> Mapping[str, Depth] | None:
         try:

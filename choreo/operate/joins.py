@@ -156,6 +156,10 @@ class Joins:
         seen = (self._store.look(handler, unit) for unit in units)
         return Page([_pending(handler, found, description) for found in seen if found is not None], cursor)
 
+    def is_by_subject(self, handler: str) -> bool:
+        """True if the key of this handler's joins is the subject of each part."""
+        return not any(self._description(handler).get("keys", {}).values())
+
     def find(self, key: str, handler: str | None = None) -> list[PendingJoin]:
         """Return the pending joins with this key: at most one for each handler."""
         found = []

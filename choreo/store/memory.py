@@ -31,6 +31,7 @@ from choreo.store.presence import MOST_GONE, MOST_SEEN, SEEN_FOR, Presence, Prog
 from choreo.store.register import MOST_UNHEARD, Declared, Listening, UnheardType
 from choreo.store.runs import Recording, Run, entries, from_text, is_subject, subject_entry
 from choreo.store.schedule import DEADLINE_PREFIX, Backlog, Scheduled, Unreadable, deadline_id
+from choreo.store.search import MOST, Kept, KeptUnit, needles
 from choreo.store.terms import Terms
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -200,6 +201,8 @@ class _Drawer:
     parts: dict[str, _Gathering] = field(default_factory=lambda: defaultdict(_Gathering))
     calendar: _Calendar = field(default_factory=_Calendar)
     letters: dict[str, str] = field(default_factory=dict)
+    #: Dead letter → when it was recorded; also those that are gone.
+    letter_times: dict[str, float] = field(default_factory=dict)
     tally: Counter[str] = field(default_factory=Counter)
     #: Delivery → how often it came back: see `Claims.returned`.
     returns: Counter[str] = field(default_factory=Counter)
@@ -446,6 +449,7 @@ class MemoryStore(Store):
             drawer.tally[settlement.counted] += 1
         if settlement.letter:
             drawer.letters[settlement.letter[0]] = settlement.letter[1]
+            drawer.letter_times[settlement.letter[0]] = self._clock()
         for unwanted in settlement.unscheduled:
             drawer.calendar.pop(unwanted, None)
         for scheduled in settlement.scheduled:
@@ -529,9 +533,17 @@ class MemoryStore(Store):
         return Backlog(len(due), now - min(due, default=now), len(later), min(later, default=None), reminded, joins)
 
     @_locked
+    def upcoming(self, name: str, seconds: float, limit: int) -> list[tuple[str, float]]:
+        """Ids of entries that fall due within so many seconds, and when: the first ``limit`` of them."""
+        now = self._clock()
+        entries = [(entry.due, key) for key, entry in self._drawers[name].calendar.items() if not entry.was_sent]
+        return [(key, due) for due, key in sorted(entries) if now < due <= now + seconds][:limit]
+
+    @_locked
     def add_letter(self, handler: str, letter_id: str, letter: str, scheduled: Sequence[Scheduled] = ()) -> None:
         """Record a dead letter outside any unit."""
         self._drawers[handler].letters[letter_id] = letter
+        self._drawers[handler].letter_times[letter_id] = self._clock()
         for entry in scheduled:
             self.schedule(handler, entry)
 
@@ -544,6 +556,13 @@ class MemoryStore(Store):
     def letter_count(self, handler: str) -> int:
         """The number of dead letters of a handler."""
         return len(self._drawers[handler].letters)
+
+    @_locked
+    def letter_times(self, handler: str) -> tuple[float, float] | None:
+        """When the oldest and newest letter of a handler were recorded, in seconds since 1970; None: it has none."""
+        drawer = self._drawers[handler]
+        times = [at for key, at in drawer.letter_times.items() if key in drawer.letters]
+        return (min(times), max(times)) if times else None
 
     @_locked
     def letter(self, handler: str, letter_id: str) -> str | None:
@@ -722,6 +741,38 @@ class MemoryStore(Store):
     def unheard(self) -> dict[str, UnheardType]:
         """The types of events that reached no queue, sorted."""
         return dict(sorted(self._unheard.items()))
+
+    @_locked
+    def find_scheduled(self, owner: str, texts: Sequence[str], most: int = MOST) -> tuple[list[Kept], bool]:
+        """The messages in this schedule that contain one of the texts; True if all were looked at."""
+        entries = [
+            Kept(key, entry.due, entry.message)
+            for key, entry in self._drawers[owner].calendar.items()
+            if entry.message is not None
+        ]
+        sought = needles(texts)
+        texts_of = {entry.id: entry.message.to_json().encode() for entry in entries[:most]}
+        found = [entry for entry in entries[:most] if any(text in texts_of[entry.id] for text in sought)]
+        return found, len(entries) <= most
+
+    @_locked
+    def find_letters(self, handler: str, texts: Sequence[str], most: int = MOST) -> tuple[list[str], bool]:
+        """The dead letters of this handler, as JSON, that contain one of the texts; True if all were looked at."""
+        letters, sought = list(self._drawers[handler].letters.values()), needles(texts)
+        found = [letter for letter in letters[:most] if any(text in letter.encode() for text in sought)]
+        return found, len(letters) <= most
+
+    @_locked
+    def unit(self, handler: str, unit: str) -> KeptUnit | None:
+        """A unit that has begun and is not finished; None if there is none, or it is finished."""
+        state = self._drawers[handler].units.get(unit)
+        if state is None or state.done or not (state.settled[""] or state.deliveries or state.token):
+            return None
+        return KeptUnit(state.settled[""], state.deliveries, state.token, state.before, state.ended[1])
+
+    def namespaces(self) -> list[str]:
+        """One: this store has no namespaces."""
+        return [""]
 
     def ping(self) -> None:
         """Do nothing: this store always answers."""

@@ -39,6 +39,8 @@ class Program:
     queues: tuple[str, ...] = ()
     #: The file that declares the service.
     file: str = ""
+    #: The module that makes the service, as ``celery -A`` takes it.
+    module: str = ""
     #: The time at which it started, in seconds since 1970.
     since: float = 0.0
     #: The digest of its description: see `Presence.descriptions`.

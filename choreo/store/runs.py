@@ -188,10 +188,15 @@ def shelf(name: str) -> int:
     return crc32(name.encode(errors="replace")) % SHELVES
 
 
+def shelf_of(run: Run) -> int:
+    """The number of the list that keeps this run: that of its story, or of the subject that leads to the story."""
+    return shelf(run.subject if run.is_first else run.story)
+
+
 def entries(run: Run) -> list[tuple[str, str]]:
     """The entries that a run makes in its handler's record: the name of the list, and the text."""
     record = _record_of(run)
-    made = [(f"runs:{shelf(run.subject if run.is_first else run.story)}", _encode(record))]
+    made = [(f"runs:{shelf_of(run)}", _encode(record))]
     for story in run.others:
         record[_STORY] = "" if story == run.event else _short(story)
         made.append((f"runs:{shelf(story)}", _encode(record)))
@@ -272,9 +277,13 @@ def in_order(runs: Iterable[Run]) -> list[Run]:
 
 def _short(event_id: str) -> str:
     """An id in the record. A UUID takes 22 characters in place of 36, behind a mark that no other id begins with."""
-    if is_uuid(event_id):
-        return "~" + b2a_base64(bytes.fromhex(event_id.replace("-", "")))[:22].decode()
-    return "=" + _cut(event_id)
+    return _short_uuid(event_id) if is_uuid(event_id) else "=" + _cut(event_id)
+
+
+@lru_cache(1024)
+def _short_uuid(event_id: str) -> str:
+    # Cached: the run of a join names its events several times, and the runs of a story name the story.
+    return "~" + b2a_base64(bytes.fromhex(event_id.replace("-", "")))[:22].decode()
 
 
 def _long(short: str) -> str:

@@ -25,6 +25,7 @@ from choreo.operate.joins import PendingJoin
 from choreo.operate.stories import PendingStory
 from choreo.service import Service
 from choreo.store.memory import Content, MemoryStore
+from choreo.store.presence import Program
 from choreo.store.schedule import DELAYED, Scheduled
 from choreo.testing.clock import VirtualClock
 from choreo.testing.found import Found
@@ -88,7 +89,20 @@ class Stage:
 
     def _runtime(self, app: Service) -> StageRuntime:
         store = MemoryStore(app.terms, self._clock.time, self._content)
-        return StageRuntime(app.runtime, store, MemoryPublisher(self._take), self._clock.now)
+        runtime = StageRuntime(app.runtime, store, MemoryPublisher(self._take), self._clock.now)
+        runtime.pending = self._present
+        return runtime
+
+    def _present(self) -> list[PendingDelivery]:
+        """Tell the store that each service has a worker, and what it declares. Returns the pending deliveries."""
+        for app, runtime in self._runtimes.items():
+            queues = tuple(runtime.registered_names())
+            description = runtime.describe()
+            node = f"{app.service_name}@stage"
+            program = Program(node, node, pool="stage", queues=queues, digest=description.digest)
+            self._store.report(app.service_name, program, description.to_json(), float("inf"))
+        running = [] if self._running is None else [self._running]
+        return [*running, *self._queues.pending]
 
     def __repr__(self) -> str:
         return f"<Stage {', '.join(app.service_name for app in self._runtimes)}>"

@@ -25,7 +25,7 @@ def payment(request: pytest.FixtureRequest, redis_url: str, namespace: str, tmp_
     payment.close()
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
 def test_a_story_is_one_trace_of_which_a_join_links_its_parts(payment: Payment, tmp_path: Path, pool: str) -> None:
     def spans() -> list[dict[str, Any]]:
         text = (tmp_path / "spans").read_text() if (tmp_path / "spans").exists() else ""
@@ -99,6 +99,21 @@ def test_a_story_is_one_trace_of_which_a_join_links_its_parts(payment: Payment, 
             "messaging.message.conversation_id": story,
         }.items()
     )
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+@pytest.mark.parametrize("payment", ["redis"], indirect=True)
+def test_a_worker_that_stops_exports_what_its_processes_have_not_exported_yet(
+    payment: Payment, tmp_path: Path, pool: str
+) -> None:
+    payment.settings["batch"] = True
+    with payment.worker("--pool", pool) as worker:
+        handle_request(payment)
+        eventually(lambda: payment.app.runtime.store.recent("payment.tell", 3600), reason="the last handler")
+        worker.stop()
+
+    names = [json.loads(line)["name"] for line in (tmp_path / "spans").read_text().splitlines()]
+    assert {"POST /orders", "process payment.confirm", "process payment.charge", "process payment.tell"} <= {*names}
 
 
 def handle_request(payment: Payment) -> None:

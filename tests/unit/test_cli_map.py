@@ -107,7 +107,7 @@ def test_the_other_forms_are_printed_for_other_programs():
 
 
 def test_a_service_can_be_named_as_celery_does():
-    done = run("-A", "handlers.payment", "-A", "handlers.order:app")
+    done = run("--code", "handlers.payment", "--code", "handlers.order:app")
 
     assert done.exit_code == 0, done.output
     assert "order.placed                   order                    payment" in done.output
@@ -117,8 +117,8 @@ def test_a_service_can_be_named_as_celery_does():
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("-A", "no.such.module"), "-A no.such.module: "),
-        (("-A", "handlers.events"), "-A handlers.events: "),
+        (("--code", "no.such.module"), "no.such.module: "),
+        (("--code", "handlers.events"), "handlers.events: "),
         (("--package", "no_such_package"), "There is no package or module 'no_such_package' here."),
     ],
 )

@@ -64,6 +64,7 @@ def test_a_handler_is_described_with_what_it_hears_announces_and_reads():
         ("order.placed", "order.cancelled"),
         ("order.packed", "order.shipped"),
         reads={"order.placed": ("customer_id", "totalCents", "items"), "order.cancelled": ("reason",)},
+        attempts=6,
     )
     assert handler(app, "sum_up").reads == {"order.placed": ("totalCents", "total")}
     assert handler(app, "sum_up").announces is None, "it has no annotation"

@@ -85,8 +85,8 @@ def test_publishing_imports_no_worker() -> None:
 def test_a_command_that_asks_redis_imports_neither_pydantic_nor_a_transport(lane: bool) -> None:
     modules = imported_by(
         "import choreo.cli.dead_letters, choreo.cli.joins, choreo.cli.schedule, choreo.cli.stories\n"
-        "from choreo.cli.app import command_line_service\n"
-        f"app = command_line_service('redis://127.0.0.1:1/0', None); app.conf.choreo_fast_lane = {lane}\n"
+        "from choreo.cli.app import Where, command_line_service\n"
+        f"app = command_line_service(Where(broker='redis://127.0.0.1:1/0')); app.conf.choreo_fast_lane = {lane}\n"
         "app.dead_letters, app.joins, app.stories"
     )
 
@@ -107,11 +107,28 @@ def test_only_a_table_needs_rich() -> None:
     assert not {"pygments", "markdown_it"} & roots(modules)
 
 
+@pytest.mark.parametrize("command", ["top", "stuck"])
+def test_a_command_that_looks_at_the_platform_imports_neither_pydantic_nor_a_worker(command: str) -> None:
+    modules = imported_by(
+        f"import choreo.cli.{command}\n"
+        "from choreo.cli.app import Where, command_line_service\n"
+        "app = command_line_service(Where(broker='redis://127.0.0.1:1/0')); app.observe.watch()"
+    )
+
+    assert "rich" in modules
+    assert not {"pydantic", "celery.worker.consumer"} & modules
+    assert not {"local", "worker"} & rooms(modules)
+
+
+def test_a_command_without_a_table_does_not_import_rich() -> None:
+    assert "rich" not in imported_by("import choreo.cli.publish, choreo.cli.up, choreo.cli.completion")
+
+
 def test_help_lists_every_command() -> None:
     done = subprocess.run([sys.executable, "-m", "choreo", "--help"], capture_output=True, text=True, timeout=60)
 
     listed = [line.split()[0] for line in done.stdout.partition("Commands:")[2].splitlines() if line.strip()]
-    assert listed == ["dead-letters", "joins", "map", "metrics", "publish", "schedule", "stories", "up"]
+    assert listed == "dead-letters joins map metrics publish schedule stories stuck top trace up why-not".split()
 
 
 PACKAGES = pytest.mark.parametrize("package", [choreo, choreo.store], ids=lambda package: package.__name__)

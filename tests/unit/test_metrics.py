@@ -119,6 +119,15 @@ def test_it_tells_what_waits_in_queues_and_since_when(
     assert ("choreo_waiting_messages", "driver", "driver") not in found, "there is no such queue"
 
 
+def test_a_service_that_only_announces_lacks_no_worker(platform: Stage, app: Service) -> None:
+    app.runtime.store.register(["web"])
+
+    found = samples(run().stdout)
+
+    assert found["choreo_workers", "driver"] == 1
+    assert ("choreo_workers", "web") not in found
+
+
 def test_it_tells_of_events_that_nobody_hears(platform: Stage, app: Service) -> None:
     app.runtime.store.note_unheard("shop", {"orders.placed": 3})
 

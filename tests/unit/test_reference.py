@@ -101,7 +101,7 @@ def commands(command: click.Command, name: str = "") -> Iterator[str]:
     names = [
         f"`{'/'.join([*option.opts, *option.secondary_opts])}{f' {option.metavar}' if option.metavar else ''}`"
         for option in own
-        if name == "up" or not {"--broker", "--store"} & set(option.opts)
+        if name == "up" or not {"--app", "--broker", "--store", "--namespace"} & set(option.opts)
     ]
     yield f"| `{name}` | {', '.join(names)} |"
 
