@@ -23,6 +23,8 @@ ROWS = {
     "choreo schedule": ("-m", "choreo", "schedule"),
     "choreo dead-letters list": ("-m", "choreo", "dead-letters", "list"),
     "choreo joins list": ("-m", "choreo", "joins", "list"),
+    "choreo top": ("-m", "choreo", "top", "--once", "--interval", "0"),
+    "choreo stuck": ("-m", "choreo", "stuck"),
 }
 
 

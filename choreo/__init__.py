@@ -25,11 +25,14 @@ if TYPE_CHECKING:
         PublishError,
         RetryLater,
         StoreError,
+        StoryError,
         UndeclaredEventWarning,
     )
     from choreo.events.envelope import Envelope
     from choreo.events.event import Event
+    from choreo.events.overdue import StoryOverdue
     from choreo.operate.joins import PendingJoin
+    from choreo.operate.stories import PendingStory
     from choreo.service import Service
     from choreo.store.schedule import Backlog
     from choreo.store.terms import Terms
@@ -55,6 +58,7 @@ __all__ = [
     "MiddlewareError",
     "NotAnnouncedError",
     "PendingJoin",
+    "PendingStory",
     "PermanentFailure",
     "Proceed",
     "PublishError",
@@ -64,6 +68,8 @@ __all__ = [
     "Service",
     "Several",
     "StoreError",
+    "StoryError",
+    "StoryOverdue",
     "Terms",
     "UndeclaredEventWarning",
 ]
@@ -89,6 +95,7 @@ _HOMES = {
     "MiddlewareError": "choreo.errors",
     "NotAnnouncedError": "choreo.errors",
     "PendingJoin": "choreo.operate.joins",
+    "PendingStory": "choreo.operate.stories",
     "PermanentFailure": "choreo.errors",
     "Proceed": "choreo.declare.around",
     "PublishError": "choreo.errors",
@@ -98,6 +105,8 @@ _HOMES = {
     "Service": "choreo.service",
     "Several": "choreo.declare.join",
     "StoreError": "choreo.errors",
+    "StoryError": "choreo.errors",
+    "StoryOverdue": "choreo.events.overdue",
     "Terms": "choreo.store.terms",
     "UndeclaredEventWarning": "choreo.errors",
 }

@@ -15,6 +15,7 @@
      ├── StoreError                  the store did not answer, or refused the call
      ├── DeadLetterError             a dead letter does not exist, or cannot be replayed
      ├── JoinError                   a pending join does not exist, or cannot be cancelled or fired
+     ├── StoryError                  a pending story does not exist, or cannot be forgotten
      ├── JoinExpiredError            a join without on_timeout passed its deadline
      ├── MiddlewareError             middleware returned without calling proceed, or called it twice
      ├── HandlerEndedError           an event was announced in the context of a handler that has ended
@@ -139,6 +140,10 @@ class DeadLetterError(ChoreoError, LookupError):
 
 class JoinError(ChoreoError, LookupError):
     """A pending join does not exist, or cannot be cancelled or fired by hand."""
+
+
+class StoryError(ChoreoError, LookupError):
+    """A pending story does not exist, or cannot be forgotten."""
 
 
 class JoinExpiredError(ChoreoError, TimeoutError):

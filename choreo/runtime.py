@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
+import time
 from collections.abc import Callable, Container, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import cached_property
 from importlib.util import find_spec
+from socket import gethostname
 from typing import TYPE_CHECKING, Any
 
 from kombu.serialization import prepare_accept_content
@@ -28,18 +32,25 @@ if TYPE_CHECKING:
     from choreo.broker.publisher import Publisher
     from choreo.broker.queue import GuardedQueue
     from choreo.broker.topology import Topology
-    from choreo.broker.unheard import UnheardReports
+    from choreo.declare.description import ServiceDescription
     from choreo.declare.subscription import Subscription
     from choreo.delivery.lease_keeper import LeaseKeeper
     from choreo.delivery.listener import Listener
     from choreo.delivery.undeclared import UndeclaredHandlers
     from choreo.events.message import Message
     from choreo.fast.lane import Lane
+    from choreo.observe.broker_look import BrokerLook
+    from choreo.observe.observer import Observer
     from choreo.observe.readings import Readings
+    from choreo.observe.top import Top
     from choreo.operate.dead_letters import DeadLetters
     from choreo.operate.joins import Joins
+    from choreo.operate.stories import Stories
+    from choreo.reports import Reports
     from choreo.store.port import Store
+    from choreo.store.presence import Program
     from choreo.store.schedule import Backlog
+    from choreo.store.sightings import Sightings
     from choreo.store.terms import Terms
     from choreo.worker.dead_letters import DeadLetterTask
     from choreo.worker.handler import HandlerTask
@@ -73,6 +84,10 @@ class Runtime:
         self.subscriptions = subscriptions
         self._settings, self._connect, self._tasks = conf, connect, tasks
 
+    #: Callback: returns the description of the service.
+    describe: Callable[[], ServiceDescription]
+    #: The name of the module that makes the service.
+    module = ""
     #: True if the service was to read the module `celeryconfig`, and there is none on the path.
     is_unconfigured = False
 
@@ -178,6 +193,7 @@ class Runtime:
         parts = self._connect, self.topology.exchange, unheard, self.place
         publisher = self._traced(*parts) if self.is_traced else Publisher(*parts)
         publisher.report_unheard = self._report_unheard
+        publisher.note_types = self.sightings.note if self.sightings is not None else None
         return publisher
 
     def _traced(self, *parts: Any) -> Publisher:
@@ -192,16 +208,16 @@ class Runtime:
             self._unheard_reports.note(event_type)
 
     @cached_property
-    def _unheard_reports(self) -> UnheardReports | None:
+    def _unheard_reports(self) -> Reports | None:
         """Tells the store of events that nobody hears. None if no setting says where the store is."""
-        from choreo.broker.unheard import UnheardReports
+        from choreo.reports import Reports
 
         try:
             # Here, and not in a thread: a child that is forked meanwhile would wait for its imports for ever.
             store = self.store
         except DeclarationError:
             return None
-        return UnheardReports(lambda counts: store.note_unheard(self.service_name, counts))
+        return Reports(lambda counts: store.note_unheard(self.service_name, counts), "events that nobody hears")
 
     @cached_property
     def contexts(self) -> Callable[..., Context]:
@@ -234,6 +250,74 @@ class Runtime:
         return {"amqp": "rabbitmq"}.get(kind, kind)
 
     @cached_property
+    def sightings(self) -> Sightings | None:
+        """
+        Tells the register of the events that this process announces outside of handlers.
+
+        None if no setting says where the store is: a program that only publishes needs none.
+        """
+        from choreo.store.sightings import Sightings
+
+        try:
+            # Here, and not in the thread: a child that is forked meanwhile would wait for its imports for ever.
+            self.store  # noqa: B018
+        except DeclarationError as error:
+            logger.debug(
+                "choreo map does not learn what %s announces outside of handlers: %s", self.service_name, error
+            )
+            return None
+        return Sightings(self._tell_announced)
+
+    def _tell_announced(self, types: Sequence[str]) -> None:
+        description = self.describe()
+        program = self.program(node=f"publisher@{gethostname()}", digest=description.digest)
+        self.store.report(self.service_name, program, description.to_json(), 0, types)
+
+    def program(self, node: str, **more: Any) -> Program:
+        """What the register tells of this process. It has this ``node``; ``more`` are other fields of `Program`."""
+        from choreo.store.presence import Program
+
+        file = self.file
+        name = f"{node}/{os.getpid()} {file}".rstrip()
+        about = {"host": gethostname(), "pid": os.getpid(), "version": self.version}
+        about["choreo"] = sys.modules["choreo"].__version__
+        own = {"name": name, "node": node, "file": file, "module": self._target(), "since": time.time()}
+        return Program(**{**own, **about, **more})
+
+    @cached_property
+    def version(self) -> str:
+        """The version of the service's code: the setting ``choreo_version``, or that of its distribution, or ""."""
+        from choreo.declare.code_version import version_of
+
+        return self._conf.get("choreo_version") or next(filter(None, map(version_of, self._modules())), "")
+
+    @property
+    def file(self) -> str:
+        """The file that declares the service; "" if there is none."""
+        files = (getattr(sys.modules.get(module), "__file__", None) for module in self._modules())
+        return str(next(filter(None, files), ""))
+
+    def _target(self) -> str:
+        """The module that holds the service, as ``celery -A`` takes it: the one that makes it, or declares handlers."""
+        modules = [self.module, *self._modules()]
+        return next((name for name in modules if self._is_held_by(name)), self.module)
+
+    def _is_held_by(self, module: str) -> bool:
+        # Not isinstance() and getattr(): a lazy proxy such as celery.current_app would make what it stands for.
+        for value in vars(sys.modules[module]).values() if module in sys.modules else ():
+            with suppress(AttributeError, KeyError):
+                if object.__getattribute__(value, "__dict__")["runtime"] is self:
+                    return True
+        return False
+
+    def _modules(self) -> list[str]:
+        """The modules that declare its handlers, and the one that makes it."""
+        from choreo.declare.reaction import code_of
+
+        declaring = [code_of(subscription.reaction.function).__module__ for subscription in self.subscriptions]
+        return list(dict.fromkeys([*declaring, self.module]))
+
+    @cached_property
     def store(self) -> Store:
         """
         Keeps joins, retries and dead letters.
@@ -260,7 +344,7 @@ class Runtime:
             return MemoryStore(self.terms, recording=recording)
         from choreo.store.redis import RedisStore
 
-        prefix = ":".join(filter(None, ["choreo", self.topology.namespace]))
+        prefix = _prefix(self.topology.namespace)
         options = conf.broker_transport_options or {}
         # The setting is the broker's: it also applies to another database there, and to no other server.
         ssl = conf.broker_use_ssl if is_same_place(url, own) else None
@@ -272,6 +356,17 @@ class Runtime:
         broker = {name: options[option] for name, option in names.items() if option in options}
         exchange = self.topology.exchange.name
         return FusedStore(url, self.terms, prefix, exchange, ssl=ssl, transport=options, recording=recording, **broker)
+
+    def store_in(self, namespace: str) -> Store:
+        """The store of another namespace on the same server, for reading."""
+        from choreo.broker.connections import is_same_place, joined, redis_url
+        from choreo.store.redis import RedisStore
+
+        own = redis_url(joined(self._conf.broker_write_url))
+        url = self._conf.get("choreo_store_url") or own
+        ssl = self._conf.broker_use_ssl if is_same_place(url, own) else None
+        transport = self._conf.broker_transport_options or {}
+        return RedisStore(url, self.terms, _prefix(namespace), ssl=ssl, transport=transport)
 
     @cached_property
     def leases(self) -> LeaseKeeper:
@@ -303,6 +398,52 @@ class Runtime:
         from choreo.operate.joins import Joins
 
         return Joins(self.store, self.queue_of)
+
+    @cached_property
+    def observe(self) -> Observer:
+        """Looks at every service that uses this store."""
+        from choreo.observe.observer import Observer
+
+        return Observer(
+            self.store,
+            self.queue_of,
+            lambda queues: self.waiting_in(queues),
+            self.undeclared,
+            self.new_top,
+            look=self.look_at_broker,
+            store_in=self.store_in,
+            namespace=self.topology.namespace,
+        )
+
+    def look_at_broker(self, queues: Sequence[str], texts: Sequence[str]) -> BrokerLook:
+        """Look for messages with one of these texts in these queues, and in the hands of workers."""
+        from choreo.observe.broker_look import look_at_broker
+
+        return look_at_broker(self._connect, queues, texts)
+
+    def new_top(self) -> Top:
+        """Looks at the state of the whole platform, with a connection of its own to the broker."""
+        from choreo.broker.connections import is_same_place, joined, redis_url
+        from choreo.broker.depths import Depths
+        from choreo.observe.top import Top
+
+        own = redis_url(joined(self._conf.broker_write_url)) or ""
+        is_apart = bool(own) and not is_same_place(self._conf.get("choreo_store_url") or own, own)
+        return Top(
+            self.store,
+            Depths(self._connect),
+            self.queue_of,
+            self.undeclared,
+            namespace=self.topology.namespace,
+            own_redis=own if is_apart else "",
+        )
+
+    @cached_property
+    def stories(self) -> Stories:
+        """The pending stories of every service that uses this store."""
+        from choreo.operate.stories import Stories
+
+        return Stories(self.store, self.joins)
 
     def queue_of(self, name: str) -> str:
         """The name on the broker of the queue of this handler, or of any other of the service's queues."""
@@ -350,7 +491,7 @@ class Runtime:
         return [*self.registered_names(), DELAYED]
 
     def introduce(self) -> None:
-        """Register this service's handlers in the store, and describe its joins there. Raises `StoreError`."""
+        """Register this service's handlers in the store, and describe its joins and stories. Raises `StoreError`."""
         from choreo.declare.join import Join
 
         self.store.register(self.registered_names())
@@ -420,6 +561,10 @@ def _has_provider() -> bool:
     return trace is not None and not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
 
+def _prefix(namespace: str) -> str:
+    return ":".join(filter(None, ["choreo", namespace]))
+
+
 def defaults(runtime: Runtime) -> dict[str, Any]:
     """
     Celery's settings for which choreo has another default. They rank below the user's: see `rank_lowest`.
@@ -452,6 +597,7 @@ def defaults(runtime: Runtime) -> dict[str, Any]:
 WORKER_STEPS = (
     "choreo.worker.steps:ClockStep",
     "choreo.worker.steps:BindingsStep",
+    "choreo.worker.steps:PresenceStep",
     "choreo.worker.grace:GraceStep",
 )
 #: The class of a service's worker.

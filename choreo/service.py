@@ -9,13 +9,13 @@ from __future__ import annotations
 import importlib.util
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import cached_property, partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, overload
-from uuid import uuid4
 
 from celery import Celery
 from celery.exceptions import CeleryError
@@ -31,6 +31,7 @@ from choreo.declare.checks import (
     check_name,
     check_options,
     check_service_options,
+    checked_announces,
     checked_event,
     checked_retry,
     checked_task_options,
@@ -39,7 +40,8 @@ from choreo.declare.context import Context, current
 from choreo.declare.delay import Delay
 from choreo.declare.retry import Retry
 from choreo.declare.settings import ServiceSettings, unreadable
-from choreo.errors import ChoreoError, DeclarationError, HandlerEndedError, PublishError
+from choreo.errors import ChoreoError, DeclarationError, HandlerEndedError, PublishError, UndeclaredEventWarning
+from choreo.events.ids import new_id
 from choreo.events.metadata import checked_meta, joined
 from choreo.runtime import WORKER_CLASS, WORKER_STEPS, Runtime
 from choreo.store.terms import Terms
@@ -47,14 +49,18 @@ from choreo.store.terms import Terms
 if TYPE_CHECKING:
     from choreo.broker.publisher import Publisher
     from choreo.declare.around import Around
+    from choreo.declare.description import ServiceDescription
     from choreo.declare.join import By, Part
+    from choreo.declare.story import Events
     from choreo.declare.subscription import Subscription, Topic
     from choreo.delivery.listener import Listener
     from choreo.events.envelope import Envelope
     from choreo.events.event import Event
     from choreo.events.metadata import Meta
+    from choreo.observe.observer import Observer
     from choreo.operate.dead_letters import DeadLetters
     from choreo.operate.joins import Joins
+    from choreo.operate.stories import Stories
     from choreo.store.schedule import Backlog
 
 logger = logging.getLogger(__name__)
@@ -81,6 +87,10 @@ class Service(Celery):
 
     ``name`` is the service's name on the broker: it begins the name of each of its queues and tasks.
     ``retry`` is for every handler that declares none. ``terms`` are the times for which the store waits and remembers.
+    ``announces`` are the classes of the events that it announces outside of handlers: in a web application, a script or
+    an ordinary task. Readers of `choreo map` then know of them before the first one is announced. If it is given, the
+    first event of each other type that is announced outside of handlers gives an `UndeclaredEventWarning`; it leaves
+    all the same.
     ``config`` is a module name, an object or a dict with settings, as for `celery.Celery`; None: no configuration. By
     default a module ``celeryconfig`` is read, if there is one on the path. All other options go to `celery.Celery`:
     its own, and settings, such as ``choreo_namespace="staging"``.
@@ -104,6 +114,8 @@ class Service(Celery):
       which a run is dropped. Default: 7 days. ``choreo_record_sample``: the share of stories to record. Default: 1.
     - ``choreo_log_format``: "text" (the default) or "json", for all that a worker logs: see docs/logging.md.
     - ``choreo_fast_lane``: False turns the fast lane off. The promises stay the same, and the service is slower.
+    - ``choreo_version``: the version of the service's code, such as a commit, for `choreo map` and the like. Default:
+      the version of the distribution that has its module.
     """
 
     amqp_cls = "choreo.broker.connections:ServiceAMQP"
@@ -117,20 +129,26 @@ class Service(Celery):
         *,
         retry: Retry = Retry(),  # noqa: B008 - immutable
         terms: Terms = Terms(),  # noqa: B008 - immutable
+        announces: Iterable[type[Event]] | None = None,
         config: str | object | None = "celeryconfig",
         **options: Any,
     ) -> None:
         check_name("service", name)
-        check_service_options(options, ["retry", "terms", "config"])
+        check_service_options(options, ["retry", "terms", "announces", "config"])
         self.service_name = name
         self.retry = checked_retry(retry, f"Service({name!r})")
         self.terms = terms
+        #: The events that it announces outside of handlers. None: it does not say.
+        self.announces = checked_announces(announces, f"Service({name!r})")
+        #: The types that it has announced outside of handlers, of which a warning was logged.
+        self._warned: set[str] = set()
         self.subscriptions: list[Subscription] = []
         #: Middleware for every handler of this service, outermost first.
         self._around: list[Around] = []
         self._listener: Listener | None = None
         #: The parts of this service, for workers and tools.
         self.runtime = Runtime(name, terms, self.subscriptions, lambda: self.conf, self._connect, lambda: self.tasks)
+        self.runtime.describe, self.runtime.module = self.describe, _maker_of(self)
         if config == "celeryconfig" and importlib.util.find_spec("celeryconfig") is None:
             config = None
             self.runtime.is_unconfigured = True
@@ -280,6 +298,61 @@ class Service(Celery):
 
         return declare
 
+    def story(
+        self,
+        name: str,
+        *,
+        begins: Events,
+        ends: Events,
+        within: timedelta,
+        steps: Events = (),
+        by: By = None,
+        **unknown: Any,
+    ) -> None:
+        """
+        Declare a story: each event that begins it is to be followed by one that ends it, within a time.
+
+            >>> app.story(
+            ...     "delivery",
+            ...     begins=OrderPlaced,
+            ...     steps=[OrderConfirmed, PaymentCharged],
+            ...     ends=[DriverAssigned, OrderRejected, PaymentFailed],
+            ...     within=timedelta(minutes=45),
+            ... )
+
+        choreo follows the story for each subject, in a queue of its own, ``<service>.<name>``. It only watches: it
+        neither delays the events nor takes part. If the story has not ended in time, `StoryOverdue` is announced, once.
+        ``choreo stories`` and `stories` show the pending stories: the steps that have come, and those that are missing.
+
+        - ``begins``, ``ends``: an event class, or several, one of which is enough. Name the events of a failure among
+          those that end the story.
+        - ``steps``: events on the way, in the order in which people expect them. They may come in any order or not at
+          all; they are shown, and change nothing else.
+        - ``within``: the time from the arrival of the first event of the story to its deadline.
+        - ``by``: a field that takes the place of the subject, as for `join`.
+
+        There is one story for each key: when it has ended, later events of the key are ignored, for ``within`` or
+        `Terms.retention`, whichever is longer. Raises `DeclarationError` for events or options that do not fit.
+        """
+        from choreo.declare.story import make_story
+
+        check_options("app.story", unknown, ["begins", "steps", "ends", "within", "by"])
+        check_name("story", name)
+        if name == "dead_letters":
+            raise DeclarationError("app.story('dead_letters'): dead_letters is the name of the service's own queue.")
+        self._subscribe(
+            make_story(
+                self.service_name,
+                name,
+                begins=begins,
+                steps=steps,
+                ends=ends,
+                within=within,
+                by=by,
+                retry=self.retry,
+            )
+        )
+
     def around(self, function: A) -> A:
         """
         Declare middleware: a function that is called around every handler of this service, ``on_timeout`` included.
@@ -427,8 +500,26 @@ class Service(Celery):
                 for event in events:
                     inside.append(context.announce(event, subject, meta=given))
                 return inside
-        envelopes = [self._sealed(event, subject, context, given) for event in events[len(inside) :]]
+        outside = events[len(inside) :]
+        self._check_declared(outside)
+        envelopes = [self._sealed(event, subject, context, given) for event in outside]
         return [*inside, *self.runtime.publisher.announce(envelopes)]
+
+    def _check_declared(self, events: Iterable[Event]) -> None:
+        """Warn of the first event of each type that is announced outside of handlers, and that is not declared."""
+        if self.announces is None:
+            return
+        for event in events:
+            kind = event.event_type
+            if kind not in self._warned and all(kind != declared.event_type for declared in self.announces):
+                self._warned.add(kind)
+                warnings.warn(
+                    f"{self.service_name} announces {kind} outside of a handler, and does not declare it. The event "
+                    f"leaves all the same. Add its class to Service({self.service_name!r}, announces=[...]), which "
+                    f"tells readers and `choreo map` what the service announces.",
+                    UndeclaredEventWarning,
+                    stacklevel=4,
+                )
 
     def _own_context(self) -> Context | None:
         context = current()
@@ -445,7 +536,7 @@ class Service(Celery):
         """The envelope of an event that leaves now. ``ended`` is the context of a handler that has ended, or None."""
         now = self.runtime.now()
         return event.sealed(
-            id=str(uuid4()),
+            id=new_id(),
             source=self.service_name,
             subject=ended.about if ended and subject is None else subject,
             cause=ended.envelope if ended else None,
@@ -463,10 +554,12 @@ class Service(Celery):
                 return Announcement(envelope, envelope.time, key, partial(self._withdraw, context, key))
         from choreo.store.schedule import DELAYED, TENDED, Scheduled
 
+        self._check_declared([event])
         publisher, store = self.runtime.publisher, self.runtime.store
         envelope = publisher.stamped(self._sealed(event, subject, context, given, delay))
         message = publisher.message_for(envelope)
         store.schedule(DELAYED, Scheduled(f"event:{envelope.id}", message, delay.seconds(store.now, self.runtime.now)))
+        publisher.note_announced([envelope])
         if not store.tended(DELAYED):
             logger.warning(
                 "%s waits in the store, and no worker of this namespace that uses this store has run in the last "
@@ -482,6 +575,12 @@ class Service(Celery):
             with suppress(HandlerEndedError):
                 return context.withdraw(key.partition("/")[2])
         return self.call_off(key)
+
+    def describe(self) -> ServiceDescription:
+        """What the service declares, as plain data: what it hears and announces, and which fields it reads."""
+        from choreo.declare.describing import described
+
+        return described(self.service_name, self.subscriptions, self.announces, self._listener)
 
     # -- operating -----------------------------------------------------------------------------------------------
 
@@ -506,6 +605,16 @@ class Service(Celery):
     def joins(self) -> Joins:
         """The pending joins of every service that uses this store: find, cancel, fire."""
         return self.runtime.joins
+
+    @property
+    def observe(self) -> Observer:
+        """Looks at every service that uses this store, and changes nothing: ``app.observe.map()``."""
+        return self.runtime.observe
+
+    @property
+    def stories(self) -> Stories:
+        """The pending stories of every service that uses this store: find, count, forget."""
+        return self.runtime.stories
 
     def backlog(self) -> dict[str, Backlog]:
         """
@@ -601,6 +710,14 @@ class Service(Celery):
         if own == "dead_letters":
             raise DeclarationError(f"{describe(function)}: dead_letters is the name of the service's own queue.")
         return f"{self.service_name}.{own}"
+
+
+def _maker_of(app: Service) -> str:
+    """The name of the module that makes this service. Called in its `__init__`, or that of a subclass."""
+    frame: Any = sys._getframe(2)
+    while frame is not None and frame.f_locals.get("self") is app:
+        frame = frame.f_back
+    return "" if frame is None else str(frame.f_globals.get("__name__", ""))
 
 
 @import_modules.connect(weak=False)

@@ -1,6 +1,16 @@
-"""The analytics service: counts every event, also events of types that are added after its deployment."""
+"""The analytics service: counts every event, also of types that are added later, and watches that each order ends."""
+
+from datetime import timedelta
 
 from choreo import Envelope, Service
+from handlers.events import (
+    DriverAssigned,
+    OrderConfirmedByRestaurant,
+    OrderPlaced,
+    OrderRejectedByRestaurant,
+    PaymentCharged,
+    PaymentFailed,
+)
 from handlers.ledger import Ledger
 
 app = Service("analytics")
@@ -13,7 +23,17 @@ ledger = Ledger(
 )
 
 
-# An Envelope, not an event class: analytics reads metadata only, so it needs no event classes.
+# It only watches. If none of `ends` comes in time, choreo announces StoryOverdue.
+app.story(
+    "delivery",
+    begins=OrderPlaced,
+    steps=[OrderConfirmedByRestaurant, PaymentCharged],
+    ends=[DriverAssigned, OrderRejectedByRestaurant, PaymentFailed],
+    within=timedelta(minutes=45),
+)
+
+
+# An Envelope, not an event class: counting reads metadata only, so it needs no event classes.
 @app.on("#")
 def count_event(event: Envelope) -> None:
     """Record the event: its type, its order and its time."""

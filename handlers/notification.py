@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from choreo import Context, DeadLetter, Retry, Service
+from choreo import Context, DeadLetter, Retry, Service, StoryOverdue
 from handlers.events import DriverAssigned, OrderDelayed, OrderRejectedByRestaurant, PaymentFailed
 from handlers.ledger import Ledger, data_directory
 
@@ -20,7 +20,7 @@ ledger = Ledger(
     CREATE TABLE IF NOT EXISTS messages (
         idempotency_key TEXT PRIMARY KEY, order_id TEXT NOT NULL, customer_id TEXT, text TEXT
     );
-    CREATE TABLE IF NOT EXISTS alarms (letter_id TEXT PRIMARY KEY, order_id TEXT, error TEXT);
+    CREATE TABLE IF NOT EXISTS alarms (id TEXT PRIMARY KEY, order_id TEXT, error TEXT);
     """,
 )
 
@@ -49,6 +49,13 @@ def text_refusal(failed: PaymentFailed, context: Context) -> None:
 def text_delay(delayed: OrderDelayed, context: Context) -> None:
     """Text the customer that the order is late."""
     _text(delayed.customer_id, f"Your order is late, we still wait for {delayed.missing}.", context)
+
+
+@app.on(StoryOverdue)
+def alarm_support(overdue: StoryOverdue, context: Context) -> None:
+    """Record an alarm for the operator: an order has neither a driver nor a refusal in time."""
+    error = f"{overdue.story} overdue, without {', '.join(overdue.missing) or 'an end'}"
+    ledger.write("INSERT OR IGNORE INTO alarms VALUES (?, ?, ?)", context.idempotency_key, overdue.key, error)
 
 
 @app.dead_letter

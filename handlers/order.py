@@ -16,7 +16,7 @@ from handlers.ledger import Ledger
 
 logger = logging.getLogger(__name__)
 
-app = Service("order")
+app = Service("order", announces=[OrderPlaced])
 
 ledger = Ledger(
     "order",

@@ -25,8 +25,9 @@ PLACES = ("CHOREO_BROKER_URL", "CHOREO_STORE_URL", "CELERY_BROKER_URL")
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing says where broker and store are."""
-    for name in PLACES:
-        monkeypatch.delenv(name, raising=False)
+    for name in os.environ:
+        if name.startswith(("CHOREO_", "CELERY_BROKER_", "DJANGO_SETTINGS_MODULE")):
+            monkeypatch.delenv(name)
     # It has kept what these variables were when it was imported.
     monkeypatch.delitem(sys.modules, "celeryconfig", raising=False)
 

@@ -13,11 +13,12 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 #: Tests that share the fixture `world`: four services on one broker.
-WORLD = ("dead_letters", "joins", "retries", "services", "shutdown", "unreadable")
+WORLD = ("dead_letters", "joins", "retries", "services", "shutdown", "stories", "unreadable")
 #: Pattern of a test's id -> the group that runs in one process, with the groups of the pattern put in.
 GROUPS = {
     rf"integration/test_(?:{'|'.join(WORLD)})\.py::.*\[(redis|rabbitmq)\b": r"world on \1",
     r"acceptance/test_story\.py::.*\[(redis|rabbitmq)\b": r"story on \1",
+    r"acceptance/(faults)/": r"\1",
     r"integration/test_(rabbitmq_outage|flower)\.py": r"\1",
     r"acceptance/test_(types|package)\.py": r"\1",
     r"contract/test_(rights)\.py": r"\1",

@@ -10,6 +10,7 @@ def lineage_here() -> Lineage:
     for task in reversed(_task_stack.stack):
         request = task.request_stack.top
         # A task that was called as a function has no id; the task that called it has one.
-        if request is not None and request.id:
-            return Lineage(request.root_id or request.id, request.id)
+        own_id = request.id if request is not None else None
+        if own_id:
+            return Lineage(request.root_id or own_id, own_id)
     return NO_LINEAGE

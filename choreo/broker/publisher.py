@@ -42,6 +42,8 @@ class Publisher:
 
     #: Callback: gets the type of each event that reached no queue. Set by whoever makes the publisher.
     report_unheard: Callable[[str], object] | None = None
+    #: Callback: gets the types of the events that were announced. Set by whoever makes the publisher.
+    note_types: Callable[[Iterable[str]], object] | None = None
 
     def __init__(
         self,
@@ -73,6 +75,7 @@ class Publisher:
         envelopes = list(envelopes)
         posts = self._publish([self.message_for(envelope) for envelope in envelopes])
         _check(posts, envelopes)
+        self.note_announced(envelopes)
         unheard = [post for post in posts if post.heard is False]
         if unheard and self._when_unheard is Unheard.ERROR:
             types = sorted({post.message.routing_key for post in unheard})
@@ -87,6 +90,11 @@ class Publisher:
     def stamped(self, envelope: Envelope) -> Envelope:
         """The event as it is sent later, by the schedule."""
         return envelope
+
+    def note_announced(self, envelopes: Iterable[Envelope]) -> None:
+        """Tell ``note_types`` of events that were announced outside of handlers."""
+        if self.note_types is not None:
+            self.note_types([envelope.type for envelope in envelopes])
 
     def message_for(self, envelope: Envelope) -> Message:
         """

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from choreo import __version__
+from choreo.cli.where import connecting
 from choreo.errors import ChoreoError
 from choreo.printing import lines
 
@@ -15,10 +16,16 @@ from choreo.printing import lines
 _COMMANDS = {
     "dead-letters": ("choreo.cli.dead_letters", "dead_letters"),
     "joins": ("choreo.cli.joins", "joins"),
+    "map": ("choreo.cli.map", "map_"),
     "metrics": ("choreo.cli.metrics", "metrics"),
     "publish": ("choreo.cli.publish", "publish"),
     "schedule": ("choreo.cli.schedule", "schedule"),
+    "stories": ("choreo.cli.stories", "stories"),
+    "stuck": ("choreo.cli.stuck", "stuck"),
+    "top": ("choreo.cli.top", "top"),
+    "trace": ("choreo.cli.trace", "trace"),
     "up": ("choreo.cli.up", "up"),
+    "why-not": ("choreo.cli.why_not", "why_not"),
 }
 
 
@@ -39,6 +46,7 @@ class Commands(click.Group):
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="choreo %(version)s")
+@connecting
 def choreo() -> None:
     """
     Event choreography on Celery.

@@ -3,67 +3,49 @@
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from functools import wraps
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from typing import Any
 
 import click
-from kombu.transport import TRANSPORT_ALIASES
 
+from choreo.cli.where import Where, connecting
 from choreo.errors import (
+    ChoreoError,
     DeadLetterError,
     DeclarationError,
     EventTooLargeError,
     JoinError,
     PublishError,
     StoreError,
+    StoryError,
 )
 from choreo.masking import shown_url
 from choreo.printing import lines
 from choreo.redis_client.refusals import is_explained
 from choreo.service import Service
 
-F = TypeVar("F", bound=Callable[..., Any])
 
-_BROKERS = frozenset(TRANSPORT_ALIASES) | {"valkey", "valkeys"}
-_STORES = frozenset({"redis", "rediss", "valkey", "valkeys", "sentinel", "unix", "memory"})
+class NoServiceError(click.ClickException):
+    """`-A` names no service. The message is one line with the way out; the exit code is 2."""
 
-
-@dataclass(frozen=True)
-class Where:
-    """The options `--broker` and `--store` of a command group. A command's own options go before them."""
-
-    broker: str | None = None
-    store: str | None = None
-
-
-def connecting(command: F) -> F:
-    """Decorator: adds `--broker` and `--store` to a command. Without them, celeryconfig.py names both."""
-    # No `envvar`: click would read it for the command as well, and that value would hide the option of the group.
-    store = click.option("--store", metavar="URL", help="The store, if not the broker.  [env var: CHOREO_STORE_URL]")
-    broker = click.option("--broker", metavar="URL", help="The broker.  [env var: CHOREO_BROKER_URL]")
-    return broker(store(command))
+    exit_code = 2
 
 
 def speaking(command: Callable[..., None]) -> Callable[..., None]:
     """
-    Decorator: passes a service, ``app``, to the command, and adds `--broker` and `--store` to its options.
+    Decorator: passes a service, ``app``, to the command, and adds the options of `choreo.cli.where` to its own.
 
     An error of the broker or the store becomes one line, with the URL and a remedy.
     """
 
     @wraps(command)
-    def speak(*args: Any, broker: str | None, store: str | None, **options: Any) -> None:
-        group = click.get_current_context().find_object(Where) or Where()
-        broker = broker or group.broker or os.environ.get("CHOREO_BROKER_URL")
-        store = store or group.store or os.environ.get("CHOREO_STORE_URL")
-        # A celeryconfig.py, and modules that the command imports, may read them there.
-        with _in_environment(CHOREO_BROKER_URL=broker, CHOREO_STORE_URL=store):
-            app = command_line_service(broker, store)
-            with _explained_errors(app):
+    def speak(*args: Any, **options: Any) -> None:
+        where = Where.of(click.get_current_context())
+        with where.in_environment():
+            app = command_line_service(where)
+            with _explained_errors(app, where):
                 command(app, *args, **options)
 
     return connecting(speak)
@@ -74,28 +56,49 @@ def say(text: str, *, err: bool = False, nl: bool = True) -> None:
     click.echo(lines(text), err=err, nl=nl)
 
 
-def command_line_service(broker: str | None, store: str | None) -> Service:
+def command_line_service(where: Where) -> Service:
     """Return a service without handlers, for announcing events and for work on dead letters and joins."""
-    app = Service("command_line")
-    if broker:
-        app.conf.broker_url = _checked(broker, "broker", _BROKERS, "redis://host:6379/0 or amqp://user:password@host/")
-    if store:
-        app.conf.choreo_store_url = _checked(store, "store", _STORES, "redis://host:6379/0")
+    where.check()
+    return _configured_as(where.app, where) if where.app else _configured_here(where)
+
+
+def _configured_as(target: str, where: Where) -> Service:
+    """A service with the whole configuration of another one: also TLS, transport options and terms."""
+    from choreo.local.discovery import DiscoveryError
+    from choreo.local.target import find_service
+
+    try:
+        model = find_service(target)
+    except DiscoveryError as error:
+        raise NoServiceError(f"-A {lines(str(error))}") from error
+    app = Service("command_line", config=None, terms=model.terms)
+    app.conf = model.conf
+    _load(app, f"the configuration of {target}")
+    app.conf.update(where.settings())
     return app
 
 
-@contextmanager
-def _in_environment(**variables: str | None) -> Iterator[None]:
-    """Context manager: set these environment variables. None leaves one as it is."""
-    before = dict(os.environ)
-    os.environ.update({name: value for name, value in variables.items() if value})
+def _configured_here(where: Where) -> Service:
+    app = Service("command_line")
+    source = "celeryconfig"
+    if app.runtime.is_unconfigured and os.environ.get("DJANGO_SETTINGS_MODULE"):
+        # As Celery's guide for Django has it.
+        app.config_from_object("django.conf:settings", namespace="CELERY")
+        source = "Django's configuration"
+    # Before it is read: then it is checked with them.
+    app.conf.update(where.settings())
+    _load(app, source)
+    return app
+
+
+def _load(app: Service, source: str) -> None:
+    """Read the configuration now. Raises `ClickException` for an error that is not choreo's."""
     try:
-        yield
-    finally:
-        for name in variables:
-            os.environ.pop(name, None)
-            if name in before:
-                os.environ[name] = before[name]
+        app.conf.get("broker_url")
+    except ChoreoError:
+        raise
+    except Exception as error:  # the configuration is the user's
+        raise click.ClickException(f"{source} cannot be read: {_sentence(error)}") from error
 
 
 def check_names(app: Service, given: Iterable[str], known: Iterable[str], kind: str = "service or handler") -> None:
@@ -151,7 +154,7 @@ def broker_of(app: Service) -> str:
 
 
 @contextmanager
-def _explained_errors(app: Service) -> Iterator[None]:
+def _explained_errors(app: Service, where: Where) -> Iterator[None]:
     try:
         yield
     except EventTooLargeError:
@@ -159,24 +162,35 @@ def _explained_errors(app: Service) -> Iterator[None]:
     except PublishError as error:
         way_out = "Is this the right broker? " if app.publisher.unheard else _start_it(error)
         raise click.ClickException(
-            f"{_sentence(error)} The broker is {broker_of(app)}. {way_out}--broker / CHOREO_BROKER_URL."
+            f"{_sentence(error)} The broker is {broker_of(app)}. {way_out}{where.remedy('broker')}."
         ) from error
     except StoreError as error:
-        beside = "" if app.conf.get("choreo_store_url") else "--broker / CHOREO_BROKER_URL, or "
+        beside = "" if app.conf.get("choreo_store_url") else f"{where.remedy('broker')}, or "
         raise click.ClickException(
-            f"{_sentence(error)} The store is {_store_of(app)}. {_start_it(error)}{beside}--store / CHOREO_STORE_URL."
+            f"{_sentence(error)} The store is {_store_of(app)}. {_start_it(error)}{beside}{where.remedy('store')}."
         ) from error
     except DeclarationError as error:
         if "has no broker" in str(error):
-            raise click.ClickException(f"{_sentence(error)} Or name it here: --broker / CHOREO_BROKER_URL.") from error
+            raise _no_broker(error, where) from error
         if "Say where it is: choreo_store_url" not in str(error):
             raise
-        raise click.ClickException(f"{_sentence(error)} Or name it here: --store / CHOREO_STORE_URL.") from error
-    except (DeadLetterError, JoinError) as error:
+        raise click.ClickException(f"{_sentence(error)} Or name it here: {where.remedy('store')}.") from error
+    except (DeadLetterError, JoinError, StoryError) as error:
         raise click.ClickException(lines(str(error))) from error
     except click.ClickException as error:
         error.message = lines(error.message)  # type: ignore[misc]
         raise
+
+
+def _no_broker(error: Exception, where: Where) -> click.ClickException:
+    if where.app:
+        return click.ClickException(
+            f"{where.app} has no broker: its configuration does not set broker_url. Set it there, as its workers need "
+            f"it too (CELERY_BROKER_URL in Django's settings), or name it here: --broker redis://host:6379/0"
+        )
+    return click.ClickException(
+        f"{_sentence(error)} Or name it here: {where.remedy('broker')}, or the service that knows it: -A shop.payment."
+    )
 
 
 def _start_it(error: Exception) -> str:
@@ -189,21 +203,3 @@ def _store_of(app: Service) -> str:
 
 def _sentence(error: Exception) -> str:
     return f"{lines(str(error)).rstrip('.')}."
-
-
-def _checked(url: str, kind: str, schemes: frozenset[str], example: str) -> str:
-    # Several URLs of one broker are separated by semicolons.
-    if not all(_is_url(part, schemes) for part in url.split(";")):
-        raise click.BadParameter(
-            f"{shown_url(url)!r} is not a URL of a {kind}. Write one like {example}.",
-            param_hint=f"--{kind} / CHOREO_{kind.upper()}_URL",
-        )
-    return url
-
-
-def _is_url(text: str, schemes: frozenset[str]) -> bool:
-    scheme = text.partition(":")[0].partition("+")[0]
-    try:
-        return scheme in schemes and ("://" in text or text == "memory:") and urlsplit(text).port != 0
-    except ValueError:  # the port is not a number
-        return False

@@ -7,22 +7,23 @@ from collections.abc import Callable, Iterable
 import click
 
 from choreo.cli import completion
-from choreo.cli.app import Where, check_names, connecting, say, speaking, tell_asleep, tell_undeclared
+from choreo.cli.app import check_names, say, speaking, tell_asleep, tell_undeclared
+from choreo.cli.folding import folded
+from choreo.cli.where import connecting
 from choreo.delivery.dead_letter import DeadLetter
 from choreo.errors import DeadLetterError
 from choreo.printing import one_line
 from choreo.service import Service
 
 _ROW = "{:<10}  {:<11}  {:<10}  {}"
-_WIDTH = 43
+#: The column in which the last field begins.
+_START = 37
 
 
 @click.group("dead-letters")
 @connecting
-@click.pass_context
-def dead_letters(context: click.Context, broker: str | None, store: str | None) -> None:
+def dead_letters() -> None:
     """List, replay or discard events that failed for good."""
-    context.obj = Where(broker, store)
 
 
 @dead_letters.command("list")
@@ -47,9 +48,7 @@ def list_(app: Service, names: tuple[str, ...], as_json: bool) -> None:
     say(_ROW.format("ID", "WHEN (UTC)", "REASON", "HANDLER: EVENT"))
     for letter in letters:
         when = letter.failed_at.strftime("%m-%d %H:%M")
-        what = f"{one_line(letter.handler)}: {letter}"
-        what = what if len(what) <= _WIDTH else f"{what[: _WIDTH - 3]}..."
-        say(_ROW.format(letter.id, when, letter.reason, what))
+        say(_ROW.format(letter.id, when, letter.reason, folded(f"{one_line(letter.handler)}: {letter}", _START)))
     say(f"\n{len(letters)} in all. `choreo dead-letters show ID` tells more.")
     tell_undeclared(app, [letter.handler for letter in letters])
 
@@ -148,6 +147,7 @@ def _contents(letter: DeadLetter) -> list[str]:
     lines = []
     for envelope in letter.envelopes:
         lines += ["", f"{envelope}  (id {one_line(envelope.id)}, from {one_line(envelope.source)})"]
+        lines += [f"  with {one_line(name)}={one_line(str(value))}" for name, value in envelope.extensions.items()]
         lines += textwrap.indent(json.dumps(envelope.data, indent=2, ensure_ascii=False), "  ").splitlines()
     if not letter.envelopes:
         lines += ["", "The message:", textwrap.indent(letter.message.body.decode(errors="backslashreplace"), "  ")]

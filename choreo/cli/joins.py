@@ -8,12 +8,16 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from choreo.cli import completion
-from choreo.cli.app import Where, check_names, connecting, say, shown_moment, speaking, tell_asleep, tell_undeclared
+from choreo.cli.app import check_names, say, shown_moment, speaking, tell_asleep, tell_undeclared
+from choreo.cli.folding import folded
+from choreo.cli.where import connecting
 from choreo.operate.joins import PAGE, Joins, PendingJoin
 from choreo.printing import one_line
 from choreo.service import Service
 
-_ROW = "{:<20}  {:<30}  {:<11}  {}"
+_ROW = "{:<20}  {:<11}  {:<11}  {}"
+#: The column in which the last field begins.
+_START = 48
 _WHEN_COMPLETE = ". It runs at its deadline at the latest"
 _of_handler = click.option(
     "--handler",
@@ -25,10 +29,8 @@ _of_handler = click.option(
 
 @click.group("joins")
 @connecting
-@click.pass_context
-def joins(context: click.Context, broker: str | None, store: str | None) -> None:
+def joins() -> None:
     """List pending joins and the events that they wait for. Cancel or fire one."""
-    context.obj = Where(broker, store)
 
 
 @joins.command("list")
@@ -59,7 +61,7 @@ def list_(app: Service, names: tuple[str, ...], limit: int, after: str | None, a
         count = 0
         for count, (join, place) in enumerate(_rows(app.joins, handler, limit, after or ""), start=1):
             if not as_json and count == 1:
-                say(_ROW.format("KEY", "WAITS FOR", "SINCE (UTC)", "UNTIL (UTC)"))
+                say(_ROW.format("KEY", "SINCE (UTC)", "UNTIL (UTC)", "WAITS FOR"))
             say(join.to_json() if as_json else _row(join))
             if place:
                 more = f"choreo joins list {handler} --limit {limit} --after {shlex.quote(place)}"
@@ -164,7 +166,7 @@ def _headline(joins: Joins, handler: str) -> str:
 def _row(join: PendingJoin) -> str:
     since = join.since.strftime("%m-%d %H:%M") if join.since else ""
     until = "overdue" if join.overdue else shown_moment(join.until, "%m-%d %H:%M")
-    return _ROW.format(_short(one_line(join.key), 20), _short(_waits_for(join), 30), since, until)
+    return _ROW.format(one_line(join.key), since, until, folded(_waits_for(join), _START))
 
 
 def _explained(join: PendingJoin) -> str:
@@ -218,7 +220,3 @@ def _spoken(span: timedelta) -> str:
 
 def _wrapped(text: str, indent: int = 2) -> str:
     return textwrap.fill(text, 80, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
-
-
-def _short(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: width - 3]}..."

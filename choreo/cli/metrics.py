@@ -21,9 +21,9 @@ def metrics(app: Service, port: int | None, host: str) -> None:
     """
     Print or serve metrics of the platform for Prometheus.
 
-    They are what Flower and celery-exporter do not know: what waits for each handler and since when, dead letters,
-    pending joins, the schedule, live workers, the store's memory. With --port they are served, and read anew for each
-    request. Nobody is asked for a password: let only Prometheus reach the port.
+    The metrics are what Flower and celery-exporter do not know: what waits for each handler and since when, dead
+    letters, pending joins, the schedule, live workers, events that nobody hears, the store's memory. With --port they
+    are served, and read anew for each request. Nobody is asked for a password: let only Prometheus reach the port.
 
     \b
     choreo metrics

@@ -68,4 +68,4 @@ def _row(name: str, waits: Backlog) -> str:
     shown = "delayed events" if name == DELAYED else one_line(name)
     late = f"{waits.late:.1f}" if waits.due else ""
     at = "" if waits.next_at is None else shown_moment(moment_of(waits.next_at), "%m-%d %H:%M:%S")
-    return _ROW.format(shown if len(shown) <= 38 else f"{shown[:35]}...", waits.due, late, waits.later, at).rstrip()
+    return _ROW.format(shown, waits.due, late, waits.later, at).rstrip()

@@ -16,6 +16,7 @@ import click
 from click.core import ParameterSource
 from kombu.utils.url import maybe_sanitize_url
 
+from choreo.cli.where import Where
 from choreo.errors import ChoreoError
 from choreo.events.event import Event, known_events
 from choreo.local.discovery import DiscoveryError, only_package
@@ -117,6 +118,10 @@ def up(
     The exit code is 0 after Ctrl-C, 1 if the services could not be started or the embedded server ended, and 2 if the
     command line cannot be carried out.
     """
+    where = Where.of(click.get_current_context())
+    if where.options & {"app", "namespace"}:
+        raise Refusal("choreo up runs all services of a package, as they are configured: choreo up shop.")
+    broker, store = broker or where.broker, store or where.store
     signal.signal(signal.SIGTERM, _interrupt)
     names = [name.strip() for names in only for name in names.split(",") if name.strip()]
     options = ["--concurrency", str(concurrency), *(["--pool", pool] if pool else [])]

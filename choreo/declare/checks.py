@@ -61,7 +61,7 @@ _ELSEWHERE = {
 
 
 def check_name(kind: str, name: str) -> None:
-    """Raise `DeclarationError` unless this can be part of a queue's name. ``kind`` is "service" or "handler"."""
+    """Raise `DeclarationError` unless this can be part of a queue's name. ``kind`` says what the name is for."""
     if not isinstance(name, str) or not name.isidentifier():
         raise DeclarationError(
             f"{name!r} is not a valid name for a {kind}: it becomes part of queue names. Write it like a_name."
@@ -124,6 +124,34 @@ def check_service_options(options: Iterable[str], own: Sequence[str]) -> None:
     # Celery's `namespace` separates nothing: it is the prefix of the names of settings.
     taken.remove("namespace")
     check_options("Service", unknown, [*own, *taken, *settings.SETTINGS])
+
+
+def checked_announces(announces: object, where: str) -> "tuple[type[Event], ...] | None":
+    """
+    Return ``announces`` of a service. None: it was not given.
+
+    Raises `DeclarationError` unless these are classes of events that can be announced, each once.
+    """
+    if announces is None:
+        return None
+    from choreo.declare.reaction import describe
+    from choreo.events.event import Event
+
+    if isinstance(announces, (str, type)) or not isinstance(announces, Iterable):
+        raise DeclarationError(
+            f"{where}: announces={announces!r} is not a list of event classes. Write announces=[OrderPlaced]."
+        )
+    events = tuple(announces)
+    for event in events:
+        if isinstance(event, type) and issubclass(event, Event) and hasattr(event, "event_type"):
+            continue
+        what = describe(event) if isinstance(event, type) else repr(event)
+        reason = "abstract" if isinstance(event, type) and issubclass(event, Event) else "not an event class"
+        raise DeclarationError(f"{where}: announces= names {what}, which is {reason}. Write announces=[OrderPlaced].")
+    types = [event.event_type for event in events]
+    if len(set(types)) < len(types):
+        raise DeclarationError(f"{where}: announces= names the same event twice: {', '.join(sorted(types))}.")
+    return events
 
 
 def check_called(decorator: str, topics: tuple[object, ...]) -> None:

@@ -225,7 +225,7 @@ def make_join(
         several=several,
         asked={part: _asked(one) for part, one in several.items()},
         rounds=rounds,
-        keys=_keys(where, by, [*events, *unless]),
+        keys=keys_of(where, by, [*events, *unless]),
         around=around,
         options=options,
     )
@@ -291,11 +291,7 @@ def _check_parts(
 
 
 def _check_times(where: str, within: object, unless: Sequence[object], at_least: object, parts: int) -> None:
-    if not isinstance(within, timedelta) or not is_wait(within, above=0):
-        raise DeclarationError(
-            f"{where}: within={within!r} is not a time to wait, above 0 and up to {LONGEST.days} days. Write "
-            f"within=timedelta(minutes=30)."
-        )
+    check_within(where, within)
     if not all(isinstance(event, type) for event in unless):
         raise DeclarationError(f"{where}: unless={unless!r} takes event classes, not patterns.")
     if at_least is None:
@@ -304,6 +300,15 @@ def _check_times(where: str, within: object, unless: Sequence[object], at_least:
         raise DeclarationError(
             f"{where}: at_least={at_least!r} of {parts} parts. Write a number from 1 to {parts - 1}, or leave it out "
             f"to wait for all."
+        )
+
+
+def check_within(where: str, within: object) -> None:
+    """Raise `DeclarationError` unless this is a time to wait."""
+    if not isinstance(within, timedelta) or not is_wait(within, above=0):
+        raise DeclarationError(
+            f"{where}: within={within!r} is not a time to wait, above 0 and up to {LONGEST.days} days. Write "
+            f"within=timedelta(minutes=30)."
         )
 
 
@@ -317,7 +322,8 @@ def _check_rounds(where: str, rounds: object, at_least: object) -> None:
         )
 
 
-def _keys(where: str, by: By, events: Sequence[type[Event]]) -> dict[str, str]:
+def keys_of(where: str, by: By, events: Sequence[type[Event]]) -> dict[str, str]:
+    """Return the field that holds the key: type → name on the wire. Raises `DeclarationError` for a wrong ``by``."""
     if by is None:
         return {}
     if isinstance(by, str):

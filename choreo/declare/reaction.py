@@ -57,13 +57,14 @@ class Parameter:
         """Return the event in the form that the handler takes. Raises `EnvelopeError` when its data does not fit."""
         if self.wants_envelope:
             return envelope
-        model = self._model(envelope.type)
+        model = self.model_of(envelope.type)
         try:
             return model.read(envelope) if issubclass(model, Event) else model.model_validate(envelope.data)
         except ValidationError as error:
             raise EnvelopeError(f"{envelope} does not fit {model.__name__}: {_faults(error)}") from error
 
-    def _model(self, event_type: str) -> type[BaseModel]:
+    def model_of(self, event_type: str) -> type[BaseModel]:
+        """The class that reads events of this type. The parameter takes no envelope."""
         for model in self.models:
             if getattr(model, "event_type", None) == event_type:
                 return model
@@ -171,6 +172,16 @@ def inspect_function(function: Function) -> Reaction:
             parameter for parameter in parameters if not _is_view(parameter) or not _has_default(taken[parameter.name])
         ]
     return Reaction(function, tuple(parameters), _announces(function, hints))
+
+
+def announced_by(function: Function) -> tuple[type[Event], ...] | None:
+    """The events that the return annotation of any function names. None if there is none, or it cannot be read."""
+    try:
+        annotation = code_of(function).__annotations__["return"]
+        read = types.SimpleNamespace(__annotations__={"return": annotation})
+        return _announces(function, typing.get_type_hints(read, vars(inspect.getmodule(code_of(function)))))
+    except Exception:  # an annotation can be any code, and raise anything
+        return None
 
 
 def _check_call(function: Function, names: Sequence[str]) -> None:

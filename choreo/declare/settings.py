@@ -26,6 +26,7 @@ SETTINGS = (
     "choreo_shutdown_timeout",
     "choreo_tracing",
     "choreo_fast_lane",
+    "choreo_version",
     "choreo_log_format",
     "choreo_record_length",
     "choreo_record_lifetime",
@@ -170,7 +171,7 @@ def _check_unknown(name: str, source: Mapping[str, Any], prefix: str, known: set
 
 def _check_values(conf: ConfigurationView) -> None:
     namespace, store = conf.get("choreo_namespace"), conf.get("choreo_store_url")
-    if namespace is not None and not (isinstance(namespace, str) and re.fullmatch(r"[^\s*#]*", namespace)):
+    if namespace is not None and not is_namespace(namespace):
         raise DeclarationError(
             f"choreo_namespace = {namespace!r}: it begins the names of queues, so it takes a text without spaces, * "
             f'and #. Write it like "staging".'
@@ -179,6 +180,8 @@ def _check_values(conf: ConfigurationView) -> None:
         raise DeclarationError(f'choreo_store_url = {store!r}: it takes a URL, like "redis://host:6379/0".')
     if (unheard := conf.get("choreo_unheard")) is not None:
         Unheard.of(unheard)
+    if not isinstance(version := conf.get("choreo_version"), str | None):
+        raise DeclarationError(f'choreo_version = {version!r}: it takes a text, like "1.4.2".')
     if (log_format := conf.get("choreo_log_format")) not in (None, *LOG_FORMATS):
         raise DeclarationError(f'choreo_log_format = {log_format!r}: it takes "text" or "json".')
     if (tracing := conf.get("choreo_tracing")) not in (None, True, False):
@@ -190,6 +193,11 @@ def _check_values(conf: ConfigurationView) -> None:
     except (TypeError, ValueError):
         pass
     raise DeclarationError(f"choreo_shutdown_timeout = {seconds!r}: it takes a number of seconds, or None.")
+
+
+def is_namespace(value: object) -> bool:
+    """True if the value can begin the names of queues, with a dot behind it."""
+    return isinstance(value, str) and re.fullmatch(r"[^\s*#]*", value) is not None
 
 
 def _guesses(name: str) -> list[str]:

@@ -33,7 +33,8 @@ TICK = 0.2
 BATCH_MESSAGES = 200
 #: Seconds for which a taken message is held back from other workers.
 HOLD = 5.0
-#: Refusals in one batch after which the broker itself counts as in trouble. The rest waits for the next look.
+#: Failures in one batch after which the broker itself counts as in trouble. The rest waits for the next look. Messages
+#: that a broker refuses while it is well are not counted.
 PATIENCE = 3
 
 
@@ -210,6 +211,6 @@ class Clock:
                     sent.append(key)
                 else:
                     troubles.append(error)
-            if len(troubles) == PATIENCE:
+            if sum(trouble.is_outage for trouble in troubles) == PATIENCE:
                 break
         return sent, troubles[0] if troubles else None

@@ -201,8 +201,8 @@ class Delivery:
 
     def run_of(self, result: Result, announced: Sequence[Envelope], detail: str) -> Run:
         """The run that ends now, for the record: see `Run`."""
-        event, now = self.envelope, self.ports.now()
-        began, since = self._began or (now, monotonic())
+        event = self.envelope
+        began, since = self._began or (self.ports.now(), monotonic())
         subjects = {one.subject for one in announced} - {event.subject, ""} if announced else ()
         return Run(
             event=event.id,

@@ -46,6 +46,12 @@ class Ending:
         return cls(End.LOST, f"process {holder['pid']} on {holder['host']} ended, of which nothing more is known")
 
 
+def process_in(holder: str) -> tuple[str, int] | None:
+    """The host and the process id in the name of a consumer, or in the token of a claim; None if it has none."""
+    found = _HOLDER.fullmatch(holder)
+    return (found["host"], int(found["pid"])) if found else None
+
+
 def signal_in_words(number: int) -> str:
     """A signal by its number and name: ``signal 9 (SIGKILL)``."""
     try:

@@ -5,6 +5,7 @@ All may settle the same unit, which is the join's key. Attempts of parts, of eac
 are counted apart.
 """
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,11 +14,9 @@ from typing import Any
 
 from choreo.declare.context import Context
 from choreo.declare.join import Join, age
-from choreo.declare.subscription import Subscription
 from choreo.delivery.dead_letter import Reason
 from choreo.delivery.delivery import DONE, Delivery, Parts
-from choreo.delivery.ports import Ports
-from choreo.delivery.signals import DEADLINE, FIRED, SIGNALS
+from choreo.delivery.signals import ABANDONED, DEADLINE, FIRED, SIGNALS
 from choreo.errors import EnvelopeError, JoinExpiredError
 from choreo.events.envelope import Envelope
 from choreo.events.ids import named_id
@@ -226,6 +225,8 @@ class JoinDelivery(Delivery):
         """True for a signal that no longer has an effect on this join."""
         if self._is_signal and self.subscription.rounds and self._is_outdated():
             return True
+        if self.envelope.type == ABANDONED:
+            return True  # it was meant for a story, whose name this join has now
         if self.envelope.type == FIRED:
             return not result.parts
         if self.envelope.type == DEADLINE:
@@ -302,19 +303,22 @@ class JoinDelivery(Delivery):
 
 
 class FormerJoinDelivery(Delivery):
-    """A signal to a join whose handler is no join any more: its parts become a dead letter."""
+    """A signal to a join whose handler is no join any more: its parts become a dead letter. A story is forgotten."""
 
     def make_claim(self) -> Claim:
         """The claim on the join's key, which is the subject of the signal."""
         return self.claim_on(unit_of(self.envelope.subject), self.envelope.id)
 
     def begin(self) -> ClaimResult:
-        """Claim the join. DONE if no part of it is left."""
+        """Claim the join. DONE if no part of it is left, or it was a story."""
         result = super().begin()
-        if result.verdict is Verdict.RUN and not result.parts:
+        if result.verdict is Verdict.RUN and (not result.parts or self._was_story()):
             self.decisions.commit(replace(self.claim, attempt=0), self.finished(note=CANCELLED))
             return ClaimResult(Verdict.DONE)
         return result
+
+    def _was_story(self) -> bool:
+        return "story" in json.loads(self.ports.store.joins().get(self.subscription.name, "{}"))
 
     def parts_of(self, result: ClaimResult) -> Parts:
         """The parts that had arrived, by name."""
@@ -345,15 +349,3 @@ def warn_of_unknown(join: Join, event: Envelope) -> None:
 
 #: The joins and types that `warn_of_unknown` has named.
 _warned_unknown: set[tuple[str, str]] = set()
-
-
-def delivery_to(ports: Ports, subscription: Subscription, envelope: Envelope, attempt: int, **options: Any) -> Delivery:
-    """
-    A delivery to this handler. ``options`` are those of `Delivery`.
-
-    Raises `EnvelopeError` when the handler can do nothing with such an event.
-    """
-    kind: type[Delivery] = JoinDelivery if isinstance(subscription, Join) else Delivery
-    if kind is Delivery and envelope.type in SIGNALS:
-        kind = FormerJoinDelivery
-    return kind(ports, subscription, envelope, attempt, **options)

@@ -1,4 +1,4 @@
-"""Signals: messages that a service sends to one of its own joins.
+"""Signals: messages that a service sends to one of its own joins or stories.
 
 A signal goes to the queue of the join's handler, and to no other queue.
 """
@@ -12,7 +12,9 @@ from choreo.events.message import Message
 DEADLINE = "choreo.join_expired"
 #: An operator fired the join: its handler runs with the parts that have arrived.
 FIRED = "choreo.join_fired"
-SIGNALS = (DEADLINE, FIRED)
+#: A story has been overdue for so long that it is not kept any longer.
+ABANDONED = "choreo.story_abandoned"
+SIGNALS = (DEADLINE, FIRED, ABANDONED)
 
 
 def signal(kind: str, *, handler: str, key: str, source: str, queue: str, now: float) -> Message:

@@ -2,7 +2,9 @@
 
 import json
 import reprlib
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 from uuid import uuid4
 
 from choreo.declare.retry import MOST_RETRIES
@@ -13,7 +15,7 @@ from choreo.delivery.signals import SIGNALS
 from choreo.errors import EnvelopeError
 from choreo.events.envelope import Envelope
 from choreo.events.message import Message, parsed
-from choreo.store.claims import Claim, Outcome, Settlement, Verdict
+from choreo.store.claims import Claim, ClaimResult, Outcome, Settlement, Verdict
 from choreo.store.parts import CANCELLED, key_of, read_address, unit_of, unpacked
 from choreo.store.schedule import Scheduled, deadline_id
 
@@ -23,8 +25,8 @@ def park_undeclared(ports: Ports, handler: str, key: str, message: Message) -> N
     Make a dead letter of a message that is due, and remove it from the schedule: a retry, or a signal to a join.
 
     ``key`` is its id in the schedule. The dead letter of a join holds all its parts. An event that is none of them (it
-    was held for the next round, say) becomes a dead letter of its own. The message falls due again if another worker
-    holds the claim. Raises `StoreError`.
+    was held for the next round, say) becomes a dead letter of its own. A story only watches, so it is forgotten without
+    a dead letter. The message falls due again if another worker holds the claim. Raises `StoreError`.
     """
     error = f"no worker of {ports.service_name} declares {handler} any more"
     try:
@@ -38,7 +40,11 @@ def park_undeclared(ports: Ports, handler: str, key: str, message: Message) -> N
     if result.verdict is Verdict.BUSY:
         return
     is_of_join, is_signal = key_of(unit) is not None, envelope.type in SIGNALS
-    has_rounds = is_of_join and _has_rounds(ports, handler)
+    described = _described(ports, handler) if is_of_join else {}
+    if "story" in described:
+        _forget(ports, claim, result, key, is_signal)
+        return
+    has_rounds = bool(described.get("rounds"))
     parts = tuple(unpacked(result.parts))
     is_apart = is_of_join and not is_signal and envelope.identity not in [part.identity for part in parts]
     if result.verdict is Verdict.DONE and not (is_apart and has_rounds):
@@ -54,6 +60,15 @@ def park_undeclared(ports: Ports, handler: str, key: str, message: Message) -> N
     else:
         # A signal to a join of which no part is left has no effect.
         ports.store.commit(claim, Settlement(unscheduled=[key, deadline_id(unit)], note=CANCELLED))
+
+
+def _forget(ports: Ports, claim: Claim, result: ClaimResult, key: str, is_signal: bool) -> None:
+    """Forget a story, when a signal to it falls due; and each event that was held back for it."""
+    if result.verdict is Verdict.DONE:
+        ports.store.sent(claim.handler, [key])
+        return
+    unscheduled = [key, deadline_id(claim.unit)] if is_signal else [key]
+    ports.store.commit(claim, Settlement(done=is_signal, unscheduled=unscheduled, note=CANCELLED))
 
 
 def _letter_apart(ports: Ports, handler: str, key: str, letter: DeadLetter, has_rounds: bool) -> None:
@@ -92,10 +107,10 @@ def _letter(
     )
 
 
-def _has_rounds(ports: Ports, handler: str) -> bool:
-    """True if the handler was declared as a join with rounds."""
+def _described(ports: Ports, handler: str) -> Mapping[str, Any]:
+    """The declaration of a join or a story, as JSON; empty if it is not known."""
     text = ports.store.joins().get(handler)
-    return text is not None and bool(json.loads(text).get("rounds"))
+    return json.loads(text) if text else {}
 
 
 def _read(message: Message) -> tuple[Envelope, str]:

@@ -40,9 +40,9 @@ the unit, the commit is refused. If no other delivery has claimed it, the commit
 given back meanwhile is dropped when it is taken again.
 """
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
-from uuid import uuid4
 
 from choreo.broker.redis.keys import BINDINGS, SEP, Keys
 from choreo.broker.redis.packing import head_of_event
@@ -179,5 +179,5 @@ def _placed(messages: Iterable[Message]) -> list[Any]:
     args: list[Any] = []
     for message in messages:
         to_one_queue = "1" if message.exchange == "" else "0"
-        args += [to_one_queue, message.routing_key, uuid4().hex, head_of_event(message)]
+        args += [to_one_queue, message.routing_key, os.urandom(16).hex(), head_of_event(message)]
     return args

@@ -5,7 +5,7 @@ from typing import Any
 from choreo.broker.incoming import EventText
 from choreo.broker.redis.receipt import Receipt
 from choreo.delivery.delivery import Delivery
-from choreo.delivery.join import delivery_to
+from choreo.delivery.kinds import delivery_to
 from choreo.delivery.revocation import Revocation
 from choreo.events.envelope import Envelope
 from choreo.events.lineage import Lineage

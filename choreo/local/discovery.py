@@ -9,7 +9,7 @@ import importlib
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -88,6 +88,11 @@ class Package:
         places = {place for source in self.sources.values() for place in self._declared_on(source)}
         return {(module, name) for module, name in places if module in self.sources}
 
+    @property
+    def targets(self) -> list[str]:
+        """The services of the package with handlers, as `celery -A` takes them."""
+        return sorted(module if name == "app" else f"{module}:{name}" for module, name in self.homes)
+
     @cached_property
     def silent(self) -> dict[str, str]:
         """The services without handlers, which can only publish, with their modules. A worker would do nothing."""
@@ -124,6 +129,47 @@ class Package:
                 if place is not None and kind:
                     found[kind] = place
         return found
+
+    @cached_property
+    def announces(self) -> dict[str, set[str]]:
+        """Each service that the package makes, with the types that its ``announces=`` names."""
+        found: dict[str, set[str]] = {}
+        for source in self.sources.values():
+            for calls in source.assigned.values():
+                for call in calls:
+                    if self._is_a(source, dotted(call.func), _SERVICE):
+                        given = [option.value for option in call.keywords if option.arg == "announces"]
+                        named = found.setdefault(_text(argument(call, 0, "name")), set())
+                        named |= self._types(source, (part for value in given for part in ast.walk(value)))
+        found.pop("", None)
+        return found
+
+    @cached_property
+    def publishes(self) -> dict[str, set[str]]:
+        """Services with the types of the events that the source announces: ``app.publish(OrderPlaced(...))``."""
+        found: dict[str, set[str]] = {}
+        for source in self.sources.values():
+            for receiver, event in source.published:
+                service = self._service_at(self._resolved(source.name, receiver))
+                made = (part.func for part in ast.walk(event) if isinstance(part, ast.Call))
+                types = self._types(source, made)
+                if service and types:
+                    found.setdefault(service, set()).update(types)
+        return found
+
+    def _service_at(self, place: Place | None) -> str:
+        """The name of the service that this variable holds; "" if it holds none, or only running the code tells."""
+        home = self._source(place[0]) if place else None
+        calls = home.assigned.get(place[1], []) if home and place else []
+        names = [
+            _text(argument(call, 0, "name")) for call in calls if home and self._is_a(home, dotted(call.func), _SERVICE)
+        ]
+        return next(iter(names), "")
+
+    def _types(self, source: Source, nodes: Iterable[ast.AST]) -> set[str]:
+        """The types of the event classes that these expressions name."""
+        places = [self._resolved(source.name, dotted(node)) for node in nodes]
+        return {kind for place in places if place is not None and (kind := self._event_type(place))}
 
     def _event_type(self, place: Place) -> str:
         """The type of the event class at this place; "" if it is none, or an abstract one."""
@@ -279,10 +325,10 @@ def imported(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except Exception as error:
-        raise DiscoveryError(_blame(name, error)) from error
+        raise DiscoveryError(blame(name, error)) from error
 
 
-def _blame(name: str, error: Exception) -> str:
+def blame(name: str, error: Exception) -> str:
     """The error, and the line of the user's code that led to it, and not the line of a library that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not _is_of_library(frame.filename)] or frames

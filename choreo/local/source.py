@@ -17,8 +17,8 @@ from pathlib import Path
 #: Modules that are scripts or tests. They are neither read nor imported.
 SKIPPED = ("__main__", "conftest", "test", "tests")
 
-#: The methods of a service that declare a handler, or a task.
-_DECLARE = frozenset({"on", "join", "dead_letter", "task"})
+#: The methods of a service that declare a handler, a story or a task.
+_DECLARE = frozenset({"on", "join", "story", "dead_letter", "task"})
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _SCOPES = (*_FUNCTIONS, ast.ClassDef, ast.Lambda)
 
@@ -89,6 +89,18 @@ class Source:
     def calls(self) -> list[ast.Call]:
         """The calls that an import of the module makes itself. Not those under ``if __name__ == "__main__"``."""
         return [node for node in self._outside() if isinstance(node, ast.Call)]
+
+    @cached_property
+    def published(self) -> list[tuple[str, ast.expr]]:
+        """What the module announces, at any depth: the name of the service, and the expression of the events."""
+        return [
+            (dotted(node.func.value), node.args[0])
+            for node in self._nodes()
+            if isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in ("publish", "publish_many")
+            and node.args
+        ]
 
     def names_itself(self, name: str) -> bool:
         """True if the module sets ``name.service_name``, as an object does that stands in for a service."""

@@ -26,6 +26,8 @@ GAUGES = {
     "choreo_dead_letters": "Dead letters of a handler.",
     "choreo_pending_joins": "Joins that are not settled.",
     "choreo_overdue_joins": "Joins whose deadline has passed, and that are not settled.",
+    "choreo_pending_stories": "Stories that have not ended.",
+    "choreo_overdue_stories": "Stories that have not ended, and whose deadline has passed.",
     "choreo_schedule_due_messages": "Messages of a schedule that are due. With live workers it is 0, but for moments.",
     "choreo_schedule_late_seconds": "How long the first of them has been due.",
     "choreo_schedule_later_messages": "Messages of a schedule that fall due later, and deadlines of joins.",
@@ -37,6 +39,7 @@ GAUGES = {
 COUNTERS = {
     "choreo_unheard_events_total": "Events of a type that reached no queue: no handler listened.",
     "choreo_ignored_join_events_total": "Events that did not count for a join: late, duplicate, surplus.",
+    "choreo_stories_total": "Stories by their course: ended_in_time, ended_late, overdue, abandoned, unbegun.",
     "choreo_store_evicted_keys_total": "Keys that a server of the store has dropped since its start. It must be 0.",
 }
 
@@ -109,6 +112,11 @@ def _add_handler(families: _Families, handler: HandlerReading, now: float) -> No
     if handler.is_join:
         families.add("choreo_pending_joins", handler.backlog.joins, **labels)
         families.add("choreo_overdue_joins", handler.backlog.reminded, **labels)
+    if handler.courses is not None:
+        families.add("choreo_pending_stories", handler.backlog.joins, **labels)
+        families.add("choreo_overdue_stories", handler.backlog.reminded, **labels)
+        for course, count in handler.courses.items():
+            families.add("choreo_stories_total", count, **labels, course=course)
     for reason, count in handler.ignored.items():
         families.add("choreo_ignored_join_events_total", count, **labels, reason=reason)
 

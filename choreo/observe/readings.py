@@ -4,13 +4,15 @@ Readings: the few numbers of a platform that are worth to be kept over time, for
 One reading is a few calls of the store for each handler, and one of the broker. `choreo top` reads more.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 from choreo.broker.depths import Depth
 from choreo.delivery.undeclared import service_of
 from choreo.observe.server import Server
+from choreo.operate.stories import COUNTERS
 from choreo.store.port import Store
 from choreo.store.register import UnheardType
 from choreo.store.schedule import DELAYED, Backlog
@@ -38,6 +40,8 @@ class HandlerReading:
     is_join: bool = False
     #: How many events did not count for a join, by reason.
     ignored: Mapping[str, int] = field(default_factory=dict)
+    #: For a story: how often it took each course. None: it is no story.
+    courses: Mapping[str, int] | None = None
 
     @property
     def service(self) -> str:
@@ -54,7 +58,7 @@ class Reading:
     handlers: Sequence[HandlerReading]
     #: The delayed events that were announced outside of handlers.
     delayed: Backlog
-    #: Service → its live workers.
+    #: Service → its live workers. Only services that ever had one.
     workers: Mapping[str, int]
     servers: Sequence[Server]
     #: The types of events that reached no queue.
@@ -76,17 +80,23 @@ class Readings:
     def take(self) -> Reading:
         """Read everything now. Raises `StoreError`."""
         store, names = self._store, self._store.handlers()
-        depths, joins = self._look(names), store.joins()
+        depths, joins = self._look(names), {name: json.loads(text) for name, text in store.joins().items()}
         services = sorted(set(map(service_of, names)))
         return Reading(
             at=store.now(),
-            handlers=[self._handler(name, (depths or {}).get(self._queue_of(name)), name in joins) for name in names],
+            handlers=[self._handler(name, (depths or {}).get(self._queue_of(name)), joins.get(name)) for name in names],
             delayed=store.backlog(DELAYED),
-            workers={service: len(store.declared(service)) for service in services},
+            workers=dict(self._workers(services)),
             servers=[Server.of(_place(url), info) for url, info in store.servers().items()],
             unheard=store.unheard(),
             has_broker=depths is not None,
         )
+
+    def _workers(self, services: Iterable[str]) -> Iterator[tuple[str, int]]:
+        for service in services:
+            listening = self._store.listening(service)
+            if listening is not None:  # else it only announces
+                yield service, len(listening.workers)
 
     def _look(self, names: Sequence[str]) -> Mapping[str, Depth] | None:
         try:
@@ -95,10 +105,16 @@ class Readings:
             self._depths.close()  # the next reading opens another connection
             return None
 
-    def _handler(self, name: str, depth: Depth | None, is_join: bool) -> HandlerReading:
+    def _handler(self, name: str, depth: Depth | None, join: Mapping[str, Any] | None) -> HandlerReading:
+        """``join`` is the declaration of a join or a story; None for another handler."""
         store = self._store
-        ignored = store.tally(name) if is_join else {}
-        return HandlerReading(name, depth, store.letter_count(name), store.backlog(name), is_join, ignored)
+        reading = HandlerReading(name, depth, store.letter_count(name), store.backlog(name))
+        if join is None:
+            return reading
+        tally = store.tally(name)
+        if "story" in join:
+            return replace(reading, courses={course: tally.get(course, 0) for course in COUNTERS})
+        return replace(reading, is_join=True, ignored=tally)
 
 
 def _place(url: str) -> str:

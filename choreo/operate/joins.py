@@ -124,8 +124,8 @@ class Joins:
 
     @property
     def handlers(self) -> list[str]:
-        """Every handler that is, or once was, a join."""
-        return list(self._store.joins())
+        """Every handler that is, or once was, a join. Stories, which the store keeps as joins, are left out."""
+        return [handler for handler, text in self._store.joins().items() if "story" not in json.loads(text)]
 
     def __iter__(self) -> Iterator[PendingJoin]:
         """Iterate over all pending joins, handler by handler, soonest deadline first. Reads a page at a time."""
@@ -149,12 +149,16 @@ class Joins:
         The next page may miss joins that begin, or are settled, while pages are read. Raises `JoinError` for an
         ``after`` that is no cursor.
         """
-        if after and not _is_cursor(after):
+        if after and not is_cursor(after):
             raise JoinError(f"{after!r} is no place in a list of joins. The list before ends with the next place.")
         description = self._description(handler)
         units, cursor = self._store.pending(handler, limit, after)
         seen = (self._store.look(handler, unit) for unit in units)
         return Page([_pending(handler, found, description) for found in seen if found is not None], cursor)
+
+    def is_by_subject(self, handler: str) -> bool:
+        """True if the key of this handler's joins is the subject of each part."""
+        return not any(self._description(handler).get("keys", {}).values())
 
     def find(self, key: str, handler: str | None = None) -> list[PendingJoin]:
         """Return the pending joins with this key: at most one for each handler."""
@@ -324,7 +328,8 @@ def _missing(
     return tuple(missing), max(description.get("at_least", 0) - full, 0)
 
 
-def _is_cursor(text: str) -> bool:
+def is_cursor(text: str) -> bool:
+    """True for a cursor of a page of joins or stories."""
     score, _, last = text.partition(" ")
     try:
         return math.isfinite(float(score)) and last.startswith(DEADLINE_PREFIX)

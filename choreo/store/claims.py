@@ -131,6 +131,8 @@ class Settlement:
     #: Seconds for which the service of the handler remembers them, if another program settles the unit. 0: as long as
     #: this program does.
     retention: float = 0.0
+    #: The name of a counter of the handler that counts one more: see `Joins.tally`. "": none.
+    counted: str = ""
     #: The run that ends with this, for the record; None: it is not recorded.
     run: Run | None = None
 

@@ -15,6 +15,7 @@ class Arrival:
     A part is kept under its ``name``, once: its type, or type/identity where the join needs several of a type.
     """
 
+    #: What `needs` and `told` call it: its type, or for a story its role (see `choreo.declare.story`).
     part: str
     name: str
     text: str
@@ -91,7 +92,7 @@ class Joins(Protocol):
         How many events did not count for a join.
 
         "late": they came after the join was complete or settled. "duplicate": the part was there already. "surplus":
-        the join had enough of their type.
+        the join had enough of their type. Also the counters of `Settlement.counted`.
         """
 
     def describe_joins(self, descriptions: Mapping[str, str]) -> None:

@@ -18,6 +18,9 @@ class Letters(Protocol):
     def letter_count(self, handler: str) -> int:
         """The number of dead letters of a handler."""
 
+    def letter_times(self, handler: str) -> tuple[float, float] | None:
+        """When the oldest and newest letter of a handler were recorded, in seconds since 1970; None: it has none."""
+
     def letter(self, handler: str, letter_id: str) -> str | None:
         """One dead letter as JSON; None if there is none with this id."""
 

@@ -27,9 +27,11 @@ from choreo.store.claims import (
 from choreo.store.joins import Arrival, JoinState
 from choreo.store.parts import mark_of
 from choreo.store.port import Store
+from choreo.store.presence import MOST_GONE, MOST_SEEN, SEEN_FOR, Presence, Program
 from choreo.store.register import MOST_UNHEARD, Declared, Listening, UnheardType
 from choreo.store.runs import Recording, Run, entries, from_text, is_subject, subject_entry
 from choreo.store.schedule import DEADLINE_PREFIX, Backlog, Scheduled, Unreadable, deadline_id
+from choreo.store.search import MOST, Kept, KeptUnit, needles
 from choreo.store.terms import Terms
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -62,11 +64,50 @@ class _Register:
 
 
 @dataclass
+class _Roll:
+    """The programs of one service."""
+
+    #: Name → the time until which it counts as alive, the time of its last sign of life, and its record.
+    programs: dict[str, tuple[float, float, Program]] = field(default_factory=dict)
+    descriptions: dict[str, str] = field(default_factory=dict)
+    announced: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def seen(self) -> float:
+        """The time of the last sign of life of any program."""
+        return max((seen for _, seen, _ in self.programs.values()), default=0.0)
+
+    def tidy(self, now: float) -> None:
+        """Forget the programs that have ended, but for the last one of each node, and what only they declare."""
+        nodes = {program.node for until, _, program in self.programs.values() if until > now}
+        gone = [(seen, name) for name, (until, seen, _) in self.programs.items() if until <= now]
+        kept = 0
+        for _, name in sorted(gone, reverse=True):
+            node = self.programs[name][2].node
+            if node in nodes or kept >= MOST_GONE:
+                del self.programs[name]
+            else:
+                nodes.add(node)
+                kept += 1
+        used = {program.digest for _, _, program in self.programs.values()}
+        self.descriptions = {digest: text for digest, text in self.descriptions.items() if digest in used}
+
+    def announce(self, types: Sequence[str], now: float) -> None:
+        """Remember that a program has begun to announce these types."""
+        self.announced = {kind: when for kind, when in self.announced.items() if when + SEEN_FOR > now}
+        for kind in types:
+            if len(self.announced) < MOST_SEEN or kind in self.announced:
+                self.announced[kind] = now
+
+
+@dataclass
 class _Gathering:
     """The parts that have arrived for a join: name → the time of arrival, and the text."""
 
     parts: dict[str, tuple[float, str]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    #: Name → the `Arrival.part` as which it came.
+    kinds: dict[str, str] = field(default_factory=dict)
 
     @property
     def texts(self) -> dict[str, str]:
@@ -77,7 +118,7 @@ class _Gathering:
         """How many events are here; True if they are complete; True if no more of this arrival's type are needed."""
         here, full = 0, set()
         for part, need in arrival.needs.items():
-            have = sum(name.partition("/")[0] == part for name in self.parts)
+            have = sum(part in (name.partition("/")[0], self.kinds.get(name)) for name in self.parts)
             wanted: float = 1 if need is None else need or dict[str, float](self.counts).get(part, float("inf"))
             here += have
             if have >= wanted:
@@ -160,6 +201,8 @@ class _Drawer:
     parts: dict[str, _Gathering] = field(default_factory=lambda: defaultdict(_Gathering))
     calendar: _Calendar = field(default_factory=_Calendar)
     letters: dict[str, str] = field(default_factory=dict)
+    #: Dead letter → when it was recorded; also those that are gone.
+    letter_times: dict[str, float] = field(default_factory=dict)
     tally: Counter[str] = field(default_factory=Counter)
     #: Delivery → how often it came back: see `Claims.returned`.
     returns: Counter[str] = field(default_factory=Counter)
@@ -184,6 +227,7 @@ class Content:
     drawers: dict[str, _Drawer] = field(default_factory=lambda: defaultdict(_Drawer))
     handlers: set[str] = field(default_factory=set)
     registers: dict[str, _Register] = field(default_factory=lambda: defaultdict(_Register))
+    rolls: dict[str, _Roll] = field(default_factory=lambda: defaultdict(_Roll))
     joins: dict[str, str] = field(default_factory=dict)
     unheard: dict[str, UnheardType] = field(default_factory=dict)
     tended: dict[str, float] = field(default_factory=dict)
@@ -221,6 +265,7 @@ class MemoryStore(Store):
         self._drawers = content.drawers
         self._handlers = content.handlers
         self._registers = content.registers
+        self._rolls = content.rolls
         self._joins = content.joins
         self._unheard = content.unheard
         self._tended = content.tended
@@ -290,6 +335,7 @@ class MemoryStore(Store):
         if not surplus:
             if known is None:
                 gathering.parts[arrival.name] = now, arrival.text
+                gathering.kinds[arrival.name] = arrival.part
             gathering.counts |= arrival.counts
             here, complete, _ = gathering.status(arrival)
         if not complete:
@@ -399,8 +445,11 @@ class MemoryStore(Store):
             drawer.parts.pop(claim.unit, None)
         until = self._clock() + (settlement.retention or self.terms.retention.total_seconds())
         drawer.took_part |= dict.fromkeys(settlement.took_part, until)
+        if settlement.counted:
+            drawer.tally[settlement.counted] += 1
         if settlement.letter:
             drawer.letters[settlement.letter[0]] = settlement.letter[1]
+            drawer.letter_times[settlement.letter[0]] = self._clock()
         for unwanted in settlement.unscheduled:
             drawer.calendar.pop(unwanted, None)
         for scheduled in settlement.scheduled:
@@ -484,9 +533,17 @@ class MemoryStore(Store):
         return Backlog(len(due), now - min(due, default=now), len(later), min(later, default=None), reminded, joins)
 
     @_locked
+    def upcoming(self, name: str, seconds: float, limit: int) -> list[tuple[str, float]]:
+        """Ids of entries that fall due within so many seconds, and when: the first ``limit`` of them."""
+        now = self._clock()
+        entries = [(entry.due, key) for key, entry in self._drawers[name].calendar.items() if not entry.was_sent]
+        return [(key, due) for due, key in sorted(entries) if now < due <= now + seconds][:limit]
+
+    @_locked
     def add_letter(self, handler: str, letter_id: str, letter: str, scheduled: Sequence[Scheduled] = ()) -> None:
         """Record a dead letter outside any unit."""
         self._drawers[handler].letters[letter_id] = letter
+        self._drawers[handler].letter_times[letter_id] = self._clock()
         for entry in scheduled:
             self.schedule(handler, entry)
 
@@ -499,6 +556,13 @@ class MemoryStore(Store):
     def letter_count(self, handler: str) -> int:
         """The number of dead letters of a handler."""
         return len(self._drawers[handler].letters)
+
+    @_locked
+    def letter_times(self, handler: str) -> tuple[float, float] | None:
+        """When the oldest and newest letter of a handler were recorded, in seconds since 1970; None: it has none."""
+        drawer = self._drawers[handler]
+        times = [at for key, at in drawer.letter_times.items() if key in drawer.letters]
+        return (min(times), max(times)) if times else None
 
     @_locked
     def letter(self, handler: str, letter_id: str) -> str | None:
@@ -582,6 +646,45 @@ class MemoryStore(Store):
         workers = [frozenset(queue for queue, _ in bindings) for bindings in live]
         return Listening(frozenset(register.bindings), workers)
 
+    @_locked
+    def report(
+        self, service: str, program: Program, description: str, ttl: float, announced: Sequence[str] = ()
+    ) -> None:
+        """Report that this program lives for the next ``ttl`` seconds, and declares this."""
+        roll, now = self._rolls[service], self._clock()
+        roll.programs[program.name] = now + ttl, now, program
+        roll.descriptions[program.digest] = description
+        roll.tidy(now)
+        if announced:
+            roll.announce(announced, now)
+
+    @_locked
+    def services(self) -> list[str]:
+        """Every service that ever had a worker, or announced an event, sorted."""
+        reported = {service for service, roll in self._rolls.items() if roll.programs}
+        return sorted({name.partition(".")[0] for name in self._handlers} | reported)
+
+    @_locked
+    def leave(self, service: str, program: str) -> None:
+        """Report that this program ends."""
+        roll, now = self._rolls[service], self._clock()
+        if program in roll.programs:
+            roll.programs[program] = now, now, roll.programs[program][2]
+        roll.tidy(now)
+
+    @_locked
+    def presence(self, service: str) -> Presence:
+        """The programs of a service, and what they declare."""
+        roll, now = self._rolls[service], self._clock()
+        if roll.seen + SEEN_FOR <= now:
+            roll = self._rolls[service] = _Roll()
+        programs = [
+            # As text and back: in Redis a record is kept as text.
+            Program.from_json(program.to_json(), name=name, seen=seen, is_alive=until > now)
+            for name, (until, seen, program) in roll.programs.items()
+        ]
+        return Presence.of(programs, roll.descriptions, roll.announced)
+
     @property
     def recording(self) -> Recording:
         """What this store records of runs."""
@@ -638,6 +741,38 @@ class MemoryStore(Store):
     def unheard(self) -> dict[str, UnheardType]:
         """The types of events that reached no queue, sorted."""
         return dict(sorted(self._unheard.items()))
+
+    @_locked
+    def find_scheduled(self, owner: str, texts: Sequence[str], most: int = MOST) -> tuple[list[Kept], bool]:
+        """The messages in this schedule that contain one of the texts; True if all were looked at."""
+        entries = [
+            Kept(key, entry.due, entry.message)
+            for key, entry in self._drawers[owner].calendar.items()
+            if entry.message is not None
+        ]
+        sought = needles(texts)
+        texts_of = {entry.id: entry.message.to_json().encode() for entry in entries[:most]}
+        found = [entry for entry in entries[:most] if any(text in texts_of[entry.id] for text in sought)]
+        return found, len(entries) <= most
+
+    @_locked
+    def find_letters(self, handler: str, texts: Sequence[str], most: int = MOST) -> tuple[list[str], bool]:
+        """The dead letters of this handler, as JSON, that contain one of the texts; True if all were looked at."""
+        letters, sought = list(self._drawers[handler].letters.values()), needles(texts)
+        found = [letter for letter in letters[:most] if any(text in letter.encode() for text in sought)]
+        return found, len(letters) <= most
+
+    @_locked
+    def unit(self, handler: str, unit: str) -> KeptUnit | None:
+        """A unit that has begun and is not finished; None if there is none, or it is finished."""
+        state = self._drawers[handler].units.get(unit)
+        if state is None or state.done or not (state.settled[""] or state.deliveries or state.token):
+            return None
+        return KeptUnit(state.settled[""], state.deliveries, state.token, state.before, state.ended[1])
+
+    def namespaces(self) -> list[str]:
+        """One: this store has no namespaces."""
+        return [""]
 
     def ping(self) -> None:
         """Do nothing: this store always answers."""

@@ -1,4 +1,4 @@
-"""The store: six protocols in one object, since a commit writes to several of them in one step."""
+"""The store: seven protocols in one object, since a commit writes to several of them in one step."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -9,9 +9,10 @@ from choreo.store.letters import Letters
 from choreo.store.register import Register
 from choreo.store.runs import Runs
 from choreo.store.schedule import Schedule
+from choreo.store.search import Search
 
 
-class Store(Claims, Joins, Schedule, Letters, Register, Runs, Protocol):
+class Store(Claims, Joins, Schedule, Letters, Register, Runs, Search, Protocol):
     """
     All state that choreo keeps.
 

@@ -1,8 +1,9 @@
 """The store in Redis, or in a Redis Cluster: one Lua script per decision.
 
 All keys of one handler have the same hash tag (``choreo:{payment.charge_customer}:due``), so that a Redis Cluster
-keeps them in one slot; so have the keys of one service's workers, and of the delayed events. The two keys of the whole
-platform (``choreo:handlers`` and ``choreo:joins``) are in a slot each. No call reads keys of two slots.
+keeps them in one slot; so have the keys of one service's workers, and of the delayed events. The three keys of the
+whole platform (``choreo:handlers``, ``choreo:joins`` and ``choreo:services``) are in a slot each. No call reads keys of
+two slots.
 
 While a slot moves, a cluster refuses a script of several keys unless all the keys that it names are there. A script
 that also uses keys which it does not name could stop in the middle. So it names the start of the inbox's keys, which is
@@ -30,10 +31,14 @@ from choreo.store.calls import Calls
 from choreo.store.claims import OUTBOX_GRACE, Claim, ClaimResult, CommitResult, LastEnd, Outcome, Settlement, Verdict
 from choreo.store.joins import Arrival, JoinState
 from choreo.store.port import Store
+from choreo.store.presence import Presence, Program
+from choreo.store.redis_programs import RedisPrograms
 from choreo.store.redis_runs import RedisRuns
+from choreo.store.redis_search import RedisSearch
 from choreo.store.register import MOST_UNHEARD, Declared, Listening, UnheardType
 from choreo.store.runs import Recording, Run, entries
 from choreo.store.schedule import DEADLINE_PREFIX, DELAYED, Backlog, Scheduled, Unreadable, deadline_id
+from choreo.store.search import MOST, Kept, KeptUnit
 from choreo.store.terms import Terms
 
 #: How a schedule id that is no UTF-8 becomes a text, and bytes again.
@@ -240,9 +245,9 @@ class RedisStore(Store):
         retention = max(self._retention, _ms(settlement.remember))
         recorded = entries(settlement.run) if settlement.run is not None else ()
         shape = ""
-        if letter or unwanted or scheduled or messages or took_part or recorded:
+        if letter or unwanted or scheduled or messages or took_part or recorded or settlement.counted:
             counts = f"{len(letter) // 2} {len(unwanted)} {len(scheduled)} {messages} {len(took_part)}"
-            shape = f"{counts} {len(recorded)}"
+            shape = f"{counts} {len(recorded)} {settlement.counted}".rstrip()
         args: list[Any] = [claim.token, _attempt(claim), kept if settlement.done else 0, retention, claim.unit, shape]
         args += (*letter, *unwanted)
         for entry in scheduled:
@@ -322,6 +327,15 @@ class RedisStore(Store):
         joins = max(ready + later + reminded - messages_there, 0)
         return Backlog(ready, late, later, following[0][1] / 1000 if following else None, reminded, joins)
 
+    def upcoming(self, name: str, seconds: float, limit: int) -> list[tuple[str, float]]:
+        """Ids of entries that fall due within so many seconds, and when: the first ``limit`` of them."""
+        due = self._calendar(name)[0]
+        now = self._calls.time(due) * 1000
+        found = self._calls.ask(
+            lambda client: client.zrangebyscore(due, f"({now}", now + seconds * 1000, 0, limit, withscores=True)
+        )
+        return [(key.decode(), at / 1000) for key, at in found]
+
     def add_letter(self, handler: str, letter_id: str, letter: str, scheduled: Sequence[Scheduled] = ()) -> None:
         """Record a dead letter outside any unit."""
         # A delivery that cannot be read has no unit. Its dead letter is settled with a unit of its own.
@@ -341,6 +355,19 @@ class RedisStore(Store):
     def letter_count(self, handler: str) -> int:
         """The number of dead letters of a handler."""
         return int(self._calls.ask(lambda client: client.hlen(self._cabinet(handler)[0])))
+
+    def letter_times(self, handler: str) -> tuple[float, float] | None:
+        """When the oldest and newest letter of a handler were recorded, in seconds since 1970; None: it has none."""
+        index = self._cabinet(handler)[1]
+
+        def ask(client: Any) -> Any:
+            with client.pipeline(transaction=True) as pipeline:
+                pipeline.zrange(index, 0, 0, withscores=True)
+                pipeline.zrange(index, -1, -1, withscores=True)
+                return pipeline.execute()
+
+        first, last = self._calls.ask(ask)
+        return (first[0][1] / 1000, last[0][1] / 1000) if first and last else None
 
     def letter(self, handler: str, letter_id: str) -> str | None:
         """One dead letter as JSON; None if there is none with this id."""
@@ -431,6 +458,29 @@ class RedisStore(Store):
             [frozenset(_pair(text)[0] for text in declared) for declared in live],
         )
 
+    def report(
+        self, service: str, program: Program, description: str, ttl: float, announced: Sequence[str] = ()
+    ) -> None:
+        """Report that this program lives for the next ``ttl`` seconds, and declares this."""
+        self._programs.report(service, program, description, ttl, announced)
+
+    def leave(self, service: str, program: str) -> None:
+        """Report that this program ends."""
+        self._programs.leave(service, program)
+
+    def presence(self, service: str) -> Presence:
+        """The programs of a service, and what they declare."""
+        return self._programs.presence(service)
+
+    @cached_property
+    def _programs(self) -> RedisPrograms:
+        return RedisPrograms(self._calls, self._key, f"{self.prefix}:services")
+
+    def services(self) -> list[str]:
+        """Every service that ever had a worker, or announced an event, sorted."""
+        # The workers of an older choreo register handlers only.
+        return sorted({name.partition(".")[0] for name in self.handlers()} | self._programs.services())
+
     @property
     def recording(self) -> Recording:
         """What this store records of runs."""
@@ -473,6 +523,26 @@ class RedisStore(Store):
         return {
             kind: UnheardType(count, int(last) / 1000, source) for kind, (count, last, source) in sorted(found.items())
         }
+
+    @cached_property
+    def _search(self) -> RedisSearch:
+        return RedisSearch(self._calls, self._key)
+
+    def find_scheduled(self, owner: str, texts: Sequence[str], most: int = MOST) -> tuple[list[Kept], bool]:
+        """The messages in this schedule that contain one of the texts; True if all were looked at."""
+        return self._search.find_scheduled(owner, texts, most)
+
+    def find_letters(self, handler: str, texts: Sequence[str], most: int = MOST) -> tuple[list[str], bool]:
+        """The dead letters of this handler, as JSON, that contain one of the texts; True if all were looked at."""
+        return self._search.find_letters(handler, texts, most)
+
+    def unit(self, handler: str, unit: str) -> KeptUnit | None:
+        """A unit that has begun and is not finished; None if there is none, or it is finished."""
+        return self._search.unit(handler, unit)
+
+    def namespaces(self) -> list[str] | None:
+        """The namespaces of the platforms on this server; None if there are too many keys to look at."""
+        return self._search.namespaces(self.prefix.partition(":")[0])
 
     def ping(self) -> None:
         """Raise `StoreError` unless the server answers."""

@@ -1,10 +1,11 @@
-"""The register: which handlers exist, and which live worker binds which queue."""
+"""The register: which handlers exist, which live worker binds which queue, and who is there."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from choreo.events.patterns import Binding
+from choreo.store.presence import Presence, Program
 
 #: The most types of unheard events that are counted. A program may make up a type for each event.
 MOST_UNHEARD = 1000
@@ -49,7 +50,7 @@ class UnheardType:
 
 
 class Register(Protocol):
-    """Handlers and live workers. Every method is one atomic decision."""
+    """Handlers, live workers, and the programs of each service. Every method is one atomic decision."""
 
     def register(self, handlers: Sequence[str]) -> None:
         """Record these handlers, so that their dead letters are found even when their code is gone."""
@@ -72,6 +73,29 @@ class Register(Protocol):
 
     def listening(self, service: str) -> Listening | None:
         """The queues of this service that events reach; None if no worker of it has ever called `declare`."""
+
+    def report(
+        self, service: str, program: Program, description: str, ttl: float, announced: Sequence[str] = ()
+    ) -> None:
+        """
+        Report that this program lives for the next ``ttl`` seconds, and declares this; 0 if it only publishes.
+
+        ``description`` is a text that its `Program.digest` names. ``announced`` are the types that it has begun to
+        announce outside of handlers. What is not needed any more is forgotten: see `Presence`.
+        """
+
+    def leave(self, service: str, program: str) -> None:
+        """Report that this program ends. Its record stays, until the next program of its node reports."""
+
+    def presence(self, service: str) -> Presence:
+        """The programs of a service, and what they declare. Empty for a service that is not known."""
+
+    def workers(self, service: str) -> Sequence[Program]:
+        """The workers of a service that live, in the order of their start."""
+        return self.presence(service).workers
+
+    def services(self) -> list[str]:
+        """Every service that ever had a worker, or announced an event, sorted."""
 
     def note_unheard(self, source: str, counts: Mapping[str, int]) -> None:
         """Count events of a service that reached no queue: type → how many. `MOST_UNHEARD` types are counted."""

@@ -10,13 +10,15 @@ entry in a list of its own leads from that subject to the story.
 """
 
 import json
-from base64 import urlsafe_b64decode, urlsafe_b64encode
-from binascii import crc32
+from binascii import a2b_base64, b2a_base64, crc32
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Protocol
+
+from pydantic_core import to_json
 
 from choreo.durations import LONGEST, is_wait
 from choreo.errors import DeclarationError
@@ -26,8 +28,8 @@ from choreo.events.ids import is_uuid
 SHELVES = 32
 #: The longest text of a field in a record; a longer one is cut.
 LONGEST_TEXT = 200
-
-_encode = json.JSONEncoder(separators=(",", ":")).encode
+#: The position of the story's id in a record: see `_record_of`.
+_STORY = 1
 
 
 class Result(StrEnum):
@@ -186,37 +188,44 @@ def shelf(name: str) -> int:
     return crc32(name.encode(errors="replace")) % SHELVES
 
 
+def shelf_of(run: Run) -> int:
+    """The number of the list that keeps this run: that of its story, or of the subject that leads to the story."""
+    return shelf(run.subject if run.is_first else run.story)
+
+
 def entries(run: Run) -> list[tuple[str, str]]:
     """The entries that a run makes in its handler's record: the name of the list, and the text."""
-    made = [(f"runs:{shelf(run.subject if run.is_first else run.story)}", to_text(run))]
+    record = _record_of(run)
+    made = [(f"runs:{shelf_of(run)}", _encode(record))]
     for story in run.others:
-        made.append((f"runs:{shelf(story)}", to_text(replace(run, story=story))))
+        record[_STORY] = "" if story == run.event else _short(story)
+        made.append((f"runs:{shelf(story)}", _encode(record)))
     for subject in run.subjects:
         made.append((f"subjects:{shelf(subject)}", _encode([subject, _short(run.story)])))
     return made
 
 
-def to_text(run: Run) -> str:
-    """The text of a run in the record: a JSON list. `from_text` reads it."""
+def _record_of(run: Run) -> list[Any]:
+    """A run as a JSON list. `from_text` reads its text."""
     record: list[Any] = [
         _short(run.event),
-        "" if run.story == run.event else _short(run.story),
+        "" if run.is_first else _short(run.story),
         _cut(run.subject),
         _cut(run.type),
         run.attempt,
         _LETTERS[run.result],
         round(run.waited * 1000),
         round(run.took * 1000),
-        _worker_short(run),
+        _worker_short(run.handler, run.worker),
         " ".join(f"{kind}:{_short(event_id)}" for kind, event_id in run.announced),
     ]
     if run.detail or run.parts:
         record += [_cut(run.detail), [[kind, _short(event_id)] for kind, event_id in run.parts]]
-    return _encode(record)
+    return record
 
 
 def from_text(handler: str, at: float, text: str | bytes) -> Run:
-    """Read the text of a run. Raises `ValueError` for a text that `to_text` has not made."""
+    """Read the text of a run, as `entries` writes it. Raises `ValueError` for any other text."""
     try:
         event, story, subject, kind, attempt, letter, waited, took, worker, announced, *more = json.loads(text)
         detail, parts = more if more else ("", [])
@@ -268,27 +277,40 @@ def in_order(runs: Iterable[Run]) -> list[Run]:
 
 def _short(event_id: str) -> str:
     """An id in the record. A UUID takes 22 characters in place of 36, behind a mark that no other id begins with."""
-    if is_uuid(event_id):
-        return "~" + urlsafe_b64encode(bytes.fromhex(event_id.replace("-", ""))).decode()[:22]
-    return "=" + _cut(event_id)
+    return _short_uuid(event_id) if is_uuid(event_id) else "=" + _cut(event_id)
+
+
+@lru_cache(1024)
+def _short_uuid(event_id: str) -> str:
+    # Cached: the run of a join names its events several times, and the runs of a story name the story.
+    return "~" + b2a_base64(bytes.fromhex(event_id.replace("-", "")))[:22].decode()
 
 
 def _long(short: str) -> str:
     if short[:1] != "~":
         return short[1:]
-    text = urlsafe_b64decode(short[1:] + "==").hex()
+    text = a2b_base64(short[1:] + "==").hex()
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
-def _worker_short(run: Run) -> str:
+@lru_cache
+def _worker_short(handler: str, worker: str) -> str:
     """The name of a worker in the record: without the name of the service where that comes twice, as it mostly does."""
-    service = run.handler.partition(".")[0]
-    return run.worker.removeprefix(f"{service}@{service}")
+    service = handler.partition(".")[0]
+    return worker.removeprefix(f"{service}@{service}")
 
 
 def _worker_long(handler: str, short: str) -> str:
     service = handler.partition(".")[0]
     return f"{service}@{service}{short}" if short[:1] == "." else short
+
+
+def _encode(value: Any) -> str:
+    """The value as JSON. `json.dumps` takes six times as long."""
+    try:
+        return to_json(value).decode()
+    except ValueError:  # half a surrogate pair, in an argument of a command
+        return json.dumps(value, separators=(",", ":"))
 
 
 def _cut(text: str) -> str:

@@ -98,3 +98,6 @@ class Schedule(Protocol):
 
     def backlog(self, name: str) -> Backlog:
         """How much waits in the schedule."""
+
+    def upcoming(self, name: str, seconds: float, limit: int) -> list[tuple[str, float]]:
+        """Ids of entries that fall due within so many seconds, and when: the first ``limit`` of them."""

@@ -1,5 +1,6 @@
 """The runtime of a service in a test: its ports are in memory, and everything else is the service's own."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
@@ -8,14 +9,19 @@ from typing import Any
 
 from choreo.broker.depths import Depth
 from choreo.broker.publisher import Publisher
+from choreo.broker.queued import Queued
 from choreo.broker.topology import Topology
 from choreo.declare.context import Context
 from choreo.delivery.lease_keeper import LeaseKeeper
+from choreo.events.envelope import Envelope
+from choreo.observe.broker_look import BrokerLook
 from choreo.observe.readings import Readings
+from choreo.observe.top import Top
 from choreo.runtime import Runtime
 from choreo.service import Service
 from choreo.store.claims import Claim
 from choreo.store.memory import MemoryStore
+from choreo.testing.queues import PendingDelivery
 
 
 class StageRuntime(Runtime):
@@ -31,6 +37,9 @@ class StageRuntime(Runtime):
     ) -> None:
         super().__init__(real.service_name, real.terms, real.subscriptions, real._settings, real._connect, real._tasks)
         self._real, self._store, self._publisher = real, store, publisher
+        self.describe, self.module = real.describe, real.module
+        #: Callback: tells the store what the services of the stage declare, and returns the deliveries that wait.
+        self.pending: Callable[[], Sequence[PendingDelivery]] = tuple
         if now is not None:
             self.now = now
 
@@ -72,6 +81,27 @@ class StageRuntime(Runtime):
         """Reads the store of the test. No broker has the queues of a test."""
         return Readings(self.store, NoQueues(), self.queue_of)
 
+    def new_top(self) -> Top:
+        """Looks at the store of the test. No broker has the queues of a test."""
+        return Top(self.store, NoQueues(), self.queue_of, self.undeclared)
+
+    def look_at_broker(self, queues: Sequence[str], texts: Sequence[str]) -> BrokerLook:  # noqa: ARG002
+        """All deliveries that wait on the stage."""
+        queued: dict[str, list[tuple[Envelope, int]]] = defaultdict(list)
+        for pending in self.pending():
+            if pending.event is not None:
+                queued[pending.handler].append((pending.event, pending.attempt))
+        found = [
+            Queued(handler, event, attempt, position=place, count=len(events))
+            for handler, events in queued.items()
+            for place, (event, attempt) in enumerate(events, start=1)
+        ]
+        return BrokerLook(found, is_open=True)
+
+    def store_in(self, namespace: str) -> MemoryStore:  # noqa: ARG002
+        """The store of the test: it has no other."""
+        return self._store
+
     def queue_of(self, name: str) -> str:
         """The name of a queue. In a test it has no namespace."""
         return name
@@ -83,6 +113,12 @@ class NoQueues:
     def look(self, queues: Sequence[str]) -> Mapping[str, Depth]:  # noqa: ARG002
         """Nothing."""
         return {}
+
+    def namespaces(self) -> None:
+        """Nothing."""
+
+    def server(self) -> None:
+        """Nothing."""
 
     def close(self) -> None:
         """Do nothing."""

@@ -20,9 +20,12 @@ from choreo.events.envelope import Envelope
 from choreo.events.event import Event
 from choreo.events.message import Message
 from choreo.events.metadata import Meta, checked_meta, joined
+from choreo.observe.map import Map, drawn
 from choreo.operate.joins import PendingJoin
+from choreo.operate.stories import PendingStory
 from choreo.service import Service
 from choreo.store.memory import Content, MemoryStore
+from choreo.store.presence import Program
 from choreo.store.schedule import DELAYED, Scheduled
 from choreo.testing.clock import VirtualClock
 from choreo.testing.found import Found
@@ -86,7 +89,20 @@ class Stage:
 
     def _runtime(self, app: Service) -> StageRuntime:
         store = MemoryStore(app.terms, self._clock.time, self._content)
-        return StageRuntime(app.runtime, store, MemoryPublisher(self._take), self._clock.now)
+        runtime = StageRuntime(app.runtime, store, MemoryPublisher(self._take), self._clock.now)
+        runtime.pending = self._present
+        return runtime
+
+    def _present(self) -> list[PendingDelivery]:
+        """Tell the store that each service has a worker, and what it declares. Returns the pending deliveries."""
+        for app, runtime in self._runtimes.items():
+            queues = tuple(runtime.registered_names())
+            description = runtime.describe()
+            node = f"{app.service_name}@stage"
+            program = Program(node, node, pool="stage", queues=queues, digest=description.digest)
+            self._store.report(app.service_name, program, description.to_json(), float("inf"))
+        running = [] if self._running is None else [self._running]
+        return [*running, *self._queues.pending]
 
     def __repr__(self) -> str:
         return f"<Stage {', '.join(app.service_name for app in self._runtimes)}>"
@@ -174,8 +190,8 @@ class Stage:
         """
         Let time pass: ``advance(minutes=31)``, ``advance(timedelta(days=1))``. Returns the number of deliveries.
 
-        The clock stops at each moment at which a message falls due (a retry, a deadline of a join, a delayed event),
-        in their order, and `run` is called at each. ``units`` are those of `datetime.timedelta`.
+        The clock stops at each moment at which a message falls due (a retry, a deadline of a join or of a story, a
+        delayed event), in their order, and `run` is called at each. ``units`` are those of `datetime.timedelta`.
         Raises `ValueError` for a time that is negative or longer than a hundred years, and `EndlessLoopError` instead
         of delivery ``most`` + 1.
         """
@@ -249,6 +265,16 @@ class Stage:
         return list(self._outside.joins)
 
     @property
+    def map(self) -> Map:
+        """The events of the services on the stage, who announces them, and who hears them: see `choreo map`."""
+        return drawn([runtime.describe() for runtime in self._runtimes.values()])
+
+    @property
+    def stories(self) -> list[PendingStory]:
+        """The pending stories of all services on the stage: for each name overdue ones first, then by deadline."""
+        return list(self._outside.stories)
+
+    @property
     def story(self) -> str:
         """Everything that happened on the stage, for people."""
         return self._story().whole()
@@ -265,6 +291,7 @@ class Stage:
             self._log,
             letters=lambda: self.dead_letters,
             joins=lambda: self.joins,
+            stories=lambda: self.stories,
             pending=self._queues.pending,
             now=self._clock.now,
             subject=subject,

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from choreo.delivery.dead_letter import DeadLetter
 from choreo.operate.joins import PendingJoin
+from choreo.operate.stories import PendingStory
 from choreo.testing.log import Announced, Delivered, Log
 from choreo.testing.queues import PendingDelivery
 
@@ -14,9 +15,10 @@ MOST_LINES = 40
 
 class StageStory:
     """
-    The announced events, the deliveries, the dead letters and the pending joins of a stage: of one subject, or of all.
+    The announced events, the deliveries, the dead letters, and the pending joins and stories of a stage: of one
+    subject, or of all.
 
-    ``letters`` and ``joins`` are callbacks: they return the dead letters and the pending joins.
+    ``letters``, ``joins`` and ``stories`` are callbacks: they return the dead letters, the pending joins and stories.
     """
 
     def __init__(
@@ -24,12 +26,13 @@ class StageStory:
         log: Log,
         letters: Callable[[], Sequence[DeadLetter]],
         joins: Callable[[], Sequence[PendingJoin]],
+        stories: Callable[[], Sequence[PendingStory]],
         pending: Sequence[PendingDelivery],
         now: Callable[[], datetime],
         subject: str | None = None,
     ) -> None:
-        self._log, self._letters, self._joins, self._pending, self._now = log, letters, joins, pending, now
-        self._subject = subject
+        self._log, self._letters, self._joins, self._stories = log, letters, joins, stories
+        self._pending, self._now, self._subject = pending, now, subject
 
     def summary(self) -> str:
         """One line: the types of the announced events, the errors, and the joins that wait."""
@@ -53,6 +56,7 @@ class StageStory:
             "deliveries": [_line(_clock(one.at), str(one), one.outcome) for one in self._deliveries()],
             "dead letters": [f"{one.handler}({one}): {one.reason}, {one.error}" for one in self._buried()],
             "pending joins": [_waits(join) for join in self._waiting()],
+            "pending stories": [_lasts(story) for story in self._stories() if self._concerns_one(story)],
             "not delivered yet, call run()": [str(one) for one in self._pending],
         }
         report = [f"What happened on the stage{about}, until {self._now():%Y-%m-%d %H:%M:%S}:"]
@@ -74,6 +78,9 @@ class StageStory:
         subjects = {join.key: {part.envelope.subject for part in join.arrived} | {join.key} for join in self._joins()}
         return [join for join in self._joins() if any(map(self._concerns, subjects[join.key]))]
 
+    def _concerns_one(self, story: PendingStory) -> bool:
+        return any(map(self._concerns, {story.key, *(one.envelope.subject for one in story.arrived)}))
+
     def _concerns(self, subject: str) -> bool:
         return self._subject is None or subject == self._subject
 
@@ -81,6 +88,12 @@ class StageStory:
 def _waits(join: PendingJoin) -> str:
     missing = ", ".join(map(str, join.missing)) or "its next attempt"
     return f"{join.handler} {join.key} waits for {missing}, until {_clock(join.until)}"
+
+
+def _lasts(story: PendingStory) -> str:
+    due = "overdue since" if story.overdue else "until"
+    where = f"step {story.step} of {story.steps}, waits for {story.waits_for}"
+    return f"{story.handler} {story.key} {where}, {due} {_clock(story.until)}"
 
 
 def _line(*columns: str) -> str:

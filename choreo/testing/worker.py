@@ -6,7 +6,7 @@ from datetime import datetime
 
 from choreo.delivery.delivery import Delivery
 from choreo.delivery.failure import RetryScheduledError, line_of, trace_of
-from choreo.delivery.join import delivery_to
+from choreo.delivery.kinds import delivery_to
 from choreo.delivery.listener import NoticeDelivery
 from choreo.delivery.notice import park
 from choreo.errors import DeadLetterError, EnvelopeError

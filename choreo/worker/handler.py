@@ -16,7 +16,7 @@ from choreo.declare.join import Join
 from choreo.declare.subscription import Subscription
 from choreo.delivery.delivery import Delivery
 from choreo.delivery.failure import RetryScheduledError, harmless, is_ending, is_stop, line_of
-from choreo.delivery.join import delivery_to
+from choreo.delivery.kinds import delivery_to
 from choreo.delivery.notice import park
 from choreo.delivery.revocation import Revocation
 from choreo.errors import EnvelopeError, StoreError, UnansweredError

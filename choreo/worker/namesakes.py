@@ -8,10 +8,12 @@ from contextlib import suppress
 from hashlib import sha1
 from pathlib import Path, PurePath
 
+from choreo.declare.description import HandlerDescription, ServiceDescription
 from choreo.declare.reaction import code_of
 from choreo.declare.subscription import Subscription
 from choreo.errors import StoreError
 from choreo.events.patterns import Binding
+from choreo.store.presence import Presence
 from choreo.store.register import Register
 
 logger = logging.getLogger(__name__)
@@ -39,35 +41,67 @@ def _digest(files: Sequence[str]) -> str:
     return digest.hexdigest()[:8]
 
 
-def warn_of_namesakes(service: str, worker: str, declared: Iterable[Binding], register: Register) -> None:
+def warn_of_namesakes(
+    worker: str, declared: Iterable[Binding], description: ServiceDescription, register: Register
+) -> None:
     """
-    Log a warning if a live worker of this service declares other bindings than this one, or is another program.
+    Log a warning if a live worker of this service declares other bindings than this one, or a handler in another way,
+    or is another program.
 
     Two versions of a service do so during a deployment. Two programs with one name do so for ever, and take each
-    other's events. The store cannot tell which it is. ``worker`` is the name of the process with its `program_of`.
+    other's events. The store cannot tell which it is. Versions that differ only in the fields that they read, or in the
+    events that they announce, are not worth a warning: `choreo map` shows both. ``worker`` is the name of the process
+    with its `program_of`.
     """
-    mine = set(declared)
+    service, mine = description.service, set(declared)
     try:
-        others = register.declared(service)
+        others, presence = register.declared(service), register.presence(service)
     except StoreError as error:
         logger.warning("%s cannot look for other programs of its name: %s", service, error)
         return
     for other, bindings in sorted(others.items()):
         theirs = set(bindings)
-        if other != worker and (theirs != mine or are_apart(other, worker)):
+        changed = [] if other == worker else changed_handlers(description, described_by(presence, other))
+        if other != worker and (theirs != mine or changed or are_apart(other, worker)):
             logger.warning(
-                "two programs, or two versions of one, run as the service %s. %s declares %s. This worker, %s, "
-                "declares %s. They share the queues of their common handlers and the service's own queues, and take "
+                "two programs, or two versions of one, run as the service %s. %s%s declares %s. This worker, %s, "
+                "declares %s. %sThey share the queues of their common handlers and the service's own queues, and take "
                 "events from each other. During a deployment that ends with the older version. If they are two "
                 "programs, give one of them another name: Service(%r)",
                 service,
                 other,
+                _version(presence, other),
                 _shown(theirs - mine, theirs == mine),
                 worker,
                 _shown(mine - theirs, theirs == mine),
+                f"They declare {', '.join(changed)} in different ways. " if changed else "",
                 f"{service}_2",
             )
             return
+
+
+def described_by(presence: Presence, program: str) -> ServiceDescription | None:
+    """What this live worker declares; None if that is not known."""
+    digests = [one.digest for one in presence.workers if one.name == program]
+    try:
+        return ServiceDescription.from_json(presence.descriptions[digests[0]])
+    except (IndexError, KeyError, ValueError):
+        return None
+
+
+def changed_handlers(one: ServiceDescription, other: ServiceDescription | None) -> list[str]:
+    """The handlers that both declare, and not in the same way: one as a join, say, or with other parts."""
+    theirs = {} if other is None else {handler.name: handler for handler in other.handlers}
+    return [handler.name for handler in one.handlers if _differs(handler, theirs.get(handler.name))]
+
+
+def _differs(one: HandlerDescription, other: HandlerDescription | None) -> bool:
+    return other is not None and one.shape != other.shape
+
+
+def _version(presence: Presence, program: str) -> str:
+    versions = [one.version for one in presence.workers if one.name == program and one.version]
+    return f" (version {versions[0]})" if versions else ""
 
 
 def are_apart(one: str, other: str) -> bool:

@@ -12,6 +12,7 @@ from celery.exceptions import ImproperlyConfigured
 from kombu.exceptions import SerializerNotInstalled
 from kombu.serialization import prepare_accept_content
 
+from choreo.delivery.sentry import without_pool
 from choreo.events.message import JSON
 from choreo.masking import masked
 from choreo.worker import logs
@@ -19,6 +20,7 @@ from choreo.worker import panel as panel  # it changes Celery's remote control c
 from choreo.worker.control import node_name
 from choreo.worker.discarded import warn_of_discarded
 from choreo.worker.logical_clock import LogicalClock
+from choreo.worker.presence import pool_name
 from choreo.worker.task import SafeTask
 
 logger = logging.getLogger(__name__)
@@ -61,7 +63,7 @@ class ServiceWorker(Worker):
         self._check_settings()
 
     def _check_pool(self) -> None:
-        if _name_of(self.pool_cls) == "eventlet":
+        if pool_name(self.pool_cls) == "eventlet":
             raise ImproperlyConfigured(
                 "choreo does not run on the eventlet pool: eventlet's own authors advise against new uses of it, and "
                 "choreo is not tested with it. Run this service with --pool gevent or threads."
@@ -79,8 +81,8 @@ class ServiceWorker(Worker):
         for setting, seconds in limits.items():
             if seconds:
                 raise ImproperlyConfigured(
-                    f"{setting} = {seconds}: the {_name_of(self.pool_cls)} pool cannot end a handler, so this would do "
-                    f"nothing. Run this service with --pool prefork, or without the limit."
+                    f"{setting} = {seconds}: the {pool_name(self.pool_cls)} pool cannot end a handler, so this would "
+                    f"do nothing. Run this service with --pool prefork, or without the limit."
                 )
 
     def _check_tasks(self) -> None:
@@ -118,6 +120,7 @@ class ServiceWorker(Worker):
     def on_start(self) -> None:
         """Start as Celery does, then exempt all objects that exist now from garbage collection."""
         super().on_start()
+        without_pool()
         warn_of_discarded()
         # They stay until the end, also in the pool's children. Searching them for garbage takes a twentieth of a second
         # each time, in which no event is handled.
@@ -147,7 +150,3 @@ def check_content(service: str, accepted: Any) -> None:
         f"accept_content = {accepted!r}: the events of choreo are JSON, so {service} could read none of them. Leave it "
         f'out, or add "json".{signed if "auth" in str(accepted) else ""}'
     )
-
-
-def _name_of(pool: type) -> str:
-    return pool.__module__.rpartition(".")[2].replace("thread", "threads")

@@ -63,6 +63,21 @@ def _renewing(command: Callable[..., Any]) -> Callable[..., Any]:
     return renewing
 
 
-Panel.data["add_consumer"] = _objecting(Panel.data["add_consumer"], _to_queue)
-Panel.data["cancel_consumer"] = _objecting(Panel.data["cancel_consumer"], _to_queue)
+def _reporting(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The register learns at once which queues are consumed. Celery has the consumer do its part a moment later."""
+
+    @wraps(command)
+    def reporting(state: Any, *args: Any, **options: Any) -> Any:
+        answer = command(state, *args, **options)
+        presence = getattr(getattr(state.consumer, "controller", None), "presence", None)
+        if presence is not None:
+            # Celery calls what is called soon in no order, so this is called after all that was called before it.
+            state.consumer.call_soon(state.consumer.call_soon, presence.wake)
+        return answer
+
+    return reporting
+
+
+Panel.data["add_consumer"] = _reporting(_objecting(Panel.data["add_consumer"], _to_queue))
+Panel.data["cancel_consumer"] = _reporting(_objecting(Panel.data["cancel_consumer"], _to_queue))
 Panel.data["time_limit"] = _objecting(_renewing(Panel.data["time_limit"]), _to_limit)

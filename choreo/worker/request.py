@@ -20,6 +20,7 @@ from choreo.broker.incoming import UNCOUNTED
 from choreo.broker.redis.receipt import Receipt
 from choreo.delivery.delivery import tokens_of
 from choreo.delivery.ending import End, Ending, signal_in_words
+from choreo.delivery.sentry import about_handler, unreported
 from choreo.errors import EnvelopeError
 from choreo.events.ids import named_id
 from choreo.worker.unrunnable import keep
@@ -116,7 +117,8 @@ class SafeRequest(Request):
         """Called when a time limit has passed, before the process is ended for a hard one."""
         if not soft and not state.should_terminate:
             self._record_end(End.TIME_LIMIT, f"the time limit of {timeout:g} s was exceeded: {self._process}")
-        super().on_timeout(soft, timeout)
+        with unreported():
+            super().on_timeout(soft, timeout)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """
@@ -130,7 +132,8 @@ class SafeRequest(Request):
         # A notice is acked: its dead letter is kept already, and another one would only have another notice.
         if not return_ok and not self.acknowledged and hasattr(self.task, "subscription"):
             self._keep_unread(error)
-        return super().on_failure(exc_info, send_failed_event, return_ok)
+        with about_handler(self.task.name) if isinstance(error, WorkerLostError) else unreported():
+            return super().on_failure(exc_info, send_failed_event, return_ok)
 
     def _keep_unread(self, error: Any) -> None:
         if isinstance(error, _UNKNOWN):

@@ -15,6 +15,7 @@ from choreo.errors import StoreError
 from choreo.worker.bindings import BindingKeeper
 from choreo.worker.namesakes import program_of, warn_of_namesakes
 from choreo.worker.outage import CHECK_SECONDS
+from choreo.worker.presence import PresenceKeeper, pool_name
 
 logger = logging.getLogger(__name__)
 
@@ -65,9 +66,9 @@ class BindingsStep(bootsteps.StartStopStep):
         """Look for namesakes, report once, then start the keeper."""
         runtime = worker.app.runtime
         patterns = runtime.topology.patterns()
-        name = f"{worker.hostname}/{os.getpid()} {program_of(runtime.subscriptions)}".rstrip()
+        name = _name_of(worker)
         declared = [(queue, pattern) for queue in patterns for pattern in patterns[queue]]
-        warn_of_namesakes(runtime.service_name, name, declared, runtime.store)
+        warn_of_namesakes(name, declared, runtime.describe(), runtime.store)
         self._keeper = BindingKeeper(
             runtime.service_name,
             name,
@@ -85,6 +86,38 @@ class BindingsStep(bootsteps.StartStopStep):
             self._keeper.stop()
 
     terminate = stop
+
+
+class PresenceStep(bootsteps.StartStopStep):
+    """Tells the register of this worker, from its start to its end."""
+
+    requires = (ClockStep,)
+
+    def __init__(self, worker: Any, **options: Any) -> None:
+        super().__init__(worker, **options)
+        #: The worker's own attribute: a remote control command wakes the keeper.
+        worker.presence = None
+
+    def start(self, worker: Any) -> None:
+        """Report once, then start the keeper."""
+        runtime = worker.app.runtime
+        description = runtime.describe()
+        about = {"pool": pool_name(worker.pool_cls), "digest": description.digest, "since": 0.0}
+        program = runtime.program(worker.hostname, name=_name_of(worker), **about)
+        worker.presence = PresenceKeeper(worker, runtime.store, program, description)
+        worker.presence.start()
+
+    def stop(self, worker: Any) -> None:
+        """Stop the keeper, which reports that this worker is gone."""
+        if worker.presence is not None:
+            worker.presence.stop()
+
+    terminate = stop
+
+
+def _name_of(worker: Any) -> str:
+    """The name of this process in the register. No other has it."""
+    return f"{worker.hostname}/{os.getpid()} {program_of(worker.app.runtime.subscriptions)}".rstrip()
 
 
 def _introduce(runtime: Any, *, waits: bool) -> None:

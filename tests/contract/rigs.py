@@ -84,6 +84,10 @@ class RedisRig:
         for key in self.find("due"):
             for member, score in self.client.zrange(key, 0, -1, withscores=True):
                 self.client.zincrby(key, -moved if score > 0 else moved, member)
+        for key in self.find("programs"):
+            for name, record in self.client.hgetall(key).items():
+                until, seen, rest = record.split("\n", 2)
+                self.client.hset(key, name, f"{int(until) - moved}\n{int(seen) - moved}\n{rest}")
         for key in self.find("parts"):
             for name, text in self.client.hgetall(key).items():
                 if name[0] not in "#?":

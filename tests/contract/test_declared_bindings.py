@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from choreo.declare.description import HandlerDescription, ServiceDescription
 from choreo.store import Listening, Store, Terms
 from choreo.store.memory import MemoryStore
 from choreo.store.redis import RedisStore
 from choreo.worker.namesakes import are_apart, program_of, warn_of_namesakes
+from tests.contract.test_store_presence import worker
 from tests.unit.events import OrderPlaced
 from tests.unit.stage import service
 from tests.waiting import eventually
@@ -128,7 +130,7 @@ class TestNamesakes:
     ) -> None:
         store.declare("payment", "payment@a/1 /srv/a/payment.py", OLD, LONG)
 
-        warn_of_namesakes("payment", "payment@b/2 /srv/b/payment.py", NEW, store)
+        warn_of_namesakes("payment@b/2 /srv/b/payment.py", NEW, ServiceDescription("payment"), store)
 
         (record,) = caplog.records
         text = record.getMessage()
@@ -142,8 +144,35 @@ class TestNamesakes:
         store.declare("payment", "two", NEW, 0.001)
         eventually(lambda: len(store.declared("payment")) == 1)
 
-        warn_of_namesakes("payment", "three", OLD, store)
-        warn_of_namesakes("loyalty", "other", NEW, store)
+        warn_of_namesakes("three", OLD, ServiceDescription("payment"), store)
+        warn_of_namesakes("other", NEW, ServiceDescription("loyalty"), store)
+
+        assert caplog.text == ""
+
+    def test_a_handler_that_the_other_declares_in_another_way_is_named_with_its_version(
+        self, store: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        charge = HandlerDescription("payment.charge", ("order.placed",))
+        joined = HandlerDescription("payment.charge", ("order.placed",), join={"parts": ["order.placed"]})
+        reading = HandlerDescription("payment.charge", ("order.placed",), reads={"order.placed": ("total_cents",)})
+        store.declare("payment", "one", OLD, LONG)
+        theirs = ServiceDescription("payment", (charge,))
+        store.report("payment", worker("one", digest=theirs.digest, version="1.4.1"), theirs.to_json(), LONG)
+
+        warn_of_namesakes("two", OLD, ServiceDescription("payment", (reading,)), store)
+        assert caplog.text == ""
+
+        warn_of_namesakes("two", OLD, ServiceDescription("payment", (joined,)), store)
+        assert "one (version 1.4.1) declares" in caplog.text
+        assert "They declare payment.charge in different ways." in caplog.text
+
+    def test_a_description_that_cannot_be_read_is_no_reason_to_warn(
+        self, store: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        store.declare("payment", "one", OLD, LONG)
+        store.report("payment", worker("one", digest="d"), "no JSON", LONG)
+
+        warn_of_namesakes("two", OLD, ServiceDescription("payment"), store)
 
         assert caplog.text == ""
 
@@ -152,7 +181,9 @@ class TestNamesakes:
     ) -> None:
         store.declare("payment", "payment@a/1 /srv/shop/payment.py 11111111", OLD, LONG)
 
-        warn_of_namesakes("payment", "payment@b/2 /home/alice/billing/tasks.py 22222222", OLD, store)
+        warn_of_namesakes(
+            "payment@b/2 /home/alice/billing/tasks.py 22222222", OLD, ServiceDescription("payment"), store
+        )
 
         text = caplog.records[0].getMessage()
         assert "payment@a/1 /srv/shop/payment.py 11111111 declares the same handlers, with other code" in text
@@ -173,10 +204,12 @@ class TestNamesakes:
 
     def test_a_program_is_named_by_the_file_of_its_handlers_and_their_code(self) -> None:
         app = service("payment")
-        assert program_of(app.subscriptions) == ""
+        assert app.runtime.file.endswith("stage.py"), "the file that makes the service"
 
         @app.on(OrderPlaced)
         def charge(order: OrderPlaced) -> None: ...
 
+        assert app.runtime.file == __file__
+        assert app.runtime.program("payment@here").name.endswith(f" {__file__}")
         file, _, code = program_of(app.subscriptions).rpartition(" ")
         assert (file, code) == (__file__, sha1(Path(__file__).read_bytes()).hexdigest()[:8])

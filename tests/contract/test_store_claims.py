@@ -115,7 +115,7 @@ def test_a_process_that_has_lost_its_claim_records_no_end_of_another_ones_run(ri
     store.record_end(HANDLER, unit, "too late", ["host-1-", "tag:1"])
     assert store.last_end(HANDLER, unit) == LastEnd("time limit", holder="host-1-abc")
     store.record_end(HANDLER, unit, "killed", ["host-2-", "tag:12"])
-    assert store.last_end(HANDLER, unit).note == "killed"
+    assert store.last_end(HANDLER, unit).text == "killed"
 
 
 def test_the_end_of_a_finished_unit_is_not_noted(store):

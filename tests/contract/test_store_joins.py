@@ -840,3 +840,71 @@ def test_a_join_does_as_the_model_says_whatever_happens_to_it(redis_server: Embe
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+# -- roles, of stories --------------------------------------------------------------------------------------------
+
+
+def play(store: Store, role: str, name: str, token: str = "A") -> ClaimResult:
+    """An event of a story: it counts by its role, and is kept under its type."""
+    told = Arrival(role, name, f"<{name}>", {"begin": None, "end": None}, 2, WITHIN)
+    return store.arrive(claim(token, UNIT), told)
+
+
+@pytest.mark.parametrize("order", ["begin step end", "end step begin", "step end begin"])
+def test_parts_that_count_by_their_role_are_kept_by_their_type(store, order):
+    *first, last = order.split()
+    for role in first:
+        assert play(store, role, f"order.{role}").verdict is Verdict.WAIT
+
+    begun = play(store, last, f"order.{last}")
+
+    assert (begun.verdict, begun.parts.keys()) == (Verdict.RUN, {"order.begin", "order.step", "order.end"})
+
+
+def test_a_second_event_of_a_role_is_not_kept_and_one_of_no_needed_role_is(store):
+    for role, name in [
+        ("end", "a.a"),
+        ("end", "b.b"),
+        ("step", "c.c"),
+        ("step", "c.c"),
+        ("step", "d.d"),
+        ("end", "a.a"),
+    ]:
+        assert play(store, role, name).verdict is Verdict.WAIT
+
+    assert list(store.look(HANDLER, UNIT).parts) == ["a.a", "c.c", "d.d"]
+    assert play(store, "begin", "e.e").verdict is Verdict.RUN
+
+
+def test_a_part_that_came_in_a_role_counts_by_its_type_for_a_new_declaration(store):
+    play(store, "begin", "a")
+
+    assert arrive(store, "b", needs={"a": None, "b": None}).parts.keys() == {"a", "b"}
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_a_commit_counts_once_and_only_if_it_holds(store, done):
+    for name in ("a", "b/1", "b/2"):
+        arrive(store, name)
+    settlement = Settlement(done=done, counted="ended late")
+
+    assert store.commit(claim("other", UNIT), settlement).outcome is Outcome.STALE
+    assert store.tally(HANDLER) == {}
+    assert store.commit(claim("A", UNIT), settlement).outcome is Outcome.OK
+    assert store.commit(claim("A", UNIT), settlement).outcome is not Outcome.OK
+    assert store.tally(HANDLER) == {"ended late": 1}
+
+
+def test_a_commit_that_counts_also_does_everything_else(store):
+    for name in ("a", "b/1", "b/2"):
+        arrive(store, name)
+    letter, later = ("l-1", "{}"), at("s-1", 10)
+
+    settlement = Settlement(
+        letter=letter, scheduled=[later], unscheduled=[deadline_id(UNIT)], took_part=["e-1"], counted="x"
+    )
+    assert store.commit(claim("A", UNIT), settlement).outcome is Outcome.OK
+
+    assert (store.letters(HANDLER), store.tally(HANDLER)) == (["{}"], {"x": 1})
+    assert store.backlog(HANDLER).total == 1

@@ -42,6 +42,19 @@ def test_letters_come_oldest_first(store):
     assert store.letters(HANDLER) == ["l-9", "l-1", "l-5"]
 
 
+def test_the_times_of_the_oldest_and_the_newest_letter(store):
+    assert store.letter_times(HANDLER) is None
+    before = store.now()
+    buried(store, "l-1", unit="l-1", text="l-1")
+    time.sleep(0.02)
+    store.add_letter(HANDLER, "l-2", "{}")
+
+    first, last = store.letter_times(HANDLER)
+    assert before - 0.002 <= first <= last <= store.now()
+    store.discard(HANDLER, "l-1")
+    assert store.letter_times(HANDLER) == (last, last)
+
+
 def test_what_cannot_be_read_is_buried_without_a_unit_together_with_its_notice(store):
     store.add_letter(HANDLER, "l-1", "{}", [at("notice:l-1")])
 

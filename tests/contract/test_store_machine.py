@@ -19,7 +19,14 @@ from hypothesis.stateful import (
 
 from choreo.local.server import EmbeddedServer
 from choreo.store import ClaimResult, CommitResult, Outcome, Settlement, Store
+from choreo.store.presence import Presence, Program
 from tests.contract.rigs import AGAIN, HANDLER, TERMS, MemoryRig, RedisRig, at, claim, due, message, part_of, settle
+
+
+def here(presence: Presence) -> tuple[list[str], list[str], dict[str, str]]:
+    """What a presence says, without the times."""
+    live, gone = ([program.name for program in programs] for programs in (presence.workers, presence.gone))
+    return live, gone, dict(presence.descriptions)
 
 
 class TwoStores(RuleBasedStateMachine):
@@ -35,6 +42,7 @@ class TwoStores(RuleBasedStateMachine):
         self.redis = RedisRig(self.server.url, f"m{uuid4().hex[:8]}", fused=self.fused)
         self.letters: list[tuple[str, str]] = []
         self.scheduled: list[str] = []
+        self.programs: list[str] = []
         #: How many messages have left with a commit.
         self.left = 0
         self.count = 0
@@ -131,6 +139,23 @@ class TwoStores(RuleBasedStateMachine):
                     HANDLER, letter, unit, parts if "join" in unit else {}, at(f"replay:{letter}")
                 )
             )
+
+    @rule(node=st.sampled_from("xy"), digest=st.sampled_from("ab"), ttl=st.sampled_from([0, 15, 65]))
+    def report(self, node, digest, ttl):
+        # So that two programs are never seen last at the same time.
+        self.wait(10)
+        program = Program(self.fresh("p"), node, pool="solo", digest=digest, since=float(self.count))
+        self.programs.append(program.name)
+        self.both(lambda store: store.report("driver", program, f"<{digest}>", ttl))
+        self.both(lambda store: here(store.presence("driver")))
+
+    @rule(data=st.data())
+    def leave(self, data):
+        if self.programs:
+            self.wait(10)
+            name = data.draw(st.sampled_from(self.programs))
+            self.both(lambda store: store.leave("driver", name))
+            self.both(lambda store: here(store.presence("driver")))
 
     @rule(seconds=st.sampled_from([10, 20, 50]))
     def wait(self, seconds):

@@ -141,6 +141,18 @@ def test_the_backlog_tells_what_is_due_and_what_comes_later(rig):
     assert rig.store.backlog("somebody.else") == type(backlog)()
 
 
+def test_what_falls_due_soon_is_told_in_order_with_its_time(rig):
+    for delay in (55, 15, 35, 105):
+        rig.store.schedule(HANDLER, at(f"m{delay}", delay))
+    rig.pass_time(20)
+
+    found = rig.store.upcoming(HANDLER, 60, 10)
+
+    assert [key for key, _ in found] == ["m35", "m55"]
+    assert [round(when - rig.store.now()) // 5 for _, when in found] == [3, 7]
+    assert [key for key, _ in rig.store.upcoming(HANDLER, 100, 1)] == ["m35"]
+
+
 def test_the_backlog_tells_how_many_joins_are_pending(rig):
     rig.store.schedule(HANDLER, at("m", 5))
     for unit in ("join:ORD-1", "join:ORD-2"):

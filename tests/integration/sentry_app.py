@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from tests.integration.orders import OrderPlaced
 
 SETTINGS = json.loads(os.environ["CHOREO_TEST_SETTINGS"])
 COLLECTED = Path(SETTINGS.pop("collected"))
+#: Seconds after which the process of `ship` is ended; None: there is no such handler.
+LIMIT = SETTINGS.pop("limit", None)
 
 
 class Collector(Transport):
@@ -51,3 +54,12 @@ def send_receipt(order: OrderPlaced) -> None:
 @app.on(OrderPlaced)
 def book_revenue(order: OrderPlaced):  # type: ignore[no-untyped-def]
     return {"number": order.number} if order.number == 3 else None
+
+
+if LIMIT is not None:
+
+    @app.on(OrderPlaced, time_limit=LIMIT)
+    def ship(order: OrderPlaced) -> None:
+        if order.number == 13:
+            os._exit(1)
+        time.sleep(order.seconds)

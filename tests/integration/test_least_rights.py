@@ -57,6 +57,8 @@ def test_the_least_rights_are_enough(payment: tuple[Payment, Any, dict[str, Any]
         service.app.runtime.store.ping()
         list(service.app.joins)
         service.app.backlog()
+        overview = service.app.observe.top()
+        assert (overview.broker_error, overview.namespaces, len(overview.servers)) == ("", ["t1"], 1)
         assert worker.stop() == 0
 
     denied = [(entry["object"], entry["reason"]) for entry in root.acl_log()]

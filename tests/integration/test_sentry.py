@@ -14,6 +14,9 @@ from tests.integration.orders import OrderPlaced
 from tests.integration.workers import Payment
 from tests.waiting import eventually
 
+#: See `sentry_app`.
+DEADLY = 13
+
 
 @pytest.fixture
 def payment(redis_url: str, namespace: str, tmp_path: Path) -> Iterator[Payment]:
@@ -28,8 +31,13 @@ def test_each_failure_is_one_event_with_its_error_and_its_handler(payment: Payme
     revoked = "payment.charge_customer"
     with payment.worker("--pool", pool) as worker:
         identity = "b0c7d1a4-0000-4000-8000-000000000001"
-        payment.app.control.revoke(task_id(identity, revoked))
-        eventually(lambda: task_id(identity, revoked) in str(payment.app.control.inspect().revoked()))
+
+        def is_revoked() -> bool:
+            # Again and again: Redis keeps no command for a worker that does not listen yet.
+            payment.app.control.revoke(task_id(identity, revoked))
+            return task_id(identity, revoked) in str(payment.app.control.inspect().revoked())
+
+        eventually(is_revoked, reason="a revoked run")
         published = [envelope_of(identity)]
         for number in (1, 2, 3):
             published.append(payment.app.publish(OrderPlaced(number=number), subject=f"ORD-{number}"))
@@ -62,6 +70,36 @@ def test_each_failure_is_one_event_with_its_error_and_its_handler(payment: Payme
         if event["transaction"] != "payment.book_revenue" and "exception" in event:
             frames = event["exception"]["values"][-1]["stacktrace"]["frames"]
             assert event["transaction"].partition(".")[2] in [frame["function"] for frame in frames]
+
+
+def test_a_time_limit_is_one_event_and_not_one_for_each_attempt(payment: Payment, tmp_path: Path) -> None:
+    payment.settings["limit"] = 1
+    with payment.worker("--pool", "prefork") as worker:
+        payment.app.publish(OrderPlaced(seconds=1000), subject="ORD-1")
+        (letter,) = eventually(lambda: payment.app.dead_letters.find("payment.ship"), reason="a dead letter")
+        worker.stop()
+
+    assert letter.attempts == 2
+    events = [json.loads(line) for line in (tmp_path / "events").read_text().splitlines()]
+    assert [event["tags"].get("choreo.letter") for event in events] == [letter.id]
+    (event,) = events
+    assert event["exception"]["values"][-1]["type"] == "HandlerTimeoutError"
+
+
+def test_a_process_that_ended_is_one_event_with_its_handler(payment: Payment, tmp_path: Path) -> None:
+    payment.settings["limit"] = 1000
+    with payment.worker("--pool", "prefork") as worker:
+        payment.app.publish(OrderPlaced(number=DEADLY), subject="ORD-1")
+        eventually(lambda: (tmp_path / "events").exists(), reason="an event")
+        worker.wait_for("exited with")
+        worker.stop()
+
+    events = [json.loads(line) for line in (tmp_path / "events").read_text().splitlines()]
+    assert {error_of(event) for event in events} == {"WorkerLostError"}
+    assert {event["logger"] for event in events} == {"celery.worker.request"}
+    for event in events:
+        assert event["fingerprint"] == ["payment.ship", "{{ default }}"]
+        assert event["tags"]["choreo.handler"] == "payment.ship"
 
 
 def envelope_of(identity: str) -> Any:

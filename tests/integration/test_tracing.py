@@ -25,7 +25,7 @@ def payment(request: pytest.FixtureRequest, redis_url: str, namespace: str, tmp_
     payment.close()
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
 def test_a_story_is_one_trace_of_which_a_join_links_its_parts(payment: Payment, tmp_path: Path, pool: str) -> None:
     def spans() -> list[dict[str, Any]]:
         text = (tmp_path / "spans").read_text() if (tmp_path / "spans").exists() else ""

@@ -1,8 +1,12 @@
 """Where the command line looks for broker and store, and what it says when they are not said right."""
 
+import os
+
 import pytest
 
 from choreo import Service
+from choreo.cli.app import command_line_service
+from choreo.cli.where import Where
 from tests.commands import environment, run  # noqa: F401 - the fixture is for every test here
 
 
@@ -11,8 +15,8 @@ def spoken_to(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str | None, str | N
     """Broker and store of each service that a command was given."""
     said: list[tuple[str | None, str | None]] = []
 
-    def note(broker: str | None, store: str | None) -> Service:
-        said.append((broker, store))
+    def note(where: Where) -> Service:
+        said.append((where.broker, where.store))
         app = Service("command_line", config=None, broker="memory://", set_as_current=False)
         app.conf.choreo_store_url = "memory:"
         return app
@@ -26,8 +30,9 @@ def test_broker_and_store_can_be_said_before_the_command_and_behind_it(spoken_to
     run(group, "--broker", "redis://a", "--store", "redis://b", "list", code=0)
     run(group, "list", "--broker", "redis://a", "--store", "redis://b", code=0)
     run(group, "--broker", "redis://z", "list", "--broker", "redis://a", "--store", "redis://b", code=0)
+    run("--broker", "redis://a", "--store", "redis://z", group, "--store", "redis://b", "list", code=0)
 
-    assert spoken_to == [("redis://a", "redis://b")] * 3
+    assert spoken_to == [("redis://a", "redis://b")] * 4
 
 
 def test_what_is_said_goes_before_the_environment(spoken_to, monkeypatch):
@@ -77,6 +82,17 @@ def test_a_store_that_nobody_has_named_can_be_said_on_the_command_line():
 
     assert "this broker is no Redis. Say where it is: choreo_store_url" in said
     assert "Or name it here: --store / CHOREO_STORE_URL." in said
+
+
+def test_the_option_goes_before_celerys_own_variables(spoken_to, monkeypatch):
+    monkeypatch.setenv("CELERY_BROKER_URL", "redis://celery")
+    monkeypatch.setenv("CELERY_BROKER_WRITE_URL", "redis://celery")
+    where = Where(broker="redis://a", options=frozenset({"broker"}))
+
+    with where.in_environment():
+        app = command_line_service(where)
+        assert (app.conf.broker_read_url, app.conf.broker_write_url) == ("redis://a", "redis://a")
+    assert os.environ["CELERY_BROKER_WRITE_URL"] == "redis://celery"
 
 
 @pytest.mark.parametrize("group", [(), ("dead-letters",), ("joins",)])

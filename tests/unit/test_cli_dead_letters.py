@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
@@ -69,7 +70,7 @@ def test_where_nothing_has_failed_the_list_says_so(stage):
     assert run("list", "--json").stdout == ""
 
 
-def test_dead_letters_are_listed_oldest_first_within_80_columns(stage):
+def test_dead_letters_are_listed_oldest_first_and_none_is_cut(stage):
     first, second = failed(stage), failed(stage, "an order with quite a long name")
 
     said = run("list").stdout
@@ -77,10 +78,22 @@ def test_dead_letters_are_listed_oldest_first_within_80_columns(stage):
     heading, *rows, empty, footer = said.splitlines()
     assert heading == "ID          WHEN (UTC)   REASON      HANDLER: EVENT"
     assert [row.split()[0] for row in rows] == [first.id, second.id]
-    assert rows[0].endswith(f"refused     {CHARGE}: order.place...")
+    assert rows[0].endswith(f"refused     {CHARGE}: order.placed ORD-1")
+    assert rows[1].endswith(f"{CHARGE}: order.placed an order with quite a long name")
     assert first.failed_at.strftime("%m-%d %H:%M") in rows[0]
     assert (empty, footer) == ("", "2 in all. `choreo dead-letters show ID` tells more.")
-    assert all(len(line) <= 80 for line in said.splitlines())
+
+
+def test_a_terminal_gets_the_list_within_80_columns(stage, monkeypatch):
+    failed(stage, "an order with quite a long name")
+    monkeypatch.setattr("choreo.cli.folding.sys", SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True)))
+    monkeypatch.setenv("COLUMNS", "80")
+
+    lines = run("list").stdout.splitlines()
+
+    assert lines[1].endswith(f"refused     {CHARGE}: order.placed")
+    assert lines[2] == f"{' ' * 37}an order with quite a long name"
+    assert all(len(line) <= 80 for line in lines)
 
 
 def test_a_list_can_be_of_some_services_or_handlers_only(stage):
@@ -140,6 +153,16 @@ def test_a_letter_is_shown_whole(stage):
     )
     assert 'raise PermanentFailure(f"{order.customer_id} has no account")' in said
     assert json.loads(run("show", letter.id, "--json").stdout)["id"] == letter.id
+
+
+def test_the_metadata_of_its_event_is_shown(stage):
+    event = envelope(OrderPlaced(customer_id="alice"), id="e-1", extensions={"tenant": "ac\x1bme", "shard": 7})
+    stage.deliver(event, CHARGE)
+    (letter,) = stage.dead_letters
+
+    said = run("show", letter.id).stdout
+
+    assert "(id e-1, from order)\n  with tenant=ac\\x1bme\n  with shard=7\n  {\n" in said
 
 
 def test_of_what_could_not_be_read_every_byte_is_shown(stage):

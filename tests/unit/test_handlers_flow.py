@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from choreo import StoryOverdue
 from choreo.testing import Stage, stage
 from handlers import analytics, driver, loyalty, notification, order, payment, restaurant
 from handlers.events import (
@@ -88,6 +89,32 @@ def test_a_frozen_account_is_for_somebody_to_look_at_and_the_order_is_late(platf
     assert platform.announced(OrderDelayed, subject=order_id).one().missing == "the payment"
 
 
+def test_an_order_that_does_not_end_alarms_an_operator_and_is_listed(platform: Stage):
+    order_id = ordered(platform, customer="victor")
+    platform.advance(minutes=44)
+    assert [(story.key, story.step, story.overdue) for story in platform.stories] == [(order_id, 2, False)]
+    assert notification.ledger.rows("SELECT * FROM alarms") == []
+
+    platform.advance(minutes=1)
+
+    overdue = platform.announced(StoryOverdue, subject=order_id).one()
+    assert (overdue.story, overdue.missing) == ("delivery", ["payment.charged"])
+    (alarm,) = notification.ledger.rows("SELECT * FROM alarms")
+    assert (alarm["order_id"], alarm["error"]) == (order_id, "delivery overdue, without payment.charged")
+    assert [(story.waits_for, story.overdue) for story in platform.stories] == [("payment.charged", True)]
+
+
+@pytest.mark.parametrize(
+    ("customer", "at"), [("alice", "pizza-palace"), ("bob", "night-owl"), ("olga", "pizza-palace")]
+)
+def test_an_order_that_ends_in_any_way_is_no_longer_watched(platform: Stage, customer: str, at: str):
+    ordered(platform, customer, at)
+    platform.advance(days=1)
+
+    assert platform.stories == platform.announced(StoryOverdue) == []
+    assert analytics.app.stories.counts("delivery")["ended_in_time"] == 1
+
+
 def test_a_text_that_cannot_be_sent_alarms_an_operator(platform: Stage):
     notification.gateway_outage().touch()
     order_id = ordered(platform)
@@ -97,7 +124,7 @@ def test_a_text_that_cannot_be_sent_alarms_an_operator(platform: Stage):
     assert alarm["order_id"] == order_id
 
     notification.gateway_outage().unlink()
-    notification.app.dead_letters.replay(alarm["letter_id"])
+    notification.app.dead_letters.replay(alarm["id"])
     platform.run()
     assert len(texts(order_id)) == 1
 
@@ -109,5 +136,5 @@ def test_ten_orders_of_all_kinds_leave_nothing_behind(platform: Stage):
 
     platform.advance(days=8)
 
-    assert platform.joins == platform.dead_letters == platform.pending == []
+    assert platform.joins == platform.stories == platform.dead_letters == platform.pending == []
     assert len(platform.announced(OrderPlaced)) == 10

@@ -17,7 +17,7 @@ import pytest
 from pydantic import BaseModel
 
 import choreo
-from choreo import Context, DeadLetter, Envelope, Event, PermanentFailure, PublishError, Reason
+from choreo import Context, DeadLetter, Envelope, Event, PermanentFailure, PublishError, Reason, StoryOverdue
 from choreo.declare.join import Join
 from choreo.events.message import Message
 from choreo.testing import Recorder, context, recorder
@@ -231,7 +231,18 @@ def test_the_operator_is_alarmed_once_for_a_dead_letter() -> None:
     notification.alarm_operator(letter)
 
     (alarm,) = notification.ledger.rows("SELECT * FROM alarms")
-    assert (alarm["letter_id"], alarm["error"]) == (letter.id, "SmsGatewayDown")
+    assert (alarm["id"], alarm["error"]) == (letter.id, "SmsGatewayDown")
+
+
+def test_the_operator_is_alarmed_once_for_an_order_that_does_not_end() -> None:
+    overdue = StoryOverdue(
+        story="delivery", key="ORD-1", since=datetime.now(UTC), arrived=["order.placed"], missing=[], ends=[]
+    )
+    notification.alarm_support(overdue, delivery())
+    notification.alarm_support(overdue, delivery())
+
+    (alarm,) = notification.ledger.rows("SELECT * FROM alarms")
+    assert (alarm["order_id"], alarm["error"]) == ("ORD-1", "delivery overdue, without an end")
 
 
 # -- analytics and loyalty -------------------------------------------------------------------------------------------

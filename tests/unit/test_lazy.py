@@ -84,10 +84,10 @@ def test_publishing_imports_no_worker() -> None:
 @pytest.mark.parametrize("lane", [True, False])
 def test_a_command_that_asks_redis_imports_neither_pydantic_nor_a_transport(lane: bool) -> None:
     modules = imported_by(
-        "import choreo.cli.dead_letters, choreo.cli.joins, choreo.cli.schedule\n"
-        "from choreo.cli.app import command_line_service\n"
-        f"app = command_line_service('redis://127.0.0.1:1/0', None); app.conf.choreo_fast_lane = {lane}\n"
-        "app.dead_letters, app.joins"
+        "import choreo.cli.dead_letters, choreo.cli.joins, choreo.cli.schedule, choreo.cli.stories\n"
+        "from choreo.cli.app import Where, command_line_service\n"
+        f"app = command_line_service(Where(broker='redis://127.0.0.1:1/0')); app.conf.choreo_fast_lane = {lane}\n"
+        "app.dead_letters, app.joins, app.stories"
     )
 
     assert "redis" in modules
@@ -96,11 +96,39 @@ def test_a_command_that_asks_redis_imports_neither_pydantic_nor_a_transport(lane
     assert not {"choreo.cli.up", "choreo.cli.publish"} & modules
 
 
+def test_only_a_table_needs_rich() -> None:
+    run = "from click.testing import CliRunner; from choreo.cli import choreo; import sys\n"
+    plain = f"{run}assert not CliRunner().invoke(choreo, ['map', '--package', 'handlers', '--json']).exception"
+    table = f"{run}assert not CliRunner().invoke(choreo, ['map', '--package', 'handlers']).exception"
+
+    assert "rich" not in imported_by(plain)
+    modules = imported_by(table)
+    assert "rich" in modules
+    assert not {"pygments", "markdown_it"} & roots(modules)
+
+
+@pytest.mark.parametrize("command", ["top", "stuck"])
+def test_a_command_that_looks_at_the_platform_imports_neither_pydantic_nor_a_worker(command: str) -> None:
+    modules = imported_by(
+        f"import choreo.cli.{command}\n"
+        "from choreo.cli.app import Where, command_line_service\n"
+        "app = command_line_service(Where(broker='redis://127.0.0.1:1/0')); app.observe.watch()"
+    )
+
+    assert "rich" in modules
+    assert not {"pydantic", "celery.worker.consumer"} & modules
+    assert not {"local", "worker"} & rooms(modules)
+
+
+def test_a_command_without_a_table_does_not_import_rich() -> None:
+    assert "rich" not in imported_by("import choreo.cli.publish, choreo.cli.up, choreo.cli.completion")
+
+
 def test_help_lists_every_command() -> None:
     done = subprocess.run([sys.executable, "-m", "choreo", "--help"], capture_output=True, text=True, timeout=60)
 
     listed = [line.split()[0] for line in done.stdout.partition("Commands:")[2].splitlines() if line.strip()]
-    assert listed == ["dead-letters", "joins", "metrics", "publish", "schedule", "up"]
+    assert listed == "dead-letters joins map metrics publish schedule stories stuck top trace up why-not".split()
 
 
 PACKAGES = pytest.mark.parametrize("package", [choreo, choreo.store], ids=lambda package: package.__name__)

@@ -153,6 +153,11 @@ HOMES = {
     "under another name": (
         "from choreo import Service as S\napp: S = S('a', config=None)\n@app.join('a.b', 'a.c')\ndef f(b, c): ..."
     ),
+    "with a story only": (
+        "from datetime import timedelta\nfrom choreo import Event, Service\napp = Service('a', config=None)\n"
+        "class OrderLost(Event): ...\nclass OrderFound(Event): ...\n"
+        "app.story('s', begins=OrderLost, ends=OrderFound, within=timedelta(1))"
+    ),
     "as a task": "from choreo import Service\napp = Service('a', config=None)\n@app.task\ndef tidy(): ...",
     "by a call": "from choreo import Service\napp = Service('a', config=None)\napp.on('a.b')(print)",
     "by an alias": "from choreo import Service\napp = Service('a', config=None)\nhear = app.on\nhear('a.b')(print)",

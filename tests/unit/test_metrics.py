@@ -83,6 +83,27 @@ def test_it_tells_what_waits_and_what_failed(platform: Stage) -> None:
     assert ("choreo_pending_joins", "driver.note", "driver") not in found, "it is no join"
 
 
+def test_it_tells_how_many_stories_are_overdue_and_how_they_ended(
+    app: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = service("shop")
+    shop.story("delivery", begins=OrderPlaced, ends=DriverAssigned, within=timedelta(minutes=30))
+    monkeypatch.setattr("choreo.cli.app.command_line_service", lambda *_: app)
+    with stage(app, shop, start=NOON) as platform:
+        for number in (1, 2, 3):
+            platform.publish(OrderPlaced(customer_id="alice"), f"ORD-{number}")
+            platform.advance(minutes=20)
+        platform.publish(DriverAssigned(), "ORD-2")
+        platform.run()
+        found = samples(run().stdout)
+
+    assert found["choreo_pending_stories", "shop.delivery", "shop"] == 2
+    assert found["choreo_overdue_stories", "shop.delivery", "shop"] == 1
+    courses = {key[1]: value for key, value in found.items() if key[0] == "choreo_stories_total"}
+    assert courses == {"ended_in_time": 0, "ended_late": 1, "overdue": 2, "abandoned": 0, "unbegun": 0}
+    assert not [key for key in found if "join" in key[0]], "to the store it is a join, and to nobody else"
+
+
 def test_it_tells_what_waits_in_queues_and_since_when(
     platform: Stage, app: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,6 +117,15 @@ def test_it_tells_what_waits_in_queues_and_since_when(
     assert found["choreo_waiting_messages", "driver.assign", "driver"] == 0
     assert ("choreo_oldest_waiting_seconds", "driver.assign", "driver") not in found
     assert ("choreo_waiting_messages", "driver", "driver") not in found, "there is no such queue"
+
+
+def test_a_service_that_only_announces_lacks_no_worker(platform: Stage, app: Service) -> None:
+    app.runtime.store.register(["web"])
+
+    found = samples(run().stdout)
+
+    assert found["choreo_workers", "driver"] == 1
+    assert ("choreo_workers", "web") not in found
 
 
 def test_it_tells_of_events_that_nobody_hears(platform: Stage, app: Service) -> None:

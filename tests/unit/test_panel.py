@@ -79,3 +79,14 @@ def test_a_worker_of_another_app_is_left_alone():
 
     assert "ok" in Panel.data["add_consumer"](made, "any")
     assert made.called[0][:2] == ("add_task_queue", "any")
+
+
+@pytest.mark.parametrize("command", ["add_consumer", "cancel_consumer"])
+def test_a_change_of_the_consumed_queues_is_reported_after_it_has_happened(command: str) -> None:
+    changed = state()
+    changed.consumer.controller = SimpleNamespace(presence=SimpleNamespace(wake="wake"))
+
+    Panel.data[command](changed, queue="payment.charge")
+
+    # Twice soon: Celery calls what is called soon in no order.
+    assert changed.called[-1] == (changed.consumer.call_soon, "wake")

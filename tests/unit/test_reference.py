@@ -23,6 +23,7 @@ DECLARED: dict[str, Any] = {
     "Service": Service.__init__,
     "@app.on": Service.on,
     "@app.join": Service.join,
+    "app.story": Service.story,
     "Several": Several,
     "Retry": Retry,
     "Terms": Terms,
@@ -100,7 +101,7 @@ def commands(command: click.Command, name: str = "") -> Iterator[str]:
     names = [
         f"`{'/'.join([*option.opts, *option.secondary_opts])}{f' {option.metavar}' if option.metavar else ''}`"
         for option in own
-        if name == "up" or not {"--broker", "--store"} & set(option.opts)
+        if name == "up" or not {"--app", "--broker", "--store", "--namespace"} & set(option.opts)
     ]
     yield f"| `{name}` | {', '.join(names)} |"
 

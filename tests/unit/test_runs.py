@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from choreo import PermanentFailure, Retry
-from choreo.store.runs import Recording, Result, Run
+from choreo.store.runs import Recording, Result, Run, entries, from_text
 from tests.unit.events import (
     NOON,
     DriverAssigned,
@@ -176,3 +176,13 @@ def test_nothing_is_recorded_if_the_settings_say_so(recording):
 
     assert runs(stage) == []
     assert len(list(stage.app.dead_letters)) == 1
+
+
+def test_a_reason_that_is_no_utf_8_is_recorded_all_the_same():
+    # The argument of a command can hold half a surrogate pair.
+    run = Run("e-1", "e-1", "ORD-1", "order.placed", 1, Result.CANCELLED_BY_HAND, detail="caf\udce9")
+
+    ((_, text),) = entries(run)
+    text.encode()
+
+    assert from_text(HANDLER, 1.0, text).detail == "caf\udce9"

@@ -148,7 +148,7 @@ def test_an_unknown_option_of_a_service_is_refused_with_the_one_that_was_meant()
     assert "Service(brokr=...): unknown option, did you mean broker?" in refused(
         lambda: Service("payment", config=None, brokr="memory://")
     )
-    assert "Service(xyz=...): unknown option, it takes retry, terms, config, loader, backend" in refused(
+    assert "Service(xyz=...): unknown option, it takes retry, terms, announces, config, loader, backend" in refused(
         lambda: service("payment", xyz=1)
     )
 

@@ -1,325 +1,371 @@
-"""A handler's task is traced in short, and nobody can tell it from Celery's own way."""
+"""`choreo trace` and `choreo why-not`: the story of an order, and why something has not happened. Without a broker."""
 
-import functools
 import json
-import logging
-import re
-from collections.abc import Callable, Iterator
-from copy import copy
-from typing import Any
+from datetime import timedelta
 
 import pytest
-from celery import Task, current_task, signals, states
-from celery._state import _task_stack
-from celery.app.task import Context
-from celery.app.trace import build_tracer
-from celery.loaders.app import AppLoader
-from celery.utils import threads
-from greenlet import greenlet
+from click.testing import CliRunner
 
-from choreo import PermanentFailure, Retry
-from choreo.broker.queue import run_headers
-from choreo.events.envelope import Envelope
-from choreo.events.ids import task_id
-from choreo.fast import tracer as short
-from tests.unit.events import OrderPlaced, envelope, identity_of
-from tests.unit.stage import Stage, service
+from choreo import Envelope, Event, PermanentFailure, Retry, RetryLater, Service
+from choreo.cli import choreo
+from choreo.observe.causes import Weight
+from choreo.observe.trace import Trace
+from choreo.observe.why_not import WhyNot
+from choreo.store.runs import Recording
+from choreo.testing import Stage
+from tests.unit.stage import service
+from tests.unit.test_printing import HOSTILE
 
-ORDER = OrderPlaced(customer_id="alice", total_cents=500)
-HANDLER = "payment.charge"
-
-
-class Bench:
-    """A task, as a worker prepares it, traced in short and by Celery."""
-
-    def __init__(self, behave: Callable[[], Any] = lambda: None, **app_options: Any) -> None:
-        app = service("payment", **app_options)
-
-        @app.on(OrderPlaced, retry=Retry(times=2))
-        def charge(order: OrderPlaced):
-            return behave()
-
-        self.stage = Stage(app)
-        self.task = app.tasks[HANDLER]
-        self.celerys = self.built(self.task)
-        self.task.__trace__ = self.celerys
-
-    def built(self, task: Any) -> Any:
-        """Celery's tracer, as it is now."""
-        return build_tracer(HANDLER, task, app=self.stage.app, hostname="payment@here")
-
-    def run(self, trace: Any = None, unit: str = "e-1", retries: int = 0, **wishes: Any) -> Any:
-        event = envelope(ORDER, id=unit)
-        request = run_headers(HANDLER, event, retries) | {"delivery_info": {}, "properties": {}, "headers": {}}
-        return (trace or self.task.__trace__)(request["id"], [text_of(event)], {}, request | wishes)
 
+class OrderPlaced(Event):
+    pass
 
-def text_of(event: Envelope) -> str:
-    return json.dumps(event.to_wire())
-
-
-@pytest.fixture(autouse=True)
-def quiet(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What `celery worker` logs unless it is told otherwise."""
-    for signal in (signals.task_prerun, signals.task_postrun, signals.task_success):
-        monkeypatch.setattr(signal, "receivers", [])  # other tests may have some
-    with caplog.at_level(logging.WARNING, "celery.app.trace"):
-        yield
 
-
-def listening(signal: Any, heard: list[dict[str, Any]]) -> Any:
-    def hear(**facts: Any) -> None:
-        heard.append(facts)
+class OrderConfirmed(Event):
+    pass
 
-    signal.connect(hear, weak=False)
-    return hear
 
+class OrderRejected(Event):
+    pass
 
-def places(facts: dict[str, Any]) -> list[str]:
-    """The functions in the traceback of a failure."""
-    return re.findall(r"line \d+, in (\w+)", facts["einfo"].traceback)
 
+class PaymentCharged(Event):
+    pass
 
-def test_a_success_is_told_as_celery_tells_it():
-    bench = Bench()
 
-    short, celerys = bench.run(unit="e-1"), bench.run(bench.celerys, unit="e-2")
+class DriverAssigned(Event):
+    pass
 
-    assert bench.task.__trace__ is not bench.celerys
-    assert (short.retval, short.info, short.retstr) == (celerys.retval, celerys.info, celerys.retstr)
-    assert short.retstr == "'done'"
-    assert 0 <= short.runtime < 60
 
+class OrderDelayed(Event):
+    pass
 
-def test_a_handler_finds_the_same_request_as_with_celery():
-    seen: list[dict[str, Any]] = []
-    bench = Bench(lambda: seen.append({**vars(current_task.request), "task": current_task.name}))
 
-    bench.run(unit="e-1")
-    bench.run(bench.celerys, unit="e-2")
+class BallReturned(Event):
+    number: int = 0
 
-    short, celerys = seen
-    assert short["task"] == HANDLER
-    assert short["id"] != celerys["id"]
-    assert short.keys() == celerys.keys() - {"_protected"}
-    assert not current_task, "nothing is left on the stack"
-    assert bench.task.request.id is None
 
+class ParcelSent(Event):
+    pass
 
-@pytest.mark.parametrize(
-    ("error", "retries", "state"),
-    [
-        (OSError("the gateway is down"), 0, states.RETRY),
-        (OSError("the gateway is down"), 2, states.FAILURE),
-        (PermanentFailure("refused"), 0, states.FAILURE),
-        (SystemExit(3), 2, states.FAILURE),
-    ],
-)
-def test_a_failure_is_told_by_celery(error: BaseException, retries: int, state: str):
-    def fail() -> None:
-        raise copy(error)
 
-    bench = Bench(fail)
-    heard: list[dict[str, Any]] = []
-    signal = signals.task_retry if state == states.RETRY else signals.task_failure
-    hear = listening(signal, heard)
-    try:
-        short = bench.run(unit="e-1", retries=retries)
-        celerys = bench.run(bench.celerys, unit="e-2", retries=retries)
-    finally:
-        signal.disconnect(hear)
+#: What the handlers do with the order that has this subject.
+FAULTS = ("quiet", "frozen", "later", "rejected")
 
-    assert short.info.state == celerys.info.state == state
-    assert type(short.info.retval) is type(celerys.info.retval)
-    assert len(heard) == 2
-    if state == states.FAILURE:
-        assert heard[0]["task_id"] == task_id(identity_of("e-1"), HANDLER)
-        assert heard[0]["args"][0] == text_of(envelope(ORDER, id="e-1"))
-        assert places(heard[0]) == places(heard[1])
-    assert not current_task
 
+def fault_of(order: Envelope) -> str:
+    return next((fault for fault in FAULTS if fault in order.subject), "")
 
-def test_a_copy_that_is_given_back_is_rejected_as_with_celery(monkeypatch: pytest.MonkeyPatch):
-    bench = Bench()
-    monkeypatch.setattr("choreo.worker.outage.STORE_PAUSE", 0)
-    monkeypatch.setattr(bench.stage.store, "begin", None)
 
-    short, celerys = bench.run(unit="e-1"), bench.run(bench.celerys, unit="e-2")
+def shop() -> list[Service]:
+    payment, restaurant = service("payment", retry=Retry(times=5)), service("restaurant")
+    driver, analytics = service("driver"), service("analytics")
 
-    assert short.info.state == celerys.info.state == states.REJECTED
-    assert short.info.retval.requeue is celerys.info.retval.requeue is True
+    @payment.on(OrderPlaced)
+    def charge(order: Envelope) -> PaymentCharged | None:
+        match fault_of(order):
+            case "quiet":
+                return None
+            case "frozen":
+                raise PermanentFailure("the account is frozen")
+            case "later":
+                raise RetryLater(1200)
+        return PaymentCharged()
 
+    @restaurant.on(OrderPlaced)
+    def answer(order: Envelope) -> OrderConfirmed | OrderRejected:
+        return OrderRejected() if fault_of(order) == "rejected" else OrderConfirmed()
 
-@pytest.mark.parametrize("signal", [signals.task_prerun, signals.task_postrun, signals.task_success])
-def test_who_listens_to_celerys_signals_hears_of_every_run(signal: Any):
-    bench = Bench()
-    heard: list[dict[str, Any]] = []
-    hear = listening(signal, heard)
-    try:
-        bench.run()
-    finally:
-        signal.disconnect(hear)
+    def give_up(confirmed: OrderConfirmed | None, charged: PaymentCharged | None) -> OrderDelayed:
+        return OrderDelayed()
 
-    (facts,) = heard
-    assert facts["sender"] is bench.task
+    @driver.join(OrderConfirmed, PaymentCharged, unless=OrderRejected, within=timedelta(minutes=30), on_timeout=give_up)
+    def assign(confirmed: OrderConfirmed, charged: PaymentCharged | None) -> DriverAssigned:
+        return DriverAssigned()
 
+    @driver.on(BallReturned)
+    def ping(pinged: BallReturned) -> BallReturned | None:
+        return BallReturned(number=pinged.number - 1) if pinged.number else None
 
-def test_at_debug_celery_logs_every_run(caplog: pytest.LogCaptureFixture):
-    with caplog.at_level(logging.DEBUG, "celery.app.trace"):
-        bench = Bench()
+    @analytics.on("#")
+    def count(event: Envelope) -> None: ...
 
-        bench.run()
+    return [payment, restaurant, driver, analytics]
 
-    assert "succeeded in" in caplog.text
 
+class Operator:
+    """A stage, and what is asked of it."""
 
-def test_at_info_a_run_is_traced_in_short_and_choreo_logs_it(caplog: pytest.LogCaptureFixture):
-    with caplog.at_level(logging.INFO):
-        bench = Bench()
-        bench.run()
+    def __init__(self) -> None:
+        self.services = shop()
+        self.stage = Stage(*self.services)
+        self.stage.__enter__()
+        self.app = self.services[0]
 
-    assert bench.task.has_short_tracer
-    assert [record.name for record in caplog.records] == ["choreo.runs"]
+    def place(self, subject: str) -> Envelope:
+        return self.stage.publish(OrderPlaced(), subject)
 
+    def placed(self, subject: str) -> Envelope:
+        event = self.place(subject)
+        self.stage.run()
+        return event
 
-@pytest.mark.parametrize("hook", ["__call__", "before_start", "on_success", "after_return"])
-def test_what_somebody_adds_to_the_task_is_called(hook: str, monkeypatch: pytest.MonkeyPatch):
-    bench = Bench()
-    monkeypatch.setattr(type(bench.task), hook, print, raising=False)
+    def trace(self, what: str) -> Trace:
+        (trace,) = self.app.observe.trace(what)
+        return trace
 
-    bench.task.__trace__ = celerys = bench.built(bench.task)
+    def why_not(self, event: type[Event], subject: str) -> WhyNot:
+        return self.app.observe.why_not(event.event_type, subject)
 
-    assert bench.task.__trace__ is celerys
+    def forget_runs(self) -> None:
+        """As if no run had been recorded."""
+        for runtime in self.stage._runtimes.values():
+            runtime.store._recording = Recording(length=0)
 
 
-def test_who_wraps_celerys_tracer_is_part_of_every_run():
-    bench = Bench()
-    measured: list[str] = []
+@pytest.fixture
+def operator() -> Operator:
+    return Operator()
 
-    @functools.wraps(bench.celerys)
-    def measuring(uuid: str, *args: Any, **kwargs: Any) -> Any:
-        measured.append(uuid)
-        return bench.celerys(uuid, *args, **kwargs)
 
-    bench.task.__trace__ = measuring
-    bench.run()
+@pytest.fixture
+def choreo_command(operator: Operator, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("choreo.cli.app.command_line_service", lambda *_: operator.app)
 
-    assert measured == [task_id(identity_of("e-1"), HANDLER)]
+    def run(*arguments: str, code: int = 0) -> str:
+        done = CliRunner().invoke(choreo, arguments)
+        assert done.exit_code == code, done.output
+        long = [line for line in done.output.splitlines() if len(line) > 80 and not line.startswith("{")]
+        assert code or long == []
+        return done.output
 
+    return run
 
-def test_who_has_the_tracer_built_for_a_wrapped_task_is_part_of_every_run():
-    bench = Bench()
-    measured: list[str] = []
 
-    class Measuring:
-        """As New Relic does it: looks like the task, and times its runs."""
+def steps(trace: Trace) -> dict[tuple[str, str], str]:
+    """What became of each event at each handler: the results of the runs, and what is open."""
+    found = {}
+    for line in trace.lines:
+        if (step := line.step) is not None:
+            words = [str(run.result) for run in step.runs]
+            words += ["part"] if step.joined else []
+            words += [str(step.end.kind)] if step.end else []
+            found[step.handler, line.event.type] = " ".join(words)
+    return found
 
-        __class__ = type(bench.task)
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(bench.task, name)
+def tree(trace: Trace) -> list[str]:
+    return [f"{'  ' * line.depth}{line.step.handler if line.step else line.event.type}" for line in trace.lines]
 
-        def __call__(self, *args: Any) -> Any:
-            # Celery calls this one, once some other test has prepared Celery's tasks for a worker.
-            return self.run(*args)
 
-        def run(self, *args: Any) -> Any:
-            measured.append(args[0])
-            return bench.task.run(*args)
+def test_a_story_that_is_done_is_a_tree_of_events_and_handlers(operator: Operator) -> None:
+    operator.placed("ORD-1")
 
-    bench.task.__trace__ = bench.built(Measuring())
-    bench.run()
+    trace = operator.trace("ORD-1")
 
-    assert measured == [text_of(envelope(ORDER, id="e-1"))]
+    assert trace.is_done
+    assert trace.read_as == "subject"
+    assert trace.cause.text.startswith("done in ")
+    assert [line for line in tree(trace) if "analytics" not in line] == [
+        "order.placed",
+        "  payment.charge",
+        "    payment.charged",
+        "      driver.assign",
+        "  restaurant.answer",
+        "    order.confirmed",
+        "      driver.assign",
+        "        driver.assigned",
+    ]
+    assert steps(trace)["driver.assign", "payment.charged"] == "part"
+    assert operator.why_not(DriverAssigned, "ORD-1").cause.weight is Weight.DONE
 
 
-def test_who_patches_every_task_of_the_program_is_part_of_every_run(monkeypatch: pytest.MonkeyPatch):
-    began: list[str] = []
+def test_an_event_that_nobody_has_taken_is_found_without_a_record(operator: Operator) -> None:
+    event = operator.place("ORD-1")
+    operator.place("ORD-2")
+    operator.forget_runs()
 
-    def before_start(self: Any, unit: str, args: Any, kwargs: Any) -> None:
-        began.append(unit)
+    trace = operator.trace("ORD-1")
 
-    before_start.__module__ = "somebody.elses"
-    monkeypatch.setattr(Task, "before_start", before_start)
-    bench = Bench()
+    assert trace.cause.weight is Weight.WAITING
+    assert steps(trace)["payment.charge", "order.placed"] == "queued"
+    assert trace.lines[1].step.end.message.position == 1
+    assert trace.lines[1].step.end.message.count == 2
+    assert trace.story == event.id
 
-    bench.run()
 
-    assert began == [task_id(identity_of("e-1"), HANDLER)]
+@pytest.mark.parametrize("subject", ["ORD-frozen", "ORD-later"])
+def test_what_is_open_is_told_without_a_record(operator: Operator, subject: str) -> None:
+    operator.forget_runs()
+    operator.placed(subject)
 
+    trace = operator.trace(subject)
 
-@pytest.mark.parametrize("wish", ["callbacks", "chain"])
-def test_what_somebody_wants_to_follow_upon_a_run_follows(wish: str, monkeypatch: pytest.MonkeyPatch):
-    bench = Bench()
-    app = bench.stage.app
-    sent: list[str] = []
-    monkeypatch.setattr(
-        type(app.amqp), "_retry_publish", lambda _, apply, *_args, **_options: sent.append(apply.__self__.task)
+    kind = "dead letter" if "frozen" in subject else "retry"
+    assert steps(trace)["payment.charge", "order.placed"] == kind
+    assert steps(trace)["driver.assign", "order.confirmed"] == "join"
+    why = operator.why_not(DriverAssigned, subject)
+    assert why.cause.name == kind
+    assert "no runs are recorded" not in why.cause.text
+
+
+def test_a_dead_letter_is_the_cause_and_its_replay_the_next_step(operator: Operator) -> None:
+    operator.placed("ORD-frozen")
+    (letter,) = operator.app.dead_letters
+
+    trace, why = operator.trace("ORD-frozen"), operator.why_not(DriverAssigned, "ORD-frozen")
+
+    for cause in (trace.cause, why.cause):
+        assert cause.name == "dead letter"
+        assert "payment.charge failed for good: PermanentFailure: the account is frozen" in cause.text
+        assert f"choreo dead-letters replay {letter.id}" in cause.do
+    assert trace.cause.weight is Weight.STUCK
+
+
+def test_a_retry_says_when_it_is_due_which_attempt_it_is_and_why(operator: Operator) -> None:
+    operator.placed("ORD-later")
+
+    cause = operator.trace("ORD-later").cause
+
+    assert (cause.name, cause.weight) == ("retry", Weight.WAITING)
+    assert cause.text.startswith("attempt 2 of 6 of payment.charge is due in 20 min, at ")
+    assert "RetryLater" in cause.text
+
+
+def test_a_handler_that_announced_nothing_is_the_cause_of_a_join_that_waits(operator: Operator) -> None:
+    operator.placed("ORD-quiet")
+
+    trace, why = operator.trace("ORD-quiet"), operator.why_not(DriverAssigned, "ORD-quiet")
+
+    for cause in (trace.cause, why.cause):
+        assert cause.name == "announced nothing"
+        assert cause.text.startswith("payment.charge handled order.placed at ")
+        assert cause.text.endswith("and announced nothing")
+        assert "choreo publish payment.charged --subject ORD-quiet" in cause.do
+    assert [(finding.is_met, finding.what) for finding in why.findings] == [
+        (False, "driver.assigned"),
+        (None, "driver.assign"),
+        (True, "order.confirmed"),
+        (False, "payment.charged"),
+        (None, "payment.charge"),
+    ]
+
+
+def test_a_join_that_timed_out_was_cancelled_or_fired_says_so(operator: Operator) -> None:
+    for subject in ("quiet-1", "quiet-2", "quiet-3", "rejected-4"):
+        operator.placed(subject)
+    operator.app.joins.cancel("quiet-2", "the customer called")
+    operator.app.joins.fire("quiet-3")
+    operator.stage.run()
+    operator.stage.advance(minutes=31)
+
+    endings = {
+        subject: operator.trace(subject).cause.text for subject in ("quiet-1", "quiet-2", "quiet-3", "rejected-4")
+    }
+    assert endings["quiet-1"].endswith("driver.assign timed out")
+    assert endings["quiet-2"].endswith("driver.assign was cancelled by hand: the customer called")
+    assert endings["quiet-3"].endswith("driver.assign was fired by hand")
+    assert endings["rejected-4"].endswith("driver.assign was cancelled by order.rejected")
+    assert operator.why_not(DriverAssigned, "quiet-1").cause.name == "timed out"
+    assert "the customer called" in operator.why_not(DriverAssigned, "quiet-2").cause.text
+    assert "was cancelled by order.rejected at" in operator.why_not(DriverAssigned, "rejected-4").cause.text
+    assert operator.why_not(OrderDelayed, "quiet-1").cause.weight is Weight.DONE
+
+
+def test_a_story_is_found_by_the_id_of_an_event_a_story_and_a_dead_letter(operator: Operator) -> None:
+    event = operator.placed("ORD-frozen")
+    (letter,) = operator.app.dead_letters
+    confirmed = next(one for one in operator.stage.events if one.type == "order.confirmed")
+
+    assert operator.trace(letter.id).read_as == "dead letter"
+    assert operator.trace(event.id).read_as == "story"
+    assert operator.trace(confirmed.id).read_as == "event"
+    assert {operator.trace(what).story for what in (letter.id, event.id, confirmed.id)} == {event.id}
+
+
+def test_the_newest_story_of_a_subject_comes_first(operator: Operator) -> None:
+    first = operator.placed("ORD-1")
+    operator.stage.advance(seconds=5)
+    second = operator.placed("ORD-1")
+
+    assert operator.trace("ORD-1").story == second.id
+    assert operator.trace("ORD-1").others == [first.id]
+    assert [trace.story for trace in operator.app.observe.trace("ORD-1", everything=True)] == [second.id, first.id]
+
+
+def test_another_subject_that_contains_this_one_is_another(operator: Operator) -> None:
+    operator.place("ORD-10")
+
+    assert operator.app.observe.trace("ORD-1") == []
+
+
+def test_a_type_that_nobody_announces_names_the_one_that_was_perhaps_meant(operator: Operator) -> None:
+    operator.placed("ORD-1")
+
+    why = operator.app.observe.why_not("driver.asigned", "ORD-1")
+
+    assert why.cause.name == "misspelling"
+    assert "nobody announces driver.asigned. driver.assigned was announced at" in why.cause.text
+    assert operator.why_not(ParcelSent, "ORD-1").cause.name == "nobody announces it"
+
+
+def test_nothing_is_known_of_an_order_that_was_never_placed(operator: Operator) -> None:
+    cause = operator.why_not(DriverAssigned, "ORD-1").cause
+
+    assert cause.weight is Weight.UNKNOWN or "nobody announces order.placed" in cause.text
+
+
+def test_a_delayed_event_is_waiting_to_be_announced(operator: Operator) -> None:
+    operator.stage.publish(OrderPlaced(), "ORD-1", delay=timedelta(minutes=20))
+
+    trace, why = operator.trace("ORD-1"), operator.why_not(OrderPlaced, "ORD-1")
+
+    assert trace.cause.text.startswith("order.placed is due in 20 min")
+    assert why.cause.text == trace.cause.text
+    assert steps(trace) == {}
+
+
+def test_a_story_of_thousands_of_events_is_read_and_cut(operator: Operator, choreo_command) -> None:
+    operator.stage.publish(BallReturned(number=700), "ORD-1")
+    operator.stage.run()
+
+    said = choreo_command("trace", "ORD-1")
+
+    assert "events: a loop?" in said.replace("\n      ", " ")
+    assert "lines more: --all" in said
+    assert len(said.splitlines()) < 80
+
+
+@pytest.mark.parametrize("subject", ["ORD-1", "ORD-frozen", "ORD-later", "ORD-quiet", "ORD-rejected"])
+def test_the_commands_fit_eighty_columns_and_speak_json(operator: Operator, choreo_command, subject: str) -> None:
+    operator.placed(subject)
+
+    assert choreo_command("trace", subject).startswith(f"{subject}  ")
+    assert "\033" not in choreo_command("trace", subject, "--all")
+    read = json.loads(choreo_command("trace", subject, "--json"))
+    assert read["what"] == subject
+    assert "data" not in read["events"][0]
+    assert "CAUSE " in choreo_command("why-not", "driver.assigned", subject)
+    assert json.loads(choreo_command("why-not", "driver.assigned", subject, "--json"))["cause"]["do"] is not None
+
+
+def test_the_data_of_events_is_shown_only_if_asked_for(operator: Operator, choreo_command) -> None:
+    operator.stage.publish(BallReturned(number=77), "ORD-1")
+
+    assert "77" not in choreo_command("trace", "ORD-1").partition("TIME")[2].replace(":", "")[60:]
+    assert '"number": 77' in choreo_command("trace", "ORD-1", "--data")
+    assert json.loads(choreo_command("trace", "ORD-1", "--data", "--json"))["events"][0]["data"] == {"number": 77}
+
+
+def test_foreign_text_is_escaped(operator: Operator, choreo_command) -> None:
+    operator.placed(f"frozen {HOSTILE}")
+
+    said = choreo_command("trace", f"frozen {HOSTILE}") + choreo_command(
+        "why-not", "driver.assigned", f"frozen {HOSTILE}"
     )
 
-    bench.run(**{wish: [app.signature("payment.thank")]})
-
-    assert sent == ["payment.thank"]
+    assert all(character.isprintable() or character == "\n" for character in said)
 
 
-def test_who_waits_for_the_result_of_a_run_gets_it(monkeypatch: pytest.MonkeyPatch):
-    bench = Bench()
-    done: list[str] = []
-    monkeypatch.setattr(bench.task.backend, "mark_as_done", lambda unit, *_: done.append(unit))
-
-    bench.run(ignore_result=False)
-
-    assert done == [task_id(identity_of("e-1"), HANDLER)]
-
-
-def test_a_handler_that_fails_runs_once():
-    ran: list[int] = []
-    bench = Bench(lambda: ran.append(1) or 1 / 0)
-
-    bench.run(retries=2)
-
-    assert ran == [1]
-
-
-@pytest.mark.parametrize("hook", ["on_task_init", "on_process_cleanup"])
-def test_what_somebody_adds_to_the_loader_is_called(hook: str):
-    loader = type("OwnLoader", (AppLoader,), {hook: print})
-
-    bench = Bench(loader=loader)
-
-    assert bench.task.__trace__ is bench.celerys
-
-
-@pytest.mark.parametrize("here_again", [True, False])
-@pytest.mark.parametrize("kind", [threads._LocalStack, threads._FastLocalStack])
-def test_between_two_runs_no_task_is_the_current_one(kind: Any, here_again: bool, monkeypatch: pytest.MonkeyPatch):
-    stack, seen = kind(), []
-    bench = Bench(lambda: seen.append(stack.top))
-    monkeypatch.setattr(short, "_task_stack", stack)
-    monkeypatch.setattr(type(bench.task), "request_stack", kind())
-
-    for unit in ("e-1", "e-2"):
-        request = Context(run_headers(HANDLER, envelope(ORDER, id=unit), 0) | {"properties": {}})
-        answer = short.attempt(bench.task, request, [text_of(envelope(ORDER, id=unit))], {}, here_again=here_again)
-        assert answer == ("done", None)
-        assert stack.top is None
-        assert bench.task.request_stack.top is None
-    stack.push("another")
-    assert stack.top == "another"
-    stack.pop()
-
-    assert seen == [bench.task] * 2
-    assert stack.top is None
-    assert len(stack) == 0
-
-
-def test_a_greenlet_that_runs_a_handler_leaves_nothing_behind():
-    bench, numbers = Bench(), iter(range(20))
-    kept = _task_stack._local.__storage__
-    before = len(kept)
-
-    for _ in range(20):
-        greenlet(lambda: bench.run(unit=f"e-{next(numbers)}")).switch()
-
-    assert next(numbers, None) is None
-    assert len(kept) == before
+def test_an_unknown_subject_is_one_line_and_an_exit_code(choreo_command) -> None:
+    assert "Nothing is known of 'ORD-1': no event of it waits" in choreo_command("trace", "ORD-1", code=1)

@@ -89,6 +89,18 @@ def test_a_message_that_the_broker_always_refuses_becomes_a_dead_letter(stage, m
     assert broker.taken[-1] == retry()
 
 
+def test_each_of_many_refused_messages_is_tried_and_counted_at_each_look(stage, monkeypatch):
+    broker = Broker(stage, monkeypatch, HANDLER)
+    for number in range(10):
+        stage.store.schedule(HANDLER, Scheduled(f"retry:{number}", retry()))
+
+    broker.look(3)
+
+    assert len(stage.dead_letters) == 10
+    broker.look(1)
+    assert stage.store.backlog(HANDLER).total == 0
+
+
 def test_a_broker_in_trouble_refuses_nothing_for_good(stage, monkeypatch):
     broker = Broker(stage, monkeypatch, HANDLER, is_outage=True)
     stage.store.schedule(HANDLER, Scheduled("retry:1", retry()))

@@ -4,9 +4,9 @@ Each message is one script call, which puts copies into all queues or none, and 
 producer, which takes as much time for each message as Redis does.
 """
 
+import os
 from collections.abc import Sequence
 from typing import Any
-from uuid import uuid4
 
 from kombu import Connection, Exchange
 from redis.exceptions import NoScriptError, ResponseError
@@ -71,7 +71,7 @@ class RedisLine(VirtualLine):
 
     def _call(self, post: Post) -> Call:
         channel, message = self._channel, post.message
-        keys, prefix, tag = channel.keys, channel.global_keyprefix, uuid4().hex
+        keys, prefix, tag = channel.keys, channel.global_keyprefix, os.urandom(16).hex()
         head, priority = head_of_event(message), channel._q_for_pri("", 0)
         if post.to_one_queue:
             queue = message.routing_key

@@ -7,7 +7,8 @@
 -- KEYS[1] due            ZSET schedule id -> time in ms   KEYS[2] messages   HASH schedule id -> message
 -- KEYS[3] letters        HASH dead letter id -> JSON   KEYS[4] index   ZSET dead letter id -> time in ms
 -- KEYS[5] done           start of the names of the inbox's HASHes: see redis_client/lua/inbox.lua
--- (The script names two more keys of each unit, in the same slot of a cluster:
+-- (The script names more keys, in the same slot of a cluster:
+--     ARGV[1] .. 'tally'            HASH, permanent: see arrive.lua
 --     ARGV[1] .. 'unit:' .. unit    HASH, see claim_unit.lua; deleted once the unit is finished. But for a join, and a
 --         unit with a dead letter, its field `done` is kept instead of an entry in the inbox: so a replay need not know
 --         the retention of the service
@@ -18,22 +19,23 @@
 -- ARGV[i+2] '0' if only the attempt is settled; '2' if the unit is finished, and kept in the inbox; any other text: it
 --     is finished, and the text is kept in its HASH
 -- ARGV[i+3] retention in ms   ARGV[i+4] unit
--- ARGV[i+5] how many of each follow: '<dead letters> <ids> <scheduled> <messages> <identities> <entries>'; '' for none
+-- ARGV[i+5] how many of each follow: '<dead letters> <ids> <scheduled> <messages> <identities> <entries>', and after a
+--     space the field of the tally that counts one more, if any; '' for nothing of all that
 -- ARGV[i+6..] dead letters: id, JSON; schedule ids to remove; scheduled: id, delay in ms, message; identities of events
 --     that took part in a join with rounds, and if there are any, before them the retention of the inbox in ms;
 --     entries of the record of runs: the end of the STREAM's name, text; then the messages, which only
 --     commit_fused.lua reads
 
 -- Returns how many dead letters, ids to remove, scheduled entries and messages follow, where the messages begin, and
--- how many identities and entries of the record follow.
+-- how many identities and entries of the record follow; and the field of the tally, or ''.
 local function shape(i)
-  if ARGV[i + 5] == '' then return 0, 0, 0, 0, i + 6, 0, 0 end
-  local letters, unwanted, scheduled, messages, took_part, entries =
-    string.match(ARGV[i + 5], '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+)$')
+  if ARGV[i + 5] == '' then return 0, 0, 0, 0, i + 6, 0, 0, '' end
+  local letters, unwanted, scheduled, messages, took_part, entries, counted =
+    string.match(ARGV[i + 5], '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) ?(.*)$')
   local before = i + 6 + 2 * letters + unwanted + 3 * scheduled + 2 * entries
   took_part = tonumber(took_part)
   return tonumber(letters), tonumber(unwanted), tonumber(scheduled), tonumber(messages),
-    before + (took_part > 0 and took_part + 1 or 0), took_part, tonumber(entries)
+    before + (took_part > 0 and took_part + 1 or 0), took_part, tonumber(entries), counted
 end
 
 -- Appends entries to the record of runs. Nothing depends on it, so an error of Redis (a key of the wrong type, a user
@@ -55,7 +57,7 @@ local function settle(i)
   local now, token, unit = now_ms(), ARGV[i], ARGV[i + 4]
   local key, parts = ARGV[1] .. 'unit:' .. unit, ARGV[1] .. 'parts:' .. unit
   local retention, place = tonumber(ARGV[i + 3]), ARGV[i + 2] == '2' and inbox_place(unit)
-  local letters, unwanted, scheduled, _, _, took_part, entries = shape(i)
+  local letters, unwanted, scheduled, _, _, took_part, entries, counted = shape(i)
 
   local attempt, signal = string.match(ARGV[i + 1], '^(%d+)(.*)$')
   local field = 'settled' .. signal
@@ -87,6 +89,8 @@ local function settle(i)
   end
   for n = 1, took_part do inbox_add(KEYS[5], inbox_round(ARGV[at + n]), tonumber(ARGV[at]), now) end
   at = at + (took_part > 0 and took_part + 1 or 0)
+
+  if counted ~= '' then redis.call('HINCRBY', ARGV[1] .. 'tally', counted, 1) end
 
   if ARGV[i + 2] == '0' then
     redis.call('HDEL', key, 'token', 'until', 'inflight', 'deliveries', 'ended', 'before')

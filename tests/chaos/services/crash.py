@@ -148,7 +148,7 @@ def arm(app: Service) -> None:
     # In the fast lane a success need not reach the store's own commit.
     for committing in (RedisStore, FastDecisions):
         _wrap(committing, "commit", lambda original: lambda *args: trap.commit(original, *args))
-    _wrap(Clock, "_send", lambda original: lambda clock, due: _then(original(clock, due), trap.relayed, due))
+    _wrap(Clock, "_send", lambda send: lambda clock, name, due: _then(send(clock, name, due), trap.relayed, due))
 
 
 def _then(answer: Any, call: Callable[[list[Message]], None], due: list[tuple[str, Message]]) -> Any:

@@ -3,7 +3,7 @@
 import os
 from datetime import timedelta
 
-from choreo import Context, DeadLetter, Envelope, PermanentFailure, Retry, Several, Terms
+from choreo import Context, DeadLetter, Envelope, PermanentFailure, Retry, Several, StoryOverdue, Terms
 from tests.integration.services.making import made, note, noted
 from tests.integration.services.words import (
     BasketFilled,
@@ -15,6 +15,12 @@ from tests.integration.services.words import (
     MealCooked,
     OrderConfirmed,
     OrderRejected,
+    ParcelDelivered,
+    ParcelFound,
+    ParcelLost,
+    ParcelSent,
+    ParcelTraced,
+    ParcelWeighed,
     PaymentCharged,
     ReminderSent,
     TableSet,
@@ -67,6 +73,15 @@ def collect(basket: BasketFilled, items: list[ItemPacked], context: Context) -> 
 @app.join(BookLent, BookReturned, within=timedelta(hours=1), rounds=True)
 def end_loan(lent: BookLent, returned: BookReturned) -> None:
     note("end_loan", lent.meta.subject, parts=[lent.meta.id, returned.meta.id])
+
+
+app.story("transport", begins=ParcelSent, steps=[ParcelWeighed], ends=ParcelDelivered, within=timedelta(hours=1))
+app.story("search", begins=ParcelLost, steps=[ParcelTraced], ends=ParcelFound, within=timedelta(seconds=1))
+
+
+@app.on(StoryOverdue)
+def search_again(overdue: StoryOverdue, context: Context) -> None:
+    note("search_again", context.subject, key=overdue.key, story=overdue.story, missing=overdue.missing)
 
 
 @app.on(ReminderSent)

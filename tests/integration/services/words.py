@@ -63,5 +63,29 @@ class ReminderSent(Event):
     pass
 
 
+class ParcelSent(Event):
+    pass
+
+
+class ParcelWeighed(Event):
+    pass
+
+
+class ParcelDelivered(Event):
+    pass
+
+
+class ParcelLost(Event):
+    pass
+
+
+class ParcelTraced(Event):
+    pass
+
+
+class ParcelFound(Event):
+    pass
+
+
 class NobodyInformed(Event):
     """No service listens to it."""

@@ -1,4 +1,4 @@
-"""Events that nobody hears are reported to the store, together, and nobody waits for it."""
+"""Rare things, such as events that nobody hears, are reported together, and nobody waits for it."""
 
 import subprocess
 import sys
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from choreo.broker import unheard
-from choreo.broker.unheard import UnheardReports
+from choreo import reports as module
 from choreo.errors import StoreError
+from choreo.reports import Reports
 from choreo.testing.publisher import MemoryPublisher
 from tests.unit.events import NOON, OrderPlaced
 from tests.unit.stage import service
@@ -33,7 +33,7 @@ class Told(list[Mapping[str, int]]):
 
 def test_events_are_counted_for_a_moment_and_reported_together() -> None:
     told = Told()
-    reports = UnheardReports(told)
+    reports = Reports(told, "events that nobody hears")
 
     for kind in ("order.placed", "order.placed", "menu.changed"):
         reports.note(kind)
@@ -43,13 +43,13 @@ def test_events_are_counted_for_a_moment_and_reported_together() -> None:
 
 
 def test_a_report_needs_no_flush(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unheard, "SECONDS_TOGETHER", 0.01)
+    monkeypatch.setattr(module, "SECONDS_TOGETHER", 0.01)
     told = Told()
-    reports = UnheardReports(told)
+    reports = Reports(told, "events that nobody hears")
 
     reports.note("order.placed")
     eventually(lambda: told, reason="a report")
-    eventually(lambda: "choreo-unheard" not in {thread.name for thread in threading.enumerate()}, reason="its end")
+    eventually(lambda: "choreo-reports" not in {thread.name for thread in threading.enumerate()}, reason="its end")
     reports.note("order.placed")
 
     eventually(lambda: len(told) == 2, reason="another thread, and another report")
@@ -57,7 +57,7 @@ def test_a_report_needs_no_flush(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_could_not_be_reported_is_reported_with_the_next_event() -> None:
     told = Told(StoreError("away"))
-    reports = UnheardReports(told)
+    reports = Reports(told, "events that nobody hears")
 
     reports.note("order.placed")
     reports.flush(60)
@@ -70,7 +70,7 @@ def test_what_could_not_be_reported_is_reported_with_the_next_event() -> None:
 
 def test_a_forked_child_reports_only_its_own_events() -> None:
     told = Told(StoreError("away"))
-    reports = UnheardReports(told)
+    reports = Reports(told, "events that nobody hears")
     reports.note("order.placed")
     reports.flush(60)
 
@@ -104,8 +104,8 @@ def test_a_program_that_knows_no_store_reports_nothing() -> None:
 
 def test_a_short_program_reports_before_it_ends() -> None:
     code = (
-        "from choreo.broker.unheard import UnheardReports\n"
-        "UnheardReports.keep = reports = UnheardReports(lambda counts: print(dict(counts), flush=True))\n"
+        "from choreo.reports import Reports\n"
+        "Reports.keep = reports = Reports(lambda counts: print(dict(counts), flush=True), 'events')\n"
         "reports.note('order.placed')"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)

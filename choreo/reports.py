@@ -1,4 +1,4 @@
-"""Reports of events that reached no queue, from a process to the store."""
+"""Reports of rare things, from a process to the store: nobody waits for them."""
 
 import atexit
 import logging
@@ -12,23 +12,24 @@ from choreo.errors import ChoreoError
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for which events are counted before they are reported together.
+#: Seconds for which things are counted before they are reported together.
 SECONDS_TOGETHER = 1.0
 #: Seconds for which the end of a program waits for its last report.
 SECONDS_AT_EXIT = 2.0
 
 
-class UnheardReports:
+class Reports:
     """
-    Counts the events of this process that reached no queue, and reports the counts.
+    Counts things in this process by their names, such as types of events that nobody hears, and reports the counts.
 
-    ``report`` is a callback: it gets type → count. It runs in a thread that ends with it: nobody waits for it, and a
-    store that is away disturbs nobody. What could not be reported is reported with the next such event. A process that
-    is killed takes its last second along. Safe in threads, and after a fork.
+    ``report`` is a callback: it gets name → count. ``what`` says in a log what is reported. The report runs in a thread
+    that ends with it: nobody waits for it, and a store that is away disturbs nobody. What could not be reported is
+    reported with the next such thing. A process that is killed takes its last second along. Safe in threads, and after
+    a fork.
     """
 
-    def __init__(self, report: Callable[[Mapping[str, int]], object]) -> None:
-        self._report = report
+    def __init__(self, report: Callable[[Mapping[str, int]], object], what: str) -> None:
+        self._report, self._what = report, what
         self.after_fork()
         forks.guard(self)
         atexit.register(_at_exit, weakref.ref(self))
@@ -39,12 +40,12 @@ class UnheardReports:
         self._counts = Counter[str]()
         self._thread: threading.Thread | None = None
 
-    def note(self, event_type: str) -> None:
-        """Count one event of this type."""
+    def note(self, name: str) -> None:
+        """Count one more of this name."""
         with self._lock:
-            self._counts[event_type] += 1
+            self._counts[name] += 1
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="choreo-unheard", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="choreo-reports", daemon=True)
                 self._thread.start()
 
     def flush(self, timeout: float) -> None:
@@ -63,8 +64,9 @@ class UnheardReports:
                 return
             try:
                 self._report(counts)
-            except ChoreoError as error:
-                logger.info("the store is not told of events that nobody hears (%s): %s", ", ".join(counts), error)
+            except Exception as error:
+                level = logging.INFO if isinstance(error, ChoreoError) else logging.ERROR
+                logger.log(level, "the store is not told of %s (%s): %s", self._what, ", ".join(counts), error)
                 self._give_back(counts)
                 return
 
@@ -81,7 +83,7 @@ class UnheardReports:
             self._thread = None
 
 
-def _at_exit(reports: "weakref.ref[UnheardReports]") -> None:
+def _at_exit(reports: "weakref.ref[Reports]") -> None:
     known = reports()
     if known is not None:
         known.flush(SECONDS_AT_EXIT)

@@ -1,0 +1,220 @@
+"""`choreo top`: the state of the whole platform at a glance, once or again and again."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+
+import click
+from rich.console import Group
+from rich.live import Live
+
+from choreo.cli import completion
+from choreo.cli.app import check_names, say, speaking
+from choreo.cli.figures import count, rate, size, span
+from choreo.cli.tables import Piece, facts, screen, table, text, whole
+from choreo.errors import StoreError
+from choreo.observe.handlers import HandlerState
+from choreo.observe.overview import Overview, Version
+from choreo.observe.server import Server
+from choreo.observe.top import Top
+from choreo.service import Service
+from choreo.store.schedule import DELAYED
+
+_NUMBERS = ("WAIT", "OLDEST", "IN/s", "OUT/s", "P95", "ETA", "DEAD", "LATER")
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[SERVICE|HANDLER]...", shell_complete=completion.services_and_handlers)
+@click.option("--once", is_flag=True, help="Print one screen. The exit code is 1 if something is wrong.")
+@click.option("--json", "as_json", is_flag=True, help="One screen as a JSON object.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(min=0, max=3600),
+    metavar="SECONDS",
+    help="Between two looks.  [default: 2; with --once 1]",
+)
+@speaking
+def top(app: Service, names: tuple[str, ...], once: bool, as_json: bool, interval: float | None) -> None:
+    """
+    Show what waits for each handler, and who works for it.
+
+    WAIT is the number of messages in its queue, OLDEST the age of the event that is next (- on RabbitMQ). IN, OUT and
+    P95 (95 of 100 runs took no longer) are from the record of runs of the last minute. ETA is the time until the queue
+    is empty at this rate. LATER are retries, deadlines and delayed events. WORKERS are the live workers that consume
+    the queue: NONE if no worker of the service lives, NONE -Q if none of them consumes this queue.
+
+    Without a terminal it prints one screen. End it with q or Ctrl-C.
+
+    \b
+    With --once and --json, the exit code is 1 if something is wrong:
+    - a handler has messages, and no worker takes them
+    - a message is due for more than 10 seconds, and no worker sends it
+    - a dead letter was made within the last 10 minutes
+    - Redis has evicted keys or may, is nearly full, or cannot write
+    - a loop: events of one story cause their own type again and again
+    - the broker does not answer
+    """
+    check_names(app, names, app.runtime.store.handlers())
+    with closing(app.observe.watch()) as looking:
+        if once or as_json or not screen().is_terminal or screen().is_dumb_terminal:
+            # The rate of incoming events needs two counts of what waits.
+            looking.sample(*names)
+            time.sleep(1.0 if interval is None else interval)
+            found = looking.look(*names)
+            if as_json:
+                say(json.dumps(found.to_dict()))
+            else:
+                whole(screen(), drawn(found))
+            if (once or as_json) and found.troubles:
+                click.get_current_context().exit(1)
+        else:
+            _live(looking, names, interval or 2.0)
+
+
+def _live(looking: Top, names: tuple[str, ...], interval: float) -> None:
+    shown = drawn(looking.look(*names))
+    with suppress(KeyboardInterrupt), _single_keys(), Live(console=screen(), screen=True, auto_refresh=False) as live:
+        while True:
+            live.update(shown, refresh=True)
+            if _pressed(interval) in ("q", "Q"):
+                return
+            try:
+                shown = drawn(looking.look(*names))
+            except StoreError as error:
+                # The last screen stays, since the store may come back.
+                shown = Group(text((f"The store does not answer: {error}", "red")), shown)
+
+
+@contextmanager
+def _single_keys() -> Iterator[None]:
+    """Context manager: the terminal hands over each key at once, and shows none."""
+    if not sys.stdin.isatty():
+        yield
+        return
+    import termios
+    import tty
+
+    before = termios.tcgetattr(sys.stdin)
+    tty.setcbreak(sys.stdin)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+
+
+def _pressed(seconds: float) -> str:
+    """Wait so long, or until a key is pressed. Returns the key, or ""."""
+    import select
+
+    if not sys.stdin.isatty():
+        time.sleep(seconds)
+        return ""
+    ready, _, _ = select.select([sys.stdin], [], [], seconds)
+    return sys.stdin.read(1) if ready else ""
+
+
+def drawn(found: Overview) -> Group:
+    """One screen."""
+    order = sorted(found.handlers, key=lambda state: (not state.trouble, -(state.waiting or 0), state.name))
+    rows = table("HANDLER", *_NUMBERS, "WORKERS", kept=(*_NUMBERS, "WORKERS"), right=_NUMBERS, gap=1)
+    for state in order:
+        rows.add_row(*map(text, _row(state)))
+    nothing = text("No handler is known. A service makes itself known when its worker starts.")
+    told = facts((name, text(piece)) for name, piece in _lines(found))
+    return Group(rows if order else nothing, told)
+
+
+def _row(state: HandlerState) -> list[Piece]:
+    style = "red" if state.trouble else ""
+    cells = [
+        state.name,
+        count(state.waiting),
+        span(state.oldest),
+        rate(state.incoming),
+        rate(state.outgoing),
+        span(state.p95),
+        span(state.clears_in),
+        count(state.dead_letters),
+        count(state.backlog.total),
+        _workers(state),
+    ]
+    return [(cell, style) for cell in cells]
+
+
+def _workers(state: HandlerState) -> str:
+    if state.paused:
+        return "PAUSED"
+    if state.is_undeclared:
+        return "GONE"
+    if not state.living:
+        return "NONE"
+    if not state.workers:
+        return "NONE -Q"
+    pools = [pool for pool in state.pools if pool != "prefork"]
+    return f"{state.workers} {pools[0]}" if len(state.pools) == 1 and pools else str(state.workers)
+
+
+def _lines(found: Overview) -> Iterator[tuple[str, Piece]]:
+    if versions := _versions(found):
+        yield "VERSIONS", versions
+    if found.mixed:
+        yield "DIVIDED", (f"live workers declare different handlers: {', '.join(found.mixed)}", "yellow")
+    for server in found.servers:
+        yield "REDIS", (_server(server), "red" if server.trouble else "")
+    if found.namespaces is not None:
+        others = [repr(name) if name != found.namespace else f"{name!r} (this one)" for name in found.namespaces]
+        yield "NAMESPACES", ", ".join(others) or "none"
+    for loop in found.loops:
+        circle = " <-> ".join(loop.types)
+        about = f"{loop.subject or loop.story} has at least {loop.events:,} events in {span(loop.seconds)}: {circle}"
+        yield "LOOPS", (about, "red")
+    for kind, unheard in found.unheard.items():
+        ago = span(found.at.timestamp() - unheard.last)
+        yield "UNHEARD", (f"{kind} from {unheard.source}: {unheard.count:,}x, the last {ago} ago", "yellow")
+    yield "NEXT HOUR", _coming(found)
+    for trouble in found.troubles:
+        yield "TROUBLE", (trouble, "red")
+
+
+def _versions(found: Overview) -> str:
+    told: dict[str, list[Version]] = {}
+    for version in found.versions:
+        told.setdefault(version.service, []).append(version)
+    # Services that run several versions at once come first. A single one that is unknown says nothing.
+    order = sorted(told, key=lambda name: (len(told[name]) == 1, name))
+    known = [name for name in order if len(told[name]) > 1 or told[name][0].version]
+    return "; ".join(f"{name} {', '.join(_version(one, told[name][0], found) for one in told[name])}" for name in known)
+
+
+def _version(one: Version, newest: Version, found: Overview) -> str:
+    named = f"{one.version or '?'} x{one.workers}"
+    return named if one is newest else f"{named} (old since {span(found.at.timestamp() - newest.since)})"
+
+
+def _server(server: Server) -> str:
+    facts = [
+        f"{server.name}: {size(server.used)}" + (f" of {size(server.limit)}" if server.limit else ", no limit"),
+        server.policy,
+        "" if server.aof is None else f"AOF {'on' if server.aof else 'off'}",
+        f"evicted {server.evicted:,}",
+        f"{server.replicas} replicas, {size(server.lag)} behind" if server.replicas else "",
+        f"FAILED: {server.failed}" if server.failed else "",
+    ]
+    return ", ".join(filter(None, facts))
+
+
+def _coming(found: Overview) -> str:
+    coming = found.coming
+    kinds = [
+        (coming.retries, "retry", "retries"),
+        (coming.deadlines, "deadline", "deadlines"),
+        (coming.delayed, "delayed event", "delayed events"),
+    ]
+    told = ", ".join(f"{number:,} {one if number == 1 else several}" for number, one, several in kinds if number)
+    if not told or coming.first_at is None:
+        return "nothing falls due"
+    at = time.strftime("%H:%M:%S", time.gmtime(coming.first_at))
+    first = "a delayed event" if coming.first == DELAYED else coming.first
+    return f"{told}{' and more' if coming.is_more else ''} (first {at} UTC, {first})"

@@ -1,0 +1,195 @@
+"""`choreo trace`: the story of one order, as a tree."""
+
+import json
+import textwrap
+from collections.abc import Iterator, Sequence
+
+import click
+
+from choreo.cli import completion
+from choreo.cli.app import say, speaking
+from choreo.observe.causes import Weight
+from choreo.observe.evidence import KnownEvent
+from choreo.observe.open_end import OpenEnd
+from choreo.observe.trace import Line, Step, Trace
+from choreo.observe.words import clock, span
+from choreo.printing import one_line
+from choreo.service import Service
+from choreo.store.runs import Result, Run
+
+_WIDTH = 80
+_ROW = "{:<9} {:>7}  {:<43} {:>8} {:>7}"
+#: The width of the column that names events and handlers.
+_WHAT = 43
+#: The deepest indentation, in levels of two columns.
+_DEEPEST = 8
+#: How many lines of a tree are printed without --all.
+_LINES = 60
+_COLOURS = {Weight.STUCK: "red", Weight.DONE: "green", Weight.WAITING: "yellow", Weight.UNKNOWN: "yellow"}
+
+
+@click.command()
+@click.argument("what", metavar="SUBJECT|ID", shell_complete=completion.subjects)
+@click.option("--all", "everything", is_flag=True, help="Every story of the subject, and every line of each.")
+@click.option("--data", is_flag=True, help="The fields of the events, where they are still known.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per story.")
+@speaking
+def trace(app: Service, what: str, everything: bool, data: bool, as_json: bool) -> None:
+    """
+    Show what became of an order, event by event.
+
+    That is what has happened, what is still to happen, and why it does not go on. Given is the subject of its events,
+    such as ORD-1, or the id of an event, of a dead letter or of a story.
+    """
+    traces = app.observe.trace(what, everything=everything)
+    if not traces:
+        raise click.ClickException(_nothing(app, what))
+    for number, found in enumerate(traces):
+        if as_json:
+            say(found.to_json(data=data))
+            continue
+        if number:
+            say("")
+        _print(found, None if everything else _LINES, data=data)
+        if found.others and not everything:
+            older = "1 older story" if len(found.others) == 1 else f"{len(found.others)} older stories"
+            say(f"ALSO  {older} of this subject: --all")
+
+
+def _nothing(app: Service, what: str) -> str:
+    elsewhere = app.observe.elsewhere("", what)
+    if elsewhere is not None:
+        return f"Nothing is known of {what!r} here. {elsewhere.text}: {elsewhere.do}."
+    recording = app.runtime.store.recording
+    kept = f"the record keeps runs for {recording.lifetime.days} days" if recording else "no runs are recorded"
+    return (
+        f"Nothing is known of {what!r}: no event of it waits, and {kept}. Is it the subject of its events, or the id "
+        f"of an event, a dead letter or a story? The place is {app.runtime.place()}."
+    )
+
+
+def _print(found: Trace, most: int | None, *, data: bool) -> None:
+    headline = _wrapped(found.headline(), "      ")
+    click.secho(headline, fg=_COLOURS[found.cause.weight], bold=True)
+    if found.read_as != "subject":
+        say(f"read as the id of a{'n' * (found.read_as == 'event')} {found.read_as}")
+    say(_ROW.format("TIME", "AFTER", "WHAT", "WAITED", "TOOK").rstrip())
+    before = ""
+    shown = [line for line in found.lines if most is None or not _is_noise(line)]
+    lines = shown if most is None else shown[:most]
+    for line in lines:
+        for text, time in _rows(line, found):
+            say(text.replace(time, " " * len(time), 1) if time and time == before else text)
+            before = time or before
+        if data and line.step is None and line.event.data is not None:
+            say(textwrap.indent(json.dumps(line.event.data, indent=2, ensure_ascii=False), " " * (_left(line) + 2)))
+    if len(lines) < len(shown):
+        say(f"... {len(shown) - len(lines)} lines more: --all")
+    hidden = {line.step.handler for line in found.lines if line.step and _is_noise(line)}
+    if hidden and most is not None:
+        say(_wrapped(f"ALSO  {', '.join(sorted(hidden))} listened, and announced nothing: --all", "      "))
+    for end in found.waiting:
+        say(_open(end, found.now))
+    if found.cause.do:
+        say(_wrapped(f"DO    {found.cause.do}", "      "))
+    for note in found.notes:
+        say(_wrapped(f"NOTE  {note}", "      "))
+
+
+def _is_noise(line: Line) -> bool:
+    """True for what only listens: to all events, or to a declared story."""
+    step = line.step
+    return step is not None and ((step.is_wildcard and step.is_quiet) or step.is_watching)
+
+
+def _rows(line: Line, found: Trace) -> Iterator[tuple[str, str]]:
+    """The printed lines of one line of the tree, each with the time that it begins with."""
+    if line.step is None:
+        source = f"  from {line.event.source}" if line.event.source and not line.depth else ""
+        yield from _row(line, found, line.event.at, f"{_named(line.event, found)}{source}")
+        return
+    step = line.step
+    for run in step.runs:
+        label = f"{step.handler}{_ended(run, step)}"
+        yield from _row(line, found, run.at - run.took, label, run)
+    if step.joined is not None:
+        how = {Result.CANCELLED: "cancelled by", Result.CANCELLED_BY_HAND: "cancelled by hand, with"}
+        label = f"{step.handler}  a part, {how.get(step.joined.result, 'with')} {step.joined.type}"
+        yield from _row(line, found, line.event.at, label)
+    elif (step.end is not None and not _is_told(step)) or not step.runs:
+        state = _state(step, found.now)
+        yield from _row(line, found, None, f"{step.handler}  {state}")
+
+
+def _is_told(step: Step) -> bool:
+    """True if the line of the last run tells of the dead letter that is still there."""
+    letter = step.end.letter if step.end is not None else None
+    return letter is not None and bool(step.runs) and step.runs[-1].detail.startswith(letter.id)
+
+
+def _named(event: KnownEvent, found: Trace) -> str:
+    about = f" {event.subject}" if event.subject and event.subject != found.what else ""
+    return f"{event.type}{about}"
+
+
+def _row(line: Line, found: Trace, at: float | None, label: str, run: Run | None = None) -> Iterator[tuple[str, str]]:
+    time = "" if at is None else clock(at, found.now)[-8:]
+    after = "" if at is None or found.began is None or at <= found.began else span(at - found.began)
+    if at is None:
+        after = "->"
+    indent = "  " * min(line.depth, _DEEPEST)
+    width = (_WHAT if run is not None else _WIDTH - _left(line) + len(indent)) - len(indent)
+    label, (first, *more) = one_line(label), textwrap.wrap(one_line(label), width, break_on_hyphens=False) or [""]
+    if more and "  " in label:
+        # What is said of a handler stays together.
+        first, _, rest = label.partition("  ")
+        more = [rest]
+    waited, took = ("", "") if run is None else (span(run.waited), span(run.took))
+    yield _ROW.format(time, after, f"{indent}{first}", waited, took).rstrip(), time
+    for text in textwrap.wrap(" ".join(more), _WIDTH - _left(line) - 2, break_on_hyphens=False):
+        yield f"{' ' * (_left(line) + 2)}{text}", ""
+
+
+def _left(line: Line) -> int:
+    return 19 + 2 * min(line.depth, _DEEPEST)
+
+
+def _ended(run: Run, step: Step) -> str:
+    """How a run ended, if that is worth a word."""
+    number = f"  attempt {run.attempt}" if len(step.runs) > 1 or run.attempt > 1 else ""
+    match run.result:
+        case Result.DONE:
+            with_ = [kind for kind, event_id in run.parts if event_id != run.event]
+            return number + (f"  with {', '.join(dict.fromkeys(with_))}" if with_ else "")
+        case Result.RETRY:
+            return f"  attempt {run.attempt} failed: {run.detail}"
+        case Result.CANCELLED:
+            return f"  cancelled by {run.type}"
+        case Result.DEAD:
+            return f"  DEAD LETTER {run.detail}"
+        case Result.CANCELLED_BY_HAND:
+            return f"  cancelled by hand: {run.detail}"
+        case other:
+            return f"{number}  {other}"
+
+
+def _state(step: Step, now: float) -> str:
+    """What is still to be done, in a few words."""
+    if step.end is not None:
+        return step.end.words(now)
+    return "?  nothing is known of it" if step.cause and step.cause.name == "unknown" else "?  perhaps in its queue"
+
+
+def _open(end: OpenEnd, now: float) -> str:
+    join = end.join
+    assert join is not None
+    missing: Sequence[str] = [str(part) for part in join.missing] or ["its next attempt"]
+    until = f" until {clock(end.due or now, now)}" if not join.complete else ""
+    text = f"OPEN  {end.handler} waits for {' or '.join(missing) if join.needed < len(missing) else ', '.join(missing)}"
+    return _wrapped(one_line(f"{text}{until}{' (overdue)' * join.overdue}"), "      ")
+
+
+def _wrapped(text: str, indent: str = "") -> str:
+    return textwrap.fill(
+        one_line(text), _WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )

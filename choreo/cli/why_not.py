@@ -1,0 +1,56 @@
+"""`choreo why-not`: why an event has not been announced about an order."""
+
+import textwrap
+
+import click
+
+from choreo.cli import completion
+from choreo.cli.app import say, speaking
+from choreo.observe.causes import Weight
+from choreo.observe.why_not import Finding, WhyNot
+from choreo.printing import one_line
+from choreo.service import Service
+
+_WIDTH = 80
+_COLOURS = {Weight.STUCK: "red", Weight.DONE: "green", Weight.WAITING: "yellow", Weight.UNKNOWN: "yellow"}
+
+
+@click.command("why-not")
+@click.argument("event_type", metavar="TYPE", shell_complete=completion.event_types)
+@click.argument("subject", metavar="SUBJECT|ID", shell_complete=completion.subjects)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@speaking
+def why_not(app: Service, event_type: str, subject: str, as_json: bool) -> None:
+    """
+    Say why an event has not been announced.
+
+    Such as: choreo why-not driver.assigned ORD-1. Walks from the handlers that announce it back to the first thing that
+    did not happen. It ends in one CAUSE, and in one step to DO.
+    """
+    answer = app.observe.why_not(event_type, subject)
+    if as_json:
+        say(answer.to_json())
+        return
+    for finding in answer.findings:
+        say(_row(finding))
+    _conclude(answer)
+
+
+def _conclude(answer: WhyNot) -> None:
+    click.secho(_wrapped(f"CAUSE {answer.cause.text}.", "      "), fg=_COLOURS[answer.cause.weight], bold=True)
+    say(_wrapped(f"DO    {answer.cause.do}", "      "))
+    for note in answer.notes:
+        say(_wrapped(f"NOTE  {note}", "      "))
+
+
+def _row(finding: Finding) -> str:
+    mark = {True: "yes", False: "NO", None: ""}[finding.is_met]
+    indent = "  " * min(finding.depth, 8)
+    text = one_line(f"{mark:<4} {finding.what}  {finding.text}")
+    return _wrapped(f"{indent}{text}", f"{indent}       ")
+
+
+def _wrapped(text: str, indent: str = "") -> str:
+    return textwrap.fill(
+        one_line(text), _WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )

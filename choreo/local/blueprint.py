@@ -1,0 +1,32 @@
+"""The map of a platform from its code alone: without a broker, a store or a worker."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from choreo.declare.description import ServiceDescription
+from choreo.local.discovery import Package, services_in
+from choreo.local.target import find_service
+from choreo.observe.map import Map, drawn
+
+
+def blueprint(package: str | None = None, targets: Sequence[str] = ()) -> Map:
+    """
+    The map of the services of a package, and of those that ``targets`` name as celery's `-A` does.
+
+    The modules that declare handlers are imported. Of the others, which may be scripts, the source is read: which
+    events they announce. Raises `DiscoveryError`.
+    """
+    descriptions = [find_service(target).describe() for target in targets]
+    if package is None:
+        return drawn(descriptions)
+    source = Package(package)
+    apps: list[Any] = [found.app for found in services_in(source).values()] if source.homes else []
+    # An object that stands in for a service, such as a proxy, may not describe itself.
+    descriptions += [app.describe() for app in apps if hasattr(app, "describe")]
+    declared = {described.service for described in descriptions}
+    descriptions += [
+        ServiceDescription(service, announces=tuple(sorted(types)) or None)
+        for service, types in source.announces.items()
+        if service not in declared
+    ]
+    return drawn(descriptions, seen=source.publishes, types=source.events)

@@ -1,0 +1,259 @@
+"""Causes: why an event has not been handled, whether it goes on by itself, and the next step of an operator."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from choreo.delivery.ending import Ending, process_in
+from choreo.observe.evidence import Evidence
+from choreo.observe.map import MappedEvent
+from choreo.observe.open_end import Kind, OpenEnd
+from choreo.observe.words import clock, counted, ordinal, span
+from choreo.printing import one_line
+from choreo.store.claims import LastEnd
+from choreo.store.presence import Program
+from choreo.store.schedule import DELAYED
+
+#: Seconds after which a due message counts as late. Live workers are faster, also on a busy machine.
+LATE = 10.0
+#: An attempt that was begun so often has most likely ended its workers.
+OFTEN = 2
+#: What an operator does where everything goes on by itself.
+NOTHING = "nothing: it goes on by itself"
+_START_ANY = "start a worker of any service: celery -A ... worker"
+
+
+class Weight(IntEnum):
+    """How much a cause matters. Of several causes, the heaviest is told."""
+
+    #: Everything is done.
+    DONE = 0
+    #: It goes on by itself.
+    WAITING = 1
+    #: Nobody knows if it goes on.
+    UNKNOWN = 2
+    #: It does not go on by itself.
+    STUCK = 3
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why something has not happened."""
+
+    #: A word for programs, such as "no worker" or "dead letter".
+    name: str
+    #: A sentence without a full stop.
+    text: str
+    #: The next step: a command, or an advice.
+    do: str
+    weight: Weight = Weight.STUCK
+    #: Since when, in seconds since 1970. None: unknown.
+    since: float | None = None
+
+
+def heaviest(causes: Sequence[Cause]) -> Cause | None:
+    """The cause that matters most: of two that matter as much, the older one. None if there is none."""
+    return min(causes, key=lambda one: (-one.weight, one.since or float("inf")), default=None)
+
+
+class Judge:
+    """Finds the cause of each open end."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self._evidence = evidence
+
+    def of(self, end: OpenEnd) -> Cause:
+        """Why this is still open. A join that waits is judged by what it waits for, and not here."""
+        match end.kind:
+            case Kind.QUEUED:
+                return self._queued(end)
+            case Kind.TAKEN:
+                return self._taken(end)
+            case Kind.RETRY | Kind.LATER:
+                return self._scheduled(end)
+            case Kind.LETTER:
+                return self._letter(end)
+            case Kind.JOIN:
+                return self._join(end)
+
+    def deaf(self, handler: str, since: float | None = None) -> Cause | None:
+        """Why nobody works for this handler; None if a worker consumes its queue."""
+        service, presence = handler.partition(".")[0], self._evidence.presence(handler)
+        if not presence.workers:
+            text = f"no worker of {service} lives{self.last_seen(handler)}"
+            return Cause("no worker", text, start(service, presence.gone), since=since)
+        if self._evidence.consumers(handler):
+            return None
+        queue = self._evidence.queue_of(handler)
+        module = _module(presence.workers)
+        living = f"{counted(len(presence.workers), 'worker')} of {service}"
+        text = f"no worker consumes the queue {queue}: {living} {'lives' if len(presence.workers) == 1 else 'live'}"
+        do = f"start a worker without -Q, or: celery -A {module} control add_consumer {queue}"
+        return Cause("not consumed", text, do, since=since)
+
+    def last_seen(self, handler: str) -> str:
+        """When a worker of this handler was seen last, in brackets and with a space before; "" if never."""
+        gone = [program for program in self._evidence.presence(handler).gone if program.is_worker]
+        if not gone:
+            return ""
+        return f" (the last, {gone[0].node}, was seen {span(self._evidence.now - gone[0].seen)} ago)"
+
+    def _queued(self, end: OpenEnd) -> Cause:
+        assert end.message is not None
+        since = self._announced(end)
+        if (deaf := self.deaf(end.handler, since)) is not None:
+            return deaf
+        if end.message.returned >= OFTEN:
+            return self._deadly(end, end.message.returned)
+        place = f"{ordinal(end.message.position)} of {end.message.count}"
+        count = len(self._evidence.consumers(end.handler))
+        who = f"{counted(count, 'worker')} {'consumes' if count == 1 else 'consume'}"
+        text = f"it is {place} in the queue of {end.handler}{self._age(since)}, which {who}"
+        return Cause("in the queue", text, self._patience(end), Weight.WAITING, since)
+
+    def _patience(self, end: OpenEnd) -> str:
+        service = end.service
+        if end.message is not None and end.message.position > 10:
+            return f"wait, or start a second worker: {start(service, self._evidence.presence(end.handler).workers)}"
+        return NOTHING
+
+    def _taken(self, end: OpenEnd) -> Cause:
+        since, message, begun = self._announced(end), end.message, end.unit.begun if end.unit else 0
+        who = self.holder(end)
+        if message is not None and not message.is_holder_alive:
+            if (deaf := self.deaf(end.handler, since)) is not None:
+                return deaf
+            text = f"{who} has died with it; another worker gets it within seconds"
+            return Cause("its worker died", text, NOTHING, Weight.WAITING, since)
+        if max(begun, message.returned + 1 if message else 0) > OFTEN:
+            return self._deadly(end, max(begun - 1, message.returned if message else 0))
+        text = f"{end.handler} is in the hands of {who}{self._age(since)}"
+        return Cause("in hand", text, NOTHING, Weight.WAITING, since)
+
+    def holder(self, end: OpenEnd) -> str:
+        """The worker that has a message, for people."""
+        host, pid = ("", 0)
+        if end.message is not None:
+            host, pid = end.message.host, end.message.pid
+        elif end.unit is not None and (named := process_in(end.unit.holder)):
+            host, pid = named
+        for program in self._evidence.presence(end.handler).workers:
+            if (program.host, program.pid) == (host, pid):
+                return f"{program.node} (pid {pid})"
+        return f"pid {pid} on {host}" if pid else "a worker"
+
+    def _deadly(self, end: OpenEnd, times: int) -> Cause:
+        last = Ending.of(LastEnd("", end.unit.before)) if end.unit else None
+        how = (end.unit.ended if end.unit else "") or (last.text if last else "")
+        text = f"{end.handler} began {end.event.type} {times} times, and its worker died each time"
+        do = f"look into the log of {end.service}; soon it is a dead letter: choreo dead-letters list {end.handler}"
+        return Cause("its worker died", f"{text}{f': {how}' if how else ''}", do, since=self._announced(end))
+
+    def _scheduled(self, end: OpenEnd) -> Cause:
+        due, now = end.due or 0.0, self._evidence.now
+        attempts = self._evidence.descriptions.get(end.handler)
+        number = f"attempt {end.attempt}{f' of {attempts.attempts}' if attempts and attempts.attempts else ''}"
+        what = f"{number} of {end.handler}" if end.kind is Kind.RETRY else f"{end.event.type}"
+        if now - due > LATE:
+            return self._late(end, what)
+        error = self._last_error(end)
+        text = f"{what} is due in {span(due - now)}, at {clock(due, now)}{f' ({error})' if error else ''}"
+        if end.handler == DELAYED and not self._any_worker():
+            return Cause("no worker", f"{text}, and no worker of any service lives", _START_ANY, since=None)
+        if end.kind is Kind.RETRY and (deaf := self.deaf(end.handler)) is not None:
+            return Cause(deaf.name, f"{text}, and {deaf.text}", deaf.do, since=self._announced(end))
+        name = "retry" if end.kind is Kind.RETRY else "delayed"
+        return Cause(name, text, NOTHING, Weight.WAITING, self._announced(end))
+
+    def _late(self, end: OpenEnd, what: str) -> Cause:
+        late = f"{what} is due since {clock(end.due or 0.0, self._evidence.now)}, and no worker sends it"
+        if end.handler == DELAYED:
+            text = f"{late}{'' if self._any_worker() else ': no worker of any service lives'}"
+            return Cause("no worker", text, _START_ANY, since=end.due)
+        deaf = self.deaf(end.handler, end.due)
+        if deaf is None:
+            do = f"look into the log of {end.service}: does it reach the broker?"
+            return Cause("not sent", late, do, since=end.due)
+        return Cause(deaf.name, f"{late}: {deaf.text}", deaf.do, since=end.due)
+
+    def _any_worker(self) -> bool:
+        return any(presence.workers for presence in self._evidence.presences.values())
+
+    def _last_error(self, end: OpenEnd) -> str:
+        runs = [run for run in self._evidence.runs if (run.handler, run.event) == (end.handler, end.event.id)]
+        return runs[-1].detail if runs and runs[-1].attempt == end.attempt - 1 else ""
+
+    def _letter(self, end: OpenEnd) -> Cause:
+        letter = end.letter
+        assert letter is not None
+        text = f"{end.handler} failed for good: {one_line(letter.error)} ({letter.reason}, dead letter {letter.id})"
+        do = f"choreo dead-letters show {letter.id}; mend the cause; choreo dead-letters replay {letter.id}"
+        return Cause("dead letter", text, do, since=letter.failed_at.timestamp())
+
+    def _join(self, end: OpenEnd) -> Cause:
+        join = end.join
+        assert join is not None
+        since = join.since.timestamp() if join.since else None
+        if join.complete:
+            return self._complete(end, since)
+        if join.overdue and (deaf := self.deaf(end.handler, since)) is not None:
+            return deaf
+        missing = missing_of(end)
+        text = f"{end.handler} waits for {missing} until {clock(end.due or 0.0, self._evidence.now)}"
+        do = f"choreo joins show {one_line(join.key)}"
+        return Cause("join waits", text, do, Weight.UNKNOWN, since)
+
+    def _complete(self, end: OpenEnd, since: float | None) -> Cause:
+        assert end.join is not None
+        if (deaf := self.deaf(end.handler, since)) is not None:
+            return deaf
+        if end.join.lease:
+            return Cause(
+                "in hand", f"{end.handler} is in the hands of {self.holder(end)}", NOTHING, Weight.WAITING, since
+            )
+        failed = f"{counted(end.join.attempts, 'attempt')} of it failed" if end.join.attempts else "nobody has begun it"
+        text = f"{end.handler} has all its events, and {failed}"
+        return Cause("join complete", text, f"choreo joins fire {one_line(end.join.key)}", Weight.UNKNOWN, since)
+
+    def _announced(self, end: OpenEnd) -> float | None:
+        event = self._evidence.events.get(end.event.id)
+        return event.at if event else None
+
+    def _age(self, since: float | None) -> str:
+        return "" if since is None else f", for {span(self._evidence.now - since)}"
+
+    def unseen(self, handler: str, event: MappedEvent | None, since: float | None) -> Cause:
+        """Why nothing is known of what this handler did with an event."""
+        depth = self._evidence.broker.depths.get(self._evidence.queue_of(handler))
+        if depth is not None and depth.count:
+            if (deaf := self.deaf(handler, since)) is not None:
+                return deaf
+            text = f"it is perhaps among the {depth.count} messages in the queue of {handler}"
+            return Cause("in the queue", text, NOTHING, Weight.WAITING, since)
+        name = event.type if event else "the event"
+        if self._evidence.is_recorded:
+            text = f"nothing is known of {handler} and {name}: it was handled before the record began, or is lost"
+        else:
+            text = f"nothing is known of {handler} and {name}, and no runs are recorded (choreo_record_length = 0)"
+        do = f"look into the log of {handler.partition('.')[0]}, or publish the event again: a handled one does nothing"
+        return Cause("unknown", text, do, Weight.UNKNOWN, since)
+
+
+def start(service: str, programs: Sequence[Program]) -> str:
+    """The command that starts a worker of a service whose programs these are, or were."""
+    module = _module(programs)
+    hint = "" if module != "..." else f"   # a worker of {service}"
+    return f"celery -A {module} worker{hint}"
+
+
+def missing_of(end: OpenEnd) -> str:
+    """What a join waits for, for people."""
+    join = end.join
+    assert join is not None
+    missing = ", ".join(map(str, join.missing)) or "events that are not known: no worker of its service has started"
+    return f"{join.needed} of: {missing}" if 0 < join.needed < len(join.missing) else missing
+
+
+def _module(programs: Sequence[Program]) -> str:
+    known = (program.module for program in programs if program.module and program.module != "__main__")
+    return next(known, "...")

@@ -1,0 +1,137 @@
+"""Evidence: all that is known of a subject, an event or a story, in the record and in the live state."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from choreo.declare.description import HandlerDescription
+from choreo.events.envelope import Envelope
+from choreo.observe.broker_look import BrokerLook
+from choreo.observe.map import Map
+from choreo.observe.open_end import OpenEnd
+from choreo.store.presence import Presence, Program
+from choreo.store.runs import Run
+
+
+@dataclass(frozen=True)
+class KnownEvent:
+    """An event of a story, as far as it is known."""
+
+    id: str
+    type: str
+    subject: str = ""
+    story: str = ""
+    #: The service that announced it; "" if that is not known.
+    source: str = ""
+    #: When it was announced, in seconds since 1970. None: unknown.
+    at: float | None = None
+    #: The event that caused it; None if none did, or it is not known.
+    cause: str | None = None
+    #: Its fields. None: they are not known any more.
+    data: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """
+    All that is known about ``what``.
+
+    ``queue_of`` is a callback: it returns the name of a handler's queue.
+    """
+
+    what: str
+    #: "subject", "event", "dead letter" or "story"; "" if nothing was found.
+    read_as: str
+    #: By the store's clock, in seconds since 1970.
+    now: float
+    #: The stories, newest first.
+    stories: Sequence[str]
+    runs: Sequence[Run]
+    ends: Sequence[OpenEnd]
+    map: Map
+    presences: Mapping[str, Presence]
+    broker: BrokerLook
+    queue_of: Callable[[str], str]
+    #: True if a record of runs is kept.
+    is_recorded: bool = True
+    #: What was not looked at, in words.
+    notes: Sequence[str] = field(default_factory=tuple)
+
+    def of_story(self, story: str) -> "tuple[list[Run], list[OpenEnd]]":
+        """The runs and the open ends of one story."""
+        return [run for run in self.runs if run.story == story], [end for end in self.ends if story in end.stories]
+
+    @cached_property
+    def events(self) -> Mapping[str, KnownEvent]:
+        """Every event that is known, by its id."""
+        found: dict[str, KnownEvent] = {}
+        for event in self._whole():
+            found.setdefault(event.id, known(event))
+        # The announcement is not recorded, but how long each run waited for it. The clocks differ: the earliest counts.
+        for run in sorted(self.runs, key=lambda run: run.at - run.took - run.waited):
+            at = run.at - run.took - run.waited
+            found.setdefault(run.event, KnownEvent(run.event, run.type, run.subject, run.story, at=at))
+            service = run.handler.partition(".")[0]
+            for kind, event_id in run.announced:
+                later = KnownEvent(event_id, kind, "", run.story, service, run.at, run.event)
+                found[event_id] = _both(found.get(event_id), later)
+            for kind, event_id in run.parts:
+                found.setdefault(event_id, KnownEvent(event_id, kind, story=run.story))
+        return found
+
+    def _whole(self) -> Iterable[Envelope]:
+        return (event for end in self.ends for event in end.events if event.id)
+
+    @cached_property
+    def descriptions(self) -> Mapping[str, HandlerDescription]:
+        """The declarations of all handlers, by name."""
+        return {handler.name: handler for handler in self.map.handlers}
+
+    def is_declared_story(self, handler: str) -> bool:
+        """True if this follows a story that a service has declared with ``app.story``."""
+        description = self.descriptions.get(handler)
+        return description is not None and "story" in (description.join or {})
+
+    def presence(self, handler: str) -> Presence:
+        """The programs of the service of this handler."""
+        return self.presences.get(handler.partition(".")[0], Presence())
+
+    def consumers(self, handler: str) -> list[Program]:
+        """The live workers that consume the queue of this handler."""
+        queue = self.queue_of(handler)
+        return [worker for worker in self.presence(handler).workers if queue in worker.queues]
+
+    def runs_of(self, handler: str, event: str) -> list[Run]:
+        """The attempts of this handler at this event, oldest first; and the runs of a join in which it took part."""
+        return [
+            run for run in self.runs if run.handler == handler and event in (run.event, *(id_ for _, id_ in run.parts))
+        ]
+
+    def ends_of(self, handler: str, event: str) -> list[OpenEnd]:
+        """What is still to be done by this handler for this event."""
+        return [end for end in self.ends if end.handler == handler and any(one.id == event for one in end.events)]
+
+
+def known(event: Envelope) -> KnownEvent:
+    """What a whole event tells."""
+    at = event.time.timestamp() or None
+    return KnownEvent(
+        event.id, event.type, event.subject, event.correlation_id, event.source, at, event.causation_id, event.data
+    )
+
+
+def _both(whole: KnownEvent | None, told: KnownEvent) -> KnownEvent:
+    """The event with what the run tells that announced it."""
+    if whole is None:
+        return told
+    return KnownEvent(
+        whole.id,
+        whole.type,
+        whole.subject,
+        whole.story or told.story,
+        whole.source or told.source,
+        whole.at or told.at,
+        whole.cause or told.cause,
+        whole.data,
+    )

@@ -1,0 +1,224 @@
+"""Gathers the evidence about a subject, an event, a dead letter or a story."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+
+from choreo.broker.queued import Queued, event_in
+from choreo.delivery.signals import SIGNALS
+from choreo.delivery.undeclared import is_handler
+from choreo.durations import moment_of
+from choreo.events.envelope import Envelope
+from choreo.events.ids import identity
+from choreo.observe.broker_look import BrokerLook
+from choreo.observe.evidence import Evidence, KnownEvent
+from choreo.observe.map import Map
+from choreo.observe.open_end import Kind, OpenEnd
+from choreo.operate.dead_letters import read
+from choreo.operate.joins import Joins, PendingJoin
+from choreo.store.parts import read_address, unit_of
+from choreo.store.port import Store
+from choreo.store.runs import Run
+from choreo.store.schedule import DELAYED
+from choreo.store.search import Kept
+
+#: The most stories of a subject that are looked at, the newest ones.
+MOST_STORIES = 20
+#: The most pending joins of a handler that are looked at, if its joins are not found by the subject.
+MOST_JOINS = 500
+_LETTER_ID = re.compile("[0-9a-f]{10}")
+
+
+class Gathering:
+    """
+    Looks for everything about one thing. Its calls raise `StoreError`.
+
+    ``queue_of`` is a callback: it returns the name of a handler's queue. ``look`` is a callback: it looks for texts in
+    queues. ``draw`` is a callback: it returns the map.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        queue_of: Callable[[str], str],
+        look: Callable[[Sequence[str], Sequence[str]], BrokerLook],
+        draw: Callable[[], Map],
+    ) -> None:
+        self._store, self._queue_of, self._look, self._draw = store, queue_of, look, draw
+        self._joins = Joins(store, queue_of)
+
+    def about(self, what: str) -> Evidence:
+        """All that is known about a subject, an event, a dead letter or a story."""
+        owners = self._store.handlers()
+        names = [name for name in owners if is_handler(name)]
+        letter_events = self._letter(owners, what)
+        stories = _once([event.correlation_id for event in letter_events]) or self._recorded(names, what)
+        sweep = self._sweep(owners, [what, *stories])
+        read_as, told = ("dead letter", stories) if letter_events else self._reading(names, what, stories, sweep)
+        if set(told) - set(stories) - {what}:
+            sweep = self._sweep(owners, [what, *told])
+        runs = [run for story in told for run in self._runs(names, story, what, sweep.ends)]
+        newest = sorted(told, key=lambda story: -_last(story, runs, sweep.ends))
+        ends = [end for end in sweep.ends if end.stories & set(told)]
+        ends += self._other_joins(what, runs, ends, set(told))
+        evidence = Evidence(
+            what,
+            read_as,
+            self._store.now(),
+            newest,
+            sorted(runs, key=lambda run: run.at),
+            ends,
+            self._draw(),
+            {service: self._store.presence(service) for service in self._store.services()},
+            sweep.broker,
+            self._queue_of,
+            bool(self._store.recording),
+            [*sweep.notes, *sweep.broker.notes],
+        )
+        return evidence if sweep.broker.is_open else replace(evidence, ends=[*ends, *self._begun(evidence)])
+
+    def _begun(self, evidence: Evidence) -> Iterator[OpenEnd]:
+        """What workers have in hand, by the store: for a broker that does not tell which messages they took."""
+        for event in evidence.events.values():
+            mapped = evidence.map.event(event.type)
+            for hearer in mapped.heard_by if mapped else ():
+                if hearer.how != "on" or evidence.ends_of(hearer.name, event.id):
+                    continue
+                unit = self._store.unit(hearer.name, identity(event.source, event.id))
+                if unit is not None and unit.holder:
+                    yield OpenEnd(Kind.TAKEN, hearer.name, _envelope(event), unit.attempts + 1, unit=unit)
+
+    # -- how the name is read ------------------------------------------------------------------------------------
+
+    def _letter(self, owners: Sequence[str], what: str) -> Sequence[Envelope]:
+        """The events of the dead letter with this id."""
+        if _LETTER_ID.fullmatch(what):
+            for owner in owners:
+                text = self._store.letter(owner, what)
+                if text is not None:
+                    return read(owner, text).envelopes
+        return ()
+
+    def _recorded(self, names: Sequence[str], what: str) -> list[str]:
+        found = [story for name in names for story in self._store.stories(name, what)[-MOST_STORIES:]]
+        return _once(found)[-MOST_STORIES:]
+
+    def _reading(
+        self, names: Sequence[str], what: str, stories: Sequence[str], sweep: "Sweep"
+    ) -> tuple[str, list[str]]:
+        """How the name is read, and the stories that it stands for."""
+        events = [event for end in sweep.ends for event in end.events]
+        live = [event.correlation_id for event in events if event.subject == what and event.correlation_id]
+        if stories or live:
+            return "subject", _once([*stories, *live])
+        if any(event.correlation_id == what for event in events) or any(self._store.runs(name, what) for name in names):
+            return "story", [what]
+        if own := [event.correlation_id for event in events if event.id == what]:
+            return "event", _once(own)
+        told = next(filter(None, (self._store.story_of(name, what) for name in names)), None)
+        return ("event", [told]) if told else ("", [])
+
+    def _runs(self, names: Sequence[str], story: str, what: str, ends: Iterable[OpenEnd]) -> list[Run]:
+        """The runs of a story. The subject of its first event spares a look at the whole record."""
+        root = next((event for end in ends for event in end.events if event.id == story), None)
+        runs = [run for name in names for run in self._store.runs(name, story, what if root is None else root.subject)]
+        if root is not None or any(run.is_first for run in runs):
+            return runs
+        return [run for name in names for run in self._store.runs(name, story)]
+
+    # -- the live state ------------------------------------------------------------------------------------------
+
+    def _sweep(self, owners: Sequence[str], texts: Sequence[str]) -> "Sweep":
+        sweep = Sweep(self._look([self._queue_of(name) for name in owners], texts))
+        by_queue = {self._queue_of(name): name for name in owners}
+        for message in sweep.broker.messages:
+            sweep.ends.append(self._on_broker(by_queue[message.queue], message))
+        for owner in (*owners, DELAYED):
+            entries, is_whole = self._store.find_scheduled(owner, texts)
+            sweep.ends += [end for entry in entries if (end := _scheduled(owner, entry)) is not None]
+            sweep.note(is_whole, f"not all of the schedule of {owner} was looked through")
+        for owner in owners:
+            letters, is_whole = self._store.find_letters(owner, texts)
+            sweep.ends += [_buried(owner, text) for text in letters]
+            sweep.note(is_whole, f"not all dead letters of {owner} were looked through")
+        sweep.ends += [self._waiting(join) for join in self._joins.find(texts[0]) if join.arrived]
+        return sweep
+
+    def _on_broker(self, handler: str, message: Queued) -> OpenEnd:
+        kind = Kind.QUEUED if message.position else Kind.TAKEN
+        event, key = read_address(message.event)
+        unit = unit_of(event.subject if key is None else key) if handler in self._join_names else event.identity
+        kept = self._store.unit(handler, unit) if kind is Kind.TAKEN or message.returned else None
+        return OpenEnd(kind, handler, event, message.attempt, message=message, unit=kept)
+
+    @cached_property
+    def _join_names(self) -> list[str]:
+        return self._joins.handlers
+
+    def _other_joins(
+        self, what: str, runs: Sequence[Run], ends: Sequence[OpenEnd], stories: set[str]
+    ) -> Iterator[OpenEnd]:
+        """The joins that wait for these stories, under other keys than the subject."""
+        events = [event for end in ends for event in end.events]
+        keys = set(_once([*(run.subject for run in runs), *(event.subject for event in events)])) - {what}
+        found = {(join.handler, join.key): join for key in keys for join in self._joins.find(key)}
+        for handler in self._join_names:
+            if not self._joins.is_by_subject(handler):
+                page = self._joins.page(handler, MOST_JOINS).joins
+                found |= {(join.handler, join.key): join for join in page if join.key != what}
+        for join in found.values():
+            if any(part.envelope.correlation_id in stories for part in join.arrived):
+                yield self._waiting(join)
+
+    def _waiting(self, join: PendingJoin) -> OpenEnd:
+        last, kept = join.arrived[-1].envelope, self._store.unit(join.handler, unit_of(join.key))
+        due = join.until.timestamp()
+        return OpenEnd(Kind.JOIN, join.handler, last, join.attempts + 1, due=due, join=join, unit=kept)
+
+
+def _envelope(event: KnownEvent) -> Envelope:
+    time = moment_of(event.at or 0.0)
+    return Envelope(event.id, event.type, event.source, event.subject, time, event.story, event.cause)
+
+
+class Sweep:
+    """One look at the live state."""
+
+    def __init__(self, broker: BrokerLook) -> None:
+        self.broker = broker
+        self.ends: list[OpenEnd] = []
+        self.notes: list[str] = []
+
+    def note(self, is_whole: bool, text: str) -> None:
+        """Note what was not looked through."""
+        if not is_whole:
+            self.notes.append(text)
+
+
+def _buried(handler: str, text: str) -> OpenEnd:
+    letter = read(handler, text)
+    event = letter.envelopes[0] if letter.envelopes else event_in(letter.message.body, letter.message.headers)
+    return OpenEnd(Kind.LETTER, handler, event, letter.attempts, letter=letter)
+
+
+def _scheduled(owner: str, entry: Kept) -> OpenEnd | None:
+    """The open end of an entry in a schedule. None for a notice of a dead letter, and a signal to a join."""
+    message = entry.message
+    event, _ = read_address(event_in(message.body, message.headers))
+    if entry.id.startswith("notice:") or event.type in SIGNALS:
+        return None
+    is_announcement = bool(message.exchange)
+    kind = Kind.RETRY if entry.id.startswith("retry:") else Kind.LATER
+    return OpenEnd(kind, owner, event, message.retries + 1, due=entry.due, is_announcement=is_announcement)
+
+
+def _last(story: str, runs: Iterable[Run], ends: Iterable[OpenEnd]) -> float:
+    """The last time at which something is known of a story."""
+    told = [run.at for run in runs if run.story == story]
+    told += [event.time.timestamp() for end in ends for event in end.events if event.correlation_id == story]
+    return max(told, default=0.0)
+
+
+def _once(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(filter(None, names)))

@@ -1,0 +1,96 @@
+"""What a look at the whole platform found: plain data, and what of it needs somebody."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+
+from choreo.observe.handlers import HandlerState
+from choreo.observe.loops import Loop
+from choreo.observe.server import Server
+from choreo.store.register import UnheardType
+
+
+@dataclass(frozen=True)
+class Coming:
+    """What falls due within the next hour."""
+
+    retries: int = 0
+    deadlines: int = 0
+    delayed: int = 0
+    #: The first of them: seconds since 1970, and its handler; DELAYED for an event that was delayed outside of one.
+    first_at: float | None = None
+    first: str = ""
+    #: True if a schedule holds more than was looked at.
+    is_more: bool = False
+
+
+@dataclass(frozen=True)
+class Version:
+    """Live workers of one service that run the same version of its code."""
+
+    service: str
+    #: "": unknown.
+    version: str
+    workers: int
+    #: When the first of them started, in seconds since 1970.
+    since: float
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The platform at one moment."""
+
+    #: By the store's clock.
+    at: datetime
+    #: "" for no namespace.
+    namespace: str
+    handlers: Sequence[HandlerState] = ()
+    versions: Sequence[Version] = ()
+    #: Services whose live workers declare different handlers.
+    mixed: Sequence[str] = ()
+    servers: Sequence[Server] = ()
+    #: All namespaces of this broker, if it tells.
+    namespaces: Sequence[str] | None = None
+    loops: Sequence[Loop] = ()
+    coming: Coming = field(default_factory=Coming)
+    #: The types of events that reached no queue within the last day.
+    unheard: Mapping[str, UnheardType] = field(default_factory=dict)
+    #: Why the broker did not answer; "" if it did.
+    broker_error: str = ""
+
+    @property
+    def troubles(self) -> list[str]:
+        """
+        What needs somebody: one line each, empty if all is well.
+
+        - the broker does not answer
+        - a handler has messages, and no worker of its service lives, none consumes its queue, or none declares it
+        - a message has been due for more than 10 seconds, and no worker sends it
+        - a dead letter was made within the last 10 minutes
+        - a Redis server has evicted keys, or may; its memory is nearly full; or it failed to write to its disk
+        - a loop: a story in which events cause events of their own type again and again
+        """
+        return [
+            *([f"the broker does not answer: {self.broker_error}"] if self.broker_error else []),
+            *[f"{state.name}: {state.trouble}" for state in self.handlers if state.trouble],
+            *[f"Redis at {server.name} {server.trouble}" for server in self.servers if server.trouble],
+            *[f"{loop.subject or loop.story} is in a loop of {', '.join(loop.types)}" for loop in self.loops],
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON. Times are in seconds, moments as texts."""
+        handlers = [
+            asdict(state) | {"clears_in": _finite(state.clears_in), "trouble": state.trouble} for state in self.handlers
+        ]
+        servers = [asdict(server) | {"trouble": server.trouble} for server in self.servers]
+        return asdict(self) | {
+            "at": self.at.isoformat(timespec="milliseconds"),
+            "handlers": handlers,
+            "servers": servers,
+            "troubles": self.troubles,
+        }
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and value != float("inf") else None

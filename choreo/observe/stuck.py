@@ -1,0 +1,121 @@
+"""What is stuck, by cause, with the next step for each. Reads only."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from choreo.observe.handlers import LATE, HandlerState
+from choreo.observe.overview import Overview
+from choreo.store.joins import JoinState
+from choreo.store.parts import key_of
+from choreo.store.port import Store
+from choreo.store.schedule import DELAYED
+
+#: A message that came back so often has most likely ended its workers.
+RETURNS = 2
+#: The most pending joins of one handler that are looked at.
+MOST_JOINS = 200
+
+
+@dataclass(frozen=True)
+class Stuck:
+    """Something that waits and does not go on."""
+
+    #: When it began to wait, in seconds since 1970, as far as that is known. None: unknown.
+    since: float | None
+    #: The handler, or DELAYED for events that were delayed outside of handlers.
+    what: str
+    #: How many messages, joins or dead letters there are.
+    count: int
+    cause: str
+    #: The next step; "" if there is none that a command could do.
+    do: str = ""
+    #: The subjects of some of them, if they are known.
+    subjects: Sequence[str] = field(default_factory=tuple)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def stuck_in(found: Overview, store: Store, older: float = 0.0, *, is_all: bool = True) -> list[Stuck]:
+    """
+    All that is stuck for longer than ``older`` seconds, the oldest first. Raises `StoreError`.
+
+    What has no known beginning is always in the list. ``is_all`` includes the events that were delayed outside of
+    handlers.
+    """
+    now = found.at.timestamp()
+    everything = [one for state in found.handlers for one in _of(state, store, now)]
+    if is_all:
+        everything += _delayed(store, now)
+    kept = [one for one in everything if one.since is None or one.since <= now - older]
+    return sorted(kept, key=lambda one: (one.since is None, one.since or 0.0, one.what))
+
+
+def _of(state: HandlerState, store: Store, now: float) -> Iterator[Stuck]:
+    waiting = state.waiting or 0
+    if waiting and (reason := _unread(state)):
+        since = None if state.oldest is None else now - state.oldest
+        yield Stuck(since, state.name, waiting, *reason, subjects=_named(state.subject))
+    elif state.returned >= RETURNS:
+        since = None if state.oldest is None else now - state.oldest
+        cause = f"came back {state.returned} times: its worker died or gave it back"
+        yield Stuck(since, state.name, 1, cause, _SHOW_LOG.format(state.service), _named(state.subject))
+    if state.backlog.due and state.backlog.late > LATE:
+        do = "" if state.is_undeclared else _start(state)
+        yield Stuck(now - state.backlog.late, state.name, state.backlog.due, "due, and no worker sends it", do)
+    if state.backlog.reminded:
+        yield from _overdue(state.name, store, now)
+    if state.dead_letters:
+        yield _letters(state, now)
+
+
+def _unread(state: HandlerState) -> tuple[str, str] | None:
+    """Why nobody reads the queue, and the next step; None if somebody does."""
+    if state.paused:
+        return f"paused: {state.paused}", f"choreo resume {state.name}"
+    if state.is_undeclared:
+        return "no worker declares it any more", f"declare it again, name={state.name.partition('.')[2]!r}"
+    if not state.living:
+        return "no worker lives", _start(state)
+    if not state.workers:
+        return "no worker consumes its queue", f"start a worker with -Q {state.queue}, or one without -Q"
+    return None
+
+
+def _start(state: HandlerState) -> str:
+    return f"start a worker of {state.service}{f' ({state.file})' if state.file else ''}: celery -A ... worker"
+
+
+_SHOW_LOG = "look into the log of the workers of {}; choreo dead-letters list shows it soon"
+
+
+def _overdue(handler: str, store: Store, now: float) -> Iterator[Stuck]:
+    """The joins whose deadline was sent to their handler, and that are not settled."""
+    overdue: list[JoinState] = []
+    units, _ = store.pending(handler, MOST_JOINS)
+    for unit in units:
+        seen = store.look(handler, unit)
+        if seen is not None and seen.is_overdue and seen.deadline < now - LATE:
+            overdue.append(seen)
+    if overdue:
+        since = min(seen.deadline for seen in overdue)
+        subjects = tuple(key_of(seen.unit) or seen.unit for seen in overdue[:3])
+        yield Stuck(since, handler, len(overdue), "joins overdue", f"choreo joins list {handler}", subjects)
+
+
+def _letters(state: HandlerState, now: float) -> Stuck:
+    since = None if state.oldest_letter is None else now - state.oldest_letter
+    return Stuck(since, state.name, state.dead_letters, "dead letters", f"choreo dead-letters list {state.name}")
+
+
+def _delayed(store: Store, now: float) -> Iterator[Stuck]:
+    waits = store.backlog(DELAYED)
+    if waits.due and waits.late > LATE:
+        do = "start a worker of any service: celery -A ... worker"
+        yield Stuck(now - waits.late, DELAYED, waits.due, "due, and no worker sends it", do)
+
+
+def _named(subject: str) -> tuple[str, ...]:
+    return (subject,) if subject else ()

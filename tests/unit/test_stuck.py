@@ -1,0 +1,130 @@
+"""`choreo stuck` and `app.observe.stuck`: causes and next steps, on a store in memory and queues that a test fills."""
+
+import json
+from datetime import timedelta
+
+import pytest
+from click.testing import CliRunner, Result
+
+from choreo import Service
+from choreo.broker.depths import Depth
+from choreo.cli import choreo
+from tests.unit.events import OrderPlaced, PaymentCharged
+from tests.unit.test_top import ORDER, QUEUE, Queues, app, queues, stage, works  # noqa: F401 - fixtures
+
+
+def run(*arguments: str, code: int) -> Result:
+    result = CliRunner().invoke(choreo, ["stuck", *arguments])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def causes(app: Service) -> list[tuple[str, int, str]]:  # noqa: F811
+    return [(one.what, one.count, one.cause) for one in app.observe.stuck()]
+
+
+def test_nothing_is_stuck(stage, app):  # noqa: F811
+    works(stage, QUEUE)
+
+    assert run(code=0).output == "Nothing is stuck.\n"
+    assert run("--json", code=0).output == ""
+
+
+def test_no_worker_lives(stage, app, queues):  # noqa: F811
+    queues.depths[QUEUE] = Depth(2, stage.store.now() - 600, "ORD-1")
+
+    (found,) = app.observe.stuck()
+
+    assert (found.what, found.count, found.cause, found.subjects) == (
+        "payment.charge",
+        2,
+        "no worker lives",
+        ("ORD-1",),
+    )
+    assert found.since == stage.store.now() - 600
+    output = run(code=1).output
+    assert output.splitlines()[1] == "01-01 00:06:42  payment.charge      2  no worker lives (ORD-1, ...)"
+    assert "DO  start a worker of payment: celery -A ... worker" in output
+
+
+def test_no_worker_consumes_the_queue(stage, app, queues):  # noqa: F811
+    works(stage, "payment.other")
+    queues.depths[QUEUE] = Depth(1)
+
+    assert causes(app) == [("payment.charge", 1, "no worker consumes its queue")]
+    assert "start a worker with -Q payment.charge, or one without -Q" in run(code=1).output
+
+
+def test_an_event_that_comes_back_again_and_again(stage, app, queues):  # noqa: F811
+    works(stage, QUEUE)
+    queues.depths[QUEUE] = Depth(5, stage.store.now(), "ORD-1", returned=3)
+
+    assert causes(app) == [("payment.charge", 1, "came back 3 times: its worker died or gave it back")]
+
+
+def test_a_backlog_that_is_worked_on_is_not_stuck(stage, app, queues):  # noqa: F811
+    works(stage, QUEUE)
+    queues.depths[QUEUE] = Depth(500, stage.store.now() - 3600)
+
+    assert causes(app) == []
+
+
+def test_dead_letters_since_the_first(stage, app):  # noqa: F811
+    works(stage, QUEUE)
+    stage.deliver(OrderPlaced(customer_id="alice", total_cents=13), id="one")
+    first = stage.store.now()
+    stage.wait(30)
+    stage.deliver(OrderPlaced(customer_id="alice", total_cents=13), id="two")
+
+    (found,) = app.observe.stuck()
+
+    assert (found.since, found.count, found.do) == (first, 2, "choreo dead-letters list payment.charge")
+
+
+def test_what_is_due_and_not_sent(stage, app):  # noqa: F811
+    stage.deliver(OrderPlaced(customer_id="alice", total_cents=14))
+    app.publish(ORDER, subject="ORD-9", delay=100)
+    stage.wait(605)
+    assert [(one.what, one.cause) for one in app.observe.stuck()] == [("delayed", "due, and no worker sends it")]
+
+    stage.wait(10)
+
+    assert causes(app) == [
+        ("delayed", 1, "due, and no worker sends it"),
+        ("payment.charge", 1, "due, and no worker sends it"),
+    ]
+    assert [one.what for one in app.observe.stuck("payment")] == ["payment.charge"]
+    assert "delayed events" in run(code=1).output
+
+
+def test_joins_that_are_past_their_deadline(stage, app):  # noqa: F811
+    @app.join(OrderPlaced, PaymentCharged, within=timedelta(minutes=1))
+    def ship(order: OrderPlaced, payment: PaymentCharged) -> None: ...
+
+    app.runtime.introduce()
+    stage.deliver(ORDER, "payment.ship", subject="ORD-7")
+    works(stage, QUEUE, "payment.ship")
+    stage.wait(61)
+    (key, _), *_ = stage.store.due("payment.ship", 10, 1)
+    stage.store.sent("payment.ship", [key])
+    stage.wait(20)
+    works(stage, QUEUE, "payment.ship")
+
+    (found,) = app.observe.stuck()
+
+    assert (found.what, found.count, found.cause, found.subjects) == ("payment.ship", 1, "joins overdue", ("ORD-7",))
+    assert found.do == "choreo joins list payment.ship"
+
+
+def test_only_what_is_older_is_shown(stage, app, queues):  # noqa: F811
+    queues.depths[QUEUE] = Depth(2, stage.store.now() - 90)
+
+    assert run("--older", "2m", code=0).output == "Nothing is stuck.\n"
+    assert "no worker lives" in run("--older", "1m", code=1).output
+    assert json.loads(run("--older", "30", "--json", code=1).output)["cause"] == "no worker lives"
+    assert "'soon' is no time. Write it like 30s, 10m, 2h or 1d." in run("--older", "soon", code=2).output
+
+
+@pytest.mark.parametrize("text", ["-1", "1x", "", "1e9d", "nan"])
+def test_a_time_that_is_none_is_refused(text):
+    assert "is no time" in run("--older", text, code=2).output

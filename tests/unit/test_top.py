@@ -1,0 +1,343 @@
+"""`choreo top` and `app.observe.top`, on a store in memory and queues that the test fills."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from choreo import PermanentFailure, RetryLater, Service, testing
+from choreo.broker.depths import Depth
+from choreo.cli import choreo
+from choreo.observe.server import Server
+from choreo.observe.top import Top
+from choreo.store.presence import Program
+from tests.unit.events import OrderPlaced, PaymentCharged
+from tests.unit.stage import Stage, service
+
+ORDER = OrderPlaced(customer_id="alice", total_cents=500)
+QUEUE = "payment.charge"
+
+
+class Queues:
+    """The queues of a broker, as a test says they are."""
+
+    def __init__(self) -> None:
+        self.depths: dict[str, Depth] = {}
+        self.error: Exception | None = None
+        self.names: list[str] | None = ["", "staging"]
+        self.is_open = True
+
+    def look(self, queues: Sequence[str]) -> dict[str, Depth]:
+        if self.error:
+            raise self.error
+        return {queue: self.depths[queue] for queue in queues if queue in self.depths}
+
+    def namespaces(self) -> list[str] | None:
+        return self.names
+
+    def server(self) -> None:
+        return None
+
+    def close(self) -> None:
+        self.is_open = False
+
+
+@pytest.fixture
+def app() -> Service:
+    app = service("payment")
+
+    @app.on(OrderPlaced)
+    def charge(order: OrderPlaced) -> PaymentCharged:
+        if order.total_cents == 13:
+            raise PermanentFailure("refused")
+        if order.total_cents == 14:
+            raise RetryLater(600)
+        return PaymentCharged(amount_cents=order.total_cents)
+
+    return app
+
+
+@pytest.fixture
+def queues() -> Queues:
+    return Queues()
+
+
+@pytest.fixture
+def stage(app: Service, queues: Queues, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    stage = Stage(app)
+    runtime = app.runtime
+    runtime.introduce()
+    # The handler is bound, as its first worker does it.
+    stage.store.declare("payment", "payment@old", [(QUEUE, "order.placed")], 1)
+    stage.wait(2)
+    monkeypatch.setattr(
+        runtime, "new_top", lambda: Top(stage.store, queues, runtime.queue_of, runtime.undeclared, namespace="")
+    )
+    runtime.__dict__.pop("observe", None)
+    monkeypatch.setattr("choreo.cli.app.command_line_service", lambda *_: app)
+    return stage
+
+
+def works(stage: Stage, *consumed: str, node: str = "payment@one", version: str = "1.4", pool: str = "solo") -> None:
+    """A worker lives, and consumes these queues."""
+    program = Program(
+        f"{node}/1", node, version=version, pool=pool, concurrency=1, queues=consumed, since=stage.store.now()
+    )
+    stage.store.report("payment", program, "{}", 60)
+
+
+def state(app: Service, name: str = "payment.charge") -> Any:
+    (found,) = [one for one in app.observe.top().handlers if one.name == name]
+    return found
+
+
+def run(*arguments: str, code: int = 0) -> Result:
+    result = CliRunner().invoke(choreo, ["top", *arguments, "--interval", "0"])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def line(result: Result, start: str) -> list[str]:
+    (found,) = [line for line in result.output.splitlines() if line.startswith(start)]
+    return found.split()
+
+
+def test_a_handler_at_rest_is_no_trouble(stage: Stage, app: Service):
+    works(stage, QUEUE)
+
+    found = state(app)
+
+    assert (found.waiting, found.oldest, found.workers, found.pools, found.trouble) == (0, None, 1, ("solo",), "")
+    assert app.observe.top().troubles == []
+
+
+def test_an_event_that_waits_is_as_old_as_its_announcement(stage: Stage, app: Service, queues: Queues):
+    works(stage, QUEUE)
+    queues.depths[QUEUE] = Depth(3, stage.store.now() - 90, "ORD-1")
+
+    found = state(app)
+
+    assert (found.waiting, found.oldest, found.subject, found.trouble) == (3, 90.0, "ORD-1", "")
+
+
+@pytest.mark.parametrize(
+    ("consumed", "trouble", "shown"),
+    [
+        ((), "no worker of payment lives", "NONE"),
+        (("payment.other",), "no worker consumes its queue", "NONE -Q"),
+    ],
+)
+def test_messages_that_nobody_takes_are_trouble(stage, app, queues, consumed, trouble, shown):
+    queues.depths[QUEUE] = Depth(1, stage.store.now())
+    if consumed:
+        works(stage, *consumed)
+
+    assert state(app).trouble == trouble
+    assert app.observe.top().troubles == [f"payment.charge: {trouble}"]
+    result = run("--once", code=1)
+    assert " ".join(line(result, "payment.charge")).endswith(shown)
+    assert f"payment.charge: {trouble}" in result.output
+
+
+def test_without_messages_a_stopped_service_is_no_trouble(stage: Stage, app: Service):
+    assert line(run("--once"), "payment.charge")[-1] == "NONE"
+
+
+def test_messages_for_a_handler_that_is_gone_are_trouble(stage: Stage, app: Service, queues: Queues):
+    works(stage, QUEUE)
+    stage.store.register(["payment.charge_once"])
+    assert [one.name for one in app.observe.top().handlers] == ["payment.charge"]
+
+    queues.depths["payment.charge_once"] = Depth(2)
+
+    assert state(app, "payment.charge_once").trouble == "no worker declares it any more"
+    assert line(run("--once", code=1), "payment.charge_once")[-1] == "GONE"
+
+
+def test_rates_and_times_are_from_the_record(stage: Stage, app: Service, queues: Queues):
+    works(stage, QUEUE)
+    for number in range(30):
+        stage.deliver(ORDER, id=f"event-{number}", correlation_id=f"story-{number}")
+    queues.depths[QUEUE] = Depth(10)
+
+    with_two_looks = app.observe.watch()
+    with_two_looks.sample()
+    stage.wait(10)
+    queues.depths[QUEUE] = Depth(12)
+    (found,) = with_two_looks.look().handlers
+
+    assert found.outgoing == pytest.approx(0.5)
+    assert found.incoming == pytest.approx(0.7)
+    assert 0 <= found.p95 < 60
+    assert found.clears_in == float("inf")
+    stage.wait(60)
+    assert state(app).outgoing == 0.0
+
+
+def test_the_time_to_clear_follows_from_the_rate(stage: Stage, app: Service, queues: Queues):
+    works(stage, QUEUE)
+    for number in range(30):
+        stage.deliver(ORDER, id=f"event-{number}", correlation_id=f"story-{number}")
+    queues.depths[QUEUE] = Depth(10)
+
+    assert state(app).clears_in == pytest.approx(20.0)
+    name, waiting, _, incoming, outgoing, _, clears_in, *others = line(run("--once"), "payment.charge")
+    assert (name, waiting, incoming, outgoing, clears_in) == ("payment.charge", "10", "-", "0.5", "20s")
+    assert others == ["0", "0", "1", "solo"]
+
+
+def test_a_new_dead_letter_is_trouble_for_ten_minutes(stage: Stage, app: Service):
+    works(stage, QUEUE)
+    stage.deliver(OrderPlaced(customer_id="alice", total_cents=13))
+
+    assert state(app).trouble == "new dead letters"
+    stage.wait(601)
+    works(stage, QUEUE)
+    assert (state(app).trouble, state(app).dead_letters) == ("", 1)
+
+
+def test_what_falls_due_is_told_by_kind(stage: Stage, app: Service):
+    works(stage, QUEUE)
+    stage.deliver(OrderPlaced(customer_id="alice", total_cents=14))
+    app.publish(ORDER, subject="ORD-9", delay=1200)
+    app.publish(ORDER, subject="ORD-9", delay=7200)
+
+    coming = app.observe.top().coming
+
+    assert (coming.retries, coming.deadlines, coming.delayed, coming.first) == (1, 0, 1, "payment.charge")
+    assert "1 retry, 1 delayed event (first 00:26:42 UTC, payment.charge)" in " ".join(line(run("--once"), "NEXT HOUR"))
+
+
+def test_a_message_that_nobody_sends_is_trouble(stage: Stage, app: Service):
+    works(stage, QUEUE)
+    stage.deliver(OrderPlaced(customer_id="alice", total_cents=14))
+    stage.wait(650)
+    works(stage, QUEUE)
+
+    assert state(app).trouble == "a message is due since 50 s, and no worker sends it"
+
+
+def test_several_versions_of_one_service_are_told(stage: Stage, app: Service):
+    works(stage, QUEUE, node="payment@one", version="1.4.1")
+    stage.wait(45)
+    works(stage, QUEUE, node="payment@two", version="1.4.2")
+
+    assert [(one.version, one.workers) for one in app.observe.top().versions] == [("1.4.2", 1), ("1.4.1", 1)]
+    stage.wait(10)
+    assert " ".join(line(run("--once"), "VERSIONS")) == "VERSIONS payment 1.4.2 x1, 1.4.1 x1 (old since 10s)"
+
+
+def test_a_broker_that_does_not_answer_is_trouble_and_the_rest_is_shown(stage: Stage, app: Service, queues: Queues):
+    works(stage, QUEUE)
+    queues.error = OSError("connection refused")
+
+    result = run("--once", code=1)
+
+    assert line(result, "payment.charge")[1] == "-"
+    assert "the broker does not answer: connection refused" in result.output
+
+
+def test_events_that_nobody_heard_are_told_for_a_day(stage: Stage, app: Service):
+    works(stage, QUEUE)
+    stage.store.note_unheard("shopfront", {"orders.placed": 3})
+    stage.wait(120)
+
+    assert " ".join(line(run("--once"), "UNHEARD")) == "UNHEARD orders.placed from shopfront: 3x, the last 2min ago"
+    stage.wait(86_400)
+    assert "UNHEARD" not in run("--once").output
+
+
+def test_a_test_of_a_service_can_look_as_well(app: Service):
+    with testing.stage(app) as platform:
+        platform.publish(OrderPlaced(customer_id="alice", total_cents=13), subject="ORD-1")
+        platform.run()
+
+        (found,) = app.observe.stuck()
+        assert (found.what, found.cause) == ("payment.charge", "dead letters")
+
+
+def test_a_loop_is_trouble(stage: Stage, app: Service):
+    works(stage, QUEUE)
+
+    @app.on(PaymentCharged, name="again")
+    def again(payment: PaymentCharged) -> OrderPlaced | None:
+        return ORDER if len(stage.events) < 120 else None
+
+    stage.publish(ORDER, subject="ORD-1")
+    stage.run()
+
+    (loop,) = app.observe.top().loops
+    assert (loop.subject, loop.types) == ("ORD-1", ("order.placed", "payment.charged"))
+    assert loop.events > 100
+    assert "ORD-1 is in a loop of order.placed, payment.charged" in app.observe.top().troubles
+
+
+def test_an_order_of_many_items_is_no_loop(stage: Stage, app: Service):
+    works(stage, QUEUE)
+    for number in range(100):
+        stage.deliver(ORDER, id=f"event-{number}", correlation_id="story")
+
+    assert app.observe.top().loops == []
+
+
+def test_json_holds_everything_and_the_exit_code_is_that_of_once(stage: Stage, app: Service, queues: Queues):
+    queues.depths[QUEUE] = Depth(1, stage.store.now() - 5, "ORD-1")
+
+    found = json.loads(run("--json", code=1).output)
+
+    (handler,) = found["handlers"]
+    assert (handler["name"], handler["waiting"], handler["oldest"]) == ("payment.charge", 1, 5.0)
+    assert found["troubles"] == ["payment.charge: no worker of payment lives"]
+    assert found["namespaces"] == ["", "staging"]
+
+
+def test_only_the_named_services_and_handlers_are_shown(stage: Stage, app: Service, queues: Queues):
+    stage.store.register(["driver.assign"])
+
+    assert "driver.assign" not in run("payment").output
+    assert "payment.charge" not in run("driver.assign").output
+    assert "No service or handler named 'paymnt' is known. Did you mean payment?" in run("paymnt", code=1).output
+
+
+def test_a_pipe_gets_one_plain_screen_in_which_nothing_is_cut(stage: Stage, app: Service, queues: Queues):
+    works(stage, QUEUE)
+    assert all(len(line) <= 80 for line in run().output.splitlines())
+
+    stage.store.register(["notification.text_the_arrival_of_an_order"])
+    queues.depths[QUEUE] = Depth(123_456, stage.store.now() - 3_000_000)
+
+    result = run()
+
+    assert result.output.splitlines()[0].split()[0] == "HANDLER"
+    assert "\x1b" not in result.output
+    assert line(result, "payment.charge")[1:3] == ["123k", "35d"]
+    assert "notification.text_the_arrival_of_an_order" in result.output
+
+
+def test_nothing_is_left_open(stage: Stage, app: Service, queues: Queues):
+    app.observe.top()
+
+    assert not queues.is_open
+
+
+def test_a_redis_that_may_lose_or_refuse_is_trouble():
+    fine = {"used_memory": 10, "maxmemory": 100, "maxmemory_policy": "noeviction", "evicted_keys": 0, "aof_enabled": 1}
+
+    def trouble(**told: Any) -> str:
+        return Server.of("redis", fine | told).trouble
+
+    assert trouble() == ""
+    assert trouble(used_memory=95) == "95% of its memory is used"
+    assert trouble(evicted_keys=2145) == "has evicted 2,145 keys"
+    assert trouble(maxmemory_policy="allkeys-lru") == "may evict: maxmemory-policy is allkeys-lru"
+    assert trouble(maxmemory_policy="allkeys-lru", maxmemory=0) == ""
+    assert trouble(aof_last_write_status="err") == "writing the AOF failed"
+    assert Server.of("redis", {}).trouble == ""
+
+
+def test_a_replica_that_is_behind_is_told():
+    told = {"master_repl_offset": 1000, "slave0": {"offset": 900}, "slave1": {"offset": 400}}
+
+    assert (Server.of("redis", told).replicas, Server.of("redis", told).lag) == (2, 600)
