@@ -38,7 +38,7 @@ READY_SECONDS = 60.0
 FLOWER_SECONDS = 30.0
 #: The number of log lines that an error message shows.
 LOG_LINES = 20
-#: At INFO Celery logs each task that it receives and the result. Mingle and gossip delay the start of a worker by a
+#: At INFO a worker logs each run. Mingle and gossip delay the start of a worker by a
 #: second and more. They exchange state between the workers of a service, of which there is one here.
 WORKER_OPTIONS = ("--loglevel", "INFO", "--without-mingle", "--without-gossip")
 

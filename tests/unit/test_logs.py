@@ -3,6 +3,9 @@
 import json
 import logging
 import logging.config
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -154,6 +157,17 @@ def run_a_handler_that_logs() -> None:
 
     logger.info("before")
     Stage(app).deliver(ORDER, id="e-1")
+
+
+def test_the_configuration_of_the_page_works(tmp_path: Path):
+    page = (Path(__file__).parents[2] / "docs" / "logging.md").read_text()
+    (block,) = [code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "dictConfig" in code]
+    code = f'{block}\nlogging.getLogger("shop").info("hello")'
+
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+
+    assert done.stderr == "INFO - - -: hello\n"
+    assert json.loads((tmp_path / "shop.log").read_text())["message"] == "hello"
 
 
 def test_the_filter_costs_nothing_outside_of_a_run_and_drops_nothing():
