@@ -20,6 +20,7 @@ from choreo.declare.settings import Unheard
 from choreo.errors import EventTooLargeError, InvalidEventError, PublishError
 from choreo.events.envelope import Envelope
 from choreo.events.message import MOST_NESTED, Message, compact, is_too_deep
+from choreo.events.naming import OWN_TYPES
 from choreo.printing import one_line
 
 logger = logging.getLogger(__name__)
@@ -139,9 +140,15 @@ class Publisher:
         _check(self._publish(messages), messages)
 
     def note_unheard(self, messages: Iterable[Message]) -> None:
-        """Count events that reached no queue, and log the first of each type unless ``choreo_unheard`` is "ignore"."""
+        """
+        Count events that reached no queue, and log the first of each type unless ``choreo_unheard`` is "ignore".
+
+        Events that choreo itself announces (`OWN_TYPES`) are left out.
+        """
         for message in messages:
             kind = message.routing_key
+            if kind in OWN_TYPES:
+                continue
             with self._counting:
                 self.unheard[kind] += 1
                 first = self.unheard[kind] == 1

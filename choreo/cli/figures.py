@@ -2,21 +2,14 @@
 
 import math
 
-_UNITS = ((86_400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
+from choreo.observe import words
 
 
 def span(seconds: float | None) -> str:
-    """A time: ``480ms``, ``57s``, ``24min``, ``5h``, ``3d``. "-": unknown; "grows": it never ends."""
+    """A time without a space, so that a row can be split: ``480ms``, ``24min``. "-": unknown; "grows": never."""
     if seconds is None:
         return "-"
-    if math.isinf(seconds):
-        return "grows"
-    if seconds < 1:
-        return f"{seconds * 1000:.0f}ms"
-    for length, unit in _UNITS[:-1]:
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f}{unit}"
-    return f"{seconds:.1f}s" if seconds < 10 else f"{seconds:.0f}s"
+    return "grows" if math.isinf(seconds) else words.span(seconds).replace(" ", "")
 
 
 def count(number: int | None) -> str:

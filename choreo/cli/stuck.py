@@ -28,7 +28,7 @@ def stuck(app: Service, names: tuple[str, ...], older: float, as_json: bool) -> 
     Show all that is stuck, by cause, with the next step.
 
     The oldest comes first: messages that no worker takes, messages that come back because their worker dies, retries
-    and deadlines that no worker sends, joins past their deadline, dead letters, and what waits because of a pause.
+    and deadlines that no worker sends, joins and stories past their deadline, and dead letters.
 
     The exit code is 1 if anything is stuck.
     """
@@ -55,6 +55,6 @@ def _print(found: Sequence[Stuck]) -> None:
 
 def _row(one: Stuck) -> list[str]:
     at = "" if one.since is None else f"{datetime.fromtimestamp(one.since, UTC):%m-%d %H:%M:%S}"
-    who = f" ({', '.join(one.subjects)}{', ...' if one.count > len(one.subjects) else ''})" if one.subjects else ""
+    who = f": {', '.join(one.subjects)}{', ...' if one.count > len(one.subjects) else ''}" if one.subjects else ""
     what = "delayed events" if one.what == DELAYED else one.what
     return [at, what, count(one.count), f"{one.cause}{who}"]

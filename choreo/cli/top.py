@@ -15,6 +15,7 @@ from choreo.cli.app import check_names, say, speaking
 from choreo.cli.figures import count, rate, size, span
 from choreo.cli.tables import Piece, facts, screen, table, text, whole
 from choreo.errors import StoreError
+from choreo.observe import words
 from choreo.observe.handlers import HandlerState
 from choreo.observe.overview import Overview, Version
 from choreo.observe.server import Server
@@ -144,8 +145,6 @@ def _row(state: HandlerState) -> list[Piece]:
 
 
 def _workers(state: HandlerState) -> str:
-    if state.paused:
-        return "PAUSED"
     if state.is_undeclared:
         return "GONE"
     if not state.living:
@@ -168,10 +167,12 @@ def _lines(found: Overview) -> Iterator[tuple[str, Piece]]:
         yield "NAMESPACES", ", ".join(others) or "none"
     for loop in found.loops:
         circle = " <-> ".join(loop.types)
-        about = f"{loop.subject or loop.story} has at least {loop.events:,} events in {span(loop.seconds)}: {circle}"
+        about = (
+            f"{loop.subject or loop.story} has at least {loop.events:,} events in {words.span(loop.seconds)}: {circle}"
+        )
         yield "LOOPS", (about, "red")
     for kind, unheard in found.unheard.items():
-        ago = span(found.at.timestamp() - unheard.last)
+        ago = words.span(found.at.timestamp() - unheard.last)
         yield "UNHEARD", (f"{kind} from {unheard.source}: {unheard.count:,}x, the last {ago} ago", "yellow")
     yield "NEXT HOUR", _coming(found)
     for trouble in found.troubles:
@@ -190,7 +191,7 @@ def _versions(found: Overview) -> str:
 
 def _version(one: Version, newest: Version, found: Overview) -> str:
     named = f"{one.version or '?'} x{one.workers}"
-    return named if one is newest else f"{named} (old since {span(found.at.timestamp() - newest.since)})"
+    return named if one is newest else f"{named} (old since {words.span(found.at.timestamp() - newest.since)})"
 
 
 def _server(server: Server) -> str:

@@ -60,11 +60,12 @@ def _nothing(app: Service, what: str) -> str:
     elsewhere = app.observe.elsewhere("", what)
     if elsewhere is not None:
         return f"Nothing is known of {what!r} here. {elsewhere.text}: {elsewhere.do}."
-    recording = app.runtime.store.recording
+    recording, look = app.runtime.store.recording, app.runtime.look_at_broker([], [what])
+    closed = "" if look.is_open else ", as far as its queues can be looked into"
     kept = f"the record keeps runs for {recording.lifetime.days} days" if recording else "no runs are recorded"
     return (
-        f"Nothing is known of {what!r}: no event of it waits, and {kept}. Is it the subject of its events, or the id "
-        f"of an event, a dead letter or a story? The place is {app.runtime.place()}."
+        f"Nothing is known of {what!r}: no event of it waits{closed}, and {kept}. Is it the subject of its events, "
+        f"or the id of an event, a dead letter or a story? The place is {app.runtime.place()}."
     )
 
 

@@ -13,6 +13,9 @@ _WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z0-9]+|[A-Z0-9]+")
 _TYPE = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+")
 _PATTERN = re.compile(r"([a-z][a-z0-9_]*|\*|#)(\.([a-z][a-z0-9_]*|\*|#))*")
 
+#: The types of the events that choreo itself announces. It is no fault if no handler listens to them.
+OWN_TYPES = frozenset({"story.overdue"})
+
 #: Irregular verbs that event names use: command → fact.
 _IRREGULAR = {
     "become": "became", "begin": "begun", "bind": "bound", "break": "broken", "bring": "brought", "build": "built",

@@ -85,6 +85,10 @@ class Judge:
         if self._evidence.consumers(handler):
             return None
         queue = self._evidence.queue_of(handler)
+        if any(idle.queue == queue and idle.is_undeclared for idle in self._evidence.map.idle):
+            text = f"no worker of {service} declares {handler} any more: it was renamed or removed"
+            do = f"declare it again, with name={handler.partition('.')[2]!r}, until its queue is empty"
+            return Cause("not declared", text, do, since=since)
         module = _module(presence.workers)
         living = f"{counted(len(presence.workers), 'worker')} of {service}"
         text = f"no worker consumes the queue {queue}: {living} {'lives' if len(presence.workers) == 1 else 'live'}"
@@ -228,7 +232,7 @@ class Judge:
         if depth is not None and depth.count:
             if (deaf := self.deaf(handler, since)) is not None:
                 return deaf
-            text = f"it is perhaps among the {depth.count} messages in the queue of {handler}"
+            text = f"it is perhaps among the {counted(depth.count, 'message')} in the queue of {handler}"
             return Cause("in the queue", text, NOTHING, Weight.WAITING, since)
         name = event.type if event else "the event"
         if self._evidence.is_recorded:
@@ -242,8 +246,10 @@ class Judge:
 def start(service: str, programs: Sequence[Program]) -> str:
     """The command that starts a worker of a service whose programs these are, or were."""
     module = _module(programs)
-    hint = "" if module != "..." else f"   # a worker of {service}"
-    return f"celery -A {module} worker{hint}"
+    if module != "...":
+        return f"celery -A {module} worker"
+    file = next((program.file for program in programs if program.file), "")
+    return f"start a worker of {service}{f' ({file})' if file else ''}: celery -A ... worker"
 
 
 def missing_of(end: OpenEnd) -> str:

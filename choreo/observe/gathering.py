@@ -74,7 +74,7 @@ class Gathering:
             sweep.broker,
             self._queue_of,
             bool(self._store.recording),
-            [*sweep.notes, *sweep.broker.notes],
+            [*sweep.notes, *sweep.broker.notes, *self._sampled(newest)],
         )
         return evidence if sweep.broker.is_open else replace(evidence, ends=[*ends, *self._begun(evidence)])
 
@@ -88,6 +88,12 @@ class Gathering:
                 unit = self._store.unit(hearer.name, identity(event.source, event.id))
                 if unit is not None and unit.holder:
                     yield OpenEnd(Kind.TAKEN, hearer.name, _envelope(event), unit.attempts + 1, unit=unit)
+
+    def _sampled(self, stories: Iterable[str]) -> list[str]:
+        recording = self._store.recording
+        if not recording or all(map(recording.wants, stories)):
+            return []
+        return [f"only a sample of all stories is recorded (choreo_record_sample = {recording.sample:g}), not this one"]
 
     # -- how the name is read ------------------------------------------------------------------------------------
 

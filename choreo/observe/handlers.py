@@ -56,12 +56,10 @@ class HandlerState:
     workers: int = 0
     #: How long ago any program of its service gave a sign of life. None: none ever did.
     unseen: float | None = None
-    #: The file that declares the service; "": unknown.
-    file: str = ""
+    #: The module that makes the service, as `celery -A` takes it; "": unknown.
+    module: str = ""
     #: The pools of the workers that consume its queue, each once.
     pools: tuple[str, ...] = ()
-    #: Why it is paused; "" if it is not.
-    paused: str = ""
 
     @property
     def service(self) -> str:
@@ -88,7 +86,7 @@ class HandlerState:
             return "no worker declares it any more"
         if self.has_work and not self.living:
             return f"no worker of {self.service} lives"
-        if self.waiting and not self.workers and not self.paused:
+        if self.waiting and not self.workers:
             return "no worker consumes its queue"
         if self.backlog.due and self.backlog.late > LATE:
             return f"a message is due since {self.backlog.late:.0f} s, and no worker sends it"
@@ -140,7 +138,7 @@ class Facts:
             living=len(living),
             workers=len(consuming),
             unseen=self._age(self.presence.seen or None),
-            file=next((program.file for program in programs if program.file), ""),
+            module=next((program.module for program in programs if program.module not in ("", "__main__")), ""),
             pools=tuple(sorted({worker.pool for worker in consuming})),
         )
 

@@ -28,9 +28,7 @@ def _likeness(one: str, other: str) -> float:
         whole = _ratio("".join(words), "".join(others))
         return whole if whole >= TYPES else 0.0
     ratios = [_ratio(word, against) for word, against in zip(words, others, strict=True)]
-    # One word that differs is a misspelling; several are another event.
-    is_one = sum(ratio < 1 for ratio in ratios) <= 1
-    return sum(ratios) / len(ratios) if is_one and min(ratios) >= WORDS else 0.0
+    return sum(ratios) / len(ratios) if min(ratios) >= WORDS else 0.0
 
 
 def _ratio(one: str, other: str) -> float:

@@ -1,11 +1,13 @@
 """What is stuck, by cause, with the next step for each. Reads only."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from choreo.observe.handlers import LATE, HandlerState
 from choreo.observe.overview import Overview
+from choreo.observe.words import span
 from choreo.store.joins import JoinState
 from choreo.store.parts import key_of
 from choreo.store.port import Store
@@ -73,19 +75,19 @@ def _of(state: HandlerState, store: Store, now: float) -> Iterator[Stuck]:
 
 def _unread(state: HandlerState) -> tuple[str, str] | None:
     """Why nobody reads the queue, and the next step; None if somebody does."""
-    if state.paused:
-        return f"paused: {state.paused}", f"choreo resume {state.name}"
     if state.is_undeclared:
         return "no worker declares it any more", f"declare it again, name={state.name.partition('.')[2]!r}"
     if not state.living:
-        return "no worker lives", _start(state)
+        seen = "" if state.unseen is None else f" (the last was seen {span(state.unseen)} ago)"
+        return f"no worker lives{seen}", _start(state)
     if not state.workers:
-        return "no worker consumes its queue", f"start a worker with -Q {state.queue}, or one without -Q"
+        add = f"celery -A {state.module or '...'} control add_consumer {state.queue}"
+        return "no worker consumes its queue", f"start a worker without -Q, or: {add}"
     return None
 
 
 def _start(state: HandlerState) -> str:
-    return f"start a worker of {state.service}{f' ({state.file})' if state.file else ''}: celery -A ... worker"
+    return f"celery -A {state.module} worker" if state.module else f"celery -A ... worker   # of {state.service}"
 
 
 _SHOW_LOG = "look into the log of the workers of {}; choreo dead-letters list shows it soon"
@@ -102,7 +104,8 @@ def _overdue(handler: str, store: Store, now: float) -> Iterator[Stuck]:
     if overdue:
         since = min(seen.deadline for seen in overdue)
         subjects = tuple(key_of(seen.unit) or seen.unit for seen in overdue[:3])
-        yield Stuck(since, handler, len(overdue), "joins overdue", f"choreo joins list {handler}", subjects)
+        kind = "stories" if "story" in json.loads(store.joins().get(handler, "{}")) else "joins"
+        yield Stuck(since, handler, len(overdue), f"{kind} overdue", f"choreo {kind} list {handler}", subjects)
 
 
 def _letters(state: HandlerState, now: float) -> Stuck:
@@ -113,7 +116,7 @@ def _letters(state: HandlerState, now: float) -> Stuck:
 def _delayed(store: Store, now: float) -> Iterator[Stuck]:
     waits = store.backlog(DELAYED)
     if waits.due and waits.late > LATE:
-        do = "start a worker of any service: celery -A ... worker"
+        do = "celery -A ... worker   # of any service"
         yield Stuck(now - waits.late, DELAYED, waits.due, "due, and no worker sends it", do)
 
 

@@ -148,6 +148,10 @@ class Walk:
     def _before(self, handler: HandlerDescription, types: Sequence[str], depth: int) -> Cause:
         """None of the events has been announced that this handler needs: why?"""
         self._find(depth + 1, None, handler.name, f"needs {' or '.join(types) or 'any event'}")
+        # Nobody may have handled the event, so that only its queue knows of it.
+        unseen = self._judge.unseen(handler.name, None, None)
+        if unseen.name != "unknown":
+            return unseen
         causes = [self.of(kind, depth + 1) for kind in types if kind not in self._asked]
         if causes:
             return min(causes, key=lambda one: _ALTERNATIVES[one.weight])
@@ -196,7 +200,9 @@ class Walk:
                 what = f"{how} at {at}" if how else f"handled {run.type} at {at}"
                 text = f"{handler.name} {what}, and announced {others or 'nothing'}"
                 do = f"read {handler.name}: is that right? If not: {self._by_hand(kind)}"
-                return Cause("timed out" if how else "announced nothing", text, do, since=run.at)
+                # A handler that announced another event has decided otherwise, and has most likely forgotten nothing.
+                weight = Weight.UNKNOWN if others and not how else Weight.STUCK
+                return Cause("timed out" if how else "announced nothing", text, do, weight, run.at)
 
     def _by_hand(self, kind: str) -> str:
         return f"choreo publish {kind} --subject {one_line(self._evidence.what)} --data ..."

@@ -46,14 +46,14 @@ class RedisPrograms:
 
         (records, descriptions, announced), seconds = self._calls.ask(look), self._calls.time(keys[0])
         return Presence.of(
-            [_program(name.decode(), record.decode(), seconds) for name, record in records.items()],
-            {digest.decode(): text.decode() for digest, text in descriptions.items()},
-            {kind.decode(): int(when) / 1000 for kind, when in announced.items()},
+            [one for name, record in records.items() if (one := _program(_text(name), _text(record), seconds))],
+            {_text(digest): _text(text) for digest, text in descriptions.items()},
+            {_text(kind): int(when) / 1000 for kind, when in announced.items() if when.isdigit()},
         )
 
     def services(self) -> set[str]:
         """Every service of which a program ever reported."""
-        return {name.decode() for name in self._calls.ask(lambda client: client.smembers(self._services))}
+        return {_text(name) for name in self._calls.ask(lambda client: client.smembers(self._services))}
 
     def _keys(self, service: str) -> list[str]:
         return [self._key(service, part) for part in _KEYS]
@@ -66,6 +66,14 @@ class RedisPrograms:
         self._calls.run(Script.load("store/report"), self._keys(service), args)
 
 
-def _program(name: str, text: str, now: float) -> Program:
-    until, seen, _, _, record = text.split("\n", 4)
+def _text(read: bytes) -> str:
+    return read.decode(errors="replace")
+
+
+def _program(name: str, text: str, now: float) -> Program | None:
+    """A program; None if another program has written something else there."""
+    lines = text.split("\n", 4)
+    if len(lines) != 5 or not (lines[0].isdecimal() and lines[1].isdecimal()):
+        return None
+    until, seen, _, _, record = lines
     return Program.from_json(record, name=name, seen=int(seen) / 1000, is_alive=int(until) / 1000 > now)

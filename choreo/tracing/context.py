@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+from celery.signals import worker_process_shutdown
 from opentelemetry import context as contexts
 from opentelemetry import trace
 
@@ -31,7 +32,8 @@ class TracedContext(Context):
     def _announce(self, event: Event, subject: str | None, delay: Delay | None, meta: Meta | None) -> Envelope:
         if meta and "traceparent" in meta:
             return Context._announce(self, event, subject, delay, meta)
-        span = spans.publishing(self.system, [event.event_type])
+        # An event that no function of the user announces has no span around it: that a story is overdue.
+        span = spans.publishing(self.system, [event.event_type], self.envelope.extensions)
         try:
             given = {**(meta or {}), **spans.carried(span)}
             envelope = Context._announce(self, event, subject, delay, given)
@@ -64,5 +66,6 @@ class InSpan(Active):
 
 
 def contexts_on(system: str) -> type[TracedContext]:
-    """The class of the contexts of a service on this messaging system."""
+    """The class of the contexts of a service on this messaging system. Made in the process that runs its handlers."""
+    worker_process_shutdown.connect(spans.flush, weak=False, dispatch_uid="choreo.tracing")
     return type("TracedContext", (TracedContext,), {"__slots__": (), "system": system})

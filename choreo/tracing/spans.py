@@ -25,6 +25,9 @@ from choreo.errors import RetryLater
 from choreo.events.envelope import Envelope
 from choreo.events.metadata import TRACE
 
+#: Milliseconds for which the end of a process waits for its last export.
+MOST_MS = 5000
+
 #: A proxy, if the program sets up OpenTelemetry later.
 _tracer = trace.get_tracer("choreo")
 _w3c = TraceContextTextMapPropagator()
@@ -113,3 +116,14 @@ def made_in(event: Envelope) -> trace.SpanContext:
     if "traceparent" not in event.extensions:
         return trace.INVALID_SPAN_CONTEXT
     return trace.get_current_span(context_in(event.extensions)).get_span_context()
+
+
+def flush(**_: object) -> None:
+    """
+    Export what waits to be exported. Called when a process of the prefork pool ends, which runs no exit handlers.
+
+    It takes `MOST_MS` at most: the worker waits for its processes.
+    """
+    force_flush = getattr(trace.get_tracer_provider(), "force_flush", None)
+    if force_flush is not None:
+        force_flush(MOST_MS)

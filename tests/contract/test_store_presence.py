@@ -163,3 +163,19 @@ def test_a_record_of_another_version_is_read_as_far_as_it_is_known():
 
     assert read == Program("n", "payment@a", version="2", queues=("q",), since=3.0, seen=5.0, is_alive=True)
     assert Program.from_json("no JSON", name="n", seen=1.0, is_alive=False) == Program("n", "n", seen=1.0)
+
+
+def test_what_another_program_has_written_there_is_left_out(redis_rig):
+    store, client = redis_rig.store, redis_rig.client
+    for name, text in {"a": "nonsense", "b": "1\n2", "c": "x\n1\nn\nd\n{}", "d": ""}.items():
+        client.hset(f"{redis_rig.prefix}:{{payment}}:programs", name, text)
+    client.hset(f"{redis_rig.prefix}:{{payment}}:announced", mapping={"order.placed": "soon", "a.b": "1000"})
+    client.hset(f"{redis_rig.prefix}:{{payment}}:descriptions", "d", b"\xff")
+    client.sadd(f"{redis_rig.prefix}:services", b"\xff", "payment")
+
+    presence = store.presence("payment")
+    assert (presence.workers, presence.gone, presence.announced) == ([], [], {"a.b": 1.0})
+    assert "payment" in store.services()
+
+    store.report("payment", worker(), "declared", TTL)
+    assert names(store.workers("payment")) == ["payment@a/1"]

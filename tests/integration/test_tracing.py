@@ -101,6 +101,21 @@ def test_a_story_is_one_trace_of_which_a_join_links_its_parts(payment: Payment, 
     )
 
 
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+@pytest.mark.parametrize("payment", ["redis"], indirect=True)
+def test_a_worker_that_stops_exports_what_its_processes_have_not_exported_yet(
+    payment: Payment, tmp_path: Path, pool: str
+) -> None:
+    payment.settings["batch"] = True
+    with payment.worker("--pool", pool) as worker:
+        handle_request(payment)
+        eventually(lambda: payment.app.runtime.store.recent("payment.tell", 3600), reason="the last handler")
+        worker.stop()
+
+    names = [json.loads(line)["name"] for line in (tmp_path / "spans").read_text().splitlines()]
+    assert {"POST /orders", "process payment.confirm", "process payment.charge", "process payment.tell"} <= {*names}
+
+
 def handle_request(payment: Payment) -> None:
     """Publish an order, in a program of its own that records spans as well."""
     environment = {"CHOREO_TEST_SETTINGS": json.dumps(payment.settings), "CHOREO_TEST_BROKER": payment.broker}

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter, SpanExportResult
 
 from choreo import Context, Event, Retry, Service
 
 SETTINGS = json.loads(os.environ["CHOREO_TEST_SETTINGS"])
 SPANS = Path(SETTINGS.pop("spans"))
+BATCH = SETTINGS.pop("batch", False)
 
 # At INFO Celery logs each run, and the fast lane leaves the run to Celery.
 for log in ("celery.app.trace", "celery.worker.strategy"):
@@ -46,7 +47,10 @@ class DriverAssigned(Event):
 
 
 provider = TracerProvider()
-provider.add_span_processor(SimpleSpanProcessor(ToFile()))
+# A batch is exported by a thread of its own, here not before the end of the process.
+provider.add_span_processor(
+    BatchSpanProcessor(ToFile(), schedule_delay_millis=600_000) if BATCH else SimpleSpanProcessor(ToFile())
+)
 trace.set_tracer_provider(provider)
 app = Service("payment", broker=os.environ["CHOREO_TEST_BROKER"], config=SETTINGS, retry=Retry(times=1, first=0.01))
 

@@ -9,10 +9,10 @@ import pytest
 from click.shell_completion import ShellComplete
 
 import choreo
-from choreo import Service
+from choreo import Envelope, Service
 from choreo.cli import choreo as command
 from tests.unit.events import OrderPlaced
-from tests.unit.stage import service
+from tests.unit.stage import Stage, service
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,6 +38,25 @@ def known(monkeypatch: pytest.MonkeyPatch) -> Service:
 def test_services_and_handlers_are_completed_from_the_store(known: Service, words: list[str]) -> None:
     assert offered(*words, "payment.c") == ["payment.charge"]
     assert offered(*words, "pay") == ["payment", "payment.charge", "payment.dead_letters"]
+    assert offered(*words, "x") == []
+
+
+@pytest.mark.parametrize("words", [["trace"], ["why-not", "payment.charged"]])
+def test_subjects_of_the_last_hour_are_completed_from_the_record(
+    monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    app = service("payment")
+
+    @app.on(OrderPlaced)
+    def charge(order: Envelope) -> None: ...
+
+    stage = Stage(app)
+    for subject in ("ORD-1", "ORD-2", "BASKET-1"):
+        stage.publish(OrderPlaced(customer_id="c"), subject)
+    stage.run()
+    monkeypatch.setattr("choreo.cli.app.command_line_service", lambda *_: app)
+
+    assert offered(*words, "ORD") == ["ORD-1", "ORD-2"]
     assert offered(*words, "x") == []
 
 

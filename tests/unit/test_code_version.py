@@ -22,7 +22,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     about = tmp_path / "acme_shop-3.2.1.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-shop\nVersion: 3.2.1\n")
-    (about / "top_level.txt").write_text("acme_shop\n")
+    (about / "RECORD").write_text("acme_shop/__init__.py,,\nacme_shop/payment.py,sha256=x,0\n")
     package = tmp_path / "acme_shop"
     package.mkdir()
     (package / "payment.py").write_text("")
@@ -42,6 +42,8 @@ def test_it_is_that_of_the_distribution_that_has_the_module(installed: Path, mon
 
     assert version_of(module) == "3.2.1"
     assert version_of("pytest") == metadata.version("pytest")
+    beside = loaded(monkeypatch, "acme_shop.other", installed / "acme_shop/other.py")
+    assert version_of(beside) == "", "a file beside it that is not its own"
 
 
 def test_a_directory_that_an_editable_install_names_belongs_to_it(
@@ -51,13 +53,17 @@ def test_a_directory_that_an_editable_install_names_belongs_to_it(
     module = loaded(monkeypatch, "acme_shop.payment", checkout / "acme_shop/payment.py")
     assert version_of(module) == "", "another package of this name"
 
-    (installed / "acme_shop-3.2.1.dist-info/direct_url.json").write_text(f'{{"url": "file://{checkout}"}}')
+    (installed / "acme_shop-3.2.1.dist-info/direct_url.json").write_text(
+        f'{{"url": "file://{checkout}", "dir_info": {{"editable": true}}}}'
+    )
 
     assert version_of(module) == "3.2.1"
 
 
-def test_without_a_distribution_there_is_none():
-    assert version_of("handlers.payment") == version_of("no.such.module") == version_of("sys") == ""
+def test_without_a_distribution_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    plain = loaded(monkeypatch, "plain_shop", tmp_path / "plain_shop.py")
+
+    assert version_of(plain) == version_of("no.such.module") == version_of("sys") == ""
 
 
 def test_the_setting_goes_first():

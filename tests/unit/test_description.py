@@ -103,17 +103,6 @@ def test_a_join_is_described_with_its_parts_and_what_it_announces_at_its_deadlin
     assert ship_it.reads == {"order.placed": ("customer_id", "totalCents", "items"), "order.packed": None}
 
 
-def test_a_story_is_described_though_its_function_takes_no_events():
-    app = service("shop")
-    app.story("delivery", begins=OrderPlaced, steps=[OrderPacked], ends=[OrderShipped], within=timedelta(hours=1))
-
-    story = handler(app, "delivery")
-
-    assert sorted(story.hears) == ["order.packed", "order.placed", "order.shipped"]
-    assert story.announces == ("story.overdue",)
-    assert story.kind == "join"
-
-
 def test_a_service_is_described_with_what_it_announces_outside_of_handlers():
     app = service("shop", announces=[OrderShipped, OrderPlaced])
 

@@ -200,10 +200,12 @@ def test_a_handler_can_react_to_it():
     assert told == [("delivery", "ORD-1", "ORD-1")]
 
 
-def test_it_is_logged_once(stage, caplog):
+def test_it_is_logged_once_and_nobody_need_listen(stage, caplog):
     tell(stage, PLACED, OrderConfirmed())
     stage.advance(days=1)
 
+    assert not [record for record in caplog.records if "nobody listens" in record.getMessage()]
+    assert not stage.publisher.unheard["story.overdue"]
     (line,) = [record.getMessage() for record in caplog.records if record.name == "choreo.delivery.story"]
     assert line.startswith("shop.delivery ORD-1 is overdue: it has not ended within 0:30:00, and waits for payment.")
 

@@ -43,8 +43,8 @@ def test_no_worker_lives(stage, app, queues):  # noqa: F811
     )
     assert found.since == stage.store.now() - 600
     output = run(code=1).output
-    assert output.splitlines()[1] == "01-01 00:06:42  payment.charge      2  no worker lives (ORD-1, ...)"
-    assert "DO  start a worker of payment: celery -A ... worker" in output
+    assert output.splitlines()[1] == "01-01 00:06:42  payment.charge      2  no worker lives: ORD-1, ..."
+    assert "DO  celery -A ... worker   # of payment" in output
 
 
 def test_no_worker_consumes_the_queue(stage, app, queues):  # noqa: F811
@@ -52,7 +52,7 @@ def test_no_worker_consumes_the_queue(stage, app, queues):  # noqa: F811
     queues.depths[QUEUE] = Depth(1)
 
     assert causes(app) == [("payment.charge", 1, "no worker consumes its queue")]
-    assert "start a worker with -Q payment.charge, or one without -Q" in run(code=1).output
+    assert "start a worker without -Q, or: celery -A ... control add_consumer payment.charge" in run(code=1).output
 
 
 def test_an_event_that_comes_back_again_and_again(stage, app, queues):  # noqa: F811
@@ -60,6 +60,35 @@ def test_an_event_that_comes_back_again_and_again(stage, app, queues):  # noqa: 
     queues.depths[QUEUE] = Depth(5, stage.store.now(), "ORD-1", returned=3)
 
     assert causes(app) == [("payment.charge", 1, "came back 3 times: its worker died or gave it back")]
+
+
+def test_a_service_that_has_stopped_tells_when_it_was_seen_and_how_to_start_it(stage, app, queues):  # noqa: F811
+    works(stage, QUEUE, module="shop.payment")
+    stage.wait(3600)
+    queues.depths[QUEUE] = Depth(1)
+
+    (found,) = app.observe.stuck()
+
+    assert (found.cause, found.do) == (
+        "no worker lives (the last was seen 60 min ago)",
+        "celery -A shop.payment worker",
+    )
+
+
+def test_stories_that_are_past_their_deadline_are_told_from_joins(stage, app):  # noqa: F811
+    app.story("delivery", begins=OrderPlaced, ends=PaymentCharged, within=timedelta(minutes=1))
+    app.runtime.introduce()
+    stage.deliver(ORDER, "payment.delivery", subject="ORD-7")
+    works(stage, QUEUE, "payment.delivery")
+    stage.wait(61)
+    (key, _), *_ = stage.store.due("payment.delivery", 10, 1)
+    stage.store.sent("payment.delivery", [key])
+    stage.wait(20)
+    works(stage, QUEUE, "payment.delivery")
+
+    (found,) = app.observe.stuck()
+
+    assert (found.cause, found.do) == ("stories overdue", "choreo stories list payment.delivery")
 
 
 def test_a_backlog_that_is_worked_on_is_not_stuck(stage, app, queues):  # noqa: F811

@@ -80,11 +80,10 @@ def stage(app: Service, queues: Queues, monkeypatch: pytest.MonkeyPatch) -> Stag
     return stage
 
 
-def works(stage: Stage, *consumed: str, node: str = "payment@one", version: str = "1.4", pool: str = "solo") -> None:
+def works(stage: Stage, *consumed: str, node: str = "payment@one", **about: Any) -> None:
     """A worker lives, and consumes these queues."""
-    program = Program(
-        f"{node}/1", node, version=version, pool=pool, concurrency=1, queues=consumed, since=stage.store.now()
-    )
+    told = {"version": "1.4", "pool": "solo", "concurrency": 1, "since": stage.store.now(), **about}
+    program = Program(f"{node}/1", node, queues=consumed, **told)
     stage.store.report("payment", program, "{}", 60)
 
 
@@ -226,7 +225,7 @@ def test_several_versions_of_one_service_are_told(stage: Stage, app: Service):
 
     assert [(one.version, one.workers) for one in app.observe.top().versions] == [("1.4.2", 1), ("1.4.1", 1)]
     stage.wait(10)
-    assert " ".join(line(run("--once"), "VERSIONS")) == "VERSIONS payment 1.4.2 x1, 1.4.1 x1 (old since 10s)"
+    assert " ".join(line(run("--once"), "VERSIONS")) == "VERSIONS payment 1.4.2 x1, 1.4.1 x1 (old since 10 s)"
 
 
 def test_a_broker_that_does_not_answer_is_trouble_and_the_rest_is_shown(stage: Stage, app: Service, queues: Queues):
@@ -244,7 +243,7 @@ def test_events_that_nobody_heard_are_told_for_a_day(stage: Stage, app: Service)
     stage.store.note_unheard("shopfront", {"orders.placed": 3})
     stage.wait(120)
 
-    assert " ".join(line(run("--once"), "UNHEARD")) == "UNHEARD orders.placed from shopfront: 3x, the last 2min ago"
+    assert " ".join(line(run("--once"), "UNHEARD")) == "UNHEARD orders.placed from shopfront: 3x, the last 2 min ago"
     stage.wait(86_400)
     assert "UNHEARD" not in run("--once").output
 

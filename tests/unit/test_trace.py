@@ -7,12 +7,15 @@ import pytest
 from click.testing import CliRunner
 
 from choreo import Envelope, Event, PermanentFailure, Retry, RetryLater, Service
+from choreo.broker.depths import Depth
 from choreo.cli import choreo
+from choreo.observe.broker_look import BrokerLook
 from choreo.observe.causes import Weight
 from choreo.observe.trace import Trace
 from choreo.observe.why_not import WhyNot
 from choreo.store.runs import Recording
 from choreo.testing import Stage
+from choreo.testing.runtime import StageRuntime
 from tests.unit.stage import service
 from tests.unit.test_printing import HOSTILE
 
@@ -355,6 +358,41 @@ def test_the_data_of_events_is_shown_only_if_asked_for(operator: Operator, chore
     assert "77" not in choreo_command("trace", "ORD-1").partition("TIME")[2].replace(":", "")[60:]
     assert '"number": 77' in choreo_command("trace", "ORD-1", "--data")
     assert json.loads(choreo_command("trace", "ORD-1", "--data", "--json"))["events"][0]["data"] == {"number": 77}
+
+
+@pytest.fixture
+def closed(operator: Operator, monkeypatch: pytest.MonkeyPatch):
+    """A broker like RabbitMQ: it only counts the messages in its queues."""
+
+    def close(**counts: int) -> None:
+        depths = {key.replace("_", "."): Depth(count) for key, count in counts.items()}
+        look = BrokerLook(is_open=False, depths=depths)
+        monkeypatch.setattr(StageRuntime, "look_at_broker", lambda self, *_: (self.pending(), look)[1])
+
+    return close
+
+
+def test_a_broker_that_only_counts_its_messages_still_tells_where_an_event_may_be(operator: Operator, closed) -> None:
+    operator.place("ORD-1")
+    for pending in operator.stage.pending:
+        if pending.handler == "restaurant.answer":
+            operator.stage._queues.pending = [pending]
+    operator.stage.run()
+    closed(payment_charge=3)
+
+    trace, why = operator.trace("ORD-1"), operator.why_not(PaymentCharged, "ORD-1")
+
+    for cause in (trace.cause, why.cause):
+        assert cause.text == "it is perhaps among the 3 messages in the queue of payment.charge"
+        assert cause.weight is Weight.WAITING
+
+
+def test_an_event_that_nobody_handled_may_be_in_a_queue_that_cannot_be_looked_into(operator: Operator, closed) -> None:
+    closed(payment_charge=1)
+
+    cause = operator.why_not(PaymentCharged, "ORD-1").cause
+
+    assert cause.text == "it is perhaps among the 1 message in the queue of payment.charge"
 
 
 def test_foreign_text_is_escaped(operator: Operator, choreo_command) -> None:

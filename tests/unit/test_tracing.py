@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 from opentelemetry import trace
@@ -238,6 +239,17 @@ def test_the_function_for_dead_letters_is_in_the_trace_of_the_event(app, platfor
     told = spans["process payment.dead_letters"]
     assert parent_of(told) == CALLER
     assert parent_of(spans["publish order.rejected"]) == id_of(told)
+
+
+def test_that_a_story_is_overdue_is_in_the_trace_of_its_event(app, platform, spans):
+    app.story("delivery", begins=OrderPlaced, ends=DriverAssigned, within=timedelta(minutes=45))
+
+    app.publish(ORDER, "ORD-1", meta={"traceparent": TRACE, "tenant": "acme"})
+    platform.advance(minutes=46)
+
+    assert parent_of(spans["publish story.overdue"]) == CALLER
+    [overdue] = [event for event in platform.events if event.type == "story.overdue"]
+    assert overdue.extensions["tenant"] == "acme"
 
 
 def test_an_event_that_cannot_be_announced_is_a_failed_span(app, platform, spans):

@@ -18,6 +18,8 @@ local name, ttl = ARGV[1], tonumber(ARGV[2])
 
 local function read(text)
   local until_ms, seen, node, digest, record = string.match(text, '^(%d+)\n(%d+)\n([^\n]*)\n([^\n]*)\n(.*)$')
+  -- Any program can write here. What cannot be read is forgotten with the programs that are gone.
+  if not until_ms then return {alive = false, seen = 0, node = '', digest = '', record = ''} end
   return {alive = tonumber(until_ms) > now, seen = tonumber(seen), node = node, digest = digest, record = record}
 end
 
