@@ -43,7 +43,10 @@ def test_no_worker_lives(stage, app, queues):  # noqa: F811
     )
     assert found.since == stage.store.now() - 600
     output = run(code=1).output
-    assert output.splitlines()[1] == "01-01 00:06:42  payment.charge      2  no worker lives: ORD-1, ..."
+    assert (
+        output.splitlines()[1]
+        == "01-01 00:06:42  payment.charge      2  no worker lives (the last was seen 2.0 s ago): ORD-1, ..."
+    )
     assert "DO  celery -A ... worker   # of payment" in output
 
 
