@@ -13,13 +13,14 @@ from choreo.events.envelope import Envelope
 from choreo.events.ids import identity
 from choreo.observe.broker_look import BrokerLook
 from choreo.observe.evidence import Evidence, KnownEvent
+from choreo.observe.handlers import EACH, WINDOW, rate
 from choreo.observe.map import Map
 from choreo.observe.open_end import Kind, OpenEnd
 from choreo.operate.dead_letters import read
 from choreo.operate.joins import Joins, PendingJoin
 from choreo.store.parts import read_address, unit_of
 from choreo.store.port import Store
-from choreo.store.runs import Run
+from choreo.store.runs import SHELVES, Run
 from choreo.store.schedule import DELAYED
 from choreo.store.search import Kept
 
@@ -27,6 +28,8 @@ from choreo.store.search import Kept
 MOST_STORIES = 20
 #: The most pending joins of a handler that are looked at, if its joins are not found by the subject.
 MOST_JOINS = 500
+#: Behind so many messages in a queue it is worth to say how long they take.
+FAR = 10
 _LETTER_ID = re.compile("[0-9a-f]{10}")
 
 
@@ -73,6 +76,7 @@ class Gathering:
             {service: self._store.presence(service) for service in self._store.services()},
             sweep.broker,
             self._queue_of,
+            self._rates(ends),
             bool(self._store.recording),
             [*sweep.notes, *sweep.broker.notes, *self._sampled(newest)],
         )
@@ -88,6 +92,15 @@ class Gathering:
                 unit = self._store.unit(hearer.name, identity(event.source, event.id))
                 if unit is not None and unit.holder:
                     yield OpenEnd(Kind.TAKEN, hearer.name, _envelope(event), unit.attempts + 1, unit=unit)
+
+    def _rates(self, ends: Iterable[OpenEnd]) -> dict[str, float]:
+        """How fast the handlers are for which events wait behind others."""
+        slow = {end.handler for end in ends if end.message is not None and end.message.position > FAR}
+        sample, found = self._store.recording.sample or 1.0, {}
+        for handler in slow:
+            runs = self._store.recent(handler, WINDOW, EACH * SHELVES)
+            found[handler] = rate(runs, self._store.now(), sample) or 0.0
+        return found
 
     def _sampled(self, stories: Iterable[str]) -> list[str]:
         recording = self._store.recording

@@ -395,6 +395,37 @@ def test_an_event_that_nobody_handled_may_be_in_a_queue_that_cannot_be_looked_in
     assert cause.text == "it is perhaps among the 1 message in the queue of payment.charge"
 
 
+def test_an_event_far_behind_in_a_queue_says_when_its_turn_comes(operator: Operator) -> None:
+    for number in range(12):
+        operator.placed(f"DONE-{number}")
+    for number in range(15):
+        operator.place(f"ORD-{number}")
+
+    cause = operator.trace("ORD-14").cause
+
+    assert "it is 15th of 15 in the queue of payment.charge" in cause.text
+    assert "per second its turn comes in about" in cause.text
+    assert "start a second worker" in cause.do
+
+
+def test_an_event_that_nobody_hears_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = service("payment")
+
+    @app.on(OrderPlaced)
+    def charge(order: OrderPlaced) -> PaymentCharged:
+        return PaymentCharged()
+
+    with Stage(app) as stage:
+        stage.publish(OrderPlaced(), "ORD-1")
+        stage.run()
+        monkeypatch.setattr("choreo.cli.app.command_line_service", lambda *_: app)
+
+        said = CliRunner().invoke(choreo, ["trace", "ORD-1"]).output
+
+    assert "payment.charged  nobody hears it" in said
+    assert "order.placed  nobody" not in said
+
+
 def test_foreign_text_is_escaped(operator: Operator, choreo_command) -> None:
     operator.placed(f"frozen {HOSTILE}")
 
