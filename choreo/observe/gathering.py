@@ -50,6 +50,8 @@ class Gathering:
     ) -> None:
         self._store, self._queue_of, self._look, self._draw = store, queue_of, look, draw
         self._joins = Joins(store, queue_of)
+        #: The keys of pending joins that were found by one of their parts.
+        self._keys: set[str] = set()
 
     def about(self, what: str) -> Evidence:
         """All that is known about a subject, an event, a dead letter or a story."""
@@ -137,8 +139,18 @@ class Gathering:
             return "story", [what]
         if own := [event.correlation_id for event in events if event.id == what]:
             return "event", _once(own)
-        told = next(filter(None, (self._store.story_of(name, what) for name in names)), None)
+        told = next(filter(None, (self._store.story_of(name, what) for name in names)), None) or self._joined(what)
         return ("event", [told]) if told else ("", [])
+
+    def _joined(self, what: str) -> str:
+        """The story of an event that only a pending join has; "" if there is none."""
+        for handler in self._join_names:
+            for join in self._joins.page(handler, MOST_JOINS).joins:
+                for part in join.arrived:
+                    if part.envelope.id == what:
+                        self._keys.add(join.key)
+                        return part.envelope.correlation_id
+        return ""
 
     def _runs(self, names: Sequence[str], story: str, what: str, ends: Iterable[OpenEnd]) -> list[Run]:
         """The runs of a story. The subject of its first event spares a look at the whole record."""
@@ -182,8 +194,8 @@ class Gathering:
     ) -> Iterator[OpenEnd]:
         """The joins that wait for these stories, under other keys than the subject."""
         events = [event for end in ends for event in end.events]
-        keys = set(_once([*(run.subject for run in runs), *(event.subject for event in events)])) - {what}
-        found = {(join.handler, join.key): join for key in keys for join in self._joins.find(key)}
+        keys = set(_once([*(run.subject for run in runs), *(event.subject for event in events)])) | self._keys
+        found = {(join.handler, join.key): join for key in keys - {what} for join in self._joins.find(key)}
         for handler in self._join_names:
             if not self._joins.is_by_subject(handler):
                 page = self._joins.page(handler, MOST_JOINS).joins

@@ -426,6 +426,23 @@ def test_an_event_that_nobody_hears_says_so(monkeypatch: pytest.MonkeyPatch) -> 
     assert "order.placed  nobody" not in said
 
 
+def test_a_copy_of_an_event_that_was_handled_is_not_open(operator: Operator) -> None:
+    event = operator.placed("ORD-1")
+    operator.stage.publish(event)
+
+    assert operator.trace("ORD-1").is_done
+
+
+def test_a_handler_that_announced_another_event_has_perhaps_done_right(operator: Operator) -> None:
+    operator.placed("ORD-rejected")
+
+    cause = operator.why_not(OrderConfirmed, "ORD-rejected").cause
+
+    assert cause.weight is Weight.UNKNOWN
+    assert cause.text.startswith("restaurant.answer handled order.placed at ")
+    assert cause.text.endswith("and announced order.rejected")
+
+
 def test_foreign_text_is_escaped(operator: Operator, choreo_command) -> None:
     operator.placed(f"frozen {HOSTILE}")
 
