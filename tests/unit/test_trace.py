@@ -10,7 +10,7 @@ from choreo import Envelope, Event, PermanentFailure, Retry, RetryLater, Service
 from choreo.broker.depths import Depth
 from choreo.cli import choreo
 from choreo.observe.broker_look import BrokerLook
-from choreo.observe.causes import Weight
+from choreo.observe.causes import Cause, Weight, heaviest
 from choreo.observe.trace import Trace
 from choreo.observe.why_not import WhyNot
 from choreo.store.runs import Recording
@@ -441,6 +441,29 @@ def test_a_handler_that_announced_another_event_has_perhaps_done_right(operator:
     assert cause.weight is Weight.UNKNOWN
     assert cause.text.startswith("restaurant.answer handled order.placed at ")
     assert cause.text.endswith("and announced order.rejected")
+
+
+def test_of_several_causes_the_one_that_does_not_mend_itself_is_told_and_of_these_the_oldest() -> None:
+    waiting, unknown, old, new = (
+        Cause(name, name, "", weight, since)
+        for name, weight, since in [
+            ("waiting", Weight.WAITING, 1.0),
+            ("unknown", Weight.UNKNOWN, 2.0),
+            ("old", Weight.STUCK, 3.0),
+            ("new", Weight.STUCK, 4.0),
+        ]
+    )
+
+    assert heaviest([waiting, new, unknown, old]) is old
+    assert heaviest([waiting, unknown]) is unknown
+    assert heaviest([]) is None
+
+
+def test_the_events_of_another_order_are_no_reason(operator: Operator) -> None:
+    operator.placed("ORD-quiet")
+    operator.place("ORD-quiet-2")
+
+    assert operator.why_not(PaymentCharged, "ORD-quiet").cause.name == "announced nothing"
 
 
 def test_foreign_text_is_escaped(operator: Operator, choreo_command) -> None:
