@@ -460,10 +460,11 @@ def test_of_several_causes_the_one_that_does_not_mend_itself_is_told_and_of_thes
 
 
 def test_the_events_of_another_order_are_no_reason(operator: Operator) -> None:
-    operator.placed("ORD-quiet")
-    operator.place("ORD-quiet-2")
+    operator.placed("ORD-later")
+    operator.placed("ORD-later-frozen")
 
-    assert operator.why_not(PaymentCharged, "ORD-quiet").cause.name == "announced nothing"
+    assert operator.why_not(PaymentCharged, "ORD-later").cause.name == "retry"
+    assert operator.why_not(PaymentCharged, "ORD-later-frozen").cause.name == "dead letter"
 
 
 def test_foreign_text_is_escaped(operator: Operator, choreo_command) -> None:
