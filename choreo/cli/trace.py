@@ -12,7 +12,7 @@ from choreo.observe.causes import Weight
 from choreo.observe.evidence import KnownEvent
 from choreo.observe.open_end import OpenEnd
 from choreo.observe.trace import Line, Step, Trace
-from choreo.observe.words import clock, span
+from choreo.observe.words import clock, counted, span
 from choreo.printing import one_line
 from choreo.service import Service
 from choreo.store.runs import Result, Run
@@ -89,6 +89,9 @@ def _print(found: Trace, most: int | None, *, data: bool) -> None:
     hidden = {line.step.handler for line in found.lines if line.step and _is_noise(line)}
     if hidden and most is not None:
         say(_wrapped(f"ALSO  {', '.join(sorted(hidden))} listened, and announced nothing: --all", "      "))
+    unknown = sum(line.step is None and line.event.data is None for line in found.lines)
+    if data and unknown:
+        say(f"ALSO  the fields of {counted(unknown, 'event')} are not known any more")
     for end in found.waiting:
         say(_open(end, found.now))
     if found.cause.do:
@@ -107,7 +110,8 @@ def _rows(line: Line, found: Trace) -> Iterator[tuple[str, str]]:
     """The printed lines of one line of the tree, each with the time that it begins with."""
     if line.step is None:
         source = f"  from {line.event.source}" if line.event.source and not line.depth else ""
-        yield from _row(line, found, line.event.at, f"{_named(line.event, found)}{source}")
+        nobody = "  nobody hears it" if line.is_unheard else ""
+        yield from _row(line, found, line.event.at, f"{_named(line.event, found)}{source}{nobody}")
         return
     step = line.step
     for run in step.runs:

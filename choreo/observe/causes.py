@@ -112,8 +112,15 @@ class Judge:
         place = f"{ordinal(end.message.position)} of {end.message.count}"
         count = len(self._evidence.consumers(end.handler))
         who = f"{counted(count, 'worker')} {'consumes' if count == 1 else 'consume'}"
-        text = f"it is {place} in the queue of {end.handler}{self._age(since)}, which {who}"
+        text = f"it is {place} in the queue of {end.handler}{self._age(since)}, which {who}{self._turn(end)}"
         return Cause("in the queue", text, self._patience(end), Weight.WAITING, since)
+
+    def _turn(self, end: OpenEnd) -> str:
+        """When its turn comes, at the rate of the last minute, with a semicolon before; "" if that is not known."""
+        rate = self._evidence.rates.get(end.handler)
+        if not rate or end.message is None:
+            return ""
+        return f"; at {rate:.2g} per second its turn comes in about {span(end.message.position / rate)}"
 
     def _patience(self, end: OpenEnd) -> str:
         service = end.service

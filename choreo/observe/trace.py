@@ -3,7 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from choreo.observe.causes import Cause, Judge, Weight, heaviest
@@ -79,6 +79,8 @@ class Line:
     event: KnownEvent
     #: None: the line is about the event itself.
     step: Step | None = None
+    #: True if no handler hears the event.
+    is_unheard: bool = False
 
 
 @dataclass(frozen=True)
@@ -226,8 +228,12 @@ class Tracer:
                 else:
                     ids = dict.fromkeys(event_id for run in line.step.runs for _, event_id in run.announced)
                     below = [Line(line.depth + 1, events[one]) for one in ids if one in events]
-                yield line
+                yield replace(line, is_unheard=self._is_unheard(line))
                 first.extend(reversed(below))
+
+    def _is_unheard(self, line: Line) -> bool:
+        mapped = self._evidence.map.event(line.event.type)
+        return line.step is None and mapped is not None and mapped.is_unheard
 
     # -- the headline ----------------------------------------------------------------------------------------------
 

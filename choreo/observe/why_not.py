@@ -125,6 +125,9 @@ class Walk:
             text = f"{announcer.service} has not announced {kind}, but {like}: a misspelling of it?"
             return Cause("misspelling", text, f"choreo map {like}; correct the type, and publish the event again")
         text = f"{announcer.service} has not announced {kind} for {one_line(self._evidence.what)} (it does so {how})"
+        event = self._evidence.map.event(kind)
+        if event is not None and event.lost:
+            text += f"; {counted(event.lost, 'event')} of it reached no queue, the last at {self._clock(event.lost_at)}"
         do = (
             f"look into the log of {announcer.service}; choreo publish {kind} --subject {one_line(self._evidence.what)}"
         )
