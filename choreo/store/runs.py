@@ -49,6 +49,9 @@ class Result(StrEnum):
     #: A join was cancelled by hand.
     CANCELLED_BY_HAND = "cancelled by hand"
 
+    # It is looked up at each run, and the enum's own hash is a function in Python.
+    __hash__ = str.__hash__
+
 
 #: The result of a run → one character, for the record.
 _LETTERS = dict(zip(Result, "drlctfh", strict=True))
@@ -185,7 +188,7 @@ class Runs(Protocol):
 
 def shelf(name: str) -> int:
     """The number of the list that keeps the runs of a story, or the stories of a subject."""
-    return crc32(name.encode(errors="replace")) % SHELVES
+    return crc32(name.encode("utf-8", "replace")) % SHELVES
 
 
 def shelf_of(run: Run) -> int:
@@ -217,7 +220,7 @@ def _record_of(run: Run) -> list[Any]:
         round(run.waited * 1000),
         round(run.took * 1000),
         _worker_short(run.handler, run.worker),
-        " ".join(f"{kind}:{_short(event_id)}" for kind, event_id in run.announced),
+        " ".join([f"{kind}:{_short(event_id)}" for kind, event_id in run.announced]) if run.announced else "",
     ]
     if run.detail or run.parts:
         record += [_cut(run.detail), [[kind, _short(event_id)] for kind, event_id in run.parts]]
