@@ -37,7 +37,8 @@ def why_not(app: Service, event_type: str, subject: str, as_json: bool) -> None:
 
 
 def _conclude(answer: WhyNot) -> None:
-    click.secho(_wrapped(f"CAUSE {answer.cause.text}.", "      "), fg=_COLOURS[answer.cause.weight], bold=True)
+    end = "" if answer.cause.text.endswith("?") else "."
+    click.secho(_wrapped(f"CAUSE {answer.cause.text}{end}", "      "), fg=_COLOURS[answer.cause.weight], bold=True)
     say(_wrapped(f"DO    {answer.cause.do}", "      "))
     for note in answer.notes:
         say(_wrapped(f"NOTE  {note}", "      "))

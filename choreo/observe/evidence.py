@@ -91,7 +91,7 @@ class Evidence:
     def is_declared_story(self, handler: str) -> bool:
         """True if this follows a story that a service has declared with ``app.story``."""
         description = self.descriptions.get(handler)
-        return description is not None and "story" in (description.join or {})
+        return description is not None and description.kind == "story"
 
     def presence(self, handler: str) -> Presence:
         """The programs of the service of this handler."""

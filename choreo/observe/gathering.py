@@ -60,7 +60,7 @@ class Gathering:
             sweep = self._sweep(owners, [what, *told])
         runs = [run for story in told for run in self._runs(names, story, what, sweep.ends)]
         newest = sorted(told, key=lambda story: -_last(story, runs, sweep.ends))
-        ends = [end for end in sweep.ends if end.stories & set(told)]
+        ends = [end for end in sweep.ends if end.stories & set(told) and not _is_over(end, runs)]
         ends += self._other_joins(what, runs, ends, set(told))
         evidence = Evidence(
             what,
@@ -118,7 +118,9 @@ class Gathering:
         live = [event.correlation_id for event in events if event.subject == what and event.correlation_id]
         if stories or live:
             return "subject", _once([*stories, *live])
-        if any(event.correlation_id == what for event in events) or any(self._store.runs(name, what) for name in names):
+        if any(event.correlation_id == what for event in events) or any(
+            self._store.runs(name, what, what) for name in names
+        ):
             return "story", [what]
         if own := [event.correlation_id for event in events if event.id == what]:
             return "event", _once(own)
@@ -217,6 +219,14 @@ def _scheduled(owner: str, entry: Kept) -> OpenEnd | None:
     is_announcement = bool(message.exchange)
     kind = Kind.RETRY if entry.id.startswith("retry:") else Kind.LATER
     return OpenEnd(kind, owner, event, message.retries + 1, due=entry.due, is_announcement=is_announcement)
+
+
+def _is_over(end: OpenEnd, runs: Iterable[Run]) -> bool:
+    """True if the attempt was recorded after its message had been seen, or the message is a mere duplicate."""
+    if end.kind not in (Kind.QUEUED, Kind.TAKEN, Kind.RETRY) or end.event.replay:
+        return False
+    own = (run for run in runs if (run.handler, run.event) == (end.handler, end.event.id))
+    return any(run.attempt >= end.attempt for run in own)
 
 
 def _last(story: str, runs: Iterable[Run], ends: Iterable[OpenEnd]) -> float:

@@ -172,7 +172,8 @@ class Walk:
         else:
             cause = self._judge.unseen(handler.name, self._evidence.map.event(event.type), event.at)
             text = cause.text
-        self._find(depth + 1, None, handler.name, f"hears {event.type}{self._at_time(event)}: {text}")
+        told = text.removeprefix(f"{handler.name} ")
+        self._find(depth + 1, None, handler.name, f"hears {event.type}{self._at_time(event)}: {told}")
         return cause
 
     def _after(self, handler: HandlerDescription, run: Run, kind: str) -> Cause:
