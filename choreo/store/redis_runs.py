@@ -37,7 +37,7 @@ class RedisRuns:
         first = [(run.at, run.story) for run in runs if run.is_first and is_subject(run.subject, subject)]
         entries = self._find(handler, f"subjects:{shelf(subject)}", text)
         changed = [(_time_of(number), *subject_entry(entry)) for number, entry in entries]
-        found = [*first, *((at, story) for at, known, story in changed if known == subject)]
+        found = [*first, *((at, story) for at, known, story in changed if is_subject(known, subject))]
         return list(dict.fromkeys(story for _, story in sorted(found, key=itemgetter(0))))
 
     def story_of(self, handler: str, event: str) -> str | None:
