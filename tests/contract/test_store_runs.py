@@ -9,9 +9,10 @@ import redis
 
 from choreo import DeclarationError
 from choreo.fast.fused_store import FusedStore
-from choreo.store import Outcome, Settlement, Verdict
+from choreo.store import Outcome, Settlement, Verdict, redis_runs
 from choreo.store.memory import MemoryStore
 from choreo.store.redis import RedisStore
+from choreo.store.redis_runs import Tending
 from choreo.store.runs import MOST_NAMED, SHELVES, Recording, Result, Run, entries, shelf
 from tests.contract.rigs import HANDLER, TERMS, claim, settle
 
@@ -197,6 +198,36 @@ def test_old_runs_are_dropped(kind, redis_url, namespace):
     with redis.Redis.from_url(redis_url) as client:
         (key,) = client.scan_iter(f"{namespace}:*:runs:*")
         assert 0 < client.pttl(key) <= 100_000
+
+
+@pytest.mark.parametrize("kind", ["redis", "fused"])
+def test_the_record_of_a_handler_with_few_events_does_not_end_with_its_newest_run(kind, redis_url, namespace):
+    recording = Recording(lifetime=timedelta(seconds=100))
+    record(recording_store(kind, redis_url, namespace, recording), run_of("s-1"))
+    with redis.Redis.from_url(redis_url) as client:
+        (key,) = client.scan_iter(f"{namespace}:*:runs:*")
+        client.delete(key)
+        client.xadd(key, {"": "an entry of 1970"}, id="1-1")
+        client.pexpire(key, 1000)
+
+        record(recording_store(kind, redis_url, namespace, recording), run_of("s-1"))
+
+        assert client.pttl(key) > 50_000
+        assert client.xlen(key) == 1, "the entry of 1970 is still there"
+
+
+def test_a_list_of_the_record_is_tended_eight_times_in_its_lifetime(monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(redis_runs, "monotonic", lambda: now)
+    tending = Tending(80.0)
+
+    assert [tending.marked(HANDLER, name) for name in ("runs:1", "runs:1", "runs:2")] == [
+        "runs:1!",
+        "runs:1",
+        "runs:2!",
+    ]
+    now += 10
+    assert [tending.marked(HANDLER, name) for name in ("runs:1", "runs:1")] == ["runs:1!", "runs:1"]
 
 
 def test_old_runs_are_dropped_from_memory():
