@@ -6,7 +6,7 @@ from contextlib import closing
 from choreo.declare.description import HandlerDescription, ServiceDescription
 from choreo.delivery.undeclared import UndeclaredHandlers, is_handler
 from choreo.observe.broker_look import BrokerLook
-from choreo.observe.causes import Cause
+from choreo.observe.cause import Cause
 from choreo.observe.elsewhere import seen_elsewhere
 from choreo.observe.evidence import Evidence
 from choreo.observe.gathering import Gathering
@@ -14,8 +14,10 @@ from choreo.observe.map import IdleQueue, Map, MappedService, drawn
 from choreo.observe.overview import Overview
 from choreo.observe.stuck import Stuck, stuck_in
 from choreo.observe.top import Top
-from choreo.observe.trace import Trace, Tracer
-from choreo.observe.why_not import WhyNot, answered
+from choreo.observe.trace import Trace
+from choreo.observe.tracer import Tracer
+from choreo.observe.walk import answered
+from choreo.observe.why_not import WhyNot
 from choreo.store.port import Store
 from choreo.store.presence import Presence
 from choreo.store.register import UnheardType
