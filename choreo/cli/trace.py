@@ -68,27 +68,11 @@ def _nothing(app: Service, what: str) -> str:
 
 
 def _print(found: Trace, most: int | None, *, data: bool) -> None:
+    """Print a trace. ``most``: so many lines of its tree, without those that only listened; None: all of it."""
     say_verdict(found.headline(), found.cause.weight)
     if found.read_as != "subject":
         say(f"read as the id of a{'n' * (found.read_as == 'event')} {found.read_as}")
-    say(_ROW.format("TIME", "AFTER", "WHAT", "WAITED", "TOOK").rstrip())
-    before = ""
-    shown = [line for line in found.lines if most is None or not _is_noise(line)]
-    lines = shown if most is None else shown[:most]
-    for line in lines:
-        for text, time in _rows(line, found):
-            say(text.replace(time, " " * len(time), 1) if time and time == before else text)
-            before = time or before
-        if data and line.step is None and line.event.data is not None:
-            say(textwrap.indent(json.dumps(line.event.data, indent=2, ensure_ascii=False), " " * (_left(line) + 2)))
-    if len(lines) < len(shown):
-        say(f"... {len(shown) - len(lines)} lines more: --all")
-    hidden = {line.step.handler for line in found.lines if line.step and _is_noise(line)}
-    if hidden and most is not None:
-        say(wrapped(f"ALSO  {', '.join(sorted(hidden))} listened, and announced nothing: --all", "      "))
-    unknown = sum(line.step is None and line.event.data is None for line in found.lines)
-    if data and unknown:
-        say(f"ALSO  the fields of {counted(unknown, 'event')} are not known any more")
+    _print_tree(found, most, data=data)
     for end in found.waiting if most is None else found.waiting[:_OPEN]:
         say(_open(end, found.now))
     if most is not None and len(found.waiting) > _OPEN:
@@ -97,6 +81,31 @@ def _print(found: Trace, most: int | None, *, data: bool) -> None:
         say(wrapped(f"DO    {found.cause.do}", "      "))
     for note in found.notes:
         say(wrapped(f"NOTE  {note}", "      "))
+
+
+def _print_tree(found: Trace, most: int | None, *, data: bool) -> None:
+    say(_ROW.format("TIME", "AFTER", "WHAT", "WAITED", "TOOK").rstrip())
+    before = ""
+    shown = [line for line in found.lines if most is None or not _is_noise(line)]
+    for line in shown[:most]:
+        for text, time in _rows(line, found):
+            say(text.replace(time, " " * len(time), 1) if time and time == before else text)
+            before = time or before
+        if data and line.step is None and line.event.data is not None:
+            say(textwrap.indent(json.dumps(line.event.data, indent=2, ensure_ascii=False), " " * (_left(line) + 2)))
+    _print_rest(found, shown, most, data=data)
+
+
+def _print_rest(found: Trace, shown: Sequence[Line], most: int | None, *, data: bool) -> None:
+    """Say what the tree does not show."""
+    if most is not None and len(shown) > most:
+        say(f"... {len(shown) - most} lines more: --all")
+    hidden = {line.step.handler for line in found.lines if line.step and _is_noise(line)}
+    if hidden and most is not None:
+        say(wrapped(f"ALSO  {', '.join(sorted(hidden))} listened, and announced nothing: --all", "      "))
+    unknown = sum(line.step is None and line.event.data is None for line in found.lines)
+    if data and unknown:
+        say(f"ALSO  the fields of {counted(unknown, 'event')} are not known any more")
 
 
 def _is_noise(line: Line) -> bool:

@@ -535,7 +535,7 @@ def test_at_info_each_run_is_one_line_and_no_traceback(
         if error is not None:
             raise error
 
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO), caplog.at_level(logging.INFO, "celery"):
         bench = Bench(behave=behave)
         installed(bench.stage.app)
         bench.deliver(getattr(bench, way), retries=retries)
@@ -550,7 +550,7 @@ def test_a_copy_that_is_given_back_is_one_error_with_its_traceback(
     installed: Any, way: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     monkeypatch.setattr("choreo.worker.outage.STORE_PAUSE", 0)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO), caplog.at_level(logging.INFO, "celery"):
         bench = Bench()
         installed(bench.stage.app)
         monkeypatch.setattr(bench.stage.store, "begin", None)
