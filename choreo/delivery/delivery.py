@@ -223,9 +223,9 @@ class Delivery:
             waited=max((began - event.time).total_seconds(), 0.0),
             took=monotonic() - since,
             worker=self.ports.node,
-            announced=[(one.type, one.id) for one in announced],
+            announced=[(one.type, one.id) for one in announced] if announced else (),
             detail=detail,
-            subjects=sorted(subjects),
+            subjects=sorted(subjects) if subjects else (),
             handler=self.claim.handler,
         )
 
