@@ -5,7 +5,7 @@ from contextlib import suppress
 
 from choreo.delivery.undeclared import is_handler
 from choreo.errors import StoreError
-from choreo.observe.causes import Cause
+from choreo.observe.cause import Cause
 from choreo.observe.words import clock
 from choreo.printing import one_line
 from choreo.store.port import Store

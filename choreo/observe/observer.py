@@ -16,7 +16,7 @@ from choreo.store.register import UnheardType
 if TYPE_CHECKING:
     # Each method imports what answers it: a command asks one question, and the answers to all of them are many files.
     from choreo.observe.broker_look import BrokerLook
-    from choreo.observe.causes import Cause
+    from choreo.observe.cause import Cause
     from choreo.observe.evidence import Evidence
     from choreo.observe.overview import Overview
     from choreo.observe.stuck import Stuck
@@ -58,7 +58,7 @@ class Observer:
 
         Asks the store and the broker, and consumes nothing. Empty if nothing is known of it. Raises `StoreError`.
         """
-        from choreo.observe.trace import Tracer
+        from choreo.observe.tracer import Tracer
 
         evidence = self._gather(what)
         chosen = evidence.stories if everything else evidence.stories[:1]
@@ -70,7 +70,7 @@ class Observer:
 
         Asks the store and the broker, and consumes nothing. Raises `StoreError`.
         """
-        from choreo.observe.why_not import answered
+        from choreo.observe.walk import answered
 
         return answered(self._gather(subject), event_type, self.elsewhere)
 

@@ -321,11 +321,11 @@ def _long(short: str) -> str:
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
-@lru_cache
 def _named_in_text(events: Sequence[tuple[str, str]]) -> str:
     return " ".join([f"{kind}:{_short(event_id)}" for kind, event_id in events[:MOST_NAMED]])
 
 
+@lru_cache
 def _worker_short(handler: str, worker: str) -> str:
     """The name of a worker in the record: without the name of the service where that comes twice, as it mostly does."""
     service = handler.partition(".")[0]

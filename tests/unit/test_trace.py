@@ -10,7 +10,7 @@ from choreo import Envelope, Event, PermanentFailure, Retry, RetryLater, Service
 from choreo.broker.depths import Depth
 from choreo.cli import choreo
 from choreo.observe.broker_look import BrokerLook
-from choreo.observe.causes import Cause, Weight, heaviest
+from choreo.observe.cause import Cause, Weight, heaviest
 from choreo.observe.trace import Trace
 from choreo.observe.why_not import WhyNot
 from choreo.store.runs import Recording
