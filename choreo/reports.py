@@ -41,12 +41,20 @@ class Reports:
         self._thread: threading.Thread | None = None
 
     def note(self, name: str) -> None:
-        """Count one more of this name."""
+        """Count one more of this name. Raises nothing: who calls it has done what is counted."""
         with self._lock:
             self._counts[name] += 1
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="choreo-reports", daemon=True)
-                self._thread.start()
+                self._start()
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name="choreo-reports", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the process has too many threads, or ends (Python 3.12)
+            logger.info("the store is not told of %s until a thread can be started: %s", self._what, error)
+        else:
+            self._thread = thread
 
     def flush(self, timeout: float) -> None:
         """Report at once, and wait for the end of it: ``timeout`` seconds at most."""

@@ -23,7 +23,7 @@ from choreo.events.ids import named_id
 from choreo.store.claims import COMPLETE, SURPLUS, Claim, ClaimResult, Settlement, Verdict
 from choreo.store.joins import Arrival
 from choreo.store.parts import CANCELLED, addressed, by_type, mark_of, name_of, packed, read_address, unit_of, unpacked
-from choreo.store.runs import Result, Run
+from choreo.store.runs import Result, Run, other_stories
 from choreo.store.schedule import Scheduled, deadline_id
 
 logger = logging.getLogger(__name__)
@@ -197,7 +197,7 @@ class JoinDelivery(Delivery):
         if result is Result.DONE:
             run.result = Result.CANCELLED if is_cancelled else _ENDS.get(self.envelope.type, result)
         run.parts = [(part.type, part.id) for part in parts]
-        run.others = sorted({part.correlation_id for part in parts} - {run.story})
+        run.others = other_stories(parts, run.story)
         return run
 
     @property

@@ -18,7 +18,7 @@ from choreo.events.envelope import Envelope
 from choreo.printing import one_line
 from choreo.store import Claim, JoinState, Outcome, Scheduled, Settlement, Store, Verdict, deadline_id
 from choreo.store.parts import CANCELLED, by_type, key_of, unit_of, unpacked
-from choreo.store.runs import Result, Run
+from choreo.store.runs import Result, Run, other_stories
 from choreo.store.schedule import DEADLINE_PREFIX
 
 logger = logging.getLogger(__name__)
@@ -285,7 +285,7 @@ def _cancelled(join: PendingJoin, reason: str) -> Run | None:
         result=Result.CANCELLED_BY_HAND,
         detail=one_line(reason),
         parts=[(event.type, event.id) for event in events],
-        others=sorted({event.correlation_id for event in events} - {last.correlation_id}),
+        others=other_stories(events, last.correlation_id),
         handler=join.handler,
     )
 

@@ -714,7 +714,7 @@ class MemoryStore(Store):
         """The stories with this subject of which this handler recorded the first event, or a change of subject."""
         drawer = self._drawers[handler]
         first = [(run.at, run.story) for run in drawer.runs if run.is_first and is_subject(run.subject, subject)]
-        found = [*first, *((at, story) for at, known, story in drawer.subjects if known == subject)]
+        found = [*first, *((at, story) for at, known, story in drawer.subjects if is_subject(known, subject))]
         return list(dict.fromkeys(story for _, story in sorted(found, key=itemgetter(0))))
 
     @_locked

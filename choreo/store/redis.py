@@ -33,7 +33,7 @@ from choreo.store.joins import Arrival, JoinState
 from choreo.store.port import Store
 from choreo.store.presence import Presence, Program
 from choreo.store.redis_programs import RedisPrograms
-from choreo.store.redis_runs import RedisRuns
+from choreo.store.redis_runs import RedisRuns, Tending
 from choreo.store.redis_search import RedisSearch
 from choreo.store.register import MOST_UNHEARD, Declared, Listening, UnheardType
 from choreo.store.runs import Recording, Run, entries
@@ -72,6 +72,7 @@ class RedisStore(Store):
         self._record_args = f"{recording.shelf_length} {_ms(recording.lifetime.total_seconds())}"
         self._calls = Calls(url, ssl, transport)
         self._fixed_keys: dict[str, list[str]] = {}
+        self._tending = Tending(recording.lifetime.total_seconds())
 
     def _run(self, name: str, keys: Sequence[Argument], args: Sequence[Any]) -> Any:
         return self._calls.run(Script.load(f"store/{name}"), keys, args)
@@ -254,8 +255,8 @@ class RedisStore(Store):
             args += _arguments(entry)
         if took_part:
             args += [_ms(settlement.retention) or self._retention, *took_part]
-        for entry_of_record in recorded:
-            args += entry_of_record
+        for name, text in recorded:
+            args += (self._tending.marked(claim.handler, name), text)
         return args
 
     def schedule(self, name: str, scheduled: Scheduled) -> None:
@@ -334,7 +335,7 @@ class RedisStore(Store):
         found = self._calls.ask(
             lambda client: client.zrangebyscore(due, f"({now}", now + seconds * 1000, 0, limit, withscores=True)
         )
-        return [(key.decode(), at / 1000) for key, at in found]
+        return [(key.decode(errors=_ESCAPED), at / 1000) for key, at in found]
 
     def add_letter(self, handler: str, letter_id: str, letter: str, scheduled: Sequence[Scheduled] = ()) -> None:
         """Record a dead letter outside any unit."""

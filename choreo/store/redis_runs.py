@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from operator import itemgetter
+from time import monotonic
 from typing import Any
 
 from choreo.redis_client.scripts import Script
@@ -17,6 +18,27 @@ from choreo.store.runs import (
     shelf,
     subject_entry,
 )
+
+
+class Tending:
+    """
+    Says when a commit is to renew the lifetime of a list of the record, and to remove what is older: see settle.lua.
+
+    That takes Redis as long as the entry itself. So each process does it eight times in a ``lifetime`` (seconds) for
+    each list: often enough that the list of a handler with few events does not end with the entries of today.
+    """
+
+    def __init__(self, lifetime: float) -> None:
+        self._seconds = lifetime / 8
+        self._next: dict[tuple[str, str], float] = {}
+
+    def marked(self, handler: str, name: str) -> str:
+        """The name of a list as an argument of settle.lua: with a mark, if the list is to be tended now."""
+        now = monotonic()
+        if now < self._next.get((handler, name), 0.0):
+            return name
+        self._next[handler, name] = now + self._seconds
+        return name + "!"
 
 
 class RedisRuns:
@@ -37,7 +59,7 @@ class RedisRuns:
         first = [(run.at, run.story) for run in runs if run.is_first and is_subject(run.subject, subject)]
         entries = self._find(handler, f"subjects:{shelf(subject)}", text)
         changed = [(_time_of(number), *subject_entry(entry)) for number, entry in entries]
-        found = [*first, *((at, story) for at, known, story in changed if known == subject)]
+        found = [*first, *((at, story) for at, known, story in changed if is_subject(known, subject))]
         return list(dict.fromkeys(story for _, story in sorted(found, key=itemgetter(0))))
 
     def story_of(self, handler: str, event: str) -> str | None:

@@ -12,7 +12,7 @@ entry in a list of its own leads from that subject to the story.
 import json
 from binascii import a2b_base64, b2a_base64, crc32
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from functools import lru_cache
@@ -22,14 +22,20 @@ from pydantic_core import to_json
 
 from choreo.durations import LONGEST, is_wait
 from choreo.errors import DeclarationError
+from choreo.events.envelope import Envelope
 from choreo.events.ids import is_uuid
 
 #: The number of lists into which the record of a handler is divided.
 SHELVES = 32
 #: The longest text of a field in a record; a longer one is cut.
 LONGEST_TEXT = 200
-#: The position of the story's id in a record: see `_record_of`.
-_STORY = 1
+#: The most events that one record names in each of its lists: what the run announced, and the parts of a join. A
+#: handler may announce thousands of events at once, and a join may wait for as many.
+MOST_NAMED = 500
+#: The most parts of a join that its record in another story names; of a larger join it names those of that story.
+_FEW = 20
+#: The positions of the story's id, and of the parts, in a record: see `_record_of`.
+_STORY, _PARTS = 1, 11
 
 
 class Result(StrEnum):
@@ -48,6 +54,9 @@ class Result(StrEnum):
     FIRED = "fired by hand"
     #: A join was cancelled by hand.
     CANCELLED_BY_HAND = "cancelled by hand"
+
+    # It is looked up at each run, and the enum's own hash is a function in Python.
+    __hash__ = str.__hash__
 
 
 #: The result of a run → one character, for the record.
@@ -83,8 +92,8 @@ class Run:
     detail: str = ""
     #: The parts of a join that took part: type and id.
     parts: Sequence[tuple[str, str]] = ()
-    #: Other stories that the run belongs to: those of a join's parts.
-    others: Sequence[str] = ()
+    #: Other stories that the run belongs to: those of a join's parts. Story → these parts: type and id.
+    others: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
     #: Other subjects by which the story is found: those that announced events have, and the event has not.
     subjects: Sequence[str] = ()
     #: The name of the handler. The store knows it.
@@ -185,7 +194,7 @@ class Runs(Protocol):
 
 def shelf(name: str) -> int:
     """The number of the list that keeps the runs of a story, or the stories of a subject."""
-    return crc32(name.encode(errors="replace")) % SHELVES
+    return crc32(name.encode("utf-8", "replace")) % SHELVES
 
 
 def shelf_of(run: Run) -> int:
@@ -194,14 +203,20 @@ def shelf_of(run: Run) -> int:
 
 
 def entries(run: Run) -> list[tuple[str, str]]:
-    """The entries that a run makes in its handler's record: the name of the list, and the text."""
+    """
+    The entries that a run makes in its handler's record: the name of the list, and the text.
+
+    All of them together are about as long as the names of the events. A record names `MOST_NAMED` of them.
+    """
     record = _record_of(run)
     made = [(f"runs:{shelf_of(run)}", _encode(record))]
-    for story in run.others:
+    for story, own in run.others.items():
         record[_STORY] = "" if story == run.event else _short(story)
+        if len(run.parts) > _FEW:
+            record[_PARTS] = _named(own)
         made.append((f"runs:{shelf(story)}", _encode(record)))
-    for subject in run.subjects:
-        made.append((f"subjects:{shelf(subject)}", _encode([subject, _short(run.story)])))
+    for subject in run.subjects[:MOST_NAMED]:
+        made.append((f"subjects:{shelf(subject)}", _encode([_cut(subject), _short(run.story)])))
     return made
 
 
@@ -217,11 +232,24 @@ def _record_of(run: Run) -> list[Any]:
         round(run.waited * 1000),
         round(run.took * 1000),
         _worker_short(run.handler, run.worker),
-        " ".join(f"{kind}:{_short(event_id)}" for kind, event_id in run.announced),
+        _named_in_text(run.announced) if run.announced else "",
     ]
     if run.detail or run.parts:
-        record += [_cut(run.detail), [[kind, _short(event_id)] for kind, event_id in run.parts]]
+        record += [_cut(run.detail), _named(run.parts)]
     return record
+
+
+def _named(parts: Sequence[tuple[str, str]]) -> list[list[str]]:
+    return [[kind, _short(event_id)] for kind, event_id in parts[:MOST_NAMED]]
+
+
+def other_stories(events: Iterable[Envelope], story: str) -> dict[str, list[tuple[str, str]]]:
+    """`Run.others` of a join with these events as its parts, whose run belongs to this story."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for event in events:
+        if event.correlation_id != story:
+            found.setdefault(event.correlation_id, []).append((event.type, event.id))
+    return found
 
 
 def from_text(handler: str, at: float, text: str | bytes) -> Run:
@@ -291,6 +319,10 @@ def _long(short: str) -> str:
         return short[1:]
     text = a2b_base64(short[1:] + "==").hex()
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def _named_in_text(events: Sequence[tuple[str, str]]) -> str:
+    return " ".join([f"{kind}:{_short(event_id)}" for kind, event_id in events[:MOST_NAMED]])
 
 
 @lru_cache

@@ -9,10 +9,11 @@ import redis
 
 from choreo import DeclarationError
 from choreo.fast.fused_store import FusedStore
-from choreo.store import Outcome, Settlement, Verdict
+from choreo.store import Outcome, Settlement, Verdict, redis_runs
 from choreo.store.memory import MemoryStore
 from choreo.store.redis import RedisStore
-from choreo.store.runs import SHELVES, Recording, Result, Run, shelf
+from choreo.store.redis_runs import Tending
+from choreo.store.runs import MOST_NAMED, SHELVES, Recording, Result, Run, entries, shelf
 from tests.contract.rigs import HANDLER, TERMS, claim, settle
 
 
@@ -102,10 +103,41 @@ def test_a_subject_that_only_a_later_event_has_leads_to_the_story_as_well(store)
 
 def test_the_run_of_a_join_belongs_to_the_stories_of_all_its_parts(store):
     story, other = str(uuid4()), str(uuid4())
-    record(store, run_of(story, others=[other]))
+    record(store, run_of(story, others={other: [("b", "b-1")]}))
 
     assert [run.story for run in store.runs(HANDLER, story)] == [story]
     assert [run.story for run in store.runs(HANDLER, other)] == [other]
+
+
+def test_a_join_of_thousands_of_stories_makes_small_entries_and_each_story_finds_its_own_part(store):
+    stories = [str(uuid4()) for _ in range(2000)]
+    parts = [("item.packed", f"event-of-{story}") for story in stories]
+    run = run_of(
+        "story", "last", parts=parts, others={story: [part] for story, part in zip(stories, parts, strict=True)}
+    )
+
+    assert sum(len(text) for _, text in entries(run)) < 1_000_000
+    record(store, run)
+
+    assert all(store.runs(HANDLER, story)[0].has_part(f"event-of-{story}") for story in stories[::1500])
+
+
+def test_the_parts_of_a_small_join_are_named_in_each_of_its_stories(store):
+    story, other = str(uuid4()), str(uuid4())
+    record(store, run_of(story, parts=[("a", "a-1"), ("b", "b-1")], others={other: [("b", "b-1")]}))
+
+    assert [run.parts for run in store.runs(HANDLER, other)] == [[("a", "a-1"), ("b", "b-1")]]
+
+
+def test_a_run_that_announced_thousands_of_events_makes_a_small_entry(store):
+    announced = [("item.packed", str(uuid4())) for _ in range(3000)]
+    run = run_of("story", announced=announced, subjects=[f"{number}" + "x" * 100_000 for number in range(3)])
+
+    assert sum(len(text) for _, text in entries(run)) < 100_000
+    record(store, run)
+
+    assert store.runs(HANDLER, "story")[0].announced == announced[:MOST_NAMED]
+    assert store.stories(HANDLER, "2" + "x" * 100_000) == ["story"]
 
 
 def test_who_knows_the_subject_of_the_first_event_finds_all_runs_with_less_work(store):
@@ -166,6 +198,36 @@ def test_old_runs_are_dropped(kind, redis_url, namespace):
     with redis.Redis.from_url(redis_url) as client:
         (key,) = client.scan_iter(f"{namespace}:*:runs:*")
         assert 0 < client.pttl(key) <= 100_000
+
+
+@pytest.mark.parametrize("kind", ["redis", "fused"])
+def test_the_record_of_a_handler_with_few_events_does_not_end_with_its_newest_run(kind, redis_url, namespace):
+    recording = Recording(lifetime=timedelta(seconds=100))
+    record(recording_store(kind, redis_url, namespace, recording), run_of("s-1"))
+    with redis.Redis.from_url(redis_url) as client:
+        (key,) = client.scan_iter(f"{namespace}:*:runs:*")
+        client.delete(key)
+        client.xadd(key, {"": "an entry of 1970"}, id="1-1")
+        client.pexpire(key, 1000)
+
+        record(recording_store(kind, redis_url, namespace, recording), run_of("s-1"))
+
+        assert client.pttl(key) > 50_000
+        assert client.xlen(key) == 1, "the entry of 1970 is still there"
+
+
+def test_a_list_of_the_record_is_tended_eight_times_in_its_lifetime(monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(redis_runs, "monotonic", lambda: now)
+    tending = Tending(80.0)
+
+    assert [tending.marked(HANDLER, name) for name in ("runs:1", "runs:1", "runs:2")] == [
+        "runs:1!",
+        "runs:1",
+        "runs:2!",
+    ]
+    now += 10
+    assert [tending.marked(HANDLER, name) for name in ("runs:1", "runs:1")] == ["runs:1!", "runs:1"]
 
 
 def test_old_runs_are_dropped_from_memory():

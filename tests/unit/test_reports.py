@@ -68,6 +68,23 @@ def test_what_could_not_be_reported_is_reported_with_the_next_event() -> None:
     assert told == [{"order.placed": 2}]
 
 
+def test_a_process_that_cannot_start_a_thread_goes_on_and_reports_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    told = Told()
+    reports = Reports(told, "events that nobody hears")
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        reports.note("order.placed")
+        reports.flush(60)
+
+    reports.note("order.placed")
+    reports.flush(60)
+
+    assert told == [{"order.placed": 2}]
+
+
 def test_a_forked_child_reports_only_its_own_events() -> None:
     told = Told(StoreError("away"))
     reports = Reports(told, "events that nobody hears")

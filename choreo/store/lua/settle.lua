@@ -23,7 +23,7 @@
 --     space the field of the tally that counts one more, if any; '' for nothing of all that
 -- ARGV[i+6..] dead letters: id, JSON; schedule ids to remove; scheduled: id, delay in ms, message; identities of events
 --     that took part in a join with rounds, and if there are any, before them the retention of the inbox in ms;
---     entries of the record of runs: the end of the STREAM's name, text; then the messages, which only
+--     entries of the record of runs: the end of the STREAM's name, with '!' if it is to be tended, and the text; then the messages, which only
 --     commit_fused.lua reads
 
 -- Returns how many dead letters, ids to remove, scheduled entries and messages follow, where the messages begin, and
@@ -39,16 +39,17 @@ local function shape(i)
 end
 
 -- Appends entries to the record of runs. Nothing depends on it, so an error of Redis (a key of the wrong type, a user
--- without the right) is ignored. The lifetime is renewed, and old entries are removed, only now and then.
+-- without the right) is ignored. The lifetime is renewed, and old entries are removed, where the name says so.
 local function record(at, entries, now)
   local most, lifetime = string.match(ARGV[2], '^(%d+) (%d+)$')
   for n = at, at + 2 * entries - 2, 2 do
-    local stream = ARGV[1] .. ARGV[n]
+    local name, tend = string.match(ARGV[n], '^(.-)(!?)$')
+    local stream = ARGV[1] .. name
     local id = redis.pcall('XADD', stream, 'NOMKSTREAM', 'MAXLEN', '~', most, '*', '', ARGV[n + 1])
     if not id then redis.pcall('XADD', stream, '*', '', ARGV[n + 1]) end
-    if not id or now % 64 == 0 then
+    if not id or tend == '!' then
       redis.pcall('PEXPIRE', stream, lifetime)
-      redis.pcall('XTRIM', stream, 'MINID', '~', string.format('%.0f', now - lifetime))
+      redis.pcall('XTRIM', stream, 'MINID', string.format('%.0f', now - lifetime))
     end
   end
 end
