@@ -63,9 +63,12 @@ class Gathering:
         names = [name for name in registered if is_handler(name)]
         letter_events = self._letter(registered, what)
         stories = _once([event.correlation_id for event in letter_events]) or self._recorded(names, what)
+        searched = {what, *stories}
         sweep = self._sweep(registered, [what, *stories])
+        # Between the two looks an event may have left its queue for the record.
+        stories = stories or self._recorded(names, what)
         read_as, told = ("dead letter", stories) if letter_events else self._reading(names, what, stories, sweep)
-        if set(told) - set(stories) - {what}:
+        if set(told) - searched:
             sweep = self._sweep(registered, [what, *told])
         runs = [run for story in told for run in self._runs(names, story, what, sweep.ends)]
         newest = sorted(told, key=lambda story: -_last(story, runs, sweep.ends))

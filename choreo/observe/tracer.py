@@ -1,11 +1,14 @@
 """The tracer: makes the trace of one story from what is known of it."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 from choreo.observe.cause import Cause, Weight, heaviest
 from choreo.observe.evidence import Evidence, KnownEvent
 from choreo.observe.judge import Judge
+from choreo.observe.loops import loops_in
 from choreo.observe.map import Hearer
 from choreo.observe.open_end import Kind, OpenEnd
 from choreo.observe.trace import Line, Step, Trace
@@ -20,8 +23,7 @@ _ENDINGS = {
     Result.TIMED_OUT: "timed out",
     Result.FIRED: "was fired by hand",
 }
-#: Events of a story from which on it is called a loop.
-MANY = 200
+_END_IT = "choreo top; deploy a version of one of their handlers that does not announce it again"
 
 
 class Tracer:
@@ -31,6 +33,14 @@ class Tracer:
         self._evidence, self._story = evidence, story
         self._runs, self._ends = evidence.of_story(story)
         self._judge = Judge(evidence)
+        # A story may have thousands of events, so the runs and the open ends of each are looked up.
+        self._runs_of, self._ends_of = defaultdict[str, list[Run]](list), defaultdict[str, list[OpenEnd]](list)
+        for run in self._runs:
+            for event_id in dict.fromkeys(_events_of(run)):
+                self._runs_of[event_id].append(run)
+        for end in self._ends:
+            for event_id in dict.fromkeys(_ids(end)):
+                self._ends_of[event_id].append(end)
         self._steps = {event.id: list(self._steps_of(event)) for event in self._events()}
 
     def trace(self, others: Sequence[str] = ()) -> Trace:
@@ -59,15 +69,15 @@ class Tracer:
         """What became of an event at each handler that heard it, or should have."""
         mapped = self._evidence.map.event(event.type)
         hearers = {hearer.name: hearer for hearer in mapped.heard_by} if mapped else {}
-        names = [run.handler for run in self._runs if event.id in _events_of(run)]
-        names += [end.handler for end in self._ends if not end.is_announcement and event.id in _ids(end)]
+        names = [run.handler for run in self._runs_of[event.id]]
+        names += [end.handler for end in self._ends_of[event.id] if not end.is_announcement]
         steps = [self._step(name, event, hearers.get(name)) for name in dict.fromkeys([*names, *hearers])]
         yield from sorted((step for step in steps if step is not None), key=lambda step: step.at or float("inf"))
 
     def _step(self, handler: str, event: KnownEvent, hearer: Hearer | None) -> Step | None:
-        found = [run for run in self._runs if run.handler == handler and event.id in _events_of(run)]
+        found = [run for run in self._runs_of[event.id] if run.handler == handler]
         runs = [run for run in found if run.event == event.id]
-        ends = [end for end in self._ends if end.handler == handler and event.id in _ids(end)]
+        ends = [end for end in self._ends_of[event.id] if end.handler == handler]
         end = min(ends, key=lambda end: end.kind is Kind.JOIN, default=None)
         joined = found[-1] if found and not runs else None
         is_wild = hearer is not None and hearer.is_wildcard
@@ -83,7 +93,7 @@ class Tracer:
 
     def _is_out(self, event: KnownEvent) -> bool:
         """False for an event that waits to be announced."""
-        return not any(end.is_announcement and end.event.id == event.id for end in self._ends)
+        return not any(end.is_announcement for end in self._ends_of[event.id])
 
     def _lines(self) -> Iterator[Line]:
         """The lines of the tree: an event, below it its handlers, below these the events that they announced."""
@@ -119,7 +129,15 @@ class Tracer:
         # Of a handler of which nothing is known, only what is on the broker tells that it is still to run.
         causes += [step.cause for step in steps if step.cause and step.end is None and step.cause.name != "unknown"]
         causes += [self._waits(end) for end in self._ends if end.kind is Kind.JOIN]
+        if self._loops and any(cause.weight is Weight.WAITING for cause in causes):
+            return Cause("loop", f"{self._loops}, and it goes on", _END_IT, since=self._runs[0].at)
         return heaviest(causes) or self._done(sum(step.end is None and step.cause is not None for step in steps))
+
+    @cached_property
+    def _loops(self) -> str:
+        """The loops of the story, for people; "" if there is none."""
+        found = [f"{loop.events} events in a loop of {' <-> '.join(loop.types)}" for loop in loops_in(self._runs)]
+        return "; ".join(found)
 
     def _waits(self, end: OpenEnd) -> Cause:
         """Why a join waits: the cause of the part that is missing."""
@@ -140,8 +158,8 @@ class Tracer:
             if run.result in _ENDINGS
         ]
         text = "; ".join([f"done in {span(last - began)}", *dict.fromkeys(endings)])
-        if len(self._steps) >= MANY:
-            text += f"; {counted(len(self._steps), 'event')}: a loop? choreo top"
+        if self._loops:
+            text += f"; {self._loops}"
         if unknown:
             text += f"; of {counted(unknown, 'step')} nothing is known"
         return Cause("done", text, "", Weight.DONE, last)

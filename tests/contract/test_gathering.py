@@ -104,3 +104,18 @@ def test_a_worker_of_an_older_choreo_counts_as_one(store: Any) -> None:
 
     assert worker.queues == (PAYMENT,)
     assert about(store, "ORD-1").consumers("payment.refund") == []
+
+
+def test_an_event_that_goes_to_the_record_meanwhile_is_found(full: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+    kept = full.stories
+
+    def stories(handler: str, subject: str) -> list[str]:
+        looks.append(1)
+        # Each of the two handlers is asked once before the look at the queues, and once after it.
+        return [] if len(looks) <= 2 else kept(handler, subject)
+
+    monkeypatch.setattr(full, "stories", stories)
+
+    assert list(about(full, "ORD-1").stories) == ["e-1"]
+    assert {end.kind for end in about(full, "ORD-1").ends} == {Kind.RETRY, Kind.LETTER, Kind.JOIN, Kind.LATER}

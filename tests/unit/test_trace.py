@@ -14,7 +14,7 @@ from choreo.observe.cause import Cause, Weight, heaviest
 from choreo.observe.trace import Trace
 from choreo.observe.why_not import WhyNot
 from choreo.store.runs import Recording
-from choreo.testing import Stage
+from choreo.testing import EndlessLoopError, Stage
 from choreo.testing.runtime import StageRuntime
 from tests.unit.stage import service
 from tests.unit.test_printing import HOSTILE
@@ -352,9 +352,20 @@ def test_a_story_of_thousands_of_events_is_read_and_cut(operator: Operator, chor
 
     said = choreo_command("trace", "ORD-1")
 
-    assert "events: a loop?" in said.replace("\n      ", " ")
+    assert "700 events in a loop of ball.returned" in said.replace("\n      ", " ")
     assert "lines more: --all" in said
     assert len(said.splitlines()) < 80
+
+
+def test_a_loop_that_goes_on_is_the_cause(operator: Operator) -> None:
+    operator.stage.publish(BallReturned(number=700), "ORD-1")
+    with pytest.raises(EndlessLoopError):
+        operator.stage.run(most=300)
+
+    cause = operator.trace("ORD-1").cause
+
+    assert (cause.name, cause.weight) == ("loop", Weight.STUCK)
+    assert "events in a loop of ball.returned, and it goes on" in cause.text
 
 
 @pytest.mark.parametrize("subject", ["ORD-1", "ORD-frozen", "ORD-later", "ORD-quiet", "ORD-rejected"])

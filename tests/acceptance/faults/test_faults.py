@@ -182,6 +182,9 @@ def test_m_a_loop_between_two_services(shop: Shop, subject: str) -> None:
 
     assert "price.changed" in said
     assert "stock.changed" in said
+    assert "events in a loop of price.changed <-> stock.changed" in shop.sees(
+        "trace", subject, words="events in a loop"
+    )
 
 
 def test_n_a_worker_that_consumes_one_queue_of_two(shop: Shop, subject: str) -> None:
