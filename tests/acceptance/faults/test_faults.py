@@ -19,6 +19,7 @@ from tests.acceptance.faults.services.words import (
     ReminderSent,
     StockChanged,
 )
+from tests.waiting import eventually
 
 
 def test_a_the_service_of_a_handler_is_not_running(shop: Shop, subject: str) -> None:
@@ -155,7 +156,8 @@ def test_k_two_versions_of_a_service_at_once(shop: Shop, tmp_path: Path) -> None
         second.start("analytics")
         second.wait_ready()
 
-        said = shop.sees("top", "--once", words=r"VERSIONS .*analytics", code=1)
+        # Two versions alone are no trouble; other faults of this platform may be.
+        said = shop.sees("top", "--once", words=r"VERSIONS .*analytics", code=None)
 
     assert "1.4.1" in said
     assert "1.4.2" in said
@@ -183,11 +185,15 @@ def test_m_a_loop_between_two_services(shop: Shop, subject: str) -> None:
 
 
 def test_n_a_worker_that_consumes_one_queue_of_two(shop: Shop, subject: str) -> None:
+    queue = f"{shop.namespace}.texting.text_refusal"
+    # A worker with -Q makes the bindings of the queues that it does not consume a little later.
+    with redis.Redis.from_url(shop.broker_url) as client:
+        table = f"_kombu.binding.{shop.namespace}.choreo.events"
+        eventually(lambda: any(name.endswith(queue.encode()) for name in client.smembers(table)))
     shop.publish(RefusalNoted(), subject)
 
-    said = shop.choreo("trace", subject)
+    said = shop.sees("trace", subject, words="no worker consumes")
 
-    queue = f"{shop.namespace}.texting.text_refusal"
     assert f"no worker consumes the queue {queue}: 1 worker of texting lives" in said
     assert f"celery -A tests.acceptance.faults.services.texting control add_consumer {queue}" in said
 
