@@ -1,6 +1,7 @@
 """Gathers the evidence about a subject, an event, a dead letter or a story."""
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -30,6 +31,8 @@ MOST_STORIES = 20
 MOST_JOINS = 500
 #: Behind so many messages in a queue it is worth to say how long they take.
 FAR = 10
+#: How many handlers that do not say what they announce are looked at, and how many seconds of their record.
+MOST_UNSAID, DAY = 20, 86_400.0
 _LETTER_ID = re.compile("[0-9a-f]{10}")
 
 
@@ -67,6 +70,7 @@ class Gathering:
         newest = sorted(told, key=lambda story: -_last(story, runs, sweep.ends))
         ends = [end for end in sweep.ends if end.stories & set(told) and not _is_over(end, runs)]
         ends += self._other_joins(what, runs, ends, set(told))
+        drawn = self._draw()
         evidence = Evidence(
             what,
             read_as,
@@ -74,11 +78,12 @@ class Gathering:
             newest,
             sorted(runs, key=lambda run: run.at),
             ends,
-            self._draw(),
+            drawn,
             {service: self._store.presence(service) for service in self._store.services()},
             sweep.broker,
             self._queue_of,
             self._rates(ends),
+            self._seen(drawn.unsaid),
             bool(self._store.recording),
             [*sweep.notes, *sweep.broker.notes, *self._sampled(newest)],
         )
@@ -103,6 +108,15 @@ class Gathering:
             runs = self._store.recent(handler, WINDOW, EACH * SHELVES)
             found[handler] = rate(runs, self._store.now(), sample) or 0.0
         return found
+
+    def _seen(self, unsaid: Sequence[str]) -> dict[str, list[str]]:
+        """Which types handlers have announced lately that do not say what they announce."""
+        found: dict[str, dict[str, None]] = defaultdict(dict)
+        for handler in unsaid[:MOST_UNSAID] if self._store.recording else ():
+            for run in self._store.recent(handler, DAY, EACH * SHELVES):
+                for kind, _ in run.announced:
+                    found[kind][handler] = None
+        return {kind: list(handlers) for kind, handlers in found.items()}
 
     def _sampled(self, stories: Iterable[str]) -> list[str]:
         recording = self._store.recording
