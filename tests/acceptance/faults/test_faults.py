@@ -20,6 +20,7 @@ from tests.acceptance.faults.services.words import (
     ReminderSent,
     StockChanged,
 )
+from tests.waiting import eventually
 
 
 def test_a_the_service_of_a_handler_is_not_running(shop: Shop, subject: str) -> None:
@@ -190,11 +191,15 @@ def test_m_a_loop_between_two_services(shop: Shop, subject: str) -> None:
 
 
 def test_n_a_worker_that_consumes_one_queue_of_two(shop: Shop, subject: str) -> None:
+    queue = f"{shop.namespace}.texting.text_refusal"
+    # A worker with -Q makes the bindings of the queues that it does not consume a little later.
+    with redis.Redis.from_url(shop.broker_url) as client:
+        table = f"_kombu.binding.{shop.namespace}.choreo.events"
+        eventually(lambda: any(name.endswith(queue.encode()) for name in client.smembers(table)))
     shop.publish(RefusalNoted(), subject)
 
-    said = shop.choreo("trace", subject)
+    said = shop.sees("trace", subject, words="no worker consumes")
 
-    queue = f"{shop.namespace}.texting.text_refusal"
     assert f"no worker consumes the queue {queue}: 1 worker of texting lives" in said
     assert f"celery -A tests.acceptance.faults.services.texting control add_consumer {queue}" in said
 
