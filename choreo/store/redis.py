@@ -12,6 +12,7 @@ never a key itself: the whole script is then refused.
 Every script begins with a comment on its keys, arguments and answers.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -209,9 +210,10 @@ class RedisStore(Store):
             self._calls.ask(lambda client: client.hset(f"{self.prefix}:joins", mapping=dict(descriptions)))
 
     def joins(self) -> dict[str, str]:
-        """Every join that was ever described: handler → JSON."""
+        """Every join that was ever described: handler → JSON. What is no JSON object is left out."""
         found = self._calls.ask(lambda client: client.hgetall(f"{self.prefix}:joins"))
-        return {handler.decode(): text.decode() for handler, text in sorted(found.items())}
+        texts = {handler.decode(): text.decode(errors="replace") for handler, text in sorted(found.items())}
+        return {handler: text for handler, text in texts.items() if _is_object(text)}
 
     def renew(self, claim: Claim) -> bool:
         """Prolong the lease. False when another worker has the claim, or the unit is settled."""
@@ -515,15 +517,13 @@ class RedisStore(Store):
     def unheard(self) -> dict[str, UnheardType]:
         """The types of events that reached no queue, sorted."""
         fields = self._calls.ask(lambda client: client.hgetall(f"{self.prefix}:unheard"))
-        texts = {name.decode(): text.decode() for name, text in fields.items()}
-        found = {
-            name[2:]: (int(text), *texts[f"t {name[2:]}"].split(" ", 1))
-            for name, text in texts.items()
-            if name[0] == "n"
-        }
-        return {
-            kind: UnheardType(count, int(last) / 1000, source) for kind, (count, last, source) in sorted(found.items())
-        }
+        texts = {name.decode(errors="replace"): text.decode(errors="replace") for name, text in fields.items()}
+        found = {}
+        for kind in sorted(name[2:] for name in texts if name.startswith("n ")):
+            last, _, source = texts.get(f"t {kind}", "").partition(" ")
+            with suppress(ValueError):  # another program has written something else there
+                found[kind] = UnheardType(int(texts[f"n {kind}"]), int(last) / 1000, source)
+        return found
 
     @cached_property
     def _search(self) -> RedisSearch:
@@ -605,6 +605,13 @@ def _entry(key: str, text: bytes) -> Message | Unreadable | None:
         return Message.from_json(text)
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         return Unreadable(text, f"it cannot be read: {type(error).__name__}: {error}")
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _is_utf8(text: str) -> bool:
