@@ -4,7 +4,7 @@
     python -m bench                  everything, three times round, in at most 12 minutes
     python -m bench --quick          the solo pool, once, in at most 2
     python -m bench --peers          beside other libraries; builds an environment for each in .bench-envs/
-    python -m bench --costs          choreo with and without its optional work: the record of runs, the log
+    python -m bench --costs          choreo with and without its optional work (the record, the log), side by side
     python -m bench --resume         continue the last run; skips the steps that it has finished
     python -m bench --report         write the last run's tables and plot into bench/README.md
 """

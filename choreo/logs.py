@@ -4,6 +4,7 @@ Logs as JSON, and the run in each record. For `logging.config`, or ``choreo_log_
 
 import json
 import logging
+import re
 import sys
 from datetime import UTC, datetime
 from typing import Any
@@ -20,6 +21,8 @@ NONE = "-"
 
 #: The attributes of a record that the formatter does not copy. ``data`` is Celery's, with the arguments of a task.
 _KNOWN = frozenset([*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "data", "task_id", "task_name"])
+#: The end of a line about a run, whose facts are fields in JSON.
+_FACTS = re.compile(r" \[[^\[\]]*story [^\[\]]*\]$")
 
 _encode = json.JSONEncoder(default=str, allow_nan=False).encode
 
@@ -66,7 +69,7 @@ class JsonFormatter(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _FACTS.sub("", record.getMessage()) if hasattr(record, "outcome") else record.getMessage(),
             "process": record.process,
         }
 
@@ -108,8 +111,8 @@ def _exception(record: logging.LogRecord) -> dict[str, Any]:
     if error is None:
         return {"traceback": record.exc_text} if record.exc_text else {}
     fields = {"error": line_of(error), "error_type": type(error).__name__}
-    if hasattr(record, "letter"):  # the traceback is in the dead letter
-        return fields
+    if hasattr(record, "letter") and "Traceback" not in (record.exc_text or ""):
+        return fields  # the traceback is in the dead letter
     return fields | {"traceback": lines(without_secrets(record.exc_text)) if record.exc_text else shown_trace(error)}
 
 

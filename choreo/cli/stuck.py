@@ -57,4 +57,4 @@ def _row(one: Stuck) -> list[str]:
     at = "" if one.since is None else f"{datetime.fromtimestamp(one.since, UTC):%m-%d %H:%M:%S}"
     who = f": {', '.join(one.subjects)}{', ...' if one.count > len(one.subjects) else ''}" if one.subjects else ""
     what = "delayed events" if one.what == DELAYED else one.what
-    return [at, what, count(one.count), f"{one.cause}{who}"]
+    return [at, what, count(one.count), f"{one.cause}{f' ({one.detail})' if one.detail else ''}{who}"]

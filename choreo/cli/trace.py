@@ -8,24 +8,22 @@ import click
 
 from choreo.cli import completion
 from choreo.cli.app import say, speaking
-from choreo.observe.causes import Weight
+from choreo.cli.verdict import WIDTH, say_verdict, wrapped
 from choreo.observe.evidence import KnownEvent
 from choreo.observe.open_end import OpenEnd
 from choreo.observe.trace import Line, Step, Trace
-from choreo.observe.words import clock, span
+from choreo.observe.words import clock, counted, span
 from choreo.printing import one_line
 from choreo.service import Service
 from choreo.store.runs import Result, Run
 
-_WIDTH = 80
 _ROW = "{:<9} {:>7}  {:<43} {:>8} {:>7}"
 #: The width of the column that names events and handlers.
 _WHAT = 43
 #: The deepest indentation, in levels of two columns.
 _DEEPEST = 8
-#: How many lines of a tree are printed without --all.
-_LINES = 60
-_COLOURS = {Weight.STUCK: "red", Weight.DONE: "green", Weight.WAITING: "yellow", Weight.UNKNOWN: "yellow"}
+#: How many lines of a tree, and how many joins that wait, are printed without --all.
+_LINES, _OPEN = 60, 10
 
 
 @click.command()
@@ -70,31 +68,44 @@ def _nothing(app: Service, what: str) -> str:
 
 
 def _print(found: Trace, most: int | None, *, data: bool) -> None:
-    headline = _wrapped(found.headline(), "      ")
-    click.secho(headline, fg=_COLOURS[found.cause.weight], bold=True)
+    """Print a trace. ``most``: so many lines of its tree, without those that only listened; None: all of it."""
+    say_verdict(found.headline(), found.cause.weight)
     if found.read_as != "subject":
         say(f"read as the id of a{'n' * (found.read_as == 'event')} {found.read_as}")
+    _print_tree(found, most, data=data)
+    for end in found.waiting if most is None else found.waiting[:_OPEN]:
+        say(_open(end, found.now))
+    if most is not None and len(found.waiting) > _OPEN:
+        say(f"... {len(found.waiting) - _OPEN} joins more: --all")
+    if found.cause.do:
+        say(wrapped(f"DO    {found.cause.do}", "      "))
+    for note in found.notes:
+        say(wrapped(f"NOTE  {note}", "      "))
+
+
+def _print_tree(found: Trace, most: int | None, *, data: bool) -> None:
     say(_ROW.format("TIME", "AFTER", "WHAT", "WAITED", "TOOK").rstrip())
     before = ""
     shown = [line for line in found.lines if most is None or not _is_noise(line)]
-    lines = shown if most is None else shown[:most]
-    for line in lines:
+    for line in shown[:most]:
         for text, time in _rows(line, found):
             say(text.replace(time, " " * len(time), 1) if time and time == before else text)
             before = time or before
         if data and line.step is None and line.event.data is not None:
             say(textwrap.indent(json.dumps(line.event.data, indent=2, ensure_ascii=False), " " * (_left(line) + 2)))
-    if len(lines) < len(shown):
-        say(f"... {len(shown) - len(lines)} lines more: --all")
+    _print_rest(found, shown, most, data=data)
+
+
+def _print_rest(found: Trace, shown: Sequence[Line], most: int | None, *, data: bool) -> None:
+    """Say what the tree does not show."""
+    if most is not None and len(shown) > most:
+        say(f"... {len(shown) - most} lines more: --all")
     hidden = {line.step.handler for line in found.lines if line.step and _is_noise(line)}
     if hidden and most is not None:
-        say(_wrapped(f"ALSO  {', '.join(sorted(hidden))} listened, and announced nothing: --all", "      "))
-    for end in found.waiting:
-        say(_open(end, found.now))
-    if found.cause.do:
-        say(_wrapped(f"DO    {found.cause.do}", "      "))
-    for note in found.notes:
-        say(_wrapped(f"NOTE  {note}", "      "))
+        say(wrapped(f"ALSO  {', '.join(sorted(hidden))} listened, and announced nothing: --all", "      "))
+    unknown = sum(line.step is None and line.event.data is None for line in found.lines)
+    if data and unknown:
+        say(f"ALSO  the fields of {counted(unknown, 'event')} are not known any more")
 
 
 def _is_noise(line: Line) -> bool:
@@ -107,7 +118,8 @@ def _rows(line: Line, found: Trace) -> Iterator[tuple[str, str]]:
     """The printed lines of one line of the tree, each with the time that it begins with."""
     if line.step is None:
         source = f"  from {line.event.source}" if line.event.source and not line.depth else ""
-        yield from _row(line, found, line.event.at, f"{_named(line.event, found)}{source}")
+        nobody = "  nobody hears it" if line.is_unheard else ""
+        yield from _row(line, found, line.event.at, f"{_named(line.event, found)}{source}{nobody}")
         return
     step = line.step
     for run in step.runs:
@@ -139,7 +151,7 @@ def _row(line: Line, found: Trace, at: float | None, label: str, run: Run | None
     if at is None:
         after = "->"
     indent = "  " * min(line.depth, _DEEPEST)
-    width = (_WHAT if run is not None else _WIDTH - _left(line) + len(indent)) - len(indent)
+    width = (_WHAT if run is not None else WIDTH - _left(line) + len(indent)) - len(indent)
     label, (first, *more) = one_line(label), textwrap.wrap(one_line(label), width, break_on_hyphens=False) or [""]
     if more and "  " in label:
         # What is said of a handler stays together.
@@ -147,7 +159,7 @@ def _row(line: Line, found: Trace, at: float | None, label: str, run: Run | None
         more = [rest]
     waited, took = ("", "") if run is None else (span(run.waited), span(run.took))
     yield _ROW.format(time, after, f"{indent}{first}", waited, took).rstrip(), time
-    for text in textwrap.wrap(" ".join(more), _WIDTH - _left(line) - 2, break_on_hyphens=False):
+    for text in textwrap.wrap(" ".join(more), WIDTH - _left(line) - 2, break_on_hyphens=False):
         yield f"{' ' * (_left(line) + 2)}{text}", ""
 
 
@@ -187,10 +199,4 @@ def _open(end: OpenEnd, now: float) -> str:
     missing: Sequence[str] = [str(part) for part in join.missing] or ["its next attempt"]
     until = f" until {clock(end.due or now, now)}" if not join.complete else ""
     text = f"OPEN  {end.handler} waits for {' or '.join(missing) if join.needed < len(missing) else ', '.join(missing)}"
-    return _wrapped(one_line(f"{text}{until}{' (overdue)' * join.overdue}"), "      ")
-
-
-def _wrapped(text: str, indent: str = "") -> str:
-    return textwrap.fill(
-        one_line(text), _WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
+    return wrapped(one_line(f"{text}{until}{' (overdue)' * join.overdue}"), "      ")

@@ -1,18 +1,13 @@
 """`choreo why-not`: why an event has not been announced about an order."""
 
-import textwrap
-
 import click
 
 from choreo.cli import completion
 from choreo.cli.app import say, speaking
-from choreo.observe.causes import Weight
+from choreo.cli.verdict import say_verdict, wrapped
 from choreo.observe.why_not import Finding, WhyNot
 from choreo.printing import one_line
 from choreo.service import Service
-
-_WIDTH = 80
-_COLOURS = {Weight.STUCK: "red", Weight.DONE: "green", Weight.WAITING: "yellow", Weight.UNKNOWN: "yellow"}
 
 
 @click.command("why-not")
@@ -38,20 +33,14 @@ def why_not(app: Service, event_type: str, subject: str, as_json: bool) -> None:
 
 def _conclude(answer: WhyNot) -> None:
     end = "" if answer.cause.text.endswith("?") else "."
-    click.secho(_wrapped(f"CAUSE {answer.cause.text}{end}", "      "), fg=_COLOURS[answer.cause.weight], bold=True)
-    say(_wrapped(f"DO    {answer.cause.do}", "      "))
+    say_verdict(f"CAUSE {answer.cause.text}{end}", answer.cause.weight)
+    say(wrapped(f"DO    {answer.cause.do}", "      "))
     for note in answer.notes:
-        say(_wrapped(f"NOTE  {note}", "      "))
+        say(wrapped(f"NOTE  {note}", "      "))
 
 
 def _row(finding: Finding) -> str:
     mark = {True: "yes", False: "NO", None: ""}[finding.is_met]
     indent = "  " * min(finding.depth, 8)
     text = one_line(f"{mark:<4} {finding.what}  {finding.text}")
-    return _wrapped(f"{indent}{text}", f"{indent}       ")
-
-
-def _wrapped(text: str, indent: str = "") -> str:
-    return textwrap.fill(
-        one_line(text), _WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
+    return wrapped(f"{indent}{text}", f"{indent}       ")

@@ -30,7 +30,16 @@ from choreo.declare.subscription import Subscription
 from choreo.delivery import run_log
 from choreo.delivery.dead_letter import DeadLetter, Reason
 from choreo.delivery.ending import End, Ending
-from choreo.delivery.failure import MOST_TEXT, RetryScheduledError, cut, harmless, is_stop, line_of, trace_of
+from choreo.delivery.failure import (
+    MOST_LOGGED,
+    MOST_TEXT,
+    RetryScheduledError,
+    cut,
+    harmless,
+    is_stop,
+    line_of,
+    trace_of,
+)
 from choreo.delivery.notice import log_dead_letter, notice
 from choreo.delivery.ports import Decisions, Ports
 from choreo.errors import (
@@ -214,9 +223,9 @@ class Delivery:
             waited=max((began - event.time).total_seconds(), 0.0),
             took=monotonic() - since,
             worker=self.ports.node,
-            announced=[(one.type, one.id) for one in announced],
+            announced=[(one.type, one.id) for one in announced] if announced else (),
             detail=detail,
-            subjects=sorted(subjects),
+            subjects=sorted(subjects) if subjects else (),
             handler=self.claim.handler,
         )
 
@@ -292,8 +301,9 @@ class Delivery:
         if late := self._commit(Settlement(done=False, scheduled=[scheduled], remember=remember, run=run)):
             return late
         attempts = f"attempt {self.attempt} of {self.subscription.retry.attempts}"
-        reason = f"{attempts} failed, the next is in {wait:.1f} s: {self._line_of(error)}"
-        self._log_retry(reason, error, wait)
+        words, line = f"{attempts} failed, the next is in {wait:.1f} s", self._line_of(error)
+        reason = f"{words}: {line}"
+        self._log_retry(f"{words}: {cut(line, MOST_LOGGED)}", error, wait)
         raise RetryScheduledError(reason, raised, wait) from raised
 
     def make_dead_letter(self, parts: Parts, reason: Reason, error: str) -> str:

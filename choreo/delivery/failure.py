@@ -17,6 +17,8 @@ _PREDICATE = "TaskPredicate"
 
 #: The most characters of an error's text, and of a traceback, that are logged, stored and shown.
 MOST_TEXT, MOST_TRACE = 2_000, 50_000
+#: The most characters of an error in a line of the log.
+MOST_LOGGED = 500
 
 
 class RetryScheduledError(Exception):

@@ -9,7 +9,7 @@ from typing import Any
 from choreo.declare.join import Join
 from choreo.delivery.dead_letter import DeadLetter, Reason
 from choreo.delivery.ending import Ending
-from choreo.delivery.failure import MOST_TEXT, cut, shown_trace
+from choreo.delivery.failure import MOST_LOGGED, MOST_TEXT, cut, shown_trace
 from choreo.delivery.ports import Ports
 from choreo.delivery.sentry import in_sentry
 from choreo.delivery.undeclared import set_aside_for
@@ -39,7 +39,7 @@ def log_dead_letter(letter: DeadLetter, error: Exception | None = None, fields: 
     handler = one_line(letter.handler).replace("%", "%%")
     text = f"dead letter %s: {handler} could not handle %s ({letter.reason}: %s)."
     hint = f"`choreo dead-letters show {letter.id}` shows all of it."
-    details = letter.id, str(letter), one_line(letter.error)
+    details = letter.id, str(letter), cut(one_line(letter.error), MOST_LOGGED)
     exc_info = None if error is None else (type(error), error, error.__traceback__)
     record = logger.makeRecord(
         logger.name, logging.ERROR, __file__, 0, text if error else f"{text} {hint}", details, exc_info

@@ -46,6 +46,7 @@ def fields_of(run: Run, service: str, attempts: int) -> dict[str, Any]:
         "outcome": str(run.result),
         "waited": round(run.waited, 6),
         "took": round(run.took, 6),
+        "worker": run.worker,
         "announced": list(dict.fromkeys(kind for kind, _ in run.announced)),
     }
 

@@ -91,7 +91,11 @@ class StoryDelivery(JoinDelivery):
             return Settlement(
                 unscheduled=self.outdated(), remember=self.remember, note=CANCELLED, counted=course, **records
             )
-        records["scheduled"] = [*records.get("scheduled", ()), self._abandonment()]
+        later = [self._signal(ABANDONED, self._abandonment_id, KEPT)]
+        if self.envelope.replay:
+            # The dead letter has removed the deadline, by which pending stories are found. It is sent without effect.
+            later.append(self._signal(DEADLINE, deadline_id(self.claim.unit), timedelta(0)))
+        records["scheduled"] = [*records.get("scheduled", ()), *later]
         # The attempt of the deadline is remembered as long as the story.
         kept = KEPT + self.ports.terms.retention
         return Settlement(done=False, remember=kept.total_seconds(), counted=self.course, **records)
@@ -142,18 +146,18 @@ class StoryDelivery(JoinDelivery):
     def _abandonment_id(self) -> str:
         return f"abandon:{self.claim.unit}"
 
-    def _abandonment(self) -> Scheduled:
-        """The message that ends the story if it has not ended for `KEPT`."""
+    def _signal(self, kind: str, schedule_id: str, delay: timedelta) -> Scheduled:
+        """A signal to this story, to be sent after this delay."""
         handler, ports = self.subscription.name, self.ports
         message = signal(
-            ABANDONED,
+            kind,
             handler=handler,
             key=self.key,
             source=ports.service_name,
             queue=ports.queue_of(handler),
             now=ports.store.now(),
         )
-        return Scheduled(self._abandonment_id, message, KEPT.total_seconds())
+        return Scheduled(schedule_id, message, delay.total_seconds())
 
     def _is_moot(self, result: ClaimResult) -> bool:
         if self.envelope.type == DEADLINE:

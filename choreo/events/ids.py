@@ -49,7 +49,7 @@ def identity(source: str, event_id: str) -> str:
         >>> identity("shop", "e-1"), identity("shop", "61e81f80-b280-5c42-ac97-d3c403bf4d4b")
         ('event:shop#e-1', '61e81f80-b280-5c42-ac97-d3c403bf4d4b')
     """
-    if is_uuid(event_id):
+    if len(event_id) == 36 and _is_uuid(event_id):  # not by `is_uuid`: this is called several times for each event
         return event_id
     # A # or % in the source is escaped, so that no two pairs get the same name.
     return f"event:{source.replace('%', '%25').replace('#', '%23')}#{event_id}"

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 from choreo.delivery.undeclared import is_handler
 from choreo.errors import StoreError
-from choreo.observe.causes import Cause
+from choreo.observe.cause import Cause
 from choreo.observe.words import clock
 from choreo.printing import one_line
 from choreo.store.port import Store
@@ -29,6 +29,10 @@ def seen_elsewhere(
                 return _cause(name, f"{one_line(subject)} is known in the namespace {name!r}: {handler} had its events")
     for name, other in others:
         with suppress(StoreError):
+            if (unheard := other.unheard().get(event_type)) is not None:
+                when = clock(unheard.last, store.now())
+                what = f"{unheard.source} announced {event_type} in the namespace {name!r}, where no handler hears it"
+                return _cause(name, f"{what} ({unheard.count} so far, the last at {when})", unheard.last)
             for service in other.services():
                 at = other.presence(service).announced.get(event_type)
                 if at:

@@ -53,6 +53,8 @@ class Evidence:
     presences: Mapping[str, Presence]
     broker: BrokerLook
     queue_of: Callable[[str], str]
+    #: Handler → runs per second in the last minute, of those in whose queue something was found.
+    rates: Mapping[str, float] = field(default_factory=dict)
     #: True if a record of runs is kept.
     is_recorded: bool = True
     #: What was not looked at, in words.

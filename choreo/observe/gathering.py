@@ -13,13 +13,14 @@ from choreo.events.envelope import Envelope
 from choreo.events.ids import identity
 from choreo.observe.broker_look import BrokerLook
 from choreo.observe.evidence import Evidence, KnownEvent
+from choreo.observe.handlers import EACH, WINDOW, rate
 from choreo.observe.map import Map
 from choreo.observe.open_end import Kind, OpenEnd
 from choreo.operate.dead_letters import read
 from choreo.operate.joins import Joins, PendingJoin
 from choreo.store.parts import read_address, unit_of
 from choreo.store.port import Store
-from choreo.store.runs import Run
+from choreo.store.runs import SHELVES, Run
 from choreo.store.schedule import DELAYED
 from choreo.store.search import Kept
 
@@ -27,6 +28,8 @@ from choreo.store.search import Kept
 MOST_STORIES = 20
 #: The most pending joins of a handler that are looked at, if its joins are not found by the subject.
 MOST_JOINS = 500
+#: Behind so many messages in a queue it is worth to say how long they take.
+FAR = 10
 _LETTER_ID = re.compile("[0-9a-f]{10}")
 
 
@@ -47,6 +50,8 @@ class Gathering:
     ) -> None:
         self._store, self._queue_of, self._look, self._draw = store, queue_of, look, draw
         self._joins = Joins(store, queue_of)
+        #: The keys of pending joins that were found by one of their parts.
+        self._keys: set[str] = set()
 
     def about(self, what: str) -> Evidence:
         """All that is known about a subject, an event, a dead letter or a story."""
@@ -75,6 +80,7 @@ class Gathering:
             {service: self._store.presence(service) for service in self._store.services()},
             sweep.broker,
             self._queue_of,
+            self._rates(ends),
             bool(self._store.recording),
             [*older, *sweep.notes, *sweep.broker.notes, *self._sampled(newest)],
         )
@@ -90,6 +96,15 @@ class Gathering:
                 unit = self._store.unit(hearer.name, identity(event.source, event.id))
                 if unit is not None and unit.holder:
                     yield OpenEnd(Kind.TAKEN, hearer.name, _envelope(event), unit.attempts + 1, unit=unit)
+
+    def _rates(self, ends: Iterable[OpenEnd]) -> dict[str, float]:
+        """How fast the handlers are for which events wait behind others."""
+        slow = {end.handler for end in ends if end.message is not None and end.message.position > FAR}
+        sample, found = self._store.recording.sample or 1.0, {}
+        for handler in slow:
+            runs = self._store.recent(handler, WINDOW, EACH * SHELVES)
+            found[handler] = rate(runs, self._store.now(), sample) or 0.0
+        return found
 
     def _sampled(self, stories: Iterable[str]) -> list[str]:
         recording = self._store.recording
@@ -126,8 +141,18 @@ class Gathering:
             return "story", [what]
         if own := [event.correlation_id for event in events if event.id == what]:
             return "event", _once(own)
-        told = next(filter(None, (self._store.story_of(name, what) for name in names)), None)
+        told = next(filter(None, (self._store.story_of(name, what) for name in names)), None) or self._joined(what)
         return ("event", [told]) if told else ("", [])
+
+    def _joined(self, what: str) -> str:
+        """The story of an event that only a pending join has; "" if there is none."""
+        for handler in self._join_names:
+            for join in self._joins.page(handler, MOST_JOINS).joins:
+                for part in join.arrived:
+                    if part.envelope.id == what:
+                        self._keys.add(join.key)
+                        return part.envelope.correlation_id
+        return ""
 
     def _runs(self, names: Sequence[str], story: str, what: str, ends: Iterable[OpenEnd]) -> list[Run]:
         """The runs of a story. The subject of its first event spares a look at the whole record."""
@@ -171,8 +196,8 @@ class Gathering:
     ) -> Iterator[OpenEnd]:
         """The joins that wait for these stories, under other keys than the subject."""
         events = [event for end in ends for event in end.events]
-        keys = set(_once([*(run.subject for run in runs), *(event.subject for event in events)])) - {what}
-        found = {(join.handler, join.key): join for key in keys for join in self._joins.find(key)}
+        keys = set(_once([*(run.subject for run in runs), *(event.subject for event in events)])) | self._keys
+        found = {(join.handler, join.key): join for key in keys - {what} for join in self._joins.find(key)}
         for handler in self._join_names:
             if not self._joins.is_by_subject(handler):
                 page = self._joins.page(handler, MOST_JOINS).joins

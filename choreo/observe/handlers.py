@@ -105,6 +105,8 @@ class Facts:
     #: None: the broker did not answer.
     depth: Depth | None
     presence: Presence
+    #: For each live worker that runs an older choreo, which does not tell what it consumes: the queues it declares.
+    older: Sequence[frozenset[str]] = ()
     letters: int = 0
     #: The times of the oldest and the newest dead letter, in seconds since 1970.
     letter_times: tuple[float, float] | None = None
@@ -135,8 +137,8 @@ class Facts:
             newest_letter=self._age(self.letter_times and self.letter_times[1]),
             backlog=self.backlog,
             is_undeclared=self.is_undeclared,
-            living=len(living),
-            workers=len(consuming),
+            living=len(living) or len(self.older),
+            workers=len(consuming) or sum(self.queue in declared for declared in self.older),
             unseen=self._age(self.presence.seen or None),
             module=next((program.module for program in programs if program.module not in ("", "__main__")), ""),
             pools=tuple(sorted({worker.pool for worker in consuming})),

@@ -1,24 +1,28 @@
 """The observer of a service: looks at the whole platform. ``app.observe``."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 from choreo.declare.description import HandlerDescription, ServiceDescription
 from choreo.delivery.undeclared import UndeclaredHandlers, is_handler
-from choreo.observe.broker_look import BrokerLook
-from choreo.observe.causes import Cause
-from choreo.observe.elsewhere import seen_elsewhere
-from choreo.observe.evidence import Evidence
-from choreo.observe.gathering import Gathering
 from choreo.observe.map import IdleQueue, Map, MappedService, drawn
-from choreo.observe.overview import Overview
-from choreo.observe.stuck import Stuck, stuck_in
-from choreo.observe.top import Top
-from choreo.observe.trace import Trace, Tracer
-from choreo.observe.why_not import WhyNot, answered
 from choreo.store.port import Store
 from choreo.store.presence import Presence
 from choreo.store.register import UnheardType
+
+if TYPE_CHECKING:
+    # Each method imports what answers it: a command asks one question, and the answers to all of them are many files.
+    from choreo.observe.broker_look import BrokerLook
+    from choreo.observe.cause import Cause
+    from choreo.observe.evidence import Evidence
+    from choreo.observe.overview import Overview
+    from choreo.observe.stuck import Stuck
+    from choreo.observe.top import Top
+    from choreo.observe.trace import Trace
+    from choreo.observe.why_not import WhyNot
 
 
 class Observer:
@@ -54,6 +58,8 @@ class Observer:
 
         Asks the store and the broker, and consumes nothing. Empty if nothing is known of it. Raises `StoreError`.
         """
+        from choreo.observe.tracer import Tracer
+
         evidence = self._gather(what)
         chosen = evidence.stories if everything else evidence.stories[:1]
         return [Tracer(evidence, story).trace([one for one in evidence.stories if one != story]) for story in chosen]
@@ -64,13 +70,19 @@ class Observer:
 
         Asks the store and the broker, and consumes nothing. Raises `StoreError`.
         """
+        from choreo.observe.walk import answered
+
         return answered(self._gather(subject), event_type, self.elsewhere)
 
     def elsewhere(self, event_type: str, subject: str) -> Cause | None:
         """What other namespaces on the store's server know of this type, or of this subject; None if nothing."""
+        from choreo.observe.elsewhere import seen_elsewhere
+
         return seen_elsewhere(self._store, self._namespace, self._store_in, event_type, subject)
 
     def _gather(self, what: str) -> Evidence:
+        from choreo.observe.gathering import Gathering
+
         return Gathering(self._store, self._queue_of, self._look, self.map).about(what)
 
     def top(self, *only: str) -> Overview:
@@ -93,6 +105,8 @@ class Observer:
 
         Of all services, or of these services and handlers. Asks the store and the broker. Raises `StoreError`.
         """
+        from choreo.observe.stuck import stuck_in
+
         return stuck_in(self.top(*only), self._store, older, is_all=not only)
 
     def map(self) -> Map:

@@ -29,9 +29,12 @@ class Stuck:
     what: str
     #: How many messages, joins or dead letters there are.
     count: int
+    #: One of a few texts, for programs as well.
     cause: str
     #: The next step; "" if there is none that a command could do.
     do: str = ""
+    #: What else is known of the cause; "" if nothing.
+    detail: str = ""
     #: The subjects of some of them, if they are known.
     subjects: Sequence[str] = field(default_factory=tuple)
 
@@ -62,8 +65,9 @@ def _of(state: HandlerState, store: Store, now: float) -> Iterator[Stuck]:
         yield Stuck(since, state.name, waiting, *reason, subjects=_named(state.subject))
     elif state.returned >= RETURNS:
         since = None if state.oldest is None else now - state.oldest
-        cause = f"came back {state.returned} times: its worker died or gave it back"
-        yield Stuck(since, state.name, 1, cause, _SHOW_LOG.format(state.service), _named(state.subject))
+        detail = f"{state.returned} times: its worker died or gave it back"
+        do = _SHOW_LOG.format(state.service)
+        yield Stuck(since, state.name, 1, "comes back again and again", do, detail, _named(state.subject))
     if state.backlog.due and state.backlog.late > LATE:
         do = "" if state.is_undeclared else _start(state)
         yield Stuck(now - state.backlog.late, state.name, state.backlog.due, "due, and no worker sends it", do)
@@ -73,16 +77,16 @@ def _of(state: HandlerState, store: Store, now: float) -> Iterator[Stuck]:
         yield _letters(state, now)
 
 
-def _unread(state: HandlerState) -> tuple[str, str] | None:
-    """Why nobody reads the queue, and the next step; None if somebody does."""
+def _unread(state: HandlerState) -> tuple[str, str, str] | None:
+    """Why nobody reads the queue, the next step, and what else is known; None if somebody does."""
     if state.is_undeclared:
-        return "no worker declares it any more", f"declare it again, name={state.name.partition('.')[2]!r}"
+        return "no worker declares it any more", f"declare it again, name={state.name.partition('.')[2]!r}", ""
     if not state.living:
-        seen = "" if state.unseen is None else f" (the last was seen {span(state.unseen)} ago)"
-        return f"no worker lives{seen}", _start(state)
+        seen = "" if state.unseen is None else f"the last was seen {span(state.unseen)} ago"
+        return "no worker lives", _start(state), seen
     if not state.workers:
         add = f"celery -A {state.module or '...'} control add_consumer {state.queue}"
-        return "no worker consumes its queue", f"start a worker without -Q, or: {add}"
+        return "no worker consumes its queue", f"start a worker without -Q, or: {add}", ""
     return None
 
 
@@ -105,7 +109,7 @@ def _overdue(handler: str, store: Store, now: float) -> Iterator[Stuck]:
         since = min(seen.deadline for seen in overdue)
         subjects = tuple(key_of(seen.unit) or seen.unit for seen in overdue[:3])
         kind = "stories" if "story" in json.loads(store.joins().get(handler, "{}")) else "joins"
-        yield Stuck(since, handler, len(overdue), f"{kind} overdue", f"choreo {kind} list {handler}", subjects)
+        yield Stuck(since, handler, len(overdue), f"{kind} overdue", f"choreo {kind} list {handler}", subjects=subjects)
 
 
 def _letters(state: HandlerState, now: float) -> Stuck:

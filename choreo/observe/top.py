@@ -82,8 +82,9 @@ class Top:
         """The platform as it is now, with all handlers, or those of these services and handlers."""
         now = self._store.now()
         names = self._names(only)
+        depths, error = self._asked(lambda: self._depths.look([self._queue_of(name) for name in names]))
         presences = {service: self._store.presence(service) for service in dict.fromkeys(map(service_of, names))}
-        facts, error = self._facts(names, presences, now)
+        facts = self._facts(names, depths, presences, now)
         namespaces, _ = self._asked(self._depths.namespaces)
         return Overview(
             datetime.fromtimestamp(now, UTC),
@@ -109,18 +110,21 @@ class Top:
     def _names(self, only: Sequence[str]) -> list[str]:
         return [name for name in self._store.handlers() if not only or {name, service_of(name)} & set(only)]
 
-    def _facts(self, names: Sequence[str], presences: Mapping[str, Presence], now: float) -> tuple[list[Facts], str]:
-        """What is known of each handler, and why the broker did not answer."""
+    def _facts(
+        self, names: Sequence[str], depths: Mapping[str, Depth] | None, presences: Mapping[str, Presence], now: float
+    ) -> list[Facts]:
+        """What is known of each handler. ``depths`` is None if the broker did not answer."""
         queues = {name: self._queue_of(name) for name in names}
-        depths, error = self._asked(lambda: self._depths.look(list(queues.values())))
         gone = set(self._undeclared.names(*presences))
-        facts = [
+        older = {service: self._older(service, presence) for service, presence in presences.items()}
+        return [
             Facts(
                 name,
                 queue,
                 now,
                 None if depths is None else depths.get(queue, Depth(0)),
                 presences[service_of(name)],
+                older[service_of(name)],
                 letters := self._store.letter_count(name),
                 self._store.letter_times(name) if letters else None,
                 self._store.backlog(name),
@@ -130,7 +134,13 @@ class Top:
             )
             for name, queue in queues.items()
         ]
-        return facts, error
+
+    def _older(self, service: str, presence: Presence) -> Sequence[frozenset[str]]:
+        """The queues that each live worker of an older choreo declares: it does not tell of its presence."""
+        if any(program.is_worker for program in (*presence.workers, *presence.gone)):
+            return ()
+        listening = self._store.listening(service)
+        return () if listening is None else listening.workers
 
     def _recent(self, name: str) -> Sequence[Run] | None:
         if not is_handler(name) or not self._store.recording:

@@ -337,7 +337,7 @@ class RedisStore(Store):
         found = self._calls.ask(
             lambda client: client.zrangebyscore(due, f"({now}", now + seconds * 1000, 0, limit, withscores=True)
         )
-        return [(key.decode(), at / 1000) for key, at in found]
+        return [(key.decode(errors=_ESCAPED), at / 1000) for key, at in found]
 
     def add_letter(self, handler: str, letter_id: str, letter: str, scheduled: Sequence[Scheduled] = ()) -> None:
         """Record a dead letter outside any unit."""

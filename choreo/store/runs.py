@@ -57,6 +57,9 @@ class Result(StrEnum):
     #: A join was cancelled by hand.
     CANCELLED_BY_HAND = "cancelled by hand"
 
+    # It is looked up at each run, and the enum's own hash is a function in Python.
+    __hash__ = str.__hash__
+
 
 #: The result of a run → one character, for the record.
 _LETTERS = dict(zip(Result, "drlctfh", strict=True))
@@ -193,7 +196,7 @@ class Runs(Protocol):
 
 def shelf(name: str) -> int:
     """The number of the list that keeps the runs of a story, or the stories of a subject."""
-    return crc32(name.encode(errors="replace")) % SHELVES
+    return crc32(name.encode("utf-8", "replace")) % SHELVES
 
 
 def shelf_of(run: Run) -> int:
@@ -231,7 +234,7 @@ def _record_of(run: Run) -> list[Any]:
         round(run.waited * 1000),
         round(run.took * 1000),
         _worker_short(run.handler, run.worker),
-        " ".join(f"{kind}:{_short(event_id)}" for kind, event_id in run.announced[:MOST_NAMED]),
+        _named_in_text(run.announced) if run.announced else "",
     ]
     if run.detail or run.parts:
         record += [_cut(run.detail), _named(run.parts)]
@@ -325,6 +328,10 @@ def _long(short: str) -> str:
         return short[1:]
     text = a2b_base64(short[1:] + "==").hex()
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def _named_in_text(events: Sequence[tuple[str, str]]) -> str:
+    return " ".join([f"{kind}:{_short(event_id)}" for kind, event_id in events[:MOST_NAMED]])
 
 
 @lru_cache

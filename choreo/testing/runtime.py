@@ -78,12 +78,12 @@ class StageRuntime(Runtime):
         return {}
 
     def new_readings(self) -> Readings:
-        """Reads the store of the test. No broker has the queues of a test."""
-        return Readings(self.store, NoQueues(), self.queue_of)
+        """Reads the store and the pending deliveries of the test."""
+        return Readings(self.store, StageQueues(self.pending), self.queue_of)
 
     def new_top(self) -> Top:
-        """Looks at the store of the test. No broker has the queues of a test."""
-        return Top(self.store, NoQueues(), self.queue_of, self.undeclared)
+        """Looks at the store and at the pending deliveries of the test. Each service counts as having a worker."""
+        return Top(self.store, StageQueues(self.pending), self.queue_of, self.undeclared)
 
     def look_at_broker(self, queues: Sequence[str], texts: Sequence[str]) -> BrokerLook:  # noqa: ARG002
         """All deliveries that wait on the stage."""
@@ -107,12 +107,22 @@ class StageRuntime(Runtime):
         return name
 
 
-class NoQueues:
-    """Looks into no queue."""
+class StageQueues:
+    """
+    Looks into the queues of a stage.
 
-    def look(self, queues: Sequence[str]) -> Mapping[str, Depth]:  # noqa: ARG002
-        """Nothing."""
-        return {}
+    ``pending`` is a callback: it tells the store what the services declare, and returns the deliveries that wait.
+    """
+
+    def __init__(self, pending: Callable[[], Sequence[PendingDelivery]]) -> None:
+        self._pending = pending
+
+    def look(self, queues: Sequence[str]) -> Mapping[str, Depth]:
+        """Queue → the deliveries that wait in it. Those of a stage have the names of their handlers."""
+        waiting: dict[str, list[PendingDelivery]] = {queue: [] for queue in queues}
+        for delivery in self._pending():
+            waiting.setdefault(delivery.handler, []).append(delivery)
+        return {queue: _depth(deliveries) for queue, deliveries in waiting.items()}
 
     def namespaces(self) -> None:
         """Nothing."""
@@ -122,6 +132,13 @@ class NoQueues:
 
     def close(self) -> None:
         """Do nothing."""
+
+
+def _depth(deliveries: Sequence[PendingDelivery]) -> Depth:
+    event = next((delivery.event for delivery in deliveries if delivery.event), None)
+    if event is None:
+        return Depth(len(deliveries))
+    return Depth(len(deliveries), event.time.timestamp(), event.subject or "")
 
 
 class Unkept(LeaseKeeper):

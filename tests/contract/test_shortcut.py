@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -365,6 +366,46 @@ def test_a_failure_is_told_and_settled(start: Start, way: str, error: Exception,
     assert worker.channel.qos.can_consume_max_estimate() == 64
     assert worker.app.runtime.store.backlog(HANDLER).total == (last == "task-retried")
     assert [letter.reason for letter in worker.app.dead_letters] == ([] if last == "task-retried" else [Reason.REFUSED])
+
+
+def told_of_runs(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the log says of runs: the level, and the words up to the first duration or error."""
+    loggers = ("choreo.runs", "choreo.fast.decisions", "choreo.delivery.notice")
+    records = [record for record in caplog.records if record.name in loggers]
+    return [re.split(" in |, its", f"{record.levelname} {record.getMessage()}")[0] for record in records]
+
+
+def test_at_info_each_run_is_one_line_and_still_takes_the_shortcut(
+    start: Start, way: str, caplog: pytest.LogCaptureFixture
+):
+    with caplog.at_level(logging.INFO), caplog.at_level(logging.INFO, "celery"):
+        worker = start(way)
+        worker.tell(envelope(ORDER, id="e-1"), envelope(ORDER, id="e-2", subject="ORD-2"))
+        worker.run()
+
+    assert told_of_runs(caplog) == [f"INFO shop.charge(order.placed ORD-{number}): done" for number in (1, 2)]
+    assert worker.short == (2 if way == "shortcut" else 0)
+
+
+def test_a_commit_that_is_refused_after_its_line_has_a_second_line(start: Start, caplog: pytest.LogCaptureFixture):
+    forgets = iter([True])
+
+    def forget() -> None:
+        if next(forgets, False):
+            keys = list(worker.corner.redis.scan_iter(f"choreo:{worker.app.runtime.topology.namespace}:*shop.charge*"))
+            worker.corner.redis.delete(*keys)
+
+    worker = start("shortcut", forget)
+    with caplog.at_level(logging.INFO):
+        worker.tell(envelope(ORDER, id="e-1"))
+        worker.run()
+        eventually(lambda: (worker.run(), len(told_of_runs(caplog)) == 3)[1])
+
+    assert told_of_runs(caplog) == [
+        "INFO shop.charge(order.placed ORD-1): done",
+        "ERROR shop.charge(order.placed ORD-1) is not done after all",
+        "INFO shop.charge(order.placed ORD-1): done",
+    ]
 
 
 def test_a_copy_that_could_not_be_settled_goes_back(start: Start, way: str, monkeypatch: pytest.MonkeyPatch):

@@ -47,8 +47,21 @@ def read(payment: Payment) -> str:
 @pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize("lane", [True, False])
 def test_each_run_is_one_line_and_other_tasks_keep_theirs(payment: Payment, pool: str, lane: bool):
-    log = handle(payment, "--pool", pool, choreo_fast_lane=lane)
+    assert_told_once(handle(payment, "--pool", pool, choreo_fast_lane=lane))
 
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_each_run_is_one_line_behind_rabbitmq(
+    rabbitmq_url: str, redis_url: str, namespace: str, tmp_path: Path, pool: str
+):
+    payment = Payment(rabbitmq_url, redis_url, namespace, tmp_path, app="logs_app")
+    try:
+        assert_told_once(handle(payment, "--pool", pool))
+    finally:
+        payment.close()
+
+
+def assert_told_once(log: str) -> None:
     lines = [line for line in log.splitlines() if "payment.charge_customer" in line and "/" in line.partition("]")[0]]
     said = sorted(line.partition(": ")[2].partition("/")[0] for line in lines)
     assert said == ["ERROR", "ERROR", "INFO", "WARNING"], log

@@ -2,7 +2,8 @@
 
 import json
 import shlex
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
@@ -208,3 +209,32 @@ def test_a_list_without_stories_says_so(monkeypatch):
     monkeypatch.setattr("choreo.cli.app.command_line_service", lambda *_: stage.app)
 
     assert "No stories are known. A service makes its stories known when its worker starts." in run("list").stderr
+
+
+def test_the_document_shows_it_as_it_is(monkeypatch):
+    began = datetime(2030, 1, 1, 11, 45, tzinfo=UTC)
+    app = service("analytics")
+    app.story(
+        "delivery",
+        begins=OrderPlaced,
+        steps=[OrderConfirmed, PaymentCharged],
+        ends=[DriverAssigned, OrderRejected, PaymentFailed],
+        within=timedelta(minutes=45),
+    )
+    stage = Stage(app, start=began)
+    monkeypatch.setattr("choreo.cli.app.command_line_service", lambda *_: stage.app)
+    # Otherwise a moment in a far year would be shown as a date.
+    monkeypatch.setattr("choreo.cli.stories.shown_moment", lambda moment, near: f"{moment:{near}}")
+    counts = {"ended_in_time": 1204, "ended_late": 12, "overdue": 13}
+    stage.store._drawers["analytics.delivery"].tally.update(counts)
+    first, second = "7e0c3c4e-7f0b-5d3a-8f58-6f1b2f0c1d2e", "5b1f7c0a-2f64-5c0e-9d2a-0c8f3f6f9a11"
+    later = began + timedelta(seconds=2)
+    stage.deliver(envelope(PLACED, id=first, time=began), "analytics.delivery")
+    stage.deliver(envelope(OrderConfirmed(), id=second, source="restaurant", time=later), "analytics.delivery")
+    stage.advance(minutes=11)
+    tell(stage, PLACED, subject="ORD-7")
+    stage.advance(minutes=37, seconds=-30)
+
+    text = (Path(__file__).parents[2] / "docs" / "stories.md").read_text()
+    shown = text.partition("```\n$ choreo stories list\n")[2].partition("```")[0]
+    assert shown == f"{run('list').stdout}\n$ choreo stories show ORD-1\n{run('show', 'ORD-1').stdout}"

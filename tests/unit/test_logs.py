@@ -229,6 +229,7 @@ def once() -> ToldOnce:
     def clean() -> None:
         """Nothing."""
 
+    told("")
     made = ToldOnce()
     made.tasks = app.tasks
     return made

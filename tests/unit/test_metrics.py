@@ -18,7 +18,7 @@ from choreo.cli.metrics import metrics
 from choreo.errors import StoreError
 from choreo.observe.prometheus import COUNTERS, GAUGES
 from choreo.testing import Stage, stage
-from choreo.testing.runtime import NoQueues
+from choreo.testing.runtime import StageQueues
 from tests.unit.events import DriverAssigned, OrderConfirmed, OrderPlaced, PaymentCharged
 from tests.unit.stage import service
 
@@ -108,7 +108,7 @@ def test_it_tells_what_waits_in_queues_and_since_when(
     platform: Stage, app: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     depths = {"driver.note": Depth(7, (NOON - timedelta(seconds=90)).timestamp()), "driver.assign": Depth(0)}
-    monkeypatch.setattr(NoQueues, "look", lambda *_: depths)
+    monkeypatch.setattr(StageQueues, "look", lambda *_: depths)
 
     found = samples(run().stdout)
 
@@ -158,7 +158,7 @@ def test_a_broker_that_is_away_hides_nothing_else(
     def away(*_: object) -> None:
         raise OSError("away")
 
-    monkeypatch.setattr(NoQueues, "look", away)
+    monkeypatch.setattr(StageQueues, "look", away)
 
     found = samples(run().stdout)
 

@@ -79,6 +79,8 @@ def test_the_record_has_the_run_in_fields(log: pytest.LogCaptureFixture):
 
     (record,) = of_runs(log)
     fields = json.loads(JsonFormatter().format(record))
+    assert fields["message"].startswith("payment.charge(order.placed ORD-1): announced payment.charged in ")
+    assert fields["message"].endswith("s"), "the facts are fields"
     assert fields["took"] >= 0
     assert fields["waited"] >= 0
     about = {
@@ -123,6 +125,17 @@ def test_a_retry_is_a_warning_with_the_error_in_one_line_and_when_it_is_due(log:
     assert "Traceback" not in log.text
 
 
+def test_an_enormous_error_is_clipped_in_the_line_and_not_in_the_dead_letter(log: pytest.LogCaptureFixture):
+    stage = stage_of(failing(OSError("x" * 1500)))
+
+    for attempt in (1, 2):
+        stage.deliver(ORDER, attempt=attempt)
+
+    (letter,) = stage.dead_letters
+    assert len(letter.error) > 1500
+    assert all(len(record.getMessage()) < 800 for record in of_runs(log))
+
+
 def test_a_dead_letter_is_an_error_with_its_id_and_the_run(log: pytest.LogCaptureFixture):
     stage = stage_of(failing(PermanentFailure("no such card")))
 
@@ -146,7 +159,8 @@ def test_at_debug_a_failure_has_its_traceback_once(caplog: pytest.LogCaptureFixt
         with caplog.at_level(logging.DEBUG, "choreo"):
             stage.deliver(ORDER, attempt=attempt)
 
-        assert sum(logging.Formatter().format(record).count("Traceback") for record in of_runs(caplog)) == 1
+        for formatter in (logging.Formatter(), JsonFormatter()):
+            assert sum(formatter.format(record).count("Traceback") for record in of_runs(caplog)) == 1
 
 
 def test_what_calls_no_handler_is_for_debug(caplog: pytest.LogCaptureFixture):

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from choreo import Context, DeclarationError, Envelope, Event, Service, StoryError, StoryOverdue, Terms
+from choreo import Context, DeclarationError, Envelope, Event, Retry, Service, StoryError, StoryOverdue, Terms
 from choreo.delivery.kinds import delivery_to
 from choreo.delivery.story import KEPT
 from tests.unit.events import (
@@ -502,6 +502,24 @@ def test_a_worker_that_dies_before_its_commit_leads_to_one_announcement(stage, m
     (overdue,) = stage.announced(StoryOverdue)
     assert ids == [[f"event:{overdue.meta.id}"]]
     assert counted(stage, overdue=1)
+
+
+@pytest.mark.parametrize("when", ["at its end", "at its deadline"])
+def test_a_story_that_fails_is_a_dead_letter_and_goes_on_after_its_replay(monkeypatch, when):
+    stage = Stage(declare(service("shop", retry=Retry(times=0))), start=NOON)
+    with monkeypatch.context() as broken:
+        broken.setattr("choreo.delivery.story.StoryDelivery._course", lambda *_: 1 / 0)
+        tell(stage, PLACED, OrderConfirmed(), *([DriverAssigned()] if when == "at its end" else []))
+        stage.advance(hours=1)
+    (letter,) = stage.dead_letters
+
+    stage.app.dead_letters.replay(letter.id)
+    stage.advance(hours=1)
+
+    ended = when == "at its end"
+    assert (stage.dead_letters, len(stage.announced(StoryOverdue))) == ([], 0 if ended else 1)
+    assert [story.overdue for story in stage.stories] == ([] if ended else [True])
+    assert counted(stage, ended_in_time=1) if ended else counted(stage, overdue=1)
 
 
 def test_the_data_of_events_is_not_kept(stage):

@@ -69,8 +69,8 @@ def stage(app: Service, queues: Queues, monkeypatch: pytest.MonkeyPatch) -> Stag
     stage = Stage(app)
     runtime = app.runtime
     runtime.introduce()
-    # The handler is bound, as its first worker does it.
-    stage.store.declare("payment", "payment@old", [(QUEUE, "order.placed")], 1)
+    # It had a worker once.
+    works(stage, node="payment@gone", seconds=1)
     stage.wait(2)
     monkeypatch.setattr(
         runtime, "new_top", lambda: Top(stage.store, queues, runtime.queue_of, runtime.undeclared, namespace="")
@@ -80,11 +80,11 @@ def stage(app: Service, queues: Queues, monkeypatch: pytest.MonkeyPatch) -> Stag
     return stage
 
 
-def works(stage: Stage, *consumed: str, node: str = "payment@one", **about: Any) -> None:
-    """A worker lives, and consumes these queues."""
+def works(stage: Stage, *consumed: str, node: str = "payment@one", seconds: float = 60, **about: Any) -> None:
+    """A worker lives for so many seconds, and consumes these queues."""
     told = {"version": "1.4", "pool": "solo", "concurrency": 1, "since": stage.store.now(), **about}
     program = Program(f"{node}/1", node, queues=consumed, **told)
-    stage.store.report("payment", program, "{}", 60)
+    stage.store.report("payment", program, "{}", seconds)
 
 
 def state(app: Service, name: str = "payment.charge") -> Any:
@@ -142,6 +142,15 @@ def test_messages_that_nobody_takes_are_trouble(stage, app, queues, consumed, tr
 
 def test_without_messages_a_stopped_service_is_no_trouble(stage: Stage, app: Service):
     assert line(run("--once"), "payment.charge")[-1] == "NONE"
+
+
+def test_a_worker_of_an_older_choreo_counts_by_what_it_declares(stage: Stage, app: Service, queues: Queues):
+    stage.store.register(["driver.assign"])
+    stage.store.declare("driver", "driver@older", [("driver.assign", "order.placed")], 60)
+    queues.depths["driver.assign"] = Depth(1)
+
+    found = state(app, "driver.assign")
+    assert (found.living, found.workers, found.trouble) == (1, 1, "")
 
 
 def test_messages_for_a_handler_that_is_gone_are_trouble(stage: Stage, app: Service, queues: Queues):
@@ -250,7 +259,10 @@ def test_events_that_nobody_heard_are_told_for_a_day(stage: Stage, app: Service)
 
 def test_a_test_of_a_service_can_look_as_well(app: Service):
     with testing.stage(app) as platform:
+        app.runtime.introduce()
         platform.publish(OrderPlaced(customer_id="alice", total_cents=13), subject="ORD-1")
+        waiting = state(app)
+        assert (waiting.waiting, waiting.subject, waiting.workers, waiting.trouble) == (1, "ORD-1", 1, "")
         platform.run()
 
         (found,) = app.observe.stuck()

@@ -10,9 +10,10 @@ from choreo import Envelope, Event, PermanentFailure, Retry, RetryLater, Service
 from choreo.broker.depths import Depth
 from choreo.cli import choreo
 from choreo.observe.broker_look import BrokerLook
-from choreo.observe.causes import Weight
+from choreo.observe.cause import Cause, Weight, heaviest
 from choreo.observe.gathering import MOST_STORIES
-from choreo.observe.trace import Trace, _events_of
+from choreo.observe.trace import Trace
+from choreo.observe.tracer import _events_of
 from choreo.observe.why_not import WhyNot
 from choreo.store.runs import Recording, Run
 from choreo.testing import Stage
@@ -366,7 +367,7 @@ def test_the_work_for_a_long_story_grows_with_its_length_and_not_with_its_square
         looks += 1
         return _events_of(run)
 
-    monkeypatch.setattr("choreo.observe.trace._events_of", counted)
+    monkeypatch.setattr("choreo.observe.tracer._events_of", counted)
     operator.stage.publish(BallReturned(number=200), "ORD-1")
     operator.stage.run()
 
@@ -428,6 +429,78 @@ def test_an_event_that_nobody_handled_may_be_in_a_queue_that_cannot_be_looked_in
     cause = operator.why_not(PaymentCharged, "ORD-1").cause
 
     assert cause.text == "it is perhaps among the 1 message in the queue of payment.charge"
+
+
+def test_an_event_far_behind_in_a_queue_says_when_its_turn_comes(operator: Operator) -> None:
+    for number in range(12):
+        operator.placed(f"DONE-{number}")
+    for number in range(15):
+        operator.place(f"ORD-{number}")
+
+    cause = operator.trace("ORD-14").cause
+
+    assert "it is 15th of 15 in the queue of payment.charge" in cause.text
+    assert "per second its turn comes in about" in cause.text
+    assert "start a second worker" in cause.do
+
+
+def test_an_event_that_nobody_hears_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = service("payment")
+
+    @app.on(OrderPlaced)
+    def charge(order: OrderPlaced) -> PaymentCharged:
+        return PaymentCharged()
+
+    with Stage(app) as stage:
+        stage.publish(OrderPlaced(), "ORD-1")
+        stage.run()
+        monkeypatch.setattr("choreo.cli.app.command_line_service", lambda *_: app)
+
+        said = CliRunner().invoke(choreo, ["trace", "ORD-1"]).output
+
+    assert "payment.charged  nobody hears it" in said
+    assert "order.placed  nobody" not in said
+
+
+def test_a_copy_of_an_event_that_was_handled_is_not_open(operator: Operator) -> None:
+    event = operator.placed("ORD-1")
+    operator.stage.publish(event)
+
+    assert operator.trace("ORD-1").is_done
+
+
+def test_a_handler_that_announced_another_event_has_perhaps_done_right(operator: Operator) -> None:
+    operator.placed("ORD-rejected")
+
+    cause = operator.why_not(OrderConfirmed, "ORD-rejected").cause
+
+    assert cause.weight is Weight.UNKNOWN
+    assert cause.text.startswith("restaurant.answer handled order.placed at ")
+    assert cause.text.endswith("and announced order.rejected")
+
+
+def test_of_several_causes_the_one_that_does_not_mend_itself_is_told_and_of_these_the_oldest() -> None:
+    waiting, unknown, old, new = (
+        Cause(name, name, "", weight, since)
+        for name, weight, since in [
+            ("waiting", Weight.WAITING, 1.0),
+            ("unknown", Weight.UNKNOWN, 2.0),
+            ("old", Weight.STUCK, 3.0),
+            ("new", Weight.STUCK, 4.0),
+        ]
+    )
+
+    assert heaviest([waiting, new, unknown, old]) is old
+    assert heaviest([waiting, unknown]) is unknown
+    assert heaviest([]) is None
+
+
+def test_the_events_of_another_order_are_no_reason(operator: Operator) -> None:
+    operator.placed("ORD-later")
+    operator.placed("ORD-later-frozen")
+
+    assert operator.why_not(PaymentCharged, "ORD-later").cause.name == "retry"
+    assert operator.why_not(PaymentCharged, "ORD-later-frozen").cause.name == "dead letter"
 
 
 def test_foreign_text_is_escaped(operator: Operator, choreo_command) -> None:

@@ -1,10 +1,9 @@
-"""Causes: why an event has not been handled, whether it goes on by itself, and the next step of an operator."""
+"""The judge: finds out why an open end is open."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import IntEnum
 
 from choreo.delivery.ending import Ending, process_in
+from choreo.observe.cause import NOTHING, Cause, Weight
 from choreo.observe.evidence import Evidence
 from choreo.observe.map import MappedEvent
 from choreo.observe.open_end import Kind, OpenEnd
@@ -18,42 +17,7 @@ from choreo.store.schedule import DELAYED
 LATE = 10.0
 #: An attempt that was begun so often has most likely ended its workers.
 OFTEN = 2
-#: What an operator does where everything goes on by itself.
-NOTHING = "nothing: it goes on by itself"
 _START_ANY = "start a worker of any service: celery -A ... worker"
-
-
-class Weight(IntEnum):
-    """How much a cause matters. Of several causes, the heaviest is told."""
-
-    #: Everything is done.
-    DONE = 0
-    #: It goes on by itself.
-    WAITING = 1
-    #: Nobody knows if it goes on.
-    UNKNOWN = 2
-    #: It does not go on by itself.
-    STUCK = 3
-
-
-@dataclass(frozen=True)
-class Cause:
-    """Why something has not happened."""
-
-    #: A word for programs, such as "no worker" or "dead letter".
-    name: str
-    #: A sentence without a full stop.
-    text: str
-    #: The next step: a command, or an advice.
-    do: str
-    weight: Weight = Weight.STUCK
-    #: Since when, in seconds since 1970. None: unknown.
-    since: float | None = None
-
-
-def heaviest(causes: Sequence[Cause]) -> Cause | None:
-    """The cause that matters most: of two that matter as much, the older one. None if there is none."""
-    return min(causes, key=lambda one: (-one.weight, one.since or float("inf")), default=None)
 
 
 class Judge:
@@ -112,8 +76,15 @@ class Judge:
         place = f"{ordinal(end.message.position)} of {end.message.count}"
         count = len(self._evidence.consumers(end.handler))
         who = f"{counted(count, 'worker')} {'consumes' if count == 1 else 'consume'}"
-        text = f"it is {place} in the queue of {end.handler}{self._age(since)}, which {who}"
+        text = f"it is {place} in the queue of {end.handler}{self._age(since)}, which {who}{self._turn(end)}"
         return Cause("in the queue", text, self._patience(end), Weight.WAITING, since)
+
+    def _turn(self, end: OpenEnd) -> str:
+        """When its turn comes, at the rate of the last minute, with a semicolon before; "" if that is not known."""
+        rate = self._evidence.rates.get(end.handler)
+        if not rate or end.message is None:
+            return ""
+        return f"; at {rate:.2g} per second its turn comes in about {span(end.message.position / rate)}"
 
     def _patience(self, end: OpenEnd) -> str:
         service = end.service

@@ -1,0 +1,254 @@
+"""The walk: from the type of an event backwards to the first thing that did not happen."""
+
+from collections.abc import Callable, Sequence
+
+from choreo.declare.description import HandlerDescription
+from choreo.events.patterns import matches
+from choreo.observe.cause import NOTHING, Cause, Weight, heaviest
+from choreo.observe.evidence import Evidence, KnownEvent
+from choreo.observe.judge import Judge
+from choreo.observe.likeness import alike
+from choreo.observe.map import Announcer, is_wild
+from choreo.observe.open_end import Kind, OpenEnd
+from choreo.observe.why_not import Finding, WhyNot
+from choreo.observe.words import clock, counted
+from choreo.printing import one_line
+from choreo.store.runs import Result, Run
+
+#: In which order causes are told of an event that several handlers announce.
+_ALTERNATIVES = {Weight.DONE: 0, Weight.STUCK: 1, Weight.WAITING: 2, Weight.UNKNOWN: 3}
+
+
+class Walk:
+    """
+    Walks the map backwards against the evidence. Make one for each question.
+
+    ``elsewhere`` is a callback: it gets a type and a subject, and returns a cause if other namespaces know of them.
+    """
+
+    def __init__(self, evidence: Evidence, elsewhere: Callable[[str, str], Cause | None] = lambda *_: None) -> None:
+        self._evidence, self._elsewhere = evidence, elsewhere
+        self._judge = Judge(evidence)
+        self._asked: set[str] = set()
+        self.findings: list[Finding] = []
+
+    def of(self, kind: str, depth: int = 0) -> Cause:
+        """Why no event of this type was announced."""
+        self._asked.add(kind)
+        delayed = [end for end in self._evidence.ends if end.is_announcement and end.event.type == kind]
+        if delayed:
+            return self._judge.of(delayed[0])
+        if announced := self._announced(kind):
+            return self._was_announced(announced[-1], depth)
+        event = self._evidence.map.event(kind)
+        announcers = event.announced_by if event else ()
+        self._find(depth, False, kind, _by(announcers))
+        if not announcers:
+            return self._nobody(kind)
+        causes = [self._by(announcer, kind, depth) for announcer in announcers]
+        cause = min(causes, key=lambda one: _ALTERNATIVES[one.weight])
+        if cause.name == "not announced" and (elsewhere := self._elsewhere(kind, self._evidence.what)):
+            return elsewhere
+        return cause
+
+    def _announced(self, kind: str) -> list[KnownEvent]:
+        found = [event for event in self._evidence.events.values() if event.type == kind]
+        return sorted(found, key=lambda event: event.at or 0.0)
+
+    def _was_announced(self, event: KnownEvent, depth: int) -> Cause:
+        at = f" at {self._clock(event.at)}" if event.at else ""
+        self._find(depth, True, event.type, f"announced{at}{f', by {event.source}' if event.source else ''}")
+        text = f"nothing: {event.type} was announced{at}{f' by {event.source}' if event.source else ''}"
+        return Cause("announced", text, f"choreo trace {one_line(event.id)}", Weight.DONE, event.at)
+
+    # -- nobody ----------------------------------------------------------------------------------------------------
+
+    def _nobody(self, kind: str) -> Cause:
+        seen = {event.type: event for event in self._evidence.events.values()}
+        types = {event.type for event in self._evidence.map.events if event.announced_by} | set(seen)
+        unsaid = self._evidence.map.unsaid
+        who = f". Handlers without a return annotation may: {', '.join(unsaid[:5])}" if unsaid else ""
+        if like := alike(kind, types - {kind}):
+            at = f" at {self._clock(seen[like].at)}" if like in seen and seen[like].at else ""
+            about = f"{like} was announced{at}" if like in seen else f"{like} is announced"
+            text = f"nobody announces {kind}. {about}: a misspelling of it?"
+            return Cause("misspelling", text, f"choreo map {like}; correct the type, and publish the event again")
+        if (elsewhere := self._elsewhere(kind, self._evidence.what)) is not None:
+            return elsewhere
+        return Cause("nobody announces it", f"nobody announces {kind}{who}", "choreo map")
+
+    def _outside(self, announcer: Announcer, kind: str, depth: int) -> Cause:
+        how = "when it has a dead letter" if announcer.how == "dead_letter" else "outside of handlers"
+        self._find(depth + 1, None, announcer.service, f"announces it {how}")
+        if like := alike(kind, {event.type for event in self._evidence.events.values()} - {kind}):
+            text = f"{announcer.service} has not announced {kind}, but {like}: a misspelling of it?"
+            return Cause("misspelling", text, f"choreo map {like}; correct the type, and publish the event again")
+        text = f"{announcer.service} has not announced {kind} for {one_line(self._evidence.what)} (it does so {how})"
+        event = self._evidence.map.event(kind)
+        if event is not None and event.lost:
+            text += f"; {counted(event.lost, 'event')} of it reached no queue, the last at {self._clock(event.lost_at)}"
+        do = (
+            f"look into the log of {announcer.service}; choreo publish {kind} --subject {one_line(self._evidence.what)}"
+        )
+        return Cause("not announced", text, do, Weight.UNKNOWN)
+
+    # -- handlers --------------------------------------------------------------------------------------------------
+
+    def _by(self, announcer: Announcer, kind: str, depth: int) -> Cause:
+        """Why this one has not announced an event of this type."""
+        handler = self._evidence.descriptions.get(announcer.name)
+        if handler is None:
+            return self._outside(announcer, kind, depth)
+        if handler.join is not None:
+            return self._by_join(handler, announcer.how, kind, depth)
+        heard = [event for event in self._evidence.events.values() if _hears(handler, event.type)]
+        if not heard:
+            return self._before(handler, [one for one in handler.hears if not is_wild(one)], depth)
+        causes = [self._at(handler, event, kind, depth) for event in heard]
+        return min(causes, key=lambda one: _ALTERNATIVES[one.weight])
+
+    def _before(self, handler: HandlerDescription, types: Sequence[str], depth: int) -> Cause:
+        """None of the events has been announced that this handler needs: why?"""
+        self._find(depth + 1, None, handler.name, f"needs {' or '.join(types) or 'any event'}")
+        # Nobody may have handled the event, so that only its queue knows of it.
+        unseen = self._judge.unseen(handler.name, None, None)
+        if unseen.name != "unknown":
+            return unseen
+        causes = [self.of(kind, depth + 1) for kind in types if kind not in self._asked]
+        if causes:
+            return min(causes, key=lambda one: _ALTERNATIVES[one.weight])
+        what = one_line(self._evidence.what)
+        text = f"{handler.name} has had no event about {what}"
+        return Cause("not announced", text, f"choreo map {handler.name}", Weight.UNKNOWN)
+
+    def _at(self, handler: HandlerDescription, event: KnownEvent, kind: str, depth: int) -> Cause:
+        """What has become of an event at this handler."""
+        # A join that waits is no reason: what it waits for is.
+        ends = sorted(self._evidence.ends_of(handler.name, event.id), key=lambda end: end.kind is Kind.JOIN)
+        runs = self._evidence.runs_of(handler.name, event.id)
+        if ends:
+            cause, text = self._judge.of(ends[0]), ends[0].words(self._evidence.now)
+        elif runs:
+            cause = self._after(handler, runs[-1], kind)
+            text = cause.text
+        else:
+            cause = self._judge.unseen(handler.name, self._evidence.map.event(event.type), event.at)
+            text = cause.text
+        told = text.removeprefix(f"{handler.name} ")
+        self._find(depth + 1, None, handler.name, f"hears {event.type}{self._at_time(event)}: {told}")
+        return cause
+
+    def _after(self, handler: HandlerDescription, run: Run, kind: str) -> Cause:
+        """Why a run has not led to an event of this type."""
+        at, others = self._clock(run.at), ", ".join(dict.fromkeys(kind_ for kind_, _ in run.announced))
+        match run.result:
+            case Result.RETRY:
+                text = (
+                    f"attempt {run.attempt} of {handler.name} failed at {at} ({run.detail}), and the next is on its way"
+                )
+                return Cause("retry", text, NOTHING, Weight.WAITING, run.at)
+            case Result.DEAD:
+                text = (
+                    f"{handler.name} failed for good at {at} ({run.detail}); its dead letter was replayed or discarded"
+                )
+                return Cause("dead letter gone", text, "publish the event again", since=run.at)
+            case Result.CANCELLED:
+                text = f"{handler.name} was cancelled by {run.type} at {at}"
+                return Cause("cancelled", text, self._by_hand(kind), since=run.at)
+            case Result.CANCELLED_BY_HAND:
+                text = f"{handler.name} was cancelled by hand at {at}: {run.detail or 'no reason was given'}"
+                return Cause("cancelled", text, self._by_hand(kind), since=run.at)
+            case _:
+                how = {Result.TIMED_OUT: "timed out", Result.FIRED: "was fired by hand"}.get(run.result, "")
+                what = f"{how} at {at}" if how else f"handled {run.type} at {at}"
+                text = f"{handler.name} {what}, and announced {others or 'nothing'}"
+                do = f"read {handler.name}: is that right? If not: {self._by_hand(kind)}"
+                # A handler that announced another event has decided otherwise, and has most likely forgotten nothing.
+                weight = Weight.UNKNOWN if others and not how else Weight.STUCK
+                return Cause("timed out" if how else "announced nothing", text, do, weight, run.at)
+
+    def _by_hand(self, kind: str) -> str:
+        return f"choreo publish {kind} --subject {one_line(self._evidence.what)} --data ..."
+
+    # -- joins -----------------------------------------------------------------------------------------------------
+
+    def _by_join(self, handler: HandlerDescription, how: str, kind: str, depth: int) -> Cause:
+        needs = f"needs {counted(len(handler.parts), 'event')}: {', '.join(handler.parts)}"
+        self._find(depth + 1, None, handler.name, needs)
+        ends = [end for end in self._evidence.ends if end.handler == handler.name]
+        if others := [end for end in ends if end.kind is not Kind.JOIN]:
+            cause = heaviest([self._judge.of(end) for end in others])
+            assert cause is not None
+            if cause.weight is Weight.STUCK:
+                return cause
+        pending = [end for end in ends if end.kind is Kind.JOIN]
+        if pending:
+            return self._pending(handler, pending[0], how, depth)
+        runs = [run for run in self._evidence.runs if run.handler == handler.name]
+        if runs:
+            return self._after(handler, runs[-1], kind)
+        if others:
+            return self._judge.of(others[0])
+        return self._never_begun(handler, depth)
+
+    def _pending(self, handler: HandlerDescription, end: OpenEnd, how: str, depth: int) -> Cause:
+        join = end.join
+        assert join is not None
+        cause = self._judge.of(end)
+        if join.complete or cause.weight is Weight.STUCK:
+            return cause
+        if how == "on_timeout":
+            text = f"{handler.name} announces it at its deadline, at {self._clock(end.due)}"
+            return Cause("join waits", text, NOTHING, Weight.WAITING, cause.since)
+        for part in join.arrived:
+            at = self._clock(part.envelope.time.timestamp())
+            self._find(depth + 1, True, part.envelope.type, f"{at}, from {one_line(part.envelope.source)}")
+        missing = [part.type for part in join.missing if part.type not in self._asked]
+        causes = [self._missing(handler, kind, depth) for kind in missing]
+        return heaviest(causes) or cause
+
+    def _never_begun(self, handler: HandlerDescription, depth: int) -> Cause:
+        causes = [self._missing(handler, kind, depth) for kind in handler.parts if kind not in self._asked]
+        text = f"{handler.name} has had none of its events"
+        return heaviest(causes) or Cause("not announced", text, f"choreo map {handler.name}", Weight.UNKNOWN)
+
+    def _missing(self, handler: HandlerDescription, kind: str, depth: int) -> Cause:
+        """Why a join has not got a part: it was not announced, or has not arrived."""
+        announced = self._announced(kind)
+        if not announced:
+            return self.of(kind, depth + 1)
+        self._asked.add(kind)
+        return self._at(handler, announced[-1], kind, depth)
+
+    # -- words -----------------------------------------------------------------------------------------------------
+
+    def _find(self, depth: int, is_met: bool | None, what: str, text: str) -> None:
+        self.findings.append(Finding(depth, is_met, what, text))
+
+    def _clock(self, moment: float | None) -> str:
+        return "?" if moment is None else clock(moment, self._evidence.now)
+
+    def _at_time(self, event: KnownEvent) -> str:
+        return f" of {self._clock(event.at)}" if event.at else ""
+
+
+def answered(evidence: Evidence, kind: str, elsewhere: Callable[[str, str], Cause | None]) -> WhyNot:
+    """Why no event of this type was announced, by this evidence. ``elsewhere`` is that of `Walk`."""
+    walk = Walk(evidence, elsewhere)
+    cause = walk.of(kind)
+    return WhyNot(kind, evidence.what, walk.findings, cause, evidence.notes)
+
+
+def _by(announcers: Sequence[Announcer]) -> str:
+    if not announcers:
+        return "nobody announces it"
+    return f"announced by {' or '.join(dict.fromkeys(map(_announcer, announcers)))}"
+
+
+def _announcer(announcer: Announcer) -> str:
+    how = {"on_timeout": " at its deadline", "dead_letter": " for dead letters"}.get(announcer.how, "")
+    return f"{announcer.name}{how}"
+
+
+def _hears(handler: HandlerDescription, kind: str) -> bool:
+    return any(matches(pattern, kind) for pattern in handler.hears)
