@@ -314,17 +314,15 @@ class RedisStore(Store):
         due, messages = self._calendar(name)
         now = self._calls.time(due) * 1000
 
-        def count(client: Any) -> Any:
-            with client.pipeline(transaction=True) as pipeline:
-                pipeline.zcount(due, 0, now)
-                pipeline.zrangebyscore(due, 0, now, start=0, num=1, withscores=True)
-                pipeline.zcount(due, f"({now}", "+inf")
-                pipeline.zrangebyscore(due, f"({now}", "+inf", start=0, num=1, withscores=True)
-                pipeline.zcount(due, "-inf", "(0")
-                pipeline.hlen(messages)
-                return pipeline.execute()
+        def count(pipeline: Any) -> None:
+            pipeline.zcount(due, 0, now)
+            pipeline.zrangebyscore(due, 0, now, start=0, num=1, withscores=True)
+            pipeline.zcount(due, f"({now}", "+inf")
+            pipeline.zrangebyscore(due, f"({now}", "+inf", start=0, num=1, withscores=True)
+            pipeline.zcount(due, "-inf", "(0")
+            pipeline.hlen(messages)
 
-        ready, first, later, following, reminded, messages_there = self._calls.ask(count)
+        ready, first, later, following, reminded, messages_there = self._calls.together(count)
         late = max(now - first[0][1], 0) / 1000 if first else 0.0
         # A deadline is the only entry that has no message.
         joins = max(ready + later + reminded - messages_there, 0)
@@ -363,13 +361,11 @@ class RedisStore(Store):
         """When the oldest and newest letter of a handler were recorded, in seconds since 1970; None: it has none."""
         index = self._cabinet(handler)[1]
 
-        def ask(client: Any) -> Any:
-            with client.pipeline(transaction=True) as pipeline:
-                pipeline.zrange(index, 0, 0, withscores=True)
-                pipeline.zrange(index, -1, -1, withscores=True)
-                return pipeline.execute()
+        def ask(pipeline: Any) -> None:
+            pipeline.zrange(index, 0, 0, withscores=True)
+            pipeline.zrange(index, -1, -1, withscores=True)
 
-        first, last = self._calls.ask(ask)
+        first, last = self._calls.together(ask)
         return (first[0][1] / 1000, last[0][1] / 1000) if first and last else None
 
     def letter(self, handler: str, letter_id: str) -> str | None:
@@ -444,14 +440,12 @@ class RedisStore(Store):
         """The queues of this service that events reach; None if no worker of it has ever called `declare`."""
         workers = self._key(service, "workers")
 
-        def look(client: Any) -> Any:
-            with client.pipeline(transaction=True) as pipeline:
-                pipeline.hvals(workers)
-                pipeline.smembers(self._key(service, "bindings"))
-                pipeline.exists(self._key(service, "queues"))
-                return pipeline.execute()
+        def look(pipeline: Any) -> None:
+            pipeline.hvals(workers)
+            pipeline.smembers(self._key(service, "bindings"))
+            pipeline.exists(self._key(service, "queues"))
 
-        (records, bindings, was_declared), seconds = self._calls.ask(look), self._calls.time(workers)
+        (records, bindings, was_declared), seconds = self._calls.together(look), self._calls.time(workers)
         declarations = [record.decode().split("\n") for record in records]
         live = [declared for until, *declared in declarations if int(until) > seconds * 1000]
         if not live and not was_declared:
