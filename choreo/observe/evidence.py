@@ -55,6 +55,8 @@ class Evidence:
     queue_of: Callable[[str], str]
     #: Handler → runs per second in the last minute, of those in whose queue something was found.
     rates: Mapping[str, float] = field(default_factory=dict)
+    #: Type → the handlers that were seen to announce it, of those that do not say what they announce.
+    seen: Mapping[str, Sequence[str]] = field(default_factory=dict)
     #: True if a record of runs is kept.
     is_recorded: bool = True
     #: What was not looked at, in words.

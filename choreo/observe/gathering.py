@@ -1,6 +1,7 @@
 """Gathers the evidence about a subject, an event, a dead letter or a story."""
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -20,6 +21,7 @@ from choreo.operate.dead_letters import read
 from choreo.operate.joins import Joins, PendingJoin
 from choreo.store.parts import read_address, unit_of
 from choreo.store.port import Store
+from choreo.store.presence import Presence, Program
 from choreo.store.runs import SHELVES, Run
 from choreo.store.schedule import DELAYED
 from choreo.store.search import Kept
@@ -30,6 +32,8 @@ MOST_STORIES = 20
 MOST_JOINS = 500
 #: Behind so many messages in a queue it is worth to say how long they take.
 FAR = 10
+#: How many handlers that do not say what they announce are looked at, and how many seconds of their record.
+MOST_UNSAID, DAY = 20, 86_400.0
 _LETTER_ID = re.compile("[0-9a-f]{10}")
 
 
@@ -55,20 +59,21 @@ class Gathering:
 
     def about(self, what: str) -> Evidence:
         """All that is known about a subject, an event, a dead letter or a story."""
-        owners = self._store.handlers()
-        names = [name for name in owners if is_handler(name)]
-        letter_events = self._letter(owners, what)
+        registered = self._store.handlers()
+        names = [name for name in registered if is_handler(name)]
+        letter_events = self._letter(registered, what)
         stories = _once([event.correlation_id for event in letter_events]) or self._recorded(names, what)
-        sweep = self._sweep(owners, [what, *stories])
+        sweep = self._sweep(registered, [what, *stories])
         read_as, told = ("dead letter", stories) if letter_events else self._reading(names, what, stories, sweep)
         told, older = _newest(told, sweep.ends)
         if set(told) - set(stories) - {what}:
-            sweep = self._sweep(owners, [what, *told])
+            sweep = self._sweep(registered, [what, *told])
         runs = [run for story in told for run in self._runs(names, story, what, sweep.ends)]
         newest = sorted(told, key=lambda story: -_last(story, runs, sweep.ends))
         chosen, attempts = set(told), _attempts_in(runs)
         ends = [end for end in sweep.ends if end.stories & chosen and not _is_over(end, attempts)]
         ends += self._other_joins(what, runs, ends, set(told))
+        drawn = self._draw()
         evidence = Evidence(
             what,
             read_as,
@@ -76,11 +81,12 @@ class Gathering:
             newest,
             sorted(runs, key=lambda run: run.at),
             ends,
-            self._draw(),
-            {service: self._store.presence(service) for service in self._store.services()},
+            drawn,
+            {service: self._presence(service) for service in self._store.services()},
             sweep.broker,
             self._queue_of,
             self._rates(ends),
+            self._seen(drawn.unsaid),
             bool(self._store.recording),
             [*older, *sweep.notes, *sweep.broker.notes, *self._sampled(newest)],
         )
@@ -97,6 +103,15 @@ class Gathering:
                 if unit is not None and unit.holder:
                     yield OpenEnd(Kind.TAKEN, hearer.name, _envelope(event), unit.attempts + 1, unit=unit)
 
+    def _presence(self, service: str) -> Presence:
+        """Who is there of a service; also its workers that run an older choreo, which only declare their queues."""
+        presence = self._store.presence(service)
+        listening = None if presence.workers else self._store.listening(service)
+        older = [
+            Program(service, service, queues=tuple(sorted(one))) for one in (listening.workers if listening else ())
+        ]
+        return replace(presence, workers=older) if older else presence
+
     def _rates(self, ends: Iterable[OpenEnd]) -> dict[str, float]:
         """How fast the handlers are for which events wait behind others."""
         slow = {end.handler for end in ends if end.message is not None and end.message.position > FAR}
@@ -106,6 +121,15 @@ class Gathering:
             found[handler] = rate(runs, self._store.now(), sample) or 0.0
         return found
 
+    def _seen(self, unsaid: Sequence[str]) -> dict[str, list[str]]:
+        """Which types handlers have announced lately that do not say what they announce."""
+        found: dict[str, dict[str, None]] = defaultdict(dict)
+        for handler in unsaid[:MOST_UNSAID] if self._store.recording else ():
+            for run in self._store.recent(handler, DAY, EACH * SHELVES):
+                for kind, _ in run.announced:
+                    found[kind][handler] = None
+        return {kind: list(handlers) for kind, handlers in found.items()}
+
     def _sampled(self, stories: Iterable[str]) -> list[str]:
         recording = self._store.recording
         if not recording or all(map(recording.wants, stories)):
@@ -114,13 +138,13 @@ class Gathering:
 
     # -- how the name is read ------------------------------------------------------------------------------------
 
-    def _letter(self, owners: Sequence[str], what: str) -> Sequence[Envelope]:
+    def _letter(self, registered: Sequence[str], what: str) -> Sequence[Envelope]:
         """The events of the dead letter with this id."""
         if _LETTER_ID.fullmatch(what):
-            for owner in owners:
-                text = self._store.letter(owner, what)
+            for name in registered:
+                text = self._store.letter(name, what)
                 if text is not None:
-                    return read(owner, text).envelopes
+                    return read(name, text).envelopes
         return ()
 
     def _recorded(self, names: Sequence[str], what: str) -> list[str]:
@@ -164,19 +188,19 @@ class Gathering:
 
     # -- the live state ------------------------------------------------------------------------------------------
 
-    def _sweep(self, owners: Sequence[str], texts: Sequence[str]) -> "Sweep":
-        sweep = Sweep(self._look([self._queue_of(name) for name in owners], texts))
-        by_queue = {self._queue_of(name): name for name in owners}
+    def _sweep(self, registered: Sequence[str], texts: Sequence[str]) -> "Sweep":
+        sweep = Sweep(self._look([self._queue_of(name) for name in registered], texts))
+        by_queue = {self._queue_of(name): name for name in registered}
         for message in sweep.broker.messages:
             sweep.ends.append(self._on_broker(by_queue[message.queue], message))
-        for owner in (*owners, DELAYED):
-            entries, is_whole = self._store.find_scheduled(owner, texts)
-            sweep.ends += [end for entry in entries if (end := _scheduled(owner, entry)) is not None]
-            sweep.note(is_whole, f"not all of the schedule of {owner} was looked through")
-        for owner in owners:
-            letters, is_whole = self._store.find_letters(owner, texts)
-            sweep.ends += [_buried(owner, text) for text in letters]
-            sweep.note(is_whole, f"not all dead letters of {owner} were looked through")
+        for name in (*registered, DELAYED):
+            entries, is_whole = self._store.find_scheduled(name, texts)
+            sweep.ends += [end for entry in entries if (end := _scheduled(name, entry)) is not None]
+            sweep.note(is_whole, f"not all of the schedule of {name} was looked through")
+        for name in registered:
+            letters, is_whole = self._store.find_letters(name, texts)
+            sweep.ends += [_buried(name, text) for text in letters]
+            sweep.note(is_whole, f"not all dead letters of {name} were looked through")
         sweep.ends += [self._waiting(join) for join in self._joins.find(texts[0]) if join.arrived]
         return sweep
 
@@ -237,7 +261,7 @@ def _buried(handler: str, text: str) -> OpenEnd:
     return OpenEnd(Kind.LETTER, handler, event, letter.attempts, letter=letter)
 
 
-def _scheduled(owner: str, entry: Kept) -> OpenEnd | None:
+def _scheduled(name: str, entry: Kept) -> OpenEnd | None:
     """The open end of an entry in a schedule. None for a notice of a dead letter, and a signal to a join."""
     message = entry.message
     event, _ = read_address(event_in(message.body, message.headers))
@@ -245,7 +269,7 @@ def _scheduled(owner: str, entry: Kept) -> OpenEnd | None:
         return None
     is_announcement = bool(message.exchange)
     kind = Kind.RETRY if entry.id.startswith("retry:") else Kind.LATER
-    return OpenEnd(kind, owner, event, message.retries + 1, due=entry.due, is_announcement=is_announcement)
+    return OpenEnd(kind, name, event, message.retries + 1, due=entry.due, is_announcement=is_announcement)
 
 
 def _attempts_in(runs: Iterable[Run]) -> dict[tuple[str, str], int]:

@@ -41,7 +41,7 @@ class Walk:
         if announced := self._announced(kind):
             return self._was_announced(announced[-1], depth)
         event = self._evidence.map.event(kind)
-        announcers = event.announced_by if event else ()
+        announcers = (event.announced_by if event else ()) or self._seen(kind)
         self._find(depth, False, kind, _by(announcers))
         if not announcers:
             return self._nobody(kind)
@@ -50,6 +50,10 @@ class Walk:
         if cause.name == "not announced" and (elsewhere := self._elsewhere(kind, self._evidence.what)):
             return elsewhere
         return cause
+
+    def _seen(self, kind: str) -> Sequence[Announcer]:
+        """Handlers that do not say what they announce, and were seen to announce this."""
+        return [Announcer(handler, "seen") for handler in self._evidence.seen.get(kind, ())]
 
     def _announced(self, kind: str) -> list[KnownEvent]:
         found = [event for event in self._evidence.events.values() if event.type == kind]

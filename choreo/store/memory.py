@@ -743,11 +743,11 @@ class MemoryStore(Store):
         return dict(sorted(self._unheard.items()))
 
     @_locked
-    def find_scheduled(self, owner: str, texts: Sequence[str], most: int = MOST) -> tuple[list[Kept], bool]:
+    def find_scheduled(self, name: str, texts: Sequence[str], most: int = MOST) -> tuple[list[Kept], bool]:
         """The messages in this schedule that contain one of the texts; True if all were looked at."""
         entries = [
             Kept(key, entry.due, entry.message)
-            for key, entry in self._drawers[owner].calendar.items()
+            for key, entry in self._drawers[name].calendar.items()
             if entry.message is not None
         ]
         sought = needles(texts)

@@ -523,9 +523,9 @@ class RedisStore(Store):
     def _search(self) -> RedisSearch:
         return RedisSearch(self._calls, self._key)
 
-    def find_scheduled(self, owner: str, texts: Sequence[str], most: int = MOST) -> tuple[list[Kept], bool]:
+    def find_scheduled(self, name: str, texts: Sequence[str], most: int = MOST) -> tuple[list[Kept], bool]:
         """The messages in this schedule that contain one of the texts; True if all were looked at."""
-        return self._search.find_scheduled(owner, texts, most)
+        return self._search.find_scheduled(name, texts, most)
 
     def find_letters(self, handler: str, texts: Sequence[str], most: int = MOST) -> tuple[list[str], bool]:
         """The dead letters of this handler, as JSON, that contain one of the texts; True if all were looked at."""

@@ -21,12 +21,12 @@ class RedisSearch:
     def __init__(self, calls: Calls, key_of: Callable[..., str]) -> None:
         self._calls, self._key_of = calls, key_of
 
-    def find_scheduled(self, owner: str, texts: Sequence[str], most: int = MOST) -> tuple[list[Kept], bool]:
+    def find_scheduled(self, name: str, texts: Sequence[str], most: int = MOST) -> tuple[list[Kept], bool]:
         """The messages in this schedule that contain one of the texts; True if all were looked at."""
-        found, is_whole = self._find(self._key_of(owner, "messages"), texts, most)
+        found, is_whole = self._find(self._key_of(name, "messages"), texts, most)
         if not found:
             return [], is_whole
-        dues = self._calls.ask(lambda client: client.zmscore(self._key_of(owner, "due"), [key for key, _ in found]))
+        dues = self._calls.ask(lambda client: client.zmscore(self._key_of(name, "due"), [key for key, _ in found]))
         return list(_kept(found, dues)), is_whole
 
     def find_letters(self, handler: str, texts: Sequence[str], most: int = MOST) -> tuple[list[str], bool]:

@@ -41,7 +41,7 @@ class KeptUnit:
 class Search(Protocol):
     """Looks for texts. A method looks at ``most`` entries at most, and says if these were all. Raises `StoreError`."""
 
-    def find_scheduled(self, owner: str, texts: Sequence[str], most: int = MOST) -> tuple[list[Kept], bool]:
+    def find_scheduled(self, name: str, texts: Sequence[str], most: int = MOST) -> tuple[list[Kept], bool]:
         """The messages in this schedule that contain one of the texts; True if all were looked at."""
 
     def find_letters(self, handler: str, texts: Sequence[str], most: int = MOST) -> tuple[list[str], bool]:

@@ -94,3 +94,13 @@ def test_what_was_not_looked_at_is_told(full: Any, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(full, "find_letters", lambda *given: (kept(*given)[0], False))
 
     assert f"not all dead letters of {PAYMENT} were looked through" in about(full, "ORD-1").notes
+
+
+def test_a_worker_of_an_older_choreo_counts_as_one(store: Any) -> None:
+    store.register([PAYMENT])
+    store.declare("payment", "w-1", [(PAYMENT, "order.placed")], 60)
+
+    (worker,) = about(store, "ORD-1").consumers(PAYMENT)
+
+    assert worker.queues == (PAYMENT,)
+    assert about(store, "ORD-1").consumers("payment.refund") == []

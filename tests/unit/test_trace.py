@@ -81,6 +81,10 @@ def shop() -> list[Service]:
     def answer(order: Envelope) -> OrderConfirmed | OrderRejected:
         return OrderRejected() if fault_of(order) == "rejected" else OrderConfirmed()
 
+    @driver.on(PaymentCharged)
+    def send(charged: Envelope):  # it does not say what it announces
+        return ParcelSent()
+
     def give_up(confirmed: OrderConfirmed | None, charged: PaymentCharged | None) -> OrderDelayed:
         return OrderDelayed()
 
@@ -175,6 +179,8 @@ def test_a_story_that_is_done_is_a_tree_of_events_and_handlers(operator: Operato
         "order.placed",
         "  payment.charge",
         "    payment.charged",
+        "      driver.send",
+        "        parcel.sent",
         "      driver.assign",
         "  restaurant.answer",
         "    order.confirmed",
@@ -327,7 +333,19 @@ def test_a_type_that_nobody_announces_names_the_one_that_was_perhaps_meant(opera
 
     assert why.cause.name == "misspelling"
     assert "nobody announces driver.asigned. driver.assigned was announced at" in why.cause.text
-    assert operator.why_not(ParcelSent, "ORD-1").cause.name == "nobody announces it"
+    assert operator.app.observe.why_not("menu.printed", "ORD-1").cause.name == "nobody announces it"
+
+
+def test_a_handler_that_does_not_say_what_it_announces_is_known_by_what_it_did(operator: Operator) -> None:
+    assert operator.why_not(ParcelSent, "ORD-quiet").cause.name == "nobody announces it"
+    assert "may: driver.send" in operator.why_not(ParcelSent, "ORD-quiet").cause.text
+    operator.placed("ORD-1")
+    operator.placed("ORD-quiet")
+
+    why = operator.why_not(ParcelSent, "ORD-quiet")
+
+    assert why.findings[0].text == "announced by driver.send"
+    assert why.cause.text.startswith("payment.charge handled order.placed at ")
 
 
 def test_nothing_is_known_of_an_order_that_was_never_placed(operator: Operator) -> None:

@@ -19,6 +19,7 @@ from tests.acceptance.faults.services.words import (
     ReminderSent,
     StockChanged,
 )
+from tests.waiting import eventually
 
 
 def test_a_the_service_of_a_handler_is_not_running(shop: Shop, subject: str) -> None:
@@ -98,10 +99,10 @@ def test_e_an_event_kills_its_worker(shop: Shop, subject: str) -> None:
 
 
 def test_f_a_slow_service_has_a_long_queue(shop: Shop, subject: str) -> None:
-    for number in range(12):
+    for number in range(30):
         shop.publish(ArrivalNoted(), f"{subject}-{number}")
 
-    said = shop.choreo("trace", f"{subject}-11")
+    said = shop.choreo("trace", f"{subject}-29")
 
     assert "waiting: it is" in said
     assert "in the queue of texting.text_arrival" in said
@@ -122,7 +123,7 @@ def test_h_many_dead_letters_of_one_cause(shop: Shop, subject: str) -> None:
     for number in range(20):
         shop.publish(PointsEarned(currency="XXX"), f"{subject}-{number}")
 
-    shop.sees("stuck", words=r"payment.award_points +[0-9]+ .*dead letters", code=1)
+    shop.sees("stuck", words=r"payment.award_points +[0-9]+ .*dead letters", code=None)
     said = shop.sees("trace", f"{subject}-19", words="DEAD LETTER")
 
     assert "payment.award_points failed for good: PermanentFailure: unknown currency XXX" in said
@@ -144,9 +145,11 @@ def test_i_an_event_in_the_wrong_namespace(shop: Shop, subject: str) -> None:
 def test_j_a_retry_in_twenty_minutes(shop: Shop, subject: str) -> None:
     shop.publish(OrderPlaced(fault="night"), subject)
 
-    said = shop.sees("trace", subject, words=r"attempt 2 in 20 min")
+    # The restaurant may still have the order in hand.
+    due = "waiting: attempt 2 of 6 of payment.charge_customer is due in 20 min"
+    said = shop.sees("trace", subject, words=due)
 
-    assert "waiting: attempt 2 of 6 of payment.charge_customer is due in 20 min" in said
+    assert "attempt 2 in 20 min" in said
 
 
 def test_k_two_versions_of_a_service_at_once(shop: Shop, tmp_path: Path) -> None:
@@ -155,7 +158,7 @@ def test_k_two_versions_of_a_service_at_once(shop: Shop, tmp_path: Path) -> None
         second.start("analytics")
         second.wait_ready()
 
-        said = shop.sees("top", "--once", words=r"VERSIONS .*analytics", code=1)
+        said = shop.sees("top", "--once", words=r"VERSIONS .*1\.4\.2", code=None)
 
     assert "1.4.1" in said
     assert "1.4.2" in said
@@ -176,18 +179,22 @@ def test_l_the_server_evicts_keys() -> None:
 def test_m_a_loop_between_two_services(shop: Shop, subject: str) -> None:
     shop.publish(StockChanged(left=130), subject)
 
-    said = shop.sees("top", "--once", words=f"LOOPS.*{subject}", code=1)
+    said = shop.sees("top", "--once", words=f"LOOPS.*{subject}", code=None)
 
     assert "price.changed" in said
     assert "stock.changed" in said
 
 
 def test_n_a_worker_that_consumes_one_queue_of_two(shop: Shop, subject: str) -> None:
+    queue = f"{shop.namespace}.texting.text_refusal"
+    # A worker with -Q makes the bindings of the queues that it does not consume a little later.
+    with redis.Redis.from_url(shop.broker_url) as client:
+        table = f"_kombu.binding.{shop.namespace}.choreo.events"
+        eventually(lambda: any(name.endswith(queue.encode()) for name in client.smembers(table)))
     shop.publish(RefusalNoted(), subject)
 
-    said = shop.choreo("trace", subject)
+    said = shop.sees("trace", subject, words="no worker consumes")
 
-    queue = f"{shop.namespace}.texting.text_refusal"
     assert f"no worker consumes the queue {queue}: 1 worker of texting lives" in said
     assert f"celery -A tests.acceptance.faults.services.texting control add_consumer {queue}" in said
 
@@ -221,7 +228,7 @@ def test_p_an_outage_makes_dead_letters_of_everything(shop: Shop, subject: str) 
     said = shop.sees("trace", f"{subject}-4", words="STUCK")
 
     assert "no route to payments.example.com" in said
-    shop.sees("stuck", words=r"payment.charge_customer +[0-9]+ .*dead letters", code=1)
+    shop.sees("stuck", words=r"payment.charge_customer +[0-9]+ .*dead letters", code=None)
 
 
 def test_nothing_is_known(shop: Shop, subject: str) -> None:
