@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -26,7 +26,7 @@ from choreo.store.runs import SHELVES, Run
 from choreo.store.schedule import DELAYED
 from choreo.store.search import Kept
 
-#: The most stories of a subject that are looked at, the newest ones.
+#: The most stories of a subject that are looked at, the newest ones: of those in the record, and of those that wait.
 MOST_STORIES = 20
 #: The most pending joins of a handler that are looked at, if its joins are not found by the subject.
 MOST_JOINS = 500
@@ -68,11 +68,13 @@ class Gathering:
         # Between the two looks an event may have left its queue for the record.
         stories = stories or self._recorded(names, what)
         read_as, told = ("dead letter", stories) if letter_events else self._reading(names, what, stories, sweep)
+        told, older = _newest(told, sweep.ends)
         if set(told) - searched:
             sweep = self._sweep(registered, [what, *told])
         runs = [run for story in told for run in self._runs(names, story, what, sweep.ends)]
         newest = sorted(told, key=lambda story: -_last(story, runs, sweep.ends))
-        ends = [end for end in sweep.ends if end.stories & set(told) and not _is_over(end, runs)]
+        chosen, attempts = set(told), _attempts_in(runs)
+        ends = [end for end in sweep.ends if end.stories & chosen and not _is_over(end, attempts)]
         ends += self._other_joins(what, runs, ends, set(told))
         drawn = self._draw()
         evidence = Evidence(
@@ -89,7 +91,7 @@ class Gathering:
             self._rates(ends),
             self._seen(drawn.unsaid),
             bool(self._store.recording),
-            [*sweep.notes, *sweep.broker.notes, *self._sampled(newest)],
+            [*older, *sweep.notes, *sweep.broker.notes, *self._sampled(newest)],
         )
         return evidence if sweep.broker.is_open else replace(evidence, ends=[*ends, *self._begun(evidence)])
 
@@ -273,12 +275,34 @@ def _scheduled(name: str, entry: Kept) -> OpenEnd | None:
     return OpenEnd(kind, name, event, message.retries + 1, due=entry.due, is_announcement=is_announcement)
 
 
-def _is_over(end: OpenEnd, runs: Iterable[Run]) -> bool:
+def _attempts_in(runs: Iterable[Run]) -> dict[tuple[str, str], int]:
+    """Handler and event → the last attempt that is recorded."""
+    found: dict[tuple[str, str], int] = {}
+    for run in runs:
+        found[run.handler, run.event] = max(run.attempt, found.get((run.handler, run.event), 0))
+    return found
+
+
+def _is_over(end: OpenEnd, attempts: Mapping[tuple[str, str], int]) -> bool:
     """True if the attempt was recorded after its message had been seen, or the message is a mere duplicate."""
     if end.kind not in (Kind.QUEUED, Kind.TAKEN, Kind.RETRY) or end.event.replay:
         return False
-    own = (run for run in runs if (run.handler, run.event) == (end.handler, end.event.id))
-    return any(run.attempt >= end.attempt for run in own)
+    return attempts.get((end.handler, end.event.id), -1) >= end.attempt
+
+
+def _newest(stories: Sequence[str], ends: Iterable[OpenEnd]) -> tuple[list[str], list[str]]:
+    """
+    The stories without the older ones of those with open ends, if these are more than `MOST_STORIES`; and a note then.
+
+    Thousands of messages about one subject can wait, each of a story of its own, and each story is looked up.
+    """
+    times: dict[str, float] = {}
+    for event in (event for end in ends for event in end.events):
+        times[event.correlation_id] = max(times.get(event.correlation_id, 0.0), event.time.timestamp())
+    waiting = sorted((story for story in stories if story in times), key=times.__getitem__)
+    left_out = set(waiting[:-MOST_STORIES])
+    note = f"{len(waiting)} stories of it are open, and only the newest {MOST_STORIES} were looked at"
+    return [story for story in stories if story not in left_out], [note] if left_out else []
 
 
 def _last(story: str, runs: Iterable[Run], ends: Iterable[OpenEnd]) -> float:

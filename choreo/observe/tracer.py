@@ -33,14 +33,15 @@ class Tracer:
         self._evidence, self._story = evidence, story
         self._runs, self._ends = evidence.of_story(story)
         self._judge = Judge(evidence)
-        # A story may have thousands of events, so the runs and the open ends of each are looked up.
-        self._runs_of, self._ends_of = defaultdict[str, list[Run]](list), defaultdict[str, list[OpenEnd]](list)
+        #: Event id → the runs that it took part in, and its open ends. A story may have thousands of either.
+        self._runs_with: dict[str, list[Run]] = defaultdict(list)
+        self._ends_with: dict[str, list[OpenEnd]] = defaultdict(list)
         for run in self._runs:
             for event_id in dict.fromkeys(_events_of(run)):
-                self._runs_of[event_id].append(run)
+                self._runs_with[event_id].append(run)
         for end in self._ends:
             for event_id in dict.fromkeys(_ids(end)):
-                self._ends_of[event_id].append(end)
+                self._ends_with[event_id].append(end)
         self._steps = {event.id: list(self._steps_of(event)) for event in self._events()}
 
     def trace(self, others: Sequence[str] = ()) -> Trace:
@@ -69,15 +70,15 @@ class Tracer:
         """What became of an event at each handler that heard it, or should have."""
         mapped = self._evidence.map.event(event.type)
         hearers = {hearer.name: hearer for hearer in mapped.heard_by} if mapped else {}
-        names = [run.handler for run in self._runs_of[event.id]]
-        names += [end.handler for end in self._ends_of[event.id] if not end.is_announcement]
+        names = [run.handler for run in self._runs_with.get(event.id, ())]
+        names += [end.handler for end in self._ends_with.get(event.id, ()) if not end.is_announcement]
         steps = [self._step(name, event, hearers.get(name)) for name in dict.fromkeys([*names, *hearers])]
         yield from sorted((step for step in steps if step is not None), key=lambda step: step.at or float("inf"))
 
     def _step(self, handler: str, event: KnownEvent, hearer: Hearer | None) -> Step | None:
-        found = [run for run in self._runs_of[event.id] if run.handler == handler]
+        found = [run for run in self._runs_with.get(event.id, ()) if run.handler == handler]
         runs = [run for run in found if run.event == event.id]
-        ends = [end for end in self._ends_of[event.id] if end.handler == handler]
+        ends = [end for end in self._ends_with.get(event.id, ()) if end.handler == handler]
         end = min(ends, key=lambda end: end.kind is Kind.JOIN, default=None)
         joined = found[-1] if found and not runs else None
         is_wild = hearer is not None and hearer.is_wildcard
@@ -93,7 +94,7 @@ class Tracer:
 
     def _is_out(self, event: KnownEvent) -> bool:
         """False for an event that waits to be announced."""
-        return not any(end.is_announcement for end in self._ends_of[event.id])
+        return not any(end.is_announcement and end.event.id == event.id for end in self._ends_with.get(event.id, ()))
 
     def _lines(self) -> Iterator[Line]:
         """The lines of the tree: an event, below it its handlers, below these the events that they announced."""

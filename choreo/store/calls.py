@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 import redis
-from redis.exceptions import ClusterDownError, TryAgainError
+from redis.exceptions import ClusterDownError, OutOfMemoryError, TryAgainError
 
 from choreo import forks
 from choreo.errors import StoreError
@@ -73,6 +73,21 @@ class Calls:
                     raise self._given_up(error) from error
                 time.sleep(pause)
         raise AssertionError("unreachable")
+
+    def together(self, queue: Callable[[Any], object]) -> list[Any]:
+        """
+        The answers to commands that only read, in one step. ``queue`` is a callback: it puts them into a pipeline.
+
+        A full server refuses every command of a transaction, and takes them one after the other.
+        """
+
+        def call(client: Any) -> list[Any]:
+            try:
+                return _answers(client, queue, in_one_step=True)
+            except OutOfMemoryError:
+                return _answers(client, queue, in_one_step=False)
+
+        return self.ask(call)
 
     def run(self, script: Script, keys: Sequence[Argument], args: Sequence[Any]) -> Any:
         """Run a script and return its answer."""
@@ -160,3 +175,9 @@ class Calls:
     @property
     def _has_cluster(self) -> bool:
         return isinstance(self.__dict__.get("_client"), redis.RedisCluster)
+
+
+def _answers(client: Any, queue: Callable[[Any], object], *, in_one_step: bool) -> list[Any]:
+    with client.pipeline(transaction=in_one_step) as pipeline:
+        queue(pipeline)
+        return list(pipeline.execute())

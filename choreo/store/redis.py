@@ -12,6 +12,7 @@ never a key itself: the whole script is then refused.
 Every script begins with a comment on its keys, arguments and answers.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -209,9 +210,10 @@ class RedisStore(Store):
             self._calls.ask(lambda client: client.hset(f"{self.prefix}:joins", mapping=dict(descriptions)))
 
     def joins(self) -> dict[str, str]:
-        """Every join that was ever described: handler → JSON."""
+        """Every join that was ever described: handler → JSON. What is no JSON object is left out."""
         found = self._calls.ask(lambda client: client.hgetall(f"{self.prefix}:joins"))
-        return {handler.decode(): text.decode() for handler, text in sorted(found.items())}
+        texts = {handler.decode(): text.decode(errors="replace") for handler, text in sorted(found.items())}
+        return {handler: text for handler, text in texts.items() if _is_object(text)}
 
     def renew(self, claim: Claim) -> bool:
         """Prolong the lease. False when another worker has the claim, or the unit is settled."""
@@ -312,17 +314,15 @@ class RedisStore(Store):
         due, messages = self._calendar(name)
         now = self._calls.time(due) * 1000
 
-        def count(client: Any) -> Any:
-            with client.pipeline(transaction=True) as pipeline:
-                pipeline.zcount(due, 0, now)
-                pipeline.zrangebyscore(due, 0, now, start=0, num=1, withscores=True)
-                pipeline.zcount(due, f"({now}", "+inf")
-                pipeline.zrangebyscore(due, f"({now}", "+inf", start=0, num=1, withscores=True)
-                pipeline.zcount(due, "-inf", "(0")
-                pipeline.hlen(messages)
-                return pipeline.execute()
+        def count(pipeline: Any) -> None:
+            pipeline.zcount(due, 0, now)
+            pipeline.zrangebyscore(due, 0, now, start=0, num=1, withscores=True)
+            pipeline.zcount(due, f"({now}", "+inf")
+            pipeline.zrangebyscore(due, f"({now}", "+inf", start=0, num=1, withscores=True)
+            pipeline.zcount(due, "-inf", "(0")
+            pipeline.hlen(messages)
 
-        ready, first, later, following, reminded, messages_there = self._calls.ask(count)
+        ready, first, later, following, reminded, messages_there = self._calls.together(count)
         late = max(now - first[0][1], 0) / 1000 if first else 0.0
         # A deadline is the only entry that has no message.
         joins = max(ready + later + reminded - messages_there, 0)
@@ -361,13 +361,11 @@ class RedisStore(Store):
         """When the oldest and newest letter of a handler were recorded, in seconds since 1970; None: it has none."""
         index = self._cabinet(handler)[1]
 
-        def ask(client: Any) -> Any:
-            with client.pipeline(transaction=True) as pipeline:
-                pipeline.zrange(index, 0, 0, withscores=True)
-                pipeline.zrange(index, -1, -1, withscores=True)
-                return pipeline.execute()
+        def ask(pipeline: Any) -> None:
+            pipeline.zrange(index, 0, 0, withscores=True)
+            pipeline.zrange(index, -1, -1, withscores=True)
 
-        first, last = self._calls.ask(ask)
+        first, last = self._calls.together(ask)
         return (first[0][1] / 1000, last[0][1] / 1000) if first and last else None
 
     def letter(self, handler: str, letter_id: str) -> str | None:
@@ -442,14 +440,12 @@ class RedisStore(Store):
         """The queues of this service that events reach; None if no worker of it has ever called `declare`."""
         workers = self._key(service, "workers")
 
-        def look(client: Any) -> Any:
-            with client.pipeline(transaction=True) as pipeline:
-                pipeline.hvals(workers)
-                pipeline.smembers(self._key(service, "bindings"))
-                pipeline.exists(self._key(service, "queues"))
-                return pipeline.execute()
+        def look(pipeline: Any) -> None:
+            pipeline.hvals(workers)
+            pipeline.smembers(self._key(service, "bindings"))
+            pipeline.exists(self._key(service, "queues"))
 
-        (records, bindings, was_declared), seconds = self._calls.ask(look), self._calls.time(workers)
+        (records, bindings, was_declared), seconds = self._calls.together(look), self._calls.time(workers)
         declarations = [record.decode().split("\n") for record in records]
         live = [declared for until, *declared in declarations if int(until) > seconds * 1000]
         if not live and not was_declared:
@@ -515,15 +511,13 @@ class RedisStore(Store):
     def unheard(self) -> dict[str, UnheardType]:
         """The types of events that reached no queue, sorted."""
         fields = self._calls.ask(lambda client: client.hgetall(f"{self.prefix}:unheard"))
-        texts = {name.decode(): text.decode() for name, text in fields.items()}
-        found = {
-            name[2:]: (int(text), *texts[f"t {name[2:]}"].split(" ", 1))
-            for name, text in texts.items()
-            if name[0] == "n"
-        }
-        return {
-            kind: UnheardType(count, int(last) / 1000, source) for kind, (count, last, source) in sorted(found.items())
-        }
+        texts = {name.decode(errors="replace"): text.decode(errors="replace") for name, text in fields.items()}
+        found = {}
+        for kind in sorted(name[2:] for name in texts if name.startswith("n ")):
+            last, _, source = texts.get(f"t {kind}", "").partition(" ")
+            with suppress(ValueError):  # another program has written something else there
+                found[kind] = UnheardType(int(texts[f"n {kind}"]), int(last) / 1000, source)
+        return found
 
     @cached_property
     def _search(self) -> RedisSearch:
@@ -605,6 +599,13 @@ def _entry(key: str, text: bytes) -> Message | Unreadable | None:
         return Message.from_json(text)
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         return Unreadable(text, f"it cannot be read: {type(error).__name__}: {error}")
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _is_utf8(text: str) -> bool:

@@ -38,13 +38,11 @@ class RedisPrograms:
         """The programs of a service, and what they declare."""
         keys = self._keys(service)
 
-        def look(client: Any) -> Any:
-            with client.pipeline(transaction=True) as pipeline:
-                for key in keys:
-                    pipeline.hgetall(key)
-                return pipeline.execute()
+        def look(pipeline: Any) -> None:
+            for key in keys:
+                pipeline.hgetall(key)
 
-        (records, descriptions, announced), seconds = self._calls.ask(look), self._calls.time(keys[0])
+        (records, descriptions, announced), seconds = self._calls.together(look), self._calls.time(keys[0])
         return Presence.of(
             [one for name, record in records.items() if (one := _program(_text(name), _text(record), seconds))],
             {_text(digest): _text(text) for digest, text in descriptions.items()},

@@ -1,6 +1,7 @@
 """Reads the record of runs in Redis. The scripts that commit write it: see settle.lua."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from operator import itemgetter
 from time import monotonic
 from typing import Any
@@ -58,8 +59,7 @@ class RedisRuns:
         runs = self._found(handler, [shelf(subject)], text)
         first = [(run.at, run.story) for run in runs if run.is_first and is_subject(run.subject, subject)]
         entries = self._find(handler, f"subjects:{shelf(subject)}", text)
-        changed = [(_time_of(number), *subject_entry(entry)) for number, entry in entries]
-        found = [*first, *((at, story) for at, known, story in changed if is_subject(known, subject))]
+        found = [*first, *_changes(entries, subject)]
         return list(dict.fromkeys(story for _, story in sorted(found, key=itemgetter(0))))
 
     def story_of(self, handler: str, event: str) -> str | None:
@@ -99,6 +99,15 @@ def _readable(handler: str, found: Iterable[tuple[Any, Any]]) -> Iterator[Run]:
             yield from_text(handler, _time_of(number), text)
         except ValueError:
             continue
+
+
+def _changes(found: Iterable[tuple[Any, Any]], subject: str) -> Iterator[tuple[float, str]]:
+    """The times and stories in the entries of this subject. What cannot be read is left out, as above."""
+    for number, text in found:
+        with suppress(ValueError):
+            known, story = subject_entry(text)
+            if is_subject(known, subject):
+                yield _time_of(number), story
 
 
 def _time_of(number: Any) -> float:

@@ -36,6 +36,8 @@ MOST_NAMED = 500
 _FEW = 20
 #: The positions of the story's id, and of the parts, in a record: see `_record_of`.
 _STORY, _PARTS = 1, 11
+#: What reading a foreign text raises, beside `ValueError`.
+_UNREADABLE = (TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
 
 class Result(StrEnum):
@@ -257,6 +259,8 @@ def from_text(handler: str, at: float, text: str | bytes) -> Run:
     try:
         event, story, subject, kind, attempt, letter, waited, took, worker, announced, *more = json.loads(text)
         detail, parts = more if more else ("", [])
+        if not (type(attempt) is int and all(type(one) is str for one in (subject, kind, worker, detail))):
+            raise TypeError("a field has another type")
         return Run(
             event=_long(event),
             story=_long(story or event),
@@ -273,7 +277,7 @@ def from_text(handler: str, at: float, text: str | bytes) -> Run:
             handler=handler,
             at=at,
         )
-    except (TypeError, KeyError, AttributeError) as error:
+    except _UNREADABLE as error:
         raise ValueError(f"{text!r} is no record of a run") from error
 
 
@@ -293,9 +297,14 @@ def is_subject(recorded: str, subject: str) -> bool:
 
 
 def subject_entry(text: str | bytes) -> tuple[str, str]:
-    """The subject and the story in an entry of the list of subjects."""
-    subject, story = json.loads(text)
-    return subject, _long(story)
+    """The subject and the story in an entry of the list of subjects. Raises `ValueError` for any other text."""
+    try:
+        subject, story = json.loads(text)
+        if type(subject) is not str:
+            raise TypeError("a subject is a text")
+        return subject, _long(story)
+    except _UNREADABLE as error:
+        raise ValueError(f"{text!r} names no subject and story") from error
 
 
 def in_order(runs: Iterable[Run]) -> list[Run]:

@@ -43,7 +43,7 @@ class TracedContext(Context):
             spans.fail(span, error)
             raise
         finally:
-            span.end()
+            spans.end(span)
 
 
 class InSpan(Active):
@@ -61,7 +61,7 @@ class InSpan(Active):
         contexts.detach(self._before)
         if isinstance(raised[1], BaseException):
             spans.fail(self._span, raised[1])
-        self._span.end()
+        spans.end(self._span)
         Active.__exit__(self, *raised)
 
 

@@ -27,13 +27,19 @@ class TracedPublisher(Publisher):
         if not envelopes:
             return super().announce(envelopes)
         span = self._span_of(envelopes)
-        with trace.use_span(span, end_on_exit=True):
-            return super().announce(_carrying(envelopes, spans.carried(span)))
+        try:
+            with trace.use_span(span, record_exception=False, set_status_on_exception=False):
+                return super().announce(_carrying(envelopes, spans.carried(span)))
+        except Exception as error:
+            spans.fail(span, error)
+            raise
+        finally:
+            spans.end(span)
 
     def stamped(self, envelope: Envelope) -> Envelope:
         """The event as it is sent later: with the span that it was announced in."""
         span = self._span_of([envelope])
-        span.end()
+        spans.end(span)
         return _carrying([envelope], spans.carried(span))[0]
 
     def _span_of(self, envelopes: list[Envelope]) -> trace.Span:

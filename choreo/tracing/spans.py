@@ -10,9 +10,14 @@ has set.
 - ``process payment.charge_customer``, a CONSUMER: one attempt of a handler, middleware included. Its parent is the span
   that announced the event, which the conventions allow for single messages; so all of a story is one trace. A join is
   linked to the spans of all its parts. Its parent is that of the part that was announced last.
+
+An error in OpenTelemetry, or in what the program has added to it (a sampler, a processor), costs spans and never an
+event: it is logged, once per process.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
+from threading import Thread
 from typing import Any
 
 from opentelemetry import context as contexts
@@ -27,6 +32,11 @@ from choreo.events.metadata import TRACE
 
 #: Milliseconds for which the end of a process waits for its last export.
 MOST_MS = 5000
+
+#: The longest text of an attribute; a longer one is cut.
+LONGEST = 512
+
+logger = logging.getLogger(__name__)
 
 #: A proxy, if the program sets up OpenTelemetry later.
 _tracer = trace.get_tracer("choreo")
@@ -52,7 +62,7 @@ def publishing(system: str, types: Sequence[str], cause: Mapping[str, Any] | Non
     here = contexts.get_current()
     if cause and not trace.get_current_span(here).get_span_context().is_valid:
         here = context_in(cause)
-    return _tracer.start_span(f"publish {where}", here, SpanKind.PRODUCER, attributes)
+    return _begun(f"publish {where}", here, SpanKind.PRODUCER, attributes)
 
 
 def processing(system: str, context: Context) -> Span:
@@ -66,34 +76,67 @@ def processing(system: str, context: Context) -> Span:
         "messaging.destination.name": handler,
         "messaging.consumer.group.name": handler,
         "choreo.attempt": context.attempt,
-        "choreo.subject": context.subject,
+        "choreo.subject": _plain(context.subject),
         **about(event),
     }
     several = context.events if len(context.events) > 1 else ()
     links = [Link(made_in(part), {"messaging.message.id": part.id}) for part in several]
-    return _tracer.start_span(
-        f"process {handler}", context_in(event.extensions), SpanKind.CONSUMER, attributes, links=links
-    )
+    return _begun(f"process {handler}", context_in(event.extensions), SpanKind.CONSUMER, attributes, links)
+
+
+def _begun(name: str, parent: contexts.Context, kind: SpanKind, about: Mapping[str, Any], links: Any = ()) -> Span:
+    try:
+        return _tracer.start_span(name, parent, kind, about, links=links)
+    except Exception as error:
+        _log(error)
+        return trace.INVALID_SPAN
+
+
+def end(span: Span) -> None:
+    """End a span."""
+    try:
+        span.end()
+    except Exception as error:
+        _log(error)
+
+
+def _log(error: Exception) -> None:
+    if not _logged:
+        _logged.append(error)
+        logger.error("OpenTelemetry fails, so spans are missing. Logged once per process.", exc_info=error)
+
+
+#: The error that `_log` has logged, if there was one.
+_logged: list[Exception] = []
 
 
 def about(event: Envelope) -> dict[str, str]:
     """The attributes of a span that tell of its event."""
     return {
-        "messaging.message.id": event.id,
-        "messaging.message.conversation_id": event.correlation_id,
-        "cloudevents.event_id": event.id,
-        "cloudevents.event_source": event.source,
-        "cloudevents.event_type": event.type,
-        "cloudevents.event_subject": event.subject,
+        "messaging.message.id": _plain(event.id),
+        "messaging.message.conversation_id": _plain(event.correlation_id),
+        "cloudevents.event_id": _plain(event.id),
+        "cloudevents.event_source": _plain(event.source),
+        "cloudevents.event_type": _plain(event.type),
+        "cloudevents.event_subject": _plain(event.subject),
     }
+
+
+def _plain(text: str) -> str:
+    """A text that can be exported. Half a surrogate pair would cost all spans that are exported together with it."""
+    text = text[:LONGEST]
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def fail(span: Span, error: BaseException) -> None:
     """Note in a span that it ended with this error. An attempt that asks to be made later has not failed."""
-    span.record_exception(error)
-    if not isinstance(error, RetryLater):
-        span.set_attribute("error.type", type(error).__qualname__)
-        span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
+    try:
+        span.record_exception(error)
+        if not isinstance(error, RetryLater):
+            span.set_attribute("error.type", type(error).__qualname__)
+            span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
+    except Exception as fault:  # for one, the error's own __str__
+        _log(fault)
 
 
 def carried(span: Span) -> dict[str, str]:
@@ -126,4 +169,7 @@ def flush(**_: object) -> None:
     """
     force_flush = getattr(trace.get_tracer_provider(), "force_flush", None)
     if force_flush is not None:
-        force_flush(MOST_MS)
+        # In a thread: with a collector that does not answer, OpenTelemetry exceeds the time that it is given.
+        thread = Thread(target=force_flush, args=(MOST_MS,), name="choreo-spans", daemon=True)
+        thread.start()
+        thread.join(MOST_MS / 1000)

@@ -30,6 +30,7 @@ class PresenceKeeper:
         self._worker, self._store = worker, store
         self._program, self._description = program, description
         self._daemon = Daemon("choreo-presence", self.report, INTERVAL)
+        self._is_heard = False
 
     def start(self) -> None:
         """Report, and start the thread."""
@@ -42,17 +43,25 @@ class PresenceKeeper:
 
     def report(self) -> None:
         """Report once. A failure is logged."""
+        self._is_heard = False  # until the store has answered: this call may hang when `stop` is called
         try:
             # By the store's clock, and in whole milliseconds, as all times that are compared with it.
             self._program = replace(self._program, since=self._program.since or int(self._store.now() * 1000) / 1000)
             now = replace(self._program, queues=consumed_by(self._worker), concurrency=_concurrency(self._worker))
             self._store.report(self._description.service, now, self._description.to_json(), TTL)
+            self._is_heard = True
         except StoreError as error:
             logger.warning("nobody learns that this worker lives until this is mended: %s", error)
 
     def stop(self) -> None:
-        """Stop the thread (waiting 5 seconds at most), and report the end of this worker."""
+        """
+        Stop the thread (waiting 5 seconds at most), and report the end of this worker.
+
+        A store that did not answer the last report is not asked: the worker would wait up to 40 seconds for it.
+        """
         self._daemon.stop()
+        if not self._is_heard:
+            return
         try:
             self._store.leave(self._description.service, self._program.name)
         except StoreError as error:

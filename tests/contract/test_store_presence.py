@@ -179,3 +179,7 @@ def test_what_another_program_has_written_there_is_left_out(redis_rig):
 
     store.report("payment", worker(), "declared", TTL)
     assert names(store.workers("payment")) == ["payment@a/1"]
+
+    program = Program("publisher/1", "publisher@a")
+    store.report("payment", program, "declared", 0, ["order.paid"])
+    assert list(store.presence("payment").announced) == ["order.paid"]

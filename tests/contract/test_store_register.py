@@ -39,3 +39,15 @@ def test_a_program_that_makes_up_types_does_not_fill_the_store(store):
 
     assert len(store.unheard()) == MOST_UNHEARD
     assert store.unheard()["order.placed"].count == 2
+
+
+@pytest.mark.parametrize("junk", ["junk", "[1]", "null", "", b"\xff", "[" * 100_000])
+def test_what_another_program_has_written_there_is_left_out(redis_rig, junk):
+    store, client, prefix = redis_rig.store, redis_rig.client, redis_rig.prefix
+    store.describe_joins({"driver.assign": '{"parts": []}'})
+    store.note_unheard("shop", {"order.placed": 2})
+    client.hset(f"{prefix}:joins", "driver.thanks", junk)
+    client.hset(f"{prefix}:unheard", mapping={"n a": junk, "n b": 1, "n c": 1, "t c": junk, "t d": junk, b"\xff": junk})
+
+    assert store.joins() == {"driver.assign": '{"parts": []}'}
+    assert list(store.unheard()) == ["order.placed"]

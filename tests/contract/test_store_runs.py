@@ -256,8 +256,21 @@ def test_an_entry_of_a_later_version_is_left_out(redis_rig):
     key = f"{redis_rig.prefix}:{{{HANDLER}}}:runs:{shelf('ORD-1')}"
     redis_rig.client.xadd(key, {"": '["=s-1", {"new": "form"}]'})
     redis_rig.client.xadd(key, {"": "=s-1, which is no JSON"})
+    redis_rig.client.xadd(key, {"": '["=s-1","","ORD-1","t",1,"d",1' + "0" * 400 + ',1,"",""]'})
+    redis_rig.client.xadd(key, {"": '["=s-1","",null,"t","1","d",1,1,"",""]'})
+    redis_rig.client.xadd(key, {"": '"=s-1"' + "[" * 100_000})
+    redis_rig.client.xadd(key, {"": "[" * 100_000 + '"=s-1"'})
 
     assert len(redis_rig.store.runs(HANDLER, "s-1")) == 1
+
+
+def test_an_entry_of_a_later_version_leads_from_a_subject_to_no_story(redis_rig):
+    record(redis_rig.store, run_of("s-1", event="e-1", subjects=["PAY-7"]))
+    key = f"{redis_rig.prefix}:{{{HANDLER}}}:subjects:{shelf('PAY-7')}"
+    for entry in ('["PAY-7"]', '["PAY-7", 1]', '["PAY-7", "=s-2", {"new": "form"}]', "PAY-7", "[" * 100_000 + "PAY-7"):
+        redis_rig.client.xadd(key, {"": entry})
+
+    assert redis_rig.store.stories(HANDLER, "PAY-7") == ["s-1"]
 
 
 def test_a_sample_takes_whole_stories():

@@ -11,9 +11,11 @@ from choreo.broker.depths import Depth
 from choreo.cli import choreo
 from choreo.observe.broker_look import BrokerLook
 from choreo.observe.cause import Cause, Weight, heaviest
+from choreo.observe.gathering import MOST_STORIES
 from choreo.observe.trace import Trace
+from choreo.observe.tracer import _events_of
 from choreo.observe.why_not import WhyNot
-from choreo.store.runs import Recording
+from choreo.store.runs import Recording, Run
 from choreo.testing import EndlessLoopError, Stage
 from choreo.testing.runtime import StageRuntime
 from tests.unit.stage import service
@@ -302,6 +304,22 @@ def test_the_newest_story_of_a_subject_comes_first(operator: Operator) -> None:
     assert [trace.story for trace in operator.app.observe.trace("ORD-1", everything=True)] == [second.id, first.id]
 
 
+def test_of_thousands_of_stories_about_one_subject_that_wait_the_newest_are_looked_at(operator: Operator) -> None:
+    for _ in range(MOST_STORIES + 29):
+        operator.place("SKU-1")
+    operator.stage._clock.seconds += 1
+    newest = operator.place("SKU-1")
+
+    trace = operator.trace("SKU-1")
+
+    assert trace.story == newest.id
+    assert len(trace.others) == MOST_STORIES - 1
+    assert (
+        trace.notes[0]
+        == f"{MOST_STORIES + 30} stories of it are open, and only the newest {MOST_STORIES} were looked at"
+    )
+
+
 def test_another_subject_that_contains_this_one_is_another(operator: Operator) -> None:
     operator.place("ORD-10")
 
@@ -366,6 +384,24 @@ def test_a_loop_that_goes_on_is_the_cause(operator: Operator) -> None:
 
     assert (cause.name, cause.weight) == ("loop", Weight.STUCK)
     assert "events in a loop of ball.returned, and it goes on" in cause.text
+
+
+def test_the_work_for_a_long_story_grows_with_its_length_and_not_with_its_square(
+    operator: Operator, monkeypatch
+) -> None:
+    looks = 0
+
+    def counted(run: Run) -> list[str]:
+        nonlocal looks
+        looks += 1
+        return _events_of(run)
+
+    monkeypatch.setattr("choreo.observe.tracer._events_of", counted)
+    operator.stage.publish(BallReturned(number=200), "ORD-1")
+    operator.stage.run()
+
+    assert len(operator.trace("ORD-1").lines) > 600
+    assert looks < 2000
 
 
 @pytest.mark.parametrize("subject", ["ORD-1", "ORD-frozen", "ORD-later", "ORD-quiet", "ORD-rejected"])

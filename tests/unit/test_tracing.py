@@ -1,12 +1,14 @@
 """Spans of OpenTelemetry, recorded by the real SDK in this process."""
 
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
@@ -19,7 +21,7 @@ from choreo.testing.publisher import MemoryPublisher
 from choreo.tracing import spans as making
 from choreo.tracing.context import TracedContext, contexts_on
 from choreo.tracing.publisher import TracedPublisher
-from tests.unit.events import DriverAssigned, OrderConfirmed, OrderPlaced, OrderRejected, PaymentCharged
+from tests.unit.events import NOON, DriverAssigned, OrderConfirmed, OrderPlaced, OrderRejected, PaymentCharged
 from tests.unit.stage import Stage, service
 
 ORDER = OrderPlaced(customer_id="alice")
@@ -363,3 +365,71 @@ def test_the_system_is_named_as_the_conventions_name_it(url, system):
     app = Service("payment", config={"choreo_tracing": True}, broker=url, set_as_current=False)
 
     assert app.runtime.contexts.system == system
+
+
+class Broken(SpanProcessor):
+    """Fails at each span."""
+
+    def on_start(self, span: object, parent_context: object = None) -> None:  # noqa: ARG002
+        raise OSError("no collector")
+
+    def on_end(self, span: object) -> None:  # noqa: ARG002
+        raise OSError("no collector")
+
+
+class BrokenAtTheEnd(Broken):
+    def on_start(self, span: object, parent_context: object = None) -> None: ...
+
+
+class UnsayableError(Exception):
+    def __str__(self) -> str:
+        raise OSError("no words")
+
+
+@pytest.mark.parametrize("processor", [Broken, BrokenAtTheEnd])
+def test_a_broken_processor_costs_spans_and_no_event(monkeypatch, caplog, processor) -> None:
+    provider = TracerProvider()
+    provider.add_span_processor(processor())
+    monkeypatch.setattr(making, "_tracer", provider.get_tracer("choreo"))
+    monkeypatch.setattr(making, "_logged", [])
+    app = service("payment")
+    app.runtime.contexts = contexts_on("redis")
+
+    @app.on(OrderPlaced)
+    def charge(order: OrderPlaced) -> PaymentCharged:
+        return PaymentCharged()
+
+    stage, sent = Stage(app), MemoryTracedPublisher(lambda messages: [True] * len(messages))
+    (event,) = sent.announce([ORDER.sealed(id="1", source="shop", subject="", cause=None, time=NOON)])
+    stage.deliver(event)
+
+    assert [one.type for one in stage.events] == ["payment.charged"]
+    assert len([record for record in caplog.records if record.name == making.logger.name]) == 1
+
+
+def test_an_error_without_words_is_the_error_of_the_handler(spans: Spans, monkeypatch) -> None:
+    monkeypatch.setattr(making, "_logged", [])
+    span = spans.tracer.start_span("process")
+
+    making.fail(span, UnsayableError())
+    making.end(span)
+
+    assert spans.names == ["process"]
+
+
+def test_a_hostile_subject_is_cut_and_can_be_exported() -> None:
+    event = ORDER.sealed(id="1", source="shop", subject="\ud800" + "x" * 100_000, cause=None, time=NOON)
+
+    assert making.about(event)["cloudevents.event_subject"] == "?" + "x" * (making.LONGEST - 1)
+
+
+def test_the_end_of_a_process_does_not_wait_for_a_collector_that_does_not_answer(monkeypatch) -> None:
+    answered = threading.Event()
+    provider = SimpleNamespace(force_flush=lambda _: answered.wait(60))
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
+    monkeypatch.setattr(making, "MOST_MS", 10)
+
+    making.flush()
+
+    assert not answered.is_set()
+    answered.set()

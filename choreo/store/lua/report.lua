@@ -71,7 +71,7 @@ end
 if #ARGV >= 10 then
   local types = redis.call('HGETALL', KEYS[3])
   for i = 1, #types, 2 do
-    if tonumber(types[i + 1]) + tonumber(ARGV[9]) <= now then redis.call('HDEL', KEYS[3], types[i]) end
+    if (tonumber(types[i + 1]) or 0) + tonumber(ARGV[9]) <= now then redis.call('HDEL', KEYS[3], types[i]) end
   end
   for i = 10, #ARGV do
     if redis.call('HLEN', KEYS[3]) < tonumber(ARGV[8]) or redis.call('HEXISTS', KEYS[3], ARGV[i]) == 1 then
