@@ -19,6 +19,7 @@ from choreo.worker.beginnings import count_beginnings
 from choreo.worker.countdowns import CountdownRoom
 from choreo.worker.pool import describe_loss, replace_killed, watch_again
 from choreo.worker.rates import Rates
+from choreo.worker.unconsumed import declare_unconsumed
 from choreo.worker.unrunnable import guard_traces, guarded
 from choreo.worker.worker_events import Lull
 
@@ -36,6 +37,7 @@ class ServiceConsumer(Consumer):
       ``#.<queue>``, which would also catch events. choreo's delays are in the store.
     - Worker events and replies to remote control do not wait for publisher confirms: no code sends them again, and
       waiting would stop the event loop.
+    - It also declares the queues of the service's handlers that it does not consume: see `choreo.worker.unconsumed`.
     - `celery control add_consumer` accepts the service's own queues only: any other would be bound to nothing.
     - If the broker does not answer within `ANSWER_TIMEOUT`, the consumer connects again. Celery waits for ever for the
       answer to "consume", and RabbitMQ gives none while a quorum queue has no leader.
@@ -82,6 +84,7 @@ class ServiceConsumer(Consumer):
 
     def on_ready(self) -> None:
         """Called before the event loop begins, once per connection."""
+        declare_unconsumed(self.app, self.connection)
         replace_killed(self.pool)
         CountdownRoom.make(self)
         super().on_ready()

@@ -96,6 +96,31 @@ def test_a_new_version_unbinds_what_it_does_not_declare_and_reports_whose_handle
     assert "Traceback" not in log
 
 
+def test_a_worker_that_consumes_one_queue_also_makes_and_binds_those_of_the_other_handlers(payment: Payment) -> None:
+    payment.worker("-Q", f"{payment.namespace}.payment.watch_menu", patterns="order.*,menu.*", name="first")
+
+    assert heard(payment, OrderPlaced(number=1))
+
+    assert waiting(payment, "watch_order") == waiting(payment, "charge_customer") == 1
+    payment.worker("-X", f"{payment.namespace}.payment.watch_menu", patterns="order.*,menu.*", name="rest")
+    assert eventually(lambda: payment.noted("done")) == [1]
+    assert eventually(lambda: payment.noted("watched")) == [0]
+
+
+def test_a_worker_uses_a_queue_that_it_does_not_consume_as_it_is(payment: Payment, rabbitmq: str) -> None:
+    if payment.broker != rabbitmq:
+        pytest.skip("queues of Redis have no settings")
+    with payment.app.connection_for_write() as connection:
+        Queue(payment.queue, durable=True)(connection.channel()).queue_declare()
+
+    first = payment.worker("-Q", f"{payment.namespace}.payment.watch_order", patterns="order.*", name="first")
+
+    assert f"queue {payment.queue} exists with other settings than this version gives it" in first.log()
+    payment.app.publish(OrderPlaced(number=1))
+    assert waiting(payment, "charge_customer") == 1
+    assert eventually(lambda: payment.noted("watched")) == [0]
+
+
 def test_old_and_new_workers_side_by_side_take_nothing_from_each_other(payment: Payment) -> None:
     old = replica(payment, "old", ("payment.watch", "order.cancelled"), ("payment.watch", "order.placed"))
     new = replica(payment, "new", ("payment.watch", "order.placed"), ("payment.watch", "menu.*"))

@@ -83,20 +83,19 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
         server = stack.enter_context(EmbeddedServer())
         place = server.url, server.url, f"f{uuid4().hex[:6]}"
         platform = platform_of(stack, place, tmp_path_factory.mktemp("faults"))
-        platform.start("restaurant", "payment", "driver", "analytics", "depot", "texting")
+        platform.start("restaurant", "payment", "driver", "analytics", "depot")
         platform.worker_options = ("--pool", "prefork", "-c", "1")
         platform.start("kitchen")
-        _stop_and_restrict(platform, place[2])
+        _restrict_and_stop(platform, place[2])
         yield Shop(*place, service(*place), platform)
 
 
-def _stop_and_restrict(platform: Platform, namespace: str) -> None:
-    """Stop the depot, and start the worker of texting again for one of its two queues."""
-    platform.wait_ready()
-    platform.stop("depot", "texting")
+def _restrict_and_stop(platform: Platform, namespace: str) -> None:
+    """Start the worker of texting for one of its two queues, and stop the depot."""
     platform.worker_options = ("--pool", "solo", "-Q", f"{namespace}.texting.text_arrival")
     platform.start("texting")
     platform.wait_ready()
+    platform.stop("depot")
 
 
 @pytest.fixture(scope="session")
@@ -107,8 +106,8 @@ def rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
         broker_url = stack.enter_context(rabbitmq_vhost(require_rabbitmq()))
         place = broker_url, server.url, f"f{uuid4().hex[:6]}"
         platform = platform_of(stack, place, tmp_path_factory.mktemp("rabbit"))
-        platform.start("depot", "driver", "texting")
-        _stop_and_restrict(platform, place[2])
+        platform.start("depot", "driver")
+        _restrict_and_stop(platform, place[2])
         yield Shop(*place, service(*place), platform)
 
 
