@@ -160,6 +160,11 @@ class Map:
         services, handlers = {one.name for one in self.services}, {one.name for one in self.handlers}
         return services | handlers | {event.type for event in self.events}
 
+    def hears_wildly(self, event_type: str) -> bool:
+        """True if a handler hears this type by a pattern, whether or not the type is on the map."""
+        patterns = (pattern for handler in self.handlers for pattern in handler.hears if is_wild(pattern))
+        return any(matches(pattern, event_type) for pattern in patterns)
+
     def event(self, event_type: str) -> MappedEvent | None:
         """The event of this type; None if there is none."""
         return next((event for event in self.events if event.type == event_type), None)

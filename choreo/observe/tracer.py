@@ -8,6 +8,7 @@ from functools import cached_property
 from choreo.observe.cause import Cause, Weight, heaviest
 from choreo.observe.evidence import Evidence, KnownEvent
 from choreo.observe.judge import Judge
+from choreo.observe.likeness import alike
 from choreo.observe.loops import loops_in
 from choreo.observe.map import Hearer
 from choreo.observe.open_end import Kind, OpenEnd
@@ -130,9 +131,20 @@ class Tracer:
         # Of a handler of which nothing is known, only what is on the broker tells that it is still to run.
         causes += [step.cause for step in steps if step.cause and step.end is None and step.cause.name != "unknown"]
         causes += [self._waits(end) for end in self._ends if end.kind is Kind.JOIN]
+        causes += self._misspelled()
         if self._loops and any(cause.weight is Weight.WAITING for cause in causes):
             return Cause("loop", f"{self._loops}, and it goes on", _END_IT, since=self._runs[0].at)
         return heaviest(causes) or self._done(sum(step.end is None and step.cause is not None for step in steps))
+
+    def _misspelled(self) -> Iterator[Cause]:
+        """Types that no handler hears by name, and that are perhaps misspellings of one that is not in this story."""
+        types = dict.fromkeys(event.type for event in self._events())
+        heard = {event.type for event in self._evidence.map.events if event.by_name}
+        for kind in types if heard else ():
+            like = "" if kind in heard else alike(kind, heard)
+            if like and like not in types:
+                who = "only patterns hear" if self._evidence.map.hears_wildly(kind) else "nobody hears"
+                yield Cause("misspelling", f"{who} {kind}; {like}?", f"choreo map {kind}", Weight.UNKNOWN)
 
     @cached_property
     def _loops(self) -> str:

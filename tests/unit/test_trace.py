@@ -1,6 +1,7 @@
 """`choreo trace` and `choreo why-not`: the story of an order, and why something has not happened. Without a broker."""
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -43,6 +44,10 @@ class DriverAssigned(Event):
 
 
 class OrderDelayed(Event):
+    pass
+
+
+class OrdersPlaced(Event):
     pass
 
 
@@ -334,6 +339,24 @@ def test_a_type_that_nobody_announces_names_the_one_that_was_perhaps_meant(opera
     assert why.cause.name == "misspelling"
     assert "nobody announces driver.asigned. driver.assigned was announced at" in why.cause.text
     assert operator.app.observe.why_not("menu.printed", "ORD-1").cause.name == "nobody announces it"
+
+
+def test_a_misspelled_event_that_only_a_pattern_hears_is_not_done(operator: Operator) -> None:
+    operator.stage.publish(OrdersPlaced(), "ORD-1")
+    operator.stage.run()
+
+    trace = operator.trace("ORD-1")
+
+    assert trace.headline() == "ORD-1  open: only patterns hear orders.placed; order.placed?"
+    assert trace.cause.do == "choreo map orders.placed"
+
+
+def test_an_event_is_no_misspelling_of_another_one_of_its_story(operator: Operator) -> None:
+    first = operator.placed("ORD-1")
+    operator.stage.publish(replace(first, id="another", type="orders.placed", causation_id=first.id))
+    operator.stage.run()
+
+    assert operator.trace("ORD-1").is_done
 
 
 def test_a_handler_that_does_not_say_what_it_announces_is_known_by_what_it_did(operator: Operator) -> None:

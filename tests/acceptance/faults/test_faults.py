@@ -112,7 +112,7 @@ def test_f_a_slow_service_has_a_long_queue(shop: Shop, subject: str) -> None:
 
 def test_g_a_type_that_only_a_wildcard_hears(shop: Shop, subject: str) -> None:
     shop.publish(OrdersPlaced(), subject)
-    shop.sees("trace", subject, words="orders.placed")
+    shop.sees("trace", subject, words=r"open: only patterns hear orders\.placed; order\.placed\?")
 
     said = shop.choreo("why-not", "order.placed", subject)
 
