@@ -137,7 +137,7 @@ def _rows(line: Line, found: Trace) -> Iterator[tuple[str, str]]:
 def _is_told(step: Step) -> bool:
     """True if the line of the last run tells of the dead letter that is still there."""
     letter = step.end.letter if step.end is not None else None
-    return letter is not None and bool(step.runs) and step.runs[-1].detail.startswith(letter.id)
+    return letter is not None and bool(step.runs) and step.runs[-1].letter == letter.id
 
 
 def _named(event: KnownEvent, found: Trace) -> str:
@@ -169,17 +169,21 @@ def _left(line: Line) -> int:
 
 def _ended(run: Run, step: Step) -> str:
     """How a run ended, if that is worth a word."""
-    number = f"  attempt {run.attempt}" if len(step.runs) > 1 or run.attempt > 1 else ""
+    replayed = "  replayed" if step.is_replay(run) else ""
+    number = replayed + (f"  attempt {run.attempt}" if len(step.runs) > 1 or run.attempt > 1 else "")
     match run.result:
         case Result.DONE:
             with_ = [kind for kind, event_id in run.parts if event_id != run.event]
             return number + (f"  with {', '.join(dict.fromkeys(with_))}" if with_ else "")
         case Result.RETRY:
-            return f"  attempt {run.attempt} failed: {run.detail}"
+            return f"{replayed}  attempt {run.attempt} failed: {run.detail}"
         case Result.CANCELLED:
             return f"  cancelled by {run.type}"
+        case Result.DEAD if run.letter in step.gone:
+            since = "replayed since" if step.was_replayed(run) else "replayed or discarded since"
+            return f"{replayed}  dead letter, {since}: {run.detail.partition(' ')[2]}"
         case Result.DEAD:
-            return f"  DEAD LETTER {run.detail}"
+            return f"{replayed}  DEAD LETTER {run.detail}"
         case Result.CANCELLED_BY_HAND:
             return f"  cancelled by hand: {run.detail}"
         case other:

@@ -1,6 +1,6 @@
 """Evidence: all that is known of a subject, an event or a story, in the record and in the live state."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -61,6 +61,8 @@ class Evidence:
     is_recorded: bool = True
     #: What was not looked at, in words.
     notes: Sequence[str] = field(default_factory=tuple)
+    #: The ids of the dead letters of these runs that do not exist any more: replayed or discarded.
+    gone: Collection[str] = ()
 
     def of_story(self, story: str) -> "tuple[list[Run], list[OpenEnd]]":
         """The runs and the open ends of one story."""

@@ -92,8 +92,15 @@ class Gathering:
             self._seen(drawn.unsaid),
             bool(self._store.recording),
             [*older, *sweep.notes, *sweep.broker.notes, *self._sampled(newest)],
+            gone=self._gone(runs, ends),
         )
         return evidence if sweep.broker.is_open else replace(evidence, ends=[*ends, *self._begun(evidence)])
+
+    def _gone(self, runs: Iterable[Run], ends: Iterable[OpenEnd]) -> set[str]:
+        """The ids of the dead letters of these runs that were replayed or discarded since."""
+        there = {end.letter.id for end in ends if end.letter is not None}
+        made = {(run.handler, run.letter) for run in runs if run.letter}
+        return {one for handler, one in made if one not in there and self._store.letter(handler, one) is None}
 
     def _begun(self, evidence: Evidence) -> Iterator[OpenEnd]:
         """What workers have in hand, by the store: for a broker that does not tell which messages they took."""

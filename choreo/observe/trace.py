@@ -2,8 +2,9 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from choreo.observe.cause import Cause, Weight
@@ -32,6 +33,8 @@ class Step:
     is_wildcard: bool = False
     #: True if it follows a declared story, and that is fine so far.
     is_watching: bool = False
+    #: The ids of the dead letters of its runs that do not exist any more.
+    gone: Collection[str] = ()
 
     @property
     def is_quiet(self) -> bool:
@@ -39,6 +42,16 @@ class Step:
         runs = self.runs
         is_done = len(runs) == 1 and runs[0].result is Result.DONE and runs[0].attempt == 1 and not runs[0].announced
         return is_done and self.end is None
+
+    def is_replay(self, run: Run) -> bool:
+        """True if this run was made by the replay of a dead letter: after one, nothing else runs the event again."""
+        before = takewhile(lambda one: one is not run, self.runs)
+        return any(one.result is Result.DEAD for one in before)
+
+    def was_replayed(self, run: Run) -> bool:
+        """True if it is known that the dead letter of this run was replayed."""
+        is_sent = self.end is not None and self.end.event.replay == run.letter
+        return is_sent or any(self.is_replay(one) for one in self.runs[self.runs.index(run) + 1 :])
 
     @property
     def at(self) -> float | None:
@@ -50,7 +63,10 @@ class Step:
         end = self.end
         return {
             "handler": self.handler,
-            "runs": [_run(run) for run in self.runs],
+            "runs": [
+                _run(run) | {"is_replay": self.is_replay(run), "letter_is_gone": run.letter in self.gone}
+                for run in self.runs
+            ],
             "open": None if end is None else {"kind": end.kind, "attempt": end.attempt, "due": end.due} | _more(end),
             "cause": None if self.cause is None else self.cause.text,
             "do": None if self.cause is None else self.cause.do,

@@ -84,10 +84,11 @@ class Tracer:
         joined = found[-1] if found and not runs else None
         is_wild = hearer is not None and hearer.is_wildcard
         if end is not None:
-            return Step(handler, event, runs, end, self._judge.of(end), joined, is_wild)
+            return Step(handler, event, runs, end, self._judge.of(end), joined, is_wild, gone=self._evidence.gone)
         if runs or joined is not None:
             is_watching = self._evidence.is_declared_story(handler) and all(run.result is Result.DONE for run in runs)
-            return Step(handler, event, runs, joined=joined, is_wildcard=is_wild, is_watching=is_watching)
+            gone = self._evidence.gone
+            return Step(handler, event, runs, joined=joined, is_wildcard=is_wild, is_watching=is_watching, gone=gone)
         if hearer is None or hearer.how != "on" or not self._is_out(event):
             return None
         unseen = self._judge.unseen(handler, self._evidence.map.event(event.type), event.at)
@@ -170,12 +171,19 @@ class Tracer:
             for run in self._runs
             if run.result in _ENDINGS
         ]
+        endings += [f"{name} failed for good, and its dead letter is gone" for name in self._lost()]
         text = "; ".join([f"done in {span(last - began)}", *dict.fromkeys(endings)])
         if self._loops:
             text += f"; {self._loops}"
         if unknown:
             text += f"; of {counted(unknown, 'step')} nothing is known"
         return Cause("done", text, "", Weight.DONE, last)
+
+    def _lost(self) -> Iterator[str]:
+        """The handlers whose dead letter was discarded: it is gone, and nothing came after it."""
+        for step in (step for steps in self._steps.values() for step in steps):
+            if step.end is None and step.runs and step.runs[-1].letter in self._evidence.gone:
+                yield step.handler
 
 
 def _events_of(run: Run) -> list[str]:

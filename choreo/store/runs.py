@@ -108,6 +108,11 @@ class Run:
         """True for a run of the first event of a story."""
         return self.event == self.story
 
+    @property
+    def letter(self) -> str:
+        """The id of the dead letter that it made; "" if it made none."""
+        return self.detail.partition(" ")[0] if self.result is Result.DEAD else ""
+
     def has_part(self, event: str) -> bool:
         """True if this run handled or announced the event with this id."""
         return event == self.event or any(event == event_id for _, event_id in (*self.announced, *self.parts))

@@ -238,6 +238,41 @@ def test_a_dead_letter_is_the_cause_and_its_replay_the_next_step(operator: Opera
     assert trace.cause.weight is Weight.STUCK
 
 
+def test_a_dead_letter_that_was_replayed_says_so_and_so_does_the_run_after_it(
+    operator: Operator, choreo_command
+) -> None:
+    operator.placed("ORD-frozen")
+    (letter,) = operator.app.dead_letters
+    operator.app.dead_letters.replay(letter.id)
+    assert "dead letter, replayed since: PermanentFailure" in choreo_command("trace", "ORD-frozen")
+    operator.stage.run()
+    (again,) = operator.app.dead_letters
+
+    said = " ".join(choreo_command("trace", "ORD-frozen").split())
+
+    assert "dead letter, replayed since: PermanentFailure" in said
+    assert f"replayed DEAD LETTER {again.id} PermanentFailure" in said
+    assert letter.id not in said
+    (charge,) = (
+        step
+        for step in json.loads(choreo_command("trace", "ORD-frozen", "--json"))["events"][0]["steps"]
+        if step["handler"] == "payment.charge"
+    )
+    assert [(run["is_replay"], run["letter_is_gone"]) for run in charge["runs"]] == [(False, True), (True, False)]
+
+
+def test_a_dead_letter_that_was_discarded_is_gone(operator: Operator, choreo_command) -> None:
+    operator.placed("ORD-frozen")
+    (letter,) = operator.app.dead_letters
+    operator.app.dead_letters.discard(letter.id)
+    operator.app.joins.cancel("ORD-frozen", "no payment")
+
+    said = " ".join(choreo_command("trace", "ORD-frozen").split())
+
+    assert "dead letter, replayed or discarded since: PermanentFailure" in said
+    assert "payment.charge failed for good, and its dead letter is gone" in operator.trace("ORD-frozen").headline()
+
+
 def test_a_retry_says_when_it_is_due_which_attempt_it_is_and_why(operator: Operator) -> None:
     operator.placed("ORD-later")
 
