@@ -119,7 +119,9 @@ def _rows(line: Line, found: Trace) -> Iterator[tuple[str, str]]:
     if line.step is None:
         source = f"  from {line.event.source}" if line.event.source and not line.depth else ""
         nobody = "  nobody hears it" if line.is_unheard else ""
-        yield from _row(line, found, line.event.at, f"{_named(line.event, found)}{source}{nobody}")
+        due = f"  {line.to_announce.due_words(found.now)}" if line.to_announce else ""
+        at = None if line.to_announce else line.event.at
+        yield from _row(line, found, at, f"{_named(line.event, found)}{due}{source}{nobody}")
         return
     step = line.step
     for run in step.runs:

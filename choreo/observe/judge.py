@@ -76,7 +76,8 @@ class Judge:
         place = f"{ordinal(end.message.position)} of {end.message.count}"
         count = len(self._evidence.consumers(end.handler))
         who = f"{counted(count, 'worker')} {'consumes' if count == 1 else 'consume'}"
-        text = f"it is {place} in the queue of {end.handler}{self._age(since)}, which {who}{self._turn(end)}"
+        what = self._attempt(end) if end.attempt > 1 else "it"
+        text = f"{what} is {place} in the queue of {end.handler}{self._age(end)}, which {who}{self._turn(end)}"
         return Cause("in the queue", text, self._patience(end), Weight.WAITING, since)
 
     def _turn(self, end: OpenEnd) -> str:
@@ -102,7 +103,8 @@ class Judge:
             return Cause("its worker died", text, NOTHING, Weight.WAITING, since)
         if max(begun, message.returned + 1 if message else 0) > OFTEN:
             return self._deadly(end, max(begun - 1, message.returned if message else 0))
-        text = f"{end.handler} is in the hands of {who}{self._age(since)}"
+        what = f"{self._attempt(end)} of {end.handler}" if end.attempt > 1 else end.handler
+        text = f"{what} is in the hands of {who}{self._age(end)}"
         return Cause("in hand", text, NOTHING, Weight.WAITING, since)
 
     def holder(self, end: OpenEnd) -> str:
@@ -126,19 +128,32 @@ class Judge:
 
     def _scheduled(self, end: OpenEnd) -> Cause:
         due, now = end.due or 0.0, self._evidence.now
-        attempts = self._evidence.descriptions.get(end.handler)
-        number = f"attempt {end.attempt}{f' of {attempts.attempts}' if attempts and attempts.attempts else ''}"
-        what = f"{number} of {end.handler}" if end.kind is Kind.RETRY else f"{end.event.type}"
+        what = f"{self._attempt(end)} of {end.handler}" if end.kind is Kind.RETRY else f"{end.event.type}"
         if now - due > LATE:
             return self._late(end, what)
         error = self._last_error(end)
         text = f"{what} is due in {span(due - now)}, at {clock(due, now)}{f' ({error})' if error else ''}"
         if end.handler == DELAYED and not self._any_worker():
             return Cause("no worker", f"{text}, and no worker of any service lives", _START_ANY, since=None)
-        if end.kind is Kind.RETRY and (deaf := self.deaf(end.handler)) is not None:
-            return Cause(deaf.name, f"{text}, and {deaf.text}", deaf.do, since=self._announced(end))
+        if (deaf := self._nobody_for(end)) is not None:
+            since = self._announced(end) if end.kind is Kind.RETRY else None
+            return Cause(deaf.name, f"{text}, and {deaf.text}", deaf.do, since=since)
         name = "retry" if end.kind is Kind.RETRY else "delayed"
         return Cause(name, text, NOTHING, Weight.WAITING, self._announced(end))
+
+    def _nobody_for(self, end: OpenEnd) -> Cause | None:
+        """Why nobody works for what is scheduled: neither to send it, nor for any handler that is to get it."""
+        if end.handler != DELAYED and (deaf := self.deaf(end.handler)) is not None:
+            return deaf
+        event = self._evidence.map.event(end.event.type) if end.is_announcement else None
+        hearers = (event.by_name or event.heard_by) if event else ()
+        causes = [self.deaf(hearer.name) for hearer in hearers]
+        return causes[0] if causes and all(causes) else None
+
+    def _attempt(self, end: OpenEnd) -> str:
+        """``attempt 2 of 6``."""
+        declared = self._evidence.descriptions.get(end.handler)
+        return f"attempt {end.attempt}{f' of {declared.attempts}' if declared and declared.attempts else ''}"
 
     def _late(self, end: OpenEnd, what: str) -> Cause:
         late = f"{what} is due since {clock(end.due or 0.0, self._evidence.now)}, and no worker sends it"
@@ -194,8 +209,11 @@ class Judge:
         event = self._evidence.events.get(end.event.id)
         return event.at if event else None
 
-    def _age(self, since: float | None) -> str:
-        return "" if since is None else f", for {span(self._evidence.now - since)}"
+    def _age(self, end: OpenEnd) -> str:
+        """For how long it waits; "" if that is not known: of a retry and a replay, only the announcement is."""
+        since = self._announced(end)
+        is_later = end.attempt > 1 or end.event.replay
+        return "" if since is None or is_later else f", for {span(self._evidence.now - since)}"
 
     def unseen(self, handler: str, event: MappedEvent | None, since: float | None) -> Cause:
         """Why nothing is known of what this handler did with an event."""

@@ -63,13 +63,14 @@ class OpenEnd:
 
     def words(self, now: float) -> str:
         """Where it waits, in a few words. ``now`` is in seconds since 1970."""
+        again = f"attempt {self.attempt}, " if self.attempt > 1 else ""
         match self.kind:
             case Kind.QUEUED if self.message is not None:
                 came = f", came back {self.message.returned}x" if self.message.returned else ""
-                return f"{ordinal(self.message.position)} of {self.message.count} in its queue{came}"
+                return f"{again}{ordinal(self.message.position)} of {self.message.count} in its queue{came}"
             case Kind.TAKEN:
                 begun = f", begun {self.unit.begun}x" if self.unit is not None and self.unit.begun > 1 else ""
-                return f"in the hands of a worker{begun}"
+                return f"{again}in the hands of a worker{begun}"
             case Kind.RETRY | Kind.LATER:
                 return self._when(now)
             case Kind.LETTER if self.letter is not None:
@@ -80,10 +81,14 @@ class OpenEnd:
             case _:
                 return str(self.kind)
 
-    def _when(self, now: float) -> str:
+    def due_words(self, now: float) -> str:
+        """When it falls due, or did: ``due in 17 s``. ``now`` is in seconds since 1970."""
         due = self.due or 0.0
-        when = f"in {span(due - now)}" if due > now else f"due since {clock(due, now)}"
-        return f"attempt {self.attempt} {when}" if self.kind is Kind.RETRY else f"to be sent {when}"
+        return f"due in {span(due - now)}" if due > now else f"due since {clock(due, now)}"
+
+    def _when(self, now: float) -> str:
+        what, due = f"attempt {self.attempt}" if self.kind is Kind.RETRY else "to be sent", self.due or 0.0
+        return f"{what} in {span(due - now)}" if due > now else f"{what}, {self.due_words(now)}"
 
     @property
     def stories(self) -> set[str]:

@@ -85,6 +85,8 @@ class Line:
     step: Step | None = None
     #: True if no handler hears the event.
     is_unheard: bool = False
+    #: What is still to be done to announce the event; None: it was announced.
+    to_announce: OpenEnd | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class Trace:
     @property
     def began(self) -> float | None:
         """When the first event was announced."""
-        return min((line.event.at for line in self.lines if line.event.at), default=None)
+        return min((line.event.at for line in self.lines if line.event.at and not line.to_announce), default=None)
 
     @property
     def is_done(self) -> bool:
@@ -143,7 +145,9 @@ class Trace:
             "state": self.cause.weight.name.lower(),
             "cause": {"name": self.cause.name, "text": self.cause.text, "do": self.cause.do, "since": self.cause.since},
             "events": [
-                _event(line.event, data=data) | {"depth": line.depth, "steps": steps.get(line.event.id, [])}
+                _event(line.event, data=data)
+                | {"due": line.to_announce.due if line.to_announce else None}
+                | {"depth": line.depth, "steps": steps.get(line.event.id, [])}
                 for line in self.lines
                 if line.step is None
             ],

@@ -89,14 +89,15 @@ class Tracer:
             is_watching = self._evidence.is_declared_story(handler) and all(run.result is Result.DONE for run in runs)
             gone = self._evidence.gone
             return Step(handler, event, runs, joined=joined, is_wildcard=is_wild, is_watching=is_watching, gone=gone)
-        if hearer is None or hearer.how != "on" or not self._is_out(event):
+        if hearer is None or hearer.how != "on" or self._announcement(event) is not None:
             return None
         unseen = self._judge.unseen(handler, self._evidence.map.event(event.type), event.at)
         return Step(handler, event, cause=unseen, is_wildcard=is_wild)
 
-    def _is_out(self, event: KnownEvent) -> bool:
-        """False for an event that waits to be announced."""
-        return not any(end.is_announcement and end.event.id == event.id for end in self._ends_with.get(event.id, ()))
+    def _announcement(self, event: KnownEvent) -> OpenEnd | None:
+        """The open end of an event that waits to be announced."""
+        waiting = (end for end in self._ends_with.get(event.id, ()) if end.is_announcement)
+        return next((end for end in waiting if end.event.id == event.id), None)
 
     def _lines(self) -> Iterator[Line]:
         """The lines of the tree: an event, below it its handlers, below these the events that they announced."""
@@ -117,7 +118,8 @@ class Tracer:
                 else:
                     ids = dict.fromkeys(event_id for run in line.step.runs for _, event_id in run.announced)
                     below = [Line(line.depth + 1, events[one]) for one in ids if one in events]
-                yield replace(line, is_unheard=self._is_unheard(line))
+                to_announce = self._announcement(line.event) if line.step is None else None
+                yield replace(line, is_unheard=self._is_unheard(line), to_announce=to_announce)
                 first.extend(reversed(below))
 
     def _is_unheard(self, line: Line) -> bool:

@@ -131,6 +131,17 @@ class Operator:
     def why_not(self, event: type[Event], subject: str) -> WhyNot:
         return self.app.observe.why_not(event.event_type, subject)
 
+    def stop(self, *services: str) -> None:
+        """As if no worker of these services lived any more."""
+        store = self.stage._store
+        for app, runtime in self.stage._runtimes.items():
+            runtime.pending = lambda: list(self.stage._queues.pending)
+            if app.service_name in services:
+                for worker in store.presence(app.service_name).workers:
+                    store.leave(app.service_name, worker.name)
+                for name in store.declared(app.service_name):
+                    store.declare(app.service_name, name, (), 0)
+
     def forget_runs(self) -> None:
         """As if no run had been recorded."""
         for runtime in self.stage._runtimes.values():
@@ -420,6 +431,53 @@ def test_a_delayed_event_is_waiting_to_be_announced(operator: Operator) -> None:
     assert trace.cause.text.startswith("order.placed is due in 20 min")
     assert why.cause.text == trace.cause.text
     assert steps(trace) == {}
+
+
+def test_a_delayed_event_has_not_happened_yet_and_says_when_it_will(operator: Operator, choreo_command) -> None:
+    operator.stage.publish(OrderPlaced(), "ORD-1", delay=timedelta(seconds=17))
+
+    said = choreo_command("trace", "ORD-1")
+
+    (row,) = (line for line in said.splitlines() if line.lstrip().startswith("->"))
+    assert row.split()[:6] == ["->", "order.placed", "due", "in", "17", "s"]
+    due = json.loads(choreo_command("trace", "ORD-1", "--json"))["events"][0]["due"]
+    assert due == pytest.approx(operator.stage._clock.time() + 17)
+
+
+@pytest.mark.parametrize("stopped", [("driver",), ("payment", "restaurant", "driver", "analytics")])
+def test_a_delayed_event_does_not_go_on_by_itself_if_no_worker_of_its_only_hearer_lives(
+    operator: Operator, stopped: tuple[str, ...]
+) -> None:
+    operator.stage.publish(BallReturned(), "ORD-1", delay=timedelta(seconds=17))
+    assert operator.trace("ORD-1").cause.weight is Weight.WAITING
+    operator.stop(*stopped)
+
+    cause = operator.trace("ORD-1").cause
+
+    assert (cause.name, cause.weight) == ("no worker", Weight.STUCK)
+    who = "any service" if len(stopped) > 1 else "driver"
+    assert cause.text.startswith("ball.returned is due in 17 s, at ")
+    assert f", and no worker of {who} lives" in cause.text
+    assert "worker" in cause.do
+
+
+def test_a_delayed_event_goes_on_if_one_of_its_hearers_has_a_worker(operator: Operator) -> None:
+    operator.stage.publish(OrderPlaced(), "ORD-1", delay=timedelta(seconds=17))
+    operator.trace("ORD-1")
+    operator.stop("payment")
+
+    assert operator.trace("ORD-1").cause.weight is Weight.WAITING
+
+
+def test_a_due_retry_that_waits_in_its_queue_says_which_attempt_it_is(operator: Operator, choreo_command) -> None:
+    operator.placed("ORD-later")
+    operator.stage._clock.seconds += 1201
+    operator.stage._send_due()
+
+    cause = operator.trace("ORD-later").cause
+
+    assert cause.text == "attempt 2 of 6 is 1st of 1 in the queue of payment.charge, which 1 worker consumes"
+    assert "payment.charge  attempt 2, 1st of 1 in its queue" in choreo_command("trace", "ORD-later")
 
 
 def test_a_story_of_thousands_of_events_is_read_and_cut(operator: Operator, choreo_command) -> None:
