@@ -8,7 +8,7 @@ import click
 
 from choreo.cli import completion
 from choreo.cli.app import say, speaking
-from choreo.cli.verdict import WIDTH, say_verdict, wrapped
+from choreo.cli.verdict import WIDTH, say_verdict, width, wrapped
 from choreo.observe.evidence import KnownEvent
 from choreo.observe.open_end import OpenEnd
 from choreo.observe.trace import Line, Step, Trace
@@ -17,11 +17,11 @@ from choreo.printing import one_line
 from choreo.service import Service
 from choreo.store.runs import Result, Run
 
-_ROW = "{:<9} {:>7}  {:<43} {:>8} {:>7}"
-#: The width of the column that names events and handlers.
-_WHAT = 43
-#: The deepest indentation, in levels of two columns.
-_DEEPEST = 8
+_ROW = "{:<9} {:>7}  {:<{what}} {:>8} {:>7}"
+#: The columns of a row beside the one that names events and handlers, and the empty one at the end.
+_BESIDE = 37
+#: The deepest indentation, in levels of two columns; and in a terminal that is narrower than 80 columns.
+_DEEPEST, _SHALLOW = 8, 4
 #: How many lines of a tree, and how many joins that wait, are printed without --all.
 _LINES, _OPEN = 60, 10
 
@@ -84,7 +84,7 @@ def _print(found: Trace, most: int | None, *, data: bool) -> None:
 
 
 def _print_tree(found: Trace, most: int | None, *, data: bool) -> None:
-    say(_ROW.format("TIME", "AFTER", "WHAT", "WAITED", "TOOK").rstrip())
+    say(_ROW.format("TIME", "AFTER", "WHAT", "WAITED", "TOOK", what=_what()).rstrip())
     before = ""
     shown = [line for line in found.lines if most is None or not _is_noise(line)]
     for line in shown[:most]:
@@ -152,21 +152,40 @@ def _row(line: Line, found: Trace, at: float | None, label: str, run: Run | None
     after = "" if at is None or found.began is None or at <= found.began else span(at - found.began)
     if at is None:
         after = "->"
-    indent = "  " * min(line.depth, _DEEPEST)
-    width = (_WHAT if run is not None else WIDTH - _left(line) + len(indent)) - len(indent)
-    label, (first, *more) = one_line(label), textwrap.wrap(one_line(label), width, break_on_hyphens=False) or [""]
-    if more and "  " in label:
-        # What is said of a handler stays together.
-        first, _, rest = label.partition("  ")
-        more = [rest]
-    waited, took = ("", "") if run is None else (span(run.waited), span(run.took))
-    yield _ROW.format(time, after, f"{indent}{first}", waited, took).rstrip(), time
-    for text in textwrap.wrap(" ".join(more), WIDTH - _left(line) - 2, break_on_hyphens=False):
+    indent = " " * _indent(line)
+    whole = width() - _left(line)
+    room = whole if run is None else _what() - len(indent)
+    label = one_line(label)
+    # What is said of a handler stays together.
+    name, _, rest = (label, "", "") if len(label) <= room else label.partition("  ")
+    first, *more = _wrap(name, whole)
+    said = " ".join(filter(None, [*more, rest]))
+    numbers = ("", "") if run is None else (span(run.waited), span(run.took))
+    if len(first) > room:
+        # A name is not broken: one copies it.
+        yield _ROW.format(time, after, f"{indent}{first}", "", "", what=_what()).rstrip(), time
+        yield _ROW.format("", "", "", *numbers, what=_what()), ""
+    else:
+        yield _ROW.format(time, after, f"{indent}{first}", *numbers, what=_what()).rstrip(), time
+    for text in _wrap(said, whole - 2) if said else ():
         yield f"{' ' * (_left(line) + 2)}{text}", ""
 
 
+def _wrap(text: str, columns: int) -> list[str]:
+    return textwrap.wrap(text, columns, break_on_hyphens=False) or [""]
+
+
+def _what() -> int:
+    """The width of the column that names events and handlers."""
+    return width() - _BESIDE
+
+
+def _indent(line: Line) -> int:
+    return 2 * min(line.depth, _DEEPEST if width() >= WIDTH else _SHALLOW)
+
+
 def _left(line: Line) -> int:
-    return 19 + 2 * min(line.depth, _DEEPEST)
+    return 19 + _indent(line)
 
 
 def _ended(run: Run, step: Step) -> str:

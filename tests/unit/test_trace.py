@@ -533,6 +533,40 @@ def test_the_commands_fit_eighty_columns_and_speak_json(operator: Operator, chor
     assert json.loads(choreo_command("why-not", "driver.assigned", subject, "--json"))["cause"]["do"] is not None
 
 
+@pytest.mark.parametrize(("terminal", "columns"), [(40, 60), (60, 60), (72, 72), (100, 100), (300, 120)])
+def test_a_trace_is_as_wide_as_the_terminal(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch, terminal: int, columns: int
+) -> None:
+    operator.placed("ORD-frozen-with-a-long-subject")
+    monkeypatch.setattr("choreo.cli.app.command_line_service", lambda *_: operator.app)
+    monkeypatch.setattr("choreo.cli.verdict._is_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(terminal))
+
+    lines = CliRunner().invoke(choreo, ["trace", "ORD-frozen-with-a-long-subject"]).output.splitlines()
+
+    assert max(map(len, lines)) <= columns
+    (head,) = (line for line in lines if line.startswith("TIME"))
+    assert len(head) == columns - 1
+    assert any("payment.charge" in line for line in lines)
+
+
+def test_a_name_that_is_too_long_for_its_column_is_not_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = service("payment")
+
+    @app.on(OrderPlaced, name="charge_the_customer_of_an_order_at_once_or_later")
+    def charge(order: OrderPlaced) -> None: ...
+
+    with Stage(app) as stage:
+        stage.publish(OrderPlaced(), "ORD-1")
+        stage.run()
+        monkeypatch.setattr("choreo.cli.app.command_line_service", lambda *_: app)
+        lines = CliRunner().invoke(choreo, ["trace", "ORD-1"]).output.splitlines()
+
+    (number,) = (place for place, line in enumerate(lines) if "payment.charge" in line)
+    assert lines[number].split()[-1] == "payment.charge_the_customer_of_an_order_at_once_or_later"
+    assert lines[number + 1].split() == ["0", "ms", "0", "ms"]
+
+
 def test_the_data_of_events_is_shown_only_if_asked_for(operator: Operator, choreo_command) -> None:
     operator.stage.publish(BallReturned(number=77), "ORD-1")
 
