@@ -210,7 +210,8 @@ class Judge:
             text = f"nothing is known of {handler} and {name}: it was handled before the record began, or is lost"
         else:
             text = f"nothing is known of {handler} and {name}, and no runs are recorded (choreo_record_length = 0)"
-        do = f"look into the log of {handler.partition('.')[0]}, or publish the event again: a handled one does nothing"
+        # Never "publish it again": it may have been handled, or be on its way.
+        do = f"look into the log of {handler.partition('.')[0]}"
         return Cause("unknown", text, do, Weight.UNKNOWN, since)
 
 

@@ -129,6 +129,8 @@ class Walk:
         """What has become of an event at this handler."""
         # A join that waits is no reason: what it waits for is.
         ends = sorted(self._evidence.ends_of(handler.name, event.id), key=lambda end: end.kind is Kind.JOIN)
+        # A delayed event is known before it is announced: no handler has it yet, and it is not lost.
+        ends = self._evidence.announcements_of(event.id) or ends
         runs = self._evidence.runs_of(handler.name, event.id)
         if ends:
             cause, text = self._judge.of(ends[0]), ends[0].words(self._evidence.now)

@@ -364,6 +364,39 @@ def test_a_delayed_event_is_waiting_to_be_announced(operator: Operator) -> None:
     assert steps(trace) == {}
 
 
+def test_a_delayed_event_is_why_the_next_one_was_not_announced(operator: Operator) -> None:
+    operator.stage.publish(OrderPlaced(), "ORD-1", delay=timedelta(minutes=20))
+
+    for event in (PaymentCharged, DriverAssigned):
+        why = operator.why_not(event, "ORD-1")
+
+        assert why.cause.name == "delayed"
+        assert why.cause.text.startswith("order.placed is due in 20 min")
+        assert "publish" not in str(why.cause.do)
+
+
+def test_an_overdue_event_that_no_worker_sends_is_why_the_next_one_was_not_announced(operator: Operator) -> None:
+    operator.stage.publish(OrderPlaced(), "ORD-1", delay=timedelta(minutes=20))
+    operator.stage._clock.seconds += 1800
+
+    why = operator.why_not(PaymentCharged, "ORD-1")
+
+    assert why.cause.text.startswith("order.placed is due since ")
+    assert why.cause.weight is Weight.STUCK
+
+
+def test_an_event_of_which_only_nothing_is_known_is_not_to_be_published_again(operator: Operator, closed) -> None:
+    operator.place("ORD-1")
+    operator.stage._queues.pending = [one for one in operator.stage.pending if one.handler == "restaurant.answer"]
+    operator.stage.run()
+    closed()
+
+    cause = operator.why_not(PaymentCharged, "ORD-1").cause
+
+    assert cause.name == "unknown"
+    assert "publish" not in str(cause.do)
+
+
 def test_a_story_of_thousands_of_events_is_read_and_cut(operator: Operator, choreo_command) -> None:
     operator.stage.publish(BallReturned(number=700), "ORD-1")
     operator.stage.run()
