@@ -1,10 +1,11 @@
 """The walk: from the type of an event backwards to the first thing that did not happen."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from choreo.declare.description import HandlerDescription
 from choreo.events.patterns import matches
 from choreo.observe.cause import NOTHING, Cause, Weight, heaviest
+from choreo.observe.elsewhere import Elsewhere
 from choreo.observe.evidence import Evidence, KnownEvent
 from choreo.observe.judge import Judge
 from choreo.observe.likeness import alike
@@ -23,10 +24,10 @@ class Walk:
     """
     Walks the map backwards against the evidence. Make one for each question.
 
-    ``elsewhere`` is a callback: it gets a type and a subject, and returns a cause if other namespaces know of them.
+    ``elsewhere`` looks into the other namespaces. None: nobody does.
     """
 
-    def __init__(self, evidence: Evidence, elsewhere: Callable[[str, str], Cause | None] = lambda *_: None) -> None:
+    def __init__(self, evidence: Evidence, elsewhere: Elsewhere | None = None) -> None:
         self._evidence, self._elsewhere = evidence, elsewhere
         self._judge = Judge(evidence)
         self._asked: set[str] = set()
@@ -47,9 +48,10 @@ class Walk:
             return self._nobody(kind)
         causes = [self._by(announcer, kind, depth) for announcer in announcers]
         cause = min(causes, key=lambda one: _ALTERNATIVES[one.weight])
-        if cause.name == "not announced" and (elsewhere := self._elsewhere(kind, self._evidence.what)):
-            return elsewhere
-        return cause
+        return (self._seen_elsewhere(kind) if cause.name == "not announced" else None) or cause
+
+    def _seen_elsewhere(self, kind: str) -> Cause | None:
+        return None if self._elsewhere is None else self._elsewhere.seen(kind, self._evidence.what)
 
     def _seen(self, kind: str) -> Sequence[Announcer]:
         """Handlers that do not say what they announce, and were seen to announce this."""
@@ -77,7 +79,7 @@ class Walk:
             about = f"{like} was announced{at}" if like in seen else f"{like} is announced"
             text = f"nobody announces {kind}. {about}: a misspelling of it?"
             return Cause("misspelling", text, f"choreo map {like}; correct the type, and publish the event again")
-        if (elsewhere := self._elsewhere(kind, self._evidence.what)) is not None:
+        if (elsewhere := self._seen_elsewhere(kind)) is not None:
             return elsewhere
         return Cause("nobody announces it", f"nobody announces {kind}{who}", "choreo map")
 
@@ -87,7 +89,7 @@ class Walk:
         if like := alike(kind, {event.type for event in self._evidence.events.values()} - {kind}):
             text = f"{announcer.service} has not announced {kind}, but {like}: a misspelling of it?"
             return Cause("misspelling", text, f"choreo map {like}; correct the type, and publish the event again")
-        text = f"{announcer.service} has not announced {kind} for {one_line(self._evidence.what)} (it does so {how})"
+        text = f"{kind} was not announced about {one_line(self._evidence.what)} ({announcer.service} does so {how})"
         event = self._evidence.map.event(kind)
         if event is not None and event.lost:
             text += f"; {counted(event.lost, 'event')} of it reached no queue, the last at {self._clock(event.lost_at)}"
@@ -238,7 +240,7 @@ class Walk:
         return f" of {self._clock(event.at)}" if event.at else ""
 
 
-def answered(evidence: Evidence, kind: str, elsewhere: Callable[[str, str], Cause | None]) -> WhyNot:
+def answered(evidence: Evidence, kind: str, elsewhere: Elsewhere) -> WhyNot:
     """Why no event of this type was announced, by this evidence. ``elsewhere`` is that of `Walk`."""
     walk = Walk(evidence, elsewhere)
     cause = walk.of(kind)

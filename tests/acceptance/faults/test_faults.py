@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from choreo import Event
 from choreo.local.server import EmbeddedServer
 from tests.acceptance.faults.conftest import Shop, platform_of, service
 from tests.acceptance.faults.services.words import (
@@ -20,6 +21,10 @@ from tests.acceptance.faults.services.words import (
     StockChanged,
 )
 from tests.waiting import eventually
+
+
+class VoucherBought(Event):
+    pass
 
 
 def test_a_the_service_of_a_handler_is_not_running(shop: Shop, subject: str) -> None:
@@ -132,11 +137,12 @@ def test_h_many_dead_letters_of_one_cause(shop: Shop, subject: str) -> None:
 def test_i_an_event_in_the_wrong_namespace(shop: Shop, subject: str) -> None:
     elsewhere = f"{shop.namespace}x"
     wrong = service(shop.broker_url, shop.store_url, elsewhere)
-    wrong.publish(OrderPlaced(), subject)
+    # In the right namespace nobody has ever announced this type.
+    wrong.publish(VoucherBought(), subject)
     assert wrong.runtime.sightings is not None
     wrong.runtime.sightings.flush(30)
 
-    said = shop.choreo("why-not", "order.placed", subject)
+    said = shop.choreo("why-not", "voucher.bought", subject)
 
     assert f"in the namespace '{elsewhere}'" in said
     assert f"choreo --namespace {elsewhere} map" in said
