@@ -7,7 +7,7 @@ from choreo.declare.description import ServiceDescription
 from choreo.delivery.undeclared import is_handler
 from choreo.errors import StoreError
 from choreo.events.patterns import matches
-from choreo.observe.cause import Cause
+from choreo.observe.cause import Cause, command
 from choreo.observe.map import is_wild
 from choreo.observe.words import clock
 from choreo.printing import one_line
@@ -51,7 +51,7 @@ class Elsewhere:
                 known = (one for one in filter(is_handler, other.handlers()) if other.stories(one, subject))
                 if handler := next(known, ""):
                     text = f"{one_line(subject)} is known in the namespace {name!r}: {handler} had its events"
-                    return _cause(name, text)
+                    return _cause(name, text, "trace", subject)
         return None
 
     def _with_type(self, event_type: str) -> Cause | None:
@@ -97,6 +97,6 @@ def _read(text: str) -> Iterator[ServiceDescription]:
         yield ServiceDescription.from_json(text)
 
 
-def _cause(name: str, text: str) -> Cause:
-    do = f"choreo --namespace {name} map" if name else "choreo map, without --namespace"
-    return Cause("another namespace", text, f"{do}; correct choreo_namespace of the publisher")
+def _cause(name: str, text: str, *words: str) -> Cause:
+    look = command("choreo", "--namespace", name, *(words or ("map",)))
+    return Cause("another namespace", text, (look, "# correct choreo_namespace of the publisher"))

@@ -13,6 +13,9 @@ from choreo.declare.description import Fields, HandlerDescription, ServiceDescri
 from choreo.events.patterns import matches
 from choreo.observe.likeness import alike
 
+#: The name under which `choreo publish` announces events. It is no service, and has no log.
+COMMAND_LINE = "command_line"
+
 
 @dataclass(frozen=True)
 class Announcer:

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from choreo.declare.description import HandlerDescription
 from choreo.events.patterns import matches
-from choreo.observe.cause import NOTHING, Cause, Weight, heaviest
+from choreo.observe.cause import NOTHING, Cause, Weight, command, heaviest
 from choreo.observe.elsewhere import Elsewhere
 from choreo.observe.evidence import Evidence, KnownEvent
 from choreo.observe.judge import Judge
 from choreo.observe.likeness import alike
-from choreo.observe.map import Announcer, is_wild
+from choreo.observe.map import COMMAND_LINE, Announcer, MappedEvent, is_wild
 from choreo.observe.open_end import Kind, OpenEnd
 from choreo.observe.why_not import Finding, WhyNot
 from choreo.observe.words import clock, counted
@@ -46,9 +46,11 @@ class Walk:
         self._find(depth, False, kind, _by(announcers))
         if not announcers:
             return self._nobody(kind)
-        causes = [self._by(announcer, kind, depth) for announcer in announcers]
+        outside = [one for one in announcers if one.name not in self._evidence.descriptions]
+        causes = [self._by(one, kind, depth) for one in announcers if one not in outside]
+        causes += [self._outside(outside, kind, depth)] if outside else []
         cause = min(causes, key=lambda one: _ALTERNATIVES[one.weight])
-        return (self._seen_elsewhere(kind) if cause.name == "not announced" else None) or cause
+        return (self._seen_elsewhere(kind) if cause.name in ("not announced", "unheard") else None) or cause
 
     def _seen_elsewhere(self, kind: str) -> Cause | None:
         return None if self._elsewhere is None else self._elsewhere.seen(kind, self._evidence.what)
@@ -65,7 +67,7 @@ class Walk:
         at = f" at {self._clock(event.at)}" if event.at else ""
         self._find(depth, True, event.type, f"announced{at}{f', by {event.source}' if event.source else ''}")
         text = f"nothing: {event.type} was announced{at}{f' by {event.source}' if event.source else ''}"
-        return Cause("announced", text, f"choreo trace {one_line(event.id)}", Weight.DONE, event.at)
+        return Cause("announced", text, (command("choreo", "trace", self._evidence.what),), Weight.DONE, event.at)
 
     # -- nobody ----------------------------------------------------------------------------------------------------
 
@@ -78,33 +80,58 @@ class Walk:
             at = f" at {self._clock(seen[like].at)}" if like in seen and seen[like].at else ""
             about = f"{like} was announced{at}" if like in seen else f"{like} is announced"
             text = f"nobody announces {kind}. {about}: a misspelling of it?"
-            return Cause("misspelling", text, f"choreo map {like}; correct the type, and publish the event again")
+            return Cause("misspelling", text, _corrected(like))
         if (elsewhere := self._seen_elsewhere(kind)) is not None:
             return elsewhere
-        return Cause("nobody announces it", f"nobody announces {kind}{who}", "choreo map")
+        return Cause("nobody announces it", f"nobody announces {kind}{who}", ("choreo map",))
 
-    def _outside(self, announcer: Announcer, kind: str, depth: int) -> Cause:
-        how = "when it has a dead letter" if announcer.how == "dead_letter" else "outside of handlers"
-        self._find(depth + 1, None, announcer.service, f"announces it {how}")
-        if like := alike(kind, {event.type for event in self._evidence.events.values()} - {kind}):
-            text = f"{announcer.service} has not announced {kind}, but {like}: a misspelling of it?"
-            return Cause("misspelling", text, f"choreo map {like}; correct the type, and publish the event again")
-        text = f"{kind} was not announced about {one_line(self._evidence.what)} ({announcer.service} does so {how})"
-        event = self._evidence.map.event(kind)
-        if event is not None and event.lost:
-            text += f"; {counted(event.lost, 'event')} of it reached no queue, the last at {self._clock(event.lost_at)}"
-        do = (
-            f"look into the log of {announcer.service}; choreo publish {kind} --subject {one_line(self._evidence.what)}"
+    # -- outside of handlers ---------------------------------------------------------------------------------------
+
+    def _outside(self, announcers: Sequence[Announcer], kind: str, depth: int) -> Cause:
+        """Why no program announced it outside of handlers. These may."""
+        for one in announcers:
+            how = "when it has a dead letter" if one.how == "dead_letter" else "outside of handlers"
+            self._find(depth + 1, None, _called(one.service), f"announces it {how}")
+        missing, event = (
+            f"{kind} was not announced about {one_line(self._evidence.what)}",
+            self._evidence.map.event(kind),
         )
-        return Cause("not announced", text, do, Weight.UNKNOWN)
+        if like := alike(kind, {known.type for known in self._evidence.events.values()} - {kind}):
+            return Cause("misspelling", f"{missing}, but {like}: a misspelling of it?", _corrected(like))
+        if event is not None and event.lost and event.is_unheard:
+            return self._unheard(event)
+        names = self._likely(announcers, kind)
+        lost = f"; {self._lost(event)}" if event is not None and event.lost else ""
+        text = f"{missing} ({' or '.join(map(_called, names))} announces it outside of handlers){lost}"
+        logs = [f"# look into the log of {name}" for name in names if name != COMMAND_LINE]
+        return Cause("not announced", text, (*logs, command("choreo", "map", kind)), Weight.UNKNOWN)
+
+    def _likely(self, announcers: Sequence[Announcer], kind: str) -> Sequence[str]:
+        """The programs that were seen to announce it; all that say they do, if none was seen."""
+        names = list(dict.fromkeys(one.service for one in announcers))
+        presences = self._evidence.presences
+        seen = [one.service for one in announcers if one.how == "seen"]
+        seen += [name for name in names if name in presences and kind in presences[name].announced]
+        return [name for name in names if name in seen] or names
+
+    def _unheard(self, event: MappedEvent) -> Cause:
+        """It was announced, and reached no queue: nobody knows about which subject."""
+        elsewhere = self._elsewhere.hearers(event.type) if self._elsewhere is not None else {}
+        there = [f"; {' and '.join(who)} would hear it in the namespace {name!r}" for name, who in elsewhere.items()]
+        look = [command("choreo", "--namespace", name, "map", event.type) for name in elsewhere]
+        do = look or ["# no handler hears it:", command("choreo", "map", event.type)]
+        return Cause("unheard", f"{self._lost(event)}{''.join(there)}", tuple(do), since=event.lost_at)
+
+    def _lost(self, event: MappedEvent) -> str:
+        at = f"at {self._clock(event.lost_at)}"
+        when = f"{event.lost}x, the last {at}," if event.lost > 1 else f"1x {at}"
+        return f"{event.type} was announced {when} and reached no queue"
 
     # -- handlers --------------------------------------------------------------------------------------------------
 
     def _by(self, announcer: Announcer, kind: str, depth: int) -> Cause:
         """Why this one has not announced an event of this type."""
-        handler = self._evidence.descriptions.get(announcer.name)
-        if handler is None:
-            return self._outside(announcer, kind, depth)
+        handler = self._evidence.descriptions[announcer.name]
         if handler.join is not None:
             return self._by_join(handler, announcer.how, kind, depth)
         heard = [event for event in self._evidence.events.values() if _hears(handler, event.type)]
@@ -125,7 +152,7 @@ class Walk:
             return min(causes, key=lambda one: _ALTERNATIVES[one.weight])
         what = one_line(self._evidence.what)
         text = f"{handler.name} has had no event about {what}"
-        return Cause("not announced", text, f"choreo map {handler.name}", Weight.UNKNOWN)
+        return Cause("not announced", text, (command("choreo", "map", handler.name),), Weight.UNKNOWN)
 
     def _at(self, handler: HandlerDescription, event: KnownEvent, kind: str, depth: int) -> Cause:
         """What has become of an event at this handler."""
@@ -159,7 +186,9 @@ class Walk:
                 text = (
                     f"{handler.name} failed for good at {at} ({run.detail}); its dead letter was replayed or discarded"
                 )
-                return Cause("dead letter gone", text, "publish the event again", since=run.at)
+                look = command("choreo", "trace", self._evidence.what)
+                steps = "# was it discarded, or is its replay on its way?", look
+                return Cause("dead letter gone", text, steps, since=run.at)
             case Result.CANCELLED:
                 text = f"{handler.name} was cancelled by {run.type} at {at}"
                 return Cause("cancelled", text, self._by_hand(kind), since=run.at)
@@ -170,13 +199,14 @@ class Walk:
                 how = {Result.TIMED_OUT: "timed out", Result.FIRED: "was fired by hand"}.get(run.result, "")
                 what = f"{how} at {at}" if how else f"handled {run.type} at {at}"
                 text = f"{handler.name} {what}, and announced {others or 'nothing'}"
-                do = f"read {handler.name}: is that right? If not: {self._by_hand(kind)}"
+                do = f"# read the code of {handler.name}", *self._by_hand(kind)
                 # A handler that announced another event has decided otherwise, and has most likely forgotten nothing.
                 weight = Weight.UNKNOWN if others and not how else Weight.STUCK
                 return Cause("timed out" if how else "announced nothing", text, do, weight, run.at)
 
-    def _by_hand(self, kind: str) -> str:
-        return f"choreo publish {kind} --subject {one_line(self._evidence.what)} --data ..."
+    def _by_hand(self, kind: str) -> Sequence[str]:
+        publish = command("choreo", "publish", kind, "--subject", self._evidence.what, "--data", "{}")
+        return "# is that right? If not, announce it by hand, with its fields in --data:", publish
 
     # -- joins -----------------------------------------------------------------------------------------------------
 
@@ -218,7 +248,8 @@ class Walk:
     def _never_begun(self, handler: HandlerDescription, depth: int) -> Cause:
         causes = [self._missing(handler, kind, depth) for kind in handler.parts if kind not in self._asked]
         text = f"{handler.name} has had none of its events"
-        return heaviest(causes) or Cause("not announced", text, f"choreo map {handler.name}", Weight.UNKNOWN)
+        do = command("choreo", "map", handler.name)
+        return heaviest(causes) or Cause("not announced", text, (do,), Weight.UNKNOWN)
 
     def _missing(self, handler: HandlerDescription, kind: str, depth: int) -> Cause:
         """Why a join has not got a part: it was not announced, or has not arrived."""
@@ -255,7 +286,16 @@ def _by(announcers: Sequence[Announcer]) -> str:
 
 def _announcer(announcer: Announcer) -> str:
     how = {"on_timeout": " at its deadline", "dead_letter": " for dead letters"}.get(announcer.how, "")
-    return f"{announcer.name}{how}"
+    return f"{_called(announcer.name)}{how}"
+
+
+def _called(name: str) -> str:
+    """The announcer, for people."""
+    return "the command choreo publish" if name == COMMAND_LINE else name
+
+
+def _corrected(like: str) -> Sequence[str]:
+    return command("choreo", "map", like), "# correct the type at its publisher, and announce the event with it"
 
 
 def _hears(handler: HandlerDescription, kind: str) -> bool:

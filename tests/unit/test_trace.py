@@ -144,8 +144,10 @@ def choreo_command(operator: Operator, monkeypatch: pytest.MonkeyPatch):
     def run(*arguments: str, code: int = 0) -> str:
         done = CliRunner().invoke(choreo, arguments)
         assert done.exit_code == code, done.output
-        long = [line for line in done.output.splitlines() if len(line) > 80 and not line.startswith("{")]
-        assert code or long == []
+        # A command is never broken.
+        said = done.output.partition("\nDO ")[0]
+        long = [line for line in said.splitlines() if len(line) > 80 and not line.startswith(("{", "Error: "))]
+        assert long == []
         return done.output
 
     return run
@@ -229,7 +231,11 @@ def test_a_dead_letter_is_the_cause_and_its_replay_the_next_step(operator: Opera
     for cause in (trace.cause, why.cause):
         assert cause.name == "dead letter"
         assert "payment.charge failed for good: PermanentFailure: the account is frozen" in cause.text
-        assert f"choreo dead-letters replay {letter.id}" in cause.do
+        assert cause.do == (
+            f"choreo dead-letters show {letter.id}",
+            "# mend the cause, then:",
+            f"choreo dead-letters replay {letter.id}",
+        )
     assert trace.cause.weight is Weight.STUCK
 
 
@@ -252,7 +258,7 @@ def test_a_handler_that_announced_nothing_is_the_cause_of_a_join_that_waits(oper
         assert cause.name == "announced nothing"
         assert cause.text.startswith("payment.charge handled order.placed at ")
         assert cause.text.endswith("and announced nothing")
-        assert "choreo publish payment.charged --subject ORD-quiet" in cause.do
+        assert cause.do[-1] == "choreo publish payment.charged --subject ORD-quiet --data '{}'"
     assert [(finding.is_met, finding.what) for finding in why.findings] == [
         (False, "driver.assigned"),
         (None, "driver.assign"),
@@ -435,8 +441,12 @@ def test_the_commands_fit_eighty_columns_and_speak_json(operator: Operator, chor
     read = json.loads(choreo_command("trace", subject, "--json"))
     assert read["what"] == subject
     assert "data" not in read["events"][0]
-    assert "CAUSE " in choreo_command("why-not", "driver.assigned", subject)
-    assert json.loads(choreo_command("why-not", "driver.assigned", subject, "--json"))["cause"]["do"] is not None
+    code = 0 if subject == "ORD-1" else 1
+    assert "CAUSE " in choreo_command("why-not", "driver.assigned", subject, code=code)
+    why = json.loads(choreo_command("why-not", "driver.assigned", subject, "--json", code=code))
+    for answer in (read, why):
+        assert isinstance(answer["do"], list)
+        assert answer["do"] == answer["cause"]["do"]
 
 
 def test_the_data_of_events_is_shown_only_if_asked_for(operator: Operator, choreo_command) -> None:
@@ -492,7 +502,10 @@ def test_an_event_far_behind_in_a_queue_says_when_its_turn_comes(operator: Opera
 
     assert "it is 15th of 15 in the queue of payment.charge" in cause.text
     assert "per second its turn comes in about" in cause.text
-    assert "start a second worker" in cause.do
+    assert cause.do == (
+        "# wait, or start a second worker:",
+        "# celery -A SERVICE_MODULE worker  # of payment",
+    )
 
 
 def test_an_event_that_nobody_hears_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -558,7 +571,7 @@ def test_foreign_text_is_escaped(operator: Operator, choreo_command) -> None:
     operator.placed(f"frozen {HOSTILE}")
 
     said = choreo_command("trace", f"frozen {HOSTILE}") + choreo_command(
-        "why-not", "driver.assigned", f"frozen {HOSTILE}"
+        "why-not", "driver.assigned", f"frozen {HOSTILE}", code=1
     )
 
     assert all(character.isprintable() or character == "\n" for character in said)
@@ -566,3 +579,25 @@ def test_foreign_text_is_escaped(operator: Operator, choreo_command) -> None:
 
 def test_an_unknown_subject_is_one_line_and_an_exit_code(choreo_command) -> None:
     assert "Nothing is known of 'ORD-1': no event of it waits" in choreo_command("trace", "ORD-1", code=1)
+
+
+def test_an_event_that_was_announced_names_the_subject_that_was_asked_for(operator: Operator) -> None:
+    operator.placed("ORD 1")
+
+    assert operator.why_not(DriverAssigned, "ORD 1").cause.do == ("choreo trace 'ORD 1'",)
+
+
+def test_each_step_is_a_line_that_a_shell_takes_and_none_is_broken(operator: Operator, choreo_command) -> None:
+    subject = f"quiet{' and long' * 12}"
+    operator.placed(subject)
+
+    for said in (
+        choreo_command("trace", subject, code=0),
+        choreo_command("why-not", "driver.assigned", subject, code=1),
+    ):
+        steps = [line[6:] for line in f"DO {said.partition(chr(10) + 'DO ')[2]}".splitlines()]
+        assert steps == [
+            "# read the code of payment.charge",
+            "# is that right? If not, announce it by hand, with its fields in --data:",
+            f"choreo publish payment.charged --subject '{subject}' --data '{{}}'",
+        ]

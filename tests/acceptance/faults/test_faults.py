@@ -224,7 +224,7 @@ def test_o_a_delayed_event_and_no_worker(shop: Shop, subject: str) -> None:
 
     assert "reminder.sent is due in 20 min" in said
     assert "no worker of any service lives" in said
-    assert "DO start a worker of any service" in said
+    assert "DO # start a worker of any service" in said
 
 
 def test_p_an_outage_makes_dead_letters_of_everything(shop: Shop, subject: str) -> None:
