@@ -8,7 +8,7 @@ from choreo.delivery.undeclared import is_handler
 from choreo.errors import StoreError
 from choreo.events.patterns import matches
 from choreo.observe.cause import Cause, command
-from choreo.observe.map import is_wild
+from choreo.observe.map import called, is_wild
 from choreo.observe.words import clock
 from choreo.printing import one_line
 from choreo.store.port import Store
@@ -61,7 +61,9 @@ class Elsewhere:
             with suppress(StoreError):
                 if seen := _announcer(other, event_type):
                     who, what = seen
-                    return _cause(name, f"{who} announced {event_type} in the namespace {name!r} {self._when(*what)}")
+                    return _cause(
+                        name, f"{called(who)} announced {event_type} in the namespace {name!r} {self._when(*what)}"
+                    )
         return None
 
     def _when(self, at: float, count: int) -> str:

@@ -137,8 +137,10 @@ class Judge:
         text = f"{what} is due in {span(due - now)}, at {clock(due, now)}{f' ({error})' if error else ''}"
         if end.handler == DELAYED and not self._any_worker():
             return Cause("no worker", f"{text}, and no worker of any service lives", self._start_any(), since=None)
-        if end.kind is Kind.RETRY and (deaf := self.deaf(end.handler)) is not None:
-            return Cause(deaf.name, f"{text}, and {deaf.text}", deaf.do, since=self._announced(end))
+        if end.handler != DELAYED and (deaf := self._unsent(end)) is not None:
+            # The time of a delayed event is the one at which it is due.
+            since = self._announced(end) if end.kind is Kind.RETRY else None
+            return Cause(deaf.name, f"{text}, and {deaf.text}", deaf.do, since=since)
         name = "retry" if end.kind is Kind.RETRY else "delayed"
         return Cause(name, text, NOTHING, Weight.WAITING, self._announced(end))
 
@@ -147,11 +149,17 @@ class Judge:
         if end.handler == DELAYED:
             text = f"{late}{'' if self._any_worker() else ': no worker of any service lives'}"
             return Cause("no worker", text, self._start_any(), since=end.due)
-        deaf = self.deaf(end.handler, end.due)
+        deaf = self._unsent(end, end.due)
         if deaf is None:
             do = f"# look into the log of {end.service}: does it reach the broker?"
             return Cause("not sent", late, (do,), since=end.due)
         return Cause(deaf.name, f"{late}: {deaf.text}", deaf.do, since=end.due)
+
+    def _unsent(self, end: OpenEnd, since: float | None = None) -> Cause | None:
+        """Why no worker of its service sends it at its time, or takes it then; None if one does."""
+        deaf = self.deaf(end.handler, since)
+        # Every worker of the service sends a delayed event, whichever queues it consumes.
+        return None if deaf is None or (end.is_announcement and deaf.name != "no worker") else deaf
 
     def _start_any(self) -> Sequence[str]:
         """How to start a worker of any service: of one whose module is known, if there is one."""

@@ -203,6 +203,11 @@ class Map:
         }
 
 
+def called(name: str) -> str:
+    """A handler, or a program that announces, for people."""
+    return "the command choreo publish" if name == COMMAND_LINE else name
+
+
 def is_wild(pattern: str) -> bool:
     """True for a pattern that is no event type."""
     return bool({"*", "#"} & set(pattern.split(".")))

@@ -9,7 +9,7 @@ from choreo.observe.elsewhere import Elsewhere
 from choreo.observe.evidence import Evidence, KnownEvent
 from choreo.observe.judge import Judge
 from choreo.observe.likeness import alike
-from choreo.observe.map import COMMAND_LINE, Announcer, MappedEvent, is_wild
+from choreo.observe.map import COMMAND_LINE, Announcer, MappedEvent, called, is_wild
 from choreo.observe.open_end import Kind, OpenEnd
 from choreo.observe.why_not import Finding, WhyNot
 from choreo.observe.words import clock, counted
@@ -38,6 +38,7 @@ class Walk:
         self._asked.add(kind)
         delayed = [end for end in self._evidence.ends if end.is_announcement and end.event.type == kind]
         if delayed:
+            self._find(depth, False, kind, f"it is delayed: {delayed[0].words(self._evidence.now)}")
             return self._judge.of(delayed[0])
         if announced := self._announced(kind):
             return self._was_announced(announced[-1], depth)
@@ -91,7 +92,7 @@ class Walk:
         """Why no program announced it outside of handlers. These may."""
         for one in announcers:
             how = "when it has a dead letter" if one.how == "dead_letter" else "outside of handlers"
-            self._find(depth + 1, None, _called(one.service), f"announces it {how}")
+            self._find(depth + 1, None, called(one.service), f"announces it {how}")
         missing, event = (
             f"{kind} was not announced about {one_line(self._evidence.what)}",
             self._evidence.map.event(kind),
@@ -102,7 +103,7 @@ class Walk:
             return self._unheard(event)
         names = self._likely(announcers, kind)
         lost = f"; {self._lost(event)}" if event is not None and event.lost else ""
-        text = f"{missing} ({' or '.join(map(_called, names))} announces it outside of handlers){lost}"
+        text = f"{missing} ({' or '.join(map(called, names))} announces it outside of handlers){lost}"
         logs = [f"# look into the log of {name}" for name in names if name != COMMAND_LINE]
         return Cause("not announced", text, (*logs, command("choreo", "map", kind)), Weight.UNKNOWN)
 
@@ -117,10 +118,11 @@ class Walk:
     def _unheard(self, event: MappedEvent) -> Cause:
         """It was announced, and reached no queue: nobody knows about which subject."""
         elsewhere = self._elsewhere.hearers(event.type) if self._elsewhere is not None else {}
-        there = [f"; {' and '.join(who)} would hear it in the namespace {name!r}" for name, who in elsewhere.items()]
+        there = ", ".join(f"{name!r} ({', '.join(services)})" for name, services in elsewhere.items())
+        text = f"{self._lost(event)}{f'; it is heard in other namespaces: {there}' if there else ''}"
         look = [command("choreo", "--namespace", name, "map", event.type) for name in elsewhere]
         do = look or ["# no handler hears it:", command("choreo", "map", event.type)]
-        return Cause("unheard", f"{self._lost(event)}{''.join(there)}", tuple(do), since=event.lost_at)
+        return Cause("unheard", text, tuple(do), since=event.lost_at)
 
     def _lost(self, event: MappedEvent) -> str:
         at = f"at {self._clock(event.lost_at)}"
@@ -286,12 +288,7 @@ def _by(announcers: Sequence[Announcer]) -> str:
 
 def _announcer(announcer: Announcer) -> str:
     how = {"on_timeout": " at its deadline", "dead_letter": " for dead letters"}.get(announcer.how, "")
-    return f"{_called(announcer.name)}{how}"
-
-
-def _called(name: str) -> str:
-    """The announcer, for people."""
-    return "the command choreo publish" if name == COMMAND_LINE else name
+    return f"{called(announcer.name)}{how}"
 
 
 def _corrected(like: str) -> Sequence[str]:

@@ -1,6 +1,7 @@
 """`choreo trace` and `choreo why-not`: the story of an order, and why something has not happened. Without a broker."""
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -10,11 +11,13 @@ from choreo import Envelope, Event, PermanentFailure, Retry, RetryLater, Service
 from choreo.broker.depths import Depth
 from choreo.cli import choreo
 from choreo.observe.broker_look import BrokerLook
-from choreo.observe.cause import Cause, Weight, heaviest
+from choreo.observe.cause import NOTHING, Cause, Weight, heaviest
 from choreo.observe.gathering import MOST_STORIES
 from choreo.observe.trace import Trace
 from choreo.observe.tracer import _events_of
 from choreo.observe.why_not import WhyNot
+from choreo.store.memory import MemoryStore
+from choreo.store.presence import Presence
 from choreo.store.runs import Recording, Run
 from choreo.testing import Stage
 from choreo.testing.runtime import StageRuntime
@@ -388,6 +391,38 @@ def test_an_overdue_event_that_no_worker_sends_is_why_the_next_one_was_not_annou
     why = operator.why_not(PaymentCharged, "ORD-1")
 
     assert why.cause.text.startswith("order.placed is due since ")
+    assert why.cause.weight is Weight.STUCK
+
+
+def test_a_delayed_event_of_a_service_without_a_worker_does_not_go_on_by_itself(monkeypatch) -> None:
+    app = service("payment")
+
+    @app.on(OrderPlaced)
+    def charge(order: OrderPlaced) -> PaymentCharged | None:
+        app.publish(PaymentCharged(), "ORD-1", delay=timedelta(minutes=20))
+        return None
+
+    @app.on(PaymentCharged)
+    def assign(charged: PaymentCharged) -> DriverAssigned:
+        return DriverAssigned()
+
+    with Stage(app) as stage:
+        stage.publish(OrderPlaced(), "ORD-1")
+        stage.run()
+        assert app.observe.why_not("driver.assigned", "ORD-1").cause.do == NOTHING
+
+        alive = MemoryStore.presence
+
+        def gone(*one) -> Presence:
+            presence = alive(*one)
+            return replace(presence, workers=(), gone=presence.workers)
+
+        monkeypatch.setattr(MemoryStore, "presence", gone)
+        monkeypatch.setattr(MemoryStore, "listening", lambda *_: None)
+        why = app.observe.why_not("driver.assigned", "ORD-1")
+
+    assert why.cause.text.startswith("payment.charged is due in 20 min, at ")
+    assert ", and no worker of payment lives" in why.cause.text
     assert why.cause.weight is Weight.STUCK
 
 
