@@ -110,6 +110,7 @@ def test_a_subject_that_another_namespace_knows_is_named_although_the_type_was_a
 
     assert cause.name == "another namespace"
     assert cause.text == "J2 is known in the namespace 'staging': payment.charge had its events"
+    assert cause.do[0] == "choreo --namespace staging trace J2"
 
 
 def test_an_event_that_reached_no_queue_was_announced(stage, places) -> None:
