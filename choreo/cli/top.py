@@ -122,9 +122,13 @@ def drawn(found: Overview) -> Group:
     rows = table("HANDLER", *_NUMBERS, "WORKERS", kept=(*_NUMBERS, "WORKERS"), right=_NUMBERS, gap=1)
     for state in order:
         rows.add_row(*map(text, _row(state)))
+    if found.delayed is not None and found.delayed.total:
+        style = "red" if found.delayed_trouble else ""
+        cells = ["delayed events", *["-"] * 7, count(found.delayed.total), "-"]
+        rows.add_row(*(text((cell, style)) for cell in cells))
     nothing = text("No handler is known. A service makes itself known when its worker starts.")
     told = facts((name, text(piece)) for name, piece in _lines(found))
-    return Group(rows if order else nothing, told)
+    return Group(rows if rows.row_count else nothing, told)
 
 
 def _row(state: HandlerState) -> list[Piece]:
@@ -207,7 +211,8 @@ def _server(server: Server) -> str:
 
 
 def _coming(found: Overview) -> str:
-    coming = found.coming
+    coming, late = found.coming, found.overdue
+    overdue = f"{late:,} {'message is' if late == 1 else 'messages are'} overdue"
     kinds = [
         (coming.retries, "retry", "retries"),
         (coming.deadlines, "deadline", "deadlines"),
@@ -215,7 +220,8 @@ def _coming(found: Overview) -> str:
     ]
     told = ", ".join(f"{number:,} {one if number == 1 else several}" for number, one, several in kinds if number)
     if not told or coming.first_at is None:
-        return "nothing falls due"
+        return overdue if late else "nothing falls due"
     at = time.strftime("%H:%M:%S", time.gmtime(coming.first_at))
     first = "a delayed event" if coming.first == DELAYED else coming.first
-    return f"{told}{' and more' if coming.is_more else ''} (first {at} UTC, {first})"
+    before = f"{overdue}; " if late else ""
+    return f"{before}{told}{' and more' if coming.is_more else ''} (first {at} UTC, {first})"

@@ -89,7 +89,7 @@ class HandlerState:
         if self.waiting and not self.workers:
             return "no worker consumes its queue"
         if self.backlog.due and self.backlog.late > LATE:
-            return f"a message is due since {self.backlog.late:.0f} s, and no worker sends it"
+            return unsent(self.backlog)
         if self.newest_letter is not None and self.newest_letter < NEW:
             return "new dead letters"
         return ""
@@ -146,6 +146,11 @@ class Facts:
 
     def _age(self, moment: float | None) -> float | None:
         return None if moment is None else max(self.now - moment, 0.0)
+
+
+def unsent(backlog: Backlog) -> str:
+    """What is wrong with a schedule whose messages are late."""
+    return f"a message is due since {backlog.late:.0f} s, and no worker sends it"
 
 
 def rate(runs: Sequence[Run] | None, now: float, sample: float = 1.0) -> float | None:

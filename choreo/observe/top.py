@@ -96,6 +96,7 @@ class Top:
             namespaces=namespaces,
             loops=self._loops(facts, now),
             coming=self._coming({fact.name: fact.backlog for fact in facts}, now, with_delayed=not only),
+            delayed=None if only else self._store.backlog(DELAYED),
             unheard=self._unheard(now),
             broker_error=error,
         )

@@ -227,6 +227,21 @@ def test_a_message_that_nobody_sends_is_trouble(stage: Stage, app: Service):
     assert state(app).trouble == "a message is due since 50 s, and no worker sends it"
 
 
+def test_a_delayed_event_that_nobody_sends_is_trouble_without_any_handler_too(stage, app, monkeypatch):
+    app.publish(ORDER, subject="ORD-9", delay=100)
+    monkeypatch.setattr(stage.store, "handlers", lambda: [])
+    assert line(run("--once"), "delayed events")[-2:] == ["1", "-"]
+
+    stage.wait(150)
+
+    trouble = "delayed events: a message is due since 50 s, and no worker sends it"
+    found = json.loads(run("--json", code=1).output)
+    assert (found["troubles"], found["delayed"]["due"]) == ([trouble], 1)
+    output = run("--once", code=1).output
+    assert f"TROUBLE     {trouble}" in output
+    assert "1 message is overdue" in output
+
+
 def test_several_versions_of_one_service_are_told(stage: Stage, app: Service):
     works(stage, QUEUE, node="payment@one", version="1.4.1")
     stage.wait(45)
