@@ -47,6 +47,8 @@ class HandlerState:
     #: How long ago the oldest and the newest of its dead letters were made.
     oldest_letter: float | None = None
     newest_letter: float | None = None
+    #: The most frequent error of its dead letters of the last ten minutes; "" if there are none.
+    letter_error: str = ""
     #: Retries, deadlines and delayed events that wait in the store.
     backlog: Backlog = field(default_factory=Backlog)
     #: True if it was renamed or removed: no worker declares it any more.
@@ -91,7 +93,7 @@ class HandlerState:
         if self.backlog.due and self.backlog.late > LATE:
             return unsent(self.backlog)
         if self.newest_letter is not None and self.newest_letter < NEW:
-            return "new dead letters"
+            return f"new dead letters{f': {self.letter_error}' if self.letter_error else ''}"
         return ""
 
 
@@ -110,6 +112,8 @@ class Facts:
     letters: int = 0
     #: The times of the oldest and the newest dead letter, in seconds since 1970.
     letter_times: tuple[float, float] | None = None
+    #: The most frequent error of the new ones; "" if there are none.
+    letter_error: str = ""
     backlog: Backlog = field(default_factory=Backlog)
     #: The runs of the last minute. None: nothing is recorded.
     runs: Sequence[Run] | None = None
@@ -135,6 +139,7 @@ class Facts:
             dead_letters=self.letters,
             oldest_letter=self._age(self.letter_times and self.letter_times[0]),
             newest_letter=self._age(self.letter_times and self.letter_times[1]),
+            letter_error=self.letter_error,
             backlog=self.backlog,
             is_undeclared=self.is_undeclared,
             living=len(living) or len(self.older),

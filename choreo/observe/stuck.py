@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from choreo.observe.failures import failures
 from choreo.observe.handlers import LATE, HandlerState
 from choreo.observe.overview import Overview
 from choreo.observe.words import span
@@ -74,7 +75,7 @@ def _of(state: HandlerState, store: Store, now: float) -> Iterator[Stuck]:
     if state.backlog.reminded:
         yield from _overdue(state.name, store, now)
     if state.dead_letters:
-        yield _letters(state, now)
+        yield from _letters(state, store, now)
 
 
 def _unread(state: HandlerState) -> tuple[str, str, str] | None:
@@ -112,9 +113,12 @@ def _overdue(handler: str, store: Store, now: float) -> Iterator[Stuck]:
         yield Stuck(since, handler, len(overdue), f"{kind} overdue", f"choreo {kind} list {handler}", subjects=subjects)
 
 
-def _letters(state: HandlerState, now: float) -> Stuck:
-    since = None if state.oldest_letter is None else now - state.oldest_letter
-    return Stuck(since, state.name, state.dead_letters, "dead letters", f"choreo dead-letters list {state.name}")
+def _letters(state: HandlerState, store: Store, now: float) -> Iterator[Stuck]:
+    """One for each error."""
+    oldest = None if state.oldest_letter is None else now - state.oldest_letter
+    do = f"choreo dead-letters list {state.name}"
+    for one in failures(store, state.name, state.dead_letters, oldest):
+        yield Stuck(one.since, state.name, one.count, "dead letters", do, one.error or "various errors")
 
 
 def _delayed(store: Store, now: float) -> Iterator[Stuck]:

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 from choreo.broker.depths import Depth
 from choreo.delivery.undeclared import UndeclaredHandlers, is_handler, service_of
 from choreo.masking import shown_url
-from choreo.observe.handlers import EACH, WINDOW, Facts, HandlerState, versions
+from choreo.observe.failures import newest_error
+from choreo.observe.handlers import EACH, NEW, WINDOW, Facts, HandlerState, versions
 from choreo.observe.loops import Loop, loops_in
 from choreo.observe.overview import Coming, Overview, Version
 from choreo.observe.server import Server
@@ -127,7 +128,8 @@ class Top:
                 presences[service_of(name)],
                 older[service_of(name)],
                 letters := self._store.letter_count(name),
-                self._store.letter_times(name) if letters else None,
+                times := self._store.letter_times(name) if letters else None,
+                newest_error(self._store, name, now) if times and times[1] > now - NEW else "",
                 self._store.backlog(name),
                 self._recent(name),
                 self._store.recording.sample,

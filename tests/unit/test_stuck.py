@@ -111,6 +111,42 @@ def test_dead_letters_since_the_first(stage, app):  # noqa: F811
     assert (found.since, found.count, found.do) == (first, 2, "choreo dead-letters list payment.charge")
 
 
+def test_dead_letters_are_told_by_their_error_since_the_first_of_each(stage, app, monkeypatch):  # noqa: F811
+    def bury(error: str) -> None:
+        stage.store.add_letter("payment.charge", f"l-{stage.store.now()}", json.dumps({"error": error}))
+        stage.wait(1)
+
+    works(stage, QUEUE, seconds=600)
+    bury("ValueError: an older one")
+    first = stage.store.now()
+    for number in range(300):
+        bury(f"PermanentFailure: the provider has frozen card {number} for good, and will not tell us why")
+
+    frozen = "PermanentFailure: the provider has frozen card 0 for ..."
+    assert [(one.since, one.count, one.detail) for one in app.observe.stuck()] == [
+        (first - 1, 1, "ValueError: an older one"),
+        (first, 300, frozen),
+    ]
+    assert app.observe.top().troubles == [f"payment.charge: new dead letters: {frozen}, and others"]
+    monkeypatch.setattr("choreo.observe.failures.MOST_READ", 100)
+    assert [(one.since, one.count, one.detail) for one in app.observe.stuck()] == [
+        (first - 1, 201, "various errors"),
+        (first + 200, 100, frozen.replace("0", "200")),
+    ]
+
+
+def test_many_different_errors_are_few_rows(stage, app):  # noqa: F811
+    works(stage, QUEUE, seconds=600)
+    for letter in "abcdefgh":
+        stage.store.add_letter("payment.charge", letter, json.dumps({"error": f"ValueError: {letter}"}))
+    stage.store.add_letter("payment.charge", "odd", "[]")
+
+    found = app.observe.stuck()
+
+    assert sorted(one.count for one in found) == [1, 1, 1, 1, 1, 4]
+    assert "4  dead letters (various errors)" in run(code=1).output
+
+
 def test_what_is_due_and_not_sent(stage, app):  # noqa: F811
     stage.deliver(OrderPlaced(customer_id="alice", total_cents=14))
     app.publish(ORDER, subject="ORD-9", delay=100)

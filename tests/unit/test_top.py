@@ -200,7 +200,7 @@ def test_a_new_dead_letter_is_trouble_for_ten_minutes(stage: Stage, app: Service
     works(stage, QUEUE)
     stage.deliver(OrderPlaced(customer_id="alice", total_cents=13))
 
-    assert state(app).trouble == "new dead letters"
+    assert state(app).trouble == "new dead letters: PermanentFailure: refused"
     stage.wait(601)
     works(stage, QUEUE)
     assert (state(app).trouble, state(app).dead_letters) == ("", 1)
@@ -229,7 +229,7 @@ def test_a_message_that_nobody_sends_is_trouble(stage: Stage, app: Service):
 
 def test_a_delayed_event_that_nobody_sends_is_trouble_without_any_handler_too(stage, app, monkeypatch):
     app.publish(ORDER, subject="ORD-9", delay=100)
-    monkeypatch.setattr(stage.store, "handlers", lambda: [])
+    monkeypatch.setattr(stage.store, "handlers", list)
     assert line(run("--once"), "delayed events")[-2:] == ["1", "-"]
 
     stage.wait(150)
