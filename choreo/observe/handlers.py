@@ -41,6 +41,8 @@ class HandlerState:
     #: Events that came in, and runs that ended. None: unknown.
     incoming: float | None = None
     outgoing: float | None = None
+    #: By how many messages per second its queue grows; negative if it shrinks. None: unknown.
+    growth: float | None = None
     #: 95 of 100 runs took no longer than this. None: none is recorded.
     p95: float | None = None
     dead_letters: int = 0
@@ -75,11 +77,10 @@ class HandlerState:
 
     @property
     def clears_in(self) -> float | None:
-        """Seconds until its queue is empty at this rate; infinite if it grows. None: unknown, or nothing waits."""
-        if not self.waiting or not self.outgoing or not self.workers:
+        """Seconds until its queue is empty at this rate; infinite if it grows. None: unknown, steady, or empty."""
+        if not self.waiting or not self.outgoing or not self.workers or not self.growth:
             return None
-        gain = self.outgoing - (self.incoming or 0.0)
-        return self.waiting / gain if gain > 0 else math.inf
+        return math.inf if self.growth > 0 else self.waiting / -self.growth
 
     @property
     def trouble(self) -> str:

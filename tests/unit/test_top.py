@@ -173,27 +173,58 @@ def test_rates_and_times_are_from_the_record(stage: Stage, app: Service, queues:
     with_two_looks = app.observe.watch()
     with_two_looks.sample()
     stage.wait(10)
-    queues.depths[QUEUE] = Depth(12)
+    queues.depths[QUEUE] = Depth(15)
     (found,) = with_two_looks.look().handlers
 
     assert found.outgoing == pytest.approx(0.5)
-    assert found.incoming == pytest.approx(0.7)
+    assert found.incoming == pytest.approx(1.0)
     assert 0 <= found.p95 < 60
     assert found.clears_in == float("inf")
     stage.wait(60)
     assert state(app).outgoing == 0.0
 
 
-def test_the_time_to_clear_follows_from_the_rate(stage: Stage, app: Service, queues: Queues):
-    works(stage, QUEUE)
-    for number in range(30):
+def busy(stage: Stage, runs: int = 30) -> None:
+    """A worker lives, and has made so many runs within the last minute."""
+    works(stage, QUEUE, seconds=600)
+    for number in range(runs):
         stage.deliver(ORDER, id=f"event-{number}", correlation_id=f"story-{number}")
-    queues.depths[QUEUE] = Depth(10)
 
-    assert state(app).clears_in == pytest.approx(20.0)
+
+def test_the_time_to_clear_follows_from_the_oldest_that_waits(stage: Stage, app: Service, queues: Queues):
+    busy(stage)
+    queues.depths[QUEUE] = Depth(10, stage.store.now() - 50)
+
+    assert state(app).clears_in == pytest.approx(10 / 0.3)
     name, waiting, _, incoming, outgoing, _, clears_in, *others = line(run("--once"), "payment.charge")
-    assert (name, waiting, incoming, outgoing, clears_in) == ("payment.charge", "10", "-", "0.5", "20s")
+    assert (name, waiting, incoming, outgoing, clears_in) == ("payment.charge", "10", "-", "0.5", "33s")
     assert others == ["0", "0", "1", "solo"]
+
+
+@pytest.mark.parametrize(("oldest", "why"), [(10, "perhaps all came at once"), (None, "RabbitMQ does not tell")])
+def test_the_time_to_clear_is_unknown_if_no_run_ended_between_two_looks(stage, app, queues, oldest, why):
+    busy(stage)
+    queues.depths[QUEUE] = Depth(400, oldest and stage.store.now() - oldest)
+    looking = app.observe.watch()
+    looking.sample()
+    stage.wait(1)
+
+    (found,) = looking.look().handlers
+
+    assert (found.incoming, found.clears_in) == (None, None), why
+
+
+def test_the_time_to_clear_follows_from_the_looks_of_the_last_minute(stage, app, queues):
+    busy(stage)
+    looking = app.observe.watch()
+    seen = []
+    for waiting in (400, 396, 396, 391, 391, 391):  # it does not change between each two looks
+        queues.depths[QUEUE] = Depth(waiting)
+        seen.append(looking.look().handlers[0].clears_in)
+        stage.wait(3)
+
+    assert seen[:3] == [None, None, None]
+    assert seen[3:] == [pytest.approx(391 / (9 / seconds)) for seconds in (9, 12, 15)]
 
 
 def test_a_new_dead_letter_is_trouble_for_ten_minutes(stage: Stage, app: Service):
