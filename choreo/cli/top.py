@@ -3,16 +3,18 @@
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 
 import click
 from rich.console import Group
 from rich.live import Live
+from rich.table import Table
 
 from choreo.cli import completion
 from choreo.cli.app import check_names, say, speaking
 from choreo.cli.figures import count, rate, size, span
+from choreo.cli.fitting import Fitting
 from choreo.cli.tables import Piece, facts, screen, table, text, whole
 from choreo.errors import StoreError
 from choreo.observe import words
@@ -23,6 +25,8 @@ from choreo.observe.top import Top
 from choreo.service import Service
 from choreo.store.schedule import DELAYED
 
+#: The most troubles that a screen shows if it is too small for all.
+MOST_TROUBLES = 5
 _NUMBERS = ("WAIT", "OLDEST", "IN/s", "OUT/s", "P95", "ETA", "DEAD", "LATER")
 
 
@@ -75,17 +79,18 @@ def top(app: Service, names: tuple[str, ...], once: bool, as_json: bool, interva
 
 
 def _live(looking: Top, names: tuple[str, ...], interval: float) -> None:
-    shown = drawn(looking.look(*names))
+    found = looking.look(*names)
+    error = ""
     with suppress(KeyboardInterrupt), _single_keys(), Live(console=screen(), screen=True, auto_refresh=False) as live:
         while True:
-            live.update(shown, refresh=True)
+            live.update(fitting(found, error), refresh=True)
             if _pressed(interval) in ("q", "Q"):
                 return
             try:
-                shown = drawn(looking.look(*names))
-            except StoreError as error:
+                found, error = looking.look(*names), ""
+            except StoreError as fault:
                 # The last screen stays, since the store may come back.
-                shown = Group(text((f"The store does not answer: {error}", "red")), shown)
+                error = f"The store does not answer: {fault}"
 
 
 @contextmanager
@@ -116,19 +121,50 @@ def _pressed(seconds: float) -> str:
     return sys.stdin.read(1) if ready else ""
 
 
-def drawn(found: Overview) -> Group:
-    """One screen."""
+def fitting(found: Overview, error: str = "") -> Fitting:
+    """One screen that fits the terminal. ``error`` comes first, if there is one."""
+    before = [text((error, "red"))] if error else []
+    return Fitting(*(Group(*before, drawn(found, is_short=is_short)) for is_short in (False, True)))
+
+
+def drawn(found: Overview, *, is_short: bool = False) -> Group:
+    """One screen. A short one folds idle handlers, and all troubles but a few, to a number."""
     order = sorted(found.handlers, key=lambda state: (not state.trouble, -(state.waiting or 0), state.name))
+    shown = [state for state in order if not is_short or not _is_idle(state)]
     rows = table("HANDLER", *_NUMBERS, "WORKERS", kept=(*_NUMBERS, "WORKERS"), right=_NUMBERS, gap=1)
-    for state in order:
+    for state in shown:
         rows.add_row(*map(text, _row(state)))
     if found.delayed is not None and found.delayed.total:
         style = "red" if found.delayed_trouble else ""
         cells = ["delayed events", *["-"] * 7, count(found.delayed.total), "-"]
         rows.add_row(*(text((cell, style)) for cell in cells))
     nothing = text("No handler is known. A service makes itself known when its worker starts.")
-    told = facts((name, text(piece)) for name, piece in _lines(found))
-    return Group(rows if rows.row_count else nothing, told)
+    idle = len(order) - len(shown)
+    return Group(
+        *_listed(_troubles(found, MOST_TROUBLES if is_short else None)),
+        *([rows] if rows.row_count else []),
+        *([text(f"{idle} {'more are' if shown else 'handlers are'} idle")] if idle else []),
+        *([] if rows.row_count or idle else [nothing]),
+        *_listed(_lines(found)),
+    )
+
+
+def _listed(lines: Iterable[tuple[str, Piece]]) -> list[Table]:
+    rows = [(f"{name:<10}", text(piece)) for name, piece in lines]
+    return [facts(rows)] if rows else []
+
+
+def _is_idle(state: HandlerState) -> bool:
+    """True if nothing is to be told of this handler."""
+    return not (state.trouble or state.waiting or state.outgoing or state.dead_letters or state.backlog.total)
+
+
+def _troubles(found: Overview, most: int | None) -> Iterator[tuple[str, Piece]]:
+    troubles = found.troubles
+    for trouble in troubles[:most]:
+        yield "TROUBLE", (trouble, "red")
+    if left := len(troubles[most:]) if most is not None else 0:
+        yield "TROUBLE", (f"{left} more: choreo top --once", "red")
 
 
 def _row(state: HandlerState) -> list[Piece]:
@@ -179,8 +215,6 @@ def _lines(found: Overview) -> Iterator[tuple[str, Piece]]:
         ago = words.span(found.at.timestamp() - unheard.last)
         yield "UNHEARD", (f"{kind} from {unheard.source}: {unheard.count:,}x, the last {ago} ago", "yellow")
     yield "NEXT HOUR", _coming(found)
-    for trouble in found.troubles:
-        yield "TROUBLE", (trouble, "red")
 
 
 def _versions(found: Overview) -> str:

@@ -1,15 +1,18 @@
 """`choreo top` and `app.observe.top`, on a store in memory and queues that the test fills."""
 
+import io
 import json
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
 from choreo import PermanentFailure, RetryLater, Service, testing
 from choreo.broker.depths import Depth
 from choreo.cli import choreo
+from choreo.cli.top import fitting
 from choreo.observe.server import Server
 from choreo.observe.top import Top
 from choreo.store.presence import Program
@@ -371,6 +374,32 @@ def test_a_pipe_gets_one_plain_screen_in_which_nothing_is_cut(stage: Stage, app:
     assert "\x1b" not in result.output
     assert line(result, "payment.charge")[1:3] == ["123k", "35d"]
     assert "notification.text_the_arrival_of_an_order" in result.output
+
+
+@pytest.mark.parametrize("height", [4, 12, 20, 40])
+def test_a_live_screen_is_never_cut_without_a_sign(stage, app, queues, height):
+    stage.store.register([f"driver.handler_{number}" for number in range(20)])
+    queues.depths[QUEUE] = Depth(3)
+    terminal = Console(width=80, height=height, file=io.StringIO())
+
+    terminal.print(fitting(app.observe.top()), end="")
+
+    output = terminal.file.getvalue().splitlines()
+    assert len(output) <= height
+    assert output[0].rstrip() == "TROUBLE     payment.charge: no worker of payment lives"
+    assert ("20 more are idle" in "\n".join(output)) == (height in (12, 20))
+    assert output[-1].split()[0] == ("…" if height == 4 else "NEXT")
+
+
+def test_a_small_screen_tells_how_many_troubles_it_leaves_out(stage, app, queues):
+    names = [f"driver.handler_{number}" for number in range(20)]
+    stage.store.register(names)
+    queues.depths |= {name: Depth(1) for name in names}
+    terminal = Console(width=80, height=20, file=io.StringIO())
+
+    terminal.print(fitting(app.observe.top()), end="")
+
+    assert "TROUBLE     15 more: choreo top --once" in terminal.file.getvalue()
 
 
 def test_nothing_is_left_open(stage: Stage, app: Service, queues: Queues):
