@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import click
 
 from choreo.cli import completion
-from choreo.cli.app import check_names, say, speaking
+from choreo.cli.app import check_names, is_known, nobody, say, speaking
 from choreo.cli.figures import count
 from choreo.cli.spans import SPAN
 from choreo.cli.tables import screen, table, text, whole
@@ -30,10 +30,12 @@ def stuck(app: Service, names: tuple[str, ...], older: float, as_json: bool) -> 
     The oldest comes first: messages that no worker takes, messages that come back because their worker dies, retries
     and deadlines that no worker sends, joins and stories past their deadline, and dead letters.
 
-    The exit code is 1 if anything is stuck.
+    The exit code is 1 if anything is stuck, and if no service is known: it may be the wrong place.
     """
     check_names(app, names, app.runtime.store.handlers())
     found = app.observe.stuck(*names, older=older)
+    if not found and not is_known(app):
+        raise click.ClickException(nobody(app))
     if as_json:
         for one in found:
             say(json.dumps(one.to_dict()))

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 
 from choreo.cli import completion
-from choreo.cli.app import check_names, say, speaking
+from choreo.cli.app import check_names, is_known, nobody, say, speaking
 from choreo.cli.figures import count, rate, size, span
 from choreo.cli.fitting import Fitting
 from choreo.cli.tables import Piece, facts, screen, table, text, whole
@@ -27,6 +27,7 @@ from choreo.store.schedule import DELAYED
 
 #: The most troubles that a screen shows if it is too small for all.
 MOST_TROUBLES = 5
+_EMPTY = "No handler is known. A service makes itself known when its worker starts."
 _NUMBERS = ("WAIT", "OLDEST", "IN/s", "OUT/s", "P95", "ETA", "DEAD", "LATER")
 
 
@@ -60,6 +61,7 @@ def top(app: Service, names: tuple[str, ...], once: bool, as_json: bool, interva
     - Redis has evicted keys or may, is nearly full, or cannot write
     - a loop: events of one story cause their own type again and again
     - the broker does not answer
+    - no service is known: it may be the wrong place
     """
     check_names(app, names, app.runtime.store.handlers())
     with closing(app.observe.watch()) as looking:
@@ -68,6 +70,8 @@ def top(app: Service, names: tuple[str, ...], once: bool, as_json: bool, interva
             looking.sample(*names)
             time.sleep(1.0 if interval is None else interval)
             found = looking.look(*names)
+            if not found.troubles and not is_known(app):
+                raise click.ClickException(nobody(app))
             if as_json:
                 say(json.dumps(found.to_dict()))
             else:
@@ -75,15 +79,15 @@ def top(app: Service, names: tuple[str, ...], once: bool, as_json: bool, interva
             if (once or as_json) and found.troubles:
                 click.get_current_context().exit(1)
         else:
-            _live(looking, names, interval or 2.0)
+            _live(looking, names, interval or 2.0, nobody(app))
 
 
-def _live(looking: Top, names: tuple[str, ...], interval: float) -> None:
+def _live(looking: Top, names: tuple[str, ...], interval: float, empty: str) -> None:
     found = looking.look(*names)
     error = ""
     with suppress(KeyboardInterrupt), _single_keys(), Live(console=screen(), screen=True, auto_refresh=False) as live:
         while True:
-            live.update(fitting(found, error), refresh=True)
+            live.update(fitting(found, error, empty), refresh=True)
             if _pressed(interval) in ("q", "Q"):
                 return
             try:
@@ -121,13 +125,13 @@ def _pressed(seconds: float) -> str:
     return sys.stdin.read(1) if ready else ""
 
 
-def fitting(found: Overview, error: str = "") -> Fitting:
-    """One screen that fits the terminal. ``error`` comes first, if there is one."""
+def fitting(found: Overview, error: str = "", empty: str = _EMPTY) -> Fitting:
+    """One screen that fits the terminal. ``error`` comes first, if there is one. ``empty`` tells of no handlers."""
     before = [text((error, "red"))] if error else []
-    return Fitting(*(Group(*before, drawn(found, is_short=is_short)) for is_short in (False, True)))
+    return Fitting(*(Group(*before, drawn(found, empty, is_short=is_short)) for is_short in (False, True)))
 
 
-def drawn(found: Overview, *, is_short: bool = False) -> Group:
+def drawn(found: Overview, empty: str = _EMPTY, *, is_short: bool = False) -> Group:
     """One screen. A short one folds idle handlers, and all troubles but a few, to a number."""
     order = sorted(found.handlers, key=lambda state: (not state.trouble, -(state.waiting or 0), state.name))
     shown = [state for state in order if not is_short or not _is_idle(state)]
@@ -138,13 +142,12 @@ def drawn(found: Overview, *, is_short: bool = False) -> Group:
         style = "red" if found.delayed_trouble else ""
         cells = ["delayed events", *["-"] * 7, count(found.delayed.total), "-"]
         rows.add_row(*(text((cell, style)) for cell in cells))
-    nothing = text("No handler is known. A service makes itself known when its worker starts.")
     idle = len(order) - len(shown)
     return Group(
         *_listed(_troubles(found, MOST_TROUBLES if is_short else None)),
         *([rows] if rows.row_count else []),
         *([text(f"{idle} {'more are' if shown else 'handlers are'} idle")] if idle else []),
-        *([] if rows.row_count or idle else [nothing]),
+        *([] if rows.row_count or idle else [text(empty)]),
         *_listed(_lines(found)),
     )
 

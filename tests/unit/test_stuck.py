@@ -30,6 +30,15 @@ def test_nothing_is_stuck(stage, app):  # noqa: F811
     assert run("--json", code=0).output == ""
 
 
+@pytest.mark.parametrize("options", [["stuck"], ["stuck", "--json"], ["top", "--once"], ["top", "--json"]])
+def test_a_place_without_any_service_is_named_and_is_no_success(options):
+    place = ["--broker", "memory://", "--store", "memory:", "--namespace", "nope"]
+    result = CliRunner().invoke(choreo, [*place, *options, *(["--interval", "0"] if options[0] == "top" else [])])
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "No service is known at memory: (namespace nope)." in result.stderr
+
+
 def test_no_worker_lives(stage, app, queues):  # noqa: F811
     queues.depths[QUEUE] = Depth(2, stage.store.now() - 600, "ORD-1")
 
