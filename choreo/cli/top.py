@@ -15,7 +15,7 @@ from choreo.cli import completion
 from choreo.cli.app import check_names, is_known, nobody, say, speaking
 from choreo.cli.figures import count, rate, size, span
 from choreo.cli.fitting import Fitting
-from choreo.cli.tables import Piece, facts, screen, table, text, whole
+from choreo.cli.tables import Piece, facts, screen, show, table, text, whole
 from choreo.errors import StoreError
 from choreo.observe import words
 from choreo.observe.handlers import HandlerState
@@ -75,11 +75,20 @@ def top(app: Service, names: tuple[str, ...], once: bool, as_json: bool, interva
             if as_json:
                 say(json.dumps(found.to_dict()))
             else:
-                whole(screen(), drawn(found))
+                _print(found)
             if (once or as_json) and found.troubles:
                 click.get_current_context().exit(1)
         else:
             _live(looking, names, interval or 2.0, nobody(app))
+
+
+def _print(found: Overview) -> None:
+    """Print one screen. In a pipe its table is as wide as it needs to be, and its prose is wrapped all the same."""
+    for part in drawn(found).renderables:
+        if isinstance(part, Table) and part.show_header:
+            whole(screen(), part)
+        else:
+            show(screen(), part)
 
 
 def _live(looking: Top, names: tuple[str, ...], interval: float, empty: str) -> None:
@@ -221,13 +230,16 @@ def _lines(found: Overview) -> Iterator[tuple[str, Piece]]:
 
 
 def _versions(found: Overview) -> str:
+    """The services that run several versions at once. A single one that is unknown says nothing."""
     told: dict[str, list[Version]] = {}
     for version in found.versions:
         told.setdefault(version.service, []).append(version)
-    # Services that run several versions at once come first. A single one that is unknown says nothing.
-    order = sorted(told, key=lambda name: (len(told[name]) == 1, name))
-    known = [name for name in order if len(told[name]) > 1 or told[name][0].version]
-    return "; ".join(f"{name} {', '.join(_version(one, told[name][0], found) for one in told[name])}" for name in known)
+    several = {name: its for name, its in sorted(told.items()) if len(its) > 1}
+    if not several:
+        return "one version each" if any(version.version for version in found.versions) else ""
+    return "; ".join(
+        f"{name} {', '.join(_version(one, its[0], found) for one in its)}" for name, its in several.items()
+    )
 
 
 def _version(one: Version, newest: Version, found: Overview) -> str:

@@ -52,10 +52,9 @@ def test_no_worker_lives(stage, app, queues):  # noqa: F811
     )
     assert found.since == stage.store.now() - 600
     output = run(code=1).output
-    assert (
-        output.splitlines()[1]
-        == "01-01 00:06:42  payment.charge      2  no worker lives (the last was seen 2.0 s ago): ORD-1, ..."
-    )
+    first, second = output.splitlines()[1:3]
+    assert first == "01-01 00:06:42  payment.charge      2  no worker lives (the last was seen 2.0 s"
+    assert second.strip() == "ago): ORD-1, ..."
     assert "DO  celery -A ... worker   # of payment" in output
 
 
@@ -64,7 +63,8 @@ def test_no_worker_consumes_the_queue(stage, app, queues):  # noqa: F811
     queues.depths[QUEUE] = Depth(1)
 
     assert causes(app) == [("payment.charge", 1, "no worker consumes its queue")]
-    assert "start a worker without -Q, or: celery -A ... control add_consumer payment.charge" in run(code=1).output
+    steps = "DO  start a worker without -Q, or:\n      celery -A ... control add_consumer payment.charge\n"
+    assert run(code=1).output.endswith(steps)
 
 
 def test_an_event_that_comes_back_again_and_again(stage, app, queues):  # noqa: F811
@@ -196,8 +196,37 @@ def test_only_what_is_older_is_shown(stage, app, queues):  # noqa: F811
 
     assert run("--older", "2m", code=0).output == "Nothing is stuck.\n"
     assert "no worker lives" in run("--older", "1m", code=1).output
-    assert json.loads(run("--older", "30", "--json", code=1).output)["cause"] == "no worker lives"
+    assert json.loads(run("--older", "30s", "--json", code=1).output)["cause"] == "no worker lives"
     assert "'soon' is no time. Write it like 30s, 10m, 2h or 1d." in run("--older", "soon", code=2).output
+
+
+def test_a_time_without_a_unit_is_refused_with_the_forms_that_work():
+    assert "'5' has no unit. Write 5s, 5m, 5h or 5d." in " ".join(run("--older", "5", code=2).output.split())
+
+
+def test_a_pipe_gets_80_columns_and_whole_commands(stage, app, queues, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("COLUMNS", "80")
+    stage.store.register(["notification.text_the_arrival"])
+    works(stage, "payment.other", module="food_delivery.services.payment")
+    queues.depths |= {QUEUE: Depth(1, returned=3), "notification.text_the_arrival": Depth(9, 10, "ORD-1")}
+    error = "ValueError: " + "the provider has frozen the account of this platform for good"
+    stage.store.add_letter("notification.text_the_arrival", "l-1", json.dumps({"error": error}))
+
+    output = run(code=1).output.splitlines()
+
+    command = "celery -A food_delivery.services.payment control add_consumer payment.charge"
+    assert "DO  start a worker without -Q, or:" in output
+    assert f"      {command}" in output
+    assert [line for line in output if len(line) > 80 and command not in line] == []
+    assert any("notification.text_the_arrival  " in line for line in output)
+
+
+def test_a_long_name_is_whole_in_a_pipe(stage, app, queues):  # noqa: F811
+    name = f"notification.{'very_' * 12}long"
+    stage.store.register([name])
+    queues.depths[name] = Depth(1)
+
+    assert f"{name}      1  no worker lives" in run(code=1).output
 
 
 @pytest.mark.parametrize("text", ["-1", "1x", "", "1e9d", "nan"])

@@ -286,6 +286,29 @@ def test_several_versions_of_one_service_are_told(stage: Stage, app: Service):
     assert " ".join(line(run("--once"), "VERSIONS")) == "VERSIONS payment 1.4.2 x1, 1.4.1 x1 (old since 10 s)"
 
 
+def test_versions_are_told_of_services_that_run_several(stage: Stage, app: Service):
+    works(stage, QUEUE)
+    assert line(run("--once"), "VERSIONS") == ["VERSIONS", "one", "version", "each"]
+
+    stage.store.register(["driver.assign"])
+    works(stage, QUEUE, node="payment@two", version="1.5")
+    stage.store.report("driver", Program("driver@one/1", "driver@one", version="3"), "{}", 60)
+
+    assert "driver 3" not in " ".join(line(run("--once"), "VERSIONS"))
+
+
+def test_prose_is_wrapped_in_a_pipe_as_well(stage, app, queues, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    works(stage, QUEUE)
+    queues.names = [f"staging-{number}" for number in range(20)]
+    queues.error = OSError("the connection was refused, " * 5)
+
+    output = run("--once", code=1).output.splitlines()
+
+    assert all(len(line) <= 80 for line in output)
+    assert sum("staging-" in line for line in output) > 1
+
+
 def test_a_broker_that_does_not_answer_is_trouble_and_the_rest_is_shown(stage: Stage, app: Service, queues: Queues):
     works(stage, QUEUE)
     queues.error = OSError("connection refused")
