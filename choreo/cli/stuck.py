@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from textwrap import wrap
 
@@ -35,7 +36,8 @@ def stuck(app: Service, names: tuple[str, ...], older: float, as_json: bool) -> 
     Show all that is stuck, by cause, with the next step.
 
     The oldest comes first: messages that no worker takes, messages that come back because their worker dies, retries
-    and deadlines that no worker sends, joins and stories past their deadline, and dead letters.
+    and deadlines that no worker sends, joins and stories past their deadline, dead letters, and a Redis that
+    evicts keys.
 
     The exit code is 1 if anything is stuck, and if no service is known: it may be the wrong place.
     """
@@ -50,8 +52,19 @@ def stuck(app: Service, names: tuple[str, ...], older: float, as_json: bool) -> 
         say("Nothing is stuck.")
     else:
         _print(found)
+    if not names:
+        _note_policies(app)
     if found:
         click.get_current_context().exit(1)
+
+
+def _note_policies(app: Service) -> None:
+    """Tell on stderr of servers that would evict keys, and have no limit yet: nothing is stuck for that."""
+    with closing(app.observe.watch()) as looking:
+        for server in looking.servers():
+            if server.eviction and not server.limit and not server.evicted:
+                note = f"Note: Redis at {server.name}: {server.eviction}. Set maxmemory-policy noeviction."
+                say(note, err=True)
 
 
 def _print(found: Sequence[Stuck]) -> None:

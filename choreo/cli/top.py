@@ -213,7 +213,8 @@ def _lines(found: Overview) -> Iterator[tuple[str, Piece]]:
     if found.mixed:
         yield "DIVIDED", (f"live workers declare different handlers: {', '.join(found.mixed)}", "yellow")
     for server in found.servers:
-        yield "REDIS", (_server(server), "red" if server.trouble else "")
+        style = "red" if server.trouble else "yellow" if server.has_evicting_policy else ""
+        yield "REDIS", (_server(server), style)
     if found.namespaces is not None:
         others = [repr(name) if name != found.namespace else f"{name!r} (this one)" for name in found.namespaces]
         yield "NAMESPACES", ", ".join(others) or "none"
@@ -251,6 +252,7 @@ def _server(server: Server) -> str:
     facts = [
         f"{server.name}: {size(server.used)}" + (f" of {size(server.limit)}" if server.limit else ", no limit"),
         server.policy,
+        "which evicts keys as soon as maxmemory is set" if server.has_evicting_policy and not server.limit else "",
         "" if server.aof is None else f"AOF {'on' if server.aof else 'off'}",
         f"evicted {server.evicted:,}",
         f"{server.replicas} replicas, {size(server.lag)} behind" if server.replicas else "",

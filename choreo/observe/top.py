@@ -92,7 +92,7 @@ class Top:
             [state for state in self._with_rates(now, [fact.state() for fact in facts]) if _is_shown(state)],
             versions=[version for service, presence in presences.items() for version in _versions(service, presence)],
             mixed=[name for name, presence in presences.items() if presence.workers and len(presence.current) > 1],
-            servers=self._servers(),
+            servers=self.servers(),
             namespaces=namespaces,
             loops=self._loops(facts, now),
             coming=self._coming({fact.name: fact.backlog for fact in facts}, now, with_delayed=not only),
@@ -165,7 +165,8 @@ class Top:
         self._growth.note(now, {state.name: state.waiting for state in states if state.waiting is not None})
         return [self._growth.of(state, now) for state in states]
 
-    def _servers(self) -> list[Server]:
+    def servers(self) -> list[Server]:
+        """The Redis servers of the platform. Raises `StoreError`."""
         found = [Server.of(_address(name), info) for name, info in self._store.servers().items()]
         if self._own_redis:
             info, _ = self._asked(self._depths.server)

@@ -156,6 +156,33 @@ def test_many_different_errors_are_few_rows(stage, app):  # noqa: F811
     assert "4  dead letters (various errors)" in run(code=1).output
 
 
+@pytest.mark.parametrize(
+    ("about", "count", "detail"),
+    [
+        ({"maxmemory": 100}, 0, "allkeys-lru evicts keys when its memory is full"),
+        ({"maxmemory": 100, "evicted_keys": 9}, 9, "has evicted 9 keys"),
+    ],
+)
+def test_a_server_that_evicts_keys(stage, app, monkeypatch, about, count, detail):  # noqa: F811
+    told = {"maxmemory_policy": "allkeys-lru", **about}
+    monkeypatch.setattr(stage.store, "servers", lambda: {"redis://db:6379/0": told})
+
+    (found,) = app.observe.stuck()
+
+    assert (found.what, found.count, found.cause, found.detail) == ("Redis db:6379/0", count, "eviction", detail)
+    assert "redis-cli config set maxmemory-policy noeviction" in run(code=1).output
+    assert app.observe.stuck("payment") == []
+
+
+def test_a_policy_that_evicts_without_a_limit_is_a_note(stage, app, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(stage.store, "servers", lambda: {"redis://db:6379/0": {"maxmemory_policy": "allkeys-lru"}})
+
+    result = run(code=0)
+
+    assert "Nothing is stuck.\n" in result.stdout
+    assert "Redis at db:6379/0: allkeys-lru evicts keys as soon as maxmemory is set." in result.stderr
+
+
 def test_what_is_due_and_not_sent(stage, app):  # noqa: F811
     stage.deliver(OrderPlaced(customer_id="alice", total_cents=14))
     app.publish(ORDER, subject="ORD-9", delay=100)

@@ -446,6 +446,17 @@ def test_a_redis_that_may_lose_or_refuse_is_trouble():
     assert Server.of("redis", {}).trouble == ""
 
 
+def test_a_policy_that_evicts_is_told_without_a_limit_and_is_trouble_with_one(stage, app, monkeypatch):
+    told = {"used_memory": 10, "maxmemory": 0, "maxmemory_policy": "allkeys-lru", "evicted_keys": 0}
+    monkeypatch.setattr(stage.store, "servers", lambda: {"redis://db:6379/0": told})
+
+    output = " ".join(run("--once").output.split())
+
+    assert "REDIS db:6379/0: 10 B, no limit, allkeys-lru, which evicts keys as soon as maxmemory is set" in output
+    told["maxmemory"] = 100
+    assert "may evict: maxmemory-policy is allkeys-lru" in " ".join(run("--once", code=1).output.split())
+
+
 def test_a_replica_that_is_behind_is_told():
     told = {"master_repl_offset": 1000, "slave0": {"offset": 900}, "slave1": {"offset": 400}}
 
