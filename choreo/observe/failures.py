@@ -10,6 +10,8 @@ from choreo.store.port import Store
 
 #: The most dead letters of one handler that are read: the newest ones.
 MOST_READ = 500
+#: The same for the error of the new ones, which `choreo top` reads every two seconds.
+MOST_NEW = 100
 #: The most groups of one handler that are told. The letters of all others are one group, without an error.
 MOST_GROUPS = 5
 #: The most words and characters of an error that are told.
@@ -45,7 +47,7 @@ def failures(store: Store, handler: str, count: int, oldest: float | None) -> li
 
 def newest_error(store: Store, handler: str, now: float) -> str:
     """The most frequent error of its letters of the last ten minutes; "" if there is none. Raises `StoreError`."""
-    recent = grouped((at, text) for at, text in store.newest_letters(handler, MOST_READ) if at > now - NEW)
+    recent = grouped((at, text) for at, text in store.newest_letters(handler, MOST_NEW) if at > now - NEW)
     return f"{recent[0].error}{', and others' if len(recent) > 1 else ''}" if recent else ""
 
 

@@ -14,14 +14,15 @@ ENOUGH = 4
 
 
 class Growth:
-    """Keeps the counts of the last minute. Not safe in threads."""
+    """Keeps the counts of the last minute, and the one before. Not safe in threads."""
 
     def __init__(self) -> None:
         self._counts: deque[tuple[float, Mapping[str, int]]] = deque()
 
     def note(self, now: float, waiting: Mapping[str, int]) -> None:
         """Note what waits for each handler. Times are in seconds, by the store's clock."""
-        while self._counts and self._counts[0][0] < now - WINDOW:
+        # One count that is older stays, or nothing were known of looks that are further apart.
+        while len(self._counts) > 1 and self._counts[1][0] <= now - WINDOW:
             self._counts.popleft()
         if not self._counts or now - self._counts[-1][0] >= APART:
             self._counts.append((now, waiting))

@@ -136,12 +136,21 @@ def test_dead_letters_are_told_by_their_error_since_the_first_of_each(stage, app
         (first - 1, 1, "ValueError: an older one"),
         (first, 300, frozen),
     ]
-    assert app.observe.top().troubles == [f"payment.charge: new dead letters: {frozen}, and others"]
+    newest = frozen.replace("0", "200")  # of the newest 100
+    assert app.observe.top().troubles == [f"payment.charge: new dead letters: {newest}"]
     monkeypatch.setattr("choreo.observe.failures.MOST_READ", 100)
     assert [(one.since, one.count, one.detail) for one in app.observe.stuck()] == [
         (first - 1, 201, "various errors"),
-        (first + 200, 100, frozen.replace("0", "200")),
+        (first + 200, 100, newest),
     ]
+
+
+def test_the_most_frequent_error_of_the_new_letters_is_named(stage, app):  # noqa: F811
+    works(stage, QUEUE)
+    for number, error in enumerate(["KeyError: 'a'", "ValueError: b", "ValueError: b"]):
+        stage.store.add_letter("payment.charge", f"l-{number}", json.dumps({"error": error}))
+
+    assert app.observe.top().troubles == ["payment.charge: new dead letters: ValueError: b, and others"]
 
 
 def test_many_different_errors_are_few_rows(stage, app):  # noqa: F811

@@ -230,6 +230,19 @@ def test_the_time_to_clear_follows_from_the_looks_of_the_last_minute(stage, app,
     assert seen[3:] == [pytest.approx(391 / (9 / seconds)) for seconds in (9, 12, 15)]
 
 
+def test_two_looks_that_are_minutes_apart_tell_the_growth(stage, app, queues):
+    works(stage, QUEUE, seconds=600)
+    looking = app.observe.watch()
+    queues.depths[QUEUE] = Depth(400)
+    looking.sample()
+    stage.wait(110)
+    busy(stage)
+    queues.depths[QUEUE] = Depth(180)
+    stage.wait(10)
+
+    assert looking.look().handlers[0].clears_in == pytest.approx(180 / (220 / 120))
+
+
 def test_a_new_dead_letter_is_trouble_for_ten_minutes(stage: Stage, app: Service):
     works(stage, QUEUE)
     stage.deliver(OrderPlaced(customer_id="alice", total_cents=13))
