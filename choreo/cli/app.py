@@ -26,6 +26,9 @@ from choreo.printing import lines
 from choreo.redis_client.refusals import is_explained
 from choreo.service import Service
 
+#: The name of the service of the command line.
+COMMAND_LINE = "command_line"
+
 
 class NoServiceError(click.ClickException):
     """`-A` names no service. The message is one line with the way out; the exit code is 2."""
@@ -71,7 +74,7 @@ def _configured_as(target: str, where: Where) -> Service:
         model = find_service(target)
     except DiscoveryError as error:
         raise NoServiceError(f"-A {lines(str(error))}") from error
-    app = Service("command_line", config=None, terms=model.terms)
+    app = Service(COMMAND_LINE, config=None, terms=model.terms)
     app.conf = model.conf
     _load(app, f"the configuration of {target}")
     app.conf.update(where.settings())
@@ -79,7 +82,7 @@ def _configured_as(target: str, where: Where) -> Service:
 
 
 def _configured_here(where: Where) -> Service:
-    app = Service("command_line")
+    app = Service(COMMAND_LINE)
     source = "celeryconfig"
     if app.runtime.is_unconfigured and os.environ.get("DJANGO_SETTINGS_MODULE"):
         # As Celery's guide for Django has it.
@@ -115,6 +118,18 @@ def check_names(app: Service, given: Iterable[str], known: Iterable[str], kind: 
             f"No {kind} named {name!r} is known. {hint} A service makes itself known when its worker starts. The "
             f"store is {_store_of(app)}{_namespace_of(app)}."
         )
+
+
+def is_known(app: Service) -> bool:
+    """True if the store knows a service that is not the command line itself."""
+    return bool(set(app.runtime.store.services()) - {COMMAND_LINE})
+
+
+def nobody(app: Service) -> str:
+    """Say that no service is known, and where: it may be the wrong place."""
+    namespace = app.conf.get("choreo_namespace")
+    place = f"{_store_of(app)}{f' (namespace {namespace})' if namespace else ''}"
+    return f"No service is known at {place}. A service makes itself known when its worker starts."
 
 
 def _namespace_of(app: Service) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 
-from choreo.observe.cause import Cause, Weight, heaviest
+from choreo.observe.cause import Cause, Weight, command, heaviest
 from choreo.observe.evidence import Evidence, KnownEvent
 from choreo.observe.judge import Judge
 from choreo.observe.likeness import alike
@@ -24,7 +24,7 @@ _ENDINGS = {
     Result.TIMED_OUT: "timed out",
     Result.FIRED: "was fired by hand",
 }
-_END_IT = "choreo top; deploy a version of one of their handlers that does not announce it again"
+_END_IT = ("# deploy a version of one of their handlers that does not announce it again", "choreo top")
 
 
 class Tracer:
@@ -147,7 +147,7 @@ class Tracer:
             like = "" if kind in heard else alike(kind, heard)
             if like and like not in types:
                 who = "only patterns hear" if self._evidence.map.hears_wildly(kind) else "nobody hears"
-                yield Cause("misspelling", f"{who} {kind}; {like}?", f"choreo map {kind}", Weight.UNKNOWN)
+                yield Cause("misspelling", f"{who} {kind}; {like}?", (command("choreo", "map", kind),), Weight.UNKNOWN)
 
     @cached_property
     def _loops(self) -> str:
@@ -179,7 +179,7 @@ class Tracer:
             text += f"; {self._loops}"
         if unknown:
             text += f"; of {counted(unknown, 'step')} nothing is known"
-        return Cause("done", text, "", Weight.DONE, last)
+        return Cause("done", text, (), Weight.DONE, last)
 
     def _lost(self) -> Iterator[str]:
         """The handlers whose dead letter was discarded: it is gone, and nothing came after it."""
