@@ -113,13 +113,19 @@ def check_names(app: Service, given: Iterable[str], known: Iterable[str], kind: 
         hint = f"Did you mean {guess[0]}?" if guess else f"Known are: {', '.join(sorted(names)) or 'none'}."
         raise click.ClickException(
             f"No {kind} named {name!r} is known. {hint} A service makes itself known when its worker starts. The "
-            f"store is {_store_of(app)}{_namespace_of(app)}."
+            f"store is {place_of(app)}."
         )
 
 
-def _namespace_of(app: Service) -> str:
+def namespace_of(app: Service) -> str:
+    """The namespace as every command names it: ``namespace 'staging'``, or ``no namespace``."""
     namespace = app.conf.get("choreo_namespace")
-    return f", and the namespace {namespace!r}" if namespace else ""
+    return f"namespace {namespace!r}" if namespace else "no namespace"
+
+
+def place_of(app: Service) -> str:
+    """The URL of the store, without passwords, and the namespace."""
+    return f"{_store_of(app)} ({namespace_of(app)})"
 
 
 def tell_undeclared(app: Service, handlers: Iterable[str]) -> None:

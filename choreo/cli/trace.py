@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import click
 
 from choreo.cli import completion
-from choreo.cli.app import say, speaking
+from choreo.cli.app import place_of, say, speaking
 from choreo.cli.verdict import WIDTH, say_verdict, wrapped
 from choreo.observe.evidence import KnownEvent
 from choreo.observe.open_end import OpenEnd
@@ -63,7 +63,7 @@ def _nothing(app: Service, what: str) -> str:
     kept = f"the record keeps runs for {recording.lifetime.days} days" if recording else "no runs are recorded"
     return (
         f"Nothing is known of {what!r}: no event of it waits{closed}, and {kept}. Is it the subject of its events, "
-        f"or the id of an event, a dead letter or a story? The place is {app.runtime.place()}."
+        f"or the id of an event, a dead letter or a story? The store is {place_of(app)}."
     )
 
 

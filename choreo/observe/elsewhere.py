@@ -5,10 +5,33 @@ from contextlib import suppress
 
 from choreo.delivery.undeclared import is_handler
 from choreo.errors import StoreError
+from choreo.events.patterns import matches
 from choreo.observe.cause import Cause
 from choreo.observe.words import clock
 from choreo.printing import one_line
 from choreo.store.port import Store
+
+#: The most other namespaces that are asked who hears an event.
+MOST_ASKED = 50
+
+
+def heard_elsewhere(store: Store, own: str, store_in: Callable[[str], Store], event_type: str) -> list[str]:
+    """
+    The other namespaces in which a live worker hears this type, sorted. `MOST_ASKED` namespaces are asked.
+
+    ``own`` and ``store_in`` are those of `seen_elsewhere`.
+    """
+    others = [name for name in store.namespaces() or () if name != own][:MOST_ASKED]
+    return [name for name in others if _hears(store_in(name), event_type)]
+
+
+def _hears(store: Store, event_type: str) -> bool:
+    with suppress(StoreError):
+        declared = [
+            binding for service in store.services() for one in store.declared(service).values() for binding in one
+        ]
+        return any(matches(pattern, event_type) for _, pattern in declared)
+    return False
 
 
 def seen_elsewhere(

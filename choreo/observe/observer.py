@@ -80,6 +80,12 @@ class Observer:
 
         return seen_elsewhere(self._store, self._namespace, self._store_in, event_type, subject)
 
+    def heard_elsewhere(self, event_type: str) -> list[str]:
+        """The other namespaces on the store's server in which a live worker hears this type. Raises `StoreError`."""
+        from choreo.observe.elsewhere import heard_elsewhere
+
+        return heard_elsewhere(self._store, self._namespace, self._store_in, event_type)
+
     def _gather(self, what: str) -> Evidence:
         from choreo.observe.gathering import Gathering
 

@@ -82,4 +82,4 @@ def test_the_empty_store_is_named_with_its_namespace(app: Service, monkeypatch: 
     said = CliRunner().invoke(choreo, ["dead-letters", "list", "payment"]).output
 
     assert "Known are: none." in said
-    assert "The store is memory:, and the namespace 'stagging'." in said
+    assert "The store is memory: (namespace 'stagging')." in said
