@@ -1,5 +1,10 @@
-"""The last column of a list: in a terminal it is folded to its width; in a pipe it is whole, so that grep finds it."""
+"""
+The last column of a list: in a terminal, or with COLUMNS set, it is folded to the width.
 
+In another pipe it is whole, so that grep finds it.
+"""
+
+import os
 import shutil
 import sys
 import textwrap
@@ -10,7 +15,17 @@ NARROWEST = 80
 
 def folded(text: str, start: int) -> str:
     """The text of a column that begins after ``start`` others. Nothing of it is cut."""
-    if not sys.stdout.isatty():
+    if not sys.stdout.isatty() and not os.environ.get("COLUMNS"):
         return text
-    width = max(shutil.get_terminal_size().columns, NARROWEST) - start
-    return f"\n{' ' * start}".join(textwrap.wrap(text, width, break_on_hyphens=False))
+    lines = textwrap.wrap(text, _columns() - start, break_long_words=False, break_on_hyphens=False)
+    return f"\n{' ' * start}".join(lines)
+
+
+def cut(text: str, start: int) -> str:
+    """The text of a line that begins after ``start`` others: what does not fit ends with three dots."""
+    width = _columns() - start
+    return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
+def _columns() -> int:
+    return max(shutil.get_terminal_size().columns, NARROWEST)

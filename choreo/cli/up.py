@@ -187,8 +187,10 @@ def _introduce(platform: Platform, flower_url: str | None) -> None:
     if platform.silent:
         names = ", ".join(f"{name} ({module})" for name, module in platform.silent.items())
         _say(textwrap.fill(f"Not started, since no handler is declared for it: {names}.", WIDTH))
-    if len(names := [repr(name) if name else "no namespace" for name in platform.namespaces]) > 1:
-        _say(textwrap.fill(f"The services have several namespaces: {', '.join(names)}. The last is used below.", WIDTH))
+    if len(spaces := [repr(name) if name else "no namespace" for name in platform.namespaces]) > 1:
+        _say(
+            textwrap.fill(f"The services have several namespaces: {', '.join(spaces)}. The last is used below.", WIDTH)
+        )
     _say("\nAnnounce an event from a second terminal, in this directory:")
     for line in _exports(platform):
         _say(f"  {line}")

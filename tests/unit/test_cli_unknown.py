@@ -16,6 +16,7 @@ from tests.unit.stage import Stage, service
 #: Words of a command → what it says of the name "nosuch".
 UNKNOWN = {
     "dead-letters list nosuch": "No service or handler named 'nosuch' is known. Known are: payment, payment.dead",
+    "dead-letters list --after nosuch": "'nosuch' is no place in a list of dead letters. The list before ends",
     "dead-letters show nosuch": "There is no dead letter 'nosuch'. `choreo dead-letters list` shows all of them.",
     "dead-letters replay nosuch": "There is no dead letter 'nosuch'. `choreo dead-letters list` shows all of them.",
     "dead-letters discard nosuch --yes": "There is no dead letter 'nosuch'. `choreo dead-letters list` shows all",
