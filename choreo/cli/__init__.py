@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from choreo import __version__
+from choreo.cli.group import Group
 from choreo.cli.where import connecting
 from choreo.errors import ChoreoError
 from choreo.printing import lines
@@ -29,7 +30,7 @@ _COMMANDS = {
 }
 
 
-class Commands(click.Group):
+class Commands(Group):
     """A group that imports its commands late."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

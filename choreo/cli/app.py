@@ -117,6 +117,12 @@ def check_names(app: Service, given: Iterable[str], known: Iterable[str], kind: 
         )
 
 
+def check_named(what: str, hint: str = "SUBJECT|ID") -> None:
+    """Raise `BadParameter` for an empty text: a variable of the shell that is not set."""
+    if not what.strip():
+        raise click.BadParameter("it is empty. Name a subject or an id, such as ORD-1.", param_hint=hint)
+
+
 def namespace_of(app: Service) -> str:
     """The namespace as every command names it: ``namespace 'staging'``, or ``no namespace``."""
     namespace = app.conf.get("choreo_namespace")

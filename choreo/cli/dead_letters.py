@@ -9,6 +9,7 @@ import click
 from choreo.cli import completion
 from choreo.cli.app import check_names, say, speaking, tell_asleep, tell_undeclared
 from choreo.cli.folding import cut, folded
+from choreo.cli.group import Group
 from choreo.cli.verdict import WIDTH, wrapped
 from choreo.cli.where import connecting
 from choreo.delivery.dead_letter import DeadLetter
@@ -23,7 +24,7 @@ _START, _ERROR = 37, 12
 LIMIT = 50
 
 
-@click.group("dead-letters")
+@click.group("dead-letters", cls=Group)
 @connecting
 def dead_letters() -> None:
     """List, replay or discard events that failed for good."""

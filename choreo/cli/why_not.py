@@ -1,10 +1,13 @@
 """`choreo why-not`: why an event has not been announced about an order."""
 
+import shlex
+
 import click
 
 from choreo.cli import completion
-from choreo.cli.app import say, speaking
+from choreo.cli.app import check_named, say, speaking
 from choreo.cli.verdict import say_verdict, wrapped
+from choreo.events.naming import is_type
 from choreo.observe.why_not import Finding, WhyNot
 from choreo.printing import one_line
 from choreo.service import Service
@@ -22,6 +25,11 @@ def why_not(app: Service, event_type: str, subject: str, as_json: bool) -> None:
     Such as: choreo why-not driver.assigned ORD-1. Walks from the handlers that announce it back to the first thing that
     did not happen. It ends in one CAUSE, and in one step to DO.
     """
+    check_named(subject)
+    if not is_type(event_type) and is_type(subject):
+        raise click.UsageError(
+            f"{event_type!r} is not an event type. Did you mean `choreo why-not {subject} {shlex.quote(event_type)}`?"
+        )
     answer = app.observe.why_not(event_type, subject)
     if as_json:
         say(answer.to_json())

@@ -40,7 +40,14 @@ UNKNOWN = {
     "up nosuch": "There is no package or module 'nosuch' here.",
     "up nosuch.module": "There is no package or module 'nosuch.module' here.",
     "nosuch": "No such command 'nosuch'.",
+    "traces": "No such command 'traces'. Did you mean trace?",
     "joins nosuch": "No such command 'nosuch'.",
+    "joins lst": "No such command 'lst'. Did you mean list?",
+    "dead-letters repaly": "No such command 'repaly'. Did you mean replay?",
+    "stories forgot": "No such command 'forgot'. Did you mean forget?",
+    "why-not ORD-1 driver.assigned": "Did you mean `choreo why-not driver.assigned ORD-1`?",
+    "joins cancel A B": "Got unexpected extra argument (B)",
+    "stories forget A B": "Got unexpected extra argument (B)",
     "schedule --nosuch": "No such option",
 }
 
@@ -74,6 +81,15 @@ def test_a_name_that_nobody_knows_is_refused_in_one_line(app: Service, command: 
     (line,) = [line for line in said.splitlines() if line.startswith("Error: ")]
     assert UNKNOWN[command] in line
     assert "Traceback" not in said
+    assert "Why:" not in said
+
+
+@pytest.mark.parametrize("command", [["trace", ""], ["trace", " "], ["why-not", "order.placed", ""]])
+def test_an_empty_subject_is_refused(app: Service, command: list[str]) -> None:
+    result = CliRunner().invoke(choreo, command)
+
+    assert result.exit_code == 2
+    assert "Invalid value for SUBJECT|ID: it is empty. Name a subject or an id, such as ORD-1." in result.output
 
 
 def test_the_empty_store_is_named_with_its_namespace(app: Service, monkeypatch: pytest.MonkeyPatch) -> None:
