@@ -8,6 +8,7 @@ import click
 from choreo.cli import completion
 from choreo.cli.app import check_names, say, shown_moment, speaking
 from choreo.durations import moment_of
+from choreo.observe.words import span
 from choreo.printing import one_line
 from choreo.service import Service
 from choreo.store import DELAYED, Backlog
@@ -46,7 +47,7 @@ def _print(backlog: dict[str, Backlog], *, everything: bool, as_json: bool) -> N
     if not shown:
         say("Nothing waits to be sent.")
         return
-    say(_ROW.format("HANDLER", "DUE", "FOR (s)", "LATER", "NEXT (UTC)"))
+    say(_ROW.format("HANDLER", "DUE", "FOR", "LATER", "NEXT (UTC)"))
     for name, waits in shown.items():
         say(_row(name, waits))
     late = sorted({_service(name) for name, waits in shown.items() if waits.late > _LATE})
@@ -66,6 +67,6 @@ def _service(name: str) -> str:
 
 def _row(name: str, waits: Backlog) -> str:
     shown = "delayed events" if name == DELAYED else one_line(name)
-    late = f"{waits.late:.1f}" if waits.due else ""
+    late = span(waits.late) if waits.due else ""
     at = "" if waits.next_at is None else shown_moment(moment_of(waits.next_at), "%m-%d %H:%M:%S")
     return _ROW.format(shown, waits.due, late, waits.later, at).rstrip()
