@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from choreo.cli.folding import told
 from choreo.cli.where import Where, connecting
 from choreo.errors import (
     ChoreoError,
@@ -54,6 +55,11 @@ def speaking(command: Callable[..., None]) -> Callable[..., None]:
 def say(text: str, *, err: bool = False, nl: bool = True) -> None:
     """Print foreign text, with escapes for what would act on the terminal, or could not be printed at all."""
     click.echo(lines(text), err=err, nl=nl)
+
+
+def tell(text: str) -> None:
+    """Print sentences to stderr, as `say` does; on a terminal they are folded to its width."""
+    say(told(text), err=True)
 
 
 def command_line_service(where: Where) -> Service:
@@ -137,10 +143,9 @@ def place_of(app: Service) -> str:
 def tell_undeclared(app: Service, handlers: Iterable[str]) -> None:
     """Print to stderr which of these handlers no worker declares any more."""
     if gone := sorted(set(handlers) & set(app.runtime.undeclared.names())):
-        click.echo(
+        tell(
             f"\nNo worker declares {', '.join(gone)} any more: renamed or removed? A dead letter can go to another "
-            f"handler: `choreo dead-letters replay ID --to SERVICE.HANDLER`.",
-            err=True,
+            f"handler: `choreo dead-letters replay ID --to SERVICE.HANDLER`."
         )
 
 
@@ -149,7 +154,7 @@ def tell_asleep(app: Service, handler: str) -> None:
     service = handler.partition(".")[0]
     listening = app.runtime.store.listening(service)
     if listening is not None and not listening.workers:
-        click.echo(f"Note: no worker of {service} runs at the moment. This waits for one.", err=True)
+        tell(f"Note: no worker of {service} runs at the moment. This waits for one.")
 
 
 def shown_moment(moment: datetime, near: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import click
 
 from choreo.cli import completion
-from choreo.cli.app import check_names, say, speaking, tell_asleep, tell_undeclared
+from choreo.cli.app import check_names, say, speaking, tell, tell_asleep, tell_undeclared
 from choreo.cli.folding import cut, folded
 from choreo.cli.group import Group
 from choreo.cli.verdict import WIDTH, wrapped
@@ -148,7 +148,7 @@ def each(letter_ids: Iterable[str], do: Callable[[str], None]) -> None:
             do(letter_id)
         except DeadLetterError as error:
             failed = True
-            say(f"Error: {error}", err=True)
+            tell(f"Error: {error}")
     if failed:
         raise click.exceptions.Exit(1)
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from choreo.cli import completion
-from choreo.cli.app import check_names, say, shown_moment, speaking, tell_asleep, tell_undeclared
+from choreo.cli.app import check_names, say, shown_moment, speaking, tell, tell_asleep, tell_undeclared
 from choreo.cli.folding import folded
 from choreo.cli.group import Group
 from choreo.cli.quiet import unlogged
@@ -144,9 +144,9 @@ def _chosen(app: Service, names: tuple[str, ...]) -> list[str]:
     check_names(app, names, [*known, *services])
     for given in names:
         if not any(given in (name, name.partition(".")[0]) for name in known):
-            say(f"{given} has no joins.", err=True)
+            tell(f"{given} has no joins.")
     if not known and not names:
-        say("No joins are known. A service makes its joins known when its worker starts.", err=True)
+        tell("No joins are known. A service makes its joins known when its worker starts.")
     return [name for name in known if not names or name in names or name.partition(".")[0] in names]
 
 

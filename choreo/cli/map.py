@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from choreo.cli import completion
-from choreo.cli.app import say, speaking
+from choreo.cli.app import say, speaking, tell
 from choreo.cli.where import services
 from choreo.errors import ChoreoError, StoreError
 from choreo.printing import one_line
@@ -108,13 +108,12 @@ def _drawn(app: Service, package: str | None, targets: tuple[str, ...]) -> Map:
     try:
         shown = app.observe.map()
     except StoreError:
-        say("The map can also be read from the code: choreo map --package NAME.", err=True)
+        tell("The map can also be read from the code: `choreo map --package NAME`.")
         raise
     if not shown.services:
-        say(
+        tell(
             "No service has told this store what it declares. A service does when its worker starts. To read the code "
-            "instead: choreo map --package NAME.",
-            err=True,
+            "instead: `choreo map --package NAME`."
         )
     return shown
 
@@ -175,7 +174,7 @@ def _print(shown: Map, names: tuple[str, ...]) -> None:
     if shown.events:
         show(console, rows, *_legend(shown))
     elif names:
-        say(f"{', '.join(names)}: no event is announced or heard.", err=True)
+        tell(f"{', '.join(names)}: no event is announced or heard.")
     for event in shown.events:
         if event.type in names:
             _print_hearers(console, event)
@@ -334,7 +333,7 @@ def _print_readers(shown: Map, field: str, *, as_json: bool) -> None:
             say(json.dumps({"handler": reading.name, "event": reading.event, "is_certain": reading.is_certain}))
         return
     if not any(reading.is_certain for reading in readings):
-        say(f"No handler says that it reads {field!r}.", err=True)
+        tell(f"No handler says that it reads {field!r}.")
     if not readings:
         return
     from choreo.cli.tables import listed, screen, show, table, text

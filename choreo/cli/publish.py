@@ -10,7 +10,7 @@ import click
 from pydantic import AliasChoices, AliasPath, ValidationError
 
 from choreo.cli import completion
-from choreo.cli.app import broker_of, namespace_of, say, speaking
+from choreo.cli.app import broker_of, namespace_of, say, speaking, tell
 from choreo.declare.settings import Unheard
 from choreo.errors import ChoreoError, InvalidEventError
 from choreo.events.event import Event, known_events
@@ -91,7 +91,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _warn(text: str) -> None:
-    say(f"Warning: {text}", err=True)
+    tell(f"Warning: {text}")
 
 
 def _event_class(event_type: str, package: str | None) -> type[Event]:

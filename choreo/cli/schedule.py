@@ -6,7 +6,7 @@ from dataclasses import asdict
 import click
 
 from choreo.cli import completion
-from choreo.cli.app import check_names, say, shown_moment, speaking
+from choreo.cli.app import check_names, say, shown_moment, speaking, tell
 from choreo.durations import moment_of
 from choreo.observe.words import span
 from choreo.printing import one_line
@@ -35,7 +35,7 @@ def schedule(app: Service, names: tuple[str, ...], everything: bool, as_json: bo
     _print(backlog, everything=everything, as_json=as_json)
     for handler in gone:
         what = f"No worker declares {handler.handler} any more, and no worker reads its queue. Still there: {handler}."
-        click.echo(f"\n{what}", err=True)
+        tell(f"\n{what}")
 
 
 def _print(backlog: dict[str, Backlog], *, everything: bool, as_json: bool) -> None:
@@ -52,7 +52,7 @@ def _print(backlog: dict[str, Backlog], *, everything: bool, as_json: bool) -> N
         say(_row(name, waits))
     late = sorted({_service(name) for name, waits in shown.items() if waits.late > _LATE})
     if late:
-        say(f"\nLate: is a worker of {', '.join(late)} running, and does it reach the broker?", err=True)
+        tell(f"\nLate: is a worker of {', '.join(late)} running, and does it reach the broker?")
 
 
 def _chosen(app: Service, names: tuple[str, ...]) -> dict[str, Backlog]:

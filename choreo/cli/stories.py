@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 import click
 
 from choreo.cli import completion
-from choreo.cli.app import check_names, say, shown_moment, speaking, tell_undeclared
+from choreo.cli.app import check_names, say, shown_moment, speaking, tell, tell_undeclared
 from choreo.cli.group import Group
 from choreo.cli.quiet import unlogged
 from choreo.cli.where import connecting
@@ -113,9 +113,9 @@ def _chosen(app: Service, names: tuple[str, ...]) -> list[str]:
     check_names(app, names, [*known, *(handler.partition(".")[2] for handler in known), *services], "story or service")
     for name in names:
         if not app.stories.named(name):
-            say(f"{name} has no stories.", err=True)
+            tell(f"{name} has no stories.")
     if not known and not names:
-        say("No stories are known. A service makes its stories known when its worker starts.", err=True)
+        tell("No stories are known. A service makes its stories known when its worker starts.")
     return app.stories.named(*names)
 
 

@@ -533,3 +533,14 @@ def test_foreign_text_is_escaped(operator: Operator, choreo_command) -> None:
 
 def test_an_unknown_subject_is_one_line_and_an_exit_code(choreo_command) -> None:
     assert "Nothing is known of 'ORD-1': no event of it waits" in choreo_command("trace", "ORD-1", code=1)
+
+
+def test_what_nobody_knows_is_said_with_the_store_and_the_namespace(monkeypatch):
+    empty = service("command_line", choreo_namespace="newcomer")
+    monkeypatch.setattr("choreo.cli.app.command_line_service", lambda *_: empty)
+    monkeypatch.setattr("choreo.observe.elsewhere.seen_elsewhere", lambda *_: None)
+    monkeypatch.setattr(type(empty.runtime), "look_at_broker", lambda *_: BrokerLook())
+
+    said = CliRunner().invoke(choreo, ["trace", "ORD-1"]).output
+
+    assert "The store is memory: (namespace 'newcomer')." in said
