@@ -42,6 +42,7 @@ given back meanwhile is dropped when it is taken again.
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from choreo.broker.redis.keys import BINDINGS, SEP, Keys
@@ -99,6 +100,22 @@ class FusedStore(RedisStore):
         args = [*header.args, *self.commit_args(claim, settlement)]
         (answer,), repeated = self._calls.run_once(self._commit, header.keys, args, _check)
         return commit_result(answer, settlement, repeated)
+
+    def load_scripts(self) -> None:
+        """
+        Load the scripts that are called ahead, in case that the server does not know them yet.
+
+        The worker reads the answers to such calls with those that follow. Without a following event, it would learn a
+        second later that the first commit on a new server was not carried out. An error is ignored: a call that the
+        server does not know is repeated.
+        """
+
+        def load(client: Any) -> None:
+            for script in (self._commit, self._begin, self._arrive):
+                client.script_load(script.source)
+
+        with suppress(StoreError):
+            self._calls.ask(load)
 
     def header(self, claim: Claim) -> Header:
         """The script, keys and first arguments that the commits of one handler for one consumer have in common."""

@@ -47,6 +47,8 @@ class Lane:
         if channel.has_event_loop:
             if not isinstance(channel.hooks, ChannelLane):
                 channel.hooks = ChannelLane(channel)
+                if isinstance(store, FusedStore):
+                    store.load_scripts()
             ahead = Ahead(task) if fused and is_join and self.in_process else None
             channel.hooks.serve(queue.name, ahead, self.shortcuts.get(handler))
         # A join is claimed by its parts, so taking a message from its queue must not claim anything.

@@ -840,6 +840,20 @@ def test_a_channel_that_closes_hears_of_its_commits_first(place: Place, worker: 
     assert place.corner.waiting(HANDLER) == []
 
 
+def test_a_server_that_was_just_started_knows_the_scripts_before_the_first_commit_is_sent_ahead(
+    place: Place, worker: Worker
+):
+    """Else the answer to the first commit, that the script is unknown, would be read a second later."""
+    scripts = [Script.load(name).sha for name in ("fast/commit_fused", "store/begin", "store/arrive")]
+    worker.connection.transport.cycle.hub = object()
+    place.corner.redis.script_flush()
+
+    Lane(lambda: place.store, dict).on_consume(HandlerQueue(HANDLER, channel=worker.channel, handler=HANDLER))
+
+    assert place.corner.redis.script_exists(*scripts) == [True, True, True]
+    worker.connection.transport.cycle.hub = None
+
+
 def test_without_an_event_loop_nothing_is_sent_ahead(place: Place, worker: Worker):
     queue = HandlerQueue(HANDLER, channel=worker.channel, handler=HANDLER)
     lane = Lane(lambda: place.store, dict)
