@@ -27,6 +27,9 @@ from choreo.printing import lines
 from choreo.redis_client.refusals import is_explained
 from choreo.service import Service
 
+#: The name of the service of the command line.
+COMMAND_LINE = "command_line"
+
 
 class NoServiceError(click.ClickException):
     """`-A` names no service. The message is one line with the way out; the exit code is 2."""
@@ -77,7 +80,7 @@ def _configured_as(target: str, where: Where) -> Service:
         model = find_service(target)
     except DiscoveryError as error:
         raise NoServiceError(f"-A {lines(str(error))}") from error
-    app = Service("command_line", config=None, terms=model.terms)
+    app = Service(COMMAND_LINE, config=None, terms=model.terms)
     app.conf = model.conf
     _load(app, f"the configuration of {target}")
     app.conf.update(where.settings())
@@ -85,7 +88,7 @@ def _configured_as(target: str, where: Where) -> Service:
 
 
 def _configured_here(where: Where) -> Service:
-    app = Service("command_line")
+    app = Service(COMMAND_LINE)
     source = "celeryconfig"
     if app.runtime.is_unconfigured and os.environ.get("DJANGO_SETTINGS_MODULE"):
         # As Celery's guide for Django has it.
@@ -127,6 +130,16 @@ def check_named(what: str, hint: str = "SUBJECT|ID") -> None:
     """Raise `BadParameter` for an empty text: a variable of the shell that is not set."""
     if not what.strip():
         raise click.BadParameter("it is empty. Name a subject or an id, such as ORD-1.", param_hint=hint)
+
+
+def is_known(app: Service) -> bool:
+    """True if the store knows a service that is not the command line itself."""
+    return bool(set(app.runtime.store.services()) - {COMMAND_LINE})
+
+
+def nobody(app: Service) -> str:
+    """Say that no service is known, and where: it may be the wrong place."""
+    return f"No service is known at {place_of(app)}. A service makes itself known when its worker starts."
 
 
 def namespace_of(app: Service) -> str:

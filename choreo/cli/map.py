@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from choreo.cli import completion
-from choreo.cli.app import say, speaking, tell
+from choreo.cli.app import nobody, say, speaking, tell
 from choreo.cli.where import services
 from choreo.errors import ChoreoError, StoreError
 from choreo.printing import one_line
@@ -112,8 +112,7 @@ def _drawn(app: Service, package: str | None, targets: tuple[str, ...]) -> Map:
         raise
     if not shown.services:
         tell(
-            "No service has told this store what it declares. A service does when its worker starts. To read the code "
-            "instead: `choreo map --package NAME`."
+            f"{nobody(app)} To read the code instead: `choreo map --package NAME`.",
         )
     return shown
 

@@ -68,7 +68,7 @@ def _way_out(app: Service, event_type: str) -> str:
     """The namespaces that hear the event, or else the question if this is the right place."""
     others: list[str] = []
     with suppress(ChoreoError):  # the event is announced; the store may be away, or there may be none
-        others = app.observe.heard_elsewhere(event_type)
+        others = list(app.observe.heard_elsewhere(event_type))
     if not others:
         return "Is this the right broker and namespace? (--broker / CHOREO_BROKER_URL, --namespace / CHOREO_NAMESPACE)"
     named = [f"the namespace {name!r} (--namespace {name})" if name else "no namespace" for name in others[:MOST_NAMED]]

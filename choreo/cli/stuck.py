@@ -1,19 +1,27 @@
 """`choreo stuck`: all that waits and does not go on, by cause."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
+from textwrap import wrap
 
 import click
+from rich.text import Text
 
 from choreo.cli import completion
-from choreo.cli.app import check_names, say, speaking
+from choreo.cli.app import check_names, is_known, nobody, say, speaking
 from choreo.cli.figures import count
 from choreo.cli.spans import SPAN
-from choreo.cli.tables import screen, table, text, whole
+from choreo.cli.tables import screen, show, table, text, unwrapped
 from choreo.observe.stuck import Stuck
 from choreo.service import Service
 from choreo.store.schedule import DELAYED
+
+#: Columns of a row beside the name of the handler: the time, the number, and some for the cause.
+BESIDE = 46
+#: A next step that begins so is a command.
+_COMMANDS = ("celery ", "choreo ", "redis-cli ")
 
 
 @click.command()
@@ -28,12 +36,15 @@ def stuck(app: Service, names: tuple[str, ...], older: float, as_json: bool) -> 
     Show all that is stuck, by cause, with the next step.
 
     The oldest comes first: messages that no worker takes, messages that come back because their worker dies, retries
-    and deadlines that no worker sends, joins and stories past their deadline, and dead letters.
+    and deadlines that no worker sends, joins and stories past their deadline, dead letters, and a Redis that
+    evicts keys.
 
-    The exit code is 1 if anything is stuck.
+    The exit code is 1 if anything is stuck, and if no service is known: it may be the wrong place.
     """
     check_names(app, names, app.runtime.store.handlers())
     found = app.observe.stuck(*names, older=older)
+    if not found and not is_known(app):
+        raise click.ClickException(nobody(app))
     if as_json:
         for one in found:
             say(json.dumps(one.to_dict()))
@@ -41,16 +52,47 @@ def stuck(app: Service, names: tuple[str, ...], older: float, as_json: bool) -> 
         say("Nothing is stuck.")
     else:
         _print(found)
+    if not names:
+        _note_policies(app)
     if found:
         click.get_current_context().exit(1)
 
 
+def _note_policies(app: Service) -> None:
+    """Tell on stderr of servers that would evict keys, and have no limit yet: nothing is stuck for that."""
+    with closing(app.observe.watch()) as looking:
+        for server in looking.servers():
+            if server.eviction and not server.limit and not server.evicted:
+                note = f"Note: Redis at {server.name}: {server.eviction}. Set maxmemory-policy noeviction."
+                say(note, err=True)
+
+
 def _print(found: Sequence[Stuck]) -> None:
-    rows = table("SINCE (UTC)", "WHAT", "COUNT", "CAUSE", kept=("SINCE (UTC)", "COUNT"), right=("COUNT",))
-    for one in found:
-        rows.add_row(*map(text, _row(one)))
+    console = screen()
+    rows = [_row(one) for one in found]
+    names = () if console.is_terminal else ("WHAT",)
+    if names:
+        # In a pipe a name is never broken, so that grep finds it.
+        console.width = max(console.width, max(len(what) for _, what, _, _ in rows) + BESIDE)
+    shown = table("SINCE (UTC)", "WHAT", "COUNT", "CAUSE", kept=("SINCE (UTC)", *names, "COUNT"), right=("COUNT",))
+    for row in rows:
+        shown.add_row(*map(text, row))
+    show(console, shown)
     steps = dict.fromkeys(one.do for one in found if one.do)
-    whole(screen(), rows, *(text(("DO", "bold"), f"  {step}") for step in steps))
+    unwrapped(console, *(line for step in steps for line in _step(step, console.width)))
+
+
+def _step(step: str, width: int) -> Iterator[Text]:
+    """The lines of a next step. Prose is wrapped; a command is one line, however long it is."""
+    prose, is_both, command = step.partition(", or: ")
+    whole = f"DO  {step}"
+    if len(whole) <= width or step.startswith(_COMMANDS):
+        lines = [whole]
+    elif is_both:
+        lines = [f"DO  {prose}, or:", f"      {command}"]
+    else:
+        lines = wrap(whole, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    yield from (text(("DO", "bold"), line[2:]) if line.startswith("DO") else text(line) for line in lines)
 
 
 def _row(one: Stuck) -> list[str]:

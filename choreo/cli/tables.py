@@ -45,6 +45,14 @@ def show(console: Console, *shown: Any) -> None:
         click.echo(line.rstrip())
 
 
+def unwrapped(console: Console, *shown: Text) -> None:
+    """Print each text as one line, however long it is: a command can then be copied."""
+    with console.capture() as captured:
+        for one in shown:
+            console.print(one, soft_wrap=True)
+    click.echo(captured.get(), nl=False)
+
+
 def whole(console: Console, *shown: Any) -> None:
     """Print as `show` does; but in a pipe or a file as wide as it needs to be, so that no line is wrapped."""
     if not console.is_terminal:

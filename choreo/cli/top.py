@@ -3,17 +3,19 @@
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 
 import click
 from rich.console import Group
 from rich.live import Live
+from rich.table import Table
 
 from choreo.cli import completion
-from choreo.cli.app import check_names, say, speaking
+from choreo.cli.app import check_names, is_known, nobody, say, speaking
 from choreo.cli.figures import count, rate, size, span
-from choreo.cli.tables import Piece, facts, screen, table, text, whole
+from choreo.cli.fitting import Fitting
+from choreo.cli.tables import Piece, facts, screen, show, table, text, whole
 from choreo.errors import StoreError
 from choreo.observe import words
 from choreo.observe.handlers import HandlerState
@@ -23,6 +25,9 @@ from choreo.observe.top import Top
 from choreo.service import Service
 from choreo.store.schedule import DELAYED
 
+#: The most troubles that a screen shows if it is too small for all.
+MOST_TROUBLES = 5
+_EMPTY = "No handler is known. A service makes itself known when its worker starts."
 _NUMBERS = ("WAIT", "OLDEST", "IN/s", "OUT/s", "P95", "ETA", "DEAD", "LATER")
 
 
@@ -56,6 +61,7 @@ def top(app: Service, names: tuple[str, ...], once: bool, as_json: bool, interva
     - Redis has evicted keys or may, is nearly full, or cannot write
     - a loop: events of one story cause their own type again and again
     - the broker does not answer
+    - no service is known: it may be the wrong place
     """
     check_names(app, names, app.runtime.store.handlers())
     with closing(app.observe.watch()) as looking:
@@ -64,28 +70,40 @@ def top(app: Service, names: tuple[str, ...], once: bool, as_json: bool, interva
             looking.sample(*names)
             time.sleep(1.0 if interval is None else interval)
             found = looking.look(*names)
+            if not found.troubles and not is_known(app):
+                raise click.ClickException(nobody(app))
             if as_json:
                 say(json.dumps(found.to_dict()))
             else:
-                whole(screen(), drawn(found))
+                _print(found)
             if (once or as_json) and found.troubles:
                 click.get_current_context().exit(1)
         else:
-            _live(looking, names, interval or 2.0)
+            _live(looking, names, interval or 2.0, nobody(app))
 
 
-def _live(looking: Top, names: tuple[str, ...], interval: float) -> None:
-    shown = drawn(looking.look(*names))
+def _print(found: Overview) -> None:
+    """Print one screen. In a pipe its table is as wide as it needs to be, and its prose is wrapped all the same."""
+    for part in drawn(found).renderables:
+        if isinstance(part, Table) and part.show_header:
+            whole(screen(), part)
+        else:
+            show(screen(), part)
+
+
+def _live(looking: Top, names: tuple[str, ...], interval: float, empty: str) -> None:
+    found = looking.look(*names)
+    error = ""
     with suppress(KeyboardInterrupt), _single_keys(), Live(console=screen(), screen=True, auto_refresh=False) as live:
         while True:
-            live.update(shown, refresh=True)
+            live.update(fitting(found, error, empty), refresh=True)
             if _pressed(interval) in ("q", "Q"):
                 return
             try:
-                shown = drawn(looking.look(*names))
-            except StoreError as error:
+                found, error = looking.look(*names), ""
+            except StoreError as fault:
                 # The last screen stays, since the store may come back.
-                shown = Group(text((f"The store does not answer: {error}", "red")), shown)
+                error = f"The store does not answer: {fault}"
 
 
 @contextmanager
@@ -116,15 +134,49 @@ def _pressed(seconds: float) -> str:
     return sys.stdin.read(1) if ready else ""
 
 
-def drawn(found: Overview) -> Group:
-    """One screen."""
+def fitting(found: Overview, error: str = "", empty: str = _EMPTY) -> Fitting:
+    """One screen that fits the terminal. ``error`` comes first, if there is one. ``empty`` tells of no handlers."""
+    before = [text((error, "red"))] if error else []
+    return Fitting(*(Group(*before, drawn(found, empty, is_short=is_short)) for is_short in (False, True)))
+
+
+def drawn(found: Overview, empty: str = _EMPTY, *, is_short: bool = False) -> Group:
+    """One screen. A short one folds idle handlers, and all troubles but a few, to a number."""
     order = sorted(found.handlers, key=lambda state: (not state.trouble, -(state.waiting or 0), state.name))
+    shown = [state for state in order if not is_short or not _is_idle(state)]
     rows = table("HANDLER", *_NUMBERS, "WORKERS", kept=(*_NUMBERS, "WORKERS"), right=_NUMBERS, gap=1)
-    for state in order:
+    for state in shown:
         rows.add_row(*map(text, _row(state)))
-    nothing = text("No handler is known. A service makes itself known when its worker starts.")
-    told = facts((name, text(piece)) for name, piece in _lines(found))
-    return Group(rows if order else nothing, told)
+    if found.delayed is not None and found.delayed.total:
+        style = "red" if found.delayed_trouble else ""
+        cells = ["delayed events", *["-"] * 7, count(found.delayed.total), "-"]
+        rows.add_row(*(text((cell, style)) for cell in cells))
+    idle = len(order) - len(shown)
+    return Group(
+        *_listed(_troubles(found, MOST_TROUBLES if is_short else None)),
+        *([rows] if rows.row_count else []),
+        *([text(f"{idle} {'more are' if shown else 'handlers are'} idle")] if idle else []),
+        *([] if rows.row_count or idle else [text(empty)]),
+        *_listed(_lines(found)),
+    )
+
+
+def _listed(lines: Iterable[tuple[str, Piece]]) -> list[Table]:
+    rows = [(f"{name:<10}", text(piece)) for name, piece in lines]
+    return [facts(rows)] if rows else []
+
+
+def _is_idle(state: HandlerState) -> bool:
+    """True if nothing is to be told of this handler."""
+    return not (state.trouble or state.waiting or state.outgoing or state.dead_letters or state.backlog.total)
+
+
+def _troubles(found: Overview, most: int | None) -> Iterator[tuple[str, Piece]]:
+    troubles = found.troubles
+    for trouble in troubles[:most]:
+        yield "TROUBLE", (trouble, "red")
+    if left := len(troubles[most:]) if most is not None else 0:
+        yield "TROUBLE", (f"{left} more: choreo top --once", "red")
 
 
 def _row(state: HandlerState) -> list[Piece]:
@@ -161,7 +213,8 @@ def _lines(found: Overview) -> Iterator[tuple[str, Piece]]:
     if found.mixed:
         yield "DIVIDED", (f"live workers declare different handlers: {', '.join(found.mixed)}", "yellow")
     for server in found.servers:
-        yield "REDIS", (_server(server), "red" if server.trouble else "")
+        style = "red" if server.trouble else "yellow" if server.has_evicting_policy else ""
+        yield "REDIS", (_server(server), style)
     if found.namespaces is not None:
         others = [repr(name) if name != found.namespace else f"{name!r} (this one)" for name in found.namespaces]
         yield "NAMESPACES", ", ".join(others) or "none"
@@ -175,18 +228,19 @@ def _lines(found: Overview) -> Iterator[tuple[str, Piece]]:
         ago = words.span(found.at.timestamp() - unheard.last)
         yield "UNHEARD", (f"{kind} from {unheard.source}: {unheard.count:,}x, the last {ago} ago", "yellow")
     yield "NEXT HOUR", _coming(found)
-    for trouble in found.troubles:
-        yield "TROUBLE", (trouble, "red")
 
 
 def _versions(found: Overview) -> str:
+    """The services that run several versions at once. A single one that is unknown says nothing."""
     told: dict[str, list[Version]] = {}
     for version in found.versions:
         told.setdefault(version.service, []).append(version)
-    # Services that run several versions at once come first. A single one that is unknown says nothing.
-    order = sorted(told, key=lambda name: (len(told[name]) == 1, name))
-    known = [name for name in order if len(told[name]) > 1 or told[name][0].version]
-    return "; ".join(f"{name} {', '.join(_version(one, told[name][0], found) for one in told[name])}" for name in known)
+    several = {name: its for name, its in sorted(told.items()) if len(its) > 1}
+    if not several:
+        return "one version each" if any(version.version for version in found.versions) else ""
+    return "; ".join(
+        f"{name} {', '.join(_version(one, its[0], found) for one in its)}" for name, its in several.items()
+    )
 
 
 def _version(one: Version, newest: Version, found: Overview) -> str:
@@ -198,6 +252,7 @@ def _server(server: Server) -> str:
     facts = [
         f"{server.name}: {size(server.used)}" + (f" of {size(server.limit)}" if server.limit else ", no limit"),
         server.policy,
+        "which evicts keys as soon as maxmemory is set" if server.has_evicting_policy and not server.limit else "",
         "" if server.aof is None else f"AOF {'on' if server.aof else 'off'}",
         f"evicted {server.evicted:,}",
         f"{server.replicas} replicas, {size(server.lag)} behind" if server.replicas else "",
@@ -207,7 +262,8 @@ def _server(server: Server) -> str:
 
 
 def _coming(found: Overview) -> str:
-    coming = found.coming
+    coming, late = found.coming, found.overdue
+    overdue = f"{late:,} {'message is' if late == 1 else 'messages are'} overdue"
     kinds = [
         (coming.retries, "retry", "retries"),
         (coming.deadlines, "deadline", "deadlines"),
@@ -215,7 +271,8 @@ def _coming(found: Overview) -> str:
     ]
     told = ", ".join(f"{number:,} {one if number == 1 else several}" for number, one, several in kinds if number)
     if not told or coming.first_at is None:
-        return "nothing falls due"
+        return overdue if late else "nothing falls due"
     at = time.strftime("%H:%M:%S", time.gmtime(coming.first_at))
     first = "a delayed event" if coming.first == DELAYED else coming.first
-    return f"{told}{' and more' if coming.is_more else ''} (first {at} UTC, {first})"
+    before = f"{overdue}; " if late else ""
+    return f"{before}{told}{' and more' if coming.is_more else ''} (first {at} UTC, {first})"

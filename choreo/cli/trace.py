@@ -8,7 +8,7 @@ import click
 
 from choreo.cli import completion
 from choreo.cli.app import check_named, place_of, say, speaking
-from choreo.cli.verdict import WIDTH, say_verdict, wrapped
+from choreo.cli.verdict import WIDTH, say_steps, say_verdict, wrapped
 from choreo.observe.evidence import KnownEvent
 from choreo.observe.open_end import OpenEnd
 from choreo.observe.trace import Line, Step, Trace
@@ -58,7 +58,8 @@ def trace(app: Service, what: str, everything: bool, data: bool, as_json: bool) 
 def _nothing(app: Service, what: str) -> str:
     elsewhere = app.observe.elsewhere("", what)
     if elsewhere is not None:
-        return f"Nothing is known of {what!r} here. {elsewhere.text}: {elsewhere.do}."
+        steps = "\n".join(f"      {step}" for step in elsewhere.do)
+        return f"Nothing is known of {what!r} here. {elsewhere.text}.\n{steps}"
     recording, look = app.runtime.store.recording, app.runtime.look_at_broker([], [what])
     closed = "" if look.is_open else ", as far as its queues can be looked into"
     kept = f"the record keeps runs for {recording.lifetime.days} days" if recording else "no runs are recorded"
@@ -78,8 +79,7 @@ def _print(found: Trace, most: int | None, *, data: bool) -> None:
         say(_open(end, found.now))
     if most is not None and len(found.waiting) > _OPEN:
         say(f"... {len(found.waiting) - _OPEN} joins more: --all")
-    if found.cause.do:
-        say(wrapped(f"DO    {found.cause.do}", "      "))
+    say_steps(found.cause.do)
     for note in found.notes:
         say(wrapped(f"NOTE  {note}", "      "))
 

@@ -1,11 +1,14 @@
 """Causes: why something has not happened, whether it goes on by itself, and the next step of an operator."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
+from choreo.printing import one_line
+
 #: What an operator does where everything goes on by itself.
-NOTHING = "nothing: it goes on by itself"
+NOTHING = ("# nothing: it goes on by itself",)
 
 
 class Weight(IntEnum):
@@ -29,11 +32,16 @@ class Cause:
     name: str
     #: A sentence without a full stop.
     text: str
-    #: The next step: a command, or an advice.
-    do: str
+    #: The next steps, one a line: commands for a shell, and remarks, which begin with "#" as in a shell.
+    do: Sequence[str]
     weight: Weight = Weight.STUCK
     #: Since when, in seconds since 1970. None: unknown.
     since: float | None = None
+
+
+def command(*words: str) -> str:
+    """A command for a shell. Foreign words, such as the subject of an event, are quoted where that is necessary."""
+    return shlex.join(map(one_line, words))
 
 
 def heaviest(causes: Sequence[Cause]) -> Cause | None:

@@ -1,70 +1,112 @@
 """Looks for an event in the other namespaces on the store's server."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 
+from choreo.declare.description import ServiceDescription
 from choreo.delivery.undeclared import is_handler
 from choreo.errors import StoreError
 from choreo.events.patterns import matches
-from choreo.observe.cause import Cause
+from choreo.observe.cause import Cause, command
+from choreo.observe.map import called, is_wild
 from choreo.observe.words import clock
 from choreo.printing import one_line
 from choreo.store.port import Store
 
-#: The most other namespaces that are asked who hears an event.
+#: The most other namespaces that are asked who hears a type.
 MOST_ASKED = 50
 
 
-def heard_elsewhere(store: Store, own: str, store_in: Callable[[str], Store], event_type: str) -> list[str]:
+class Elsewhere:
     """
-    The other namespaces in which a live worker hears this type, sorted. `MOST_ASKED` namespaces are asked.
-
-    ``own`` and ``store_in`` are those of `seen_elsewhere`.
-    """
-    others = [name for name in store.namespaces() or () if name != own][:MOST_ASKED]
-    return [name for name in others if _hears(store_in(name), event_type)]
-
-
-def _hears(store: Store, event_type: str) -> bool:
-    with suppress(StoreError):
-        declared = [
-            binding for service in store.services() for one in store.declared(service).values() for binding in one
-        ]
-        return any(matches(pattern, event_type) for _, pattern in declared)
-    return False
-
-
-def seen_elsewhere(
-    store: Store, own: str, store_in: Callable[[str], Store], event_type: str, subject: str
-) -> Cause | None:
-    """
-    What another namespace knows of this subject, or else of this type. None if none knows anything.
+    The other namespaces. One whose store cannot be read (a user with few rights) knows nothing for us.
 
     ``own`` is the namespace of ``store``. ``store_in`` is a callback: it returns the store of a namespace.
     """
-    others = [(name, store_in(name)) for name in store.namespaces() or () if name != own]
-    # A namespace whose store cannot be read (a user with few rights) knows nothing for us.
-    for name, other in others:
-        with suppress(StoreError):
-            if handler := next(
-                (one for one in filter(is_handler, other.handlers()) if other.stories(one, subject)), ""
-            ):
-                return _cause(name, f"{one_line(subject)} is known in the namespace {name!r}: {handler} had its events")
-    for name, other in others:
-        with suppress(StoreError):
-            if (unheard := other.unheard().get(event_type)) is not None:
-                when = clock(unheard.last, store.now())
-                what = f"{unheard.source} announced {event_type} in the namespace {name!r}, where no handler hears it"
-                return _cause(name, f"{what} ({unheard.count} so far, the last at {when})", unheard.last)
-            for service in other.services():
-                at = other.presence(service).announced.get(event_type)
-                if at:
-                    when = clock(at, store.now())
-                    what = f"{service} announces {event_type} in the namespace {name!r} (since {when}), and not in"
-                    return _cause(name, f"{what} {own!r}", at)
+
+    def __init__(self, store: Store, own: str, store_in: Callable[[str], Store]) -> None:
+        self._store, self._own, self._store_in = store, own, store_in
+
+    def seen(self, event_type: str, subject: str) -> Cause | None:
+        """
+        What another namespace knows of this subject, or else of this type. None if none knows anything.
+
+        Of a type that was ever announced in this namespace, another one tells nothing: both may be as they should be.
+        """
+        return self._with_subject(subject) or self._with_type(event_type)
+
+    def hearers(self, event_type: str) -> Mapping[str, Sequence[str]]:
+        """
+        Namespace → the services in it whose handlers name this type. Without the namespaces that have none.
+
+        `MOST_ASKED` namespaces are asked.
+        """
+        found: dict[str, dict[str, None]] = {}
+        for name, other in islice(self._others(), MOST_ASKED):
+            with suppress(StoreError):
+                for service in other.services():
+                    if _hears(other, service, event_type):
+                        found.setdefault(name, {})[service] = None
+        return {name: list(services) for name, services in found.items()}
+
+    def _others(self) -> Iterator[tuple[str, Store]]:
+        return ((name, self._store_in(name)) for name in self._store.namespaces() or () if name != self._own)
+
+    def _with_subject(self, subject: str) -> Cause | None:
+        for name, other in self._others():
+            with suppress(StoreError):
+                known = (one for one in filter(is_handler, other.handlers()) if other.stories(one, subject))
+                if handler := next(known, ""):
+                    text = f"{one_line(subject)} is known in the namespace {name!r}: {handler} had its events"
+                    return _cause(name, text, "trace", subject)
+        return None
+
+    def _with_type(self, event_type: str) -> Cause | None:
+        if not event_type or _announcer(self._store, event_type):
+            return None
+        for name, other in self._others():
+            with suppress(StoreError):
+                if seen := _announcer(other, event_type):
+                    who, what = seen
+                    return _cause(
+                        name, f"{called(who)} announced {event_type} in the namespace {name!r} {self._when(*what)}"
+                    )
+        return None
+
+    def _when(self, at: float, count: int) -> str:
+        when = clock(at, self._store.now())
+        if count:
+            return f"({count}x, the last at {when}), where no handler heard it, and nobody did in {self._own!r}"
+        return f"(since {when}), and nobody did in {self._own!r}"
+
+
+def _announcer(store: Store, event_type: str) -> tuple[str, tuple[float, int]] | None:
+    """A service that was seen to announce this type; when, and how many reached no queue. None if none was."""
+    if (unheard := store.unheard().get(event_type)) is not None:
+        return unheard.source, (unheard.last, unheard.count)
+    for service in store.services():
+        if at := store.presence(service).announced.get(event_type):
+            return service, (at, 0)
     return None
 
 
-def _cause(name: str, text: str, at: float | None = None) -> Cause:
-    do = f"choreo --namespace {name} map" if name else "choreo map, without --namespace"
-    return Cause("another namespace", text, f"{do}; correct choreo_namespace of the publisher", since=at)
+def _hears(store: Store, service: str, event_type: str) -> bool:
+    return any(
+        matches(pattern, event_type) and not is_wild(pattern)
+        for text in store.presence(service).current
+        for described in _read(text)
+        for handler in described.handlers
+        for pattern in handler.hears
+    )
+
+
+def _read(text: str) -> Iterator[ServiceDescription]:
+    """The description; nothing if it cannot be read: the map of that namespace tells so."""
+    with suppress(ValueError):
+        yield ServiceDescription.from_json(text)
+
+
+def _cause(name: str, text: str, *words: str) -> Cause:
+    look = command("choreo", "--namespace", name, *(words or ("map",)))
+    return Cause("another namespace", text, (look, "# correct choreo_namespace of the publisher"))

@@ -116,6 +116,10 @@ class Evidence:
         """What is still to be done by this handler for this event."""
         return [end for end in self.ends if end.handler == handler and any(one.id == event for one in end.events)]
 
+    def announcements_of(self, event: str) -> list[OpenEnd]:
+        """The entry in a schedule that will announce this delayed event; empty for an event that is out."""
+        return [end for end in self.ends if end.is_announcement and end.event.id == event]
+
 
 def known(event: Envelope) -> KnownEvent:
     """What a whole event tells."""

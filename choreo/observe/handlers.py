@@ -41,12 +41,16 @@ class HandlerState:
     #: Events that came in, and runs that ended. None: unknown.
     incoming: float | None = None
     outgoing: float | None = None
+    #: By how many messages per second its queue grows; negative if it shrinks. None: unknown.
+    growth: float | None = None
     #: 95 of 100 runs took no longer than this. None: none is recorded.
     p95: float | None = None
     dead_letters: int = 0
     #: How long ago the oldest and the newest of its dead letters were made.
     oldest_letter: float | None = None
     newest_letter: float | None = None
+    #: The most frequent error of its dead letters of the last ten minutes; "" if there are none.
+    letter_error: str = ""
     #: Retries, deadlines and delayed events that wait in the store.
     backlog: Backlog = field(default_factory=Backlog)
     #: True if it was renamed or removed: no worker declares it any more.
@@ -73,11 +77,10 @@ class HandlerState:
 
     @property
     def clears_in(self) -> float | None:
-        """Seconds until its queue is empty at this rate; infinite if it grows. None: unknown, or nothing waits."""
-        if not self.waiting or not self.outgoing or not self.workers:
+        """Seconds until its queue is empty at this rate; infinite if it grows. None: unknown, steady, or empty."""
+        if not self.waiting or not self.outgoing or not self.workers or not self.growth:
             return None
-        gain = self.outgoing - (self.incoming or 0.0)
-        return self.waiting / gain if gain > 0 else math.inf
+        return math.inf if self.growth > 0 else self.waiting / -self.growth
 
     @property
     def trouble(self) -> str:
@@ -89,9 +92,9 @@ class HandlerState:
         if self.waiting and not self.workers:
             return "no worker consumes its queue"
         if self.backlog.due and self.backlog.late > LATE:
-            return f"a message is due since {self.backlog.late:.0f} s, and no worker sends it"
+            return unsent(self.backlog)
         if self.newest_letter is not None and self.newest_letter < NEW:
-            return "new dead letters"
+            return f"new dead letters{f': {self.letter_error}' if self.letter_error else ''}"
         return ""
 
 
@@ -110,6 +113,8 @@ class Facts:
     letters: int = 0
     #: The times of the oldest and the newest dead letter, in seconds since 1970.
     letter_times: tuple[float, float] | None = None
+    #: The most frequent error of the new ones; "" if there are none.
+    letter_error: str = ""
     backlog: Backlog = field(default_factory=Backlog)
     #: The runs of the last minute. None: nothing is recorded.
     runs: Sequence[Run] | None = None
@@ -135,6 +140,7 @@ class Facts:
             dead_letters=self.letters,
             oldest_letter=self._age(self.letter_times and self.letter_times[0]),
             newest_letter=self._age(self.letter_times and self.letter_times[1]),
+            letter_error=self.letter_error,
             backlog=self.backlog,
             is_undeclared=self.is_undeclared,
             living=len(living) or len(self.older),
@@ -146,6 +152,11 @@ class Facts:
 
     def _age(self, moment: float | None) -> float | None:
         return None if moment is None else max(self.now - moment, 0.0)
+
+
+def unsent(backlog: Backlog) -> str:
+    """What is wrong with a schedule whose messages are late."""
+    return f"a message is due since {backlog.late:.0f} s, and no worker sends it"
 
 
 def rate(runs: Sequence[Run] | None, now: float, sample: float = 1.0) -> float | None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from choreo.delivery.ending import Ending, process_in
-from choreo.observe.cause import NOTHING, Cause, Weight
+from choreo.observe.cause import NOTHING, Cause, Weight, command
 from choreo.observe.evidence import Evidence
 from choreo.observe.map import MappedEvent
 from choreo.observe.open_end import Kind, OpenEnd
@@ -17,7 +17,8 @@ from choreo.store.schedule import DELAYED
 LATE = 10.0
 #: An attempt that was begun so often has most likely ended its workers.
 OFTEN = 2
-_START_ANY = "start a worker of any service: celery -A ... worker"
+#: Stands for a module that is not known.
+_MODULE = "SERVICE_MODULE"
 
 
 class Judge:
@@ -51,13 +52,12 @@ class Judge:
         queue = self._evidence.queue_of(handler)
         if any(idle.queue == queue and idle.is_undeclared for idle in self._evidence.map.idle):
             text = f"no worker of {service} declares {handler} any more: it was renamed or removed"
-            do = f"declare it again, with name={handler.partition('.')[2]!r}, until its queue is empty"
-            return Cause("not declared", text, do, since=since)
-        module = _module(presence.workers)
+            do = f"# declare it again, with name={handler.partition('.')[2]!r}, until its queue is empty"
+            return Cause("not declared", text, (do,), since=since)
         living = f"{counted(len(presence.workers), 'worker')} of {service}"
         text = f"no worker consumes the queue {queue}: {living} {'lives' if len(presence.workers) == 1 else 'live'}"
-        do = f"start a worker without -Q, or: celery -A {module} control add_consumer {queue}"
-        return Cause("not consumed", text, do, since=since)
+        add = _celery(service, presence.workers, "control", "add_consumer", queue)
+        return Cause("not consumed", text, ("# start a worker without -Q, or:", add), since=since)
 
     def last_seen(self, handler: str) -> str:
         """When a worker of this handler was seen last, in brackets and with a space before; "" if never."""
@@ -86,10 +86,11 @@ class Judge:
             return ""
         return f"; at {rate:.2g} per second its turn comes in about {span(end.message.position / rate)}"
 
-    def _patience(self, end: OpenEnd) -> str:
+    def _patience(self, end: OpenEnd) -> Sequence[str]:
         service = end.service
         if end.message is not None and end.message.position > 10:
-            return f"wait, or start a second worker: {start(service, self._evidence.presence(end.handler).workers)}"
+            programs = self._evidence.presence(end.handler).workers
+            return "# wait, or start a second worker:", *start(service, programs)
         return NOTHING
 
     def _taken(self, end: OpenEnd) -> Cause:
@@ -121,8 +122,9 @@ class Judge:
         last = Ending.of(LastEnd("", end.unit.before)) if end.unit else None
         how = (end.unit.ended if end.unit else "") or (last.text if last else "")
         text = f"{end.handler} began {end.event.type} {times} times, and its worker died each time"
-        do = f"look into the log of {end.service}; soon it is a dead letter: choreo dead-letters list {end.handler}"
-        return Cause("its worker died", f"{text}{f': {how}' if how else ''}", do, since=self._announced(end))
+        do = f"# look into the log of {end.service}; soon it is a dead letter:"
+        steps = do, command("choreo", "dead-letters", "list", end.handler)
+        return Cause("its worker died", f"{text}{f': {how}' if how else ''}", steps, since=self._announced(end))
 
     def _scheduled(self, end: OpenEnd) -> Cause:
         due, now = end.due or 0.0, self._evidence.now
@@ -134,9 +136,11 @@ class Judge:
         error = self._last_error(end)
         text = f"{what} is due in {span(due - now)}, at {clock(due, now)}{f' ({error})' if error else ''}"
         if end.handler == DELAYED and not self._any_worker():
-            return Cause("no worker", f"{text}, and no worker of any service lives", _START_ANY, since=None)
-        if end.kind is Kind.RETRY and (deaf := self.deaf(end.handler)) is not None:
-            return Cause(deaf.name, f"{text}, and {deaf.text}", deaf.do, since=self._announced(end))
+            return Cause("no worker", f"{text}, and no worker of any service lives", self._start_any(), since=None)
+        if end.handler != DELAYED and (deaf := self._unsent(end)) is not None:
+            # The time of a delayed event is the one at which it is due.
+            since = self._announced(end) if end.kind is Kind.RETRY else None
+            return Cause(deaf.name, f"{text}, and {deaf.text}", deaf.do, since=since)
         name = "retry" if end.kind is Kind.RETRY else "delayed"
         return Cause(name, text, NOTHING, Weight.WAITING, self._announced(end))
 
@@ -144,12 +148,26 @@ class Judge:
         late = f"{what} is due since {clock(end.due or 0.0, self._evidence.now)}, and no worker sends it"
         if end.handler == DELAYED:
             text = f"{late}{'' if self._any_worker() else ': no worker of any service lives'}"
-            return Cause("no worker", text, _START_ANY, since=end.due)
-        deaf = self.deaf(end.handler, end.due)
+            return Cause("no worker", text, self._start_any(), since=end.due)
+        deaf = self._unsent(end, end.due)
         if deaf is None:
-            do = f"look into the log of {end.service}: does it reach the broker?"
-            return Cause("not sent", late, do, since=end.due)
+            do = f"# look into the log of {end.service}: does it reach the broker?"
+            return Cause("not sent", late, (do,), since=end.due)
         return Cause(deaf.name, f"{late}: {deaf.text}", deaf.do, since=end.due)
+
+    def _unsent(self, end: OpenEnd, since: float | None = None) -> Cause | None:
+        """Why no worker of its service sends it at its time, or takes it then; None if one does."""
+        deaf = self.deaf(end.handler, since)
+        # Every worker of the service sends a delayed event, whichever queues it consumes.
+        return None if deaf is None or (end.is_announcement and deaf.name != "no worker") else deaf
+
+    def _start_any(self) -> Sequence[str]:
+        """How to start a worker of any service: of one whose module is known, if there is one."""
+        for service, presence in self._evidence.presences.items():
+            gone = [program for program in presence.gone if program.is_worker]
+            if _module(gone):
+                return "# start a worker of any service, such as:", *start(service, gone)
+        return ("# start a worker of any service", *start("any service", ()))
 
     def _any_worker(self) -> bool:
         return any(presence.workers for presence in self._evidence.presences.values())
@@ -162,7 +180,8 @@ class Judge:
         letter = end.letter
         assert letter is not None
         text = f"{end.handler} failed for good: {one_line(letter.error)} ({letter.reason}, dead letter {letter.id})"
-        do = f"choreo dead-letters show {letter.id}; mend the cause; choreo dead-letters replay {letter.id}"
+        show, replay = (command("choreo", "dead-letters", what, letter.id) for what in ("show", "replay"))
+        do = show, "# mend the cause, then:", replay
         return Cause("dead letter", text, do, since=letter.failed_at.timestamp())
 
     def _join(self, end: OpenEnd) -> Cause:
@@ -175,8 +194,8 @@ class Judge:
             return deaf
         missing = missing_of(end)
         text = f"{end.handler} waits for {missing} until {clock(end.due or 0.0, self._evidence.now)}"
-        do = f"choreo joins show {one_line(join.key)}"
-        return Cause("join waits", text, do, Weight.UNKNOWN, since)
+        do = command("choreo", "joins", "show", join.key)
+        return Cause("join waits", text, (do,), Weight.UNKNOWN, since)
 
     def _complete(self, end: OpenEnd, since: float | None) -> Cause:
         assert end.join is not None
@@ -188,7 +207,8 @@ class Judge:
             )
         failed = f"{counted(end.join.attempts, 'attempt')} of it failed" if end.join.attempts else "nobody has begun it"
         text = f"{end.handler} has all its events, and {failed}"
-        return Cause("join complete", text, f"choreo joins fire {one_line(end.join.key)}", Weight.UNKNOWN, since)
+        do = command("choreo", "joins", "fire", end.join.key)
+        return Cause("join complete", text, (do,), Weight.UNKNOWN, since)
 
     def _announced(self, end: OpenEnd) -> float | None:
         event = self._evidence.events.get(end.event.id)
@@ -210,17 +230,22 @@ class Judge:
             text = f"nothing is known of {handler} and {name}: it was handled before the record began, or is lost"
         else:
             text = f"nothing is known of {handler} and {name}, and no runs are recorded (choreo_record_length = 0)"
-        do = f"look into the log of {handler.partition('.')[0]}, or publish the event again: a handled one does nothing"
-        return Cause("unknown", text, do, Weight.UNKNOWN, since)
+        # Never "publish it again": it may have been handled, or be on its way.
+        do = f"# look into the log of {handler.partition('.')[0]}"
+        return Cause("unknown", text, (do,), Weight.UNKNOWN, since)
 
 
-def start(service: str, programs: Sequence[Program]) -> str:
-    """The command that starts a worker of a service whose programs these are, or were."""
-    module = _module(programs)
-    if module != "...":
-        return f"celery -A {module} worker"
-    file = next((program.file for program in programs if program.file), "")
-    return f"start a worker of {service}{f' ({file})' if file else ''}: celery -A ... worker"
+def start(service: str, programs: Sequence[Program]) -> Sequence[str]:
+    """How to start a worker of a service whose programs these are, or were."""
+    return (_celery(service, programs, "worker"),)
+
+
+def _celery(service: str, programs: Sequence[Program], *words: str) -> str:
+    """A command of Celery for a service. It is a remark if nobody knows the module of the service."""
+    if module := _module(programs):
+        return command("celery", "-A", module, *words)
+    file = next((f" ({program.file})" for program in programs if program.file), "")
+    return f"# {command('celery', '-A', _MODULE, *words)}  # of {service}{file}"
 
 
 def missing_of(end: OpenEnd) -> str:
@@ -232,5 +257,6 @@ def missing_of(end: OpenEnd) -> str:
 
 
 def _module(programs: Sequence[Program]) -> str:
+    """The module of a service, as ``celery -A`` takes it; "" if it is not known."""
     known = (program.module for program in programs if program.module and program.module != "__main__")
-    return next(known, "...")
+    return next(known, "")

@@ -13,6 +13,9 @@ from choreo.declare.description import Fields, HandlerDescription, ServiceDescri
 from choreo.events.patterns import matches
 from choreo.observe.likeness import alike
 
+#: The name under which `choreo publish` announces events. It is no service, and has no log.
+COMMAND_LINE = "command_line"
+
 
 @dataclass(frozen=True)
 class Announcer:
@@ -198,6 +201,11 @@ class Map:
             "queues_nobody_consumes": [asdict(idle) for idle in self.idle],
             "faults": list(self.faults),
         }
+
+
+def called(name: str) -> str:
+    """A handler, or a program that announces, for people."""
+    return "the command choreo publish" if name == COMMAND_LINE else name
 
 
 def is_wild(pattern: str) -> bool:

@@ -70,21 +70,23 @@ class Observer:
 
         Asks the store and the broker, and consumes nothing. Raises `StoreError`.
         """
+        from choreo.observe.elsewhere import Elsewhere
         from choreo.observe.walk import answered
 
-        return answered(self._gather(subject), event_type, self.elsewhere)
+        elsewhere = Elsewhere(self._store, self._namespace, self._store_in)
+        return answered(self._gather(subject), event_type, elsewhere)
 
     def elsewhere(self, event_type: str, subject: str) -> Cause | None:
         """What other namespaces on the store's server know of this type, or of this subject; None if nothing."""
-        from choreo.observe.elsewhere import seen_elsewhere
+        from choreo.observe.elsewhere import Elsewhere
 
-        return seen_elsewhere(self._store, self._namespace, self._store_in, event_type, subject)
+        return Elsewhere(self._store, self._namespace, self._store_in).seen(event_type, subject)
 
-    def heard_elsewhere(self, event_type: str) -> list[str]:
-        """The other namespaces on the store's server in which a live worker hears this type. Raises `StoreError`."""
-        from choreo.observe.elsewhere import heard_elsewhere
+    def heard_elsewhere(self, event_type: str) -> Mapping[str, Sequence[str]]:
+        """Other namespaces on the store's server → the services in each that hear this type. Raises `StoreError`."""
+        from choreo.observe.elsewhere import Elsewhere
 
-        return heard_elsewhere(self._store, self._namespace, self._store_in, event_type)
+        return Elsewhere(self._store, self._namespace, self._store_in).hearers(event_type)
 
     def _gather(self, what: str) -> Evidence:
         from choreo.observe.gathering import Gathering

@@ -5,10 +5,11 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from choreo.observe.handlers import HandlerState
+from choreo.observe.handlers import LATE, HandlerState, unsent
 from choreo.observe.loops import Loop
 from choreo.observe.server import Server
 from choreo.store.register import UnheardType
+from choreo.store.schedule import Backlog
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,23 @@ class Overview:
     namespaces: Sequence[str] | None = None
     loops: Sequence[Loop] = ()
     coming: Coming = field(default_factory=Coming)
+    #: The events that were delayed outside of handlers. None: only some services or handlers were asked for.
+    delayed: Backlog | None = None
     #: The types of events that reached no queue within the last day.
     unheard: Mapping[str, UnheardType] = field(default_factory=dict)
     #: Why the broker did not answer; "" if it did.
     broker_error: str = ""
+
+    @property
+    def delayed_trouble(self) -> str:
+        """Why the events that were delayed outside of handlers do not leave; "" if they do."""
+        return unsent(self.delayed) if self.delayed is not None and self.delayed.late > LATE else ""
+
+    @property
+    def overdue(self) -> int:
+        """The number of messages that are late: due for more than `LATE` seconds, and not sent."""
+        backlogs = [state.backlog for state in self.handlers] + ([self.delayed] if self.delayed else [])
+        return sum(backlog.due for backlog in backlogs if backlog.late > LATE)
 
     @property
     def troubles(self) -> list[str]:
@@ -74,6 +88,7 @@ class Overview:
         return [
             *([f"the broker does not answer: {self.broker_error}"] if self.broker_error else []),
             *[f"{state.name}: {state.trouble}" for state in self.handlers if state.trouble],
+            *([f"delayed events: {self.delayed_trouble}"] if self.delayed_trouble else []),
             *[f"Redis at {server.name} {server.trouble}" for server in self.servers if server.trouble],
             *[f"{loop.subject or loop.story} is in a loop of {', '.join(loop.types)}" for loop in self.loops],
         ]

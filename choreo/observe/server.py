@@ -53,12 +53,27 @@ class Server:
         return self.used / self.limit if self.limit else 0.0
 
     @property
+    def has_evicting_policy(self) -> bool:
+        """True if it drops keys when its memory is full. Without a limit it never is, as far as Redis knows."""
+        return self.policy not in ("noeviction", "")
+
+    @property
+    def eviction(self) -> str:
+        """What it drops, or may drop, in a few words; "" if it keeps all."""
+        if self.evicted:
+            return f"has evicted {self.evicted:,} keys"
+        if not self.has_evicting_policy:
+            return ""
+        when = "when its memory is full" if self.limit else "as soon as maxmemory is set"
+        return f"{self.policy} evicts keys {when}"
+
+    @property
     def trouble(self) -> str:
         """Why it may lose or refuse what it is given; "" if nothing is wrong."""
         reasons = []
         if self.evicted:
             reasons.append(f"has evicted {self.evicted:,} keys")
-        if self.limit and self.policy not in ("noeviction", ""):
+        if self.limit and self.has_evicting_policy:
             reasons.append(f"may evict: maxmemory-policy is {self.policy}")
         if self.fullness >= NEARLY_FULL:
             reasons.append(f"{self.fullness:.0%} of its memory is used")

@@ -1,12 +1,14 @@
 """What is stuck, by cause, with the next step for each. Reads only."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from choreo.observe.failures import failures
 from choreo.observe.handlers import LATE, HandlerState
 from choreo.observe.overview import Overview
+from choreo.observe.server import Server
 from choreo.observe.words import span
 from choreo.store.joins import JoinState
 from choreo.store.parts import key_of
@@ -25,9 +27,9 @@ class Stuck:
 
     #: When it began to wait, in seconds since 1970, as far as that is known. None: unknown.
     since: float | None
-    #: The handler, or DELAYED for events that were delayed outside of handlers.
+    #: The handler, DELAYED for events that were delayed outside of handlers, or ``Redis`` and the address of a server.
     what: str
-    #: How many messages, joins or dead letters there are.
+    #: How many messages, joins or dead letters there are, or keys that were evicted.
     count: int
     #: One of a few texts, for programs as well.
     cause: str
@@ -48,12 +50,12 @@ def stuck_in(found: Overview, store: Store, older: float = 0.0, *, is_all: bool 
     All that is stuck for longer than ``older`` seconds, the oldest first. Raises `StoreError`.
 
     What has no known beginning is always in the list. ``is_all`` includes the events that were delayed outside of
-    handlers.
+    handlers, and servers that evict keys.
     """
     now = found.at.timestamp()
     everything = [one for state in found.handlers for one in _of(state, store, now)]
     if is_all:
-        everything += _delayed(store, now)
+        everything += [*_delayed(store, now), *_evicting(found.servers)]
     kept = [one for one in everything if one.since is None or one.since <= now - older]
     return sorted(kept, key=lambda one: (one.since is None, one.since or 0.0, one.what))
 
@@ -74,7 +76,7 @@ def _of(state: HandlerState, store: Store, now: float) -> Iterator[Stuck]:
     if state.backlog.reminded:
         yield from _overdue(state.name, store, now)
     if state.dead_letters:
-        yield _letters(state, now)
+        yield from _letters(state, store, now)
 
 
 def _unread(state: HandlerState) -> tuple[str, str, str] | None:
@@ -112,9 +114,12 @@ def _overdue(handler: str, store: Store, now: float) -> Iterator[Stuck]:
         yield Stuck(since, handler, len(overdue), f"{kind} overdue", f"choreo {kind} list {handler}", subjects=subjects)
 
 
-def _letters(state: HandlerState, now: float) -> Stuck:
-    since = None if state.oldest_letter is None else now - state.oldest_letter
-    return Stuck(since, state.name, state.dead_letters, "dead letters", f"choreo dead-letters list {state.name}")
+def _letters(state: HandlerState, store: Store, now: float) -> Iterator[Stuck]:
+    """One for each error."""
+    oldest = None if state.oldest_letter is None else now - state.oldest_letter
+    do = f"choreo dead-letters list {state.name}"
+    for one in failures(store, state.name, state.dead_letters, oldest):
+        yield Stuck(one.since, state.name, one.count, "dead letters", do, one.error or "various errors")
 
 
 def _delayed(store: Store, now: float) -> Iterator[Stuck]:
@@ -122,6 +127,14 @@ def _delayed(store: Store, now: float) -> Iterator[Stuck]:
     if waits.due and waits.late > LATE:
         do = "celery -A ... worker   # of any service"
         yield Stuck(now - waits.late, DELAYED, waits.due, "due, and no worker sends it", do)
+
+
+def _evicting(servers: Iterable[Server]) -> Iterator[Stuck]:
+    """The servers that have dropped keys, or may at any time: what they dropped waits for ever."""
+    for server in servers:
+        if server.evicted or (server.limit and server.has_evicting_policy):
+            do = f"on {server.name}: redis-cli config set maxmemory-policy noeviction"
+            yield Stuck(None, f"Redis {server.name}", server.evicted, "eviction", do, server.eviction)
 
 
 def _named(subject: str) -> tuple[str, ...]:

@@ -6,14 +6,15 @@ It only reads. A look costs a few calls of the store per handler, and one of the
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from choreo.broker.depths import Depth
 from choreo.delivery.undeclared import UndeclaredHandlers, is_handler, service_of
 from choreo.masking import shown_url
-from choreo.observe.handlers import EACH, WINDOW, Facts, HandlerState, versions
+from choreo.observe.failures import newest_error
+from choreo.observe.growth import Growth
+from choreo.observe.handlers import EACH, NEW, WINDOW, Facts, HandlerState, versions
 from choreo.observe.loops import Loop, loops_in
 from choreo.observe.overview import Coming, Overview, Version
 from choreo.observe.server import Server
@@ -75,8 +76,7 @@ class Top:
         self._store, self._depths = store, depths
         self._queue_of, self._undeclared = queue_of, undeclared
         self._namespace, self._own_redis = namespace, own_redis
-        #: The last look: its time, and the number of messages that waited for each handler.
-        self._before: tuple[float, Mapping[str, int]] = (0.0, {})
+        self._growth = Growth()
 
     def look(self, *only: str) -> Overview:
         """The platform as it is now, with all handlers, or those of these services and handlers."""
@@ -92,10 +92,11 @@ class Top:
             [state for state in self._with_rates(now, [fact.state() for fact in facts]) if _is_shown(state)],
             versions=[version for service, presence in presences.items() for version in _versions(service, presence)],
             mixed=[name for name, presence in presences.items() if presence.workers and len(presence.current) > 1],
-            servers=self._servers(),
+            servers=self.servers(),
             namespaces=namespaces,
             loops=self._loops(facts, now),
             coming=self._coming({fact.name: fact.backlog for fact in facts}, now, with_delayed=not only),
+            delayed=None if only else self._store.backlog(DELAYED),
             unheard=self._unheard(now),
             broker_error=error,
         )
@@ -105,7 +106,7 @@ class Top:
         names = self._names(only)
         depths, _ = self._asked(lambda: self._depths.look([self._queue_of(name) for name in names]))
         found = {name: depths.get(self._queue_of(name), Depth(0)).count for name in names} if depths else {}
-        self._before = self._store.now(), found
+        self._growth.note(self._store.now(), found)
 
     def _names(self, only: Sequence[str]) -> list[str]:
         return [name for name in self._store.handlers() if not only or {name, service_of(name)} & set(only)]
@@ -126,7 +127,8 @@ class Top:
                 presences[service_of(name)],
                 older[service_of(name)],
                 letters := self._store.letter_count(name),
-                self._store.letter_times(name) if letters else None,
+                times := self._store.letter_times(name) if letters else None,
+                newest_error(self._store, name, now) if times and times[1] > now - NEW else "",
                 self._store.backlog(name),
                 self._recent(name),
                 self._store.recording.sample,
@@ -160,11 +162,11 @@ class Top:
             return None, str(error) or type(error).__name__
 
     def _with_rates(self, now: float, states: Sequence[HandlerState]) -> list[HandlerState]:
-        then, before = self._before
-        self._before = now, {state.name: state.waiting for state in states if state.waiting is not None}
-        return [replace(state, incoming=_incoming(state, before.get(state.name), now - then)) for state in states]
+        self._growth.note(now, {state.name: state.waiting for state in states if state.waiting is not None})
+        return [self._growth.of(state, now) for state in states]
 
-    def _servers(self) -> list[Server]:
+    def servers(self) -> list[Server]:
+        """The Redis servers of the platform. Raises `StoreError`."""
         found = [Server.of(_address(name), info) for name, info in self._store.servers().items()]
         if self._own_redis:
             info, _ = self._asked(self._depths.server)
@@ -215,13 +217,6 @@ def _kind(key: str, wait: float) -> str:
     # Events of the outbox have names of the same form, and leave at once.
     # An event of the outbox has a name of the same form.
     return "delayed" if key.startswith("event:") and wait > OUTBOX_GRACE else ""
-
-
-def _incoming(state: HandlerState, before: int | None, seconds: float) -> float | None:
-    """Events per second that came: those that left, and those by which the queue grew."""
-    if state.outgoing is None or state.waiting is None or before is None or seconds <= 0:
-        return None
-    return max(state.outgoing + (state.waiting - before) / seconds, 0.0)
 
 
 def _is_shown(state: HandlerState) -> bool:

@@ -53,7 +53,7 @@ class Step:
             "runs": [_run(run) for run in self.runs],
             "open": None if end is None else {"kind": end.kind, "attempt": end.attempt, "due": end.due} | _more(end),
             "cause": None if self.cause is None else self.cause.text,
-            "do": None if self.cause is None else self.cause.do,
+            "do": [] if self.cause is None else list(self.cause.do),
             "joined_with": None if self.joined is None else self.joined.event,
         }
 
@@ -117,6 +117,7 @@ class Trace:
     def to_dict(self, *, data: bool = False) -> dict[str, Any]:
         """As JSON. ``data``: with the fields of the events, where they are still known."""
         steps: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        do = list(self.cause.do)
         for line in self.lines:
             if line.step is not None:
                 steps[line.event.id].append(line.step.to_dict())
@@ -125,7 +126,8 @@ class Trace:
             "read_as": self.read_as,
             "story": self.story,
             "state": self.cause.weight.name.lower(),
-            "cause": {"name": self.cause.name, "text": self.cause.text, "do": self.cause.do, "since": self.cause.since},
+            "cause": {"name": self.cause.name, "text": self.cause.text, "do": do, "since": self.cause.since},
+            "do": do,
             "events": [
                 _event(line.event, data=data) | {"depth": line.depth, "steps": steps.get(line.event.id, [])}
                 for line in self.lines

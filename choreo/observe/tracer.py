@@ -154,7 +154,7 @@ class Tracer:
             text += f"; {counted(len(self._steps), 'event')}: a loop? choreo top"
         if unknown:
             text += f"; of {counted(unknown, 'step')} nothing is known"
-        return Cause("done", text, "", Weight.DONE, last)
+        return Cause("done", text, (), Weight.DONE, last)
 
 
 def _events_of(run: Run) -> list[str]:

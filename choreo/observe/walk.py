@@ -1,14 +1,15 @@
 """The walk: from the type of an event backwards to the first thing that did not happen."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from choreo.declare.description import HandlerDescription
 from choreo.events.patterns import matches
-from choreo.observe.cause import NOTHING, Cause, Weight, heaviest
+from choreo.observe.cause import NOTHING, Cause, Weight, command, heaviest
+from choreo.observe.elsewhere import Elsewhere
 from choreo.observe.evidence import Evidence, KnownEvent
 from choreo.observe.judge import Judge
 from choreo.observe.likeness import alike
-from choreo.observe.map import Announcer, is_wild
+from choreo.observe.map import COMMAND_LINE, Announcer, MappedEvent, called, is_wild
 from choreo.observe.open_end import Kind, OpenEnd
 from choreo.observe.why_not import Finding, WhyNot
 from choreo.observe.words import clock, counted
@@ -23,10 +24,10 @@ class Walk:
     """
     Walks the map backwards against the evidence. Make one for each question.
 
-    ``elsewhere`` is a callback: it gets a type and a subject, and returns a cause if other namespaces know of them.
+    ``elsewhere`` looks into the other namespaces. None: nobody does.
     """
 
-    def __init__(self, evidence: Evidence, elsewhere: Callable[[str, str], Cause | None] = lambda *_: None) -> None:
+    def __init__(self, evidence: Evidence, elsewhere: Elsewhere | None = None) -> None:
         self._evidence, self._elsewhere = evidence, elsewhere
         self._judge = Judge(evidence)
         self._asked: set[str] = set()
@@ -37,6 +38,7 @@ class Walk:
         self._asked.add(kind)
         delayed = [end for end in self._evidence.ends if end.is_announcement and end.event.type == kind]
         if delayed:
+            self._find(depth, False, kind, f"it is delayed: {delayed[0].words(self._evidence.now)}")
             return self._judge.of(delayed[0])
         if announced := self._announced(kind):
             return self._was_announced(announced[-1], depth)
@@ -45,11 +47,14 @@ class Walk:
         self._find(depth, False, kind, _by(announcers))
         if not announcers:
             return self._nobody(kind)
-        causes = [self._by(announcer, kind, depth) for announcer in announcers]
+        outside = [one for one in announcers if one.name not in self._evidence.descriptions]
+        causes = [self._by(one, kind, depth) for one in announcers if one not in outside]
+        causes += [self._outside(outside, kind, depth)] if outside else []
         cause = min(causes, key=lambda one: _ALTERNATIVES[one.weight])
-        if cause.name == "not announced" and (elsewhere := self._elsewhere(kind, self._evidence.what)):
-            return elsewhere
-        return cause
+        return (self._seen_elsewhere(kind) if cause.name in ("not announced", "unheard") else None) or cause
+
+    def _seen_elsewhere(self, kind: str) -> Cause | None:
+        return None if self._elsewhere is None else self._elsewhere.seen(kind, self._evidence.what)
 
     def _seen(self, kind: str) -> Sequence[Announcer]:
         """Handlers that do not say what they announce, and were seen to announce this."""
@@ -63,7 +68,7 @@ class Walk:
         at = f" at {self._clock(event.at)}" if event.at else ""
         self._find(depth, True, event.type, f"announced{at}{f', by {event.source}' if event.source else ''}")
         text = f"nothing: {event.type} was announced{at}{f' by {event.source}' if event.source else ''}"
-        return Cause("announced", text, f"choreo trace {one_line(event.id)}", Weight.DONE, event.at)
+        return Cause("announced", text, (command("choreo", "trace", self._evidence.what),), Weight.DONE, event.at)
 
     # -- nobody ----------------------------------------------------------------------------------------------------
 
@@ -76,33 +81,59 @@ class Walk:
             at = f" at {self._clock(seen[like].at)}" if like in seen and seen[like].at else ""
             about = f"{like} was announced{at}" if like in seen else f"{like} is announced"
             text = f"nobody announces {kind}. {about}: a misspelling of it?"
-            return Cause("misspelling", text, f"choreo map {like}; correct the type, and publish the event again")
-        if (elsewhere := self._elsewhere(kind, self._evidence.what)) is not None:
+            return Cause("misspelling", text, _corrected(like))
+        if (elsewhere := self._seen_elsewhere(kind)) is not None:
             return elsewhere
-        return Cause("nobody announces it", f"nobody announces {kind}{who}", "choreo map")
+        return Cause("nobody announces it", f"nobody announces {kind}{who}", ("choreo map",))
 
-    def _outside(self, announcer: Announcer, kind: str, depth: int) -> Cause:
-        how = "when it has a dead letter" if announcer.how == "dead_letter" else "outside of handlers"
-        self._find(depth + 1, None, announcer.service, f"announces it {how}")
-        if like := alike(kind, {event.type for event in self._evidence.events.values()} - {kind}):
-            text = f"{announcer.service} has not announced {kind}, but {like}: a misspelling of it?"
-            return Cause("misspelling", text, f"choreo map {like}; correct the type, and publish the event again")
-        text = f"{announcer.service} has not announced {kind} for {one_line(self._evidence.what)} (it does so {how})"
-        event = self._evidence.map.event(kind)
-        if event is not None and event.lost:
-            text += f"; {counted(event.lost, 'event')} of it reached no queue, the last at {self._clock(event.lost_at)}"
-        do = (
-            f"look into the log of {announcer.service}; choreo publish {kind} --subject {one_line(self._evidence.what)}"
+    # -- outside of handlers ---------------------------------------------------------------------------------------
+
+    def _outside(self, announcers: Sequence[Announcer], kind: str, depth: int) -> Cause:
+        """Why no program announced it outside of handlers. These may."""
+        for one in announcers:
+            how = "when it has a dead letter" if one.how == "dead_letter" else "outside of handlers"
+            self._find(depth + 1, None, called(one.service), f"announces it {how}")
+        missing, event = (
+            f"{kind} was not announced about {one_line(self._evidence.what)}",
+            self._evidence.map.event(kind),
         )
-        return Cause("not announced", text, do, Weight.UNKNOWN)
+        if like := alike(kind, {known.type for known in self._evidence.events.values()} - {kind}):
+            return Cause("misspelling", f"{missing}, but {like}: a misspelling of it?", _corrected(like))
+        if event is not None and event.lost and event.is_unheard:
+            return self._unheard(event)
+        names = self._likely(announcers, kind)
+        lost = f"; {self._lost(event)}" if event is not None and event.lost else ""
+        text = f"{missing} ({' or '.join(map(called, names))} announces it outside of handlers){lost}"
+        logs = [f"# look into the log of {name}" for name in names if name != COMMAND_LINE]
+        return Cause("not announced", text, (*logs, command("choreo", "map", kind)), Weight.UNKNOWN)
+
+    def _likely(self, announcers: Sequence[Announcer], kind: str) -> Sequence[str]:
+        """The programs that were seen to announce it; all that say they do, if none was seen."""
+        names = list(dict.fromkeys(one.service for one in announcers))
+        presences = self._evidence.presences
+        seen = [one.service for one in announcers if one.how == "seen"]
+        seen += [name for name in names if name in presences and kind in presences[name].announced]
+        return [name for name in names if name in seen] or names
+
+    def _unheard(self, event: MappedEvent) -> Cause:
+        """It was announced, and reached no queue: nobody knows about which subject."""
+        elsewhere = self._elsewhere.hearers(event.type) if self._elsewhere is not None else {}
+        there = ", ".join(f"{name!r} ({', '.join(services)})" for name, services in elsewhere.items())
+        text = f"{self._lost(event)}{f'; it is heard in other namespaces: {there}' if there else ''}"
+        look = [command("choreo", "--namespace", name, "map", event.type) for name in elsewhere]
+        do = look or ["# no handler hears it:", command("choreo", "map", event.type)]
+        return Cause("unheard", text, tuple(do), since=event.lost_at)
+
+    def _lost(self, event: MappedEvent) -> str:
+        at = f"at {self._clock(event.lost_at)}"
+        when = f"{event.lost}x, the last {at}," if event.lost > 1 else f"1x {at}"
+        return f"{event.type} was announced {when} and reached no queue"
 
     # -- handlers --------------------------------------------------------------------------------------------------
 
     def _by(self, announcer: Announcer, kind: str, depth: int) -> Cause:
         """Why this one has not announced an event of this type."""
-        handler = self._evidence.descriptions.get(announcer.name)
-        if handler is None:
-            return self._outside(announcer, kind, depth)
+        handler = self._evidence.descriptions[announcer.name]
         if handler.join is not None:
             return self._by_join(handler, announcer.how, kind, depth)
         heard = [event for event in self._evidence.events.values() if _hears(handler, event.type)]
@@ -123,12 +154,14 @@ class Walk:
             return min(causes, key=lambda one: _ALTERNATIVES[one.weight])
         what = one_line(self._evidence.what)
         text = f"{handler.name} has had no event about {what}"
-        return Cause("not announced", text, f"choreo map {handler.name}", Weight.UNKNOWN)
+        return Cause("not announced", text, (command("choreo", "map", handler.name),), Weight.UNKNOWN)
 
     def _at(self, handler: HandlerDescription, event: KnownEvent, kind: str, depth: int) -> Cause:
         """What has become of an event at this handler."""
         # A join that waits is no reason: what it waits for is.
         ends = sorted(self._evidence.ends_of(handler.name, event.id), key=lambda end: end.kind is Kind.JOIN)
+        # A delayed event is known before it is announced: no handler has it yet, and it is not lost.
+        ends = self._evidence.announcements_of(event.id) or ends
         runs = self._evidence.runs_of(handler.name, event.id)
         if ends:
             cause, text = self._judge.of(ends[0]), ends[0].words(self._evidence.now)
@@ -155,7 +188,9 @@ class Walk:
                 text = (
                     f"{handler.name} failed for good at {at} ({run.detail}); its dead letter was replayed or discarded"
                 )
-                return Cause("dead letter gone", text, "publish the event again", since=run.at)
+                look = command("choreo", "trace", self._evidence.what)
+                steps = "# was it discarded, or is its replay on its way?", look
+                return Cause("dead letter gone", text, steps, since=run.at)
             case Result.CANCELLED:
                 text = f"{handler.name} was cancelled by {run.type} at {at}"
                 return Cause("cancelled", text, self._by_hand(kind), since=run.at)
@@ -166,13 +201,14 @@ class Walk:
                 how = {Result.TIMED_OUT: "timed out", Result.FIRED: "was fired by hand"}.get(run.result, "")
                 what = f"{how} at {at}" if how else f"handled {run.type} at {at}"
                 text = f"{handler.name} {what}, and announced {others or 'nothing'}"
-                do = f"read {handler.name}: is that right? If not: {self._by_hand(kind)}"
+                do = f"# read the code of {handler.name}", *self._by_hand(kind)
                 # A handler that announced another event has decided otherwise, and has most likely forgotten nothing.
                 weight = Weight.UNKNOWN if others and not how else Weight.STUCK
                 return Cause("timed out" if how else "announced nothing", text, do, weight, run.at)
 
-    def _by_hand(self, kind: str) -> str:
-        return f"choreo publish {kind} --subject {one_line(self._evidence.what)} --data ..."
+    def _by_hand(self, kind: str) -> Sequence[str]:
+        publish = command("choreo", "publish", kind, "--subject", self._evidence.what, "--data", "{}")
+        return "# is that right? If not, announce it by hand, with its fields in --data:", publish
 
     # -- joins -----------------------------------------------------------------------------------------------------
 
@@ -214,7 +250,8 @@ class Walk:
     def _never_begun(self, handler: HandlerDescription, depth: int) -> Cause:
         causes = [self._missing(handler, kind, depth) for kind in handler.parts if kind not in self._asked]
         text = f"{handler.name} has had none of its events"
-        return heaviest(causes) or Cause("not announced", text, f"choreo map {handler.name}", Weight.UNKNOWN)
+        do = command("choreo", "map", handler.name)
+        return heaviest(causes) or Cause("not announced", text, (do,), Weight.UNKNOWN)
 
     def _missing(self, handler: HandlerDescription, kind: str, depth: int) -> Cause:
         """Why a join has not got a part: it was not announced, or has not arrived."""
@@ -236,7 +273,7 @@ class Walk:
         return f" of {self._clock(event.at)}" if event.at else ""
 
 
-def answered(evidence: Evidence, kind: str, elsewhere: Callable[[str, str], Cause | None]) -> WhyNot:
+def answered(evidence: Evidence, kind: str, elsewhere: Elsewhere) -> WhyNot:
     """Why no event of this type was announced, by this evidence. ``elsewhere`` is that of `Walk`."""
     walk = Walk(evidence, elsewhere)
     cause = walk.of(kind)
@@ -251,7 +288,11 @@ def _by(announcers: Sequence[Announcer]) -> str:
 
 def _announcer(announcer: Announcer) -> str:
     how = {"on_timeout": " at its deadline", "dead_letter": " for dead letters"}.get(announcer.how, "")
-    return f"{announcer.name}{how}"
+    return f"{called(announcer.name)}{how}"
+
+
+def _corrected(like: str) -> Sequence[str]:
+    return command("choreo", "map", like), "# correct the type at its publisher, and announce the event with it"
 
 
 def _hears(handler: HandlerDescription, kind: str) -> bool:

@@ -38,11 +38,12 @@ class WhyNot:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
-        cause = asdict(self.cause) | {"weight": self.cause.weight.name.lower()}
+        cause = asdict(self.cause) | {"weight": self.cause.weight.name.lower(), "do": list(self.cause.do)}
         return {
             "type": self.type,
             "subject": self.subject,
             "cause": cause,
+            "do": cause["do"],
             "findings": [asdict(finding) for finding in self.findings],
             "notes": list(self.notes),
         }

@@ -21,6 +21,9 @@ class Letters(Protocol):
     def letter_times(self, handler: str) -> tuple[float, float] | None:
         """When the oldest and newest letter of a handler were recorded, in seconds since 1970; None: it has none."""
 
+    def newest_letters(self, handler: str, limit: int) -> list[tuple[float, str]]:
+        """The newest ``limit`` letters of a handler, oldest first: when each was recorded, as above, and its JSON."""
+
     def letter(self, handler: str, letter_id: str) -> str | None:
         """One dead letter as JSON; None if there is none with this id."""
 

@@ -565,6 +565,12 @@ class MemoryStore(Store):
         return (min(times), max(times)) if times else None
 
     @_locked
+    def newest_letters(self, handler: str, limit: int) -> list[tuple[float, str]]:
+        """The newest ``limit`` letters of a handler, oldest first: when each was recorded, and its JSON."""
+        drawer = self._drawers[handler]
+        return [(drawer.letter_times[key], letter) for key, letter in list(drawer.letters.items())[-limit:]]
+
+    @_locked
     def letter(self, handler: str, letter_id: str) -> str | None:
         """One dead letter as JSON; None if there is none with this id."""
         return self._drawers[handler].letters.get(letter_id)

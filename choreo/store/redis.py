@@ -368,6 +368,14 @@ class RedisStore(Store):
         first, last = self._calls.together(ask)
         return (first[0][1] / 1000, last[0][1] / 1000) if first and last else None
 
+    def newest_letters(self, handler: str, limit: int) -> list[tuple[float, str]]:
+        """The newest ``limit`` letters of a handler, oldest first: when each was recorded, and its JSON."""
+        letters, index = self._cabinet(handler)
+        times = self._calls.ask(lambda client: client.zrange(index, -limit, -1, withscores=True))
+        found = self._calls.ask(lambda client: client.hmget(letters, [key for key, _ in times])) if times else []
+        together = zip(times, found, strict=True)
+        return [(at / 1000, letter.decode()) for (_, at), letter in together if letter is not None]
+
     def letter(self, handler: str, letter_id: str) -> str | None:
         """One dead letter as JSON; None if there is none with this id."""
         letter = self._calls.ask(lambda client: client.hget(self._cabinet(handler)[0], letter_id))

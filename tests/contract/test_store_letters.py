@@ -55,6 +55,19 @@ def test_the_times_of_the_oldest_and_the_newest_letter(store):
     assert store.letter_times(HANDLER) == (last, last)
 
 
+def test_the_newest_letters_come_with_their_times(store):
+    assert store.newest_letters(HANDLER, 2) == []
+    for name in ("l-9", "l-1", "l-5"):
+        buried(store, name, unit=name, text=name)
+        time.sleep(0.002)  # they are told apart by the millisecond
+
+    found = store.newest_letters(HANDLER, 2)
+
+    assert [text for _, text in found] == ["l-1", "l-5"]
+    assert found[0][0] <= found[1][0] == store.letter_times(HANDLER)[1]
+    assert len(store.newest_letters(HANDLER, 10)) == 3
+
+
 def test_what_cannot_be_read_is_buried_without_a_unit_together_with_its_notice(store):
     store.add_letter(HANDLER, "l-1", "{}", [at("notice:l-1")])
 

@@ -204,7 +204,7 @@ class TestLive:
         done = run()
 
         assert done.exit_code == 0
-        assert "No service has told this store what it declares." in done.output
+        assert "No service is known at memory" in done.output
         assert "choreo map --package NAME" in done.output
 
     def test_it_shows_what_is_wrong(self, app):

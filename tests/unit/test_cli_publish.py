@@ -124,7 +124,7 @@ def test_an_event_that_nobody_hears_is_announced_with_a_question(platform):
     ],
 )
 def test_the_namespaces_that_hear_the_event_are_named(platform, monkeypatch, others, said):
-    monkeypatch.setattr("choreo.observe.elsewhere.heard_elsewhere", lambda *_: others)
+    monkeypatch.setattr("choreo.observe.elsewhere.Elsewhere.hearers", lambda *_: {name: ["kitchen"] for name in others})
 
     warning = run("parcel.lost", "--subject", "P-1").stderr
 
@@ -136,7 +136,7 @@ def test_a_store_that_is_away_changes_nothing_about_an_event_that_nobody_hears(p
     def away(*_: object) -> None:
         raise StoreError("it is away")
 
-    monkeypatch.setattr("choreo.observe.elsewhere.heard_elsewhere", away)
+    monkeypatch.setattr("choreo.observe.elsewhere.Elsewhere.hearers", away)
 
     assert "Is this the right broker and namespace?" in run("parcel.lost", "--subject", "P-1").stderr
 

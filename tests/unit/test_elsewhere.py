@@ -1,41 +1,172 @@
-"""What other namespaces on the store's server know of an event."""
+"""`choreo why-not` and the other namespaces: which of them is a cause, and which only looks like one."""
 
-from choreo.errors import StoreError
-from choreo.observe.elsewhere import heard_elsewhere
+import pytest
+from click.testing import CliRunner
 
-
-class Told:
-    """The store of a namespace: who is alive, and what each worker hears."""
-
-    def __init__(self, *patterns: str, workers: int = 1) -> None:
-        self._declared = {f"worker-{number}": [("a.queue", one) for one in patterns] for number in range(workers)}
-
-    def services(self) -> list[str]:
-        return ["a"]
-
-    def declared(self, _: str) -> dict[str, list[tuple[str, str]]]:
-        return self._declared
+from choreo import Service
+from choreo.cli import choreo
+from choreo.observe.cause import Cause
+from choreo.observe.observer import Observer
+from choreo.observe.why_not import WhyNot
+from choreo.store.memory import MemoryStore
+from choreo.store.presence import Program
+from tests.unit.events import OrderPlaced
+from tests.unit.stage import Stage, service
 
 
-class Closed(Told):
-    def services(self) -> list[str]:
-        raise StoreError("no rights")
+class Namespaces(dict[str, MemoryStore]):
+    """The stores of several namespaces on one server. Each knows the names of all."""
+
+    def add(self, name: str, store: MemoryStore) -> None:
+        self[name] = store
+        store.namespaces = lambda: sorted(self)  # type: ignore[method-assign]
 
 
-STORES = {
-    "": Told("order.placed"),
-    "by-pattern": Told("parcel.lost", "order.*"),
-    "closed": Closed("order.placed"),
-    "deaf": Told("order.cancelled"),
-    "stopped": Told("order.placed", workers=0),
-    "own": Told("order.placed"),
-}
+@pytest.fixture
+def app() -> Service:
+    app = service()
+
+    @app.on(OrderPlaced)
+    def charge(order: OrderPlaced) -> None: ...
+
+    return app
 
 
-class Own(Told):
-    def namespaces(self) -> list[str]:
-        return sorted(STORES)
+@pytest.fixture
+def stage(app: Service) -> Stage:
+    return Stage(app)
 
 
-def test_the_other_namespaces_are_named_in_which_a_live_worker_hears_the_type():
-    assert heard_elsewhere(Own(), "own", STORES.__getitem__, "order.placed") == ["", "by-pattern"]
+@pytest.fixture
+def places(stage: Stage) -> Namespaces:
+    places = Namespaces()
+    places.add("newcomer", stage.store)
+    places.add("staging", MemoryStore())
+    return places
+
+
+def announces(store: MemoryStore, name: str) -> None:
+    """As the sightings of a program without a worker tell it."""
+    store.report(name, Program(name, f"{name}@host", digest="x"), "{}", 0, ["order.placed"])
+
+
+def why_not(app: Service, places: Namespaces, subject: str = "J1", kind: str = "order.placed") -> WhyNot:
+    app.observe.map()  # the services of the stage tell what they declare
+    runtime = app.runtime
+    observer = Observer(
+        places["newcomer"],
+        runtime.queue_of,
+        runtime.waiting_in,
+        runtime.undeclared,
+        runtime.new_top,
+        look=runtime.look_at_broker,
+        store_in=places.__getitem__,
+        namespace="newcomer",
+    )
+    return observer.why_not(kind, subject)
+
+
+def test_a_stray_event_in_another_namespace_is_no_cause_where_the_type_was_announced_before(app, stage, places) -> None:
+    announces(places["newcomer"], "command_line")
+    announces(places["staging"], "command_line")
+
+    cause = why_not(app, places).cause
+
+    assert cause.name == "not announced"
+    assert cause.text.startswith("order.placed was not announced about J1")
+    assert "staging" not in cause.text
+
+
+def test_an_event_that_nobody_announced_here_is_looked_for_elsewhere(app, stage, places) -> None:
+    announces(places["staging"], "shopfront")
+
+    cause = why_not(app, places).cause
+
+    assert cause.name == "another namespace"
+    assert cause.text.startswith("shopfront announced order.placed in the namespace 'staging' (since ")
+    assert cause.text.endswith("and nobody did in 'newcomer'")
+
+
+def test_events_elsewhere_that_reached_no_queue_are_counted(app, stage, places) -> None:
+    places["staging"].note_unheard("command_line", {"order.placed": 3})
+
+    text = why_not(app, places).cause.text
+
+    assert text.startswith("the command choreo publish announced order.placed in the namespace 'staging' (3x, ")
+
+
+def test_a_subject_that_another_namespace_knows_is_named_although_the_type_was_announced_here(
+    app, stage, places
+) -> None:
+    announces(places["newcomer"], "shopfront")
+    stage.publish(OrderPlaced(customer_id="alice"), "J2")
+    stage.run()
+    # What the stage recorded is what the other namespace knows.
+    places.add("staging", stage.store)
+    places.add("newcomer", MemoryStore(clock=stage.store.now))
+    announces(places["newcomer"], "shopfront")
+
+    cause = why_not(app, places, "J2").cause
+
+    assert cause.name == "another namespace"
+    assert cause.text == "J2 is known in the namespace 'staging': payment.charge had its events"
+    assert cause.do[0] == "choreo --namespace staging trace J2"
+
+
+def test_an_event_that_reached_no_queue_was_announced(stage, places) -> None:
+    stage.store.note_unheard("command_line", {"menu.printed": 1})
+
+    why = why_not(stage.app, places, kind="menu.printed")
+
+    assert why.cause.name == "unheard"
+    assert why.cause.text == "menu.printed was announced 1x at 00:16:40 and reached no queue"
+    assert why.cause.do[-1] == "choreo map menu.printed"
+
+
+def test_an_event_that_reached_no_queue_names_the_namespaces_whose_services_hear_it(stage, places) -> None:
+    described = stage.app.runtime.describe()
+    hearer = Program("w", "payment@host", digest=described.digest)
+    places["staging"].report("payment", hearer, described.to_json(), 60)
+    places.add("newcomer", MemoryStore(clock=stage.store.now))
+    places["newcomer"].note_unheard("command_line", {"order.placed": 2})
+
+    cause = why_not(stage.app, places).cause
+
+    assert cause.text == (
+        "order.placed was announced 2x, the last at 00:16:40, and reached no queue; "
+        "it is heard in other namespaces: 'staging' (payment)"
+    )
+    assert cause.do == ("choreo --namespace staging map order.placed",)
+
+
+def test_of_several_announcers_those_are_named_that_were_seen(stage, places) -> None:
+    for name in ("shopfront", "command_line"):
+        announces(places["newcomer"], name)
+
+    cause = why_not(stage.app, places).cause
+
+    assert "(the command choreo publish or shopfront announces it outside of handlers)" in cause.text
+    assert cause.do == ("# look into the log of shopfront", "choreo map order.placed")
+
+
+def test_a_place_without_a_service_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = service("command_line")
+    monkeypatch.setattr("choreo.cli.app.command_line_service", lambda *_: app)
+
+    done = CliRunner().invoke(choreo, ["why-not", "order.placed", "J1"])
+
+    assert done.exit_code == 1
+    assert "No service is known at memory://" in done.output
+    assert "(no namespace)" in done.output
+
+
+def test_a_trace_of_nothing_tells_what_another_namespace_knows_with_a_command_in_a_line(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cause = Cause("another namespace", "J1 is known there", ("choreo --namespace staging trace J1",))
+    monkeypatch.setattr(Observer, "elsewhere", lambda *_: cause)
+    monkeypatch.setattr("choreo.cli.app.command_line_service", lambda *_: stage.app)
+
+    said = CliRunner().invoke(choreo, ["trace", "J1"]).output
+
+    assert "J1 is known there.\n      choreo --namespace staging trace J1\n" in said

@@ -30,6 +30,15 @@ def test_nothing_is_stuck(stage, app):  # noqa: F811
     assert run("--json", code=0).output == ""
 
 
+@pytest.mark.parametrize("options", [["stuck"], ["stuck", "--json"], ["top", "--once"], ["top", "--json"]])
+def test_a_place_without_any_service_is_named_and_is_no_success(options):
+    place = ["--broker", "memory://", "--store", "memory:", "--namespace", "nope"]
+    result = CliRunner().invoke(choreo, [*place, *options, *(["--interval", "0"] if options[0] == "top" else [])])
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "No service is known at memory: (namespace 'nope')." in result.stderr
+
+
 def test_no_worker_lives(stage, app, queues):  # noqa: F811
     queues.depths[QUEUE] = Depth(2, stage.store.now() - 600, "ORD-1")
 
@@ -43,10 +52,9 @@ def test_no_worker_lives(stage, app, queues):  # noqa: F811
     )
     assert found.since == stage.store.now() - 600
     output = run(code=1).output
-    assert (
-        output.splitlines()[1]
-        == "01-01 00:06:42  payment.charge      2  no worker lives (the last was seen 2.0 s ago): ORD-1, ..."
-    )
+    first, second = output.splitlines()[1:3]
+    assert first == "01-01 00:06:42  payment.charge      2  no worker lives (the last was seen 2.0 s"
+    assert second.strip() == "ago): ORD-1, ..."
     assert "DO  celery -A ... worker   # of payment" in output
 
 
@@ -55,7 +63,8 @@ def test_no_worker_consumes_the_queue(stage, app, queues):  # noqa: F811
     queues.depths[QUEUE] = Depth(1)
 
     assert causes(app) == [("payment.charge", 1, "no worker consumes its queue")]
-    assert "start a worker without -Q, or: celery -A ... control add_consumer payment.charge" in run(code=1).output
+    steps = "DO  start a worker without -Q, or:\n      celery -A ... control add_consumer payment.charge\n"
+    assert run(code=1).output.endswith(steps)
 
 
 def test_an_event_that_comes_back_again_and_again(stage, app, queues):  # noqa: F811
@@ -111,6 +120,78 @@ def test_dead_letters_since_the_first(stage, app):  # noqa: F811
     assert (found.since, found.count, found.do) == (first, 2, "choreo dead-letters list payment.charge")
 
 
+def test_dead_letters_are_told_by_their_error_since_the_first_of_each(stage, app, monkeypatch):  # noqa: F811
+    def bury(error: str) -> None:
+        stage.store.add_letter("payment.charge", f"l-{stage.store.now()}", json.dumps({"error": error}))
+        stage.wait(1)
+
+    works(stage, QUEUE, seconds=600)
+    bury("ValueError: an older one")
+    first = stage.store.now()
+    for number in range(300):
+        bury(f"PermanentFailure: the provider has frozen card {number} for good, and will not tell us why")
+
+    frozen = "PermanentFailure: the provider has frozen card 0 for ..."
+    assert [(one.since, one.count, one.detail) for one in app.observe.stuck()] == [
+        (first - 1, 1, "ValueError: an older one"),
+        (first, 300, frozen),
+    ]
+    newest = frozen.replace("0", "200")  # of the newest 100
+    assert app.observe.top().troubles == [f"payment.charge: new dead letters: {newest}"]
+    monkeypatch.setattr("choreo.observe.failures.MOST_READ", 100)
+    assert [(one.since, one.count, one.detail) for one in app.observe.stuck()] == [
+        (first - 1, 201, "various errors"),
+        (first + 200, 100, newest),
+    ]
+
+
+def test_the_most_frequent_error_of_the_new_letters_is_named(stage, app):  # noqa: F811
+    works(stage, QUEUE)
+    for number, error in enumerate(["KeyError: 'a'", "ValueError: b", "ValueError: b"]):
+        stage.store.add_letter("payment.charge", f"l-{number}", json.dumps({"error": error}))
+
+    assert app.observe.top().troubles == ["payment.charge: new dead letters: ValueError: b, and others"]
+
+
+def test_many_different_errors_are_few_rows(stage, app):  # noqa: F811
+    works(stage, QUEUE, seconds=600)
+    for letter in "abcdefgh":
+        stage.store.add_letter("payment.charge", letter, json.dumps({"error": f"ValueError: {letter}"}))
+    stage.store.add_letter("payment.charge", "odd", "[]")
+
+    found = app.observe.stuck()
+
+    assert sorted(one.count for one in found) == [1, 1, 1, 1, 1, 4]
+    assert "4  dead letters (various errors)" in run(code=1).output
+
+
+@pytest.mark.parametrize(
+    ("about", "count", "detail"),
+    [
+        ({"maxmemory": 100}, 0, "allkeys-lru evicts keys when its memory is full"),
+        ({"maxmemory": 100, "evicted_keys": 9}, 9, "has evicted 9 keys"),
+    ],
+)
+def test_a_server_that_evicts_keys(stage, app, monkeypatch, about, count, detail):  # noqa: F811
+    told = {"maxmemory_policy": "allkeys-lru", **about}
+    monkeypatch.setattr(stage.store, "servers", lambda: {"redis://db:6379/0": told})
+
+    (found,) = app.observe.stuck()
+
+    assert (found.what, found.count, found.cause, found.detail) == ("Redis db:6379/0", count, "eviction", detail)
+    assert "redis-cli config set maxmemory-policy noeviction" in run(code=1).output
+    assert app.observe.stuck("payment") == []
+
+
+def test_a_policy_that_evicts_without_a_limit_is_a_note(stage, app, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(stage.store, "servers", lambda: {"redis://db:6379/0": {"maxmemory_policy": "allkeys-lru"}})
+
+    result = run(code=0)
+
+    assert "Nothing is stuck.\n" in result.stdout
+    assert "Redis at db:6379/0: allkeys-lru evicts keys as soon as maxmemory is set." in result.stderr
+
+
 def test_what_is_due_and_not_sent(stage, app):  # noqa: F811
     stage.deliver(OrderPlaced(customer_id="alice", total_cents=14))
     app.publish(ORDER, subject="ORD-9", delay=100)
@@ -151,8 +232,37 @@ def test_only_what_is_older_is_shown(stage, app, queues):  # noqa: F811
 
     assert run("--older", "2m", code=0).output == "Nothing is stuck.\n"
     assert "no worker lives" in run("--older", "1m", code=1).output
-    assert json.loads(run("--older", "30", "--json", code=1).output)["cause"] == "no worker lives"
+    assert json.loads(run("--older", "30s", "--json", code=1).output)["cause"] == "no worker lives"
     assert "'soon' is no time. Write it like 30s, 10m, 2h or 1d." in run("--older", "soon", code=2).output
+
+
+def test_a_time_without_a_unit_is_refused_with_the_forms_that_work():
+    assert "'5' has no unit. Write 5s, 5m, 5h or 5d." in " ".join(run("--older", "5", code=2).output.split())
+
+
+def test_a_pipe_gets_80_columns_and_whole_commands(stage, app, queues, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("COLUMNS", "80")
+    stage.store.register(["notification.text_the_arrival"])
+    works(stage, "payment.other", module="food_delivery.services.payment")
+    queues.depths |= {QUEUE: Depth(1, returned=3), "notification.text_the_arrival": Depth(9, 10, "ORD-1")}
+    error = "ValueError: " + "the provider has frozen the account of this platform for good"
+    stage.store.add_letter("notification.text_the_arrival", "l-1", json.dumps({"error": error}))
+
+    output = run(code=1).output.splitlines()
+
+    command = "celery -A food_delivery.services.payment control add_consumer payment.charge"
+    assert "DO  start a worker without -Q, or:" in output
+    assert f"      {command}" in output
+    assert [line for line in output if len(line) > 80 and command not in line] == []
+    assert any("notification.text_the_arrival  " in line for line in output)
+
+
+def test_a_long_name_is_whole_in_a_pipe(stage, app, queues):  # noqa: F811
+    name = f"notification.{'very_' * 12}long"
+    stage.store.register([name])
+    queues.depths[name] = Depth(1)
+
+    assert f"{name}      1  no worker lives" in run(code=1).output
 
 
 @pytest.mark.parametrize("text", ["-1", "1x", "", "1e9d", "nan"])

@@ -1,15 +1,18 @@
 """`choreo top` and `app.observe.top`, on a store in memory and queues that the test fills."""
 
+import io
 import json
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
 from choreo import PermanentFailure, RetryLater, Service, testing
 from choreo.broker.depths import Depth
 from choreo.cli import choreo
+from choreo.cli.top import fitting
 from choreo.observe.server import Server
 from choreo.observe.top import Top
 from choreo.store.presence import Program
@@ -173,34 +176,78 @@ def test_rates_and_times_are_from_the_record(stage: Stage, app: Service, queues:
     with_two_looks = app.observe.watch()
     with_two_looks.sample()
     stage.wait(10)
-    queues.depths[QUEUE] = Depth(12)
+    queues.depths[QUEUE] = Depth(15)
     (found,) = with_two_looks.look().handlers
 
     assert found.outgoing == pytest.approx(0.5)
-    assert found.incoming == pytest.approx(0.7)
+    assert found.incoming == pytest.approx(1.0)
     assert 0 <= found.p95 < 60
     assert found.clears_in == float("inf")
     stage.wait(60)
     assert state(app).outgoing == 0.0
 
 
-def test_the_time_to_clear_follows_from_the_rate(stage: Stage, app: Service, queues: Queues):
-    works(stage, QUEUE)
-    for number in range(30):
+def busy(stage: Stage, runs: int = 30) -> None:
+    """A worker lives, and has made so many runs within the last minute."""
+    works(stage, QUEUE, seconds=600)
+    for number in range(runs):
         stage.deliver(ORDER, id=f"event-{number}", correlation_id=f"story-{number}")
-    queues.depths[QUEUE] = Depth(10)
 
-    assert state(app).clears_in == pytest.approx(20.0)
+
+def test_the_time_to_clear_follows_from_the_oldest_that_waits(stage: Stage, app: Service, queues: Queues):
+    busy(stage)
+    queues.depths[QUEUE] = Depth(10, stage.store.now() - 50)
+
+    assert state(app).clears_in == pytest.approx(10 / 0.3)
     name, waiting, _, incoming, outgoing, _, clears_in, *others = line(run("--once"), "payment.charge")
-    assert (name, waiting, incoming, outgoing, clears_in) == ("payment.charge", "10", "-", "0.5", "20s")
+    assert (name, waiting, incoming, outgoing, clears_in) == ("payment.charge", "10", "-", "0.5", "33s")
     assert others == ["0", "0", "1", "solo"]
+
+
+@pytest.mark.parametrize(("oldest", "why"), [(10, "perhaps all came at once"), (None, "RabbitMQ does not tell")])
+def test_the_time_to_clear_is_unknown_if_no_run_ended_between_two_looks(stage, app, queues, oldest, why):
+    busy(stage)
+    queues.depths[QUEUE] = Depth(400, oldest and stage.store.now() - oldest)
+    looking = app.observe.watch()
+    looking.sample()
+    stage.wait(1)
+
+    (found,) = looking.look().handlers
+
+    assert (found.incoming, found.clears_in) == (None, None), why
+
+
+def test_the_time_to_clear_follows_from_the_looks_of_the_last_minute(stage, app, queues):
+    busy(stage)
+    looking = app.observe.watch()
+    seen = []
+    for waiting in (400, 396, 396, 391, 391, 391):  # it does not change between each two looks
+        queues.depths[QUEUE] = Depth(waiting)
+        seen.append(looking.look().handlers[0].clears_in)
+        stage.wait(3)
+
+    assert seen[:3] == [None, None, None]
+    assert seen[3:] == [pytest.approx(391 / (9 / seconds)) for seconds in (9, 12, 15)]
+
+
+def test_two_looks_that_are_minutes_apart_tell_the_growth(stage, app, queues):
+    works(stage, QUEUE, seconds=600)
+    looking = app.observe.watch()
+    queues.depths[QUEUE] = Depth(400)
+    looking.sample()
+    stage.wait(110)
+    busy(stage)
+    queues.depths[QUEUE] = Depth(180)
+    stage.wait(10)
+
+    assert looking.look().handlers[0].clears_in == pytest.approx(180 / (220 / 120))
 
 
 def test_a_new_dead_letter_is_trouble_for_ten_minutes(stage: Stage, app: Service):
     works(stage, QUEUE)
     stage.deliver(OrderPlaced(customer_id="alice", total_cents=13))
 
-    assert state(app).trouble == "new dead letters"
+    assert state(app).trouble == "new dead letters: PermanentFailure: refused"
     stage.wait(601)
     works(stage, QUEUE)
     assert (state(app).trouble, state(app).dead_letters) == ("", 1)
@@ -227,6 +274,21 @@ def test_a_message_that_nobody_sends_is_trouble(stage: Stage, app: Service):
     assert state(app).trouble == "a message is due since 50 s, and no worker sends it"
 
 
+def test_a_delayed_event_that_nobody_sends_is_trouble_without_any_handler_too(stage, app, monkeypatch):
+    app.publish(ORDER, subject="ORD-9", delay=100)
+    monkeypatch.setattr(stage.store, "handlers", list)
+    assert line(run("--once"), "delayed events")[-2:] == ["1", "-"]
+
+    stage.wait(150)
+
+    trouble = "delayed events: a message is due since 50 s, and no worker sends it"
+    found = json.loads(run("--json", code=1).output)
+    assert (found["troubles"], found["delayed"]["due"]) == ([trouble], 1)
+    output = run("--once", code=1).output
+    assert f"TROUBLE     {trouble}" in output
+    assert "1 message is overdue" in output
+
+
 def test_several_versions_of_one_service_are_told(stage: Stage, app: Service):
     works(stage, QUEUE, node="payment@one", version="1.4.1")
     stage.wait(45)
@@ -235,6 +297,29 @@ def test_several_versions_of_one_service_are_told(stage: Stage, app: Service):
     assert [(one.version, one.workers) for one in app.observe.top().versions] == [("1.4.2", 1), ("1.4.1", 1)]
     stage.wait(10)
     assert " ".join(line(run("--once"), "VERSIONS")) == "VERSIONS payment 1.4.2 x1, 1.4.1 x1 (old since 10 s)"
+
+
+def test_versions_are_told_of_services_that_run_several(stage: Stage, app: Service):
+    works(stage, QUEUE)
+    assert line(run("--once"), "VERSIONS") == ["VERSIONS", "one", "version", "each"]
+
+    stage.store.register(["driver.assign"])
+    works(stage, QUEUE, node="payment@two", version="1.5")
+    stage.store.report("driver", Program("driver@one/1", "driver@one", version="3"), "{}", 60)
+
+    assert "driver 3" not in " ".join(line(run("--once"), "VERSIONS"))
+
+
+def test_prose_is_wrapped_in_a_pipe_as_well(stage, app, queues, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    works(stage, QUEUE)
+    queues.names = [f"staging-{number}" for number in range(20)]
+    queues.error = OSError("the connection was refused, " * 5)
+
+    output = run("--once", code=1).output.splitlines()
+
+    assert all(len(line) <= 80 for line in output)
+    assert sum("staging-" in line for line in output) > 1
 
 
 def test_a_broker_that_does_not_answer_is_trouble_and_the_rest_is_shown(stage: Stage, app: Service, queues: Queues):
@@ -327,6 +412,32 @@ def test_a_pipe_gets_one_plain_screen_in_which_nothing_is_cut(stage: Stage, app:
     assert "notification.text_the_arrival_of_an_order" in result.output
 
 
+@pytest.mark.parametrize("height", [4, 12, 20, 40])
+def test_a_live_screen_is_never_cut_without_a_sign(stage, app, queues, height):
+    stage.store.register([f"driver.handler_{number}" for number in range(20)])
+    queues.depths[QUEUE] = Depth(3)
+    terminal = Console(width=80, height=height, file=io.StringIO())
+
+    terminal.print(fitting(app.observe.top()), end="")
+
+    output = terminal.file.getvalue().splitlines()
+    assert len(output) <= height
+    assert output[0].rstrip() == "TROUBLE     payment.charge: no worker of payment lives"
+    assert ("20 more are idle" in "\n".join(output)) == (height in (12, 20))
+    assert output[-1].split()[0] == ("…" if height == 4 else "NEXT")
+
+
+def test_a_small_screen_tells_how_many_troubles_it_leaves_out(stage, app, queues):
+    names = [f"driver.handler_{number}" for number in range(20)]
+    stage.store.register(names)
+    queues.depths |= {name: Depth(1) for name in names}
+    terminal = Console(width=80, height=20, file=io.StringIO())
+
+    terminal.print(fitting(app.observe.top()), end="")
+
+    assert "TROUBLE     15 more: choreo top --once" in terminal.file.getvalue()
+
+
 def test_nothing_is_left_open(stage: Stage, app: Service, queues: Queues):
     app.observe.top()
 
@@ -346,6 +457,17 @@ def test_a_redis_that_may_lose_or_refuse_is_trouble():
     assert trouble(maxmemory_policy="allkeys-lru", maxmemory=0) == ""
     assert trouble(aof_last_write_status="err") == "writing the AOF failed"
     assert Server.of("redis", {}).trouble == ""
+
+
+def test_a_policy_that_evicts_is_told_without_a_limit_and_is_trouble_with_one(stage, app, monkeypatch):
+    told = {"used_memory": 10, "maxmemory": 0, "maxmemory_policy": "allkeys-lru", "evicted_keys": 0}
+    monkeypatch.setattr(stage.store, "servers", lambda: {"redis://db:6379/0": told})
+
+    output = " ".join(run("--once").output.split())
+
+    assert "REDIS db:6379/0: 10 B, no limit, allkeys-lru, which evicts keys as soon as maxmemory is set" in output
+    told["maxmemory"] = 100
+    assert "may evict: maxmemory-policy is allkeys-lru" in " ".join(run("--once", code=1).output.split())
 
 
 def test_a_replica_that_is_behind_is_told():

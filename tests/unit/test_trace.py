@@ -1,6 +1,7 @@
 """`choreo trace` and `choreo why-not`: the story of an order, and why something has not happened. Without a broker."""
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -10,11 +11,13 @@ from choreo import Envelope, Event, PermanentFailure, Retry, RetryLater, Service
 from choreo.broker.depths import Depth
 from choreo.cli import choreo
 from choreo.observe.broker_look import BrokerLook
-from choreo.observe.cause import Cause, Weight, heaviest
+from choreo.observe.cause import NOTHING, Cause, Weight, heaviest
 from choreo.observe.gathering import MOST_STORIES
 from choreo.observe.trace import Trace
 from choreo.observe.tracer import _events_of
 from choreo.observe.why_not import WhyNot
+from choreo.store.memory import MemoryStore
+from choreo.store.presence import Presence
 from choreo.store.runs import Recording, Run
 from choreo.testing import Stage
 from choreo.testing.runtime import StageRuntime
@@ -144,8 +147,10 @@ def choreo_command(operator: Operator, monkeypatch: pytest.MonkeyPatch):
     def run(*arguments: str, code: int = 0) -> str:
         done = CliRunner().invoke(choreo, arguments)
         assert done.exit_code == code, done.output
-        long = [line for line in done.output.splitlines() if len(line) > 80 and not line.startswith("{")]
-        assert code or long == []
+        # A command is never broken.
+        said = done.output.partition("\nDO ")[0]
+        long = [line for line in said.splitlines() if len(line) > 80 and not line.startswith(("{", "Error: "))]
+        assert long == []
         return done.output
 
     return run
@@ -229,7 +234,11 @@ def test_a_dead_letter_is_the_cause_and_its_replay_the_next_step(operator: Opera
     for cause in (trace.cause, why.cause):
         assert cause.name == "dead letter"
         assert "payment.charge failed for good: PermanentFailure: the account is frozen" in cause.text
-        assert f"choreo dead-letters replay {letter.id}" in cause.do
+        assert cause.do == (
+            f"choreo dead-letters show {letter.id}",
+            "# mend the cause, then:",
+            f"choreo dead-letters replay {letter.id}",
+        )
     assert trace.cause.weight is Weight.STUCK
 
 
@@ -252,7 +261,7 @@ def test_a_handler_that_announced_nothing_is_the_cause_of_a_join_that_waits(oper
         assert cause.name == "announced nothing"
         assert cause.text.startswith("payment.charge handled order.placed at ")
         assert cause.text.endswith("and announced nothing")
-        assert "choreo publish payment.charged --subject ORD-quiet" in cause.do
+        assert cause.do[-1] == "choreo publish payment.charged --subject ORD-quiet --data '{}'"
     assert [(finding.is_met, finding.what) for finding in why.findings] == [
         (False, "driver.assigned"),
         (None, "driver.assign"),
@@ -364,6 +373,71 @@ def test_a_delayed_event_is_waiting_to_be_announced(operator: Operator) -> None:
     assert steps(trace) == {}
 
 
+def test_a_delayed_event_is_why_the_next_one_was_not_announced(operator: Operator) -> None:
+    operator.stage.publish(OrderPlaced(), "ORD-1", delay=timedelta(minutes=20))
+
+    for event in (PaymentCharged, DriverAssigned):
+        why = operator.why_not(event, "ORD-1")
+
+        assert why.cause.name == "delayed"
+        assert why.cause.text.startswith("order.placed is due in 20 min")
+        assert "publish" not in str(why.cause.do)
+
+
+def test_an_overdue_event_that_no_worker_sends_is_why_the_next_one_was_not_announced(operator: Operator) -> None:
+    operator.stage.publish(OrderPlaced(), "ORD-1", delay=timedelta(minutes=20))
+    operator.stage._clock.seconds += 1800
+
+    why = operator.why_not(PaymentCharged, "ORD-1")
+
+    assert why.cause.text.startswith("order.placed is due since ")
+    assert why.cause.weight is Weight.STUCK
+
+
+def test_a_delayed_event_of_a_service_without_a_worker_does_not_go_on_by_itself(monkeypatch) -> None:
+    app = service("payment")
+
+    @app.on(OrderPlaced)
+    def charge(order: OrderPlaced) -> PaymentCharged | None:
+        app.publish(PaymentCharged(), "ORD-1", delay=timedelta(minutes=20))
+        return None
+
+    @app.on(PaymentCharged)
+    def assign(charged: PaymentCharged) -> DriverAssigned:
+        return DriverAssigned()
+
+    with Stage(app) as stage:
+        stage.publish(OrderPlaced(), "ORD-1")
+        stage.run()
+        assert app.observe.why_not("driver.assigned", "ORD-1").cause.do == NOTHING
+
+        alive = MemoryStore.presence
+
+        def gone(*one) -> Presence:
+            presence = alive(*one)
+            return replace(presence, workers=(), gone=presence.workers)
+
+        monkeypatch.setattr(MemoryStore, "presence", gone)
+        monkeypatch.setattr(MemoryStore, "listening", lambda *_: None)
+        why = app.observe.why_not("driver.assigned", "ORD-1")
+
+    assert why.cause.text.startswith("payment.charged is due in 20 min, at ")
+    assert ", and no worker of payment lives" in why.cause.text
+    assert why.cause.weight is Weight.STUCK
+
+
+def test_an_event_of_which_only_nothing_is_known_is_not_to_be_published_again(operator: Operator, closed) -> None:
+    operator.place("ORD-1")
+    operator.stage._queues.pending = [one for one in operator.stage.pending if one.handler == "restaurant.answer"]
+    operator.stage.run()
+    closed()
+
+    cause = operator.why_not(PaymentCharged, "ORD-1").cause
+
+    assert cause.name == "unknown"
+    assert "publish" not in str(cause.do)
+
+
 def test_a_story_of_thousands_of_events_is_read_and_cut(operator: Operator, choreo_command) -> None:
     operator.stage.publish(BallReturned(number=700), "ORD-1")
     operator.stage.run()
@@ -402,8 +476,12 @@ def test_the_commands_fit_eighty_columns_and_speak_json(operator: Operator, chor
     read = json.loads(choreo_command("trace", subject, "--json"))
     assert read["what"] == subject
     assert "data" not in read["events"][0]
-    assert "CAUSE " in choreo_command("why-not", "driver.assigned", subject)
-    assert json.loads(choreo_command("why-not", "driver.assigned", subject, "--json"))["cause"]["do"] is not None
+    code = 0 if subject == "ORD-1" else 1
+    assert "CAUSE " in choreo_command("why-not", "driver.assigned", subject, code=code)
+    why = json.loads(choreo_command("why-not", "driver.assigned", subject, "--json", code=code))
+    for answer in (read, why):
+        assert isinstance(answer["do"], list)
+        assert answer["do"] == answer["cause"]["do"]
 
 
 def test_the_data_of_events_is_shown_only_if_asked_for(operator: Operator, choreo_command) -> None:
@@ -459,7 +537,10 @@ def test_an_event_far_behind_in_a_queue_says_when_its_turn_comes(operator: Opera
 
     assert "it is 15th of 15 in the queue of payment.charge" in cause.text
     assert "per second its turn comes in about" in cause.text
-    assert "start a second worker" in cause.do
+    assert cause.do == (
+        "# wait, or start a second worker:",
+        "# celery -A SERVICE_MODULE worker  # of payment",
+    )
 
 
 def test_an_event_that_nobody_hears_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -525,7 +606,7 @@ def test_foreign_text_is_escaped(operator: Operator, choreo_command) -> None:
     operator.placed(f"frozen {HOSTILE}")
 
     said = choreo_command("trace", f"frozen {HOSTILE}") + choreo_command(
-        "why-not", "driver.assigned", f"frozen {HOSTILE}"
+        "why-not", "driver.assigned", f"frozen {HOSTILE}", code=1
     )
 
     assert all(character.isprintable() or character == "\n" for character in said)
@@ -535,10 +616,32 @@ def test_an_unknown_subject_is_one_line_and_an_exit_code(choreo_command) -> None
     assert "Nothing is known of 'ORD-1': no event of it waits" in choreo_command("trace", "ORD-1", code=1)
 
 
+def test_an_event_that_was_announced_names_the_subject_that_was_asked_for(operator: Operator) -> None:
+    operator.placed("ORD 1")
+
+    assert operator.why_not(DriverAssigned, "ORD 1").cause.do == ("choreo trace 'ORD 1'",)
+
+
+def test_each_step_is_a_line_that_a_shell_takes_and_none_is_broken(operator: Operator, choreo_command) -> None:
+    subject = f"quiet{' and long' * 12}"
+    operator.placed(subject)
+
+    for said in (
+        choreo_command("trace", subject, code=0),
+        choreo_command("why-not", "driver.assigned", subject, code=1),
+    ):
+        steps = [line[6:] for line in f"DO {said.partition(chr(10) + 'DO ')[2]}".splitlines()]
+        assert steps == [
+            "# read the code of payment.charge",
+            "# is that right? If not, announce it by hand, with its fields in --data:",
+            f"choreo publish payment.charged --subject '{subject}' --data '{{}}'",
+        ]
+
+
 def test_what_nobody_knows_is_said_with_the_store_and_the_namespace(monkeypatch):
     empty = service("command_line", choreo_namespace="newcomer")
     monkeypatch.setattr("choreo.cli.app.command_line_service", lambda *_: empty)
-    monkeypatch.setattr("choreo.observe.elsewhere.seen_elsewhere", lambda *_: None)
+    monkeypatch.setattr("choreo.observe.elsewhere.Elsewhere.seen", lambda *_: None)
     monkeypatch.setattr(type(empty.runtime), "look_at_broker", lambda *_: BrokerLook())
 
     said = CliRunner().invoke(choreo, ["trace", "ORD-1"]).output

@@ -1,11 +1,13 @@
 """Each fault that an operator was tried with: one command, given the order's id, names its cause and the next step."""
 
+import re
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import redis
 
+from choreo import Event
 from choreo.local.server import EmbeddedServer
 from tests.acceptance.faults.conftest import Shop, platform_of, service
 from tests.acceptance.faults.services.words import (
@@ -20,6 +22,10 @@ from tests.acceptance.faults.services.words import (
     StockChanged,
 )
 from tests.waiting import eventually
+
+
+class VoucherBought(Event):
+    pass
 
 
 def test_a_the_service_of_a_handler_is_not_running(shop: Shop, subject: str) -> None:
@@ -115,7 +121,8 @@ def test_g_a_type_that_only_a_wildcard_hears(shop: Shop, subject: str) -> None:
 
     said = shop.choreo("why-not", "order.placed", subject)
 
-    assert "orders.placed: a misspelling of it?" in said or "but orders.placed: a misspelling of it?" in said
+    # Whether order.placed was announced before depends on the tests that ran before.
+    assert re.search(r"orders\.placed( was announced at [0-9:]+)?: a misspelling of it\?", said)
     assert "orders.placed" in shop.sees("map", words="orders.placed.*order.placed")
 
 
@@ -132,11 +139,12 @@ def test_h_many_dead_letters_of_one_cause(shop: Shop, subject: str) -> None:
 def test_i_an_event_in_the_wrong_namespace(shop: Shop, subject: str) -> None:
     elsewhere = f"{shop.namespace}x"
     wrong = service(shop.broker_url, shop.store_url, elsewhere)
-    wrong.publish(OrderPlaced(), subject)
+    # In the right namespace nobody has ever announced this type.
+    wrong.publish(VoucherBought(), subject)
     assert wrong.runtime.sightings is not None
     wrong.runtime.sightings.flush(30)
 
-    said = shop.choreo("why-not", "order.placed", subject)
+    said = shop.choreo("why-not", "voucher.bought", subject)
 
     assert f"in the namespace '{elsewhere}'" in said
     assert f"choreo --namespace {elsewhere} map" in said
@@ -218,7 +226,7 @@ def test_o_a_delayed_event_and_no_worker(shop: Shop, subject: str) -> None:
 
     assert "reminder.sent is due in 20 min" in said
     assert "no worker of any service lives" in said
-    assert "DO start a worker of any service" in said
+    assert "DO # start a worker of any service" in said
 
 
 def test_p_an_outage_makes_dead_letters_of_everything(shop: Shop, subject: str) -> None:
