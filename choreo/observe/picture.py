@@ -86,7 +86,8 @@ class Picture:
             "digraph choreo {",
             f"  graph [rankdir={direction}]",
             '  graph [nodesep=0.15, ranksep=0.7, fontname="Helvetica", pad=0.3]',
-            '  node [shape=box, style=filled, fontname="Helvetica", fontsize=11, height=0.3, margin="0.16,0.06", color="#94a3b8"]',
+            '  node [shape=box, style=filled, fontname="Helvetica", fontsize=11, height=0.3, color="#94a3b8"]',
+            '  node [margin="0.16,0.06"]',  # fonts differ in width
             '  edge [color="#64748b", arrowsize=0.6, fontname="Helvetica", fontsize=9, fontcolor="#64748b"]',
         ]
         for node in self.nodes:
