@@ -147,7 +147,7 @@ class Runtime:
     def place(self) -> str:
         """The broker, without its password, and the namespace: for messages."""
         namespace = self.topology.namespace
-        return f"{self._connect().as_uri()} ({f'namespace {namespace}' if namespace else 'no namespace'})"
+        return f"{self._connect().as_uri()} ({f'namespace {namespace!r}' if namespace else 'no namespace'})"
 
     @cached_property
     def topology(self) -> Topology:

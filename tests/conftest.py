@@ -40,6 +40,11 @@ def pytest_configure() -> None:
     # are to hear Ctrl-C, as they do when a user starts them.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # pytest imports readline, which puts the size of the terminal into the environment of each process that it starts.
+    # Commands fold what they say to COLUMNS: here only where a test sets it.
+    for name in ("COLUMNS", "LINES"):
+        os.environ.pop(name, None)
+        os.unsetenv(name)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,10 +3,13 @@
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import click
 
 from choreo import __version__
+from choreo.cli.folding import folded_errors, told
+from choreo.cli.group import Group
 from choreo.cli.where import connecting
 from choreo.errors import ChoreoError
 from choreo.printing import lines
@@ -29,8 +32,20 @@ _COMMANDS = {
 }
 
 
-class Commands(click.Group):
+class Commands(Group):
     """A group that imports its commands late."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """The context of the whole command line. Errors are folded to the terminal."""
+        with folded_errors():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. Errors are folded to the terminal."""
+        with folded_errors():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names of all commands."""
@@ -64,4 +79,4 @@ def main() -> None:
     try:
         choreo(prog_name="choreo")
     except ChoreoError as error:
-        raise SystemExit(f"Error: {lines(str(error))}") from error
+        raise SystemExit(told(f"Error: {lines(str(error))}")) from error

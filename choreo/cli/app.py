@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from choreo.cli.folding import told
 from choreo.cli.where import Where, connecting
 from choreo.errors import (
     ChoreoError,
@@ -57,6 +58,11 @@ def speaking(command: Callable[..., None]) -> Callable[..., None]:
 def say(text: str, *, err: bool = False, nl: bool = True) -> None:
     """Print foreign text, with escapes for what would act on the terminal, or could not be printed at all."""
     click.echo(lines(text), err=err, nl=nl)
+
+
+def tell(text: str) -> None:
+    """Print sentences to stderr, as `say` does; on a terminal they are folded to its width."""
+    say(told(text), err=True)
 
 
 def command_line_service(where: Where) -> Service:
@@ -116,8 +122,14 @@ def check_names(app: Service, given: Iterable[str], known: Iterable[str], kind: 
         hint = f"Did you mean {guess[0]}?" if guess else f"Known are: {', '.join(sorted(names)) or 'none'}."
         raise click.ClickException(
             f"No {kind} named {name!r} is known. {hint} A service makes itself known when its worker starts. The "
-            f"store is {_store_of(app)}{_namespace_of(app)}."
+            f"store is {place_of(app)}."
         )
+
+
+def check_named(what: str, hint: str = "SUBJECT|ID") -> None:
+    """Raise `BadParameter` for an empty text: a variable of the shell that is not set."""
+    if not what.strip():
+        raise click.BadParameter("it is empty. Name a subject or an id, such as ORD-1.", param_hint=hint)
 
 
 def is_known(app: Service) -> bool:
@@ -127,23 +139,26 @@ def is_known(app: Service) -> bool:
 
 def nobody(app: Service) -> str:
     """Say that no service is known, and where: it may be the wrong place."""
-    namespace = app.conf.get("choreo_namespace")
-    place = f"{_store_of(app)}{f' (namespace {namespace})' if namespace else ''}"
-    return f"No service is known at {place}. A service makes itself known when its worker starts."
+    return f"No service is known at {place_of(app)}. A service makes itself known when its worker starts."
 
 
-def _namespace_of(app: Service) -> str:
+def namespace_of(app: Service) -> str:
+    """The namespace as every command names it: ``namespace 'staging'``, or ``no namespace``."""
     namespace = app.conf.get("choreo_namespace")
-    return f", and the namespace {namespace!r}" if namespace else ""
+    return f"namespace {namespace!r}" if namespace else "no namespace"
+
+
+def place_of(app: Service) -> str:
+    """The URL of the store, without passwords, and the namespace."""
+    return f"{_store_of(app)} ({namespace_of(app)})"
 
 
 def tell_undeclared(app: Service, handlers: Iterable[str]) -> None:
     """Print to stderr which of these handlers no worker declares any more."""
     if gone := sorted(set(handlers) & set(app.runtime.undeclared.names())):
-        click.echo(
+        tell(
             f"\nNo worker declares {', '.join(gone)} any more: renamed or removed? A dead letter can go to another "
-            f"handler: `choreo dead-letters replay ID --to SERVICE.HANDLER`.",
-            err=True,
+            f"handler: `choreo dead-letters replay ID --to SERVICE.HANDLER`."
         )
 
 
@@ -152,7 +167,7 @@ def tell_asleep(app: Service, handler: str) -> None:
     service = handler.partition(".")[0]
     listening = app.runtime.store.listening(service)
     if listening is not None and not listening.workers:
-        click.echo(f"Note: no worker of {service} runs at the moment. This waits for one.", err=True)
+        tell(f"Note: no worker of {service} runs at the moment. This waits for one.")
 
 
 def shown_moment(moment: datetime, near: str) -> str:

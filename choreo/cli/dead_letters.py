@@ -2,13 +2,15 @@
 
 import json
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import click
 
 from choreo.cli import completion
-from choreo.cli.app import check_names, say, speaking, tell_asleep, tell_undeclared
-from choreo.cli.folding import folded
+from choreo.cli.app import check_names, say, speaking, tell, tell_asleep, tell_undeclared
+from choreo.cli.folding import cut, folded
+from choreo.cli.group import Group
+from choreo.cli.verdict import WIDTH, wrapped
 from choreo.cli.where import connecting
 from choreo.delivery.dead_letter import DeadLetter
 from choreo.errors import DeadLetterError
@@ -16,11 +18,13 @@ from choreo.printing import one_line
 from choreo.service import Service
 
 _ROW = "{:<10}  {:<11}  {:<10}  {}"
-#: The column in which the last field begins.
-_START = 37
+#: The column in which the last field begins, and the one in which the error does, on a line of its own.
+_START, _ERROR = 37, 12
+#: The most dead letters that are listed, unless --limit says otherwise.
+LIMIT = 50
 
 
-@click.group("dead-letters")
+@click.group("dead-letters", cls=Group)
 @connecting
 def dead_letters() -> None:
     """List, replay or discard events that failed for good."""
@@ -28,29 +32,39 @@ def dead_letters() -> None:
 
 @dead_letters.command("list")
 @click.argument("names", nargs=-1, metavar="[SERVICE|HANDLER]...", shell_complete=completion.services_and_handlers)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    default=LIMIT,
+    show_default=True,
+    help="The most dead letters to list. 0: no limit.",
+)
+@click.option("--after", metavar="PLACE", default="", help="Continue an earlier list.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @speaking
-def list_(app: Service, names: tuple[str, ...], as_json: bool) -> None:
+def list_(app: Service, names: tuple[str, ...], limit: int, after: str, as_json: bool) -> None:
     """
-    List dead letters, oldest first.
+    List dead letters with their errors, oldest first.
 
     Of all handlers, or of the given services or handlers.
     """
     check_names(app, names, app.dead_letters.handlers)
-    letters = app.dead_letters.find(*names)
+    left = _rest(app.dead_letters.find(*names), after)
+    shown = left[: limit or None]
+    for line in map(DeadLetter.to_json, shown) if as_json else _rows(shown):
+        say(line)
+    if len(shown) < len(left):
+        most = [] if limit == LIMIT else ["--limit", str(limit)]
+        more = " ".join(["choreo dead-letters list", *names, *most, "--after", _place(shown[-1])])
+        say(f"More: {more}", err=as_json)
     if as_json:
-        for letter in letters:
-            say(letter.to_json())
         return
-    if not letters:
-        say("No dead letters." if not names else f"No dead letters of {', '.join(names)}.")
+    if not left:
+        say(f"No {'more ' if after else ''}dead letters{' of ' * bool(names)}{', '.join(names)}.")
         return
-    say(_ROW.format("ID", "WHEN (UTC)", "REASON", "HANDLER: EVENT"))
-    for letter in letters:
-        when = letter.failed_at.strftime("%m-%d %H:%M")
-        say(_ROW.format(letter.id, when, letter.reason, folded(f"{one_line(letter.handler)}: {letter}", _START)))
-    say(f"\n{len(letters)} in all. `choreo dead-letters show ID` tells more.")
-    tell_undeclared(app, [letter.handler for letter in letters])
+    how_many = f"{len(shown)} of {len(left)}" if len(shown) < len(left) else f"{len(left)} in all"
+    say(f"\n{how_many}. `choreo dead-letters show ID` tells more.")
+    tell_undeclared(app, [letter.handler for letter in shown])
 
 
 @dead_letters.command()
@@ -116,7 +130,7 @@ def headlines(letter: DeadLetter) -> list[str]:
         "error": one_line(letter.error),
         "failed at": letter.failed_at.isoformat(timespec="seconds"),
     }
-    return [f"{name + ':':<13}{value}" for name, value in facts.items()]
+    return [wrapped(f"{name + ':':<13}{value}", " " * 13) for name, value in facts.items()]
 
 
 def replayed(letter: DeadLetter, to: str | None = None) -> str:
@@ -134,9 +148,43 @@ def each(letter_ids: Iterable[str], do: Callable[[str], None]) -> None:
             do(letter_id)
         except DeadLetterError as error:
             failed = True
-            say(f"Error: {error}", err=True)
+            tell(f"Error: {error}")
     if failed:
         raise click.exceptions.Exit(1)
+
+
+def _place(letter: DeadLetter) -> str:
+    """The place of a letter in the list: the moment of its failure, and its id."""
+    return f"{letter.failed_at.timestamp():.6f}-{letter.id}"
+
+
+def _rest(letters: list[DeadLetter], after: str) -> list[DeadLetter]:
+    """The letters behind a place, also if the letter of that place is gone."""
+    if not after:
+        return letters
+    moment, _, letter_id = after.partition("-")
+    try:
+        at = float(moment)
+    except ValueError:
+        raise click.BadParameter(
+            f"{after!r} is no place in a list of dead letters. The list before ends with the next place.",
+            param_hint="--after",
+        ) from None
+    # Letters of one moment are in the order of the store.
+    for number, letter in enumerate(letters):
+        if letter.id == letter_id:
+            return letters[number + 1 :]
+    return [letter for letter in letters if round(letter.failed_at.timestamp(), 6) >= at]
+
+
+def _rows(letters: Sequence[DeadLetter]) -> Iterator[str]:
+    """The lines of a list: the error is cut to the width, all else is whole."""
+    if letters:
+        yield _ROW.format("ID", "WHEN (UTC)", "REASON", "HANDLER: EVENT")
+    for letter in letters:
+        when = letter.failed_at.strftime("%m-%d %H:%M")
+        yield _ROW.format(letter.id, when, letter.reason, folded(f"{one_line(letter.handler)}: {letter}", _START))
+        yield f"{'':{_ERROR}}{cut(one_line(letter.error), _ERROR)}"
 
 
 def _attempts(number: int) -> str:
@@ -146,7 +194,9 @@ def _attempts(number: int) -> str:
 def _contents(letter: DeadLetter) -> list[str]:
     lines = []
     for envelope in letter.envelopes:
-        lines += ["", f"{envelope}  (id {one_line(envelope.id)}, from {one_line(envelope.source)})"]
+        origin = f"(id {one_line(envelope.id)}, from {one_line(envelope.source)})"
+        fits = len(f"{envelope}  {origin}") <= WIDTH
+        lines += ["", f"{envelope}  {origin}"] if fits else ["", str(envelope), f"  {origin}"]
         lines += [f"  with {one_line(name)}={one_line(str(value))}" for name, value in envelope.extensions.items()]
         lines += textwrap.indent(json.dumps(envelope.data, indent=2, ensure_ascii=False), "  ").splitlines()
     if not letter.envelopes:

@@ -1,16 +1,67 @@
-"""The last column of a list: in a terminal it is folded to its width; in a pipe it is whole, so that grep finds it."""
+"""
+Long texts: in a terminal, or with COLUMNS set, they are folded to the width.
 
+In another pipe they are whole, so that grep finds them.
+"""
+
+import os
+import re
 import shutil
 import sys
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
 
 #: The least width of a terminal, in columns.
 NARROWEST = 80
+#: A command in a sentence, which can be copied as long as it is on one line.
+_COMMAND = re.compile(r"`[^`\n]+`")
+#: Stands for a space in a command.
+_SPACE = "\0"
 
 
 def folded(text: str, start: int) -> str:
     """The text of a column that begins after ``start`` others. Nothing of it is cut."""
-    if not sys.stdout.isatty():
+    if not sys.stdout.isatty() and not os.environ.get("COLUMNS"):
         return text
-    width = max(shutil.get_terminal_size().columns, NARROWEST) - start
-    return f"\n{' ' * start}".join(textwrap.wrap(text, width, break_on_hyphens=False))
+    lines = textwrap.wrap(text, _columns() - start, break_long_words=False, break_on_hyphens=False)
+    return f"\n{' ' * start}".join(lines)
+
+
+def cut(text: str, start: int) -> str:
+    """The text of a line that begins after ``start`` others: what does not fit ends with three dots."""
+    width = _columns() - start
+    return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
+def told(text: str) -> str:
+    """
+    Sentences for stderr. Commands in backticks, URLs and other words stay whole; so do lines that begin with a space.
+    """
+    if not sys.stderr.isatty() and not os.environ.get("COLUMNS"):
+        return text
+    whole = _COMMAND.sub(lambda found: found[0].replace(" ", _SPACE), text)
+    return "\n".join(map(_told_line, whole.split("\n"))).replace(_SPACE, " ")
+
+
+def _told_line(line: str) -> str:
+    if len(line) <= _columns() or line.startswith((" ", "\t")):
+        return line
+    return textwrap.fill(line, _columns(), break_long_words=False, break_on_hyphens=False)
+
+
+@contextmanager
+def folded_errors() -> Iterator[None]:
+    """Context manager: an error that click prints after it is folded as `told` does."""
+    try:
+        yield
+    except click.ClickException as error:
+        said = told(f"Error: {error.format_message()}").removeprefix("Error: ")
+        error.format_message = lambda: said  # type: ignore[method-assign]
+        raise
+
+
+def _columns() -> int:
+    return max(shutil.get_terminal_size().columns, NARROWEST)

@@ -8,8 +8,10 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from choreo.cli import completion
-from choreo.cli.app import check_names, say, shown_moment, speaking, tell_asleep, tell_undeclared
+from choreo.cli.app import check_names, say, shown_moment, speaking, tell, tell_asleep, tell_undeclared
 from choreo.cli.folding import folded
+from choreo.cli.group import Group
+from choreo.cli.quiet import unlogged
 from choreo.cli.where import connecting
 from choreo.operate.joins import PAGE, Joins, PendingJoin
 from choreo.printing import one_line
@@ -27,7 +29,7 @@ _of_handler = click.option(
 )
 
 
-@click.group("joins")
+@click.group("joins", cls=Group)
 @connecting
 def joins() -> None:
     """List pending joins and the events that they wait for. Cancel or fire one."""
@@ -95,17 +97,20 @@ def show(app: Service, key: str, handler: str | None, as_json: bool) -> None:
 @joins.command()
 @click.argument("key", metavar="KEY")
 @_of_handler
-@click.option("--reason", prompt="Why", help="The reason. It is written to the log.")
+@click.option("--reason", help="The reason, for the record. It is asked for if it is left out.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @speaking
-def cancel(app: Service, key: str, handler: str | None, reason: str, yes: bool) -> None:
+def cancel(app: Service, key: str, handler: str | None, reason: str | None, yes: bool) -> None:
     """Settle the join of KEY without running its handler. To keep a copy of its parts, run `show --json` first."""
     _check_handler(app, handler)
     join = app.joins.get(key, handler)
     if not yes:
         say(_wrapped(f"{join.handler} {one_line(key)} has {_arrived(join)}."))
+    # Not by click: it would ask before it has looked at the rest of the command line.
+    reason = click.prompt("Why") if reason is None else reason
     if yes or click.confirm("Forget the join for good?"):
-        app.joins.cancel(key, reason, join.handler)
+        with unlogged("choreo.operate.joins"):
+            app.joins.cancel(key, reason, join.handler)
         later = "Parts that come later are ignored; with rounds=True they begin a new round."
         say(_wrapped(f"{join.handler} {one_line(key)}: cancelled. {later}"))
 
@@ -139,9 +144,9 @@ def _chosen(app: Service, names: tuple[str, ...]) -> list[str]:
     check_names(app, names, [*known, *services])
     for given in names:
         if not any(given in (name, name.partition(".")[0]) for name in known):
-            say(f"{given} has no joins.", err=True)
+            tell(f"{given} has no joins.")
     if not known and not names:
-        say("No joins are known. A service makes its joins known when its worker starts.", err=True)
+        tell("No joins are known. A service makes its joins known when its worker starts.")
     return [name for name in known if not names or name in names or name.partition(".")[0] in names]
 
 

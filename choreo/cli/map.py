@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from choreo.cli import completion
-from choreo.cli.app import nobody, say, speaking
+from choreo.cli.app import nobody, say, speaking, tell
 from choreo.cli.where import services
 from choreo.errors import ChoreoError, StoreError
 from choreo.printing import one_line
@@ -49,10 +49,10 @@ _MARKS = {"join": "+", "unless": "-"}
     help="Read the code of this service, named as for `celery -A`, and ask no broker.",
 )
 @click.option("--reads", metavar="FIELD", help="Show who reads this field of an event.")
-@click.option("--mermaid", "form", flag_value="mermaid", help="Print a flowchart for Markdown.")
-@click.option("--dot", "form", flag_value="dot", help="Print a digraph for Graphviz.")
-@click.option("--svg", "form", flag_value="svg", help="Print a picture. It needs Graphviz.")
-@click.option("--json", "form", flag_value="json", help="Print one JSON object.")
+@click.option("--mermaid", is_flag=True, help="Print a flowchart for Markdown.")
+@click.option("--dot", is_flag=True, help="Print a digraph for Graphviz.")
+@click.option("--svg", is_flag=True, help="Print a picture. It needs Graphviz.")
+@click.option("--json", is_flag=True, help="Print one JSON object.")
 @speaking
 def map_(
     app: Service,
@@ -60,7 +60,7 @@ def map_(
     package: str | None,
     targets: tuple[str, ...],
     reads: str | None,
-    form: str | None,
+    **forms: bool,
 ) -> None:
     """
     Show who announces and who hears each event.
@@ -73,6 +73,7 @@ def map_(
     choreo map payment order.placed      what concerns these
     choreo map --package shop --svg > shop.svg
     """
+    form = _form(forms, reads)
     shown = _chosen(_drawn(app, package, targets), names)
     if reads is not None:
         _print_readers(shown, reads, as_json=form == "json")
@@ -80,6 +81,16 @@ def map_(
         say(_FORMS[form](shown))
     else:
         _print(shown, names)
+
+
+def _form(forms: Mapping[str, bool], reads: str | None) -> str | None:
+    """The form that the options ask for; None for people. Raises `UsageError` if they contradict each other."""
+    asked = [name for name, is_asked in forms.items() if is_asked]
+    if len(asked) > 1:
+        raise click.UsageError(f"{' and '.join(f'--{name}' for name in asked)} exclude each other. Choose one.")
+    if reads is not None and asked not in ([], ["json"]):
+        raise click.UsageError(f"--reads prints a list, or JSON with --json. Leave out --{asked[0]}.")
+    return asked[0] if asked else None
 
 
 def _drawn(app: Service, package: str | None, targets: tuple[str, ...]) -> Map:
@@ -97,12 +108,11 @@ def _drawn(app: Service, package: str | None, targets: tuple[str, ...]) -> Map:
     try:
         shown = app.observe.map()
     except StoreError:
-        say("The map can also be read from the code: choreo map --package NAME.", err=True)
+        tell("The map can also be read from the code: `choreo map --package NAME`.")
         raise
     if not shown.services:
-        say(
-            f"{nobody(app)} To read the code instead: choreo map --package NAME.",
-            err=True,
+        tell(
+            f"{nobody(app)} To read the code instead: `choreo map --package NAME`.",
         )
     return shown
 
@@ -153,14 +163,17 @@ def _print(shown: Map, names: tuple[str, ...]) -> None:
     from choreo.cli.tables import facts, screen, show, table, text
 
     console = screen()
-    widths, full = _widths(shown, console.width)
-    rows = table("EVENT", "ANNOUNCED BY", "HEARD BY", widths=widths)
+    asleep = list(_asleep_services(shown))
+    if asleep:
+        show(console, facts(asleep), "")
+    widths, full = _widths(shown, console.width, names)
+    rows = table("EVENT", "ANNOUNCED BY", "HEARD BY", widths=widths, gap=_gap(names))
     for event in shown.events:
         rows.add_row(text(event.type), _announced_by(event, full=full), _heard_by(event, names))
     if shown.events:
         show(console, rows, *_legend(shown))
     elif names:
-        say(f"{', '.join(names)}: no event is announced or heard.", err=True)
+        tell(f"{', '.join(names)}: no event is announced or heard.")
     for event in shown.events:
         if event.type in names:
             _print_hearers(console, event)
@@ -169,14 +182,20 @@ def _print(shown: Map, names: tuple[str, ...]) -> None:
         show(console, "", facts(notes))
 
 
-def _widths(shown: Map, width: int) -> tuple[list[int], bool]:
+def _gap(chosen: tuple[str, ...]) -> int:
+    """The space between two columns. Full names need more of the width."""
+    return 1 if chosen else 2
+
+
+def _widths(shown: Map, width: int, chosen: tuple[str, ...]) -> tuple[list[int], bool]:
     """The columns of the three parts, and True if there is room for the full names of those who announce."""
     types = min(max((len(one_line(event.type)) for event in shown.events), default=5), LONGEST_TYPE)
     announcers = [one_line(one.name) for event in shown.events for one in event.announced_by]
     guesses = [f"{event.similar}?" for event in shown.events if not event.announced_by]
     names = max(map(len, [*announcers, *guesses]), default=0)
-    left = width - types - 4
-    full = left - names >= HEARERS
+    hearers = [len(_named(hearer, chosen)) + 2 for event in shown.events for hearer in event.by_name] if chosen else []
+    left = width - types - 2 * _gap(chosen)
+    full = left - names >= max(HEARERS, *hearers, 0)
     middle = max(names, len("ANNOUNCED BY")) if full else left * 2 // 5
     return [types, middle, left - middle], full
 
@@ -210,8 +229,7 @@ def _heard_by(event: MappedEvent, names: tuple[str, ...]) -> Text:
     if not event.by_name:
         return text((f"ONLY {' '.join(_watchers(event))}", "yellow"), hint)
     named = [f"{_named(hearer, names)}{_MARKS.get(hearer.how, '')}" for hearer in event.by_name]
-    # Full names are long: one a line.
-    return listed(map(text, dict.fromkeys([*sorted(named), *_watchers(event)])), "\n" if names else ", ")
+    return listed(map(text, dict.fromkeys([*sorted(named), *_watchers(event)])))
 
 
 def _watchers(event: MappedEvent) -> list[str]:
@@ -260,15 +278,21 @@ def _reads(hearer: Hearer) -> str:
     return "the whole event" if hearer.reads is None else ", ".join(hearer.reads) or "nothing"
 
 
+def _asleep_services(shown: Map) -> Iterator[tuple[str, Text]]:
+    """The services of which no worker lives: said first, since what follows is then of the past."""
+    from choreo.cli.tables import listed, text
+
+    asleep = [service for service in shown.services if service.workers == 0 and service.has_handlers]
+    if asleep:
+        yield "NO WORKER LIVES", listed(text(_asleep(service)) for service in asleep)
+
+
 def _notes(shown: Map) -> Iterator[tuple[str, Text]]:
     from choreo.cli.tables import listed, text
 
     if shown.idle:
         queues = [text(idle.queue, f" ({_counted(idle.waiting)})") for idle in shown.idle]
         yield "QUEUES NOBODY CONSUMES", listed(queues)
-    asleep = [service for service in shown.services if service.workers == 0 and service.has_handlers]
-    if asleep:
-        yield "NO WORKER LIVES", listed(text(_asleep(service)) for service in asleep)
     divided = [service for service in shown.services if service.is_divided]
     if divided:
         yield "TWO DECLARATIONS", listed(text(_divided(service)) for service in divided)
@@ -308,7 +332,7 @@ def _print_readers(shown: Map, field: str, *, as_json: bool) -> None:
             say(json.dumps({"handler": reading.name, "event": reading.event, "is_certain": reading.is_certain}))
         return
     if not any(reading.is_certain for reading in readings):
-        say(f"No handler says that it reads {field!r}.", err=True)
+        tell(f"No handler says that it reads {field!r}.")
     if not readings:
         return
     from choreo.cli.tables import listed, screen, show, table, text

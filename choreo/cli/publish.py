@@ -1,6 +1,7 @@
 """`choreo publish`: announces an event from the shell."""
 
 import json
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,16 @@ import click
 from pydantic import AliasChoices, AliasPath, ValidationError
 
 from choreo.cli import completion
-from choreo.cli.app import broker_of, say, speaking
+from choreo.cli.app import broker_of, namespace_of, say, speaking, tell
 from choreo.declare.settings import Unheard
-from choreo.errors import InvalidEventError
+from choreo.errors import ChoreoError, InvalidEventError
 from choreo.events.event import Event, known_events
 from choreo.events.metadata import Meta, checked_meta
 from choreo.local.discovery import DiscoveryError, Package, imported, packages_with_events
 from choreo.service import Service
+
+#: The most namespaces that a warning names.
+MOST_NAMED = 4
 
 
 @click.command(context_settings={"show_default": True})
@@ -56,14 +60,20 @@ def publish(app: Service, event_type: str, subject: str, data: str, meta: tuple[
         )
     if app.publisher.unheard:
         _warn(
-            f"no handler listens to {event_type} at {broker_of(app)}{_in_namespace(app)}; is this the right broker? "
-            f"(--broker, CHOREO_BROKER_URL)"
+            f"no handler listens to {event_type} at {broker_of(app)} ({namespace_of(app)}). {_way_out(app, event_type)}"
         )
 
 
-def _in_namespace(app: Service) -> str:
-    namespace = app.runtime.topology.namespace
-    return f" in the namespace {namespace!r}" if namespace else ""
+def _way_out(app: Service, event_type: str) -> str:
+    """The namespaces that hear the event, or else the question if this is the right place."""
+    others: list[str] = []
+    with suppress(ChoreoError):  # the event is announced; the store may be away, or there may be none
+        others = list(app.observe.heard_elsewhere(event_type))
+    if not others:
+        return "Is this the right broker and namespace? (--broker / CHOREO_BROKER_URL, --namespace / CHOREO_NAMESPACE)"
+    named = [f"the namespace {name!r} (--namespace {name})" if name else "no namespace" for name in others[:MOST_NAMED]]
+    more = f", and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else ""
+    return f"It is heard in {', '.join(named)}{more}."
 
 
 def _meta(given: tuple[str, ...]) -> Meta:
@@ -81,7 +91,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _warn(text: str) -> None:
-    say(f"Warning: {text}", err=True)
+    tell(f"Warning: {text}")
 
 
 def _event_class(event_type: str, package: str | None) -> type[Event]:

@@ -1,5 +1,6 @@
-"""Quiet: what completion in the shell does with errors and with what the user's modules print."""
+"""Quiet: what is not shown of errors, of what the user's modules print, and of logs."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
@@ -19,3 +20,18 @@ def quiet() -> Iterator[None]:
         redirect_stderr(nothing),
     ):
         yield
+
+
+@contextmanager
+def unlogged(name: str) -> Iterator[None]:
+    """
+    Keep the records of this logger from the terminal, where the command gives its own answer.
+
+    Python prints a warning to stderr if no logging is configured. A configured log gets the records.
+    """
+    logger, nowhere = logging.getLogger(name), logging.NullHandler()
+    logger.addHandler(nowhere)
+    try:
+        yield
+    finally:
+        logger.removeHandler(nowhere)

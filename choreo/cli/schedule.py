@@ -6,8 +6,9 @@ from dataclasses import asdict
 import click
 
 from choreo.cli import completion
-from choreo.cli.app import check_names, say, shown_moment, speaking
+from choreo.cli.app import check_names, say, shown_moment, speaking, tell
 from choreo.durations import moment_of
+from choreo.observe.words import span
 from choreo.printing import one_line
 from choreo.service import Service
 from choreo.store import DELAYED, Backlog
@@ -34,7 +35,7 @@ def schedule(app: Service, names: tuple[str, ...], everything: bool, as_json: bo
     _print(backlog, everything=everything, as_json=as_json)
     for handler in gone:
         what = f"No worker declares {handler.handler} any more, and no worker reads its queue. Still there: {handler}."
-        click.echo(f"\n{what}", err=True)
+        tell(f"\n{what}")
 
 
 def _print(backlog: dict[str, Backlog], *, everything: bool, as_json: bool) -> None:
@@ -46,12 +47,12 @@ def _print(backlog: dict[str, Backlog], *, everything: bool, as_json: bool) -> N
     if not shown:
         say("Nothing waits to be sent.")
         return
-    say(_ROW.format("HANDLER", "DUE", "FOR (s)", "LATER", "NEXT (UTC)"))
+    say(_ROW.format("HANDLER", "DUE", "FOR", "LATER", "NEXT (UTC)"))
     for name, waits in shown.items():
         say(_row(name, waits))
     late = sorted({_service(name) for name, waits in shown.items() if waits.late > _LATE})
     if late:
-        say(f"\nLate: is a worker of {', '.join(late)} running, and does it reach the broker?", err=True)
+        tell(f"\nLate: is a worker of {', '.join(late)} running, and does it reach the broker?")
 
 
 def _chosen(app: Service, names: tuple[str, ...]) -> dict[str, Backlog]:
@@ -66,6 +67,6 @@ def _service(name: str) -> str:
 
 def _row(name: str, waits: Backlog) -> str:
     shown = "delayed events" if name == DELAYED else one_line(name)
-    late = f"{waits.late:.1f}" if waits.due else ""
+    late = span(waits.late) if waits.due else ""
     at = "" if waits.next_at is None else shown_moment(moment_of(waits.next_at), "%m-%d %H:%M:%S")
     return _ROW.format(shown, waits.due, late, waits.later, at).rstrip()

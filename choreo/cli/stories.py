@@ -8,7 +8,9 @@ from datetime import datetime, timedelta
 import click
 
 from choreo.cli import completion
-from choreo.cli.app import check_names, say, shown_moment, speaking, tell_undeclared
+from choreo.cli.app import check_names, say, shown_moment, speaking, tell, tell_undeclared
+from choreo.cli.group import Group
+from choreo.cli.quiet import unlogged
 from choreo.cli.where import connecting
 from choreo.operate.joins import PAGE
 from choreo.operate.stories import PendingStory, Stories
@@ -25,7 +27,7 @@ _of_story = click.option(
 )
 
 
-@click.group("stories")
+@click.group("stories", cls=Group)
 @connecting
 def stories() -> None:
     """List the stories that have not ended, overdue ones first. Show one, or forget it."""
@@ -89,16 +91,19 @@ def show(app: Service, key: str, name: str | None, as_json: bool) -> None:
 @stories.command()
 @click.argument("key", metavar="KEY")
 @_of_story
-@click.option("--reason", prompt="Why", help="The reason. It is written to the log.")
+@click.option("--reason", help="The reason, for the record. It is asked for if it is left out.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @speaking
-def forget(app: Service, key: str, name: str | None, reason: str, yes: bool) -> None:
+def forget(app: Service, key: str, name: str | None, reason: str | None, yes: bool) -> None:
     """Forget the story of KEY: it is listed no more, and later events of KEY are ignored."""
     story = app.stories.get(key, name)
     if not yes:
         say(_wrapped(f"{story.handler} {one_line(key)}: {_progress(story)}."))
+    # Not by click: it would ask before it has looked at the rest of the command line.
+    reason = click.prompt("Why") if reason is None else reason
     if yes or click.confirm("Forget the story for good?"):
-        app.stories.forget(key, reason, story.handler)
+        with unlogged("choreo.operate.joins"):
+            app.stories.forget(key, reason, story.handler)
         say(_wrapped(f"{story.handler} {one_line(key)}: forgotten."))
 
 
@@ -108,9 +113,9 @@ def _chosen(app: Service, names: tuple[str, ...]) -> list[str]:
     check_names(app, names, [*known, *(handler.partition(".")[2] for handler in known), *services], "story or service")
     for name in names:
         if not app.stories.named(name):
-            say(f"{name} has no stories.", err=True)
+            tell(f"{name} has no stories.")
     if not known and not names:
-        say("No stories are known. A service makes its stories known when its worker starts.", err=True)
+        tell("No stories are known. A service makes its stories known when its worker starts.")
     return app.stories.named(*names)
 
 

@@ -10,7 +10,7 @@ import click
 from rich.text import Text
 
 from choreo.cli import completion
-from choreo.cli.app import check_names, is_known, nobody, say, speaking
+from choreo.cli.app import check_names, is_known, nobody, say, speaking, tell
 from choreo.cli.figures import count
 from choreo.cli.spans import SPAN
 from choreo.cli.tables import screen, show, table, text, unwrapped
@@ -64,7 +64,7 @@ def _note_policies(app: Service) -> None:
         for server in looking.servers():
             if server.eviction and not server.limit and not server.evicted:
                 note = f"Note: Redis at {server.name}: {server.eviction}. Set maxmemory-policy noeviction."
-                say(note, err=True)
+                tell(note)
 
 
 def _print(found: Sequence[Stuck]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import click
 
 from choreo.cli import completion
-from choreo.cli.app import say, speaking
+from choreo.cli.app import check_named, place_of, say, speaking
 from choreo.cli.verdict import WIDTH, say_steps, say_verdict, width, wrapped
 from choreo.observe.evidence import KnownEvent
 from choreo.observe.open_end import OpenEnd
@@ -39,6 +39,7 @@ def trace(app: Service, what: str, everything: bool, data: bool, as_json: bool) 
     That is what has happened, what is still to happen, and why it does not go on. Given is the subject of its events,
     such as ORD-1, or the id of an event, of a dead letter or of a story.
     """
+    check_named(what)
     traces = app.observe.trace(what, everything=everything)
     if not traces:
         raise click.ClickException(_nothing(app, what))
@@ -64,7 +65,7 @@ def _nothing(app: Service, what: str) -> str:
     kept = f"the record keeps runs for {recording.lifetime.days} days" if recording else "no runs are recorded"
     return (
         f"Nothing is known of {what!r}: no event of it waits{closed}, and {kept}. Is it the subject of its events, "
-        f"or the id of an event, a dead letter or a story? The place is {app.runtime.place()}."
+        f"or the id of an event, a dead letter or a story? The store is {place_of(app)}."
     )
 
 

@@ -187,6 +187,10 @@ def _introduce(platform: Platform, flower_url: str | None) -> None:
     if platform.silent:
         names = ", ".join(f"{name} ({module})" for name, module in platform.silent.items())
         _say(textwrap.fill(f"Not started, since no handler is declared for it: {names}.", WIDTH))
+    if len(spaces := [repr(name) if name else "no namespace" for name in platform.namespaces]) > 1:
+        _say(
+            textwrap.fill(f"The services have several namespaces: {', '.join(spaces)}. The last is used below.", WIDTH)
+        )
     _say("\nAnnounce an event from a second terminal, in this directory:")
     for line in _exports(platform):
         _say(f"  {line}")
@@ -195,11 +199,14 @@ def _introduce(platform: Platform, flower_url: str | None) -> None:
 
 
 def _exports(platform: Platform) -> list[str]:
-    """Return shell commands that tell another terminal where broker and store are. They work as they are printed."""
-    urls = {"CHOREO_BROKER_URL": platform.broker_url}
+    """Return shell commands for another terminal: broker, store and namespace. They work as they are printed."""
+    said = {"CHOREO_BROKER_URL": platform.broker_url}
     if platform.given_store_url is not None:
-        urls["CHOREO_STORE_URL"] = platform.given_store_url
-    lines = [f"export {name}={shlex.quote(url)}" for name, url in urls.items()]
+        said["CHOREO_STORE_URL"] = platform.given_store_url
+    namespaces = platform.namespaces
+    if any(namespaces):
+        said["CHOREO_NAMESPACE"] = namespaces[-1]
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in said.items()]
     given = [platform.given_store_url or "", "" if platform.server is not None else platform.broker_url]
     # The embedded server's password is shown, because it ends with this command. Other passwords are not: a file that
     # only this user can read has them.

@@ -1,10 +1,13 @@
 """`choreo why-not`: why an event has not been announced about an order."""
 
+import shlex
+
 import click
 
 from choreo.cli import completion
-from choreo.cli.app import say, speaking
+from choreo.cli.app import check_named, say, speaking
 from choreo.cli.verdict import say_steps, say_verdict, wrapped
+from choreo.events.naming import is_type
 from choreo.observe.cause import Cause, Weight
 from choreo.observe.why_not import Finding, WhyNot
 from choreo.printing import one_line
@@ -28,6 +31,11 @@ def why_not(app: Service, event_type: str, subject: str, as_json: bool) -> None:
 
     The exit code is 0 if the event was announced, and 1 if not.
     """
+    check_named(subject)
+    if not is_type(event_type) and is_type(subject):
+        raise click.UsageError(
+            f"{event_type!r} is not an event type. Did you mean `choreo why-not {subject} {shlex.quote(event_type)}`?"
+        )
     answer = app.observe.why_not(event_type, subject)
     if answer.cause.name in _STRANGE and not app.observe.map().services:
         raise click.ClickException(_empty(app, answer.cause))

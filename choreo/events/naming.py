@@ -82,9 +82,14 @@ def type_of(class_name: str) -> str:
     return f"{first}.{'_'.join(rest)}"
 
 
+def is_type(text: str) -> bool:
+    """True if this can be an event type: lower-case words with dots between them."""
+    return _TYPE.fullmatch(text) is not None
+
+
 def check_type(event_type: str) -> None:
     """Raise `DeclarationError` unless this is an event type that the broker can route."""
-    if not isinstance(event_type, str) or not _TYPE.fullmatch(event_type):
+    if not isinstance(event_type, str) or not is_type(event_type):
         raise DeclarationError(
             f'{event_type!r} is not an event type. Write lower-case words with dots between them, like "order.placed".'
         )

@@ -194,6 +194,13 @@ class Platform:
         return urls | {"PYTHONPATH": self._python_path()} | self._extra_environment
 
     @property
+    def namespaces(self) -> list[str]:
+        """The namespaces of the services that were started, sorted; "" for none. Known after open()."""
+        with self._worker_environment():
+            found = [self._found[name].app.conf.get("choreo_namespace") or "" for name in self.started]
+        return sorted(set(found))
+
+    @property
     def _found(self) -> dict[str, FoundService]:
         if self._imported is None:
             raise PlatformError("The platform does not know its services before open().")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 
 from choreo.declare.description import ServiceDescription
 from choreo.delivery.undeclared import is_handler
@@ -12,6 +13,9 @@ from choreo.observe.map import called, is_wild
 from choreo.observe.words import clock
 from choreo.printing import one_line
 from choreo.store.port import Store
+
+#: The most other namespaces that are asked who hears a type.
+MOST_ASKED = 50
 
 
 class Elsewhere:
@@ -33,9 +37,13 @@ class Elsewhere:
         return self._with_subject(subject) or self._with_type(event_type)
 
     def hearers(self, event_type: str) -> Mapping[str, Sequence[str]]:
-        """Namespace → the services in it whose handlers name this type. Without the namespaces that have none."""
+        """
+        Namespace → the services in it whose handlers name this type. Without the namespaces that have none.
+
+        `MOST_ASKED` namespaces are asked.
+        """
         found: dict[str, dict[str, None]] = {}
-        for name, other in self._others():
+        for name, other in islice(self._others(), MOST_ASKED):
             with suppress(StoreError):
                 for service in other.services():
                     if _hears(other, service, event_type):

@@ -1,4 +1,4 @@
-"""Graphviz makes a picture of a digraph: its program `dot`, or the one of the extra `celery-choreo[map]`."""
+"""Graphviz makes a picture of a digraph: its program `dot`, or the one of the extra `map`."""
 
 import re
 import shutil
@@ -32,8 +32,8 @@ def _laid_out(digraph: str) -> str:
     program = _program()
     if program is None:
         raise ChoreoError(
-            'The picture needs Graphviz. Run pip install "celery-choreo[map]", or install graphviz with your system\'s '
-            "package manager. --mermaid and --dot need neither."
+            "The picture needs Graphviz. Run `pip install '.[map]'` in a checkout, or install graphviz, whose program "
+            "is `dot`, with your system's package manager. --mermaid and --dot need neither."
         )
     try:
         done = subprocess.run(

@@ -82,6 +82,12 @@ class Observer:
 
         return Elsewhere(self._store, self._namespace, self._store_in).seen(event_type, subject)
 
+    def heard_elsewhere(self, event_type: str) -> Mapping[str, Sequence[str]]:
+        """Other namespaces on the store's server → the services in each that hear this type. Raises `StoreError`."""
+        from choreo.observe.elsewhere import Elsewhere
+
+        return Elsewhere(self._store, self._namespace, self._store_in).hearers(event_type)
+
     def _gather(self, what: str) -> Evidence:
         from choreo.observe.gathering import Gathering
 

@@ -406,7 +406,7 @@ def test_an_event_that_nobody_hears_is_counted_and_said_once(
     assert record.levelname == "WARNING"
     assert record.getMessage().startswith("nobody listens to order.forgotten yet: no queue is bound to it on ")
     assert app.connection().as_uri() in record.getMessage()
-    assert f"(namespace {app.runtime.topology.namespace})" in record.getMessage()
+    assert f"(namespace {app.runtime.topology.namespace!r})" in record.getMessage()
     assert len(ear.heard()) == 1
 
 
@@ -421,7 +421,7 @@ def test_a_plain_script_shows_that_nobody_hears_its_event(redis_url: str) -> Non
 
     assert "nobody listens to order.forgotten yet" in done.stderr
     assert f"{urlsplit(redis_url).netloc.rpartition('@')[2]}" in done.stderr
-    assert "(namespace staging)" in done.stderr
+    assert "(namespace 'staging')" in done.stderr
 
 
 @both

@@ -38,8 +38,8 @@ def test_an_event_that_nobody_hears_is_announced_and_the_broker_is_asked_about(
     assert "driver.assigned ORD-1 announced" in result.stdout
     shown = f"redis://:**@{broker.rpartition('@')[2]}"
     assert result.stderr == (
-        f"Warning: no handler listens to driver.assigned at {shown}; is this the right broker? "
-        f"(--broker, CHOREO_BROKER_URL)\n"
+        f"Warning: no handler listens to driver.assigned at {shown} (no namespace). Is this the right broker and "
+        f"namespace? (--broker / CHOREO_BROKER_URL, --namespace / CHOREO_NAMESPACE)\n"
     )
     assert "nobody listens" not in caplog.text, "that would be the second time"
 
@@ -49,4 +49,4 @@ def test_the_namespace_is_named_beside_the_broker(redis_url: str, monkeypatch: p
 
     result = run("publish", "driver.assigned", "--subject", "ORD-1", "--broker", redis_url, "--data", ASSIGNED, code=0)
 
-    assert f" in the namespace {namespace!r}; is this the right broker?" in result.stderr
+    assert f" (namespace {namespace!r}). " in result.stderr

@@ -86,7 +86,7 @@ def test_the_command_shows_and_replays_what_the_worker_could_not_do(world: World
     world.publish(OrderPlaced(behave="fail until replayed"), subject)
     letter = world.letter(subject)
 
-    listed = choreo(world, "dead-letters", "list", "payment")
+    listed = choreo(world, "dead-letters", "list", "payment", "--limit", "0")
     shown = choreo(world, "dead-letters", "show", letter.id)
     replayed = choreo(world, "dead-letters", "replay", letter.id)
 

@@ -75,12 +75,14 @@ def test_dead_letters_are_listed_oldest_first_and_none_is_cut(stage):
 
     said = run("list").stdout
 
-    heading, *rows, empty, footer = said.splitlines()
+    heading, *lines, empty, footer = said.splitlines()
+    rows, errors = lines[::2], lines[1::2]
     assert heading == "ID          WHEN (UTC)   REASON      HANDLER: EVENT"
     assert [row.split()[0] for row in rows] == [first.id, second.id]
     assert rows[0].endswith(f"refused     {CHARGE}: order.placed ORD-1")
     assert rows[1].endswith(f"{CHARGE}: order.placed an order with quite a long name")
     assert first.failed_at.strftime("%m-%d %H:%M") in rows[0]
+    assert errors == [f"{'':12}PermanentFailure: alice has no account"] * 2
     assert (empty, footer) == ("", "2 in all. `choreo dead-letters show ID` tells more.")
 
 
@@ -94,6 +96,54 @@ def test_a_terminal_gets_the_list_within_80_columns(stage, monkeypatch):
     assert lines[1].endswith(f"refused     {CHARGE}: order.placed")
     assert lines[2] == f"{' ' * 37}an order with quite a long name"
     assert all(len(line) <= 80 for line in lines)
+
+
+def test_a_pipe_with_columns_gets_the_list_within_them_and_only_the_error_is_cut(stage, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    subject = "an order with quite a long name and-a-last-word-that-is-long-as-well"
+    event = envelope(OrderPlaced(customer_id="a" * 99), subject=subject)
+    stage.deliver(event, CHARGE)
+
+    lines = run("list").stdout.splitlines()
+
+    assert all(len(line) <= 80 for line in lines)
+    assert " ".join(" ".join(lines[1:4]).split()).endswith(f"order.placed {subject}")
+    assert lines[4] == f"{'':12}PermanentFailure: {'a' * 47}..."
+
+
+def test_a_long_list_goes_on_where_it_ended_also_when_letters_are_gone_meanwhile(stage):
+    letters = []
+    for number in range(5):
+        letters.append(failed(stage, f"ORD-{number}"))
+        stage.wait(1)
+
+    *_, more, empty, footer = run("list", "payment", "--limit", "2").stdout.splitlines()
+    assert (empty, footer) == ("", "2 of 5. `choreo dead-letters show ID` tells more.")
+    run("discard", letters[1].id, "--yes")
+    second = run(*more.removeprefix("More: choreo dead-letters ").split()).stdout
+
+    assert [letter.id in second for letter in letters] == [False, False, True, True, False]
+    *_, more, _, footer = second.splitlines()
+    third = run(*more.removeprefix("More: choreo dead-letters ").split()).stdout
+    assert letters[4].id in third
+    assert "More:" not in third
+    result = run("list", "--limit", "2", "--json")
+    assert len(result.stdout.splitlines()) == 2
+    assert result.stderr.startswith("More: choreo dead-letters list --limit 2 --after ")
+    assert len(run("list", "--limit", "0", "--json").stdout.splitlines()) == 4
+
+
+def test_a_list_is_limited_to_fifty(stage):
+    letter = failed(stage)
+    for number in range(60):
+        copy = replace(letter, id=f"{number:010}")
+        stage.app.runtime.store.add_letter(CHARGE, copy.id, copy.to_json())
+
+    lines = run("list").stdout.splitlines()
+
+    assert lines[-1].startswith("50 of 61.")
+    assert lines[-3].startswith("More: choreo dead-letters list --after ")
+    assert all(len(line) <= 80 for line in lines if line.startswith("More"))
 
 
 def test_a_list_can_be_of_some_services_or_handlers_only(stage):
@@ -153,6 +203,19 @@ def test_a_letter_is_shown_whole(stage):
     )
     assert 'raise PermanentFailure(f"{order.customer_id} has no account")' in said
     assert json.loads(run("show", letter.id, "--json").stdout)["id"] == letter.id
+
+
+def test_a_letter_is_shown_within_80_columns(stage):
+    event = envelope(
+        OrderPlaced(customer_id="al ice" * 20), subject="ORD-1", id="e" * 36, source="a-source-of-20-chars"
+    )
+    stage.deliver(event, CHARGE)
+    (letter,) = stage.dead_letters
+
+    said = run("show", letter.id).stdout.partition("Traceback")[0]
+
+    assert f"\norder.placed ORD-1\n  (id {'e' * 36}, from a-source-of-20-chars)\n" in said
+    assert all(len(line) <= 80 for line in said.splitlines() if "customer_id" not in line)
 
 
 def test_the_metadata_of_its_event_is_shown(stage):

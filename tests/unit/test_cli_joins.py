@@ -1,6 +1,7 @@
 """`choreo joins`: readable at 80 columns, and as JSON."""
 
 import json
+import logging
 import shlex
 from datetime import timedelta
 
@@ -179,6 +180,20 @@ def test_a_join_is_cancelled_after_a_question(stage):
     said = run("cancel", "ORD-1", "--reason", "called", "--yes").stdout
     assert "ORD-1: cancelled. Parts that come later are ignored; with rounds=True" in " ".join(said.split())
     assert list(stage.app.joins) == []
+
+
+def test_the_reason_is_asked_for_and_the_log_of_the_command_is_not_on_the_terminal(stage, monkeypatch):
+    stage.deliver(envelope(OrderConfirmed(), subject="ORD-1"), ASSIGN)
+    records: list[logging.LogRecord] = []
+    monkeypatch.setattr(logging.lastResort, "handle", records.append)
+    # pytest's own handlers would get it.
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+
+    result = run("cancel", "ORD-1", "--yes", input="called\n")
+
+    assert "Why: " in result.stdout
+    assert "ORD-1: cancelled." in result.stdout
+    assert records == []
 
 
 def test_a_join_is_fired_or_refused_with_the_way_out(stage):

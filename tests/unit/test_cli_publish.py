@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 
 from choreo import Envelope
 from choreo.cli.publish import publish
+from choreo.errors import StoreError
 from choreo.testing import Stage, stage
 from tests.unit.stage import service
 
@@ -110,9 +111,34 @@ def test_an_event_that_nobody_hears_is_announced_with_a_question(platform):
     result = run("parcel.lost", "--subject", "P-1")
 
     assert result.stderr == (
-        "Warning: no handler listens to parcel.lost at memory://; is this the right broker? "
-        "(--broker, CHOREO_BROKER_URL)\n"
+        "Warning: no handler listens to parcel.lost at memory:// (no namespace). Is this the right broker and "
+        "namespace? (--broker / CHOREO_BROKER_URL, --namespace / CHOREO_NAMESPACE)\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("others", "said"),
+    [
+        (["", "staging"], "It is heard in no namespace, the namespace 'staging' (--namespace staging)."),
+        (["a", "b", "c", "d", "e", "f"], "the namespace 'd' (--namespace d), and 2 more."),
+    ],
+)
+def test_the_namespaces_that_hear_the_event_are_named(platform, monkeypatch, others, said):
+    monkeypatch.setattr("choreo.observe.elsewhere.Elsewhere.hearers", lambda *_: {name: ["kitchen"] for name in others})
+
+    warning = run("parcel.lost", "--subject", "P-1").stderr
+
+    assert warning.startswith("Warning: no handler listens to parcel.lost at memory:// (no namespace). It is heard in ")
+    assert warning.endswith(f"{said}\n")
+
+
+def test_a_store_that_is_away_changes_nothing_about_an_event_that_nobody_hears(platform, monkeypatch):
+    def away(*_: object) -> None:
+        raise StoreError("it is away")
+
+    monkeypatch.setattr("choreo.observe.elsewhere.Elsewhere.hearers", away)
+
+    assert "Is this the right broker and namespace?" in run("parcel.lost", "--subject", "P-1").stderr
 
 
 def test_metadata_is_given_by_name(platform):

@@ -16,6 +16,7 @@ from tests.unit.stage import Stage, service
 #: Words of a command → what it says of the name "nosuch".
 UNKNOWN = {
     "dead-letters list nosuch": "No service or handler named 'nosuch' is known. Known are: payment, payment.dead",
+    "dead-letters list --after nosuch": "'nosuch' is no place in a list of dead letters. The list before ends",
     "dead-letters show nosuch": "There is no dead letter 'nosuch'. `choreo dead-letters list` shows all of them.",
     "dead-letters replay nosuch": "There is no dead letter 'nosuch'. `choreo dead-letters list` shows all of them.",
     "dead-letters discard nosuch --yes": "There is no dead letter 'nosuch'. `choreo dead-letters list` shows all",
@@ -39,7 +40,14 @@ UNKNOWN = {
     "up nosuch": "There is no package or module 'nosuch' here.",
     "up nosuch.module": "There is no package or module 'nosuch.module' here.",
     "nosuch": "No such command 'nosuch'.",
+    "traces": "No such command 'traces'. Did you mean trace?",
     "joins nosuch": "No such command 'nosuch'.",
+    "joins lst": "No such command 'lst'. Did you mean list?",
+    "dead-letters repaly": "No such command 'repaly'. Did you mean replay?",
+    "stories forgot": "No such command 'forgot'. Did you mean forget?",
+    "why-not ORD-1 driver.assigned": "Did you mean `choreo why-not driver.assigned ORD-1`?",
+    "joins cancel A B": "Got unexpected extra argument (B)",
+    "stories forget A B": "Got unexpected extra argument (B)",
     "schedule --nosuch": "No such option",
 }
 
@@ -73,6 +81,15 @@ def test_a_name_that_nobody_knows_is_refused_in_one_line(app: Service, command: 
     (line,) = [line for line in said.splitlines() if line.startswith("Error: ")]
     assert UNKNOWN[command] in line
     assert "Traceback" not in said
+    assert "Why:" not in said
+
+
+@pytest.mark.parametrize("command", [["trace", ""], ["trace", " "], ["why-not", "order.placed", ""]])
+def test_an_empty_subject_is_refused(app: Service, command: list[str]) -> None:
+    result = CliRunner().invoke(choreo, command)
+
+    assert result.exit_code == 2
+    assert "Invalid value for SUBJECT|ID: it is empty. Name a subject or an id, such as ORD-1." in result.output
 
 
 def test_the_empty_store_is_named_with_its_namespace(app: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,4 +99,4 @@ def test_the_empty_store_is_named_with_its_namespace(app: Service, monkeypatch: 
     said = CliRunner().invoke(choreo, ["dead-letters", "list", "payment"]).output
 
     assert "Known are: none." in said
-    assert "The store is memory:, and the namespace 'stagging'." in said
+    assert "The store is memory: (namespace 'stagging')." in said

@@ -6,6 +6,7 @@ from click.testing import CliRunner
 from choreo import Service
 from choreo.cli import choreo
 from choreo.observe.cause import Cause
+from choreo.observe.elsewhere import Elsewhere
 from choreo.observe.observer import Observer
 from choreo.observe.why_not import WhyNot
 from choreo.store.memory import MemoryStore
@@ -170,3 +171,16 @@ def test_a_trace_of_nothing_tells_what_another_namespace_knows_with_a_command_in
     said = CliRunner().invoke(choreo, ["trace", "J1"]).output
 
     assert "J1 is known there.\n      choreo --namespace staging trace J1\n" in said
+
+
+def test_the_namespaces_that_are_asked_who_hears_a_type_are_limited(stage, places, monkeypatch) -> None:
+    described = stage.app.runtime.describe()
+    for name in ("a", "b", "c"):
+        places.add(name, MemoryStore())
+        hearer = Program("w", "payment@host", digest=described.digest)
+        places[name].report("payment", hearer, described.to_json(), 60)
+    monkeypatch.setattr("choreo.observe.elsewhere.MOST_ASKED", 2)
+
+    elsewhere = Elsewhere(places["newcomer"], "newcomer", places.__getitem__)
+
+    assert elsewhere.hearers("order.placed") == {"a": ["payment"], "b": ["payment"]}

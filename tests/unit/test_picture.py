@@ -81,7 +81,7 @@ def test_without_graphviz_the_way_out_is_told(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
 
-    with pytest.raises(ChoreoError, match=r'Run pip install "celery-choreo\[map\]", or install graphviz'):
+    with pytest.raises(ChoreoError, match=r"Run `pip install '\.\[map\]'` in a checkout, or install graphviz"):
         svg(Picture(SHOP))
 
 

@@ -36,7 +36,7 @@ def test_a_place_without_any_service_is_named_and_is_no_success(options):
     result = CliRunner().invoke(choreo, [*place, *options, *(["--interval", "0"] if options[0] == "top" else [])])
 
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "No service is known at memory: (namespace nope)." in result.stderr
+    assert "No service is known at memory: (namespace 'nope')." in result.stderr
 
 
 def test_no_worker_lives(stage, app, queues):  # noqa: F811

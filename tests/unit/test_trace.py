@@ -796,3 +796,14 @@ def test_each_step_is_a_line_that_a_shell_takes_and_none_is_broken(operator: Ope
             "# is that right? If not, announce it by hand, with its fields in --data:",
             f"choreo publish payment.charged --subject '{subject}' --data '{{}}'",
         ]
+
+
+def test_what_nobody_knows_is_said_with_the_store_and_the_namespace(monkeypatch):
+    empty = service("command_line", choreo_namespace="newcomer")
+    monkeypatch.setattr("choreo.cli.app.command_line_service", lambda *_: empty)
+    monkeypatch.setattr("choreo.observe.elsewhere.Elsewhere.seen", lambda *_: None)
+    monkeypatch.setattr(type(empty.runtime), "look_at_broker", lambda *_: BrokerLook())
+
+    said = CliRunner().invoke(choreo, ["trace", "ORD-1"]).output
+
+    assert "The store is memory: (namespace 'newcomer')." in said
