@@ -21,7 +21,7 @@ def app(request: pytest.FixtureRequest) -> Iterator[Service]:
     if program is None and request.param == "redis-server":
         pytest.skip("there is no redis-server on the path")
     with EmbeddedServer(program=program) as server:
-        app = Service("payment", broker=server.url, set_as_current=False)
+        app = Service("payment", broker=server.url, config=None, set_as_current=False)
 
         @app.on(OrderPlaced)
         def charge(order: OrderPlaced) -> None: ...
