@@ -18,7 +18,8 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="needs prctl")
 
 #: Writes its process id into the file that it is given, and then does what follows.
 HELLO = "import os, signal, subprocess, sys, time; open(sys.argv[1], 'w').write(f'{os.getpid()}\\n'); "
-FOR_EVER = "time.sleep(1000)"
+# In short sleeps: a signal that comes just before a sleep is handled after it.
+FOR_EVER = "[time.sleep(0.1) for _ in range(10_000)]"
 STUBBORN = "signal.signal(signal.SIGTERM, signal.SIG_IGN); open(sys.argv[1], 'a').write('ready\\n'); " + FOR_EVER
 PARENT = (
     "child = subprocess.Popen(['sleep', '1000'], start_new_session={}); "
@@ -192,7 +193,7 @@ data = Path(sys.argv[1])
 said = "import signal, sys, time; "
 said += "say = lambda word: print(sys.argv[1], word, file=open(sys.argv[2], 'a')); "
 said += "signal.signal(signal.SIGTERM, lambda *_: (time.sleep(float(sys.argv[3])), say('ended'), sys.exit())); "
-said += "say('ready'); time.sleep(1000)"
+said += "say('ready'); [time.sleep(0.1) for _ in range(10_000)]"
 janitor = Guard(rmtree=data)
 server = Guard([sys.executable, "-c", said, "server", sys.argv[2], "0"], before=[janitor])
 worker = Guard([sys.executable, "-c", said, "worker", sys.argv[2], "0.5"], before=[server, janitor])

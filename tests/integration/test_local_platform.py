@@ -47,7 +47,8 @@ def say(**_):
         os._exit(5)
     if os.environ.get("TROUBLE") == "{0} dawdles":
         print("just a moment", flush=True)
-        time.sleep(1000)
+        while True:
+            time.sleep(0.1)
 """
 
 OPTIONS = ["--pool", "threads", "--concurrency", "1"]
@@ -301,7 +302,8 @@ with Platform(sys.argv[1], worker_options={options}) as platform:
     platform.start()
     platform.wait_ready()
     print("ready", flush=True)
-    time.sleep(1000)
+    while True:  # a signal that comes just before a sleep is handled after it
+        time.sleep(0.1)
 """
 
 
