@@ -11,9 +11,10 @@ from choreo.cli import completion
 from choreo.cli.app import check_names, say, shown_moment, speaking, tell, tell_asleep, tell_undeclared
 from choreo.cli.folding import folded
 from choreo.cli.group import Group
+from choreo.cli.paging import rows
 from choreo.cli.quiet import unlogged
 from choreo.cli.where import connecting
-from choreo.operate.joins import PAGE, Joins, PendingJoin
+from choreo.operate.joins import Joins, PendingJoin
 from choreo.printing import one_line
 from choreo.service import Service
 
@@ -151,16 +152,13 @@ def _chosen(app: Service, names: tuple[str, ...]) -> list[str]:
 
 
 def _rows(joins: Joins, handler: str, limit: int, after: str) -> Iterator[tuple[PendingJoin, str]]:
-    """Iterate over pending joins with a cursor: '' for all but the last, from which the list can continue."""
-    left = limit
-    while True:
-        page = joins.page(handler, min(left, PAGE) if limit else PAGE, after)
-        after, left = page.after, left - len(page.joins)
-        ended = not after or (limit and left <= 0)
-        for number, join in enumerate(page.joins, start=1):
-            yield join, after if ended and number == len(page.joins) else ""
-        if ended:
-            return
+    """Iterate over pending joins with a cursor: see `rows`."""
+
+    def page(most: int, place: str) -> tuple[list[PendingJoin], str]:
+        found = joins.page(handler, most, place)
+        return found.joins, found.after
+
+    return rows(page, limit, after)
 
 
 def _headline(joins: Joins, handler: str) -> str:

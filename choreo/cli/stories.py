@@ -10,9 +10,9 @@ import click
 from choreo.cli import completion
 from choreo.cli.app import check_names, say, shown_moment, speaking, tell, tell_undeclared
 from choreo.cli.group import Group
+from choreo.cli.paging import rows
 from choreo.cli.quiet import unlogged
 from choreo.cli.where import connecting
-from choreo.operate.joins import PAGE
 from choreo.operate.stories import PendingStory, Stories
 from choreo.printing import one_line
 from choreo.service import Service
@@ -58,8 +58,8 @@ def list_(
         if not as_json:
             say(("\n" if number else "") + _headline(app.stories, handler))
         count = 0
-        rows = _rows(app.stories, handler, limit, after or "", only_overdue)
-        for count, (story, place) in enumerate(rows, start=1):
+        listed = _rows(app.stories, handler, limit, after or "", only_overdue)
+        for count, (story, place) in enumerate(listed, start=1):
             if not as_json and count == 1:
                 say(_ROW.format("KEY", "STEP", "WAITS FOR", "DUE (UTC)"))
             say(story.to_json() if as_json else _row(story))
@@ -122,19 +122,15 @@ def _chosen(app: Service, names: tuple[str, ...]) -> list[str]:
 def _rows(
     stories: Stories, handler: str, limit: int, after: str, only_overdue: bool
 ) -> Iterator[tuple[PendingStory, str]]:
-    """Iterate over pending stories with a cursor: '' for all but the last, from which the list can continue."""
-    left = limit
-    while True:
-        page = stories.page(handler, min(left, PAGE) if limit else PAGE, after)
-        found = [story for story in page.stories if story.overdue or not only_overdue]
-        # Overdue stories come first.
-        after = page.after if len(found) == len(page.stories) or not only_overdue else ""
-        left -= len(found)
-        ended = not after or (limit and left <= 0)
-        for number, story in enumerate(found, start=1):
-            yield story, after if ended and number == len(found) else ""
-        if ended:
-            return
+    """Iterate over pending stories with a cursor: see `rows`."""
+
+    def page(most: int, place: str) -> tuple[list[PendingStory], str]:
+        found = stories.page(handler, most, place)
+        wanted = [story for story in found.stories if story.overdue or not only_overdue]
+        # Overdue stories come first, so nothing is left behind one that is not.
+        return wanted, found.after if len(wanted) == len(found.stories) else ""
+
+    return rows(page, limit, after)
 
 
 def _headline(stories: Stories, handler: str) -> str:

@@ -15,7 +15,7 @@ from choreo.delivery.signals import DEADLINE, FIRED, signal
 from choreo.durations import LONGEST, moment_of
 from choreo.errors import JoinError
 from choreo.events.envelope import Envelope
-from choreo.printing import one_line
+from choreo.printing import json_line, one_line
 from choreo.store import Claim, JoinState, Outcome, Scheduled, Settlement, Store, Verdict, deadline_id
 from choreo.store.parts import CANCELLED, by_type, key_of, unit_of, unpacked
 from choreo.store.runs import Result, Run, other_stories
@@ -97,8 +97,7 @@ class PendingJoin:
             "attempts": self.attempts,
             "lease": self.lease,
         }
-        text = json.dumps(record, ensure_ascii=False)
-        return text if text.isprintable() else json.dumps(record)
+        return json_line(record)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Any
 from choreo.durations import moment_of
 from choreo.errors import JoinError, StoryError
 from choreo.operate.joins import PAGE, Arrived, Joins, is_cursor
+from choreo.printing import json_line
 from choreo.store import JoinState, Store
 from choreo.store.parts import key_of, unit_of, unpacked
 
@@ -78,8 +79,7 @@ class PendingStory:
             "overdue": self.overdue,
             "overdue_seconds": round(self.overdue_by.total_seconds(), 3) if self.overdue else 0,
         }
-        text = json.dumps(record, ensure_ascii=False)
-        return text if text.isprintable() else json.dumps(record)
+        return json_line(record)
 
 
 @dataclass(frozen=True, slots=True)
