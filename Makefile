@@ -38,7 +38,7 @@ unit: .venv/.dev  ## Run the tests that open no socket, in seconds
 	@$(BIN)/python -m pytest tests/unit -n 2 $(PYTEST)
 
 test-all: .venv/.dev  ## Run every test on each Python of this machine, and with the lowest versions (VERSIONS="3.13 lowest")
-	@$(BIN)/python -m tests.environments $(VERSIONS) -- $(PARALLEL) $(PYTEST)
+	@CHOREO_TESTS=all $(BIN)/python -m tests.environments $(VERSIONS) -- $(PARALLEL) $(PYTEST)
 
 package: .venv/.dev  ## Build the wheel and the sdist into dist/, and check them
 	@rm -rf dist
@@ -54,6 +54,10 @@ bench: .venv/.dev  ## Measure choreo beside stock Celery (12 minutes at most)
 bench-peers: .venv/.dev  ## Measure choreo beside FastStream, Nameko, dramatiq, celery-pubsub (builds .bench-envs/)
 	@$(BIN)/python -m bench --peers
 
+pictures: .venv/.dev  ## Draw the pictures of docs/web.md anew, with an installed Chromium
+	@$(BIN)/python -m tests.browser.pictures
+	@$(BIN)/python -m tests.browser.story_pictures
+
 lint: .venv/.dev  ## Check style (ruff) and types (mypy strict)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -66,4 +70,4 @@ format: .venv/.dev  ## Format the code
 clean:  ## Remove the virtual environment and all built files
 	rm -rf .venv .bench-envs .test-envs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
 
-.PHONY: help demo test unit test-all package chaos bench bench-peers lint format clean
+.PHONY: help demo test unit test-all package chaos bench bench-peers pictures lint format clean

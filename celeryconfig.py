@@ -10,3 +10,6 @@ choreo_store_url = os.environ.get("CHOREO_STORE_URL")
 
 # Platforms that share a broker ("staging" and "test") need a namespace each. Otherwise they get each other's events.
 choreo_namespace = os.environ.get("CHOREO_NAMESPACE", "")
+
+# With CHOREO_INTAKE=1 the workers take over what programs in other languages push to `choreo.intake`.
+choreo_intake = os.environ.get("CHOREO_INTAKE") == "1"

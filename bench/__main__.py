@@ -4,6 +4,7 @@
     python -m bench                  everything, three times round, in at most 12 minutes
     python -m bench --quick          the solo pool, once, in at most 2
     python -m bench --peers          beside other libraries; builds an environment for each in .bench-envs/
+    python -m bench --on-rabbitmq    beside other libraries and Celery with confirms, all on RabbitMQ
     python -m bench --costs          choreo with and without its optional work (the record, the log), side by side
     python -m bench --resume         continue the last run; skips the steps that it has finished
     python -m bench --report         write the last run's tables and plot into bench/README.md
@@ -20,7 +21,7 @@ from bench import environments, kill, memory, report, session
 from bench.brokers import Broker, Redis, rabbitmq_broker, redis_broker
 from bench.results import Journal, Result, machine
 from bench.session import Row, Size
-from bench.side import CHORDS, COSTS, OWN, PEERS, Side, find
+from bench.side import CHORDS, CONFIRMED, COSTS, OWN, PEERS, Side, find
 from bench.table import tables
 
 #: The most seconds that a step of each kind takes. A step begins only if enough of --minutes is left.
@@ -47,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     options = _options(arguments)
     if options.report:
-        print("written:", *report.write(Journal.latest("all") or Journal.latest("quick"), Journal.latest("peers")))
+        own = Journal.latest("all") or Journal.latest("quick")
+        print("written:", *report.write(own, Journal.latest("peers"), Journal.latest("rabbitmq")))
         return
     kind = (
         "some"
@@ -56,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.costs
         else "peers"
         if options.peers
+        else "rabbitmq"
+        if options.on_rabbitmq
         else "quick"
         if options.quick
         else "all"
@@ -86,6 +90,9 @@ def plan(options: argparse.Namespace) -> list[Step]:
         sides = COSTS
     elif options.peers:
         sides = [find("choreo/redis/solo"), find("choreo/rabbitmq/solo"), *PEERS]
+    elif options.on_rabbitmq:
+        others = [side for side in PEERS if side.broker == "rabbitmq" and side.approach != "celery-pubsub"]
+        sides = [find("choreo/rabbitmq/solo"), *others, *CONFIRMED]
     elif options.quick:
         # The pool with the least overhead, and the chord for comparison with the join.
         sides = [side for side in OWN if side.pool == "solo" and side.name != "topic/rabbitmq/solo"] + CHORDS[:1]
@@ -96,7 +103,7 @@ def plan(options: argparse.Namespace) -> list[Step]:
     if options.costs:
         memories = [Step("memory", side, 0) for side in sides if side.name.endswith("redis/solo")]
         return [*steps[: len(sides)], *memories, *steps[len(sides) :]]
-    if options.only or options.peers:
+    if options.only or options.peers or options.on_rabbitmq:
         return steps
     # After the first round: if time runs out, repetitions are left out, not these steps. The killed worker has the
     # prefork pool, because such a worker prefetches while its handler runs.
@@ -133,8 +140,8 @@ def _measure(
 
 def _rows(step: Step, brokers: dict[str, Broker], store: Redis, options: argparse.Namespace) -> Iterator[Row]:
     size = Size(seconds=0.4, most=800, quiet_seconds=2.0, others=(1, 100)) if options.quick else Size()
-    if step.repetition and step.side.broker == "rabbitmq":
-        # RabbitMQ takes seconds to declare and delete hundreds of queues, so these rows are measured once.
+    if step.side.broker == "rabbitmq" and (step.repetition or options.on_rabbitmq):
+        # RabbitMQ takes seconds to declare and delete hundreds of queues, so these rows are measured once, if at all.
         size = replace(size, others=())
     match step.kind:
         case "memory":
@@ -157,6 +164,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m bench", description=(__doc__ or "").strip().splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="the solo pool, once")
     parser.add_argument("--peers", action="store_true", help="beside other libraries")
+    parser.add_argument("--on-rabbitmq", action="store_true", help="all on RabbitMQ, beside Celery with confirms")
     parser.add_argument("--report", action="store_true", help="write the last results into bench/README.md")
     parser.add_argument("--costs", action="store_true", help="choreo with and without its optional work")
     parser.add_argument("--resume", action="store_true", help="continue the last run")

@@ -10,15 +10,20 @@ FOLDER = Path(__file__).resolve().parent
 BEGIN, END = "<!-- results: written by `python -m bench --report` -->", "<!-- end of results -->"
 
 
-def write(own: Journal | None, peers: Journal | None) -> list[Path]:
-    """Write the results of a run beside Celery, and of one beside other libraries. Returns the written files."""
-    if own is None and peers is None:
+def write(own: Journal | None, peers: Journal | None, rabbitmq: Journal | None = None) -> list[Path]:
+    """
+    Write the results of a run beside Celery, of one beside other libraries, and of one on RabbitMQ beside all.
+
+    Returns the written files.
+    """
+    if own is None and peers is None and rabbitmq is None:
         raise SystemExit("There are no results yet. Run `python -m bench` first.")
     readme = FOLDER / "README.md"
     written, parts = [readme], []
     for journal, title, picture in (
         (own, "## Beside Celery without choreo", "results.svg"),
         (peers, "## Beside other libraries", "peers.svg"),
+        (rabbitmq, "## On RabbitMQ, beside all", "rabbitmq.svg"),
     ):
         if journal is not None:
             results, facts = journal.results(), journal.facts()
@@ -42,7 +47,7 @@ def replace(text: str, results: str) -> str:
 def promises() -> str:
     """Return the table of promises. A side that promises more does more work for each event."""
     lines = ["## What each side promises", "", "| side | promise | processes or threads, prefetch |", "|---|---|---|"]
-    for one in (*side.OWN, *side.CHORDS, *side.PEERS):
+    for one in (*side.OWN, *side.CHORDS, *side.PEERS, *side.CONFIRMED):
         setting = f"{one.concurrency} per service, prefetch {one.prefetch}"
         lines.append(f"| {one.name} | {side.PROMISES[one.promise]} | {setting} |")
     return "\n".join(lines)

@@ -72,7 +72,7 @@ class Journal:
 
     @classmethod
     def begin(cls, kind: str, facts: dict[str, Any]) -> "Journal":
-        """Begin a new file. ``kind`` is "all", "quick", "peers", "costs" or "some"."""
+        """Begin a new file. ``kind`` is "all", "quick", "peers", "rabbitmq", "costs" or "some"."""
         DIRECTORY.mkdir(exist_ok=True)
         journal = cls(DIRECTORY / f"{time.strftime('%Y-%m-%d-%H%M%S')}-{kind}.jsonl")
         journal.path.write_text(json.dumps({"facts": facts}) + "\n")

@@ -34,7 +34,7 @@ class Setting:
     capacity: int
     #: Seconds after which the events of a dead worker are redelivered, if the side has such a setting. 0: its default.
     patience: int = 0
-    #: Settings of choreo that differ from their defaults.
+    #: Settings of choreo, or of Celery, that differ from their defaults.
     settings: dict[str, Any] = field(default_factory=dict)
 
     def write(self) -> str:

@@ -43,6 +43,8 @@ PROMISES = {
 VARIANTS: dict[str, dict[str, Any]] = {"unrecorded": {"choreo_record_length": 0}, "info": {}}
 #: Variant → the log level of its workers. At INFO there is a line for each run. Celery's default is WARNING.
 LOG_LEVELS = {"info": "INFO"}
+#: Celery with other settings: with confirmed publishes it promises what peers on RabbitMQ promise.
+CELERY_VARIANTS: dict[str, dict[str, Any]] = {"confirmed": {"broker_transport_options": {"confirm_publish": True}}}
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Side:
     #: True if a repeated event breaks its promise.
     once: bool = False
     patience: int = 0
-    #: A key of VARIANTS; '' for choreo as it comes.
+    #: A key of VARIANTS, or of CELERY_VARIANTS; '' for choreo or Celery as it comes.
     variant: str = ""
 
     @property
@@ -78,8 +80,8 @@ class Side:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Settings of choreo that differ from their defaults."""
-        return VARIANTS.get(self.variant, {})
+        """Settings of choreo, or of Celery, that differ from their defaults."""
+        return (VARIANTS | CELERY_VARIANTS).get(self.variant, {})
 
     @property
     def python(self) -> str:
@@ -152,6 +154,12 @@ def _peers() -> list[Side]:
     ]
 
 
+def _confirmed() -> list[Side]:
+    own = [side for side in OWN if side.broker == "rabbitmq" and side.pool == "solo" and side.approach != "choreo"]
+    promises = {"topic": "at least once", "hand": "split"}
+    return [replace(side, variant="confirmed", promise=promises[side.approach]) for side in own]
+
+
 def _costs() -> list[Side]:
     names = ("choreo/redis/solo", "choreo/redis/threads", "choreo/redis/prefork", "choreo/rabbitmq/solo")
     own = [side for side in OWN if side.name in names]
@@ -162,8 +170,10 @@ OWN = _own()
 COSTS = _costs()
 CHORDS = _chords()
 PEERS = _peers()
+#: Celery with confirms: the measure on RabbitMQ.
+CONFIRMED = _confirmed()
 
 
 def find(name: str) -> Side:
     """Return the side with this name. Raises `KeyError` when there is none."""
-    return {side.name: side for side in (*OWN, *COSTS, *CHORDS, *PEERS)}[name]
+    return {side.name: side for side in (*OWN, *COSTS, *CHORDS, *PEERS, *CONFIRMED)}[name]

@@ -6,9 +6,13 @@
      ├── DeclarationError            a wrong declaration of a handler, join or service; raised at import
      │    └── EventNameError         the name of an event is a command
      ├── EnvelopeError               a message holds no event, or one that the handler cannot read
-     │    └── UnansweredError        a delivery came back to its queue too often, and was never settled
+     │    ├── VersionError           an event has a version that the handler cannot read
+     │    ├── UpcastError            an upcaster could not make the next version of an event's data
+     │    ├── UnansweredError        a delivery came back to its queue too often, and was never settled
+     │    └── UntrustedError         an event is not signed by a publisher that may announce it, or was changed
      ├── NotAnnouncedError           an event has no metadata before it is announced
      ├── InvalidEventError           an event cannot be written as JSON, or a handler returned something else
+     │    └── AwaitError             `app.publish` was awaited: `app.apublish` can be
      ├── PublishError                the broker did not confirm an event
      │    └── EventTooLargeError     an event is too large, or nested too deeply, to be sent
      ├── UnsendableError             the broker refused a message of the schedule too often
@@ -16,7 +20,12 @@
      ├── DeadLetterError             a dead letter does not exist, or cannot be replayed
      ├── JoinError                   a pending join does not exist, or cannot be cancelled or fired
      ├── StoryError                  a pending story does not exist, or cannot be forgotten
+     ├── PauseError                  a handler cannot be paused or resumed: there is none, or a value is wrong
+     ├── RerunError                  an event cannot be handled again
+     ├── ScheduleError               an entry of the schedule does not exist, or cannot be changed
+     ├── TopologyError               a queue cannot be made, or a handler cannot be retired
      ├── JoinExpiredError            a join without on_timeout passed its deadline
+     ├── LoopError                   too many events have caused each other, one after the other
      ├── MiddlewareError             middleware returned without calling proceed, or called it twice
      ├── HandlerEndedError           an event was announced in the context of a handler that has ended
      ├── HandlerCrashed              a handler raised SystemExit, MemoryError or the like
@@ -25,6 +34,7 @@
      └── RetryLater                  raised by a handler: retry after this many seconds
 
     UndeclaredEventWarning           a handler announced an event that its annotation does not name
+    BlockedLoopWarning               `app.publish` waited for the broker in the thread of an event loop
 """
 
 from collections.abc import Sequence
@@ -39,7 +49,22 @@ class ChoreoError(Exception):
 
 
 class DeclarationError(ChoreoError):
-    """A declaration is wrong. The message names the wrong value and the correct form."""
+    """
+    A declaration is wrong. The message names the wrong value and the correct form.
+
+    ``place`` is the line of the user's code that led to it, such as "shop/events.py:12"; "" if it is not known.
+    """
+
+    def __init__(self, message: str, place: str | None = None) -> None:
+        # Here, since few programs need it.
+        from choreo.places import calling_place
+
+        super().__init__(message)
+        self.place = calling_place() if place is None else place
+
+    def __str__(self) -> str:
+        """The message, with the place."""
+        return f"{super().__str__()} ({self.place})" if self.place else super().__str__()
 
 
 class EventNameError(DeclarationError):
@@ -47,11 +72,18 @@ class EventNameError(DeclarationError):
     The name of an event does not say in the past tense what happened.
 
     ``name`` is the refused name. ``suggestion`` is a name in the past tense, or None if none could be derived.
+    ``given_type`` is the type of the suggestion, if the name is a fact that ends in "Event".
     """
 
-    def __init__(self, name: str, suggestion: str | None) -> None:
+    def __init__(self, name: str, suggestion: str | None, given_type: str = "") -> None:
         self.name = name
         self.suggestion = suggestion
+        if given_type:
+            super().__init__(
+                f"{name}: leave out the word Event, which would be part of the type. Name it {suggestion}, or keep the "
+                f'name and give the type: class {name}(Event, type="{given_type}").'
+            )
+            return
         fault = (
             f"{name} reads like a command. An event is a fact in the past tense: did you mean {suggestion}?"
             if suggestion
@@ -62,6 +94,26 @@ class EventNameError(DeclarationError):
 
 class EnvelopeError(ChoreoError, ValueError):
     """A message holds no event, or an event that the handler cannot read. The text of the error names the fault."""
+
+
+class VersionError(EnvelopeError):
+    """
+    An event has a version that the handler cannot read: a newer one, or one that no upcaster takes.
+
+    In a handler it is a permanent failure: the event becomes a dead letter of reason ``version``.
+    """
+
+
+class UpcastError(EnvelopeError):
+    """An upcaster could not make the next version of an event's data. Its cause is what the upcaster raised."""
+
+
+class UntrustedError(EnvelopeError):
+    """
+    An event is not signed by a publisher that may announce it, or somebody has changed it: see docs/security.md.
+
+    It is not handled: it becomes a dead letter of reason ``untrusted``.
+    """
 
 
 class UnansweredError(EnvelopeError):
@@ -85,6 +137,14 @@ class InvalidEventError(ChoreoError, TypeError, ValueError):
     Something cannot be announced: a field of it cannot be written as JSON, or it is no event.
 
     In a handler it is a permanent failure: the same code would announce the same thing again.
+    """
+
+
+class AwaitError(InvalidEventError):
+    """
+    ``await app.publish(...)``, or ``app.publish_many``: they cannot be awaited, and nothing was announced.
+
+    Write ``await app.apublish(...)``, or ``app.apublish_many``.
     """
 
 
@@ -112,6 +172,22 @@ class PublishError(ChoreoError):
         self.confirmed = tuple(confirmed)
         self.unconfirmed = tuple(unconfirmed)
         self.before = 0
+
+
+class RerunError(ChoreoError):
+    """An event cannot be handled again: it is not known, it was not handled yet, or its data is not kept."""
+
+
+class ScheduleError(ChoreoError):
+    """An entry of the schedule does not exist, has just left, or cannot be hurried or dropped."""
+
+
+class LoopError(ChoreoError):
+    """
+    An event was to be announced to which more than ``choreo_max_hops`` events have led, one after the other.
+
+    In a handler it is a permanent failure: the event in hand becomes a dead letter of reason ``loop``.
+    """
 
 
 class EventTooLargeError(PublishError):
@@ -144,6 +220,14 @@ class JoinError(ChoreoError, LookupError):
 
 class StoryError(ChoreoError, LookupError):
     """A pending story does not exist, or cannot be forgotten."""
+
+
+class PauseError(ChoreoError, LookupError, ValueError):
+    """A handler cannot be paused or resumed: it does not exist, or a value cannot work."""
+
+
+class TopologyError(ChoreoError):
+    """A queue or a binding cannot be made, or a handler cannot be retired: the message says what keeps it."""
 
 
 class JoinExpiredError(ChoreoError, TimeoutError):
@@ -190,3 +274,36 @@ class RetryLater(ChoreoError):
 
 class UndeclaredEventWarning(UserWarning):
     """A handler announced an event that its return annotation does not name. The event leaves all the same."""
+
+
+class BlockedLoopWarning(UserWarning):
+    """
+    `Service.publish` is about to wait for the broker in a thread that runs an event loop.
+
+    The event leaves all the same. Meanwhile no other coroutine of this loop runs: for milliseconds, or for seconds if
+    the broker does not answer. Write ``await app.apublish(...)``.
+    """
+
+
+def unconfirmed(error: BaseException) -> "tuple[Any, ...]":
+    """
+    The envelopes of the events that may have been announced, although this error was raised; else ().
+
+    ``error`` is a `PublishError`, or what ended an await of `Service.apublish`: `asyncio.CancelledError`, or the
+    `TimeoutError` of ``asyncio.timeout``. ``await app.publisher.aannounce(unconfirmed(error))`` announces them again
+    with the ids that they have, so a handler runs once for each.
+    """
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        if found := getattr(cause, "unconfirmed", ()):
+            return tuple(found)
+        seen.add(id(cause))
+        cause = cause.__cause__ or cause.__context__
+    return ()
+
+
+def note_unconfirmed(error: BaseException, envelopes: Sequence[Any]) -> None:
+    """Note in the error of a cancelled await which events may have been announced, for `unconfirmed`."""
+    error.unconfirmed = tuple(envelopes)  # type: ignore[attr-defined]
+    error.add_note(f"May have been announced: {', '.join(f'{one} {one.id}' for one in envelopes[:3])}")

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import sys
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from datetime import datetime
 from functools import cached_property
 from importlib.util import find_spec
@@ -22,12 +24,20 @@ from typing import TYPE_CHECKING, Any
 
 from kombu.serialization import prepare_accept_content
 
-from choreo.declare.context import Context, utc_now
-from choreo.declare.settings import SETTINGS, SHUTDOWN_TIMEOUT, Unheard, check_settings, rank_lowest
+from choreo.declare.context import Context, context_of, utc_now
+from choreo.declare.settings import (
+    MAX_HOPS,
+    SETTINGS,
+    SHUTDOWN_TIMEOUT,
+    USUAL_PREFETCH,
+    Unheard,
+    check_settings,
+    rank_lowest,
+)
 from choreo.errors import DeclarationError, EnvelopeError, JoinExpiredError, PermanentFailure
 
 if TYPE_CHECKING:
-    from kombu import Connection
+    from kombu import Connection, Exchange
 
     from choreo.broker.publisher import Publisher
     from choreo.broker.queue import GuardedQueue
@@ -38,14 +48,22 @@ if TYPE_CHECKING:
     from choreo.delivery.listener import Listener
     from choreo.delivery.undeclared import UndeclaredHandlers
     from choreo.events.message import Message
+    from choreo.events.signing import Signing
     from choreo.fast.lane import Lane
     from choreo.observe.broker_look import BrokerLook
     from choreo.observe.observer import Observer
     from choreo.observe.readings import Readings
     from choreo.observe.top import Top
     from choreo.operate.dead_letters import DeadLetters
+    from choreo.operate.events import Events
     from choreo.operate.joins import Joins
+    from choreo.operate.pauses import HandlerPauses
+    from choreo.operate.repairs import Repairs
+    from choreo.operate.rerun import Reruns
+    from choreo.operate.retirement import Retirements
+    from choreo.operate.schedule import Schedules
     from choreo.operate.stories import Stories
+    from choreo.operate.topology import Topologies
     from choreo.reports import Reports
     from choreo.store.port import Store
     from choreo.store.presence import Program
@@ -56,6 +74,33 @@ if TYPE_CHECKING:
     from choreo.worker.handler import HandlerTask
 
 logger = logging.getLogger(__name__)
+
+
+#: The parts of a runtime that may hold connections.
+_CONNECTED = (
+    "publisher",
+    "store",
+    "lane",
+    "leases",
+    "dead_letters",
+    "joins",
+    "pauses",
+    "repairs",
+    "events",
+    "reruns",
+    "retirements",
+    "schedule",
+    "topologies",
+    "undeclared",
+)
+
+
+def _stand_by_nobody(handler: str) -> None:
+    """Do nothing: this program is no worker."""
+
+
+def _wake_nobody(services: Sequence[str]) -> None:
+    """Do nothing: a runtime without an app cannot reach workers."""
 
 
 class Runtime:
@@ -86,6 +131,10 @@ class Runtime:
 
     #: Callback: returns the description of the service.
     describe: Callable[[], ServiceDescription]
+    #: Callback: has the workers of these services look at the pauses at once. Raises nothing.
+    wake_workers: Callable[[Sequence[str]], object] = staticmethod(_wake_nobody)
+    #: Callback: see `choreo.delivery.ports.Ports`. A worker sets it.
+    stand_by: Callable[[str], object] = staticmethod(_stand_by_nobody)
     #: The name of the module that makes the service.
     module = ""
     #: True if the service was to read the module `celeryconfig`, and there is none on the path.
@@ -103,10 +152,18 @@ class Runtime:
         """
         check_settings(self._conf)
         self._check_recording()
+        self._read_signing()
         if not {"publisher", "store"} & self.__dict__.keys():
             # The configuration may have been read before, with another namespace.
             self.__dict__.pop("topology", None)
         rank_lowest(self._conf, defaults(self))
+
+    def _read_signing(self) -> None:
+        """Read the keys again. Raises `DeclarationError` for a wrong one, before anything is announced."""
+        self.__dict__.pop("signing", None)
+        signing = self.signing
+        if "publisher" in self.__dict__:
+            self.publisher.signing = signing
 
     def _check_recording(self) -> None:
         if any(self._conf.get(name) is not None for name in SETTINGS if name.startswith("choreo_record_")):
@@ -115,9 +172,14 @@ class Runtime:
             Recording.of(self._conf)
 
     def check(self) -> None:
-        """Raise `DeclarationError` if a program has changed the settings since, so that they cannot work."""
+        """
+        Raise `DeclarationError` if a program has changed the settings since, so that they cannot work.
+
+        Keys that it has set since are read: without them, whatever comes would run.
+        """
         self._conf.get("choreo_namespace")  # now it has been read
         check_settings(self._conf)
+        self._read_signing()
         namespace = self._conf.get("choreo_namespace") or ""
         if namespace != self.topology.namespace:
             raise DeclarationError(
@@ -129,7 +191,7 @@ class Runtime:
         """Forget the parts that may be connected: the settings name another broker or store now."""
         if "publisher" in vars(self):
             self.publisher.close()
-        for name in ("publisher", "store", "lane", "leases", "dead_letters", "joins", "undeclared"):
+        for name in _CONNECTED:
             vars(self).pop(name, None)
 
     def broker_url(self, url: Any) -> Any:
@@ -164,6 +226,7 @@ class Runtime:
             handlers=lambda: self.store.handlers(),
             returned=lambda *call: self.store.returned(*call),
             on_consume=self._on_consume,
+            forward=(lambda envelope: self.publisher.forward(envelope)) if self._conf.get("choreo_intake") else None,
         )
 
     @cached_property
@@ -190,11 +253,26 @@ class Runtime:
                 self.place(),
             )
         unheard = Unheard.of(self._conf.get("choreo_unheard") or Unheard.LOG)
-        parts = self._connect, self.topology.exchange, unheard, self.place
+        parts = self._connect, self.topology.exchange, unheard, self.place, self._plain_exchange()
         publisher = self._traced(*parts) if self.is_traced else Publisher(*parts)
         publisher.report_unheard = self._report_unheard
+        publisher.signing = self.signing
         publisher.note_types = self.sightings.note if self.sightings is not None else None
         return publisher
+
+    def _plain_exchange(self) -> Exchange | None:
+        """The exchange ``choreo_cloudevents_exchange``. Raises `DeclarationError` if the broker is not RabbitMQ."""
+        from kombu import Exchange
+
+        name = self._conf.get("choreo_cloudevents_exchange")
+        if not name:
+            return None
+        if self._system != "rabbitmq":
+            raise DeclarationError(
+                f"choreo_cloudevents_exchange = {name!r} needs RabbitMQ, and the broker is {self.place()}. On Redis "
+                f"programs read the events from a list of their own: see docs/other-languages.md."
+            )
+        return Exchange(name, type="topic", durable=True)
 
     def _traced(self, *parts: Any) -> Publisher:
         from choreo.tracing.publisher import TracedPublisher
@@ -223,10 +301,19 @@ class Runtime:
     def contexts(self) -> Callable[..., Context]:
         """Makes the context of a handler. With OpenTelemetry, one that records spans."""
         if not self.is_traced:
-            return Context
+            return context_of
         from choreo.tracing.context import contexts_on
 
         return contexts_on(self._system)
+
+    @cached_property
+    def signing(self) -> Signing | None:
+        """What this service signs with, and whom it trusts. None without ``choreo_signing_keys``: nothing is signed."""
+        if not any(map(self._conf.get, ("choreo_signing_keys", "choreo_signing", "choreo_publishers"))):
+            return None
+        from choreo.events.signing import Signing
+
+        return Signing.of(self._conf)
 
     @property
     def is_traced(self) -> bool:
@@ -318,6 +405,12 @@ class Runtime:
         return list(dict.fromkeys([*declaring, self.module]))
 
     @cached_property
+    def max_hops(self) -> float:
+        """The most events that may lead to an event, one after the other: ``choreo_max_hops``. 0 is infinity."""
+        hops: int | None = self._conf.get("choreo_max_hops")
+        return (MAX_HOPS if hops is None else hops) or math.inf
+
+    @cached_property
     def store(self) -> Store:
         """
         Keeps joins, retries and dead letters.
@@ -390,7 +483,7 @@ class Runtime:
         """The dead letters of every service that uses this store."""
         from choreo.operate.dead_letters import DeadLetters
 
-        return DeadLetters(self.store, self.queue_of)
+        return DeadLetters(self.store, self.queue_of, lambda: bool(self._conf.get("choreo_allow_edit")), self.now)
 
     @cached_property
     def joins(self) -> Joins:
@@ -398,6 +491,68 @@ class Runtime:
         from choreo.operate.joins import Joins
 
         return Joins(self.store, self.queue_of)
+
+    @cached_property
+    def pauses(self) -> HandlerPauses:
+        """The pauses of every handler that uses this store."""
+        from choreo.operate.pauses import HandlerPauses
+
+        wake = self.wake_workers
+        return HandlerPauses(self.store, self.undeclared, self, self.repairs, lambda services: wake(services))
+
+    @cached_property
+    def repairs(self) -> Repairs:
+        """The log of repairs of this platform."""
+        from choreo.operate.repairs import Repairs
+
+        return Repairs(self.store)
+
+    @cached_property
+    def reruns(self) -> Reruns:
+        """Lets handlers of every service that uses this store handle an event again."""
+        from choreo.operate.rerun import Reruns
+
+        return Reruns(self.store, self.queue_of, self.events, self.repairs)
+
+    @cached_property
+    def topologies(self) -> Topologies:
+        """Compares queues and bindings with what code declares, and makes them."""
+        from choreo.broker.bindings import Bindings
+        from choreo.broker.depths import Depths
+        from choreo.operate.topology import Topologies
+
+        bindings = Bindings(self._connect, self.topology.exchange)
+        return Topologies(self.store, bindings, Depths(self._connect), self.queue_of, self.repairs)
+
+    @cached_property
+    def retirements(self) -> Retirements:
+        """Retires handlers of every service that uses this store."""
+        from choreo.broker.bindings import Bindings
+        from choreo.broker.depths import Depths
+        from choreo.operate.retirement import Retirements
+
+        bindings = Bindings(self._connect, self.topology.exchange)
+        return Retirements(self.store, bindings, Depths(self._connect), self.acting_for, self._connect, self.repairs)
+
+    def acting_for(self, service: str) -> Runtime:
+        """This runtime in the name of another service, whose dead letters it records."""
+        acting = copy(self)
+        acting.service_name = service
+        return acting
+
+    @cached_property
+    def events(self) -> Events:
+        """Finds events of every service that uses this store."""
+        from choreo.operate.events import Events
+
+        return Events(self.store, self.queue_of, self.look_at_broker)
+
+    @cached_property
+    def schedule(self) -> Schedules:
+        """The schedules of every service that uses this store."""
+        from choreo.operate.schedule import Schedules
+
+        return Schedules(self.store, self, self.repairs)
 
     @cached_property
     def observe(self) -> Observer:
@@ -520,8 +675,15 @@ class Runtime:
             "__module__": code.__module__,
             **dict(subscription.options),
         }
+        if subscription.sequential is not None:
+            attributes["Strategy"] = "choreo.worker.series:strategy"
         base = self.lane.task_class if self.lane else HandlerTask
-        return type("Handler", (base, *bases), attributes)
+        own: tuple[type, ...] = (base,)
+        if subscription.batch is not None:
+            from choreo.worker.batch_task import BatchTask
+
+            own = (BatchTask, base)
+        return type("Handler", (*own, *bases), attributes)
 
     def dead_letter_task(self, listener: Listener, *bases: type) -> type[DeadLetterTask]:
         """Make the task class that receives the service's notices. ``listener`` gets each dead letter."""
@@ -532,9 +694,17 @@ class Runtime:
         return type("DeadLetters", (DeadLetterTask, *bases), attributes)
 
     def _has_lane(self) -> bool:
-        is_on = self._conf.get("choreo_fast_lane", True)
+        return self._is_on("choreo_fast_lane", default=True)
+
+    @property
+    def has_bundles(self) -> bool:
+        """True if a child of the prefork pool may get several messages at once. Raises `DeclarationError`."""
+        return self._is_on("choreo_bundles", default=False)
+
+    def _is_on(self, name: str, *, default: bool) -> bool:
+        is_on = self._conf.get(name, default)
         if not isinstance(is_on, bool):
-            raise DeclarationError(f"choreo_fast_lane = {is_on!r}: it takes True or False.")
+            raise DeclarationError(f"{name} = {is_on!r}: it takes True or False.")
         return is_on
 
     def _callable_tasks(self) -> Container[str]:
@@ -583,7 +753,7 @@ def defaults(runtime: Runtime) -> dict[str, Any]:
         "control_exchange": topology.name_of("choreo.control"),
         "worker_send_task_events": True,
         # Waiting in a worker is harmless: a message is given back at once if the worker stops, and soon if it dies.
-        "worker_prefetch_multiplier": 4,
+        "worker_prefetch_multiplier": USUAL_PREFETCH,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
@@ -596,6 +766,9 @@ def defaults(runtime: Runtime) -> dict[str, Any]:
 #: The steps that a service's worker runs in addition to Celery's own. Celery imports them.
 WORKER_STEPS = (
     "choreo.worker.steps:ClockStep",
+    "choreo.worker.steps:FairShareStep",
+    "choreo.worker.steps:CoroutinesStep",
+    "choreo.worker.steps:PausesStep",
     "choreo.worker.steps:BindingsStep",
     "choreo.worker.steps:PresenceStep",
     "choreo.worker.grace:GraceStep",

@@ -6,15 +6,17 @@ A module that needs pydantic or redis is imported where it is used: they are as 
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import cached_property, partial
 from itertools import islice
+from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from celery import Celery
@@ -40,26 +42,42 @@ from choreo.declare.context import Context, current
 from choreo.declare.delay import Delay
 from choreo.declare.retry import Retry
 from choreo.declare.settings import ServiceSettings, unreadable
-from choreo.errors import ChoreoError, DeclarationError, HandlerEndedError, PublishError, UndeclaredEventWarning
+from choreo.errors import (
+    BlockedLoopWarning,
+    ChoreoError,
+    DeclarationError,
+    HandlerEndedError,
+    InvalidEventError,
+    PublishError,
+    UndeclaredEventWarning,
+)
 from choreo.events.ids import new_id
-from choreo.events.metadata import checked_meta, joined
+from choreo.events.metadata import checked_meta, inherited, joined
+from choreo.events.ready import in_loop, refuse_await
 from choreo.runtime import WORKER_CLASS, WORKER_STEPS, Runtime
 from choreo.store.terms import Terms
 
 if TYPE_CHECKING:
     from choreo.broker.publisher import Publisher
     from choreo.declare.around import Around
+    from choreo.declare.batch import Batch
     from choreo.declare.description import ServiceDescription
     from choreo.declare.join import By, Part
+    from choreo.declare.order import Series
     from choreo.declare.story import Events
     from choreo.declare.subscription import Subscription, Topic
     from choreo.delivery.listener import Listener
     from choreo.events.envelope import Envelope
     from choreo.events.event import Event
+    from choreo.events.message import Message
     from choreo.events.metadata import Meta
     from choreo.observe.observer import Observer
     from choreo.operate.dead_letters import DeadLetters
     from choreo.operate.joins import Joins
+    from choreo.operate.pauses import HandlerPauses
+    from choreo.operate.repairs import Repairs
+    from choreo.operate.rerun import Plan, Reruns
+    from choreo.operate.schedule import Schedules
     from choreo.operate.stories import Stories
     from choreo.store.schedule import Backlog
 
@@ -70,6 +88,8 @@ A = TypeVar("A", bound="Around")
 
 #: The most events of `Service.publish_many` that are confirmed together.
 BATCH_EVENTS = 500
+#: The events that `Service.apublish_many` makes before it lets other coroutines run: a millisecond's work.
+EVENTS_AT_A_TIME = 50
 
 
 class Service(Celery):
@@ -109,11 +129,26 @@ class Service(Celery):
       None: it waits for them without a limit.
     - ``choreo_tracing``: whether spans of OpenTelemetry are recorded. Default: if the program has set a tracer provider
       before its first event.
+    - ``choreo_max_hops``: the most events that may lead to an event, one after the other. With more, services answer
+      each other without an end, and the event in hand becomes a dead letter. Default: 100; 0: no limit.
     - ``choreo_record_length``: about how many runs of each handler the store records, for `choreo trace` and other
       questions about the past. Default: 10,000; 0: none. ``choreo_record_lifetime``: seconds, or a timedelta, after
       which a run is dropped. Default: 7 days. ``choreo_record_sample``: the share of stories to record. Default: 1.
+      ``choreo_record_events``: True keeps the events with their runs, so that `choreo rerun` finds their data. Default:
+      False.
     - ``choreo_log_format``: "text" (the default) or "json", for all that a worker logs: see docs/logging.md.
     - ``choreo_fast_lane``: False turns the fast lane off. The promises stay the same, and the service is slower.
+    - ``choreo_bundles``: True hands several messages at once to a child of the prefork pool on Redis. Experimental: see
+      docs/deployment.md. Default: False.
+    - ``choreo_allow_edit``: True lets people send the event of a dead letter with other data, as a new event: see
+      `DeadLetters.edit`. Default: they may not.
+    - ``choreo_signing_keys``: name → key; the first one signs events, all of them verify. Default: none, nothing is
+      signed. ``choreo_signing``: "require" (the default) or "accept", for events that are not signed.
+      ``choreo_publishers``: who may announce which types. See docs/security.md.
+    - ``choreo_intake``: True lets the workers take over what programs in other languages push to ``choreo.intake``.
+      Default: they do not. ``choreo_cloudevents_exchange``: an exchange of RabbitMQ that gets each announced event as
+      a plain CloudEvent, too. Default: none. See docs/other-languages.md.
+    - ``choreo_flower_changes``: True lets choreo's tabs in Flower change something. Default: they only read.
     - ``choreo_version``: the version of the service's code, such as a commit, for `choreo map` and the like. Default:
       the version of the distribution that has its module.
     """
@@ -149,6 +184,7 @@ class Service(Celery):
         #: The parts of this service, for workers and tools.
         self.runtime = Runtime(name, terms, self.subscriptions, lambda: self.conf, self._connect, lambda: self.tasks)
         self.runtime.describe, self.runtime.module = self.describe, _maker_of(self)
+        self.runtime.wake_workers = self._wake_workers
         if config == "celeryconfig" and importlib.util.find_spec("celeryconfig") is None:
             config = None
             self.runtime.is_unconfigured = True
@@ -162,6 +198,12 @@ class Service(Celery):
     def on(
         self,
         *topics: Topic,
+        undoes: Callable[..., Any] | type[Event] | None = None,
+        by: By = None,
+        within: timedelta | None = None,
+        unless: type[Event] | tuple[type[Event], ...] = (),
+        no_undo: str | None = None,
+        batch: Batch | None = None,
         retry: Retry | None = None,
         name: str | None = None,
         around: Sequence[Around] = (),
@@ -169,6 +211,8 @@ class Service(Celery):
         soft_time_limit: float | None = None,
         rate_limit: str | float | None = None,
         priority: int | None = None,
+        concurrency: int | None = None,
+        sequential_by: str | Series | None = None,
         **unknown: Any,
     ) -> Callable[[F], F]:
         """
@@ -183,39 +227,87 @@ class Service(Celery):
         ``time_limit`` and ``soft_time_limit`` (seconds; only with the prefork pool), ``rate_limit`` ("10/m", per
         worker) and ``priority`` are Celery's options for this handler's task. Events are not sorted by priority: it is
         for messages that Celery sends for this task.
+        ``concurrency``: at most so many runs of this handler take place at a time, in all workers of the service
+        together. The other events wait, and hold up no other handler.
+        ``sequential_by="subject"``, or a field of the event: events of one key are handled one after another, in the
+        order in which they were announced as far as it is known. A retry holds its key, unless
+        ``sequential_by=Series("subject", retries_pass=True)``. See docs/ordering.md.
+
+        With ``undoes`` the function takes back an effect, because these events (failures) demand it:
+
+            >>> @app.on(OrderRejected, undoes=charge_customer)
+            ... def refund_customer(charged: PaymentCharged) -> PaymentRefunded: ...
+
+        It is called once for each event that announced the effect, if a failure comes for the same subject, before the
+        effect or after it. It gets the event of the effect and, if it has a second parameter, that of the failure.
+
+        - ``undoes``: a handler of this service, above, whose return annotation names the event of its effect; or the
+          event, for an effect of another service. Of several events, the first parameter says which one is meant.
+        - ``by``: a field that takes the place of the subject, as for `join`. ``within``: how long an effect waits for a
+          failure, and a failure for an effect. Default: 7 days. Then the effect stands, and nothing is called.
+        - ``unless``: after one of these events the effect of its key stands for good.
+
+        ``no_undo`` says why the effect of this handler needs no undoing, for `choreo check`.
+
+        With ``batch`` the function is called with a list of events, which are committed together: see `Batch`.
+
+            >>> @app.on(OrderPlaced, batch=Batch(size=100, wait=0.2))
+            ... def index(orders: list[OrderPlaced]) -> None: ...
+
         Raises `DeclarationError` if the function cannot take these events, or its name is taken.
         """
         from choreo.declare.around import checked_chain
+        from choreo.declare.batch import checked_batch
+        from choreo.declare.order import checked_concurrency, checked_sequential, refuse_order
         from choreo.declare.reaction import describe, inspect_function
-        from choreo.declare.subscription import Subscription, check_single, patterns_of
+        from choreo.declare.subscription import Subscription, check_single, classes_in, newest_of, patterns_of
+        from choreo.declare.undo import check_only_undo, checked_reason, make_undo
+        from choreo.declare.views import check_reads
 
-        check_options("@app.on", unknown, ["retry", "name", "around", *TASK_OPTIONS])
+        own = ["undoes", "by", "within", "unless", "no_undo", "batch", "retry", "name", "around", *TASK_OPTIONS]
+        own += ["concurrency", "sequential_by"]
+        check_options("@app.on", unknown, own)
         check_called("on", topics)
 
         def declare(function: F) -> F:
             where = describe(function)
             if not topics:
                 raise DeclarationError(f"@app.on() above {where} names no event. Write @app.on(OrderPlaced).")
-            patterns = patterns_of(topics, where)
             reaction = inspect_function(function)
-            check_single(reaction, topics)
-            self._subscribe(
-                Subscription(
-                    service=self.service_name,
-                    name=self._handler_name(function, name),
-                    patterns=patterns,
-                    reaction=reaction,
-                    retry=self.retry if retry is None else checked_retry(retry, where),
-                    around=checked_chain(around, where),
-                    options=checked_task_options(
-                        where,
-                        time_limit=time_limit,
-                        soft_time_limit=soft_time_limit,
-                        rate_limit=rate_limit,
-                        priority=priority,
-                    ),
-                )
-            )
+            common: dict[str, Any] = {
+                "service": self.service_name,
+                "name": self._handler_name(function, name),
+                "reaction": reaction,
+                "retry": self.retry if retry is None else checked_retry(retry, where),
+                "around": checked_chain(around, where),
+                "options": checked_task_options(
+                    where,
+                    time_limit=time_limit,
+                    soft_time_limit=soft_time_limit,
+                    rate_limit=rate_limit,
+                    priority=priority,
+                ),
+            }
+            in_batches = None
+            apart = {"undoes": undoes, "concurrency": concurrency, "sequential_by": sequential_by}
+            if undoes is None or batch is not None:
+                in_batches = checked_batch(batch, reaction, where, apart)
+            if undoes is None:
+                check_only_undo(where, by=by, within=within, unless=unless)
+                heard = newest_of(topics)
+                patterns = patterns_of(heard, where)
+                check_single(reaction, heard)
+                common["reaction"] = reaction.hearing(classes_in(heard))
+                check_reads(common["reaction"], [classes_in(heard)])
+                common["concurrency"] = checked_concurrency(where, concurrency)
+                common["sequential"] = checked_sequential(where, sequential_by, heard)
+                reason = checked_reason(where, no_undo)
+                self._subscribe(Subscription(patterns=patterns, no_undo=reason, batch=in_batches, **common))
+                return function
+            refuse_order(where, "undoes", concurrency=concurrency, sequential_by=sequential_by)
+            cancels = unless if isinstance(unless, tuple) else (unless,)
+            chosen: dict[str, Any] = {"within": within, "unless": cancels, "by": by}
+            self._subscribe(make_undo(*topics, undoes=undoes, subscriptions=self.subscriptions, **chosen, **common))
             return function
 
         return declare
@@ -229,6 +321,7 @@ class Service(Celery):
         on_timeout: Callable[..., Any] | None = None,
         unless: type[Event] | tuple[type[Event], ...] = (),
         rounds: bool = False,
+        no_undo: str | None = None,
         retry: Retry | None = None,
         name: str | None = None,
         around: Sequence[Around] = (),
@@ -254,19 +347,18 @@ class Service(Celery):
           new event after a join was settled begins a new round; an event that came before changes nothing. ``unless``
           then cancels the round that is pending. Without it, events of a key are ignored for as long as its join is
           remembered, with a WARNING in the log.
-        - ``retry``, ``name``, ``around``, ``time_limit``, ``soft_time_limit``, ``rate_limit``, ``priority``: see `on`.
+        - ``no_undo``, ``retry``, ``name``, ``around``, ``time_limit``, ``soft_time_limit``, ``rate_limit``,
+          ``priority``: see `on`.
 
         Raises `DeclarationError` if one of the functions cannot take these events, or an option does not fit them.
         """
         from choreo.declare.around import checked_chain
         from choreo.declare.join import make_join
         from choreo.declare.reaction import describe, inspect_function
+        from choreo.declare.undo import checked_reason
 
-        check_options(
-            "@app.join",
-            unknown,
-            ["by", "at_least", "within", "on_timeout", "unless", "rounds", "retry", "name", "around", *TASK_OPTIONS],
-        )
+        own = ["by", "at_least", "within", "on_timeout", "unless", "rounds", "no_undo", "retry", "name", "around"]
+        check_options("@app.join", unknown, [*own, *TASK_OPTIONS])
         check_called("join", parts)
 
         def declare(function: F) -> F:
@@ -284,6 +376,7 @@ class Service(Celery):
                     at_least=at_least,
                     by=by,
                     rounds=rounds,
+                    no_undo=checked_reason(where, no_undo),
                     around=checked_chain(around, where),
                     options=checked_task_options(
                         where,
@@ -371,12 +464,16 @@ class Service(Celery):
         the events that were announced before the error leave.
         Middleware nests in the order of declaration, the first outermost. That of ``@app.on(..., around=[...])`` and
         ``@app.join(..., around=[...])`` is inside the service's.
-        Raises `DeclarationError` unless the function can be called with a context and ``proceed``.
+        ``async def`` middleware awaits ``proceed()``. All that it surrounds must be ``async def``, too. Plain
+        middleware works around both kinds of handlers. See docs/async.md.
+        Raises `DeclarationError` unless the function can be called with a context and ``proceed``, and for
+        ``async def`` middleware around a plain handler.
         """
         from choreo.declare.around import checked_around, surrounded
 
-        self._around.append(checked_around(function, f"Service({self.service_name!r})"))
-        self.subscriptions[:] = [surrounded(known, self._around) for known in self.subscriptions]
+        chain = [*self._around, checked_around(function, f"Service({self.service_name!r})")]
+        self.subscriptions[:] = [surrounded(known, chain) for known in self.subscriptions]
+        self._around = chain
         if self.finalized:
             for subscription in self.subscriptions:
                 self.tasks[subscription.name].subscription = subscription
@@ -410,16 +507,30 @@ class Service(Celery):
     # -- announcing ----------------------------------------------------------------------------------------------
 
     @overload
-    def publish(self, event: Event, subject: str | None = None, *, meta: Meta | None = None) -> Envelope: ...
+    def publish(
+        self, event: Event, subject: str | None = None, *, meta: Meta | None = None, caused_by: Envelope | None = None
+    ) -> Envelope: ...
 
     @overload
     def publish(
-        self, event: Event, subject: str | None = None, *, delay: timedelta | float, meta: Meta | None = None
+        self,
+        event: Event,
+        subject: str | None = None,
+        *,
+        delay: timedelta | float,
+        meta: Meta | None = None,
+        caused_by: Envelope | None = None,
     ) -> Announcement: ...
 
     @overload
     def publish(
-        self, event: Event, subject: str | None = None, *, at: datetime, meta: Meta | None = None
+        self,
+        event: Event,
+        subject: str | None = None,
+        *,
+        at: datetime,
+        meta: Meta | None = None,
+        caused_by: Envelope | None = None,
     ) -> Announcement: ...
 
     def publish(
@@ -430,6 +541,7 @@ class Service(Celery):
         delay: timedelta | float | None = None,
         at: datetime | None = None,
         meta: Meta | None = None,
+        caused_by: Envelope | None = None,
     ) -> Envelope | Announcement:
         """
         Announce an event to all handlers that listen to it.
@@ -451,12 +563,71 @@ class Service(Celery):
         value, or None, with which it does not inherit the name. Names are lower-case letters and digits; values are
         texts of at most 512 characters, whole numbers or bools. Raises `InvalidEventError` for others.
 
-        It waits for the broker, also if the result is awaited (in any form: ``await``, ``asyncio.create_task``), for
-        which a warning is logged. In a coroutine write ``await asyncio.to_thread(app.publish, event)``.
+        ``caused_by`` is the event that this one follows from: it stays in the same story, and inherits subject and
+        metadata. Only outside of handlers: inside, that is the event in hand. `choreo publish --caused-by` finds it by
+        its id.
+
+        It waits for the broker. In a coroutine write ``await app.apublish(...)``: ``await app.publish(...)`` raises
+        `AwaitError` before anything is announced, and a call that would block an event loop is a `BlockedLoopWarning`.
         """
+        if in_loop():
+            self._check_loop("publish", sys._getframe(1))
+        self._check_cause(caused_by)
         if delay is None and at is None:
-            return self._announce([event], subject, meta)[0]
-        return self._announce_later(checked_event(event), subject, Delay(delay, at), meta)
+            return self._announce([event], subject, meta, caused_by)[0]
+        return self._announce_later(checked_event(event), subject, Delay(delay, at), meta, caused_by)
+
+    @overload
+    async def apublish(
+        self, event: Event, subject: str | None = None, *, meta: Meta | None = None, caused_by: Envelope | None = None
+    ) -> Envelope: ...
+
+    @overload
+    async def apublish(
+        self,
+        event: Event,
+        subject: str | None = None,
+        *,
+        delay: timedelta | float,
+        meta: Meta | None = None,
+        caused_by: Envelope | None = None,
+    ) -> Announcement: ...
+
+    @overload
+    async def apublish(
+        self,
+        event: Event,
+        subject: str | None = None,
+        *,
+        at: datetime,
+        meta: Meta | None = None,
+        caused_by: Envelope | None = None,
+    ) -> Announcement: ...
+
+    async def apublish(
+        self,
+        event: Event,
+        subject: str | None = None,
+        *,
+        delay: timedelta | float | None = None,
+        at: datetime | None = None,
+        meta: Meta | None = None,
+        caused_by: Envelope | None = None,
+    ) -> Envelope | Announcement:
+        """
+        Announce an event from a coroutine. Options, result, promises and errors are those of `publish`.
+
+        It never blocks the event loop: a thread connects, sends and waits for the broker. Events that coroutines
+        announce at the same time are sent as one batch, and each has its own result. Inside a handler of this service
+        the event joins those that the handler returns, and nothing waits.
+
+        If the await is cancelled, an event that the thread has not taken yet is not sent. Another one may have been
+        announced: `choreo.unconfirmed` gets its envelope from the error. A delayed event is called off.
+        """
+        self._check_cause(caused_by)
+        if delay is None and at is None:
+            return (await self._aannounce([event], subject, meta, caused_by))[0]
+        return await self._aannounce_later(checked_event(event), subject, Delay(delay, at), meta, caused_by)
 
     def call_off(self, key: str) -> bool:
         """
@@ -477,6 +648,8 @@ class Service(Celery):
         In a `PublishError`, ``before`` is the number of events in earlier batches, which are announced; ``confirmed``
         and ``unconfirmed`` are the envelopes of the batch that failed.
         """
+        if in_loop():
+            self._check_loop("publish_many", sys._getframe(1))
         check_events(events)
         count = 0
         iterator = iter(events)
@@ -489,7 +662,72 @@ class Service(Celery):
             count += len(batch)
         return Count(count)
 
-    def _announce(self, events: Sequence[Event], subject: str | None, meta: Meta | None) -> list[Envelope]:
+    async def apublish_many(
+        self, events: Iterable[Event] | AsyncIterable[Event], subject: str | None = None, *, meta: Meta | None = None
+    ) -> int:
+        """
+        Announce any number of events from a coroutine, with the options, result, promises and errors of `publish_many`.
+
+        ``events`` may also be an async generator. See `apublish` for what it does to the event loop. If the await is
+        cancelled, the batches before are announced, and `choreo.unconfirmed` gets the events of the batch in hand.
+        """
+        check_events(events)
+        count = 0
+        async for batch in _batches(events):
+            try:
+                await self._aannounce(batch, subject, meta)
+            except PublishError as error:
+                error.before = count
+                raise
+            count += len(batch)
+        return count
+
+    def _check_cause(self, cause: Envelope | None) -> None:
+        if cause is not None and self._own_context() is not None:
+            raise InvalidEventError("caused_by=...: in a handler, the event in hand is the cause. Leave it out.")
+
+    def _check_loop(self, called: str, caller: FrameType) -> None:
+        """Refuse an await of a blocking call, and warn of one that blocks the event loop of this thread."""
+        refuse_await(called, caller)
+        if self._own_context() is None:
+            warnings.warn(
+                f"app.{called}(...) waits for the broker, and no other coroutine of this event loop runs meanwhile. "
+                f"Write: await app.a{called}(...)",
+                BlockedLoopWarning,
+                stacklevel=3,
+            )
+
+    def _announce(
+        self, events: Sequence[Event], subject: str | None, meta: Meta | None, cause: Envelope | None = None
+    ) -> list[Envelope]:
+        inside, outside = self._prepared(events, subject, meta, cause)
+        return [*inside, *self.runtime.publisher.announce(outside)] if outside else inside
+
+    async def _aannounce(
+        self, events: Sequence[Event], subject: str | None, meta: Meta | None, cause: Envelope | None = None
+    ) -> list[Envelope]:
+        inside: list[Envelope] = []
+        outside: list[Envelope] = []
+        for start in range(0, len(events), EVENTS_AT_A_TIME):
+            if start:
+                await asyncio.sleep(0)
+            within, left = self._prepared(events[start : start + EVENTS_AT_A_TIME], subject, meta, cause)
+            inside, outside = inside + within, outside + left
+        return [*inside, *await (await self._apublisher()).aannounce(outside)] if outside else inside
+
+    async def _apublisher(self) -> Publisher:
+        """The publisher. Making it takes a moment: it imports the brokers' clients, and reads the configuration."""
+        runtime = self.runtime
+        if "publisher" not in vars(runtime):
+            from choreo.offload import in_thread, made_once
+
+            await in_thread(lambda: made_once(lambda: runtime.publisher))
+        return runtime.publisher
+
+    def _prepared(
+        self, events: Sequence[Event], subject: str | None, meta: Meta | None, cause: Envelope | None
+    ) -> tuple[list[Envelope], list[Envelope]]:
+        """The events that have joined those of the handler, and those that have to be sent now."""
         events = [checked_event(event) for event in events]
         given = None if meta is None else checked_meta(meta)
         context = self._own_context()
@@ -499,11 +737,10 @@ class Service(Celery):
             with suppress(HandlerEndedError):
                 for event in events:
                     inside.append(context.announce(event, subject, meta=given))
-                return inside
+                return inside, []
         outside = events[len(inside) :]
         self._check_declared(outside)
-        envelopes = [self._sealed(event, subject, context, given) for event in outside]
-        return [*inside, *self.runtime.publisher.announce(envelopes)]
+        return inside, [self._sealed(event, subject, context, given, cause=cause) for event in outside]
 
     def _check_declared(self, events: Iterable[Event]) -> None:
         """Warn of the first event of each type that is announced outside of handlers, and that is not declared."""
@@ -518,7 +755,7 @@ class Service(Celery):
                     f"leaves all the same. Add its class to Service({self.service_name!r}, announces=[...]), which "
                     f"tells readers and `choreo map` what the service announces.",
                     UndeclaredEventWarning,
-                    stacklevel=4,
+                    stacklevel=5,
                 )
 
     def _own_context(self) -> Context | None:
@@ -532,32 +769,83 @@ class Service(Celery):
         ended: Context | None,
         given: Meta | None,
         delay: Delay | None = None,
+        cause: Envelope | None = None,
     ) -> Envelope:
-        """The envelope of an event that leaves now. ``ended`` is the context of a handler that has ended, or None."""
+        """
+        The envelope of an event that leaves now. ``ended`` is the context of a handler that has ended, or None.
+
+        ``cause`` is the event that caused it, outside of handlers.
+        """
         now = self.runtime.now()
-        return event.sealed(
+        handed = ended.meta if ended else inherited([cause.extensions], cause.extensions) if cause else {}
+        sealed = event.sealed(
             id=new_id(),
             source=self.service_name,
             subject=ended.about if ended and subject is None else subject,
-            cause=ended.envelope if ended else None,
+            cause=ended.envelope if ended else cause,
             time=now if delay is None else delay.moment(now),
-            extensions=joined(ended.meta if ended else {}, given or {}) if ended or given else None,
+            extensions=joined(handed, given or {}) if handed or given else None,
         )
+        if ended is not None and sealed.hops > self.runtime.max_hops:
+            from choreo.delivery.loop import endless
 
-    def _announce_later(self, event: Event, subject: str | None, delay: Delay, meta: Meta | None) -> Announcement:
+            raise endless(self.runtime.store, ended.envelope, [sealed], self.runtime.max_hops)
+        return sealed
+
+    def _announce_later(
+        self, event: Event, subject: str | None, delay: Delay, meta: Meta | None, cause: Envelope | None
+    ) -> Announcement:
         context, given = self._own_context(), checked_meta(meta)
+        inside = self._announced_later(event, subject, delay, context, given)
+        if inside is not None:
+            return inside
+        return self._keep(*self._prepared_later(event, subject, delay, context, given, cause), delay)
+
+    async def _aannounce_later(
+        self, event: Event, subject: str | None, delay: Delay, meta: Meta | None, cause: Envelope | None
+    ) -> Announcement:
+        context, given = self._own_context(), checked_meta(meta)
+        inside = self._announced_later(event, subject, delay, context, given)
+        if inside is not None:
+            return inside
+        from choreo.offload import in_thread
+
+        await self._apublisher()
+        kept = self._prepared_later(event, subject, delay, context, given, cause)
+        return await in_thread(lambda: self._keep(*kept, delay), undo=Announcement.cancel)
+
+    def _announced_later(
+        self, event: Event, subject: str | None, delay: Delay, context: Context | None, given: Meta
+    ) -> Announcement | None:
+        """The handle of an event that has joined those of a handler; None if it has to be kept now."""
         if context is not None:
             with suppress(HandlerEndedError):
                 envelope = context.announce(event, subject, delay, given)
                 key = f"{context.handler}/{envelope.id}"
                 # The store has it after the handler has succeeded. Until then only its context knows it.
                 return Announcement(envelope, envelope.time, key, partial(self._withdraw, context, key))
+        return None
+
+    def _prepared_later(
+        self,
+        event: Event,
+        subject: str | None,
+        delay: Delay,
+        context: Context | None,
+        given: Meta,
+        cause: Envelope | None,
+    ) -> tuple[Envelope, Message]:
+        """A delayed event, and the message that the store is to keep."""
+        self._check_declared([event])
+        publisher = self.runtime.publisher
+        envelope = publisher.stamped(self._sealed(event, subject, context, given, delay, cause))
+        return envelope, publisher.message_for(envelope)
+
+    def _keep(self, envelope: Envelope, message: Message, delay: Delay) -> Announcement:
+        """Let the store keep a delayed event until it is due."""
         from choreo.store.schedule import DELAYED, TENDED, Scheduled
 
-        self._check_declared([event])
         publisher, store = self.runtime.publisher, self.runtime.store
-        envelope = publisher.stamped(self._sealed(event, subject, context, given, delay))
-        message = publisher.message_for(envelope)
         store.schedule(DELAYED, Scheduled(f"event:{envelope.id}", message, delay.seconds(store.now, self.runtime.now)))
         publisher.note_announced([envelope])
         if not store.tended(DELAYED):
@@ -605,6 +893,53 @@ class Service(Celery):
     def joins(self) -> Joins:
         """The pending joins of every service that uses this store: find, cancel, fire."""
         return self.runtime.joins
+
+    def find_event(self, what: str) -> Envelope | None:
+        """
+        The event with this id, or that of the dead letter with this id; None if nothing is known of it.
+
+        It may be without its data, which the record of runs does not keep. Raises `StoreError`.
+        """
+        return self.runtime.events.cause(what)
+
+    @property
+    def reruns(self) -> Reruns:
+        """Lets a handler of any service that uses this store handle an event again: plan, run."""
+        return self.runtime.reruns
+
+    def rerun(
+        self,
+        handler: str,
+        what: str,
+        *,
+        data: dict[str, Any] | None = None,
+        new_key: bool = False,
+        reason: str = "",
+        who: str = "",
+    ) -> Plan:
+        """
+        Let a handler handle an event again: the one with this id, or the only one that it handled about this subject.
+
+        Its effects happen again. With ``new_key`` it has a new idempotency key, and its events have new ids: see
+        `choreo.operate.rerun`. ``data`` are the fields of the event, if they are kept nowhere. Raises `RerunError`.
+        """
+        plan = self.reruns.plan(handler, what, data)
+        return self.reruns.run(plan, new_key=new_key, reason=reason, who=who)
+
+    @property
+    def schedule(self) -> Schedules:
+        """The schedules of every service that uses this store: list, now, drop."""
+        return self.runtime.schedule
+
+    @property
+    def pauses(self) -> HandlerPauses:
+        """The pauses of every handler that uses this store: pause, resume, list."""
+        return self.runtime.pauses
+
+    @property
+    def repairs(self) -> Repairs:
+        """What people have changed on this platform: note, recent."""
+        return self.runtime.repairs
 
     @property
     def observe(self) -> Observer:
@@ -699,6 +1034,12 @@ class Service(Celery):
         is_celerys = all(cls is object or cls.__module__.startswith("celery.") for cls in base.__mro__)
         return [] if is_celerys else [base]
 
+    def _wake_workers(self, services: Sequence[str]) -> None:
+        """Have the workers of these services look at the pauses at once. If that fails, they look a second later."""
+        from choreo.worker.control import wake_workers
+
+        wake_workers(self, services)
+
     def _connect(self) -> Any:
         return self.connection_for_write()
 
@@ -710,6 +1051,23 @@ class Service(Celery):
         if own == "dead_letters":
             raise DeclarationError(f"{describe(function)}: dead_letters is the name of the service's own queue.")
         return f"{self.service_name}.{own}"
+
+
+async def _batches(events: Iterable[Event] | AsyncIterable[Event]) -> AsyncIterator[list[Event]]:
+    """The events, `BATCH_EVENTS` at a time."""
+    if isinstance(events, AsyncIterable):
+        batch: list[Event] = []
+        async for event in events:
+            batch.append(event)
+            if len(batch) == BATCH_EVENTS:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+        return
+    iterator = iter(events)
+    while several := list(islice(iterator, BATCH_EVENTS)):
+        yield several
 
 
 def _maker_of(app: Service) -> str:
@@ -724,6 +1082,5 @@ def _maker_of(app: Service) -> str:
 def _complete_flower(sender: Any, **_: Any) -> None:
     """Called when a program loads the modules of an app. Flower does so when it starts."""
     if isinstance(sender, Service) and "flower.views" in sys.modules:
-        from choreo.worker.flower import show_all_queues
-
-        show_all_queues()
+        # The pages are a room above this one.
+        symbol_by_name("choreo.web.flower:complete")()

@@ -1,8 +1,8 @@
-"""The notification service: sends the customer text messages about the order."""
+"""The notification service: sends the customer text messages about the order, and alarms the operator."""
 
 from pathlib import Path
 
-from choreo import Context, DeadLetter, Retry, Service, StoryOverdue
+from choreo import Context, DeadLetterRecorded, Retry, Service, StoryOverdue
 from handlers.events import DriverAssigned, OrderDelayed, OrderRejectedByRestaurant, PaymentFailed
 from handlers.ledger import Ledger, data_directory
 
@@ -58,10 +58,12 @@ def alarm_support(overdue: StoryOverdue, context: Context) -> None:
     ledger.write("INSERT OR IGNORE INTO alarms VALUES (?, ?, ?)", context.idempotency_key, overdue.key, error)
 
 
-@app.dead_letter
-def alarm_operator(letter: DeadLetter) -> None:
-    """Record an alarm for the operator: a text message was not sent."""
-    ledger.write("INSERT OR IGNORE INTO alarms VALUES (?, ?, ?)", letter.id, letter.subject, letter.error)
+# An alert is an ordinary event. This one tells of the dead letters of every service, also of this one.
+@app.on(DeadLetterRecorded)
+def alarm_operator(alert: DeadLetterRecorded, context: Context) -> None:
+    """Record an alarm for the operator: a handler has failed for good."""
+    error = f"{alert.handler}: {alert.error}"
+    ledger.write("INSERT OR IGNORE INTO alarms VALUES (?, ?, ?)", alert.letter, context.subject, error)
 
 
 def gateway_outage() -> Path:

@@ -19,7 +19,7 @@ ledger = Ledger(
 )
 
 
-@app.on(OrderPlaced)
+@app.on(OrderPlaced, no_undo="the platform pays for a meal whose payment fails")
 def answer_order(order: OrderPlaced, context: Context) -> OrderConfirmedByRestaurant | OrderRejectedByRestaurant:
     """Confirm the order if the kitchen is open; otherwise reject it."""
     if _kitchen_takes(order, context):

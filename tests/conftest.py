@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
+import redis
 from hypothesis import settings
 
 from tests.ending import MARK, end
-from tests.parallel import Scheduling, longest_first
-from tests.servers import rabbitmq_vhost, require_rabbitmq
+from tests.nursery import NURSERY
+from tests.parallel import Scheduling, longest_first, sample
+from tests.servers import VHOSTS, rabbitmq_vhost, require_rabbitmq
 
 if TYPE_CHECKING:
     # Not here, because pytest-cov begins to measure later than pytest imports this file.
@@ -27,7 +29,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.enviro
 
 # Last, because pytest-randomly shuffles them first.
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if left_out := sample(items):
+        config.hook.pytest_deselected(items=left_out)
     longest_first(items)
 
 
@@ -56,6 +60,14 @@ def nothing_is_left_running() -> Iterator[None]:
         warnings.warn("left running by a test, and ended now: " + ", ".join(left), stacklevel=1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left_for_another_test(nothing_is_left_running: None) -> Iterator[None]:
+    """Ends what the tests of this process share."""
+    yield
+    NURSERY.close()
+    VHOSTS.close()
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left_configured() -> Iterator[None]:
     """Forgets celeryconfig.py, which keeps what the environment was when a test first read it."""
@@ -74,9 +86,17 @@ def redis_server() -> "Iterator[EmbeddedServer]":
         yield server
 
 
+@pytest.fixture(scope="session")
+def redis_client(redis_server: "EmbeddedServer") -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_server.url) as client:
+        yield client
+
+
 @pytest.fixture
-def redis_url(redis_server: "EmbeddedServer") -> str:
-    return redis_server.url
+def redis_url(redis_server: "EmbeddedServer", redis_client: redis.Redis) -> Iterator[str]:
+    yield redis_server.url
+    # Some tests look through all keys, again and again: they shall not be those of all the tests before.
+    redis_client.flushall()
 
 
 @pytest.fixture

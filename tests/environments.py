@@ -27,7 +27,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 #: The environment with the lowest versions.
 LOWEST = "lowest"
 #: The extras whose lowest versions count. Those of "dev" are our tools.
-EXTRAS = ("flower", "map", "demo", "otel", "metrics")
+EXTRAS = ("flower", "map", "web", "demo", "otel", "metrics")
 #: Later releases of this tool need a later click than they say.
 TOOLS = ("check-jsonschema==0.33.0",)
 #: What an interpreter needs for an environment of its own. Debian's lacks ensurepip without python3-venv.

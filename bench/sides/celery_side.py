@@ -35,6 +35,7 @@ app.conf.update(
     task_serializer="json",
     accept_content=["json"],
     task_default_queue="driver",
+    **_SET.settings,
 )
 if _SET.patience and _SET.broker_url.startswith("redis"):
     # By default kombu looks every ten seconds, and acts every tenth time.

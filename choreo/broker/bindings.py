@@ -1,4 +1,4 @@
-"""Bindings on the broker: removing them, making them again, and counting the messages in queues.
+"""Bindings on the broker: removing them, making them again; and whole queues: making, counting and deleting them.
 
 No broker lists its bindings over the protocol, so the store remembers which ones may exist.
 """
@@ -45,6 +45,41 @@ class Bindings:
 
         self._do(make, bindings)
 
+    def declare(self, queues: Iterable[Queue]) -> None:
+        """Make these queues with their bindings, as a worker does. What is there already stays as it is."""
+
+        def declare(channel: Any, queue: Queue) -> None:
+            queue(channel).declare()
+
+        self._do(declare, [(queue,) for queue in queues])
+
+    def delete(self, queue: str) -> int:
+        """
+        Delete an empty queue with all its bindings. Returns the number of messages that were lost with it.
+
+        On Redis that is always 0: an empty queue is no key there, and a list that is filled meanwhile stays.
+        """
+        lost = 0
+
+        def delete(channel: Any, queue: str) -> None:
+            nonlocal lost
+            if isinstance(channel, amqp.Channel):
+                # A quorum queue takes no `if_empty`.
+                lost = int(channel.queue_delete(queue) or 0)
+            else:
+                channel.forget_queue(queue)
+
+        self._do(delete, [(queue,)])
+        return lost
+
+    def missing(self, bindings: Sequence[Binding]) -> Sequence[Binding] | None:
+        """Those of these bindings that do not exist. None: the broker does not tell, as always on RabbitMQ."""
+        with self._connect() as connection:
+            if not is_choreos(connection):
+                return None
+            ensure_connected(connection)
+            return list(connection.default_channel.missing(self._exchange.name, bindings))
+
     def ensure(self, bindings: Sequence[Binding]) -> None:
         """
         Make the bindings that are missing, as `make` does.
@@ -85,7 +120,7 @@ class Bindings:
         self._do(look, [(queue,) for queue in queues])
         return found
 
-    def _do(self, step: Callable[..., None], about: Iterable[tuple[str, ...]]) -> None:
+    def _do(self, step: Callable[..., None], about: Iterable[tuple[Any, ...]]) -> None:
         """Call ``step`` with each tuple of names. A queue or exchange that does not exist is skipped."""
         with self._connect() as connection:
             ensure_connected(connection)

@@ -16,7 +16,7 @@ from kombu import Connection, Queue
 from kombu.transport import pyamqp
 
 from choreo.broker.queue import HandlerQueue
-from choreo.broker.rabbitmq.reading import ReadingConnection
+from choreo.broker.rabbitmq.connection import RabbitConnection, attach
 from choreo.errors import DeclarationError
 from choreo.masking import without_passwords
 from choreo.redis_client.client import SPECIAL, sentinel_options
@@ -119,7 +119,8 @@ class BrokerConnection(Connection):
         """Kombu's transport; on RabbitMQ its connections read messages of any form."""
         transport = super().create_transport()
         if isinstance(transport, pyamqp.Transport):
-            transport.Connection = ReadingConnection
+            transport.Connection = RabbitConnection
+            transport.register_with_event_loop = attach
             transport.get_manager = partial(_manager, transport.get_manager)
         return transport
 

@@ -5,7 +5,7 @@ no delivery is passed on as it came: the event is read and checked here, and Cel
 """
 
 import json
-from collections.abc import Container
+from collections.abc import Callable, Container
 from json.encoder import encode_basestring as quoted
 from reprlib import Repr
 from typing import Any
@@ -13,12 +13,14 @@ from typing import Any
 import amqp
 from kombu.serialization import loads
 
+from choreo.broker.cloud_message import cloud_event_in
 from choreo.broker.compression import unpacked
 from choreo.declare.retry import MOST_RETRIES
 from choreo.errors import EnvelopeError
+from choreo.events.cloud_events import JSON
 from choreo.events.envelope import Envelope
 from choreo.events.lineage import NO_LINEAGE, Lineage, lineage_of
-from choreo.events.message import EVENT_TASK, JSON, MOST_NESTED, Message, is_too_deep, parsed
+from choreo.events.message import EVENT_TASK, MOST_NESTED, Message, is_too_deep, parsed
 from choreo.printing import one_line
 
 Headers = dict[str, Any]
@@ -26,8 +28,14 @@ Headers = dict[str, Any]
 #: The header in which RabbitMQ's quorum queues and choreo's Redis transport count how often a delivery came back after
 #: a failed delivery: its consumer died, or gave it back.
 DELIVERY_COUNT = "x-delivery-count"
+#: The headers that the broker adds when it delivers again. Since RabbitMQ 4.3 the second one counts every return, also
+#: those that are no failed delivery.
+_ADDED = frozenset({DELIVERY_COUNT, "x-acquired-count"})
+#: The content type of a delivery that is no message: on Redis a text that is not in kombu's format, which is the body
+#: as it was found; on RabbitMQ one whose properties have no recognisable form.
+UNREADABLE = "application/x-choreo-unreadable"
 #: In place of True in ``basic_reject(tag, requeue)``: the message returns to its queue, and that is no failed delivery.
-#: Only choreo's Redis transport tells the two apart.
+#: choreo's Redis transport tells the two apart, and so do quorum queues of RabbitMQ since 4.3.
 UNCOUNTED = "uncounted"
 
 _dumps = json.JSONEncoder(ensure_ascii=False).encode
@@ -83,12 +91,24 @@ def plain_event(text: bytes) -> EventText | None:
             and type(properties["delivery_info"]) is dict
             and "redelivered" not in properties["delivery_info"]
             and message["content-type"] == JSON
-            and not _has_many_brackets(body)
         )
-        event = _own_text(body) if is_plain else None
-        return EventText.of(Envelope.from_wire(parsed(event)), event, lineage_of(headers)) if event else None
+        return own_event(body, lineage_of(headers)) if is_plain else None
     except Exception:  # `Incoming` will find the same fault, and report it
         return None
+
+
+def own_event(body: str, lineage: Lineage) -> EventText | None:
+    """
+    Fast path: the event in the body of a message that choreo wrote.
+
+    None if the body has another form. Raises one of Python's errors, or an `EnvelopeError`, if it holds no event.
+    """
+    event = None if _has_many_brackets(body) else _own_text(body)
+    if event is None:
+        return None
+    wire = parsed(event)
+    # Without a time, a process that reads the text again would find another one.
+    return EventText.of(Envelope.from_wire(wire), event, lineage) if wire.get("time") else None
 
 
 def source_of(message: Any) -> str:
@@ -118,8 +138,10 @@ class Incoming:
 
     @property
     def headers(self) -> Headers:
-        """The headers. Raises `EnvelopeError` when they are no table."""
+        """The headers, {} if there are none. Raises `EnvelopeError` when they are no table."""
         headers = self._headers()
+        if headers is None:
+            return {}
         if not isinstance(headers, dict):
             raise EnvelopeError(f"the headers are {type(headers).__name__}, not a table")
         return headers
@@ -129,17 +151,17 @@ class Incoming:
         """The content type, as the sender wrote it: it may be of any Python type."""
         return self._property("content_type")
 
-    def event(self, *tasks: str) -> tuple[EventText, int]:
+    def event(self, *tasks: str, known_as: Callable[[Envelope], Envelope] = lambda it: it) -> tuple[EventText, int]:
         """
         The event, and how many attempts were made before.
 
-        ``tasks`` are task names that are allowed beside `EVENT_TASK`. Raises `EnvelopeError` when there is no event.
+        ``tasks`` are task names that are allowed beside `EVENT_TASK`. ``known_as`` is a callback: it gets the event of
+        a program that sends plain CloudEvents, and returns it under the type that the handler knows. Raises
+        `EnvelopeError` when there is no event.
         """
         headers = self.headers
         if headers.get("task") not in (EVENT_TASK, *tasks):
-            raise EnvelopeError(
-                f"the task is {shortened(headers.get('task'))}, and this queue takes events ({EVENT_TASK!r})"
-            )
+            return EventText.of(known_as(self._cloud_event())), 0
         retries = retries_in(headers)
         match self.body():
             case [[wire], dict(kwargs), dict(embed)] if not kwargs and not any(embed.values()):
@@ -147,8 +169,23 @@ class Incoming:
                 if self._may_be_deep() and is_too_deep(wire):
                     raise EnvelopeError(f"its data is nested more than {MOST_NESTED} times")
                 envelope = Envelope.from_wire(wire)
-                return EventText.of(envelope, self._text_of_event()), retries
+                # Without a time, a process that reads the text again would find another one.
+                is_whole = wire.get("time") is not None
+                return EventText.of(envelope, self._text_of_event() if is_whole else None), retries
         raise EnvelopeError("the body is not a task message whose one argument is an event")
+
+    def _cloud_event(self) -> Envelope:
+        """The event of another program. Raises `EnvelopeError` if the message is none."""
+        headers = self.headers
+        wire = cloud_event_in(self.content_type, headers, self.plain()) if "task" not in headers else None
+        if wire is None:
+            raise EnvelopeError(
+                f"the task is {shortened(headers.get('task'))}, and this queue takes events ({EVENT_TASK!r})"
+            )
+        envelope = Envelope.from_wire(wire)
+        if is_too_deep(envelope.data):
+            raise EnvelopeError(f"its data is nested more than {MOST_NESTED} times")
+        return envelope
 
     def _may_be_deep(self) -> bool:
         """True if the body has more brackets than `MOST_NESTED`, so that its depth must be measured."""
@@ -172,25 +209,25 @@ class Incoming:
         content_type = self.content_type
         if content_type != JSON:
             raise EnvelopeError(f"the content type is {shortened(content_type)}, not {JSON!r}")
-        if getattr(self.message, "errors", None):
-            raise EnvelopeError(f"the body cannot be decompressed: {self.message.errors[0][1]}")
-        return _parsed(self._plain())
+        return _parsed(self.plain())
 
     def decoded(self, accept: Container[str]) -> Any:
         """The body as Celery will decode it. Raises `EnvelopeError` if Celery would refuse or could not read it."""
         content_type = self.content_type
         if not isinstance(content_type, str) or content_type not in accept:
             raise EnvelopeError(f"the content type {shortened(content_type)} is none that the service takes")
-        if getattr(self.message, "errors", None):
-            raise EnvelopeError(f"the body cannot be decompressed: {self.message.errors[0][1]}")
+        plain = self.plain()
         try:
             # Kombu turns JSON objects that look like its typed values into such values. If that fails, Celery drops
             # the message.
-            return loads(self._plain(), content_type, self._property("content_encoding"), accept=accept)
+            return loads(plain, content_type, self._property("content_encoding"), accept=accept)
         except Exception as error:  # a decoder may raise anything
             raise EnvelopeError(f"the body cannot be read: {short(error)}") from error
 
-    def _plain(self) -> Any:
+    def plain(self) -> Any:
+        """The body as bytes or a text, decompressed. Raises `EnvelopeError` if that fails."""
+        if getattr(self.message, "errors", None):
+            raise EnvelopeError(f"the body cannot be decompressed: {self.message.errors[0][1]}")
         body = self.message.body
         if not (self._is_amqp and self.headers.get("compression")):
             return body
@@ -212,6 +249,7 @@ class Incoming:
         self.message.delivery_info = {**self.message.delivery_info, **delivery_info}
         if self._is_amqp:
             self.message.properties.update(application_headers=headers, content_type=JSON, content_encoding="utf-8")
+            self.message.choreo_decoded = [[argument], {}, {}]
         else:
             self.message.headers = headers
             self.message.content_type, self.message.content_encoding = JSON, "utf-8"
@@ -226,7 +264,7 @@ class Incoming:
         """
         headers, body = self._headers(), self.message.body
         if isinstance(headers, dict):
-            headers = {name: value for name, value in headers.items() if name != DELIVERY_COUNT}
+            headers = {name: value for name, value in headers.items() if name not in _ADDED}
         return Message(
             exchange="",
             routing_key=queue,

@@ -1,5 +1,6 @@
 """The publisher: sends events and messages, and returns once the broker has confirmed them."""
 
+import asyncio
 import logging
 import reprlib
 import threading
@@ -12,15 +13,17 @@ from kombu import Connection, Exchange
 
 from choreo import forks
 from choreo.broker.announcing import lineage_here
+from choreo.broker.collector import Collector
 from choreo.broker.lines import Line, Lines, Post, VirtualLine
 from choreo.broker.rabbitmq.confirms import RabbitLine
 from choreo.broker.redis.publish_line import RedisLine
 from choreo.broker.redis.transport import Transport
 from choreo.declare.settings import Unheard
-from choreo.errors import EventTooLargeError, InvalidEventError, PublishError
+from choreo.errors import EventTooLargeError, InvalidEventError, PublishError, note_unconfirmed
 from choreo.events.envelope import Envelope
-from choreo.events.message import MOST_NESTED, Message, compact, is_too_deep
+from choreo.events.message import MOST_NESTED, Message, is_too_deep, strict
 from choreo.events.naming import OWN_TYPES
+from choreo.events.signing import Signing
 from choreo.printing import one_line
 
 logger = logging.getLogger(__name__)
@@ -30,6 +33,8 @@ logger = logging.getLogger(__name__)
 MAX_EVENT_BYTES = 256 * 1024
 #: Seconds to wait before each attempt; the next one is made when a connection breaks or cannot be made.
 PAUSE_SECONDS = (0.0, 0.0, 0.2, 0.5)
+#: The events of which a coroutine makes messages before it lets others run: a millisecond's work.
+EVENTS_AT_A_TIME = 50
 
 
 class Publisher:
@@ -38,13 +43,16 @@ class Publisher:
 
     ``unheard`` counts, per type, the events to which no queue was bound. It needs a broker that says so: Redis and
     RabbitMQ do, the memory transport does not. ``place`` is a callback: it returns the broker and the namespace, for
-    the warning of such an event.
+    the warning of such an event. ``plain`` is an exchange of RabbitMQ that gets each event as well, as a CloudEvent in
+    structured mode.
     """
 
     #: Callback: gets the type of each event that reached no queue. Set by whoever makes the publisher.
     report_unheard: Callable[[str], object] | None = None
     #: Callback: gets the types of the events that were announced. Set by whoever makes the publisher.
     note_types: Callable[[Iterable[str]], object] | None = None
+    #: Signs events, and seals what goes to a single queue. None: nothing is signed. Set by whoever makes the publisher.
+    signing: Signing | None = None
 
     def __init__(
         self,
@@ -52,12 +60,15 @@ class Publisher:
         exchange: Exchange,
         when_unheard: Unheard = Unheard.LOG,
         place: Callable[[], str] = lambda: "this broker",
+        plain: Exchange | None = None,
     ) -> None:
         self._connect = connect
         self._exchange = exchange
         self._when_unheard = when_unheard
         self._place = place
+        self._plain = plain
         self._lines = Lines(self._new_line)
+        self._collector = Collector(lambda messages: self._publish(messages))
         self._counting = threading.Lock()
         self.unheard: Counter[str] = Counter()
         forks.guard(self)
@@ -74,7 +85,37 @@ class Publisher:
         `InvalidEventError`.
         """
         envelopes = list(envelopes)
-        posts = self._publish([self.message_for(envelope) for envelope in envelopes])
+        return self._announced(envelopes, self._publish([self.message_for(envelope) for envelope in envelopes]))
+
+    async def aannounce(self, envelopes: Iterable[Envelope]) -> list[Envelope]:
+        """
+        Broadcast events as `announce` does, without blocking the event loop.
+
+        One thread sends what waits, also that of other coroutines, as one batch, and each has its own result or error.
+        If the await is cancelled, the events are not sent, or may have been: `choreo.unconfirmed` gets the latter from
+        the error.
+        """
+        envelopes = list(envelopes)
+        messages: list[Message] = []
+        for start in range(0, len(envelopes), EVENTS_AT_A_TIME):
+            if start:
+                await asyncio.sleep(0)
+            messages += [self.message_for(envelope) for envelope in envelopes[start : start + EVENTS_AT_A_TIME]]
+        return self._announced(envelopes, await self._collected(messages, envelopes))
+
+    async def _collected(self, messages: Sequence[Message], envelopes: Sequence[Envelope]) -> Sequence[Post]:
+        if not messages:
+            return []
+        handover = self._collector.hand_over(messages)
+        try:
+            return await handover.posts
+        except asyncio.CancelledError as error:
+            if not self._collector.withdraw(handover):
+                note_unconfirmed(error, envelopes)
+            raise
+
+    def _announced(self, envelopes: list[Envelope], posts: Sequence[Post]) -> list[Envelope]:
+        """Judge the broker's answers. Raises `PublishError`."""
         _check(posts, envelopes)
         self.note_announced(envelopes)
         unheard = [post for post in posts if post.heard is False]
@@ -101,13 +142,22 @@ class Publisher:
         """
         The message that announces an event.
 
-        Raises `EventTooLargeError` if it is too large, or nested too deeply, and `InvalidEventError` if a text in it
-        cannot be written as UTF-8.
+        Raises `EventTooLargeError` if it is too large, or nested too deeply, and `InvalidEventError` for what
+        JSON has not: NaN, an infinite number, or a text that cannot be written as UTF-8; and for an event that its
+        source may not announce.
         """
         try:
+            if self.signing is not None:
+                envelope = self.signing.signed(envelope)
             message = Message.carrying(
-                envelope, exchange=self._exchange.name, routing_key=envelope.type, lineage=lineage_here()
+                envelope,
+                exchange=self._exchange.name,
+                routing_key=envelope.type,
+                lineage=lineage_here(),
+                encode=strict,
             )
+        except InvalidEventError:  # a `ValueError` that tells its fault
+            raise
         except RecursionError:
             message = None
         except UnicodeEncodeError as error:
@@ -115,7 +165,7 @@ class Publisher:
                 f"{envelope.type}: {_faulty(envelope)} cannot be written as UTF-8, because it holds half a surrogate "
                 f"pair. Replace such characters where the text comes from: text.encode(errors='replace').decode()."
             ) from error
-        except (ValueError, TypeError) as error:  # an integer of more than 4300 digits
+        except (ValueError, TypeError) as error:  # an integer of more than 4300 digits, NaN, an infinite number
             raise InvalidEventError(f"{envelope}: {_culprit(envelope)} cannot be written as JSON: {error}") from error
         # Counting brackets is cheap; few events have so many that their depth must be measured.
         if message is None or (
@@ -126,18 +176,36 @@ class Publisher:
                 f"can read. Announce it as a text, or flatter.",
                 unconfirmed=[envelope],
             )
+        self._check_size(envelope, message)
+        return message
+
+    def _check_size(self, envelope: Envelope, message: Message) -> None:
         if len(message.body) > MAX_EVENT_BYTES:
             raise EventTooLargeError(
                 f"{envelope} is {len(message.body):,} bytes, more than {MAX_EVENT_BYTES:,}. Keep the blob elsewhere "
                 f"and announce where it is.",
                 unconfirmed=[envelope],
             )
-        return message
+
+    def forward(self, envelope: Envelope) -> None:
+        """
+        Broadcast an event of another program, as a plain CloudEvent: each handler's queue reads it.
+
+        Raises `PublishError` unless the broker confirms it in time, and `EventTooLargeError`.
+        """
+        message = Message.structured(envelope, exchange=self._exchange.name)
+        self._check_size(envelope, message)
+        self.send([message])
 
     def send(self, messages: Iterable[Message]) -> None:
-        """Send messages. Raises `PublishError` unless the broker confirms every one."""
+        """Send messages. Raises `PublishError` unless the broker confirms every one; it names these very messages."""
+        # The error names the caller's messages, by which it knows those that have left.
         messages = list(messages)
-        _check(self._publish(messages), messages)
+        _check(self._publish(list(map(self.sealed, messages))), messages)
+
+    def sealed(self, message: Message) -> Message:
+        """The message with a seal if it needs one: for what is sent by another way than `send`."""
+        return message if self.signing is None else self.signing.sealed(message)
 
     def note_unheard(self, messages: Iterable[Message]) -> None:
         """
@@ -204,15 +272,16 @@ class Publisher:
         connection = self._connect()
         if isinstance(connection.transport, Transport):
             return RedisLine(connection, self._exchange)
-        kind = RabbitLine if connection.transport.driver_type == "amqp" else VirtualLine
-        return kind(connection, self._exchange)
+        if connection.transport.driver_type == "amqp":
+            return RabbitLine(connection, self._exchange, self._plain)
+        return VirtualLine(connection, self._exchange)
 
 
 def _culprit(envelope: Envelope) -> str:
     """The name of the first field that cannot be written; "it" if that is no field."""
     for name, value in envelope.data.items():
         try:
-            compact(value).encode()
+            strict(value).encode()
         except (ValueError, TypeError):
             return name
     return "it"

@@ -17,13 +17,14 @@ from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
 from typing import Any
 
-from choreo.broker.incoming import UNCOUNTED, Headers, Incoming, retries_in, returns_of, short
+from choreo.broker.incoming import UNCOUNTED, Headers, Incoming, retries_in, returns_of, short, shortened
 from choreo.broker.rabbitmq.steady_queue import SteadyQueue
 from choreo.errors import EnvelopeError, UnansweredError
 from choreo.events.envelope import Envelope
 from choreo.events.ids import task_id
 from choreo.events.lineage import NO_LINEAGE, Lineage, lineage_of
 from choreo.events.message import Message, task_headers
+from choreo.events.patterns import matches
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class GuardedQueue(SteadyQueue):
             try:
                 self.prepare(message)
             except EnvelopeError as error:
-                return self._set_aside(message, error)
+                return self.set_aside(message, error)
             return callback(message)
 
         self.consumer_arguments = self.on_consume(self) if self.on_consume else None
@@ -133,7 +134,8 @@ class GuardedQueue(SteadyQueue):
             return False
         return True
 
-    def _set_aside(self, message: Any, error: EnvelopeError) -> None:
+    def set_aside(self, message: Any, error: EnvelopeError) -> None:
+        """Keep a delivery that `prepare` refused as a dead letter, and ack it; or give it back."""
         if self.keep(message, error):
             message.channel.basic_ack(message.delivery_tag)
         else:  # this may be the only copy, so it stays in the queue until the store keeps it
@@ -141,8 +143,14 @@ class GuardedQueue(SteadyQueue):
 
 
 class HandlerQueue(GuardedQueue):
-    """A durable queue whose deliveries become runs of ``handler``."""
+    """
+    A durable queue whose deliveries become runs of ``handler``.
 
+    ``foreign`` are the types of other programs → the types under which the handler hears them.
+    """
+
+    attrs = (*GuardedQueue.attrs, ("foreign", None))
+    foreign: Mapping[str, str]
     # `Terms.max_deliveries` counts the beginnings of a run. That is more exact, since a worker that dies returns all
     # deliveries that it had prefetched. This limit is for what never begins.
     most_returns = 100
@@ -156,8 +164,28 @@ class HandlerQueue(GuardedQueue):
     def event_in(self, message: Any) -> Envelope | None:
         """The event in a delivery that is set aside because it came back too often; None if it holds none."""
         with suppress(EnvelopeError):
-            return Incoming(message).event(self.handler)[0].envelope
+            return Incoming(message).event(self.handler, known_as=self.known_as)[0].envelope
         return None
+
+    def known_as(self, event: Envelope) -> Envelope:
+        """
+        A plain CloudEvent of another program, under the type that the handler hears.
+
+        Raises `EnvelopeError` if the handler hears no such type: the program has chosen the routing key, which brought
+        the event here.
+        """
+        heard = self._renamed(event)
+        patterns = self.source()[1]
+        if not any(matches(pattern, heard.type) for pattern in patterns):
+            raise EnvelopeError(
+                f"its type is {shortened(event.type)}, and {self.handler} hears {', '.join(patterns)}. If that is the "
+                f"same event, name its type in the class: class ...(Event, foreign={shortened(event.type)})."
+            )
+        return heard
+
+    def _renamed(self, event: Envelope) -> Envelope:
+        own = (self.foreign or {}).get(event.type)
+        return event.heard_as(own) if own else event
 
     def make_runnable(self, message: Any) -> None:
         """Turn the event in the delivery into a run of the handler."""
@@ -165,7 +193,7 @@ class HandlerQueue(GuardedQueue):
         # A virtual transport may return a delivery to its queue in the form that `become` gave it. So the handler's own
         # name is allowed as the task.
         known = getattr(message, "choreo_event", None)
-        event, retries = (known, 0) if known else incoming.event(self.handler)
+        event, retries = (known, 0) if known else incoming.event(self.handler, known_as=self.known_as)
         address = {"exchange": "", "routing_key": self.name}
         # The event is passed as a text. An object would go through Celery's decoder, which turns values that look like
         # its own types into dates.
@@ -191,7 +219,7 @@ class DeadLetterQueue(HandlerQueue):
         """Check a notice. Raises `UnansweredError` for an event that RabbitMQ delivered too often."""
         incoming = Incoming(message)
         if incoming.headers.get("task") != self.handler:
-            event, _ = incoming.event()
+            event, _ = incoming.event(known_as=self._renamed)
             raise UnansweredError("the broker delivered it too often without an answer", event.envelope)
         # Only choreo writes notices. Celery reads more headers than they have, so all others are left out.
         headers = incoming.headers

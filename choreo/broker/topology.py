@@ -8,6 +8,7 @@
 
                             payment.dead_letters                         a notice of each dead letter
                             payment                                      ordinary Celery tasks of the service
+                            choreo.intake                                events of other programs, if it takes them in
 """
 
 from collections.abc import Callable, Container, Iterable
@@ -15,8 +16,12 @@ from typing import TYPE_CHECKING
 
 from kombu import Exchange, Queue, binding
 
+from choreo.broker.cloud_message import INTAKE
+from choreo.broker.incoming import UNREADABLE
+from choreo.broker.intake import IntakeQueue
 from choreo.broker.queue import DeadLetterQueue, HandlerQueue, OnConsume, Park
 from choreo.broker.task_queue import TaskQueue
+from choreo.events.envelope import Envelope
 
 if TYPE_CHECKING:
     from choreo.declare.subscription import Subscription
@@ -46,8 +51,8 @@ HANDLER_QUEUE = {
     "x-overflow": "reject-publish",
 }
 
-#: The arguments of the dead-letter queue. RabbitMQ 4's default limit would drop a notice after 20 deliveries, and there
-#: is no further queue to take it.
+#: The arguments of the dead-letter queue, and of the intake. RabbitMQ 4's default limit would drop a notice after 20
+#: deliveries, and there is no further queue to take it.
 LETTERS_QUEUE = {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000_000}
 
 
@@ -55,7 +60,8 @@ class Topology:
     """
     The exchange, the queues and the bindings of one service.
 
-    ``namespace`` begins all their names, so that several platforms can share a broker.
+    ``namespace`` begins all their names, so that several platforms can share a broker. ``forward`` is the callback of
+    the intake; None if the service takes in no events of other programs.
     """
 
     def __init__(
@@ -69,6 +75,7 @@ class Topology:
         handlers: Callable[[], Container[str]],
         returned: Callable[..., int],
         on_consume: OnConsume | None = None,
+        forward: Callable[[Envelope], object] | None = None,
     ) -> None:
         self.service = service
         self.namespace = namespace
@@ -79,6 +86,7 @@ class Topology:
         self._handlers = handlers
         self._returned = returned
         self._on_consume = on_consume
+        self._forward = forward
         self.exchange = Exchange(self.name_of("choreo.events"), type="topic", durable=True)
 
     def name_of(self, name: str) -> str:
@@ -106,6 +114,7 @@ class Topology:
             park=self._park,
             prefix=self.name_of(""),
             handlers=self._handlers,
+            foreign=_foreign_types(pattern for known in self._subscriptions for pattern in known.patterns),
         )
         tasks = TaskQueue(
             self.default_queue,
@@ -117,19 +126,46 @@ class Topology:
             accept=self._accept,
             returned=self._returned,
         )
-        return [*handlers, letters, tasks]
+        return [*handlers, letters, tasks, *([self._intake()] if self._forward else [])]
 
     def patterns(self) -> dict[str, list[str]]:
         """The name of each handler's queue → the patterns that it is bound to."""
-        return {self.name_of(subscription.name): list(subscription.patterns) for subscription in self._subscriptions}
+        return {self.name_of(handler): patterns for handler, patterns in self.patterns_by_handler().items()}
+
+    def patterns_by_handler(self) -> dict[str, list[str]]:
+        """The name of each handler → the patterns that its queue is bound to: also the types of other programs."""
+        return {
+            subscription.name: [*subscription.patterns, *_foreign_types(subscription.patterns)]
+            for subscription in self._subscriptions
+        }
+
+    def _intake(self) -> Queue:
+        return IntakeQueue(
+            self.name_of(INTAKE),
+            routing_key=self.name_of(INTAKE),
+            queue_arguments=LETTERS_QUEUE,
+            handler=self.service,
+            park=self._park,
+            forward=self._forward,
+            raw_type=UNREADABLE,
+        )
 
     def _handler_queue(self, subscription: "Subscription") -> Queue:
+        foreign = _foreign_types(subscription.patterns)
         return HandlerQueue(
             self.name_of(subscription.name),
             routing_key=self.name_of(subscription.name),
-            bindings=[binding(self.exchange, pattern) for pattern in subscription.patterns],
+            bindings=[binding(self.exchange, pattern) for pattern in (*subscription.patterns, *foreign)],
             queue_arguments=HANDLER_QUEUE | {"x-dead-letter-routing-key": self.dead_letter_queue},
             handler=subscription.name,
             park=self._park,
             on_consume=self._on_consume,
+            foreign=foreign,
         )
+
+
+def _foreign_types(patterns: Iterable[str]) -> dict[str, str]:
+    # Imported here: a command that only looks at the platform makes no queue, and needs no pydantic.
+    from choreo.events.foreign_types import foreign_types
+
+    return foreign_types(patterns)

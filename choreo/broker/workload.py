@@ -24,6 +24,8 @@ def is_stopping() -> bool:
     if worker is None:
         return False
     soon, now = worker.should_stop, worker.should_terminate
+    if soon is None and now is None:
+        return False
     # Celery sets them to an exit code, which may be 0: that means True.
     return not ((soon is None or soon is False) and (now is None or now is False))
 

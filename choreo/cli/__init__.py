@@ -17,17 +17,27 @@ from choreo.printing import lines
 #: The name of each command, and its place. A command is imported when it is asked for: `choreo up` starts processes and
 #: reads packages, and the others need nothing of that.
 _COMMANDS = {
+    "can-deploy": ("choreo.cli.can_deploy", "can_deploy"),
+    "check": ("choreo.cli.check", "check"),
     "dead-letters": ("choreo.cli.dead_letters", "dead_letters"),
+    "effects": ("choreo.cli.effects", "effects"),
+    "events": ("choreo.cli.events", "events"),
     "joins": ("choreo.cli.joins", "joins"),
     "map": ("choreo.cli.map", "map_"),
     "metrics": ("choreo.cli.metrics", "metrics"),
+    "pause": ("choreo.cli.pauses", "pause"),
     "publish": ("choreo.cli.publish", "publish"),
+    "repairs": ("choreo.cli.repairs", "repairs"),
+    "resume": ("choreo.cli.pauses", "resume"),
+    "rerun": ("choreo.cli.rerun", "rerun"),
     "schedule": ("choreo.cli.schedule", "schedule"),
     "stories": ("choreo.cli.stories", "stories"),
     "stuck": ("choreo.cli.stuck", "stuck"),
     "top": ("choreo.cli.top", "top"),
+    "topology": ("choreo.cli.topology", "topology"),
     "trace": ("choreo.cli.trace", "trace"),
     "up": ("choreo.cli.up", "up"),
+    "web": ("choreo.cli.web", "web"),
     "why-not": ("choreo.cli.why_not", "why_not"),
 }
 

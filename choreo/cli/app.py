@@ -4,13 +4,13 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from difflib import get_close_matches
 from functools import wraps
 from typing import Any
 
 import click
 
 from choreo.cli.folding import told
+from choreo.cli.quiet import spoken
 from choreo.cli.where import Where, connecting
 from choreo.errors import (
     ChoreoError,
@@ -18,10 +18,15 @@ from choreo.errors import (
     DeclarationError,
     EventTooLargeError,
     JoinError,
+    PauseError,
     PublishError,
+    RerunError,
+    ScheduleError,
     StoreError,
     StoryError,
+    TopologyError,
 )
+from choreo.guesses import hint
 from choreo.masking import shown_url
 from choreo.printing import lines
 from choreo.redis_client.refusals import is_explained
@@ -49,7 +54,7 @@ def speaking(command: Callable[..., None]) -> Callable[..., None]:
         where = Where.of(click.get_current_context())
         with where.in_environment():
             app = command_line_service(where)
-            with _explained_errors(app, where):
+            with _explained_errors(app, where), spoken(tell):
                 command(app, *args, **options)
 
     return connecting(speak)
@@ -118,11 +123,9 @@ def check_names(app: Service, given: Iterable[str], known: Iterable[str], kind: 
     for name in given:
         if name in names:
             continue
-        guess = get_close_matches(name, names, n=1)
-        hint = f"Did you mean {guess[0]}?" if guess else f"Known are: {', '.join(sorted(names)) or 'none'}."
         raise click.ClickException(
-            f"No {kind} named {name!r} is known. {hint} A service makes itself known when its worker starts. The "
-            f"store is {place_of(app)}."
+            f"No {kind} named {name!r} is known. {hint(name, sorted(names), 'Known are:')} A service makes itself "
+            f"known when its worker starts. The store is {place_of(app)}."
         )
 
 
@@ -163,8 +166,12 @@ def tell_undeclared(app: Service, handlers: Iterable[str]) -> None:
 
 
 def tell_asleep(app: Service, handler: str) -> None:
-    """Print to stderr that no worker of the handler's service lives, if that is so."""
+    """Print to stderr that no worker of the handler's service lives, or that the handler is paused, if that is so."""
     service = handler.partition(".")[0]
+    pause = app.runtime.store.pause_of(handler)
+    if pause is not None and pause.is_stop:
+        tell(f"Note: {handler} is paused. This waits in its queue until it is resumed: `choreo resume {handler}`.")
+        return
     listening = app.runtime.store.listening(service)
     if listening is not None and not listening.workers:
         tell(f"Note: no worker of {service} runs at the moment. This waits for one.")
@@ -205,7 +212,7 @@ def _explained_errors(app: Service, where: Where) -> Iterator[None]:
         if "Say where it is: choreo_store_url" not in str(error):
             raise
         raise click.ClickException(f"{_sentence(error)} Or name it here: {where.remedy('store')}.") from error
-    except (DeadLetterError, JoinError, StoryError) as error:
+    except (DeadLetterError, JoinError, PauseError, RerunError, ScheduleError, StoryError, TopologyError) as error:
         raise click.ClickException(lines(str(error))) from error
     except click.ClickException as error:
         error.message = lines(error.message)  # type: ignore[misc]

@@ -4,6 +4,7 @@ Long texts: in a terminal, or with COLUMNS set, they are folded to the width.
 In another pipe they are whole, so that grep finds them.
 """
 
+import math
 import os
 import re
 import shutil
@@ -22,12 +23,28 @@ _COMMAND = re.compile(r"`[^`\n]+`")
 _SPACE = "\0"
 
 
+def wrap(text: str, columns: int, later: str = "") -> list[str]:
+    """The lines of a text: words are not broken, nor at hyphens. ``later`` begins each line but the first one."""
+    return textwrap.wrap(text, columns, subsequent_indent=later, break_long_words=False, break_on_hyphens=False)
+
+
 def folded(text: str, start: int) -> str:
     """The text of a column that begins after ``start`` others. Nothing of it is cut."""
-    if not sys.stdout.isatty() and not os.environ.get("COLUMNS"):
+    if not _is_folded():
         return text
-    lines = textwrap.wrap(text, _columns() - start, break_long_words=False, break_on_hyphens=False)
-    return f"\n{' ' * start}".join(lines)
+    return f"\n{' ' * start}".join(wrap(text, _columns() - start))
+
+
+def keyed(row: str, key: str, most: int, *fields: str) -> str:
+    """A row whose first field is a key. If texts are folded, one longer than ``most`` has a line of its own."""
+    if len(key) <= most or not _is_folded():
+        return row.format(key, *fields).rstrip()
+    return f"{key}\n{row.format('', *fields)}".rstrip()
+
+
+def room(start: int) -> float:
+    """The columns behind ``start`` others; without an end where nothing is folded."""
+    return _columns() - start if _is_folded() else math.inf
 
 
 def cut(text: str, start: int) -> str:
@@ -49,7 +66,7 @@ def told(text: str) -> str:
 def _told_line(line: str) -> str:
     if len(line) <= _columns() or line.startswith((" ", "\t")):
         return line
-    return textwrap.fill(line, _columns(), break_long_words=False, break_on_hyphens=False)
+    return "\n".join(wrap(line, _columns()))
 
 
 @contextmanager
@@ -61,6 +78,10 @@ def folded_errors() -> Iterator[None]:
         said = told(f"Error: {error.format_message()}").removeprefix("Error: ")
         error.format_message = lambda: said  # type: ignore[method-assign]
         raise
+
+
+def _is_folded() -> bool:
+    return sys.stdout.isatty() or bool(os.environ.get("COLUMNS"))
 
 
 def _columns() -> int:

@@ -1,7 +1,6 @@
 """`choreo joins`: lists, shows, cancels and fires pending joins."""
 
 import shlex
-import textwrap
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -9,11 +8,13 @@ import click
 
 from choreo.cli import completion
 from choreo.cli.app import check_names, say, shown_moment, speaking, tell, tell_asleep, tell_undeclared
-from choreo.cli.folding import folded
+from choreo.cli.folding import folded, keyed
 from choreo.cli.group import Group
 from choreo.cli.paging import rows
 from choreo.cli.quiet import unlogged
+from choreo.cli.verdict import wrapped
 from choreo.cli.where import connecting
+from choreo.observe.words import span
 from choreo.operate.joins import Joins, PendingJoin
 from choreo.printing import one_line
 from choreo.service import Service
@@ -79,8 +80,9 @@ def list_(app: Service, names: tuple[str, ...], limit: int, after: str | None, a
 @click.argument("key", metavar="KEY")
 @_of_handler
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+@click.option("--reveal", is_flag=True, help="With the values of redacted fields.")
 @speaking
-def show(app: Service, key: str, handler: str | None, as_json: bool) -> None:
+def show(app: Service, key: str, handler: str | None, as_json: bool, reveal: bool) -> None:
     """
     Show the joins that wait for KEY.
 
@@ -91,14 +93,14 @@ def show(app: Service, key: str, handler: str | None, as_json: bool) -> None:
     if not found:
         app.joins.get(key, handler)
     for number, join in enumerate(found):
-        say(join.to_json() if as_json else ("\n" if number else "") + _explained(join))
+        say(join.to_json(reveal=reveal) if as_json else ("\n" if number else "") + _explained(join))
     tell_undeclared(app, [join.handler for join in found])
 
 
 @joins.command()
 @click.argument("key", metavar="KEY")
 @_of_handler
-@click.option("--reason", help="The reason, for the record. It is asked for if it is left out.")
+@click.option("--reason", help="The reason, for `choreo repairs`. It is asked for if it is left out.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @speaking
 def cancel(app: Service, key: str, handler: str | None, reason: str | None, yes: bool) -> None:
@@ -106,14 +108,14 @@ def cancel(app: Service, key: str, handler: str | None, reason: str | None, yes:
     _check_handler(app, handler)
     join = app.joins.get(key, handler)
     if not yes:
-        say(_wrapped(f"{join.handler} {one_line(key)} has {_arrived(join)}."))
+        say(wrapped(f"{join.handler} {one_line(key)} has {_arrived(join)}.", "  "))
     # Not by click: it would ask before it has looked at the rest of the command line.
     reason = click.prompt("Why") if reason is None else reason
     if yes or click.confirm("Forget the join for good?"):
         with unlogged("choreo.operate.joins"):
             app.joins.cancel(key, reason, join.handler)
         later = "Parts that come later are ignored; with rounds=True they begin a new round."
-        say(_wrapped(f"{join.handler} {one_line(key)}: cancelled. {later}"))
+        say(wrapped(f"{join.handler} {one_line(key)}: cancelled. {later}", "  "))
 
 
 @joins.command()
@@ -130,13 +132,13 @@ def fire(app: Service, key: str, handler: str | None, as_timeout: bool) -> None:
     _check_handler(app, handler)
     join = app.joins.fire(key, handler, as_timeout=as_timeout)
     what = "on_timeout runs" if as_timeout else "runs"
-    say(_wrapped(f"{join.handler} {one_line(key)}: {what} with {_arrived(join)}."))
+    say(wrapped(f"{join.handler} {one_line(key)}: {what} with {_arrived(join)}.", "  "))
     tell_asleep(app, join.handler)
 
 
 def _check_handler(app: Service, handler: str | None) -> None:
     if handler is not None:
-        check_names(app, [handler], app.joins.handlers, "join")
+        check_names(app, [handler], [*app.joins.handlers, *app.joins.undos], "join")
 
 
 def _chosen(app: Service, names: tuple[str, ...]) -> list[str]:
@@ -169,7 +171,7 @@ def _headline(joins: Joins, handler: str) -> str:
 def _row(join: PendingJoin) -> str:
     since = join.since.strftime("%m-%d %H:%M") if join.since else ""
     until = "overdue" if join.overdue else shown_moment(join.until, "%m-%d %H:%M")
-    return _ROW.format(one_line(join.key), since, until, folded(_waits_for(join), _START))
+    return keyed(_ROW, one_line(join.key), 20, since, until, folded(_waits_for(join), _START))
 
 
 def _explained(join: PendingJoin) -> str:
@@ -182,7 +184,7 @@ def _explained(join: PendingJoin) -> str:
         facts.append(("attempts", f"{join.attempts} failed"))
     if join.lease:
         facts.append(("worker", f"one holds the lease, for another {join.lease:.0f} s at least"))
-    lines += [_wrapped(f"  {name + ':':<11}{fact}", indent=13) for name, fact in facts]
+    lines += [wrapped(f"  {name + ':':<11}{fact}", " " * 13) for name, fact in facts]
     lines.append("  has:" if join.arrived else "  has nothing yet")
     for part in join.arrived:
         event = part.envelope
@@ -194,6 +196,8 @@ def _explained(join: PendingJoin) -> str:
 def _waits_for(join: PendingJoin) -> str:
     if join.complete:
         return "nothing: it is complete" if not join.attempts else "its next attempt"
+    if join.is_effect:
+        return f"{' or '.join(map(str, join.missing))}, which may never come"
     missing = ", ".join(map(str, join.missing)) or "unknown: no worker has started"
     return f"{join.needed} of: {missing}" if join.needed < len(join.missing) else missing
 
@@ -209,17 +213,5 @@ def _arrived(join: PendingJoin) -> str:
 
 def _when(moment: datetime) -> str:
     away = moment - datetime.now(UTC)
-    spoken = f"{_spoken(-away)} ago" if away < timedelta(0) else f"in {_spoken(away)}"
+    spoken = f"{span(-away.total_seconds())} ago" if away < timedelta(0) else f"in {span(away.total_seconds())}"
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC ({spoken})"
-
-
-def _spoken(span: timedelta) -> str:
-    seconds = round(span.total_seconds())
-    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds // length} {unit}"
-    return f"{seconds} s"
-
-
-def _wrapped(text: str, indent: int = 2) -> str:
-    return textwrap.fill(text, 80, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)

@@ -29,7 +29,7 @@ LONGEST_TYPE, HEARERS = 36, 18
 #: The most names in a note that nobody need act on.
 MOST_NAMED = 6
 #: The marks of a hearer.
-_MARKS = {"join": "+", "unless": "-"}
+_MARKS = {"join": "+", "unless": "-", "effect": "<"}
 
 
 @click.command("map")
@@ -49,6 +49,7 @@ _MARKS = {"join": "+", "unless": "-"}
     help="Read the code of this service, named as for `celery -A`, and ask no broker.",
 )
 @click.option("--reads", metavar="FIELD", help="Show who reads this field of an event.")
+@click.option("--unread", is_flag=True, help="Show the fields of events that no handler uses.")
 @click.option("--mermaid", is_flag=True, help="Print a flowchart for Markdown.")
 @click.option("--dot", is_flag=True, help="Print a digraph for Graphviz.")
 @click.option("--svg", is_flag=True, help="Print a picture. It needs Graphviz.")
@@ -60,6 +61,7 @@ def map_(
     package: str | None,
     targets: tuple[str, ...],
     reads: str | None,
+    unread: bool,
     **forms: bool,
 ) -> None:
     """
@@ -72,24 +74,31 @@ def map_(
     choreo map                           all events
     choreo map payment order.placed      what concerns these
     choreo map --package shop --svg > shop.svg
+    choreo map --unread                  fields that could be left out
     """
-    form = _form(forms, reads)
+    form = _form(forms, "--reads" if reads is not None else "--unread" if unread else "")
     shown = _chosen(_drawn(app, package, targets), names)
     if reads is not None:
         _print_readers(shown, reads, as_json=form == "json")
+    elif unread:
+        _print_unread(shown, as_json=form == "json")
     elif form is not None:
         say(_FORMS[form](shown))
     else:
         _print(shown, names)
 
 
-def _form(forms: Mapping[str, bool], reads: str | None) -> str | None:
-    """The form that the options ask for; None for people. Raises `UsageError` if they contradict each other."""
+def _form(forms: Mapping[str, bool], lists: str) -> str | None:
+    """
+    The form that the options ask for; None for people. Raises `UsageError` if they contradict each other.
+
+    ``lists`` is the option that asks for a list; "" for the map.
+    """
     asked = [name for name, is_asked in forms.items() if is_asked]
     if len(asked) > 1:
         raise click.UsageError(f"{' and '.join(f'--{name}' for name in asked)} exclude each other. Choose one.")
-    if reads is not None and asked not in ([], ["json"]):
-        raise click.UsageError(f"--reads prints a list, or JSON with --json. Leave out --{asked[0]}.")
+    if lists and asked not in ([], ["json"]):
+        raise click.UsageError(f"{lists} prints a list, or JSON with --json. Leave out --{asked[0]}.")
     return asked[0] if asked else None
 
 
@@ -123,6 +132,8 @@ def _chosen(shown: Map, names: tuple[str, ...]) -> Map:
         if name not in known:
             guess = get_close_matches(name, sorted(known), n=1)
             hint = f"Did you mean {guess[0]}?" if guess else "`choreo map` shows all."
+            if not guess and Path(*name.split("."), "__init__.py").is_file():
+                hint = f"For the code of a package: `choreo map --package {name}`."
             raise click.ClickException(f"No service, handler or event {name!r} is on the map. {hint}")
     return shown.about(*names)
 
@@ -250,7 +261,7 @@ def _legend(shown: Map) -> list[Text]:
     heard = [hearer for event in shown.events for hearer in event.heard_by]
     wild = sorted({f"{hearer.name} hears {hearer.pattern}" for hearer in heard if hearer.is_wildcard})
     stories = sorted({hearer.name for hearer in heard if hearer.how == "story"})
-    signs = [("join", "+ part of a join"), ("unless", "- cancels a join")]
+    signs = [("join", "+ part of a join"), ("unless", "- cancels a join"), ("effect", "< undoes its effect")]
     lines = ["   ".join(sign for how, sign in signs if how in hearers)]
     lines += [f"* {', '.join(wild)}"] * bool(wild) + [f"~ followed by the story {', '.join(stories)}"] * bool(stories)
     return [text((line, "dim")) for line in lines if line]
@@ -260,16 +271,33 @@ def _print_hearers(console: Console, event: MappedEvent) -> None:
     from choreo.cli.tables import show, table, text
 
     heading = f"{event.type} is heard by"
-    rows = table(heading, "LISTENS", "READS", kept=[heading])
+    # Most events have one version for ever.
+    versioned = any(version > 1 for hearer in event.heard_by for version in hearer.versions)
+    rows = table(heading, "LISTENS", *(["VERSIONS"] if versioned else []), "READS", kept=[heading])
     for hearer in event.heard_by:
-        rows.add_row(text(hearer.name), text(_listens(hearer)), text(_reads(hearer)))
+        versions = [text(_versions(hearer))] if versioned else []
+        rows.add_row(text(hearer.name), text(_listens(hearer)), *versions, text(_reads(hearer)))
     show(console, "", rows)
+
+
+#: `Hearer.how` → the same for people.
+_LISTENS = {
+    "join": "in a join",
+    "unless": "cancels",
+    "story": "in a story",
+    "effect": "undoes it",
+    "undo": "to undo",
+}
 
 
 def _listens(hearer: Hearer) -> str:
     if hearer.is_wildcard:
         return f"to {hearer.pattern}"
-    return {"join": "in a join", "unless": "cancels", "story": "in a story"}.get(hearer.how, "by name")
+    return _LISTENS.get(hearer.how, "by name")
+
+
+def _versions(hearer: Hearer) -> str:
+    return ", ".join(map(str, hearer.versions)) or "any"
 
 
 def _reads(hearer: Hearer) -> str:
@@ -290,6 +318,8 @@ def _asleep_services(shown: Map) -> Iterator[tuple[str, Text]]:
 def _notes(shown: Map) -> Iterator[tuple[str, Text]]:
     from choreo.cli.tables import listed, text
 
+    for pause in shown.paused:
+        yield "PAUSED" if pause.is_stop else "SLOWED", text(str(pause))
     if shown.idle:
         queues = [text(idle.queue, f" ({_counted(idle.waiting)})") for idle in shown.idle]
         yield "QUEUES NOBODY CONSUMES", listed(queues)
@@ -316,6 +346,8 @@ def _asleep(service: MappedService) -> str:
 
 
 def _divided(service: MappedService) -> str:
+    if service.division:
+        return service.division
     versions = ", ".join(service.versions) or "of unknown versions"
     return f"{service.name} ({versions}; {service.workers} workers)"
 
@@ -344,3 +376,26 @@ def _print_readers(shown: Map, field: str, *, as_json: bool) -> None:
     for (is_whole, name), events in sorted(found.items()):
         rows.add_row(text(name), text("the whole event" if is_whole else field), listed(map(text, events)))
     show(screen(), rows)
+
+
+def _print_unread(shown: Map, *, as_json: bool) -> None:
+    unread = shown.unread()
+    if as_json:
+        for one in unread:
+            say(json.dumps({"event": one.event, "field": one.field, "perhaps": list(one.perhaps)}))
+        return
+    if not unread:
+        tell("Each field of each event that is heard is used by a handler.")
+        return
+    from choreo.cli.tables import listed, screen, show, table, text
+
+    rows = table("EVENT", "FIELD", "USED BY", kept=["EVENT", "FIELD"])
+    for one in unread:
+        rows.add_row(
+            text(one.event),
+            text(one.field),
+            listed(text(name, "?") for name in one.perhaps) if one.perhaps else text("nobody"),
+        )
+    show(screen(), rows)
+    if any(one.perhaps for one in unread):
+        tell("?: it takes the whole event, and its source does not tell which fields it uses.")

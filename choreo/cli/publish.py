@@ -1,21 +1,27 @@
 """`choreo publish`: announces an event from the shell."""
 
 import json
+import shlex
 from contextlib import suppress
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import click
-from pydantic import AliasChoices, AliasPath, ValidationError
+from pydantic import ValidationError
 
 from choreo.cli import completion
-from choreo.cli.app import broker_of, namespace_of, say, speaking, tell
+from choreo.cli.app import broker_of, check_named, namespace_of, say, speaking, tell
 from choreo.declare.settings import Unheard
 from choreo.errors import ChoreoError, InvalidEventError
+from choreo.events.envelope import Envelope
 from choreo.events.event import Event, known_events
 from choreo.events.metadata import Meta, checked_meta
+from choreo.events.redaction import check_unmasked, marks_of
+from choreo.events.travel import way_of
+from choreo.events.wire_names import wire_names
+from choreo.guesses import hint
 from choreo.local.discovery import DiscoveryError, Package, imported, packages_with_events
+from choreo.observe.words import place
 from choreo.service import Service
 
 #: The most namespaces that a warning names.
@@ -26,6 +32,7 @@ MOST_NAMED = 4
 @click.argument("event_type", metavar="TYPE", shell_complete=completion.event_types)
 @click.option("--subject", default="", help="The subject of the event, such as ORD-9.")
 @click.option("--data", default="{}", metavar="JSON", help="The fields of the event.")
+@click.option("--caused-by", "cause", metavar="ID", help="The event, or its dead letter, that this one follows from.")
 @click.option("--meta", "meta", multiple=True, metavar="NAME=VALUE", help="Metadata that caused events inherit.")
 @click.option(
     "--package",
@@ -34,12 +41,23 @@ MOST_NAMED = 4
     help="The package that knows the event. Default: the only one in this directory that does.",
 )
 @speaking
-def publish(app: Service, event_type: str, subject: str, data: str, meta: tuple[str, ...], package: str | None) -> None:
+def publish(
+    app: Service,
+    event_type: str,
+    subject: str,
+    data: str,
+    cause: str | None,
+    meta: tuple[str, ...],
+    package: str | None,
+) -> None:
     """
     Announce an event of TYPE, such as order.placed.
 
     The data is validated against the class of the event before the event is sent. Only the module of that class is
     imported.
+
+    With --caused-by it stays in the story of an earlier event, named by its id or that of its dead letter. It has the
+    same subject, unless one is given, and inherits the metadata.
 
     \b
     choreo publish order.placed --subject ORD-9 \\
@@ -47,12 +65,17 @@ def publish(app: Service, event_type: str, subject: str, data: str, meta: tuple[
         --meta tenant=acme
     """
     given = _meta(meta)
-    event = _made(_event_class(event_type, package), data)
+    caused_by = None if cause is None else _cause(app, cause)
+    event = _made(_event_class(app, event_type, package), data)
     if (app.conf.get("choreo_unheard") or Unheard.LOG) == Unheard.LOG:
         # It is said below, once. Without a configuration of logs, the warning in the log would stand beside it.
         app.conf.choreo_unheard = Unheard.IGNORE
-    envelope = app.publish(event, subject, meta=given)
+    subject = subject or (caused_by.subject if caused_by else "")
+    envelope = app.publish(event, subject, meta=given, caused_by=caused_by)
     say(f"{envelope} announced; its id is {envelope.id}")
+    if caused_by is not None:
+        app.repairs.note("announced", f"{envelope}", reason=f"caused by {caused_by}")
+        say(f"It follows from {caused_by}, in the story {envelope.correlation_id}")
     if not subject:
         _warn(
             f"{event_type} has no subject. A join that uses the subject as its key makes it a dead letter. "
@@ -71,9 +94,22 @@ def _way_out(app: Service, event_type: str) -> str:
         others = list(app.observe.heard_elsewhere(event_type))
     if not others:
         return "Is this the right broker and namespace? (--broker / CHOREO_BROKER_URL, --namespace / CHOREO_NAMESPACE)"
-    named = [f"the namespace {name!r} (--namespace {name})" if name else "no namespace" for name in others[:MOST_NAMED]]
+    named = [f"{place(name)} (--namespace {shlex.quote(name)})" for name in others[:MOST_NAMED]]
     more = f", and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else ""
     return f"It is heard in {', '.join(named)}{more}."
+
+
+def _cause(app: Service, what: str) -> Envelope:
+    """The event that is the cause. Raises `BadParameter` if nothing is known of it."""
+    check_named(what, "--caused-by")
+    found = app.find_event(what)
+    if found is None:
+        raise click.BadParameter(
+            f"nothing is known of an event or a dead letter {what!r}. `choreo trace ORD-1 --json` shows the ids of the "
+            f"events of a story.",
+            param_hint="--caused-by",
+        )
+    return found
 
 
 def _meta(given: tuple[str, ...]) -> Meta:
@@ -94,9 +130,9 @@ def _warn(text: str) -> None:
     tell(f"Warning: {text}")
 
 
-def _event_class(event_type: str, package: str | None) -> type[Event]:
+def _event_class(app: Service, event_type: str, package: str | None) -> type[Event]:
     if package is None:
-        package = _package_that_knows(event_type)
+        package = _package_that_knows(app, event_type)
     try:
         known = Package(package)
         found = known.events.get(event_type)
@@ -112,16 +148,19 @@ def _event_class(event_type: str, package: str | None) -> type[Event]:
     if event_type in events:
         return events[event_type]
     raise click.BadParameter(
-        f"{package} knows no event {event_type!r}. {_hint(event_type, {*events, *known.events})}", param_hint="TYPE"
+        f"{package} knows no event {event_type!r}. {hint(event_type, sorted({*events, *known.events}), 'Known are:')}",
+        param_hint="TYPE",
     )
 
 
-def _package_that_knows(event_type: str) -> str:
-    """The only package in this directory that knows this type of event."""
+def _package_that_knows(app: Service, event_type: str) -> str:
+    """The package in this directory that knows this type of event: of several, the one whose services are known."""
     packages = packages_with_events(Path.cwd())
     found = {package.events[event_type]: name for name, package in packages.items() if event_type in package.events}
     if len(found) == 1:
         return next(iter(found.values()))
+    if len(running := [name for name in found.values() if name in _packages_of(app)] if found else []) == 1:
+        return running[0]
     if found:
         names = ", ".join(found.values())
         raise click.BadParameter(f"several packages know {event_type}: {names}. Name one.", param_hint="--package")
@@ -133,13 +172,19 @@ def _package_that_knows(event_type: str) -> str:
         )
     known = {name for package in packages.values() for name in package.events}
     raise click.BadParameter(
-        f"no package in this directory knows an event {event_type!r}. {_hint(event_type, known)}", param_hint="TYPE"
+        f"no package in this directory knows an event {event_type!r}. {hint(event_type, sorted(known), 'Known are:')}",
+        param_hint="TYPE",
     )
 
 
-def _hint(event_type: str, known: set[str]) -> str:
-    guess = get_close_matches(event_type, known, n=1)
-    return f"Did you mean {guess[0]}?" if guess else f"Known are: {', '.join(sorted(known)) or 'none'}."
+def _packages_of(app: Service) -> set[str]:
+    """The packages of the services whose workers live, or were seen last."""
+    with suppress(ChoreoError):  # the store may be away
+        store = app.runtime.store
+        presences = [store.presence(service) for service in store.services()]
+        programs = [one for presence in presences for one in presence.workers or presence.gone]
+        return {program.module.partition(".")[0] for program in programs if program.module}
+    return set()
 
 
 def _made(event: type[Event], data: str) -> Event:
@@ -149,9 +194,13 @@ def _made(event: type[Event], data: str) -> Event:
         raise click.BadParameter(f"not JSON: {error}", param_hint="--data") from error
     faults = _unknown_fields(event, fields)
     try:
-        made = event.model_validate(fields)
+        made: Event = way_of(event).read(fields)
     except ValidationError as error:
         faults += [_described(fault) for fault in error.errors()]
+    try:
+        check_unmasked(fields, marks_of(event))
+    except ValueError as error:
+        faults.append(str(error))
     if faults:
         listed = "\n".join(f"  {fault}" for fault in faults)
         raise click.BadParameter(f"not a valid {event.event_type}:\n{listed}", param_hint="--data")
@@ -162,22 +211,11 @@ def _unknown_fields(event: type[Event], fields: object) -> list[str]:
     """Return a fault for each name that is neither a field nor an alias. Services would ignore it: it is a typo."""
     if not isinstance(fields, dict) or event.model_config.get("extra") == "allow":
         return []
-    known = _names(event)
+    known = {*event.model_fields, *wire_names(event)}
     faults = []
     for name in fields.keys() - known:
-        guess = get_close_matches(name, known, n=1)
-        hint = f"did you mean {guess[0]}?" if guess else f"there are {', '.join(sorted(known)) or 'none'}."
-        faults.append(f"{name}: no such field, {hint}")
+        faults.append(f"{name}: no such field, {hint(name, sorted(known), 'there are')}")
     return sorted(faults)
-
-
-def _names(event: type[Event]) -> set[str]:
-    names = set(event.model_fields)
-    for info in event.model_fields.values():
-        alias = info.validation_alias or info.alias
-        for choice in alias.choices if isinstance(alias, AliasChoices) else [alias]:
-            names.add(str(choice.path[0]) if isinstance(choice, AliasPath) else choice or "")
-    return names - {""}
 
 
 def _described(fault: Any) -> str:

@@ -1,18 +1,20 @@
 """`choreo stories`: lists and shows pending stories, and forgets one."""
 
 import shlex
-import textwrap
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import click
 
 from choreo.cli import completion
 from choreo.cli.app import check_names, say, shown_moment, speaking, tell, tell_undeclared
+from choreo.cli.folding import keyed
 from choreo.cli.group import Group
 from choreo.cli.paging import rows
 from choreo.cli.quiet import unlogged
+from choreo.cli.verdict import wrapped
 from choreo.cli.where import connecting
+from choreo.observe.words import span
 from choreo.operate.stories import PendingStory, Stories
 from choreo.printing import one_line
 from choreo.service import Service
@@ -91,20 +93,20 @@ def show(app: Service, key: str, name: str | None, as_json: bool) -> None:
 @stories.command()
 @click.argument("key", metavar="KEY")
 @_of_story
-@click.option("--reason", help="The reason, for the record. It is asked for if it is left out.")
+@click.option("--reason", help="The reason, for `choreo repairs`. It is asked for if it is left out.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @speaking
 def forget(app: Service, key: str, name: str | None, reason: str | None, yes: bool) -> None:
     """Forget the story of KEY: it is listed no more, and later events of KEY are ignored."""
     story = app.stories.get(key, name)
     if not yes:
-        say(_wrapped(f"{story.handler} {one_line(key)}: {_progress(story)}."))
+        say(wrapped(f"{story.handler} {one_line(key)}: {_progress(story)}.", "  "))
     # Not by click: it would ask before it has looked at the rest of the command line.
     reason = click.prompt("Why") if reason is None else reason
     if yes or click.confirm("Forget the story for good?"):
         with unlogged("choreo.operate.joins"):
             app.stories.forget(key, reason, story.handler)
-        say(_wrapped(f"{story.handler} {one_line(key)}: forgotten."))
+        say(wrapped(f"{story.handler} {one_line(key)}: forgotten.", "  "))
 
 
 def _chosen(app: Service, names: tuple[str, ...]) -> list[str]:
@@ -140,9 +142,9 @@ def _headline(stories: Stories, handler: str) -> str:
 
 
 def _row(story: PendingStory) -> str:
-    due = f"{_spoken(story.overdue_by)} ago" if story.overdue else shown_moment(story.until, "%m-%d %H:%M")
-    key, waits_for = _short(one_line(story.key), 20), _short(one_line(story.waits_for), 33)
-    return _ROW.format(key, f"{story.step} of {story.steps}", waits_for, due).rstrip()
+    due = f"{span(story.overdue_by.total_seconds())} ago" if story.overdue else shown_moment(story.until, "%m-%d %H:%M")
+    waits_for = _short(one_line(story.waits_for), 33)
+    return keyed(_ROW, one_line(story.key), 20, f"{story.step} of {story.steps}", waits_for, due)
 
 
 def _progress(story: PendingStory) -> str:
@@ -150,16 +152,16 @@ def _progress(story: PendingStory) -> str:
     told = f"step {story.step} of {story.steps}, waiting for {one_line(story.waits_for)}"
     if story.since is None:
         return f"not begun: only other events have come, {told}"
-    return f"{told}, overdue by {_spoken(story.overdue_by)}" if story.overdue else told
+    return f"{told}, overdue by {span(story.overdue_by.total_seconds())}" if story.overdue else told
 
 
 def _explained(story: PendingStory) -> str:
-    lines = [f"{story.handler} {one_line(story.key)}", _wrapped(f"  {_progress(story)}")]
+    lines = [f"{story.handler} {one_line(story.key)}", wrapped(f"  {_progress(story)}", "  ")]
     facts = [("began", _moment(story.since))] if story.since else []
     facts.append(("due", _moment(story.until)))
     if story.missing:
         facts.append(("ends with", " or ".join(map(one_line, story.ends))))
-    lines += [_wrapped(f"  {name + ':':<11}{fact}", indent=13) for name, fact in facts]
+    lines += [wrapped(f"  {name + ':':<11}{fact}", " " * 13) for name, fact in facts]
     lines.append("  came:")
     for one in story.arrived:
         event = one.envelope
@@ -171,18 +173,6 @@ def _explained(story: PendingStory) -> str:
 
 def _moment(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _spoken(span: timedelta) -> str:
-    seconds = round(span.total_seconds())
-    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds // length} {unit}"
-    return f"{seconds} s"
-
-
-def _wrapped(text: str, indent: int = 2) -> str:
-    return textwrap.fill(text, 80, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
 
 
 def _short(text: str, width: int) -> str:

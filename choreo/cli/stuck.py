@@ -4,22 +4,24 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
-from textwrap import wrap
 
 import click
 from rich.text import Text
 
 from choreo.cli import completion
 from choreo.cli.app import check_names, is_known, nobody, say, speaking, tell
-from choreo.cli.figures import count
 from choreo.cli.spans import SPAN
 from choreo.cli.tables import screen, show, table, text, unwrapped
+from choreo.cli.verdict import wrapped
+from choreo.observe.figures import count
 from choreo.observe.stuck import Stuck
 from choreo.service import Service
 from choreo.store.schedule import DELAYED
 
 #: Columns of a row beside the name of the handler: the time, the number, and some for the cause.
 BESIDE = 46
+#: Columns of the time and the number; and of these with some for the name of the handler.
+TIME_AND_COUNT, LEFT = 28, 37
 #: A next step that begins so is a command.
 _COMMANDS = ("celery ", "choreo ", "redis-cli ")
 
@@ -71,28 +73,30 @@ def _print(found: Sequence[Stuck]) -> None:
     console = screen()
     rows = [_row(one) for one in found]
     names = () if console.is_terminal else ("WHAT",)
+    longest = max(len(subject) for one in found for subject in ["", *one.subjects]) + len(",")
     if names:
         # In a pipe a name is never broken, so that grep finds it.
-        console.width = max(console.width, max(len(what) for _, what, _, _ in rows) + BESIDE)
+        console.width = max(
+            console.width, max(len(what) for _, what, _, _ in rows) + max(BESIDE, TIME_AND_COUNT + longest)
+        )
     shown = table("SINCE (UTC)", "WHAT", "COUNT", "CAUSE", kept=("SINCE (UTC)", *names, "COUNT"), right=("COUNT",))
+    # A subject is not broken either: it can be copied.
+    shown.columns[-1].min_width = min(longest, console.width - LEFT)
     for row in rows:
         shown.add_row(*map(text, row))
     show(console, shown)
-    steps = dict.fromkeys(one.do for one in found if one.do)
+    steps = dict.fromkeys(tuple(one.do) for one in found)
     unwrapped(console, *(line for step in steps for line in _step(step, console.width)))
 
 
-def _step(step: str, width: int) -> Iterator[Text]:
-    """The lines of a next step. Prose is wrapped; a command is one line, however long it is."""
-    prose, is_both, command = step.partition(", or: ")
-    whole = f"DO  {step}"
-    if len(whole) <= width or step.startswith(_COMMANDS):
-        lines = [whole]
-    elif is_both:
-        lines = [f"DO  {prose}, or:", f"      {command}"]
-    else:
-        lines = wrap(whole, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
-    yield from (text(("DO", "bold"), line[2:]) if line.startswith("DO") else text(line) for line in lines)
+def _step(steps: Sequence[str], width: int) -> Iterator[Text]:
+    """The lines of next steps. Prose is wrapped; a command is one line, however long it is."""
+    for number, step in enumerate(steps):
+        before = "      " if number else "DO  "
+        whole = before + (f"{step}, or:" if number < len(steps) - 1 else step)
+        is_whole = len(whole) <= width or step.startswith(_COMMANDS)
+        lines = [whole] if is_whole else wrapped(whole, " " * len(before)).splitlines()
+        yield from (text(("DO", "bold"), line[2:]) if line.startswith("DO") else text(line) for line in lines)
 
 
 def _row(one: Stuck) -> list[str]:

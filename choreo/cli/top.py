@@ -13,17 +13,17 @@ from rich.table import Table
 
 from choreo.cli import completion
 from choreo.cli.app import check_names, is_known, nobody, say, speaking
-from choreo.cli.figures import count, rate, size, span
 from choreo.cli.fitting import Fitting
 from choreo.cli.tables import Piece, facts, screen, show, table, text, whole
 from choreo.errors import StoreError
-from choreo.observe import words
+from choreo.observe import phrases
+from choreo.observe.figures import count, rate, span
 from choreo.observe.handlers import HandlerState
-from choreo.observe.overview import Overview, Version
-from choreo.observe.server import Server
+from choreo.observe.overview import Overview
+from choreo.observe.resuming import hint
 from choreo.observe.top import Top
+from choreo.rates import rate_text
 from choreo.service import Service
-from choreo.store.schedule import DELAYED
 
 #: The most troubles that a screen shows if it is too small for all.
 MOST_TROUBLES = 5
@@ -49,7 +49,8 @@ def top(app: Service, names: tuple[str, ...], once: bool, as_json: bool, interva
     WAIT is the number of messages in its queue, OLDEST the age of the event that is next (- on RabbitMQ). IN, OUT and
     P95 (95 of 100 runs took no longer) are from the record of runs of the last minute. ETA is the time until the queue
     is empty at this rate. LATER are retries, deadlines and delayed events. WORKERS are the live workers that consume
-    the queue: NONE if no worker of the service lives, NONE -Q if none of them consumes this queue.
+    the queue: NONE if no worker of the service lives, NONE -Q if none of them consumes this queue, PAUSED or a rate
+    such as 5/s after `choreo pause`.
 
     Without a terminal it prints one screen. End it with q or Ctrl-C.
 
@@ -59,6 +60,7 @@ def top(app: Service, names: tuple[str, ...], once: bool, as_json: bool, interva
     - a message is due for more than 10 seconds, and no worker sends it
     - a dead letter was made within the last 10 minutes
     - Redis has evicted keys or may, is nearly full, or cannot write
+    - live versions of a service handle the same event with different handlers
     - a loop: events of one story cause their own type again and again
     - the broker does not answer
     - no service is known: it may be the wrong place
@@ -168,7 +170,9 @@ def _listed(lines: Iterable[tuple[str, Piece]]) -> list[Table]:
 
 def _is_idle(state: HandlerState) -> bool:
     """True if nothing is to be told of this handler."""
-    return not (state.trouble or state.waiting or state.outgoing or state.dead_letters or state.backlog.total)
+    return not (
+        state.trouble or state.pause or state.waiting or state.outgoing or state.dead_letters or state.backlog.total
+    )
 
 
 def _troubles(found: Overview, most: int | None) -> Iterator[tuple[str, Piece]]:
@@ -201,6 +205,8 @@ def _workers(state: HandlerState) -> str:
         return "GONE"
     if not state.living:
         return "NONE"
+    if state.pause is not None:
+        return "PAUSED" if state.pause.rate is None else f"{rate_text(state.pause.rate)}"
     if not state.workers:
         return "NONE -Q"
     pools = [pool for pool in state.pools if pool != "prefork"]
@@ -208,71 +214,20 @@ def _workers(state: HandlerState) -> str:
 
 
 def _lines(found: Overview) -> Iterator[tuple[str, Piece]]:
-    if versions := _versions(found):
+    for pause in found.paused:
+        yield "PAUSED" if pause.is_stop else "SLOWED", (f"{pause}; {hint(pause)}", "yellow")
+    if versions := phrases.versions(found):
         yield "VERSIONS", versions
-    if found.mixed:
-        yield "DIVIDED", (f"live workers declare different handlers: {', '.join(found.mixed)}", "yellow")
+    for division in found.divided:
+        yield "DIVIDED", (division.text, "yellow")
     for server in found.servers:
         style = "red" if server.trouble else "yellow" if server.has_evicting_policy else ""
-        yield "REDIS", (_server(server), style)
+        yield "REDIS", (phrases.server(server), style)
     if found.namespaces is not None:
         others = [repr(name) if name != found.namespace else f"{name!r} (this one)" for name in found.namespaces]
         yield "NAMESPACES", ", ".join(others) or "none"
     for loop in found.loops:
-        circle = " <-> ".join(loop.types)
-        about = (
-            f"{loop.subject or loop.story} has at least {loop.events:,} events in {words.span(loop.seconds)}: {circle}"
-        )
-        yield "LOOPS", (about, "red")
-    for kind, unheard in found.unheard.items():
-        ago = words.span(found.at.timestamp() - unheard.last)
-        yield "UNHEARD", (f"{kind} from {unheard.source}: {unheard.count:,}x, the last {ago} ago", "yellow")
-    yield "NEXT HOUR", _coming(found)
-
-
-def _versions(found: Overview) -> str:
-    """The services that run several versions at once. A single one that is unknown says nothing."""
-    told: dict[str, list[Version]] = {}
-    for version in found.versions:
-        told.setdefault(version.service, []).append(version)
-    several = {name: its for name, its in sorted(told.items()) if len(its) > 1}
-    if not several:
-        return "one version each" if any(version.version for version in found.versions) else ""
-    return "; ".join(
-        f"{name} {', '.join(_version(one, its[0], found) for one in its)}" for name, its in several.items()
-    )
-
-
-def _version(one: Version, newest: Version, found: Overview) -> str:
-    named = f"{one.version or '?'} x{one.workers}"
-    return named if one is newest else f"{named} (old since {words.span(found.at.timestamp() - newest.since)})"
-
-
-def _server(server: Server) -> str:
-    facts = [
-        f"{server.name}: {size(server.used)}" + (f" of {size(server.limit)}" if server.limit else ", no limit"),
-        server.policy,
-        "which evicts keys as soon as maxmemory is set" if server.has_evicting_policy and not server.limit else "",
-        "" if server.aof is None else f"AOF {'on' if server.aof else 'off'}",
-        f"evicted {server.evicted:,}",
-        f"{server.replicas} replicas, {size(server.lag)} behind" if server.replicas else "",
-        f"FAILED: {server.failed}" if server.failed else "",
-    ]
-    return ", ".join(filter(None, facts))
-
-
-def _coming(found: Overview) -> str:
-    coming, late = found.coming, found.overdue
-    overdue = f"{late:,} {'message is' if late == 1 else 'messages are'} overdue"
-    kinds = [
-        (coming.retries, "retry", "retries"),
-        (coming.deadlines, "deadline", "deadlines"),
-        (coming.delayed, "delayed event", "delayed events"),
-    ]
-    told = ", ".join(f"{number:,} {one if number == 1 else several}" for number, one, several in kinds if number)
-    if not told or coming.first_at is None:
-        return overdue if late else "nothing falls due"
-    at = time.strftime("%H:%M:%S", time.gmtime(coming.first_at))
-    first = "a delayed event" if coming.first == DELAYED else coming.first
-    before = f"{overdue}; " if late else ""
-    return f"{before}{told}{' and more' if coming.is_more else ''} (first {at} UTC, {first})"
+        yield "LOOPS", (phrases.loop(loop), "red")
+    for unheard in phrases.unheard(found):
+        yield "UNHEARD", (unheard, "yellow")
+    yield "NEXT HOUR", phrases.coming(found)

@@ -11,11 +11,11 @@ from choreo.cli.app import check_named, place_of, say, speaking
 from choreo.cli.verdict import WIDTH, say_steps, say_verdict, width, wrapped
 from choreo.observe.evidence import KnownEvent
 from choreo.observe.open_end import OpenEnd
-from choreo.observe.trace import Line, Step, Trace
+from choreo.observe.trace import Line, Trace
 from choreo.observe.words import clock, counted, span
 from choreo.printing import one_line
 from choreo.service import Service
-from choreo.store.runs import Result, Run
+from choreo.store.runs import Run
 
 _ROW = "{:<9} {:>7}  {:<{what}} {:>8} {:>7}"
 #: The columns of a row beside the one that names events and handlers, and the empty one at the end.
@@ -49,7 +49,7 @@ def trace(app: Service, what: str, everything: bool, data: bool, as_json: bool) 
             continue
         if number:
             say("")
-        _print(found, None if everything else _LINES, data=data)
+        show(found, None if everything else _LINES, data=data)
         if found.others and not everything:
             older = "1 older story" if len(found.others) == 1 else f"{len(found.others)} older stories"
             say(f"ALSO  {older} of this subject: --all")
@@ -69,7 +69,7 @@ def _nothing(app: Service, what: str) -> str:
     )
 
 
-def _print(found: Trace, most: int | None, *, data: bool) -> None:
+def show(found: Trace, most: int | None = _LINES, *, data: bool = False) -> None:
     """Print a trace. ``most``: so many lines of its tree, without those that only listened; None: all of it."""
     say_verdict(found.headline(), found.cause.weight)
     if found.read_as != "subject":
@@ -87,7 +87,7 @@ def _print(found: Trace, most: int | None, *, data: bool) -> None:
 def _print_tree(found: Trace, most: int | None, *, data: bool) -> None:
     say(_ROW.format("TIME", "AFTER", "WHAT", "WAITED", "TOOK", what=_what()).rstrip())
     before = ""
-    shown = [line for line in found.lines if most is None or not _is_noise(line)]
+    shown = [line for line in found.lines if most is None or not line.is_noise]
     for line in shown[:most]:
         for text, time in _rows(line, found):
             say(text.replace(time, " " * len(time), 1) if time and time == before else text)
@@ -101,18 +101,13 @@ def _print_rest(found: Trace, shown: Sequence[Line], most: int | None, *, data: 
     """Say what the tree does not show."""
     if most is not None and len(shown) > most:
         say(f"... {len(shown) - most} lines more: --all")
-    hidden = {line.step.handler for line in found.lines if line.step and _is_noise(line)}
+    hidden = {line.step.handler for line in found.lines if line.step and line.is_noise}
     if hidden and most is not None:
         say(wrapped(f"ALSO  {', '.join(sorted(hidden))} listened, and announced nothing: --all", "      "))
     unknown = sum(line.step is None and line.event.data is None for line in found.lines)
     if data and unknown:
-        say(f"ALSO  the fields of {counted(unknown, 'event')} are not known any more")
-
-
-def _is_noise(line: Line) -> bool:
-    """True for what only listens: to all events, or to a declared story."""
-    step = line.step
-    return step is not None and ((step.is_wildcard and step.is_quiet) or step.is_watching)
+        lost = f"the fields of {counted(unknown, 'event')} are not known any more"
+        say(wrapped(f"ALSO  {lost}: choreo_record_events = True keeps those of new events", "      "))
 
 
 def _rows(line: Line, found: Trace) -> Iterator[tuple[str, str]]:
@@ -126,21 +121,11 @@ def _rows(line: Line, found: Trace) -> Iterator[tuple[str, str]]:
         return
     step = line.step
     for run in step.runs:
-        label = f"{step.handler}{_ended(run, step)}"
+        label = "  ".join(filter(None, [step.handler, step.words_of(run)]))
         yield from _row(line, found, run.at - run.took, label, run)
-    if step.joined is not None:
-        how = {Result.CANCELLED: "cancelled by", Result.CANCELLED_BY_HAND: "cancelled by hand, with"}
-        label = f"{step.handler}  a part, {how.get(step.joined.result, 'with')} {step.joined.type}"
-        yield from _row(line, found, line.event.at, label)
-    elif (step.end is not None and not _is_told(step)) or not step.runs:
-        state = _state(step, found.now)
-        yield from _row(line, found, None, f"{step.handler}  {state}")
-
-
-def _is_told(step: Step) -> bool:
-    """True if the line of the last run tells of the dead letter that is still there."""
-    letter = step.end.letter if step.end is not None else None
-    return letter is not None and bool(step.runs) and step.runs[-1].letter == letter.id
+    if step.joined is not None or step.is_open:
+        at = None if step.joined is None else line.event.at
+        yield from _row(line, found, at, f"{step.handler}  {step.words(found.now)}")
 
 
 def _named(event: KnownEvent, found: Trace) -> str:
@@ -187,36 +172,6 @@ def _indent(line: Line) -> int:
 
 def _left(line: Line) -> int:
     return 19 + _indent(line)
-
-
-def _ended(run: Run, step: Step) -> str:
-    """How a run ended, if that is worth a word."""
-    replayed = "  replayed" if step.is_replay(run) else ""
-    number = replayed + (f"  attempt {run.attempt}" if len(step.runs) > 1 or run.attempt > 1 else "")
-    match run.result:
-        case Result.DONE:
-            with_ = [kind for kind, event_id in run.parts if event_id != run.event]
-            return number + (f"  with {', '.join(dict.fromkeys(with_))}" if with_ else "")
-        case Result.RETRY:
-            return f"{replayed}  attempt {run.attempt} failed: {run.detail}"
-        case Result.CANCELLED:
-            return f"  cancelled by {run.type}"
-        case Result.DEAD if run.letter in step.gone:
-            since = "replayed since" if step.was_replayed(run) else "replayed or discarded since"
-            return f"{replayed}  dead letter, {since}: {run.detail.partition(' ')[2]}"
-        case Result.DEAD:
-            return f"{replayed}  DEAD LETTER {run.detail}"
-        case Result.CANCELLED_BY_HAND:
-            return f"  cancelled by hand: {run.detail}"
-        case other:
-            return f"{number}  {other}"
-
-
-def _state(step: Step, now: float) -> str:
-    """What is still to be done, in a few words."""
-    if step.end is not None:
-        return step.end.words(now)
-    return "?  nothing is known of it" if step.cause and step.cause.name == "unknown" else "?  perhaps in its queue"
 
 
 def _open(end: OpenEnd, now: float) -> str:

@@ -8,6 +8,8 @@ import signal
 import sys
 import textwrap
 import time
+from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -16,6 +18,7 @@ import click
 from click.core import ParameterSource
 from kombu.utils.url import maybe_sanitize_url
 
+from choreo.cli.folding import wrap
 from choreo.cli.where import Where
 from choreo.errors import ChoreoError
 from choreo.events.event import Event, known_events
@@ -83,6 +86,7 @@ class Refusal(click.ClickException):
     help="How many events each service handles at once.",
 )
 @click.option("--flower/--no-flower", default=False, help="Start Flower on a free port of this machine.")
+@click.option("--pages/--no-pages", default=False, help="Serve choreo's pages on a free port of this machine.")
 @click.option("--quiet", is_flag=True, help="Do not show the workers' logs.")
 @click.option(
     "--logs",
@@ -98,6 +102,7 @@ def up(
     pool: str | None,
     concurrency: int,
     flower: bool,
+    pages: bool,
     quiet: bool,
     logs: Path | None,
 ) -> None:
@@ -128,7 +133,7 @@ def up(
     try:
         package = package or only_package(Path.cwd())
         platform = Platform(package, broker_url=broker, store_url=store, directory=logs, worker_options=options)
-        _run(platform, names, flower, quiet)
+        _run(platform, names, flower, pages, quiet)
     except WorkerDiedError as error:
         raise click.ClickException(f"{error}\nEverything is stopped.") from error
     except BrokerUnreachableError as error:
@@ -149,16 +154,17 @@ def _stale() -> str:
     )
 
 
-def _run(platform: Platform, names: list[str], flower: bool, quiet: bool) -> None:
+def _run(platform: Platform, names: list[str], flower: bool, pages: bool, quiet: bool) -> None:
     began_at = time.monotonic()
     try:
         platform.open()
         platform.start(*names)
         _say(f"Starting {_listed(platform)} ...")
         platform.wait_ready()
-        flower_url = platform.start_flower() if flower else None
+        urls = {"Flower": platform.start_flower()} if flower else {}
+        urls |= {"pages": platform.start_pages()} if pages else {}
         _say(f"Ready after {time.monotonic() - began_at:.1f} s.\n")
-        _introduce(platform, flower_url)
+        _introduce(platform, urls)
         Supervisor(platform, quiet=quiet).watch()
     except KeyboardInterrupt:
         _say("\nStopping. Running handlers may finish; press Ctrl-C again to kill them.")
@@ -175,15 +181,15 @@ def _close(platform: Platform) -> None:
         platform.close(force=True)
 
 
-def _introduce(platform: Platform, flower_url: str | None) -> None:
-    """Print the URLs, and the commands to try."""
+def _introduce(platform: Platform, urls: Mapping[str, str]) -> None:
+    """Print the URLs, and the commands to try. ``urls`` are those of what runs beside the workers, by name."""
     embedded = platform.server is not None
     note = "  (embedded: its data ends with it)" if embedded else ""
     _say(f"  broker  {maybe_sanitize_url(platform.broker_url)}{note}")
     if platform.given_store_url is not None:
         _say(f"  store   {maybe_sanitize_url(platform.given_store_url)}")
-    if flower_url is not None:
-        _say(f"  Flower  {flower_url}")
+    for name, url in urls.items():
+        _say(f"  {name:<6}  {url}")
     if platform.silent:
         names = ", ".join(f"{name} ({module})" for name, module in platform.silent.items())
         _say(textwrap.fill(f"Not started, since no handler is declared for it: {names}.", WIDTH))
@@ -195,6 +201,8 @@ def _introduce(platform: Platform, flower_url: str | None) -> None:
     for line in _exports(platform):
         _say(f"  {line}")
     _say(f"  choreo publish {_example(platform.package)}")
+    if "pages" not in urls and find_spec("tornado") is not None:
+        _say("\nOr look at the platform in a browser:\n  choreo web")
     _say("\nCtrl-C stops everything.\n")
 
 
@@ -345,9 +353,7 @@ def folded(line: str, width: int) -> list[str]:
     """Return the line in parts of this width. Lines that do not begin with a time, such as JSON, stay in one piece."""
     if len(line) <= width or not re.match(r"\d\d:\d\d:\d\d ", line):
         return [line]
-    return textwrap.wrap(
-        line, max(width, 40), subsequent_indent=" " * 9, break_long_words=False, break_on_hyphens=False
-    )
+    return wrap(line, max(width, 40), " " * 9)
 
 
 def _width() -> int:

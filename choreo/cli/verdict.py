@@ -3,11 +3,11 @@
 import os
 import shutil
 import sys
-import textwrap
 from collections.abc import Sequence
 
 import click
 
+from choreo.cli.folding import wrap
 from choreo.observe.cause import Weight
 from choreo.printing import one_line
 
@@ -40,13 +40,12 @@ def _shown(step: str) -> Sequence[str]:
     if not step.startswith("# "):
         return [step]
     words = step.removeprefix("# ")
-    return [f"# {line}" for line in textwrap.wrap(words, width() - 8, break_long_words=False, break_on_hyphens=False)]
+    return [f"# {line}" for line in wrap(words, width() - 8)]
 
 
 def wrapped(text: str, indent: str = "") -> str:
     """Foreign text in several lines. ``indent`` begins each line but the first one."""
-    shown = one_line(text)
-    return textwrap.fill(shown, width(), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(wrap(one_line(text), width(), indent))
 
 
 def _is_terminal() -> bool:

@@ -3,8 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
-from difflib import get_close_matches
-from inspect import isasyncgenfunction, iscoroutinefunction, isfunction, signature
+from inspect import isfunction, signature
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
@@ -54,8 +53,15 @@ _ELSEWHERE = {
     "compression": "events travel as JSON, without compression.",
     "bind": "a handler gets what it wants to know of its run as a parameter: context: Context.",
     "base": "what is to happen around a handler is middleware: around=[...], or @app.around.",
-    "concurrency": "the number of handlers that run at a time is the worker's: `celery -A ... worker --concurrency 4`.",
+    "concurrency": "it is an option of a handler of single events: @app.on(OrderPlaced, concurrency=1). How many "
+    "handlers run at a time in a worker is the worker's: `celery -A ... worker --concurrency 4`.",
+    "sequential_by": "a join has one run for each key already, and its parts may come in any order. It is an option of "
+    'a handler of single events: @app.on(OrderPlaced, sequential_by="subject").',
     "timeout": "write time_limit=30 (seconds); it needs the prefork pool.",
+    "batch": (
+        "only a handler of single events is called in batches: @app.on(OrderPlaced, batch=Batch(size=100)). A join "
+        "and a story wait for the events of one subject, and are called once for each."
+    ),
     "subject": "a handler is called for every subject. For one of them write an `if` in it.",
 }
 
@@ -108,9 +114,9 @@ def check_options(where: str, unknown: Iterable[str], known: Sequence[str]) -> N
     for option in unknown:
         if option in _ELSEWHERE and "retry" in known and where != "Service":
             raise DeclarationError(f"{where}({option}=...): {_ELSEWHERE[option]}")
-        guess = get_close_matches(option, known, n=1)
-        hint = f"did you mean {guess[0]}?" if guess else f"it takes {', '.join(known) or 'none'}."
-        raise DeclarationError(f"{where}({option}=...): unknown option, {hint}")
+        from choreo.guesses import hint
+
+        raise DeclarationError(f"{where}({option}=...): unknown option, {hint(option, known, 'it takes')}")
 
 
 def check_service_options(options: Iterable[str], own: Sequence[str]) -> None:
@@ -177,11 +183,6 @@ def check_listener(function: object) -> None:
     if function is None:
         raise DeclarationError("The dead-letter handler is declared without parentheses. Write @app.dead_letter.")
     try:
-        from choreo.declare.reaction import code_of
-
-        code = code_of(function)
-        if iscoroutinefunction(code) or isasyncgenfunction(code):
-            raise TypeError("it is async")
         signature(function).bind("a dead letter")  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
         raise DeclarationError(

@@ -1,7 +1,6 @@
 """How many events of each type a join asks for: by its declaration, and by the events that have arrived."""
 
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from typing import Any
 
 from choreo.errors import EnvelopeError
@@ -15,17 +14,6 @@ Asked = Mapping[str, Mapping[str, Any]]
 def counts_in(envelope: Envelope, asked: Asked) -> dict[str, int]:
     """Return how many events of other types this event asks for. Raises `EnvelopeError` if it holds no number."""
     return {part: count_in(envelope, one["per"], part) for part, one in asked.items() if one.get("of") == envelope.type}
-
-
-def counts_among(envelopes: Iterable[Envelope], asked: Asked) -> dict[str, int]:
-    """Return how many events of each type these events ask for. A number that cannot be read is left out."""
-    counts = {}
-    for envelope in envelopes:
-        for part, one in asked.items():
-            if one.get("of") == envelope.type:
-                with suppress(EnvelopeError):
-                    counts[part] = count_in(envelope, one["per"], part)
-    return counts
 
 
 def needed(part: str, asked: Asked, counts: Mapping[str, int]) -> int | None:

@@ -1,17 +1,22 @@
 """Joins: the events that a handler waits for. Data only, made and checked once when the module is imported."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
-from choreo.declare.counts import Asked, counts_among, counts_in, needed
+from choreo.declare.counts import Asked, counts_in, needed
 from choreo.declare.reaction import Parameter, Reaction, describe
 from choreo.declare.subscription import Around, Subscription, patterns_of
+from choreo.declare.versions import described
+from choreo.declare.views import check_reads
 from choreo.durations import LONGEST, is_wait
 from choreo.errors import DeclarationError, EnvelopeError
 from choreo.events.envelope import Envelope
 from choreo.events.event import Event
+from choreo.events.upcast import data_for
+from choreo.events.wire_names import written_name
 
 #: How a join finds the key of an event: a field of all its events, or a field for each; None is the subject.
 By = str | Mapping[type[Event], str | None] | None
@@ -85,6 +90,8 @@ class Join(Subscription):
     rounds: bool = False
     #: For events whose key is not their subject: type → the field that holds the key, by its name on the wire.
     keys: Mapping[str, str] = field(default_factory=dict)
+    #: The classes of the events of which the join itself reads a field: its key, or a number of other parts.
+    classes: Mapping[str, type[Event]] = field(default_factory=dict)
     #: What the store needs to know of the parts: see `choreo.store.joins.Arrival.needs`.
     needed: Mapping[str, int | None] = field(init=False, repr=False, compare=False)
 
@@ -102,19 +109,30 @@ class Join(Subscription):
         return envelope.type in self.unless
 
     def key_of(self, envelope: Envelope) -> str:
-        """Return the key that this event belongs to. Raises `EnvelopeError` when the event has none."""
+        """Return the key that this event belongs to. Raises `EnvelopeError` when the event has none to be read."""
         name = self.keys.get(envelope.type)
         if name is None:
             if not envelope.subject:
                 raise EnvelopeError(f"{envelope.type} has no subject, so {self.name} has no key for it")
             return envelope.subject
-        value = envelope.data.get(name)
+        value = self.as_declared(envelope).data.get(name)
         if not isinstance(value, (str, int)) or isinstance(value, bool) or value == "":
             raise EnvelopeError(
                 f"{name} of {envelope} is {value!r}, neither a text nor a whole number, so {self.name} has no key "
                 f"for it"
             )
         return str(value)
+
+    def as_declared(self, envelope: Envelope) -> Envelope:
+        """
+        The event, with the data of the version whose fields the join reads.
+
+        Raises `VersionError` if that cannot be had of its version, and `UpcastError` if an upcaster fails.
+        """
+        event = self.classes.get(envelope.type)
+        if event is None or event.event_version == envelope.version:
+            return envelope
+        return replace(envelope, data=data_for(event, envelope))
 
     def place_of(self, envelope: Envelope) -> int:
         """Return the position of this event among the parts. An event of an unknown type comes after all parts."""
@@ -131,7 +149,7 @@ class Join(Subscription):
 
     def counts_in(self, envelope: Envelope) -> dict[str, int]:
         """Return how many events of other parts this event asks for. Raises `EnvelopeError` without a number."""
-        return counts_in(envelope, self.asked)
+        return counts_in(self.as_declared(envelope), self.asked) if self.asked else {}
 
     def in_order(self, arrived: Mapping[str, Sequence[Envelope]]) -> list["Envelope | list[Envelope] | None"]:
         """
@@ -147,8 +165,16 @@ class Join(Subscription):
 
     def is_complete(self, arrived: Mapping[str, Sequence[Envelope]]) -> bool:
         """Return True if these events complete the join."""
-        counts = counts_among((envelope for part in self.parts for envelope in arrived.get(part, ())), self.asked)
+        counts = self._counts_among(envelope for part in self.parts for envelope in arrived.get(part, ()))
         return sum(self._is_full(part, arrived, counts) for part in self.parts) >= self.quorum
+
+    def _counts_among(self, envelopes: Iterable[Envelope]) -> dict[str, int]:
+        """How many events of each type these events ask for, as far as that can be read."""
+        counts: dict[str, int] = {}
+        for envelope in envelopes if self.asked else ():
+            with suppress(EnvelopeError):
+                counts |= self.counts_in(envelope)
+        return counts
 
     def _is_full(self, part: str, arrived: Mapping[str, Sequence[Envelope]], counts: Mapping[str, int]) -> bool:
         wanted = needed(part, self.asked, counts)
@@ -165,6 +191,7 @@ class Join(Subscription):
             "at_least": self.quorum,
             "several": dict(self.asked),
             "keys": dict(self.keys),
+            "versions": described(self.classes),
             "unless": list(self.unless),
             "rounds": self.rounds,
             "within": self.within.total_seconds(),
@@ -181,8 +208,7 @@ def age(envelope: Envelope) -> tuple[Any, str]:
 
 def wire_name(event: type[Event], name: str) -> str:
     """Return the name that a field of this event has on the wire."""
-    info = event.model_fields[name]
-    return info.serialization_alias or info.alias or name
+    return written_name(name, event.model_fields[name])
 
 
 def make_join(
@@ -199,6 +225,7 @@ def make_join(
     rounds: bool = False,
     around: tuple[Around, ...] = (),
     options: tuple[tuple[str, Any], ...] = (),
+    no_undo: str = "",
 ) -> Join:
     """Make a join from the arguments of ``@app.join``. Raises `DeclarationError` when they do not fit together."""
     where = describe(reaction.function)
@@ -209,26 +236,39 @@ def make_join(
     _check_times(where, within, unless, at_least, len(parts))
     _check_rounds(where, rounds, at_least)
     check_join(reaction, parts, optional=at_least is not None)
+    check_reads(reaction, [[event] for event in events])
     if on_timeout is not None:
         check_join(on_timeout, parts, optional=True)
+        check_reads(on_timeout, [[event] for event in events])
+    keys = keys_of(where, by, [*events, *unless])
     return Join(
         service=service,
         name=name,
         patterns=patterns_of((*events, *unless), where),
-        reaction=reaction,
+        reaction=reaction.hearing(events),
         retry=retry,
         parts=names,
         within=within,
-        on_timeout=on_timeout,
+        on_timeout=on_timeout and on_timeout.hearing(events),
         unless=patterns_of(unless, where),
         at_least=at_least or 0,
         several=several,
         asked={part: _asked(one) for part, one in several.items()},
         rounds=rounds,
-        keys=keys_of(where, by, [*events, *unless]),
+        keys=keys,
+        classes=classes_read([*events, *unless], keys, several.values()),
         around=around,
         options=options,
+        no_undo=no_undo,
     )
+
+
+def classes_read(
+    events: Iterable[type[Event]], keys: Collection[str], several: Iterable[Several] = ()
+) -> dict[str, type[Event]]:
+    """The classes of the events of which a join reads a field."""
+    telling = {one.of for one in several}
+    return {event.event_type: event for event in events if event.event_type in keys or event in telling}
 
 
 def _asked(several: Several) -> dict[str, Any]:
@@ -261,7 +301,10 @@ def _fits(parameter: Parameter, part: Part, optional: bool | None) -> bool:
         return False
     if optional and not (parameter.optional or parameter.listed):
         return False
-    return parameter.wants_envelope or not issubclass(parameter.models[0], Event) or parameter.models == (event,)
+    if parameter.wants_envelope or not issubclass(parameter.models[0], Event):
+        return True
+    # Classes of several versions of the event, or of a generic one with other types.
+    return {getattr(model, "event_type", None) for model in parameter.models} == {event.event_type}
 
 
 def _wanted(part: Part, optional: bool | None) -> str:

@@ -4,8 +4,8 @@ import inspect
 import types
 import typing
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from functools import partial
 from reprlib import Repr
 from typing import Any, cast
@@ -17,6 +17,9 @@ from choreo.errors import DeclarationError, EnvelopeError, InvalidEventError, Un
 from choreo.events import naming
 from choreo.events.envelope import Envelope
 from choreo.events.event import Event
+from choreo.events.travel import faults_of, way_of
+from choreo.events.upcast import data_for
+from choreo.events.versions import newest, reader_among
 
 Function = Callable[..., Any]
 
@@ -27,6 +30,9 @@ shortened = _shortener.repr
 
 #: What a parameter takes: an event, several of a type, or None for one that has not arrived.
 Given = Envelope | Sequence[Envelope] | None
+
+#: What a call of a handler comes to: the events that it announces, or a coroutine that returns them.
+Announcing = list[Envelope] | Coroutine[Any, Any, list[Envelope]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,13 @@ class Parameter:
     optional: bool = False
     #: True if the parameter takes a list of events: `choreo.Several` in a join.
     listed: bool = False
+    #: For views: the type of an event → the class that the handler listens to, in whose version the view reads it.
+    heard: Mapping[str, type[Event]] = field(default_factory=dict, hash=False)
+    #: The class or view that reads them all, if the parameter takes no other.
+    _only: type[BaseModel] | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_only", self.models[0] if len(self.models) == 1 else None)  # the class is frozen
 
     def take(self, arrived: Envelope | Sequence[Envelope] | None) -> object:
         """Return the argument for one event, several, or None. Raises `EnvelopeError` when their data does not fit."""
@@ -54,27 +67,42 @@ class Parameter:
         return [self.read(envelope) for envelope in arrived]
 
     def read(self, envelope: Envelope) -> object:
-        """Return the event in the form that the handler takes. Raises `EnvelopeError` when its data does not fit."""
+        """
+        Return the event in the form that the handler takes.
+
+        Raises `EnvelopeError` when its data does not fit, or its version is one that the handler cannot read.
+        """
         if self.wants_envelope:
             return envelope
-        model = self.model_of(envelope.type)
+        model = self._only or self._reader(envelope)
         try:
-            return model.read(envelope) if issubclass(model, Event) else model.model_validate(envelope.data)
+            return model.read(envelope) if issubclass(model, Event) else way_of(model).read(self._seen(envelope))
         except ValidationError as error:
-            raise EnvelopeError(f"{envelope} does not fit {model.__name__}: {_faults(error)}") from error
+            raise EnvelopeError(f"{envelope} does not fit {model.__name__}: {faults_of(error)}") from error
+
+    def classes_of(self, event_type: str) -> list[type[Event]]:
+        """The classes of events, of several versions, that read this type. Empty for a view and for an envelope."""
+        return [model for model in self.models if issubclass(model, Event) and model.event_type == event_type]
 
     def model_of(self, event_type: str) -> type[BaseModel]:
-        """The class that reads events of this type. The parameter takes no envelope."""
+        """The class that reads the newest version of this type. The parameter takes no envelope."""
+        return newest(self.classes_of(event_type)) or self.models[-1]
+
+    def _reader(self, envelope: Envelope) -> type[BaseModel]:
+        """The class that reads this event."""
         for model in self.models:
-            if getattr(model, "event_type", None) == event_type:
+            if (
+                getattr(model, "event_type", "") == envelope.type
+                and getattr(model, "event_version", 0) == envelope.version
+            ):
                 return model
-        return self.models[-1]
+        known = self.classes_of(envelope.type)
+        return reader_among(known, envelope) if known else self.models[-1]
 
-
-def _faults(error: ValidationError) -> str:
-    """What does not fit, in one line, without the data: it is shown in logs and lists."""
-    faults = error.errors(include_url=False, include_context=False, include_input=False)
-    return "; ".join(": ".join(filter(None, [".".join(map(str, one["loc"])), one["msg"]])) for one in faults)
+    def _seen(self, envelope: Envelope) -> dict[str, Any]:
+        """The data that a view reads."""
+        event = self.heard.get(envelope.type)
+        return envelope.data if event is None or event.event_version == envelope.version else data_for(event, envelope)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +119,18 @@ class Reaction:
         """The parameters that take an event."""
         return [parameter for parameter in self.parameters if not parameter.wants_context]
 
-    def __call__(self, given: Sequence[Given], context: Context) -> list[Envelope]:
+    def hearing(self, classes: Iterable[type[Event]]) -> "Reaction":
+        """The reaction in a handler that listens to these classes of events: its views read their versions."""
+        heard = {event.event_type: event for event in classes}
+        parameters = tuple(replace(one, heard=heard) if _is_view(one) else one for one in self.parameters)
+        return replace(self, parameters=parameters)
+
+    @property
+    def is_async(self) -> bool:
+        """True if calling it returns a coroutine: see `AsyncReaction`."""
+        return False
+
+    def __call__(self, given: Sequence[Given], context: Context) -> Announcing:
         """
         Call the function with these events, in the order of its inputs, and list the events that it announces.
 
@@ -103,6 +142,18 @@ class Reaction:
 
     def call(self, given: Sequence[Given], context: Context) -> None:
         """Call the function inside its context, which collects the events that it returns."""
+        result = self.function(**self.arguments(given, context))
+        if isinstance(result, types.CoroutineType):
+            # A decorator hides that the function is async.
+            from choreo import event_loop
+
+            result = event_loop.wait(result, context.handler)
+        # A generator runs while it is listed, so it must still be inside the context.
+        for event in returned(result, self.function):
+            context.announce(event)
+
+    def arguments(self, given: Sequence[Given], context: Context) -> dict[str, object]:
+        """The arguments of the function. Raises `EnvelopeError` for an event whose data does not fit."""
         waiting = iter(given)
         arguments: dict[str, object] = {}
         for parameter in self.parameters:
@@ -110,9 +161,7 @@ class Reaction:
                 arguments[parameter.name] = context
             else:
                 arguments[parameter.name] = parameter.take(next(waiting))
-        # A generator runs while it is listed, so it must still be inside the context.
-        for event in returned(self.function(**arguments), self.function):
-            context.announce(event)
+        return arguments
 
     def announced(self, context: Context) -> list[Envelope]:
         """The events that leave. Warns of those that the return annotation does not name."""
@@ -134,6 +183,43 @@ class Reaction:
                 )
 
 
+@dataclass(frozen=True, slots=True)
+class AsyncReaction(Reaction):
+    """
+    A handler function that is ``async def``. Calling it returns a coroutine, which calls the function.
+
+    The coroutine returns the events that the function announces, and raises as a plain `Reaction` does. An
+    asynchronous generator announces what it yields.
+    """
+
+    @property
+    def is_async(self) -> bool:
+        """True."""
+        return True
+
+    def __call__(self, given: Sequence[Given], context: Context) -> Announcing:
+        """Return the coroutine. Nothing has run yet."""
+        return self._answer(given, context)
+
+    async def _answer(self, given: Sequence[Given], context: Context) -> list[Envelope]:
+        with context.active():
+            await self.await_call(given, context)
+        return self.announced(context)
+
+    async def await_call(self, given: Sequence[Given], context: Context) -> None:
+        """Call and await the function inside its context, which collects the events that it returns."""
+        result = self.function(**self.arguments(given, context))
+        for event in await awaited(result, self.function):
+            context.announce(event)
+
+
+async def awaited(result: Any, function: Function) -> list[Event]:
+    """The events that an ``async def`` function comes to. Raises `InvalidEventError` for anything else."""
+    if isinstance(result, AsyncIterable):
+        return returned([event async for event in result], function)
+    return returned(await result, function)
+
+
 def inspect_function(function: Function) -> Reaction:
     """
     Read the annotations of a handler: a function, a method, a partial, or an object that can be called.
@@ -148,11 +234,6 @@ def inspect_function(function: Function) -> Reaction:
         raise DeclarationError(
             f"{function!r} is {'a class' if isinstance(function, type) else 'not a function'}. "
             f"A handler is a function: def charge_customer(...): ..."
-        )
-    if inspect.iscoroutinefunction(code) or inspect.isasyncgenfunction(code):
-        raise DeclarationError(
-            f"{describe(function)} is async. Celery runs handlers in processes or threads: write `def`, and use "
-            f"asyncio.run(...) inside where you need it."
         )
     try:
         signature = inspect.signature(function)
@@ -171,17 +252,29 @@ def inspect_function(function: Function) -> Reaction:
         parameters = [
             parameter for parameter in parameters if not _is_view(parameter) or not _has_default(taken[parameter.name])
         ]
-    return Reaction(function, tuple(parameters), _announces(function, hints))
+    own = function, tuple(parameters), _announces(function, hints)
+    return AsyncReaction(*own) if is_async(function) else Reaction(*own)
+
+
+def is_async(function: Function) -> bool:
+    """True for an ``async def`` function, also one that yields, and for an object with such a ``__call__``."""
+    code = code_of(function)
+    return inspect.iscoroutinefunction(code) or inspect.isasyncgenfunction(code)
 
 
 def announced_by(function: Function) -> tuple[type[Event], ...] | None:
     """The events that the return annotation of any function names. None if there is none, or it cannot be read."""
     try:
-        annotation = code_of(function).__annotations__["return"]
-        read = types.SimpleNamespace(__annotations__={"return": annotation})
-        return _announces(function, typing.get_type_hints(read, vars(inspect.getmodule(code_of(function)))))
+        code = code_of(function)
+        read = types.SimpleNamespace(__annotations__={"return": code.__annotations__["return"]})
+        return _announces(function, typing.get_type_hints(read, _names_around(code)))
     except Exception:  # an annotation can be any code, and raise anything
         return None
+
+
+def _names_around(code: Any) -> dict[str, Any]:
+    """The global names of a function or class, by which its annotations are read. Code from `exec` has no module."""
+    return getattr(code, "__globals__", None) or vars(inspect.getmodule(code))
 
 
 def _check_call(function: Function, names: Sequence[str]) -> None:
@@ -218,12 +311,12 @@ def _hints(code: Any, spare: Sequence[str]) -> dict[str, Any]:
             raise
         # Such as a class that is imported for type checkers only.
         left = {name: annotation for name, annotation in annotations.items() if name not in unresolved}
-        return typing.get_type_hints(types.SimpleNamespace(__annotations__=left), vars(inspect.getmodule(code)))
+        return typing.get_type_hints(types.SimpleNamespace(__annotations__=left), _names_around(code))
 
 
 def _is_resolved(code: Any, annotation: Any) -> bool:
     try:
-        typing.get_type_hints(types.SimpleNamespace(__annotations__={"it": annotation}), vars(inspect.getmodule(code)))
+        typing.get_type_hints(types.SimpleNamespace(__annotations__={"it": annotation}), _names_around(code))
     except Exception:
         return False
     return True
@@ -329,7 +422,7 @@ def _classes(annotation: Any, *, inside_containers: bool = False) -> list[Any]:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         return [cls for part in arguments for cls in _classes(part, inside_containers=inside_containers)]
-    if inside_containers and isinstance(origin, type) and _is_listed(origin):
+    if inside_containers and isinstance(origin, type) and (_is_listed(origin) or issubclass(origin, AsyncIterable)):
         # Generator[A, None, None] yields its first argument only.
         inner = arguments[:1] if not issubclass(origin, tuple) else [part for part in arguments if part is not ...]
         return [cls for part in inner for cls in _classes(part, inside_containers=True)]

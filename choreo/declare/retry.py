@@ -4,6 +4,7 @@ import random
 from dataclasses import dataclass
 from datetime import timedelta
 
+from choreo.declare.breaker import Breaker
 from choreo.durations import LONGEST, is_wait
 from choreo.errors import DeclarationError, PermanentFailure, RetryLater
 
@@ -40,6 +41,8 @@ class Retry:
     never: ErrorTypes = ()
     #: If given, only errors of these classes are retried.
     only: ErrorTypes = ()
+    #: When the handler pauses itself during an outage. None: never; each event becomes a dead letter after its retries.
+    breaker: Breaker | None = None
 
     def __post_init__(self) -> None:
         if type(self.times) is not int or not 0 <= self.times <= MOST_RETRIES:
@@ -54,6 +57,18 @@ class Retry:
                 raise DeclarationError(
                     f"Retry({name}={errors!r}): a tuple of exception classes, like {name}=(CardRefused,)."
                 )
+        self._check_breaker()
+
+    def _check_breaker(self) -> None:
+        if self.breaker is None:
+            return
+        if not isinstance(self.breaker, Breaker):
+            raise DeclarationError(f"Retry(breaker={self.breaker!r}): write breaker=Breaker(), or leave it out.")
+        if self.times == 0:
+            raise DeclarationError(
+                "Retry(times=0, breaker=...): a breaker calls the handler again with the events that failed during an "
+                "outage, and times=0 forbids that. Write times=1 or more, or leave the breaker out."
+            )
 
     @property
     def attempts(self) -> int:
@@ -88,6 +103,15 @@ class Retry:
         if isinstance(error, (PermanentFailure, *self.never)):
             return False
         return not self.only or isinstance(error, self.only)
+
+    def is_failure(self, error: BaseException) -> bool:
+        """Return True if the breaker counts this error: it is retried, and not the handler's own decision to wait."""
+        return self.breaker is not None and self.covers(error) and not isinstance(error, RetryLater)
+
+    @property
+    def opens_at(self) -> int:
+        """The number of failures in a row at which the breaker pauses the handler; at most those of one event."""
+        return min(self.breaker.failures, self.attempts) if self.breaker else self.attempts
 
 
 def _is_seconds(value: object) -> bool:

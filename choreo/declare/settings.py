@@ -16,7 +16,7 @@ from celery.utils.text import match_case
 
 from choreo.durations import is_wait
 from choreo.errors import DeclarationError
-from choreo.masking import masked, shown_url
+from choreo.masking import MASK, masked, shown_url
 
 #: The settings that are choreo's.
 SETTINGS = (
@@ -26,22 +26,41 @@ SETTINGS = (
     "choreo_shutdown_timeout",
     "choreo_tracing",
     "choreo_fast_lane",
+    "choreo_bundles",
     "choreo_version",
     "choreo_log_format",
+    "choreo_max_hops",
     "choreo_record_length",
     "choreo_record_lifetime",
     "choreo_record_sample",
+    "choreo_record_events",
+    "choreo_flower_changes",
+    "choreo_allow_edit",
+    "choreo_signing_keys",
+    "choreo_signing",
+    "choreo_publishers",
+    "choreo_intake",
+    "choreo_cloudevents_exchange",
 )
 
 #: The default of ``choreo_shutdown_timeout``, in seconds from SIGTERM. Kubernetes kills after 30, systemd after 90,
 #: Docker after 10.
 SHUTDOWN_TIMEOUT = 25.0
 
+#: choreo's default of ``worker_prefetch_multiplier``.
+USUAL_PREFETCH = 4
+
+#: The default of ``choreo_max_hops``.
+MAX_HOPS = 100
+
 #: The values of ``choreo_log_format``, the default first.
 LOG_FORMATS = ("text", "json")
 
 #: The ends of the names of settings that hold the URL of a broker or a store.
 _URLS = ("broker_url", "broker_read_url", "broker_write_url", "choreo_store_url")
+
+#: The end of the name of the setting that holds keys.
+_KEYS = "choreo_signing_keys"
 
 #: The files of the module `os` in a traceback.
 _OS = ("<frozen os>", os.__file__)
@@ -87,7 +106,8 @@ class ServiceSettings(Settings):
         hidden = {name: _shown(value) for name, value in urls.items()}
         others = {name: value for name, value in shown.items() if name not in urls}
         # A setting of the user's own may be a URL as well.
-        return {**filter_hidden_settings(masked(others)), **hidden}
+        keys = {name: MASK for name in others if name.lower().endswith(_KEYS)}
+        return {**filter_hidden_settings(masked(others | keys)), **hidden}
 
 
 def _shown(value: Any) -> Any:
@@ -98,12 +118,14 @@ def _shown(value: Any) -> Any:
 
 def unreadable(source: Any, error: Exception) -> DeclarationError:
     """The error for a configuration that raises one itself. ``source`` is the module's name, or the object."""
+    from choreo.places import place
+
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if frame.filename not in _OS] or frames
     is_environment = isinstance(error, KeyError) and frames[-1].filename in _OS
     what = f"the environment variable {error} is not set" if is_environment else f"{type(error).__name__}: {error}"
     name = source if isinstance(source, str) else type(source).__name__
-    return DeclarationError(f"{name} cannot be read: {what} ({own[-1].filename}, line {own[-1].lineno})")
+    return DeclarationError(f"{name} cannot be read: {what}", place(own[-1].filename, own[-1].lineno or 0))
 
 
 def rank_lowest(conf: ConfigurationView, defaults: Mapping[str, Any]) -> None:
@@ -186,6 +208,18 @@ def _check_values(conf: ConfigurationView) -> None:
         raise DeclarationError(f'choreo_log_format = {log_format!r}: it takes "text" or "json".')
     if (tracing := conf.get("choreo_tracing")) not in (None, True, False):
         raise DeclarationError(f"choreo_tracing = {tracing!r}: it takes True or False.")
+    if (edits := conf.get("choreo_allow_edit")) not in (None, True, False):
+        raise DeclarationError(f"choreo_allow_edit = {edits!r}: it takes True or False.")
+    if (intake := conf.get("choreo_intake")) not in (None, True, False):
+        raise DeclarationError(f"choreo_intake = {intake!r}: it takes True or False.")
+    if not ((plain := conf.get("choreo_cloudevents_exchange")) is None or is_exchange(plain)):
+        raise DeclarationError(
+            f'choreo_cloudevents_exchange = {plain!r}: it takes the name of an exchange of its own, like "cloudevents".'
+        )
+    if (changes := conf.get("choreo_flower_changes")) not in (None, True, False):
+        raise DeclarationError(f"choreo_flower_changes = {changes!r}: it takes True or False.")
+    if (hops := conf.get("choreo_max_hops")) is not None and (type(hops) is not int or hops < 0):
+        raise DeclarationError(f"choreo_max_hops = {hops!r}: it takes a whole number, such as 100, or 0 for no limit.")
     seconds = conf.get("choreo_shutdown_timeout")
     try:
         if seconds is None or is_wait(float(seconds)):
@@ -198,6 +232,13 @@ def _check_values(conf: ConfigurationView) -> None:
 def is_namespace(value: object) -> bool:
     """True if the value can begin the names of queues, with a dot behind it."""
     return isinstance(value, str) and re.fullmatch(r"[^\s*#]*", value) is not None
+
+
+def is_exchange(value: object) -> bool:
+    """True if the value can be the name of an exchange that choreo may declare on RabbitMQ."""
+    if not isinstance(value, str) or re.fullmatch(r"[\w.:-]{1,255}", value, re.ASCII) is None:
+        return False
+    return not value.startswith("amq.") and not f".{value}".endswith((".choreo.events", ".choreo.control"))
 
 
 def _guesses(name: str) -> list[str]:

@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from choreo.declare.join import By, Join, check_within, keys_of
+from choreo.declare.join import By, Join, check_within, classes_read, keys_of
 from choreo.declare.reaction import Reaction
 from choreo.declare.retry import Retry
 from choreo.declare.subscription import patterns_of
+from choreo.declare.versions import described
 from choreo.errors import DeclarationError
+from choreo.events.alerts import StoryOverdue
 from choreo.events.envelope import Envelope
 from choreo.events.event import Event
-from choreo.events.overdue import StoryOverdue
 
 #: The roles of the events of a story.
 BEGIN, STEP, END = "begin", "step", "end"
@@ -59,6 +60,7 @@ class Story(Join):
             "at_least": 2,
             "several": {},
             "keys": dict(self.keys),
+            "versions": described(self.classes),
             "unless": [],
             "rounds": False,
             "within": self.within.total_seconds(),
@@ -89,6 +91,7 @@ def make_story(
     _check_roles(where, roles)
     check_within(where, within)
     events = [event for role in roles.values() for event in role]
+    keys = keys_of(where, by, events)
     return Story(
         service=service,
         name=f"{service}.{name}",
@@ -97,7 +100,8 @@ def make_story(
         retry=retry,
         parts=patterns_of(events, where),
         within=within,
-        keys=keys_of(where, by, events),
+        keys=keys,
+        classes=classes_read(events, keys),
         begins=patterns_of(roles["begins"], where),
         steps=patterns_of(roles["steps"], where),
         ends=patterns_of(roles["ends"], where),

@@ -4,16 +4,21 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from choreo.declare.batch import Batch
 from choreo.declare.context import Context
-from choreo.declare.reaction import Reaction, describe
+from choreo.declare.reaction import Parameter, Reaction, describe
 from choreo.declare.retry import Retry
 from choreo.errors import DeclarationError
 from choreo.events import naming
 from choreo.events.envelope import Envelope
 from choreo.events.event import Event, known_events
 from choreo.events.patterns import matches
+from choreo.events.versions import covers
+
+if TYPE_CHECKING:
+    from choreo.declare.order import Sequential
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +45,14 @@ class Subscription:
     around: tuple[Around, ...] = ()
     #: Celery's options of the handler's task, as pairs of a name and a value: see `choreo.declare.checks`.
     options: tuple[tuple[str, Any], ...] = ()
+    #: Why its effect need not be undone, as its author says. "": nothing is said.
+    no_undo: str = ""
+    #: How many events it is called with at once. None: one.
+    batch: Batch | None = None
+    #: The most runs at a time, in all workers of the service; None: as many as the workers have places.
+    concurrency: int | None = None
+    #: The events that are handled one after another; None: none.
+    sequential: "Sequential | None" = None
 
 
 def patterns_of(topics: Sequence[Topic], where: str) -> tuple[str, ...]:
@@ -60,8 +73,29 @@ def patterns_of(topics: Sequence[Topic], where: str) -> tuple[str, ...]:
                 f'{where} listens to {topic!r}, which is neither an event class nor a pattern like "order.*".'
             )
     if len(set(patterns)) < len(patterns):
-        raise DeclarationError(f"{where} names the same event twice: {', '.join(sorted(patterns))}.")
+        raise DeclarationError(
+            f"{where} names the same event twice: {', '.join(sorted(patterns))}. Of several versions of an event, a "
+            f"join or a story names the newest: it stands for all of them."
+        )
     return tuple(patterns)
+
+
+def newest_of(topics: Iterable[Topic]) -> list[Topic]:
+    """The topics. Of classes that are versions of one event, only the newest is among them."""
+    listed = list(topics)
+    return [topic for topic in listed if not any(_is_older(topic, other) for other in listed)]
+
+
+def _is_older(topic: Topic, other: Topic) -> bool:
+    if not (isinstance(topic, type) and isinstance(other, type)):
+        return False
+    types = getattr(topic, "event_type", None), getattr(other, "event_type", "")
+    return types[0] == types[1] and topic.event_version < other.event_version
+
+
+def classes_in(topics: Iterable[Topic]) -> list[type[Event]]:
+    """The classes of events among these topics."""
+    return [topic for topic in topics if isinstance(topic, type)]
 
 
 def warn_of_unknown(subscriptions: Iterable[Subscription]) -> None:
@@ -113,17 +147,24 @@ def check_single(reaction: Reaction, topics: Sequence[Topic]) -> None:
             f"to wait for several events, declare a join."
         )
     (parameter,) = reaction.inputs
-    if parameter.listed:
-        raise DeclarationError(
-            f"{where} takes a list of events, and a handler takes one. To wait for several, declare a join: "
-            f"@app.join(OrderPlaced, Several(ItemPacked, 3))."
-        )
     read = {model for model in parameter.models if issubclass(model, Event)}
     if read and {getattr(model, "event_type", None) for model in read} != set(patterns_of(topics, where)):
         heard = ", ".join(sorted(_spoken(topic) for topic in topics))
         raise DeclarationError(
             f"{where} listens to {heard}, but its parameter {parameter.name!r} reads "
             f"{_names(read)}. Make them the same, or annotate it with Envelope."
+        )
+    for topic in classes_in(topics):
+        _check_version(where, parameter, topic)
+
+
+def _check_version(where: str, parameter: Parameter, topic: type[Event]) -> None:
+    """Raise `DeclarationError` if a parameter reads only other versions of an event than that which is named."""
+    known = parameter.classes_of(topic.event_type)
+    if known and not any(covers(event, topic.event_version) for event in known):
+        raise DeclarationError(
+            f"{where} listens to version {topic.event_version} of {topic.event_type}, which {_names(set(known))} does "
+            f"not read. Write {parameter.name}: {topic.__name__}, or listen to {known[0].__name__}."
         )
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 
 from choreo.daemon import Daemon
+from choreo.delivery.breaker import hold_back
 from choreo.delivery.notice import park
 from choreo.delivery.ports import Ports
 from choreo.delivery.signals import DEADLINE, signal
@@ -118,7 +119,7 @@ class Clock:
     def _send_batch(self, name: str) -> tuple[int, bool, PublishError | StoreError | None]:
         """Send what is due in one schedule. Returns the number, whether more may be due, and the last trouble."""
         found = self._ports.store.due(name, BATCH_MESSAGES, HOLD)
-        due = self._readable(name, found)
+        due = self._without_held(name, self._readable(name, found))
         if due and self._is_undeclared(name):
             due = self._park_undeclared(name, due)
         now = 0.0 if all(message for _, message in due) else self._ports.store.now()
@@ -133,6 +134,14 @@ class Clock:
             if isinstance(entry, Unreadable):
                 park_unreadable(self._ports, name, key, entry)
         return [(key, entry) for key, entry in due if not isinstance(entry, Unreadable)]
+
+    def _without_held(self, name: str, due: list[Due]) -> list[Due]:
+        """The entries without the retries of a handler whose breaker is open: these wait until it closes."""
+        retries = [(key, message) for key, message in due if message is not None and key.startswith("retry:")]
+        if not retries:
+            return due
+        others = [entry for entry in due if not (entry[1] is not None and entry[0].startswith("retry:"))]
+        return [*others, *hold_back(self._ports.store, name, retries)]
 
     def schedule_names(self) -> list[str]:
         """

@@ -1,15 +1,23 @@
 """Dead letters: events whose handling failed for good. The store keeps them until they are replayed or discarded."""
 
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 from uuid import uuid4
 
+from choreo.delivery.cause import Cause, group_of, read_cause
 from choreo.events.envelope import Envelope
 from choreo.events.message import Message
+from choreo.events.redaction import REDACTED, redacted, redacted_message
+from choreo.events.signing import SEAL, SIGNATURE
 from choreo.printing import one_line
+from choreo.store.letters import Card
+from choreo.store.parts import DEMAND, is_demanded
+
+#: Attributes of an event that tell people nothing as they are.
+UNSAID = frozenset({REDACTED, SIGNATURE, SEAL, DEMAND})
 
 
 class Reason(StrEnum):
@@ -21,6 +29,8 @@ class Reason(StrEnum):
     REFUSED = "refused"
     #: The message holds no event, or an event that the handler cannot read: its data does not fit, or a key is missing.
     UNREADABLE = "unreadable"
+    #: The event has a version that the handler cannot read: a newer one, or one that no upcaster takes.
+    VERSION = "version"
     #: Too many attempts began and never finished: the event kills its worker. See `Terms.max_deliveries`.
     POISON = "poison"
     #: A join without ``on_timeout`` passed its deadline.
@@ -31,6 +41,13 @@ class Reason(StrEnum):
     UNSENT = "unsent"
     #: An operator revoked the run, or ended it with a signal: see docs/deployment.md.
     REVOKED = "revoked"
+    #: An operator dropped its next attempt: see docs/operations.md.
+    DROPPED = "dropped"
+    #: The handler announced an event to which more than ``choreo_max_hops`` events have led: services answer each other
+    #: without an end.
+    LOOP = "loop"
+    #: It is not signed, or was changed, or its publisher may not announce it: see docs/security.md.
+    UNTRUSTED = "untrusted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +83,36 @@ class DeadLetter:
         """The subject of the event, or of the first part of a join. '' if there is none."""
         return self.envelopes[0].subject if self.envelopes else ""
 
+    @property
+    def undoes(self) -> str:
+        """The type of the event whose effect stands, since undoing it has failed. '' for every other letter."""
+        return self.envelopes[0].type if self.envelopes and is_demanded(self.envelopes[0]) else ""
+
+    @property
+    def cause(self) -> Cause:
+        """Why the handler failed."""
+        return read_cause(self.error, self.traceback)
+
+    @property
+    def group(self) -> str:
+        """The group of letters that have the same handler, reason and kind of cause: 16 hexadecimal digits."""
+        return group_of(self.handler, self.reason, self.cause)
+
+    @property
+    def card(self) -> Card:
+        """The entry of the letter in the store's index. It is made once, when the letter is recorded."""
+        cause, subjects = self.cause, [envelope.subject for envelope in self.envelopes]
+        return Card.of(group_of(self.handler, self.reason, cause), cause.to_json(self.reason), subjects)
+
     def __str__(self) -> str:
         unknown = "a message" if self.reason is Reason.UNSENT else "something unreadable"
         what = " + ".join(envelope.type for envelope in self.envelopes) or unknown
         return one_line(f"{what} {self.subject}".rstrip())
+
+    @property
+    def redacted(self) -> "DeadLetter":
+        """The letter as people see it: without the values of redacted fields. See docs/security.md."""
+        return replace(self, envelopes=tuple(map(redacted, self.envelopes)), message=redacted_message(self.message))
 
     def to_json(self) -> str:
         """Return the dead letter as one JSON object."""

@@ -17,17 +17,22 @@ The message is acked last. If the worker dies anywhere on the way, the message i
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Generator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import cached_property
 from socket import gethostname
 from time import monotonic
 from typing import Any
 from uuid import uuid4
 
+from choreo import event_loop
 from choreo.declare.context import Context
+from choreo.declare.reaction import Announcing
 from choreo.declare.subscription import Subscription
 from choreo.delivery import run_log
+from choreo.delivery.alert import alerts_of
+from choreo.delivery.breaker import OutageBreaker, succeeded
 from choreo.delivery.dead_letter import DeadLetter, Reason
 from choreo.delivery.ending import End, Ending
 from choreo.delivery.failure import (
@@ -39,8 +44,10 @@ from choreo.delivery.failure import (
     is_stop,
     line_of,
     trace_of,
+    veiled,
 )
-from choreo.delivery.notice import log_dead_letter, notice
+from choreo.delivery.loop import endless
+from choreo.delivery.notice import log_dead_letter, messages_about
 from choreo.delivery.ports import Decisions, Ports
 from choreo.errors import (
     DeclarationError,
@@ -49,16 +56,21 @@ from choreo.errors import (
     HandlerTimeoutError,
     InvalidEventError,
     JoinExpiredError,
+    LoopError,
     PublishError,
     StoreError,
+    VersionError,
 )
-from choreo.events.envelope import Envelope
+from choreo.events.envelope import NEW_KEY, Envelope
 from choreo.events.lineage import NO_LINEAGE, Lineage
 from choreo.events.message import Message
+from choreo.events.redaction import hidden, without
 from choreo.printing import one_line
 from choreo.store.claims import FORGOTTEN, Claim, ClaimResult, CommitResult, Outcome, Settlement, Verdict
-from choreo.store.runs import Result, Run
+from choreo.store.runs import Entry, Result, Run, entries, plain_entry
 from choreo.store.schedule import Scheduled
+from choreo.store.slots import Slot
+from choreo.store.turns import Turn
 
 _HOST = gethostname()
 
@@ -71,10 +83,13 @@ SETTLED = "settled before, it seems by its own commit, whose answer was lost"
 
 #: Errors after which no attempt can succeed: the same data does not fit the same model, the deadline has passed, or
 #: the same code announces the same thing again.
-HOPELESS = (EnvelopeError, JoinExpiredError, InvalidEventError, EventTooLargeError, DeclarationError)
+HOPELESS = (EnvelopeError, JoinExpiredError, InvalidEventError, EventTooLargeError, LoopError, DeclarationError)
 
 #: The events that a handler is called with: by type or, for a join, by the part's name.
 Parts = Mapping[str, Envelope]
+
+#: The life of a delivery whose coroutine runs without a waiting thread: see `Delivery.steps`.
+Steps = Generator[Coroutine[Any, Any, list[Envelope]], list[Envelope], str]
 
 
 def tokens_of(pid: int) -> str:
@@ -133,10 +148,22 @@ class Delivery:
         event became a dead letter. With any other error (`StoreError`, above all) nothing is recorded, unless `settled`
         is true, and the message must be delivered again.
         """
-        result = self.begin()
+        parts = self.start()
+        return parts if isinstance(parts, str) else self._run(parts)
+
+    def start(self) -> Parts | str:
+        """
+        Begin. Returns the events that the handler is to be called with, or the outcome in words if it is not called.
+
+        Raises as `live` does.
+        """
+        return self.started(self.begin())
+
+    def started(self, result: ClaimResult) -> Parts | str:
+        """As `start`, with the answer of `begin`."""
         match result.verdict:
             case Verdict.RUN:
-                return self._run(self.parts_of(result)) if result.deliveries < 2 else self._run_again(result)
+                return self.parts_of(result) if result.deliveries < 2 else self._start_again(result)
             case Verdict.WAIT:
                 return self._without_run(f"waiting, {result.deliveries} of its events are here", "waiting")
             case Verdict.DONE:
@@ -146,8 +173,44 @@ class Delivery:
             case Verdict.POISON:
                 return self._poison(result)
 
+    def steps(self) -> "Steps":
+        """
+        The same life, for a handler whose coroutine runs without a thread that waits for it.
+
+        The generator yields the coroutine that `react` returned, if it returned one. It is sent what the coroutine
+        returns, or thrown what it raises, by any thread. Else it returns and raises as `live` does.
+        """
+        parts = self.start()
+        if isinstance(parts, str):
+            return parts
+        self._began = self.ports.now(), monotonic()
+        try:
+            with self.ports.leases.kept(self.claim, self.holds):
+                context = self.context(parts)
+                announced = self.react(parts, context)
+                if not isinstance(announced, list):
+                    announced = yield announced
+        except GeneratorExit:
+            raise  # the process ends
+        except BaseException as error:
+            return self._raised(parts, error)
+        return self._returned(parts, announced, context)
+
     #: The log level of a success.
     success_level = logging.INFO
+    #: So many times `Ports.max_hops` events may lead to the announced ones.
+    loop_margin = 1
+    #: The token of the probe that this delivery is; "" if it is none: see `choreo.delivery.probe`.
+    probe = ""
+    #: What is renewed while the handler runs, beside the claim: its slot, its turn.
+    holds: tuple[Slot | Turn, ...] = ()
+    #: True once an attempt has failed that does not count, since the breaker is open.
+    is_held = False
+
+    @property
+    def has_run(self) -> bool:
+        """True once the handler was called."""
+        return self._began is not None
 
     # -- overridden by joins ---------------------------------------------------------------------------------------
 
@@ -178,8 +241,12 @@ class Delivery:
         """The events that the handler is called with: see `Parts`."""
         return {self.envelope.type: self.envelope}
 
-    def react(self, parts: Parts, context: Context) -> list[Envelope]:  # noqa: ARG002
-        """Call the handler. Returns the events to announce; raises what the handler raises."""
+    def react(self, parts: Parts, context: Context) -> Announcing:  # noqa: ARG002
+        """
+        Call the handler. Returns the events to announce; raises what the handler raises.
+
+        For an ``async def`` handler, returns the coroutine that does so.
+        """
         return self.subscription.reaction([self.envelope], context)
 
     def context(self, parts: Parts) -> Context:  # noqa: ARG002
@@ -195,6 +262,11 @@ class Delivery:
         """Seconds for which the finished unit is remembered, if that is longer than `Terms.retention`."""
         return 0.0
 
+    @property
+    def handled(self) -> Sequence[Envelope]:
+        """The events that the run has handled."""
+        return (self.envelope,)
+
     def finished(self, **records: Any) -> Settlement:
         """A settlement that finishes the unit, with these fields."""
         return Settlement(unscheduled=self.outdated(), remember=self.remember, **records)
@@ -202,16 +274,18 @@ class Delivery:
     @property
     def idempotency_key(self) -> str:
         """See `Context.idempotency_key`."""
-        return f"{self.claim.handler}/{self.claim.unit}"
+        own = f"{self.claim.handler}/{self.claim.unit}"
+        again = self.envelope.extensions and self.envelope.extensions.get(NEW_KEY)
+        return f"{own}/{again}" if again else own
 
     def own_event(self, envelope: Envelope) -> Envelope:
         """The event as a message to this handler carries it."""
         return envelope
 
-    def run_of(self, result: Result, announced: Sequence[Envelope], detail: str) -> Run:
+    def run_of(self, ended: Result, announced: Sequence[Envelope], detail: str) -> Run:
         """The run that ends now, for the record: see `Run`."""
         event = self.envelope
-        began, since = self._began or (self.ports.now(), monotonic())
+        waited, took = self._times()
         subjects = {one.subject for one in announced} - {event.subject, ""} if announced else ()
         return Run(
             event=event.id,
@@ -219,9 +293,9 @@ class Delivery:
             subject=event.subject,
             type=event.type,
             attempt=self.attempt,
-            result=result,
-            waited=max((began - event.time).total_seconds(), 0.0),
-            took=monotonic() - since,
+            result=ended,
+            waited=waited,
+            took=took,
             worker=self.ports.node,
             announced=[(one.type, one.id) for one in announced] if announced else (),
             detail=detail,
@@ -229,16 +303,26 @@ class Delivery:
             handler=self.claim.handler,
         )
 
+    def plain_entry(self, ended: Result, announced: Sequence[Envelope]) -> Entry | None:
+        """The entry of the run that ends now, if it is as plain as most: see `choreo.store.runs.plain_entry`."""
+        event = self.envelope
+        names: Sequence[tuple[str, str]] = ()
+        if announced:
+            if any(one.subject not in ("", event.subject) for one in announced):
+                return None
+            names = [(one.type, one.id) for one in announced]
+        return plain_entry(event, self.attempt, ended, *self._times(), self.claim.handler, self.ports.node, names)
+
     # -- running ---------------------------------------------------------------------------------------------------
 
-    def _run_again(self, result: ClaimResult) -> str:
-        """Run a unit whose last beginning never finished, unless its end was an outcome."""
+    def _start_again(self, result: ClaimResult) -> Parts | str:
+        """As `start`, for a unit whose last beginning never finished; its end may have been an outcome."""
         parts, last = self.parts_of(result), self.last_end()
         if last is not None and last.end is End.TIME_LIMIT:
             return self._failed(parts, HandlerTimeoutError(last.text))
         if last is not None and last.end is End.TERMINATED:
             return self.make_dead_letter(parts, Reason.REVOKED, last.text)
-        return self._run(parts)
+        return parts
 
     def _poison(self, result: ClaimResult) -> str:
         parts, last = self.parts_of(result), self.last_end()
@@ -254,13 +338,28 @@ class Delivery:
     def _run(self, parts: Parts) -> str:
         self._began = self.ports.now(), monotonic()
         try:
-            with self.ports.leases.kept(self.claim):
+            with self.ports.leases.kept(self.claim, self.holds):
                 context = self.context(parts)
                 announced = self.react(parts, context)
-        except BaseException as error:  # any error of a handler is a failure of that handler, not of its worker
-            if is_stop(error):
-                raise
-            return self._failed(parts, error)
+                if not isinstance(announced, list):
+                    announced = self._wait_for(announced)
+        except BaseException as error:
+            return self._raised(parts, error)
+        return self._returned(parts, announced, context)
+
+    def _wait_for(self, coroutine: Coroutine[Any, Any, list[Envelope]]) -> list[Envelope]:
+        announced: list[Envelope] = event_loop.wait(coroutine, self.subscription.name)
+        return announced
+
+    def _raised(self, parts: Parts, error: BaseException) -> str:
+        """Any error of a handler is a failure of that handler, not of its worker."""
+        if is_stop(error):
+            raise error
+        if isinstance(error, event_loop.RunTerminatedError):
+            return self.make_dead_letter(parts, Reason.REVOKED, str(error))
+        return self._failed(parts, error)
+
+    def _returned(self, parts: Parts, announced: list[Envelope], context: Context) -> str:
         try:
             settlement = self._success(announced, context)
         except StoreError:
@@ -270,12 +369,25 @@ class Delivery:
         return self._succeeded(announced, settlement)
 
     def _success(self, announced: list[Envelope], context: Context) -> Settlement:
-        """The records of a success. Raises a `PublishError` for an event that cannot be sent: see `message_for`."""
+        """
+        The records of a success.
+
+        Raises `LoopError` if too many events have led to the announced ones, and a `PublishError` for an event that
+        cannot be sent: see `message_for`.
+        """
+        if not announced:
+            return self.finished(record=self._recorded(Result.DONE))
+        if announced[0].hops > self.loop_margin * self.ports.max_hops:
+            raise endless(self.ports.store, self.envelope, announced, self.ports.max_hops)
         sent = {f"event:{envelope.id}": self.ports.publisher.message_for(envelope) for envelope in announced}
+        later = self._delayed(sent, context) if context.delays else ()
+        return self.finished(sent=sent, scheduled=later, record=self._recorded(Result.DONE, announced))
+
+    def _delayed(self, sent: dict[str, Message], context: Context) -> list[Scheduled]:
+        """Take the delayed events out of what is sent now."""
         clocks = self.ports.store.now, self.ports.now
         delays = {f"event:{key}": delay.seconds(*clocks) for key, delay in context.delays.items()}
-        later = [Scheduled(key, sent.pop(key), delay) for key, delay in delays.items() if key in sent]
-        return self.finished(sent=sent, scheduled=later, run=self._recorded(Result.DONE, announced))
+        return [Scheduled(key, sent.pop(key), delay) for key, delay in delays.items() if key in sent]
 
     def _succeeded(self, announced: list[Envelope], settlement: Settlement) -> str:
         if late := self._commit(settlement):
@@ -287,24 +399,56 @@ class Delivery:
         return f"announced {', '.join(map(str, announced))}" if announced else "done"
 
     def _failed(self, parts: Parts, error: BaseException) -> str:
-        wait, raised = self._wait(error), harmless(error)
+        held = self._held_for(error)
+        if held is not None:
+            return self._hold(error, held)
+        wait, raised, line = self._wait(error), self._harmless(error), self._line_of(error)
         if wait is None:
-            letter = self._letter(parts, self._reason(error), self._line_of(error), trace_of(error))
+            letter = self._letter(parts, self._reason(error), line, without(trace_of(error), self._hidden))
             if late := self._commit_letter(letter, raised):
                 return late
             raise raised
         retry = self.own_message(self.envelope, retries=self.attempt)
         scheduled = Scheduled(f"retry:{self.claim.token}", retry, wait)
-        run = self._recorded(Result.RETRY, detail=self._line_of(error))
+        record = self._recorded(Result.RETRY, detail=line)
         # This attempt must be remembered until the next one has arrived.
         remember = self._remember_retry(wait)
-        if late := self._commit(Settlement(done=False, scheduled=[scheduled], remember=remember, run=run)):
+        if late := self._commit(Settlement(done=False, scheduled=[scheduled], remember=remember, record=record)):
             return late
         attempts = f"attempt {self.attempt} of {self.subscription.retry.attempts}"
-        words, line = f"{attempts} failed, the next is in {wait:.1f} s", self._line_of(error)
+        words = f"{attempts} failed, the next is in {wait:.1f} s"
         reason = f"{words}: {line}"
-        self._log_retry(f"{words}: {cut(line, MOST_LOGGED)}", error, wait)
+        self._log_retry(f"{words}: {cut(line, MOST_LOGGED)}", raised, wait)
         raise RetryScheduledError(reason, raised, wait) from raised
+
+    def _held_for(self, error: BaseException) -> float | None:
+        """
+        The most seconds after which this attempt is made again, if it does not count; None if the breaker is closed.
+
+        Tells the breaker of the failure.
+        """
+        if self.subscription.retry.breaker is None or isinstance(error, HOPELESS):
+            return None
+        return OutageBreaker(self.ports, self.subscription, self.envelope).hold(error, self.attempt, self.probe)
+
+    def _hold(self, error: BaseException, wait: float) -> str:
+        """Settle the claim as no attempt, and schedule the same attempt again. Raises `RetryScheduledError`."""
+        line, raised = self._line_of(error), self._harmless(error)
+        again = Scheduled(f"held:{self.claim.token}", self.own_message(self.envelope, retries=self.attempt - 1), wait)
+        record = self._recorded(Result.HELD, detail=line)
+        self.claim, self.is_held = replace(self.claim, attempt=0), True
+        remember = self._remember_retry(wait)
+        breaker = OutageBreaker(self.ports, self.subscription, self.envelope)
+        breaker.keep(again.id, is_scheduled=False)
+        if late := self._commit(Settlement(done=False, scheduled=[again], remember=remember, record=record)):
+            return late
+        breaker.keep(again.id, is_scheduled=True)
+        attempts = f"attempt {self.attempt} of {self.subscription.retry.attempts}"
+        words = f"{attempts} failed and does not count, since the breaker has paused the handler"
+        self._log_retry(f"{words}: {cut(line, MOST_LOGGED)}", raised, wait)
+        if not self.probe:
+            self.ports.stand_by(self.claim.handler)
+        raise RetryScheduledError(f"{words}: {line}", raised, wait) from raised
 
     def make_dead_letter(self, parts: Parts, reason: Reason, error: str) -> str:
         """Record a dead letter for a claimed unit whose handler is not called. Returns the outcome in words."""
@@ -327,10 +471,11 @@ class Delivery:
 
     def _commit_letter(self, letter: DeadLetter, error: Exception | None = None, *, done: bool = True) -> str:
         """Record a dead letter, and log it. Returns "", or the reason if it was too late."""
+        alerts = alerts_of(letter, self.ports)
         records: dict[str, Any] = {
-            "letter": (letter.id, letter.to_json()),
-            "sent": {f"notice:{letter.id}": notice(letter, self.ports)},
-            "run": self._recorded(Result.DEAD, detail=f"{letter.id} {one_line(letter.error)}"),
+            "letter": (letter.id, letter.to_json(), letter.card),
+            "sent": messages_about(letter, self.ports, alerts),
+            "record": self._recorded(Result.DEAD, list(alerts), f"{letter.id} {one_line(letter.error)}"),
         }
         settlement = self.finished(**records) if done else Settlement(done=False, remember=self.remember, **records)
         if late := self._commit(settlement):
@@ -341,7 +486,10 @@ class Delivery:
 
     def _commit(self, settlement: Settlement) -> str:
         """Settle the claim, and send the messages that leave with it. Returns "", or the reason if it was too late."""
-        committed = self.decisions.commit(self.claim, settlement)
+        return self.heed(self.decisions.commit(self.claim, settlement))
+
+    def heed(self, committed: CommitResult) -> str:
+        """Take note of the answer to a commit of the claim. Returns "", or the reason if it was too late."""
         if committed.outcome is Outcome.LOST:
             raise StoreError(FORGOTTEN, is_outage=False)
         self.settled = True
@@ -365,6 +513,7 @@ class Delivery:
         return self._without_run(words, "postponed", logging.INFO)
 
     def _send_now(self, messages: Mapping[str, Message]) -> None:
+        """Send messages that are in the outbox of a commit. If that fails, the clock of a worker sends them."""
         try:
             self.ports.publisher.send(messages.values())
             self.ports.store.sent(self.claim.handler, list(messages))
@@ -381,13 +530,31 @@ class Delivery:
         sent = self.own_event(envelope)
         return Message.carrying(sent, exchange="", routing_key=queue, retries=retries, lineage=lineage)
 
-    def _recorded(self, result: Result, announced: Sequence[Envelope] = (), detail: str = "") -> Run | None:
-        """The run that ends now; None if it is not recorded."""
+    def _recorded(self, ended: Result, announced: Sequence[Envelope] = (), detail: str = "") -> Sequence[Entry]:
+        """The entries in the record of the run that ends now; none if it is not recorded."""
         recording = self.ports.store.recording
-        if not (recording or run_log.is_told(result)):
-            return None
-        self._ended = run = self.run_of(result, announced, detail)
-        return run if recording and recording.wants(run.story) else None
+        if not run_log.is_told(ended):
+            if not recording:
+                return self._unrecorded(ended)
+            if recording.is_plain and not detail and (entry := self.plain_entry(ended, announced)):
+                return (entry,)
+        self._ended = run = self.run_of(ended, announced, detail)
+        if not recording or not recording.wants(run.story):
+            return self._unrecorded(ended)
+        if recording.events and ended not in (Result.RETRY, Result.HELD):  # their events are in the schedule
+            run.whole = self.handled
+        return entries(run)
+
+    def _times(self) -> tuple[float, float]:
+        """How long the event waited for its handler, and how long the handler took so far, in seconds."""
+        began, since = self._began or (self.ports.now(), monotonic())
+        return max((began - self.envelope.time).total_seconds(), 0.0), monotonic() - since
+
+    def _unrecorded(self, ended: Result) -> Sequence[Entry]:
+        """Tell the breaker of a success that it cannot find in the record. Returns no entries."""
+        if ended is Result.DONE:
+            succeeded(self.ports, self.claim.handler)
+        return ()
 
     # -- the log ---------------------------------------------------------------------------------------------------
 
@@ -428,7 +595,20 @@ class Delivery:
     def _wait(self, error: BaseException) -> float | None:
         return None if isinstance(error, HOPELESS) else self.subscription.retry.wait(self.attempt, error)
 
+    def _harmless(self, error: BaseException) -> Exception:
+        """The error as it is raised and logged: see `failure.harmless`. Without redacted values."""
+        return harmless(veiled(error, self._hidden))
+
+    @cached_property
+    def _hidden(self) -> Sequence[str]:
+        """The redacted values of the events in hand, which no text about a failure may show."""
+        return hidden((self.envelope, *self.handled))
+
     def _line_of(self, error: BaseException) -> str:
+        """The error in one line, without redacted values."""
+        return without(self._told(error), self._hidden)
+
+    def _told(self, error: BaseException) -> str:
         """The error in one line. Celery's error for a soft time limit says neither which limit nor how long it is."""
         if not any(cls.__name__ == "SoftTimeLimitExceeded" for cls in type(error).__mro__) or any(map(str, error.args)):
             return line_of(error)
@@ -442,8 +622,10 @@ class Delivery:
     def _reason(self, error: BaseException) -> Reason:
         if isinstance(error, JoinExpiredError):
             return Reason.EXPIRED
+        if isinstance(error, LoopError):
+            return Reason.LOOP
         if isinstance(error, EnvelopeError):
-            return Reason.UNREADABLE
+            return Reason.VERSION if isinstance(error, VersionError) else Reason.UNREADABLE
         is_retried = self.subscription.retry.covers(error) and not isinstance(error, HOPELESS)
         return Reason.EXHAUSTED if is_retried else Reason.REFUSED
 

@@ -1,16 +1,21 @@
 """Errors of handlers: how they are shown, kept in dead letters, and raised again without harm to the worker."""
 
+import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 
 from choreo.errors import HandlerCrashed
+from choreo.events.redaction import without
 from choreo.masking import without_secrets
 from choreo.printing import lines, one_line
 
 #: Errors that Celery and gevent raise to stop a worker or a greenlet. By name, since this room imports neither.
 _STOPS = frozenset({"WorkerShutdown", "WorkerTerminate", "GreenletExit"})
+
+#: Signals that tell a process of the pool to end.
+_ENDING_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
 
 #: The base class of Celery's Retry, Ignore and Reject.
 _PREDICATE = "TaskPredicate"
@@ -69,6 +74,19 @@ def harmless(error: BaseException) -> Exception:
     return crashed
 
 
+def veiled(error: BaseException, values: Sequence[str]) -> BaseException:
+    """
+    The error itself, or a `HandlerCrashed` in its place if a redacted value is in what it shows.
+
+    ``values`` are those of `choreo.events.redaction.hidden`. The line of the original is the text of the other one.
+    """
+    if not any(value in trace for trace in (trace_of(error) if values else "",) for value in values):
+        return error
+    other = HandlerCrashed(without(line_of(error), values)).with_traceback(error.__traceback__)
+    other.__suppress_context__ = True
+    return other
+
+
 def line_of(error: BaseException) -> str:
     """
     The error in one line, such as ``ValueError: no such card``, cut to `MOST_TEXT` characters.
@@ -78,8 +96,16 @@ def line_of(error: BaseException) -> str:
     """
     text = one_line(without_secrets(_text_of(error)))
     if isinstance(error, SystemExit):
-        text = f"the handler called sys.exit({'' if error.code is None else cut(repr(error.code), 100)})"
+        text = _exit_in_words(error)
     return cut(f"{type(error).__name__}: {text}" if text else type(error).__name__, MOST_TEXT)
+
+
+def _exit_in_words(error: SystemExit) -> str:
+    code = error.code
+    # The pool of processes exits with -(256 - number) for a signal.
+    if type(code) is int and "billiard" in sys.modules and code + 256 in _ENDING_SIGNALS:
+        return f"{signal.Signals(code + 256).name} told the process of the pool to end: exit code {code}"
+    return f"the handler called sys.exit({'' if code is None else cut(repr(code), 100)})"
 
 
 def trace_of(error: BaseException) -> str:

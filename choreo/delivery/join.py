@@ -13,9 +13,12 @@ from types import MappingProxyType
 from typing import Any
 
 from choreo.declare.context import Context
+from choreo.declare.description import kind_in
 from choreo.declare.join import Join, age
+from choreo.declare.reaction import Announcing
 from choreo.delivery.dead_letter import Reason
 from choreo.delivery.delivery import DONE, Delivery, Parts
+from choreo.delivery.loop import deepest
 from choreo.delivery.signals import ABANDONED, DEADLINE, FIRED, SIGNALS
 from choreo.errors import EnvelopeError, JoinExpiredError
 from choreo.events.envelope import Envelope
@@ -23,7 +26,7 @@ from choreo.events.ids import named_id
 from choreo.store.claims import COMPLETE, SURPLUS, Claim, ClaimResult, Settlement, Verdict
 from choreo.store.joins import Arrival
 from choreo.store.parts import CANCELLED, addressed, by_type, mark_of, name_of, packed, read_address, unit_of, unpacked
-from choreo.store.runs import Result, Run, other_stories
+from choreo.store.runs import Entry, Result, Run, other_stories
 from choreo.store.schedule import Scheduled, deadline_id
 
 logger = logging.getLogger(__name__)
@@ -139,7 +142,7 @@ class JoinDelivery(Delivery):
         self.parts = dict(sorted(found, key=lambda part: (self.subscription.place_of(part[1]), age(part[1]))))
         return self.parts
 
-    def react(self, parts: Parts, context: Context) -> list[Envelope]:
+    def react(self, parts: Parts, context: Context) -> Announcing:
         """
         Call the handler, or ``on_timeout`` after the deadline. A cancellation calls nothing.
 
@@ -160,9 +163,11 @@ class JoinDelivery(Delivery):
         """
         The cause is the part that was announced last; the subject is that of the first part in the join's order.
 
-        Both are the same for every order of arrival, and for every part that is redelivered after a crash.
+        Both are the same for every order of arrival, and for every part that is redelivered after a crash. The hops
+        are those of the part with the most.
         """
-        return self._context(self._cause(parts), self._about(parts), self._key_of(parts), tuple(parts.values()))
+        cause = deepest(self._cause(parts), () if self.envelope.replay else parts.values())
+        return self._context(cause, self._about(parts), self._key_of(parts), tuple(parts.values()))
 
     def outdated(self) -> list[str]:
         """The id of the join's deadline in the schedule."""
@@ -187,18 +192,27 @@ class JoinDelivery(Delivery):
         """The event as a message to this join carries it: with the key."""
         return addressed(envelope, self.key)
 
-    def run_of(self, result: Result, announced: Sequence[Envelope], detail: str) -> Run:
+    def run_of(self, ended: Result, announced: Sequence[Envelope], detail: str) -> Run:
         """The run that ends now. It belongs to the stories of all parts; a signal belongs to none."""
-        run = super().run_of(result, announced, detail)
+        run = super().run_of(ended, announced, detail)
         parts, is_cancelled = list(self.parts.values()), self.subscription.cancels(self.envelope)
         if not is_cancelled and not self.is_part:
             cause = self._cause(self.parts)
             run.event, run.story, run.subject = cause.id, cause.correlation_id, cause.subject
-        if result is Result.DONE:
-            run.result = Result.CANCELLED if is_cancelled else _ENDS.get(self.envelope.type, result)
+        if ended is Result.DONE:
+            run.result = Result.CANCELLED if is_cancelled else _ENDS.get(self.envelope.type, ended)
         run.parts = [(part.type, part.id) for part in parts]
         run.others = other_stories(parts, run.story)
         return run
+
+    def plain_entry(self, ended: Result, announced: Sequence[Envelope]) -> Entry | None:  # noqa: ARG002
+        """None: the run of a join names its parts."""
+        return None
+
+    @property
+    def handled(self) -> Sequence[Envelope]:
+        """The parts with which the join has run."""
+        return tuple(self.parts.values())
 
     @property
     def is_part(self) -> bool:
@@ -303,28 +317,30 @@ class JoinDelivery(Delivery):
 
 
 class FormerJoinDelivery(Delivery):
-    """A signal to a join whose handler is no join any more: its parts become a dead letter. A story is forgotten."""
+    """A signal to a join whose handler is no join any more: its parts become a dead letter. Others are forgotten."""
 
     def make_claim(self) -> Claim:
         """The claim on the join's key, which is the subject of the signal."""
         return self.claim_on(unit_of(self.envelope.subject), self.envelope.id)
 
     def begin(self) -> ClaimResult:
-        """Claim the join. DONE if no part of it is left, or it was a story."""
+        """Claim the join. DONE if no part of it is left, or it was a story or an undo."""
         result = super().begin()
-        if result.verdict is Verdict.RUN and (not result.parts or self._was_story()):
+        if result.verdict is Verdict.RUN and (not result.parts or self._was_no_join()):
             self.decisions.commit(replace(self.claim, attempt=0), self.finished(note=CANCELLED))
             return ClaimResult(Verdict.DONE)
         return result
 
-    def _was_story(self) -> bool:
-        return "story" in json.loads(self.ports.store.joins().get(self.subscription.name, "{}"))
+    def _was_no_join(self) -> bool:
+        """True if it was a story, or an undo: their events are of no more use."""
+        described = json.loads(self.ports.store.joins().get(self.subscription.name, "{}"))
+        return kind_in(described) != "join"
 
     def parts_of(self, result: ClaimResult) -> Parts:
         """The parts that had arrived, by name."""
         return dict(zip(result.parts, unpacked(result.parts), strict=True))
 
-    def react(self, parts: Parts, context: Context) -> list[Envelope]:  # noqa: ARG002
+    def react(self, parts: Parts, context: Context) -> Announcing:  # noqa: ARG002
         """Raises `JoinExpiredError`: there is no function that takes these events."""
         arrived = ", ".join(sorted(parts)) or "nothing"
         raise JoinExpiredError(f"{self.subscription.name} is no join any more: {arrived} had arrived")

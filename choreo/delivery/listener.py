@@ -5,11 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 from choreo.declare.context import Context
-from choreo.declare.reaction import Reaction, describe, returned
+from choreo.declare.reaction import Announcing, Reaction, awaited, describe, is_async, returned
 from choreo.declare.retry import Retry
 from choreo.declare.subscription import Subscription
+from choreo.delivery.alert import story_of
 from choreo.delivery.dead_letter import DeadLetter, Reason
 from choreo.delivery.delivery import DONE, Delivery, Parts
+from choreo.delivery.loop import deepest
 from choreo.delivery.notice import notice, notices_of
 from choreo.delivery.ports import Ports
 from choreo.events.envelope import Envelope
@@ -35,19 +37,22 @@ class NoticeDelivery(Delivery):
     One notice, delivered to one worker: it calls the listener with the dead letter.
 
     The letter stays in the store. The listener is called until it succeeds, as often as `RETRY` says. The events that
-    it announces leave when it succeeds; their cause is the event of the letter. If the letter has no readable event,
+    it announces leave when it succeeds; their cause is the event of the letter (of a join, the part that was announced
+    last). If the letter has no readable event,
     they begin a story whose id is that of the letter.
     """
+
+    #: The events that tell of a loop leave. A loop through dead letters ends all the same.
+    loop_margin = 2
 
     def __init__(self, ports: Ports, listener: Listener, letter: DeadLetter, attempt: int = 1, **options: Any) -> None:
         self._listener, self._dead_letter = listener, letter
         name = notices_of(ports.service_name)
         reaction = Reaction(listener, (), None)
         subscription = Subscription(ports.service_name, name, patterns=(), reaction=reaction, retry=RETRY)
-        envelope = letter.envelopes[0] if letter.envelopes else _story_of(letter)
         if listener is no_listener:
             self.success_level = logging.DEBUG
-        super().__init__(ports, subscription, envelope, attempt, **options)
+        super().__init__(ports, subscription, story_of(letter), attempt, **options)
 
     def __str__(self) -> str:
         return f"{self.subscription.name}({self._dead_letter.id})"
@@ -73,12 +78,22 @@ class NoticeDelivery(Delivery):
 
     def context(self, parts: Parts) -> Context:  # noqa: ARG002
         """The context of the listener: its events inherit the metadata of all events of the letter."""
-        return self._context(self.envelope, events=self._dead_letter.envelopes or (self.envelope,))
+        letter = self._dead_letter
+        events = letter.envelopes or (self.envelope,)
+        return self._context(deepest(self.envelope, events), about=letter.subject, events=events)
 
-    def react(self, parts: Parts, context: Context) -> list[Envelope]:  # noqa: ARG002
-        """Call the listener. Returns the events to announce; raises what the listener raises."""
+    def react(self, parts: Parts, context: Context) -> Announcing:  # noqa: ARG002
+        """Call the listener. Returns the events to announce, or a coroutine; raises what the listener raises."""
+        if is_async(self._listener):
+            return self._await_call(context)
         with context.active():
             for event in returned(self._listener(self._dead_letter), self._listener):
+                context.announce(event)
+        return context.leaving
+
+    async def _await_call(self, context: Context) -> list[Envelope]:
+        with context.active():
+            for event in await awaited(self._listener(self._dead_letter), self._listener):
                 context.announce(event)
         return context.leaving
 
@@ -94,8 +109,3 @@ class NoticeDelivery(Delivery):
     def _commit_letter(self, letter: DeadLetter, error: Exception | None = None, *, done: bool = True) -> str:  # noqa: ARG002
         # Celery logs the error. A dead letter about a dead letter would help nobody.
         return self._commit(Settlement())
-
-
-def _story_of(letter: DeadLetter) -> Envelope:
-    """Stands in for the event of a letter that has none."""
-    return Envelope(letter.id, "choreo.dead_letter", letter.service, "", letter.failed_at, letter.id)

@@ -2,25 +2,34 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from choreo.declare.join import Join
+from choreo.delivery.alert import alerts_of
 from choreo.delivery.dead_letter import DeadLetter, Reason
 from choreo.delivery.ending import Ending
-from choreo.delivery.failure import MOST_LOGGED, MOST_TEXT, cut, shown_trace
-from choreo.delivery.ports import Ports
+from choreo.delivery.failure import MOST_LOGGED, MOST_TEXT, cut, line_of, shown_trace
+from choreo.delivery.ports import Ports, Sender
 from choreo.delivery.sentry import in_sentry
 from choreo.delivery.undeclared import set_aside_for
-from choreo.errors import EnvelopeError, StoreError, UnansweredError, UnsendableError
+from choreo.errors import (
+    EnvelopeError,
+    StoreError,
+    UnansweredError,
+    UnsendableError,
+    UntrustedError,
+    VersionError,
+)
 from choreo.events.envelope import Envelope
 from choreo.events.ids import named_id, task_id
 from choreo.events.lineage import lineage_of
 from choreo.events.message import Message, task_headers
 from choreo.masking import without_secrets
 from choreo.printing import one_line
-from choreo.store.parts import unit_of
+from choreo.store.parts import is_demanded, unit_of
 from choreo.store.schedule import Scheduled
 
 logger = logging.getLogger(__name__)
@@ -37,7 +46,8 @@ def log_dead_letter(letter: DeadLetter, error: Exception | None = None, fields: 
     if not logger.isEnabledFor(logging.ERROR):
         return
     handler = one_line(letter.handler).replace("%", "%%")
-    text = f"dead letter %s: {handler} could not handle %s ({letter.reason}: %s)."
+    what = "could not undo the effect of" if letter.undoes else "could not handle"
+    text = f"dead letter %s: {handler} {what} %s ({letter.reason}: %s)."
     hint = f"`choreo dead-letters show {letter.id}` shows all of it."
     details = letter.id, str(letter), cut(one_line(letter.error), MOST_LOGGED)
     exc_info = None if error is None else (type(error), error, error.__traceback__)
@@ -65,9 +75,9 @@ def notices_of(service: str) -> str:
     return f"{service}.dead_letters"
 
 
-def notice(letter: DeadLetter, ports: Ports, retries: int = 0) -> Message:
+def notice(letter: DeadLetter, ports: Sender, retries: int = 0) -> Message:
     """The task message that tells a service of a dead letter. ``retries``: how often the listener has failed."""
-    task = notices_of(ports.service_name)
+    task = notices_of(letter.service)
     first = letter.envelopes[0] if letter.envelopes else None
     # In Flower the row is a child of the run that failed.
     failed = task_id(first.occasion, letter.handler) if first else None
@@ -77,10 +87,22 @@ def notice(letter: DeadLetter, ports: Ports, retries: int = 0) -> Message:
         root_id=lineage_of(letter.message.headers).root_id or failed,
         parent_id=failed,
         argsrepr=f"{one_line(letter.handler)}: {letter}",
-        origin=ports.service_name,
+        origin=letter.service,
         retries=retries,
     )
     return Message("", ports.queue_of(task), json.dumps([[letter.id], {}, {}]).encode(), headers)
+
+
+def messages_about(
+    letter: DeadLetter, ports: Sender, alerts: Mapping[Envelope, Message] | None = None
+) -> dict[str, Message]:
+    """
+    The messages that leave when a dead letter is recorded: its notice, and its alert. Schedule id → message.
+
+    ``alerts`` are those of `alerts_of`; None finds them.
+    """
+    told = alerts_of(letter, ports) if alerts is None else alerts
+    return {f"notice:{letter.id}": notice(letter, ports)} | {f"event:{alert.id}": told[alert] for alert in told}
 
 
 def park(
@@ -92,9 +114,12 @@ def park(
     join: Join | None = None,
 ) -> None:
     """
-    Record a delivery that cannot be handled as a dead letter, log it, and schedule its notice. Raises `StoreError`.
+    Record a delivery that cannot be handled as a dead letter, and log it. Raises `StoreError`.
 
-    ``error`` is the reason: POISON after an `UnansweredError`, UNSENT after an `UnsendableError`, else UNREADABLE.
+    Its notice and its alert are scheduled in the same step.
+
+    ``error`` is the reason: VERSION after a `VersionError`, POISON after an `UnansweredError`, UNSENT after an
+    `UnsendableError`, UNTRUSTED after an `UntrustedError`, else UNREADABLE.
     ``envelopes`` holds the event if it can be read. ``join`` is the handler's declaration if the handler is a join. If
     the store refuses to record it for this handler, it is recorded for the service, and if it refuses that as well,
     under another name of the service: `choreo dead-letters list SERVICE` finds it in each of these places.
@@ -109,12 +134,17 @@ def park(
         envelopes=envelopes,
         failed_at=ports.now(),
     )
-    if isinstance(error, UnansweredError):
+    if isinstance(error, VersionError):
+        # As a failed attempt tells it, so that the two are of one group.
+        letter = replace(letter, reason=Reason.VERSION, error=line_of(error))
+    elif isinstance(error, UnansweredError):
         letter = replace(letter, reason=Reason.POISON)
         if error.envelope is not None:
             unit = _unit_of(join, error.envelope)
             how = _with_ending(ports, letter, unit)
             letter = replace(letter, error=how, envelopes=(error.envelope,), unit=unit)
+    elif isinstance(error, UntrustedError):
+        letter = replace(letter, reason=Reason.UNTRUSTED)
     elif isinstance(error, UnsendableError):
         letter = replace(letter, reason=Reason.UNSENT, attempts=message.retries)
     # The last name is new, so the store cannot have something else under it.
@@ -132,10 +162,10 @@ def park(
 
 
 def _record(ports: Ports, letter: DeadLetter, error: Exception) -> None:
-    scheduled = Scheduled(f"notice:{letter.id}", notice(letter, ports))
+    scheduled = [Scheduled(key, message) for key, message in messages_about(letter, ports).items()]
     # It is so already, unless the store has lost its memory. Then nobody would find the letter.
     ports.store.register([letter.handler])
-    ports.store.add_letter(letter.handler, letter.id, letter.to_json(), [scheduled])
+    ports.store.add_letter(letter.handler, letter.id, letter.to_json(), scheduled, letter.card)
     log_dead_letter(letter, error)
 
 
@@ -148,7 +178,7 @@ def _with_ending(ports: Ports, letter: DeadLetter, unit: str) -> str:
 
 
 def _unit_of(join: Join | None, envelope: Envelope) -> str:
-    if join is not None:
+    if join is not None and not is_demanded(envelope):
         try:
             return unit_of(join.key_of(envelope))
         except EnvelopeError:

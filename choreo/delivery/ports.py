@@ -4,7 +4,7 @@ In a worker `choreo.runtime.Runtime` implements them. `choreo.testing.stage` imp
 that a test moves.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Protocol
@@ -12,10 +12,13 @@ from typing import Protocol
 from choreo.declare.context import Context
 from choreo.events.envelope import Envelope
 from choreo.events.message import Message
+from choreo.events.signing import Signing
 from choreo.store.claims import Claim, ClaimResult, CommitResult, Settlement
 from choreo.store.joins import Arrival
 from choreo.store.port import Store
+from choreo.store.slots import Slot
 from choreo.store.terms import Terms
+from choreo.store.turns import Turn
 
 
 class Decisions(Protocol):
@@ -45,15 +48,29 @@ class PublisherPort(Protocol):
     def send(self, messages: Iterable[Message]) -> None:
         """Send messages. Raises `PublishError` unless the broker confirms every one."""
 
+    def sealed(self, message: Message) -> Message:
+        """The message as it may go to a single queue: see `choreo.events.signing`."""
+
     def note_unheard(self, messages: Iterable[Message]) -> None:
         """Count events that reached no queue, and log them as ``choreo_unheard`` says."""
+
+
+class Sender(Protocol):
+    """The part of `Ports` that makes the messages about a dead letter, of any service."""
+
+    @property
+    def publisher(self) -> PublisherPort:
+        """The publisher, which sends to the broker."""
+
+    def queue_of(self, name: str) -> str:
+        """The name on the broker of the queue of this handler, or of any other of a service's queues."""
 
 
 class LeasePort(Protocol):
     """The lease keeper, as a delivery sees it."""
 
-    def kept(self, claim: Claim) -> AbstractContextManager[None]:
-        """Context manager: keep this claim while the block runs."""
+    def kept(self, claim: Claim, holds: Sequence[Slot | Turn] = ()) -> AbstractContextManager[None]:
+        """Context manager: keep this claim, and the run's slot and turn, while the block runs."""
 
 
 class Ports(Protocol):
@@ -77,12 +94,20 @@ class Ports(Protocol):
         """The times for which the store waits and remembers for this service, and `Terms.max_deliveries`."""
 
     @property
+    def max_hops(self) -> float:
+        """The most events that may lead to an event, one after the other; infinity if there is no limit."""
+
+    @property
     def store(self) -> Store:
         """The store."""
 
     @property
     def publisher(self) -> PublisherPort:
         """The publisher, which sends to the broker."""
+
+    @property
+    def signing(self) -> Signing | None:
+        """What this service signs with, and whom it trusts; None if it signs nothing."""
 
     @property
     def leases(self) -> LeasePort:
@@ -95,6 +120,14 @@ class Ports(Protocol):
     @property
     def now(self) -> Callable[[], datetime]:
         """Callback: returns the time at which an event is announced (UTC). The store has a clock of its own."""
+
+    @property
+    def stand_by(self) -> Callable[[str], object]:
+        """
+        Callback: gets a handler that was paused, and returns when this worker has learnt of it; in a second at most.
+
+        Without that a worker could fail a thousand events meanwhile.
+        """
 
     def schedules(self) -> list[str]:
         """The names of the schedules that this service's clock looks into: its queues, and the delayed events."""

@@ -2,10 +2,11 @@
 
 from choreo.delivery.delivery import DONE, Delivery
 from choreo.delivery.ending import End
-from choreo.store.claims import Claim, Verdict
+from choreo.delivery.stand_in import StandIn
+from choreo.store.claims import Verdict
 
 
-class Revocation:
+class Revocation(StandIn):
     """
     Takes the place of a delivery whose run was revoked: its event becomes a dead letter, and its handler is not called.
 
@@ -13,25 +14,8 @@ class Revocation:
     """
 
     def __init__(self, delivery: Delivery, why: str) -> None:
-        self._delivery, self._why = delivery, why
-
-    def __str__(self) -> str:
-        return str(self._delivery)
-
-    @property
-    def settled(self) -> bool:
-        """True once the outcome is recorded."""
-        return self._delivery.settled
-
-    @property
-    def is_told(self) -> bool:
-        """True once the log tells of a failure for good."""
-        return self._delivery.is_told
-
-    @property
-    def claim(self) -> Claim:
-        """The claim of the delivery."""
-        return self._delivery.claim
+        super().__init__(delivery)
+        self._why = why
 
     def live(self) -> str:
         """Record the dead letter. Returns the outcome in words. Raises `StoreError` if nothing could be recorded."""

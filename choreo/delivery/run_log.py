@@ -20,9 +20,10 @@ from choreo.store.runs import Result, Run
 logger = logging.getLogger("choreo.runs")
 
 #: The levels of runs that are no success.
-_LEVELS = {Result.RETRY: logging.WARNING, Result.DEAD: logging.ERROR}
+_LEVELS = {Result.RETRY: logging.WARNING, Result.HELD: logging.WARNING, Result.DEAD: logging.ERROR}
 
 _TEXT = "%s: %s in %s [attempt %d of %d, waited %s, event %s, story %s]"
+_BATCH = "%s: %s in %s [waited up to %s]"
 _RETRY = "%s: %s [took %s, waited %s, event %s, story %s]"
 _NO_RUN = "%s: %s [event %s, story %s]"
 
@@ -59,6 +60,12 @@ def log_success(level: int, what: str, run: Run, service: str, attempts: int) ->
         outcome = types if run.result is Result.DONE else f"{outcome}, {types}"
     args = what, outcome, in_words(run.took), run.attempt, attempts, in_words(run.waited), *_ids(run)
     _log(level, _TEXT, args, fields_of(run, service, attempts))
+
+
+def log_batch(what: str, announced: Sequence[str], took: float, waited: float, fields: dict[str, Any]) -> None:
+    """Log the success of several events at once. ``waited`` is the longest of their waits, in seconds."""
+    outcome = f"announced {counted(announced)}" if announced else str(Result.DONE)
+    _log(logging.INFO, _BATCH, (what, outcome, in_words(took), in_words(waited)), fields)
 
 
 def log_retry(what: str, reason: str, run: Run, fields: dict[str, Any], error: BaseException) -> None:

@@ -17,9 +17,9 @@ from choreo.declare.story import BEGIN, END, Story, first_of
 from choreo.delivery.delivery import Parts
 from choreo.delivery.join import JoinDelivery
 from choreo.delivery.signals import ABANDONED, DEADLINE, SIGNALS, signal
-from choreo.errors import EnvelopeError
+from choreo.errors import EnvelopeError, UpcastError, VersionError
+from choreo.events.alerts import StoryOverdue
 from choreo.events.envelope import Envelope
-from choreo.events.overdue import StoryOverdue
 from choreo.printing import one_line
 from choreo.store.claims import Claim, ClaimResult, Settlement, Verdict
 from choreo.store.joins import Arrival
@@ -57,11 +57,17 @@ class StoryDelivery(JoinDelivery):
     is_keyless = False
 
     def make_claim(self) -> Claim:
-        """The claim on the story's key; for an event without a key a claim that is never made."""
+        """
+        The claim on the story's key; for an event without a key a claim that is never made.
+
+        Raises `VersionError` or `UpcastError` if the event has a version whose key this code cannot read.
+        """
         event, key = read_address(self.envelope)
         if key is None and event.type not in SIGNALS and event.type in self.subscription.parts:
             try:
                 self.subscription.key_of(event)
+            except (VersionError, UpcastError):
+                raise  # it may have a key, which code of another version can read
             except EnvelopeError as error:
                 warn_of_keyless(self.subscription, event, error)
                 self.is_keyless = True

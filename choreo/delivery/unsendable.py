@@ -7,6 +7,7 @@ from choreo.delivery.ports import Ports
 from choreo.delivery.undeclared import is_handler
 from choreo.errors import EnvelopeError, PublishError, UnsendableError
 from choreo.events.message import Message
+from choreo.events.naming import OWN_TYPES
 from choreo.printing import one_line
 from choreo.store.schedule import Unreadable
 
@@ -29,7 +30,8 @@ def is_given_up(ports: Ports, name: str, key: str, message: Message, error: Publ
     """
     Count one more refusal of a message by the broker. True if that was too often, and a dead letter has it now.
 
-    A notice of a dead letter has no dead letter of its own: it is dropped, with a line in the log. Raises `StoreError`.
+    A notice and an alert have no dead letters of their own: they are dropped, with a line in the log. Raises
+    `StoreError`.
     """
     count = ports.store.returned(name, f"refused:{key}")
     if count < MOST_REFUSALS:
@@ -38,6 +40,8 @@ def is_given_up(ports: Ports, name: str, key: str, message: Message, error: Publ
     if message.routing_key == ports.queue_of(notices_of(ports.service_name)):
         letter = key.removeprefix("notice:")
         logger.error("the notice of dead letter %s is dropped, and the letter is kept: %s", one_line(letter), why)
+    elif message.exchange and message.routing_key in OWN_TYPES:
+        logger.error("an alert is dropped, %s %s: %s", message.routing_key, one_line(key), why)
     else:
         # Without its event the letter is replayed as it is: to an exchange, if that is its address.
         park(ports, _keeper(ports, name), message, UnsendableError(why))

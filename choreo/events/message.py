@@ -3,12 +3,15 @@
 import json
 import reprlib
 from base64 import b64decode, b64encode
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic_core import from_json
 
+from choreo.events.cloud_events import JSON, STRUCTURED
+from choreo.events.drafts import draft_of
 from choreo.events.envelope import Envelope
 from choreo.events.lineage import NO_LINEAGE, Lineage
 
@@ -18,11 +21,30 @@ EVENT_TASK = "choreo.event"
 #: deepest possible nesting depends on the depth of the call stack: code at one place can read what code at another
 #: place cannot write.
 MOST_NESTED = 100
-#: The content type of every message that choreo makes.
-JSON = "application/json"
 
-#: Writes JSON without spaces. `json.dumps` would make an encoder for each call.
-compact = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
+def _writer(*, allow_nan: bool) -> Callable[[Any], str]:
+    """Write JSON without spaces as `json.JSONEncoder` does, which would make an encoder for each call."""
+    encoder = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=allow_nan, check_circular=False)
+    make: Any = json.encoder.c_make_encoder  # type: ignore[attr-defined]
+    if make is None:  # a Python without the accelerator
+        return encoder.encode
+    # Without a record of the containers it is in, which would be shared by threads, a circle is a `RecursionError`.
+    write = make(None, encoder.default, json.encoder.encode_basestring, None, ":", ",", False, False, allow_nan)
+    join = "".join
+
+    def encode(value: Any) -> str:
+        """Return the value as JSON. Raises `TypeError`, `ValueError` or `RecursionError` if JSON cannot say it."""
+        return join(write(value, 0))
+
+    return encode
+
+
+#: Writes JSON without spaces.
+compact = _writer(allow_nan=True)
+#: The same for what this program announces. Raises `ValueError` for NaN and for infinite numbers: JSON has none. Events
+#: of other programs may hold them, and are written as they came.
+strict = _writer(allow_nan=False)
 
 
 def parsed(text: str | bytes) -> Any:
@@ -104,7 +126,14 @@ class Message:
 
     @classmethod
     def carrying(
-        cls, envelope: Envelope, *, exchange: str, routing_key: str, retries: int = 0, lineage: Lineage = NO_LINEAGE
+        cls,
+        envelope: Envelope,
+        *,
+        exchange: str,
+        routing_key: str,
+        retries: int = 0,
+        lineage: Lineage = NO_LINEAGE,
+        encode: Callable[[Any], str] = compact,
     ) -> "Message":
         """An ordinary Celery task message (protocol 2) with this envelope as its only argument."""
         headers = task_headers(
@@ -116,8 +145,23 @@ class Message:
             origin=envelope.source,
             retries=retries,
         )
-        body = compact([[envelope.to_wire()], {}, {}]).encode()
-        return cls(exchange, routing_key, body, headers)
+        body = encode([[envelope.to_wire()], {}, {}]).encode()
+        made = _Draft()
+        made.exchange, made.routing_key, made.body, made.headers = exchange, routing_key, body, headers
+        made.content_type, made.content_encoding = JSON, "utf-8"
+        made.__class__ = cls
+        return made  # type: ignore[no-any-return]
+
+    @classmethod
+    def structured(cls, envelope: Envelope, *, exchange: str) -> "Message":
+        """A plain CloudEvent in structured mode. Its routing key is its type."""
+        body = compact(envelope.to_wire()).encode()
+        return cls(exchange, envelope.type, body, content_type=STRUCTURED)
+
+    def plain_event(self) -> bytes:
+        """The event of a message from `carrying` or `structured` as a CloudEvent in JSON."""
+        is_task = self.body.startswith(_BEFORE) and self.body.endswith(_AFTER)
+        return self.body[len(_BEFORE) - 1 : 1 - len(_AFTER)] if is_task else self.body
 
     def to_json(self) -> str:
         """Return the message as JSON. A header that is nested too deeply is replaced by its shortened ``repr``."""
@@ -150,6 +194,12 @@ class Message:
         if not all(isinstance(text, str) for text in texts) or not isinstance(message.headers, dict):
             raise TypeError("its address, its content type or its headers are none")
         return message
+
+
+#: The bytes before and after an event in the body of a task message that `Message.carrying` writes.
+_BEFORE, _AFTER = b"[[{", b"}],{},{}]"
+
+_Draft: Any = draft_of(Message)
 
 
 def _named(value: Any) -> Any:

@@ -31,6 +31,9 @@ LARGEST = 2**31 - 1
 
 #: The names of the trace that an event was made in. An event inherits both of one cause, or neither.
 TRACE = "traceparent", "tracestate"
+#: The name under which an event tells that alerts led to it: the handlers whose dead letters they told of, with spaces
+#: between them. Events inherit it, and a program can neither set nor drop it. See `choreo.delivery.alert`.
+ALERTED = "choreoalert"
 #: The names of CloudEvents' documented extensions that are about one event only, and so are not inherited.
 OF_ONE_EVENT = frozenset(
     "dataref expirytime partitionkey recordedtime sampledrate sequence sequencetype severitynumber severitytext".split()
@@ -65,7 +68,8 @@ def inherited(causes: Iterable[Mapping[str, Any]], trace: Mapping[str, Any]) -> 
 
     If several have a name, the first of them counts. The trace is that of the attributes ``trace``: those of the event
     that is its cause by the causation id. Attributes that another program wrote are inherited if they could be given
-    here; those that begin with "choreo" belong to one event or message, and so do those of `OF_ONE_EVENT`.
+    here; those that begin with "choreo", but for `ALERTED`, belong to one event or message, and so do those of
+    `OF_ONE_EVENT`.
     """
     handed: dict[str, Value] = {}
     for attributes in causes:
@@ -83,7 +87,7 @@ def joined(inherits: Mapping[str, Value], given: Meta) -> dict[str, Value]:
     """
     kept = {name: value for name, value in inherits.items() if not ("traceparent" in given and name in TRACE)}
     whole = {name: value for name, value in (kept | dict(given)).items() if value is not None}
-    names = whole.keys() - set(TRACE)
+    names = whole.keys() - {*TRACE, ALERTED}
     if given and len(names) > MOST_NAMES:
         raise InvalidEventError(
             f"meta: {', '.join(sorted(names))} are {len(names)} names, more than {MOST_NAMES}. They are in each "
@@ -93,7 +97,7 @@ def joined(inherits: Mapping[str, Value], given: Meta) -> dict[str, Value]:
 
 
 def _is_handed_on(name: str, value: Any) -> bool:
-    return name not in OF_ONE_EVENT and not _fault_of_name(name) and not _fault(name, value)
+    return name == ALERTED or (name not in OF_ONE_EVENT and not _fault_of_name(name) and not _fault(name, value))
 
 
 def _fault_of_name(name: object) -> str:

@@ -10,6 +10,7 @@ from choreo.broker.redis.hooks import ConsumerHooks
 from choreo.broker.redis.taken import Taken
 from choreo.fast.ahead import Ahead
 from choreo.fast.commits import Commits
+from choreo.fast.coroutines import Coroutines
 from choreo.redis_client.wire import Wire
 
 logger = logging.getLogger(__name__)
@@ -25,8 +26,9 @@ class ChannelLane(ConsumerHooks):
     It lives as long as its channel, which ends with the connection. See `ConsumerHooks` for when each method is called.
     """
 
-    def __init__(self, channel: ConsumingChannel) -> None:
-        self._channel = channel
+    def __init__(self, channel: ConsumingChannel, coroutines: Coroutines | None = None) -> None:
+        """``coroutines`` are the runs of ``async def`` handlers, whose commits come in bursts."""
+        self._channel, self._coroutines = channel, coroutines
         self._commits: Commits | None = None
         #: Both by the queue's name.
         self._aheads: dict[str, Ahead] = {}
@@ -38,8 +40,13 @@ class ChannelLane(ConsumerHooks):
         if self._commits is None:
             channel = self._channel
             wire = Wire(lambda: channel.pool)
-            self._commits = Commits(wire, channel.own, lambda: channel.arrived or workload.unstarted_count())
+            self._commits = Commits(wire, channel.own, self._has_more)
         return self._commits
+
+    def _has_more(self) -> bool:
+        """True if more commits are likely to follow at once."""
+        jobs = self._coroutines is not None and self._coroutines.has_jobs
+        return jobs or bool(self._channel.arrived) or workload.unstarted_count() > 0
 
     def serve(self, queue: str, ahead: Ahead | None, shortcut: TakenHandler | None) -> None:
         """
@@ -82,7 +89,8 @@ class ChannelLane(ConsumerHooks):
         """Send the commits that wait, and let messages collect for a moment where they come in quick succession."""
         if self._commits is not None:
             self._commits.flush(wait=False)
-        # With shortcuts the worker handles messages itself. A pool of threads gets each message as soon as it comes.
+        # With shortcuts the worker handles messages itself, or hands several to a child at once. A pool of threads gets
+        # each message as soon as it comes.
         if self._shortcuts:
             self._channel.rest_in_a_rush()
 

@@ -4,8 +4,8 @@ Sending commits ahead: a worker goes on with the next event before Redis has ans
 Workers of the pools solo and threads do it, which run handlers in their own process. The worker sends a commit, begins
 the next event, and reads the answers of several commits together, when it reads from Redis for another reason: the
 next messages, or that there are none. Redis carries out a command that was sent, and before any that is sent later,
-even if the worker is killed (`kill -9`) right after. A child of the prefork pool cannot send ahead: its parent acks the
-message, and would have to be told the answer.
+even if the worker is killed (`kill -9`) right after. A child of the prefork pool reads the answers at the end of its
+bundle, and tells its parent, which holds the messages: see child.py.
 
 *Several commits in one command.* Sending costs as much as a very short handler, on both sides. So if a handler took
 less than `QUICK_SECONDS` and more deliveries wait in this process, its commit waits for the next ones. They go out
@@ -37,11 +37,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import groupby, islice
-from typing import Any
+from typing import Any, Protocol
 
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from choreo.broker.redis.ownership import Ownership
 from choreo.daemon import Daemon
 from choreo.redis_client.refusals import is_outage
 from choreo.redis_client.scripts import Script
@@ -134,6 +133,16 @@ class Question:
 Sent = Commit | Question
 
 
+class Owner(Protocol):
+    """Holds the messages whose commits are sent: an `Ownership`, except in a child of the prefork pool."""
+
+    def ack(self, tag: str) -> None:
+        """Ack a message, at some time."""
+
+    def return_soon(self, tags: list[str], *, counted: bool = False) -> None:
+        """Give messages back to their queues. ``counted``: it counts as a failed delivery."""
+
+
 class _Turn(threading.local):
     """The handler that runs in this thread: when it began, and True if its commit must not wait for others."""
 
@@ -145,13 +154,13 @@ class Commits:
     """
     The commits of one channel's consumer, on a connection of their own.
 
-    ``wire`` is that connection, ``own`` returns the ownership that holds the consumer's messages, and ``more`` returns
+    ``wire`` is that connection, ``own`` returns the owner that holds the consumer's messages, and ``more`` returns
     a true value if more deliveries wait in this process. It is closed with its channel. Safe in threads.
 
     A commit acks its message, so the message must not be acked apart: see `decides`.
     """
 
-    def __init__(self, wire: Wire, own: Callable[[], Ownership], more: Callable[[], object] = lambda: False) -> None:
+    def __init__(self, wire: Wire, own: Callable[[], Owner], more: Callable[[], object] = lambda: False) -> None:
         self._wire = wire
         self._own = own
         self._more = more
@@ -196,16 +205,17 @@ class Commits:
         caller must commit by itself and wait for the answer. Raises as `pack_some` does for arguments that cannot be
         packed.
         """
-        if time.monotonic() < self._wary_until:
+        if self._wary_until and time.monotonic() < self._wary_until:
             return False
         # Once it is pending, nothing may fail any more. So everything is packed before.
         commit.header.packed(self._wire)
         commit.packed = pack_some(commit.args)
         with self._lock:
-            if not self._add(commit):
+            now = time.monotonic()
+            if not self._add(commit, now):
                 return False
             self._tags.add(commit.tag)
-            if not self._may_wait(time.monotonic()):
+            if not self._may_wait(now):
                 self.flush()
             elif not self._is_watched:
                 self._is_watched = True
@@ -224,7 +234,7 @@ class Commits:
         if not self._lock.acquire(timeout=SOON_SECONDS):
             return False
         try:
-            return self._add(question)
+            return self._add(question, time.monotonic())
         finally:
             self._lock.release()
 
@@ -238,8 +248,7 @@ class Commits:
                 self._read(question)
         return question.answer
 
-    def _add(self, sent: Sent) -> bool:
-        now = time.monotonic()
+    def _add(self, sent: Sent, now: float) -> bool:
         if now < self._wary_until or self._closed:
             return False
         if self._pending and (len(self._pending) >= MOST_UNANSWERED or now - self._since > OLD_SECONDS):

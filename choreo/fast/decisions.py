@@ -15,6 +15,8 @@ from choreo.store.joins import Arrival
 
 logger = logging.getLogger(__name__)
 
+#: The answer to a claim that was made when the message was taken.
+_FIRST = ClaimResult(Verdict.RUN, deliveries=1)
 _SENT = CommitResult(Outcome.OK)
 
 
@@ -31,7 +33,7 @@ class FastDecisions:
     store's do. ``event`` is named in the log.
     """
 
-    __slots__ = ("_asked", "_commits", "_event", "_publisher", "_receipt", "_store")
+    __slots__ = ("_apart", "_asked", "_commits", "_event", "_publisher", "_receipt", "_store")
 
     def __init__(
         self,
@@ -40,7 +42,11 @@ class FastDecisions:
         receipt: Receipt,
         commits: Commits | None,
         event: Envelope | None = None,
+        *,
+        apart: bool = False,
     ) -> None:
+        """``apart``: other deliveries come between begin and commit, or another thread commits."""
+        self._apart = apart
         self._store, self._publisher, self._receipt = store, publisher, receipt
         self._commits = None if is_stopping() else commits
         self._asked: Question | None = None
@@ -49,7 +55,7 @@ class FastDecisions:
     def begin(self, claim: Claim) -> ClaimResult:
         """Claim a unit. Asks the store unless the message was claimed when it was taken and the claim still holds."""
         if self._receipt.holds(claim.unit, claim.attempt) and not is_stopping():
-            return self._about_to_run(ClaimResult(Verdict.RUN, deliveries=1))
+            return self._about_to_run(_FIRST)
         result = self._ask(self._commits, self._store.beginning(claim)) if self._commits is not None else None
         return self._about_to_run(result or self._store.begin(claim))
 
@@ -69,6 +75,8 @@ class FastDecisions:
         """
         commits, store = self._commits, self._store
         if commits is not None and settlement.done and settlement.letter is None:
+            if self._apart:
+                commits.begin(alone=self._receipt.redelivered)
 
             def on_answer(answer: object, repeated: bool) -> Fate:
                 return self._hear(claim, store.commit_result_of(answer, settlement, repeated))

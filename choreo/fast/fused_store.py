@@ -29,20 +29,26 @@ waiting in it. A pool of size n begins its messages in order, and each commit re
 with the n oldest of its messages in flight. The consumer that finds it dead records that these n have begun once. If
 commits or acks were still unsent, some of the n oldest were finished already. Then the event that killed the worker may
 be missed this time; it is counted at its next beginning. When a pool child dies alone, its worker knows the event it
-was busy with, and records that when it gives the event back. A redelivered message is never claimed by taking. It asks
-the store, which counts from there. So an event that kills its workers becomes a dead letter after
+was busy with (progress.py), and records that when it gives the event back. A redelivered message is never claimed by
+taking. It asks the store, which counts from there. So an event that kills its workers becomes a dead letter after
 `Terms.max_deliveries`; those that waited beside it do not.
 
-*Sending ahead.* Workers of the pools solo and threads do not wait for the answer to each commit: see commits.py.
+With bundles (bundles.py) a child begins up to 16 messages in order, so if the whole worker is killed, the n oldest may
+be neighbours of those that were in hand. A message that comes back is never in a bundle, so this happens to it once.
+
+*Sending ahead.* Workers do not wait for the answer to each commit: see commits.py.
 
 *Fencing.* The token of a claim is the tag of the delivery, which is never used twice. If another delivery has claimed
 the unit, the commit is refused. If no other delivery has claimed it, the commit still succeeds, and a copy that was
 given back meanwhile is dropped when it is taken again.
 """
 
+import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from choreo.broker.redis.keys import BINDINGS, SEP, Keys
@@ -51,11 +57,15 @@ from choreo.errors import StoreError
 from choreo.events.message import Message
 from choreo.fast.commits import Header, Question, refused
 from choreo.redis_client.scripts import Script
+from choreo.redis_client.wire import Wire
 from choreo.store.claims import FORGOTTEN, Claim, ClaimResult, CommitResult, Outcome, Settlement
 from choreo.store.joins import Arrival
 from choreo.store.redis import RedisStore, claim_result
 from choreo.store.runs import Recording
 from choreo.store.terms import Terms
+from choreo.store.together import NOTHING_SENT, Beginning, Sent, Together
+
+logger = logging.getLogger(__name__)
 
 
 class FusedStore(RedisStore):
@@ -101,6 +111,46 @@ class FusedStore(RedisStore):
         (answer,), repeated = self._calls.run_once(self._commit, header.keys, args, _check)
         return commit_result(answer, settlement, repeated)
 
+    def commit_as_one(self, commits: Sequence[tuple[Claim, Settlement]], shared: Settlement) -> list[CommitResult]:
+        """Settle several claims of one handler, send and ack: in one step for each consumer of their messages."""
+        answers: dict[int, CommitResult] = {}
+        by_header: dict[int, list[int]] = {}
+        for number, (claim, _) in enumerate(commits):
+            by_header.setdefault(id(self.header(claim)), []).append(number)
+        for numbers in by_header.values():
+            some = [commits[number] for number in numbers]
+            found = self._commit_some(some, shared)
+            if any(answer.outcome is Outcome.OK for answer in found):
+                shared = Settlement()
+            answers |= zip(numbers, found, strict=True)
+        return [answers[number] for number in range(len(commits))]
+
+    def _commit_some(self, commits: Sequence[tuple[Claim, Settlement]], shared: Settlement) -> list[CommitResult]:
+        claim = commits[0][0]
+        header = self.header(claim)
+        own = self._shared_args(claim.handler, shared, len(shared.sent))
+        args = [*header.args, *own, *(_placed(shared.sent.values()) if own else ())]
+        for one, settlement in commits:
+            args += self.commit_args(one, settlement)
+        answer, repeated = self._calls.run_once(self._commit, header.keys, args, partial(_check_some, len(commits)))
+        reached = answer.pop()[1:] if own else []
+        found = [_result_of(text, settlement, repeated) for text, (_, settlement) in zip(answer, commits, strict=True)]
+        first = next((result for result in found if result.outcome is Outcome.OK), None)
+        if first is not None and own:
+            lost = [one for one, count in zip(shared.sent.values(), reached, strict=False) if not count]
+            found[found.index(first)] = replace(first, unheard=[*first.unheard, *lost])
+        return found
+
+    def begin_all(self, beginnings: Sequence[Beginning]) -> list[ClaimResult | StoreError]:
+        """Claim each unit by itself: this store's claims are for messages in flight."""
+        return Together.begin_all(self, beginnings)
+
+    def commit_all(
+        self, commits: Sequence[tuple[Claim, Settlement]], sent: Sent = NOTHING_SENT
+    ) -> list[CommitResult | StoreError]:
+        """Settle each claim by itself: `choreo.fast.commits` sends several together."""
+        return Together.commit_all(self, commits, sent)
+
     def load_scripts(self) -> None:
         """
         Load the scripts that are called ahead, in case that the server does not know them yet.
@@ -116,6 +166,10 @@ class FusedStore(RedisStore):
 
         with suppress(StoreError):
             self._calls.ask(load)
+
+    def new_wire(self) -> Wire:
+        """A connection of its own to the store's server, for `Commits`."""
+        return self._calls.new_wire()
 
     def header(self, claim: Claim) -> Header:
         """The script, keys and first arguments that the commits of one handler for one consumer have in common."""
@@ -155,6 +209,8 @@ class FusedStore(RedisStore):
 
         ``repeated``: the commit was sent more than once.
         """
+        if answer == _DONE:
+            return _OK
         if isinstance(answer, Exception):
             return self._calls.failed(answer)
         outcome = commit_result(answer, settlement, repeated)
@@ -180,12 +236,28 @@ def _check(answer: Any) -> None:
         raise error
 
 
+def _check_some(claims: int, answer: Any) -> None:
+    # One that is refused alone is not settled. If all are, for one reason, the server most likely takes no writes.
+    if len(answer) < claims or all(refused(one) is not None for one in answer[:claims]):
+        _check(answer)
+
+
+def _result_of(answer: Any, settlement: Settlement, repeated: bool) -> CommitResult:
+    error = refused(answer)
+    if error is not None:
+        logger.error("a claim was not settled: %s", error)
+        return CommitResult(Outcome.LOST, repeated=repeated)
+    return commit_result(answer, settlement, repeated)
+
+
 _OK = CommitResult(Outcome.OK)
+#: The answer to the commit of a handler that has announced nothing.
+_DONE = [b"ok"]
 
 
 def commit_result(answer: Any, settlement: Settlement, repeated: bool) -> CommitResult:
     """The outcome of a commit from the script's answer. ``repeated``: it was sent more than once."""
-    if answer == [b"ok"]:
+    if answer == _DONE:
         return _OK
     outcome, *reached = answer
     unheard = [message for message, count in zip(settlement.sent.values(), reached, strict=False) if not count]

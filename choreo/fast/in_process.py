@@ -21,6 +21,7 @@ from celery.worker.request import create_request_cls
 
 from choreo.fast.request import HandlerRequest
 from choreo.fast.tracer import Failed, attempt, is_listened_to, shown
+from choreo.worker.coroutines import is_async
 
 #: The function that a strategy returns. Callback: gets message, body, ack, reject, callbacks.
 OnMessage = Callable[[Any, Any, Any, Any, Any], Any]
@@ -45,6 +46,8 @@ class InProcess:
         #: Sends one worker event, or does nothing.
         self.tell: Callable[..., object] = self.events.send if self.events else _nothing
         self.queue = app.amqp.queues[app.runtime.queue_of(task.name)]
+        #: The runs of `async def` handlers; None for a plain one, which has a thread of the pool.
+        self._coroutines = app.runtime.lane.coroutines if is_async(task) else None
         self._request = create_request_cls(HandlerRequest, task, consumer.pool, consumer.hostname, eventer, app=app)
 
     def __call__(self, message: Any, body: Any, ack: Any, reject: Any, callbacks: Any) -> Any:
@@ -64,7 +67,10 @@ class InProcess:
             expires=None,
         )
         state.task_reserved(request)
-        self._apply(self._run, (request,), callback=_nothing)
+        if self._coroutines is not None:
+            self._coroutines.submit(self, request)
+        else:
+            self._apply(self._run, (request,), callback=_nothing)
         return None
 
     @property
@@ -109,27 +115,30 @@ class InProcess:
     def _run(self, request: Any) -> None:
         self.accept(request, time())
         context = Context(request.request_dict, args=request.args, called_directly=False, kwargs=request.kwargs)
+        state.task_accepted(request)
+        request.send_event("task-started")
         self.run(request, context, request.args, request.kwargs)
 
     def run(self, request: Any, context: Context, args: Any, kwargs: Any) -> None:
         """
-        Run a reserved request, ack it, and send the worker events. ``request`` is Celery's, or a `Run`.
+        Run an accepted request, ack it, and tell of its end. ``request`` is Celery's, or a `Run`.
 
         If the handler fails, Celery reports that, and acks or rejects the delivery.
         """
         task = self.task
-        state.task_accepted(request)
-        request.send_event("task-started")
         began = monotonic()
         answer, error = attempt(task, context, args, kwargs, here_again=True)
+        self.end(request, answer, error, monotonic() - began)
+
+    def end(self, request: Any, answer: Any, error: BaseException | None, took: float) -> None:
+        """Ack an accepted request whose run has ended, and tell of that; let Celery do it if there is an error."""
         if error is not None:
             self._fail(request, error)
             return
-        took = monotonic() - began
         state.task_ready(request)
         request.acknowledge()
         # By the request and not by `tell`, as the reception was: the connection may be another one by now.
-        request.send_event("task-succeeded", result=shown(task, answer), runtime=took)
+        request.send_event("task-succeeded", result=shown(self.task, answer), runtime=took)
 
     def _fail(self, request: Any, error: BaseException) -> None:
         """Let Celery report the error that the handler raised, and ack or reject the delivery."""

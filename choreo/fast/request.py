@@ -4,6 +4,7 @@ from typing import Any
 
 from choreo.broker.incoming import EventText
 from choreo.fast.channel import commits_of
+from choreo.fast.rabbit_channel import place_of
 from choreo.worker.request import SafeRequest
 
 
@@ -12,7 +13,8 @@ class HandlerRequest(SafeRequest):
     The request of the fast lane. If the pool runs in the worker's own process, it hands the decoded message over.
 
     Celery's hands over the text, which is decoded twice: by the worker, to look at it, and by the pool. The run
-    also finds the channel's commits in it, as ``task.request.choreo_commits``: see `choreo.fast.commits`.
+    also finds the channel's commits in it: on Redis ``task.request.choreo_commits`` (see `choreo.fast.commits`), on
+    RabbitMQ ``task.request.choreo_place`` (see `choreo.fast.rabbit_channel`).
     """
 
     def __init__(self, message: Any, *, app: Any, body: Any = None, decoded: bool = False, **options: Any) -> None:
@@ -24,6 +26,7 @@ class HandlerRequest(SafeRequest):
         self._request_dict["headers"] = {}
         if in_process:
             self._request_dict["choreo_commits"] = commits_of(message.channel)
+            self._request_dict["choreo_place"] = place_of(message)
 
     def mark(self, why: str) -> None:
         """Let the task make a dead letter of this run, and no delivery that was made before."""

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from choreo.declare.description import ServiceDescription
 from choreo.local.discovery import Package, services_in
+from choreo.local.reading import silent_services
 from choreo.local.target import find_service
 from choreo.observe.map import Map, drawn
 
@@ -23,10 +23,5 @@ def blueprint(package: str | None = None, targets: Sequence[str] = ()) -> Map:
     apps: list[Any] = [found.app for found in services_in(source).values()] if source.homes else []
     # An object that stands in for a service, such as a proxy, may not describe itself.
     descriptions += [app.describe() for app in apps if hasattr(app, "describe")]
-    declared = {described.service for described in descriptions}
-    descriptions += [
-        ServiceDescription(service, announces=tuple(sorted(types)) or None)
-        for service, types in source.announces.items()
-        if service not in declared
-    ]
+    descriptions += silent_services(source, {described.service for described in descriptions})
     return drawn(descriptions, seen=source.publishes, types=source.events)

@@ -7,9 +7,9 @@ It looks at the source first: see `choreo.local.source`. Only modules that decla
 import ast
 import importlib
 import sys
-import sysconfig
 import traceback
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,17 +17,16 @@ from types import ModuleType
 
 from celery import Celery
 
-from choreo.errors import ChoreoError
+from choreo.errors import ChoreoError, DeclarationError
 from choreo.events import naming
 from choreo.local.source import Source, argument, dotted, packages_here, source_of, sources_of
+from choreo.places import is_library, place
 
 #: A module, and the name of something in it.
 Place = tuple[str, str]
 
 _SERVICE: Place = ("choreo", "Service")
 _EVENT: Place = ("choreo", "Event")
-#: The directories of choreo, and of the standard library.
-_LIBRARIES = (Path(__file__).parents[1], Path(sysconfig.get_path("stdlib")))
 #: Modules of the standard library define no events, so they are not read.
 _STANDARD = frozenset(sys.stdlib_module_names)
 
@@ -112,6 +111,15 @@ class Package:
         return [name for name, source in self.sources.items() if name in homes or source.tree is None]
 
     @cached_property
+    def event_modules(self) -> list[str]:
+        """The modules that define classes of events."""
+        return [
+            name
+            for name, source in self.sources.items()
+            if any(self._is_a(source, made, _EVENT) for made in source.classes)
+        ]
+
+    @cached_property
     def root(self) -> Path:
         """The directory in which Python finds the package."""
         source = source_of(self.name.partition(".")[0])
@@ -120,13 +128,15 @@ class Package:
 
     @cached_property
     def events(self) -> dict[str, Place]:
-        """The types of events that the package defines or imports, with their classes."""
+        """The types of events that the package defines or imports, with the classes of their newest versions."""
         found: dict[str, Place] = {}
         for source in self.sources.values():
             for name in [*source.imports, *source.classes]:
                 place = self._resolved(source.name, name)
                 kind = self._event_type(place) if place is not None else ""
-                if place is not None and kind:
+                if place is None or not kind:
+                    continue
+                if kind not in found or self._version(place) >= self._version(found[kind]):
                     found[kind] = place
         return found
 
@@ -157,6 +167,17 @@ class Package:
                     found.setdefault(service, set()).update(types)
         return found
 
+    @cached_property
+    def publishing(self) -> dict[str, dict[tuple[int, int], str]]:
+        """File → the line and column of each call that announces → its service."""
+        found: dict[str, dict[tuple[int, int], str]] = {}
+        for source in self.sources.values():
+            for receiver, call in source.publishing:
+                service = self._service_at(self._resolved(source.name, receiver))
+                if service and source.path:
+                    found.setdefault(source.path, {})[call.lineno, call.col_offset] = service
+        return found
+
     def _service_at(self, place: Place | None) -> str:
         """The name of the service that this variable holds; "" if it holds none, or only running the code tells."""
         home = self._source(place[0]) if place else None
@@ -181,7 +202,17 @@ class Package:
         abstract = options.get("abstract")
         if isinstance(abstract, ast.Constant) and abstract.value:
             return ""
-        return _text(options.get("type")) or naming.type_of(made.name)
+        with suppress(DeclarationError):  # the import of its module says it, with the line
+            return _text(options.get("type")) or naming.type_of(made.name)
+        return ""
+
+    def _version(self, place: Place) -> int:
+        """The version of the event class at this place, as far as the source tells."""
+        source = self._source(place[0])
+        made = source.classes.get(place[1]) if source else None
+        given = [option.value for option in made.keywords if option.arg == "version"] if made else []
+        value = given[0].value if given and isinstance(given[0], ast.Constant) else 1
+        return value if isinstance(value, int) else 1
 
     def _declared_on(self, source: Source) -> Iterator[Place]:
         for name in source.declarations:
@@ -260,8 +291,16 @@ def find_services(package: str) -> dict[str, FoundService]:
 
 def services_in(package: Package) -> dict[str, FoundService]:
     """See `find_services`."""
+    found = services_of(package, map(imported, package.modules))
+    if not found:
+        raise no_services(package)
+    return found
+
+
+def services_of(package: Package, modules: Iterable[ModuleType]) -> dict[str, FoundService]:
+    """The services that these modules of a package make, by name. Raises `DiscoveryError` for two of one name."""
     found: dict[str, FoundService] = {}
-    for module in map(imported, package.modules):
+    for module in modules:
         here = list(_services_in(module, package))
         if len(here) > 1:
             names = " and ".join(service.name for service in here)
@@ -273,8 +312,6 @@ def services_in(package: Package) -> dict[str, FoundService]:
                     f"{other.module} and {service.module} both define a service named {service.name!r}. "
                     "They would take each other's events. Rename one."
                 )
-    if not found:
-        raise no_services(package)
     return dict(sorted(found.items()))
 
 
@@ -335,15 +372,15 @@ def blame(name: str, error: Exception) -> str:
     file, line = own[-1].filename, own[-1].lineno
     if isinstance(error, SyntaxError) and error.filename:
         file, line = error.filename, error.lineno
+    if isinstance(error, DeclarationError) and error.place:
+        return f"{name} cannot be imported: {type(error).__name__}: {error}"
     text = error.msg if isinstance(error, SyntaxError) else error
-    return f"{name} cannot be imported: {type(error).__name__}: {text} ({file}, line {line})"
+    return f"{name} cannot be imported: {type(error).__name__}: {text} ({place(file, line or 0)})"
 
 
 def _is_of_library(file: str) -> bool:
     # A service that is installed, in site-packages, has no other frames, and then the last one is named.
-    path = Path(file)
-    is_installed = not {"site-packages", "dist-packages"}.isdisjoint(path.parts)
-    return file.startswith("<") or is_installed or any(path.is_relative_to(place) for place in _LIBRARIES)
+    return file.startswith("<") or is_library(file)
 
 
 def _services_in(module: ModuleType, package: Package) -> Iterator[FoundService]:

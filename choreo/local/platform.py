@@ -34,8 +34,10 @@ from choreo.service import Service
 BROKER_SECONDS = 3.0
 #: Seconds that all workers together may take to start.
 READY_SECONDS = 60.0
-#: Seconds that Flower may take to answer.
-FLOWER_SECONDS = 30.0
+#: Seconds that Flower, or the pages, may take to answer.
+FLOWER_SECONDS = PAGES_SECONDS = 30.0
+#: What runs beside the workers and is no service, with the path at which it answers when it is ready.
+BESIDE = {"flower": "/healthcheck", "pages": "/static/mark.svg"}
 #: The number of log lines that an error message shows.
 LOG_LINES = 20
 #: At INFO a worker logs each run. Mingle and gossip delay the start of a worker by a
@@ -137,7 +139,7 @@ class Platform:
         #: The services, once they are imported.
         self._imported: dict[str, FoundService] | None = None
         self._workers: dict[str, _Worker] = {}
-        self._flower: Guard | None = None
+        self._beside: dict[str, Guard] = {}
         self._janitor: Guard | None = None
         self._private: Path | None = None
         self._private_janitor: Guard | None = None
@@ -303,22 +305,43 @@ class Platform:
         self.open()
         port = free_port()
         # Flower is started with the app of one service, and shows the workers of all.
-        target = self._found[next(iter(self.started), next(iter(self._found)))].target
         options = ["flower", "--address=127.0.0.1", f"--port={port}"]
-        command = [sys.executable, "-m", "choreo.local.flower", "-A", target, *options]
-        self._flower = self._run("flower", command, {})
+        return self._start_beside("flower", ["choreo.local.flower", "-A", self._target, *options], port, timeout)
+
+    def start_pages(self, timeout: float = PAGES_SECONDS) -> str:
+        """
+        Start `choreo web --allow-changes` on a free port of 127.0.0.1, wait until it answers, and return its URL.
+
+        It has no password: every user of this machine can open it. Raises PlatformError if Tornado is not installed,
+        WorkerDiedError if it ends, and NotReadyError after `timeout` seconds.
+        """
+        if importlib.util.find_spec("tornado") is None:
+            raise PlatformError("The pages need Tornado: pip install 'celery-choreo[web]'.")
+        self.open()
+        port = free_port()
+        options = ["web", f"--port={port}", "--allow-changes"]
+        return self._start_beside("pages", ["choreo", "-A", self._target, *options], port, timeout)
+
+    @property
+    def _target(self) -> str:
+        """A service, by whose configuration the platform is found."""
+        return self._found[next(iter(self.started), next(iter(self._found)))].target
+
+    def _start_beside(self, name: str, module: list[str], port: int, timeout: float) -> str:
+        """Run a module that serves pages, wait until it answers, and return its URL."""
+        guard = self._beside[name] = self._run(name, [sys.executable, "-m", *module], {})
         give_up_at = time.monotonic() + timeout
-        while not _is_healthy(f"http://127.0.0.1:{port}/healthcheck"):
-            if (code := self._flower.poll()) is not None:
-                raise WorkerDiedError("flower", code, self.last_lines("flower"), self.trouble())
+        while not _is_healthy(f"http://127.0.0.1:{port}{BESIDE[name]}"):
+            if (code := guard.poll()) is not None:
+                raise WorkerDiedError(name, code, self.last_lines(name), self.trouble())
             if time.monotonic() > give_up_at:
-                raise NotReadyError({"flower": self.last_lines("flower")}, timeout, self.trouble())
+                raise NotReadyError({name: self.last_lines(name)}, timeout, self.trouble())
             time.sleep(0.05)
         return f"http://127.0.0.1:{port}"
 
     def log(self, name: str) -> Path:
-        """Return the log file of a service, or of "flower". Restarts append to it. It may not exist yet."""
-        if name != "flower":
+        """Return the log file of a service, of "flower" or "pages". Restarts append to it. It may not exist yet."""
+        if name not in BESIDE:
             self._chosen([name])
         return self._logs() / f"{name}.log"
 
@@ -346,7 +369,7 @@ class Platform:
 
     def close(self, *, force: bool = False) -> None:
         """
-        Stop the workers, then Flower, then the embedded server. A second call does nothing.
+        Stop the workers, then Flower and the pages, then the embedded server. A second call does nothing.
 
         With `force` the workers are killed, together with their running handlers.
         """
@@ -354,13 +377,14 @@ class Platform:
             for worker in self._workers.values():
                 worker.guard.send(9)
         self.stop()
-        _stop_together([self._flower] if self._flower is not None else [])
+        _stop_together(self._beside.values())
         if self.server is not None:
             self.server.stop()
         for janitor in (self._janitor, self._private_janitor):
             if janitor is not None:
                 janitor.stop()
-        self._flower = self._janitor = self._private_janitor = self._private = None
+        self._beside = {}
+        self._janitor = self._private_janitor = self._private = None
         self._directory = self._directory if self._keep_directory else None
         self._open = False
 

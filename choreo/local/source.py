@@ -19,6 +19,8 @@ SKIPPED = ("__main__", "conftest", "test", "tests")
 
 #: The methods of a service that declare a handler, a story or a task.
 _DECLARE = frozenset({"on", "join", "story", "dead_letter", "task"})
+#: The methods of a service that announce.
+_PUBLISHING = frozenset({"publish", "publish_many", "apublish", "apublish_many"})
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _SCOPES = (*_FUNCTIONS, ast.ClassDef, ast.Lambda)
 
@@ -91,16 +93,18 @@ class Source:
         return [node for node in self._outside() if isinstance(node, ast.Call)]
 
     @cached_property
+    def publishing(self) -> list[tuple[str, ast.Call]]:
+        """The calls that may announce, at any depth, each with the name of its object: ``app.publish(...)``."""
+        return [
+            (dotted(node.func.value), node)
+            for node in self._nodes()
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _PUBLISHING
+        ]
+
+    @property
     def published(self) -> list[tuple[str, ast.expr]]:
         """What the module announces, at any depth: the name of the service, and the expression of the events."""
-        return [
-            (dotted(node.func.value), node.args[0])
-            for node in self._nodes()
-            if isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Attribute)
-            and node.func.attr in ("publish", "publish_many")
-            and node.args
-        ]
+        return [(receiver, call.args[0]) for receiver, call in self.publishing if call.args]
 
     def names_itself(self, name: str) -> bool:
         """True if the module sets ``name.service_name``, as an object does that stands in for a service."""
@@ -203,8 +207,18 @@ def _spec(name: str) -> ModuleSpec | None:
         if spec is None or spec.submodule_search_locations is None:
             return None
         path = f"{path}.{part}"
-        spec = PathFinder.find_spec(path, spec.submodule_search_locations)
+        spec = _spec_below(path, list(spec.submodule_search_locations))
     return spec
+
+
+def _spec_below(path: str, places: list[str]) -> ModuleSpec | None:
+    try:
+        return PathFinder.find_spec(path, places)
+    except KeyError:
+        # It has no __init__.py, and the package above it is not imported: importlib wants that for its search.
+        spec = ModuleSpec(path, None, is_package=True)
+        spec.submodule_search_locations = [str(Path(place) / path.rpartition(".")[2]) for place in places]
+        return spec
 
 
 def _tree(path: Path) -> ast.Module | None:

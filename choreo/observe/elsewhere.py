@@ -10,12 +10,14 @@ from choreo.errors import StoreError
 from choreo.events.patterns import matches
 from choreo.observe.cause import Cause, command
 from choreo.observe.map import called, is_wild
-from choreo.observe.words import clock
+from choreo.observe.words import clock, place
 from choreo.printing import one_line
 from choreo.store.port import Store
 
 #: The most other namespaces that are asked who hears a type.
 MOST_ASKED = 50
+#: The seconds of the record in which a type is looked for, and how many of a handler's runs are read.
+RECENT, MOST_RUNS = 7 * 86_400.0, 200
 
 
 class Elsewhere:
@@ -32,9 +34,24 @@ class Elsewhere:
         """
         What another namespace knows of this subject, or else of this type. None if none knows anything.
 
-        Of a type that was ever announced in this namespace, another one tells nothing: both may be as they should be.
+        Of a type that was ever announced in this namespace, outside of handlers or by one of them, another one tells
+        nothing: both may be as they should be.
         """
         return self._with_subject(subject) or self._with_type(event_type)
+
+    def strays(self, event_type: str) -> str:
+        """
+        Namespaces in which events of this type reached no queue, for people; "" if there are none.
+
+        It is counted, and not about which subjects: any event of this type may be among them. `MOST_ASKED` namespaces
+        are asked.
+        """
+        found = []
+        for name, other in islice(self._others(), MOST_ASKED):
+            with suppress(StoreError):
+                if (lost := other.unheard().get(event_type)) is not None:
+                    found.append(f"{place(name)} ({lost.count}x, the last at {clock(lost.last, self._store.now())})")
+        return ", ".join(found)
 
     def hearers(self, event_type: str) -> Mapping[str, Sequence[str]]:
         """
@@ -58,7 +75,7 @@ class Elsewhere:
             with suppress(StoreError):
                 known = (one for one in filter(is_handler, other.handlers()) if other.stories(one, subject))
                 if handler := next(known, ""):
-                    text = f"{one_line(subject)} is known in the namespace {name!r}: {handler} had its events"
+                    text = f"{one_line(subject)} is known in {place(name)}: {handler} had its events"
                     return _cause(name, text, "trace", subject)
         return None
 
@@ -68,17 +85,26 @@ class Elsewhere:
         for name, other in self._others():
             with suppress(StoreError):
                 if seen := _announcer(other, event_type):
+                    if self._has_run(event_type):
+                        return None
                     who, what = seen
-                    return _cause(
-                        name, f"{called(who)} announced {event_type} in the namespace {name!r} {self._when(*what)}"
-                    )
+                    return _cause(name, f"{called(who)} announced {event_type} in {place(name)} {self._when(*what)}")
         return None
+
+    def _has_run(self, event_type: str) -> bool:
+        """True if a handler of this namespace has announced or handled an event of this type, as far as is recorded."""
+        recorded = filter(is_handler, self._store.handlers() if self._store.recording else ())
+        return any(
+            event_type in (run.type, *(kind for kind, _ in run.announced), *(kind for kind, _ in run.parts))
+            for handler in recorded
+            for run in self._store.recent(handler, RECENT, MOST_RUNS)
+        )
 
     def _when(self, at: float, count: int) -> str:
         when = clock(at, self._store.now())
         if count:
-            return f"({count}x, the last at {when}), where no handler heard it, and nobody did in {self._own!r}"
-        return f"(since {when}), and nobody did in {self._own!r}"
+            return f"({count}x, the last at {when}), where no handler heard it, and nobody did in {place(self._own)}"
+        return f"(since {when}), and nobody did in {place(self._own)}"
 
 
 def _announcer(store: Store, event_type: str) -> tuple[str, tuple[float, int]] | None:

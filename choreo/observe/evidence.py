@@ -1,15 +1,18 @@
 """Evidence: all that is known of a subject, an event or a story, in the record and in the live state."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from choreo.declare.description import HandlerDescription
 from choreo.events.envelope import Envelope
+from choreo.events.redaction import redacted
 from choreo.observe.broker_look import BrokerLook
 from choreo.observe.map import Map
-from choreo.observe.open_end import OpenEnd
+from choreo.observe.open_end import Kind, OpenEnd
+from choreo.operate.which import Group
+from choreo.store.pauses import Pause
 from choreo.store.presence import Presence, Program
 from choreo.store.runs import Run
 
@@ -30,6 +33,11 @@ class KnownEvent:
     cause: str | None = None
     #: Its fields. None: they are not known any more.
     data: Mapping[str, Any] | None = None
+
+
+def _is_nowhere(event_id: str) -> bool:  # noqa: ARG001
+    """False: the event is kept nowhere."""
+    return False
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,7 @@ class Evidence:
     presences: Mapping[str, Presence]
     broker: BrokerLook
     queue_of: Callable[[str], str]
-    #: Handler → runs per second in the last minute, of those in whose queue something was found.
+    #: Handler → runs per second since what was found waits in its queue; 0.0 if that is not known.
     rates: Mapping[str, float] = field(default_factory=dict)
     #: Type → the handlers that were seen to announce it, of those that do not say what they announce.
     seen: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -63,6 +71,12 @@ class Evidence:
     notes: Sequence[str] = field(default_factory=tuple)
     #: The ids of the dead letters of these runs that do not exist any more: replayed or discarded.
     gone: Collection[str] = ()
+    #: Callback: True if the event with this id is kept somewhere with its fields.
+    is_kept: Callable[[str], bool] = _is_nowhere
+    #: Handler → its pause.
+    pauses: Mapping[str, Pause] = field(default_factory=dict)
+    #: The groups of the dead letters that are there, by `Group.digest`.
+    groups: Mapping[str, Group] = field(default_factory=dict)
 
     def of_story(self, story: str) -> "tuple[list[Run], list[OpenEnd]]":
         """The runs and the open ends of one story."""
@@ -72,8 +86,9 @@ class Evidence:
     def events(self) -> Mapping[str, KnownEvent]:
         """Every event that is known, by its id."""
         found: dict[str, KnownEvent] = {}
-        for event in self._whole():
-            found.setdefault(event.id, known(event))
+        for end in self.ends:
+            for event in (one for one in end.events if one.id):
+                found.setdefault(event.id, self._told(end, event))
         # The announcement is not recorded, but how long each run waited for it. The clocks differ: the earliest counts.
         for run in sorted(self.runs, key=lambda run: run.at - run.took - run.waited):
             at = run.at - run.took - run.waited
@@ -86,8 +101,11 @@ class Evidence:
                 found.setdefault(event_id, KnownEvent(event_id, kind, story=run.story))
         return found
 
-    def _whole(self) -> Iterable[Envelope]:
-        return (event for end in self.ends for event in end.events if event.id)
+    def _told(self, end: OpenEnd, event: Envelope) -> KnownEvent:
+        """What an open end tells of an event. The dead letter of a declared story has no fields of it."""
+        whole = known(event)
+        is_bare = end.kind is Kind.LETTER and self.is_declared_story(end.handler)
+        return replace(whole, data=None) if is_bare else whole
 
     @cached_property
     def descriptions(self) -> Mapping[str, HandlerDescription]:
@@ -98,6 +116,11 @@ class Evidence:
         """True if this follows a story that a service has declared with ``app.story``."""
         description = self.descriptions.get(handler)
         return description is not None and description.kind == "story"
+
+    def is_undo(self, handler: str) -> bool:
+        """True if this undoes an effect, as a service has declared with ``undoes=``."""
+        description = self.descriptions.get(handler)
+        return description is not None and description.kind == "undo"
 
     def presence(self, handler: str) -> Presence:
         """The programs of the service of this handler."""
@@ -124,10 +147,10 @@ class Evidence:
 
 
 def known(event: Envelope) -> KnownEvent:
-    """What a whole event tells."""
-    at = event.time.timestamp() or None
+    """What a whole event tells people."""
+    at, data = event.time.timestamp() or None, redacted(event).data
     return KnownEvent(
-        event.id, event.type, event.subject, event.correlation_id, event.source, at, event.causation_id, event.data
+        event.id, event.type, event.subject, event.correlation_id, event.source, at, event.causation_id, data
     )
 
 

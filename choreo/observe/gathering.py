@@ -12,19 +12,23 @@ from choreo.delivery.undeclared import is_handler
 from choreo.durations import moment_of
 from choreo.events.envelope import Envelope
 from choreo.events.ids import identity
+from choreo.events.message import Message
 from choreo.observe.broker_look import BrokerLook
 from choreo.observe.evidence import Evidence, KnownEvent
-from choreo.observe.handlers import EACH, WINDOW, rate
+from choreo.observe.handlers import EACH, WINDOW, busy_rate
 from choreo.observe.map import Map
 from choreo.observe.open_end import Kind, OpenEnd
-from choreo.operate.dead_letters import read
+from choreo.operate.cabinet import Cabinet, read
+from choreo.operate.events import Events
 from choreo.operate.joins import Joins, PendingJoin
+from choreo.operate.which import Group, Which
+from choreo.printing import one_line
 from choreo.store.parts import read_address, unit_of
 from choreo.store.port import Store
 from choreo.store.presence import Presence, Program
-from choreo.store.runs import SHELVES, Run
-from choreo.store.schedule import DELAYED
-from choreo.store.search import Kept
+from choreo.store.runs import SHELVES, Result, Run
+from choreo.store.schedule import DELAYED, Kept
+from choreo.store.turns import key_in
 
 #: The most stories of a subject that are looked at, the newest ones: of those in the record, and of those that wait.
 MOST_STORIES = 20
@@ -53,7 +57,7 @@ class Gathering:
         draw: Callable[[], Map],
     ) -> None:
         self._store, self._queue_of, self._look, self._draw = store, queue_of, look, draw
-        self._joins = Joins(store, queue_of)
+        self._joins, self._events = Joins(store, queue_of), Events(store, queue_of, look)
         #: The keys of pending joins that were found by one of their parts.
         self._keys: set[str] = set()
 
@@ -76,6 +80,8 @@ class Gathering:
         chosen, attempts = set(told), _attempts_in(runs)
         ends = [end for end in sweep.ends if end.stories & chosen and not _is_over(end, attempts)]
         ends += self._other_joins(what, runs, ends, set(told))
+        buried, gone = self._letters_of(runs, ends)
+        ends += buried
         drawn = self._draw()
         evidence = Evidence(
             what,
@@ -92,15 +98,25 @@ class Gathering:
             self._seen(drawn.unsaid),
             bool(self._store.recording),
             [*older, *sweep.notes, *sweep.broker.notes, *self._sampled(newest)],
-            gone=self._gone(runs, ends),
+            gone=gone,
+            is_kept=lambda event_id: self._events.whole(event_id)[0] is not None,
+            pauses=self._store.pauses(registered),
+            groups=self._groups(ends),
         )
         return evidence if sweep.broker.is_open else replace(evidence, ends=[*ends, *self._begun(evidence)])
 
-    def _gone(self, runs: Iterable[Run], ends: Iterable[OpenEnd]) -> set[str]:
-        """The ids of the dead letters of these runs that were replayed or discarded since."""
+    def _letters_of(self, runs: Iterable[Run], ends: Iterable[OpenEnd]) -> tuple[list[OpenEnd], set[str]]:
+        """
+        The dead letters of these runs that are no ends yet: those that are there, and the ids of those that are gone.
+
+        One that was recorded between the look at the letters and that at the runs is there. The others were replayed or
+        discarded since.
+        """
         there = {end.letter.id for end in ends if end.letter is not None}
-        made = {(run.handler, run.letter) for run in runs if run.letter}
-        return {one for handler, one in made if one not in there and self._store.letter(handler, one) is None}
+        made = dict.fromkeys((run.handler, run.letter) for run in runs if run.letter and run.letter not in there)
+        found = {(handler, one): self._store.letter(handler, one) for handler, one in made}
+        buried = [_buried(handler, text) for (handler, _), text in found.items() if text is not None]
+        return buried, {one for (_, one), text in found.items() if text is None}
 
     def _begun(self, evidence: Evidence) -> Iterator[OpenEnd]:
         """What workers have in hand, by the store: for a broker that does not tell which messages they took."""
@@ -123,13 +139,23 @@ class Gathering:
         return replace(presence, workers=older) if older else presence
 
     def _rates(self, ends: Iterable[OpenEnd]) -> dict[str, float]:
-        """How fast the handlers are for which events wait behind others."""
-        slow = {end.handler for end in ends if end.message is not None and end.message.position > FAR}
-        sample, found = self._store.recording.sample or 1.0, {}
-        for handler in slow:
-            runs = self._store.recent(handler, WINDOW, EACH * SHELVES)
-            found[handler] = rate(runs, self._store.now(), sample) or 0.0
-        return found
+        """How fast the handlers are for which events wait behind others: since the first of these events waits."""
+        slow: dict[str, float] = {}
+        for end in ends:
+            # When a retry or a replay came into the queue is not known.
+            is_first = end.attempt == 1 and not end.event.replay
+            if is_first and end.message is not None and end.message.position > FAR:
+                began = end.event.time.timestamp()
+                slow[end.handler] = min(slow.get(end.handler, began), began)
+        sample, now = self._store.recording.sample or 1.0, self._store.now()
+        recent = {handler: self._store.recent(handler, WINDOW, EACH * SHELVES) for handler in slow}
+        return {handler: busy_rate(recent[handler], now, slow[handler], sample) or 0.0 for handler in slow}
+
+    def _groups(self, ends: Iterable[OpenEnd]) -> dict[str, Group]:
+        """The groups of the dead letters that are there, by digest."""
+        handlers = _once([end.handler for end in ends if end.letter is not None])
+        found = Cabinet(self._store, completes=False).groups(Which(tuple(handlers))) if handlers else []
+        return {group.digest: group for group in found}
 
     def _seen(self, unsaid: Sequence[str]) -> dict[str, list[str]]:
         """Which types handlers have announced lately that do not say what they announce."""
@@ -205,7 +231,8 @@ class Gathering:
             sweep.ends.append(self._on_broker(by_queue[message.queue], message))
         for name in (*registered, DELAYED):
             entries, is_whole = self._store.find_scheduled(name, texts)
-            sweep.ends += [end for entry in entries if (end := _scheduled(name, entry)) is not None]
+            ends = ((entry, _scheduled(name, entry)) for entry in entries)
+            sweep.ends += [self._in_series(entry.id, end) for entry, end in ends if end is not None]
             sweep.note(is_whole, f"not all of the schedule of {name} was looked through")
         for name in registered:
             letters, is_whole = self._store.find_letters(name, texts)
@@ -213,6 +240,15 @@ class Gathering:
             sweep.note(is_whole, f"not all dead letters of {name} were looked through")
         sweep.ends += [self._waiting(join) for join in self._joins.find(texts[0]) if join.arrived]
         return sweep
+
+    def _in_series(self, schedule_id: str, end: OpenEnd) -> OpenEnd:
+        """The same end; for an event that waits for its turn, with the one that is handled first."""
+        if end.kind is not Kind.TURN:
+            return end
+        key = key_in(schedule_id)
+        first = next(iter(self._store.series(end.handler, key)), end.event.identity)
+        is_known = first != end.event.identity
+        return replace(end, behind=f"event {one_line(first)} of {one_line(key)}" if is_known else "")
 
     def _on_broker(self, handler: str, message: Queued) -> OpenEnd:
         kind = Kind.QUEUED if message.position else Kind.TAKEN
@@ -274,18 +310,26 @@ def _buried(handler: str, text: str) -> OpenEnd:
 def _scheduled(name: str, entry: Kept) -> OpenEnd | None:
     """The open end of an entry in a schedule. None for a notice of a dead letter, and a signal to a join."""
     message = entry.message
+    if not isinstance(message, Message):
+        return None
     event, _ = read_address(event_in(message.body, message.headers))
     if entry.id.startswith("notice:") or event.type in SIGNALS:
         return None
     is_announcement = bool(message.exchange)
-    kind = Kind.RETRY if entry.id.startswith("retry:") else Kind.LATER
+    kind = _KINDS.get(entry.id.partition(":")[0], Kind.LATER)
     return OpenEnd(kind, name, event, message.retries + 1, due=entry.due, is_announcement=is_announcement)
 
 
+#: The beginning of an id in a schedule → what the entry is.
+_KINDS = {"retry": Kind.RETRY, "held": Kind.HELD, "turn": Kind.TURN}
+
+
 def _attempts_in(runs: Iterable[Run]) -> dict[tuple[str, str], int]:
-    """Handler and event → the last attempt that is recorded."""
+    """Handler and event → the last attempt that is recorded. One that was held is made again."""
     found: dict[tuple[str, str], int] = {}
     for run in runs:
+        if run.result is Result.HELD:
+            continue
         found[run.handler, run.event] = max(run.attempt, found.get((run.handler, run.event), 0))
     return found
 

@@ -19,7 +19,7 @@ def svg(picture: Picture) -> str:
 
     Raises `ChoreoError` if there is no Graphviz here, or it fails.
     """
-    return min((_laid_out(picture.dot(direction)) for direction in ("LR", "TB")), key=_stretch)
+    return min((laid_out(picture.dot(direction), "svg") for direction in ("LR", "TB")), key=_stretch)
 
 
 def _stretch(drawn: str) -> float:
@@ -28,7 +28,12 @@ def _stretch(drawn: str) -> float:
     return max(sides) / max(min(sides), 1.0) if len(sides) == 2 else 0.0
 
 
-def _laid_out(digraph: str) -> str:
+def laid_out(digraph: str, form: str) -> str:
+    """
+    A digraph as Graphviz lays it out, in one of its forms: "svg", "plain".
+
+    Raises `ChoreoError` if there is no Graphviz here, or it fails.
+    """
     program = _program()
     if program is None:
         raise ChoreoError(
@@ -37,7 +42,7 @@ def _laid_out(digraph: str) -> str:
         )
     try:
         done = subprocess.run(
-            [program, "-Tsvg"], input=digraph.encode(), capture_output=True, timeout=TIMEOUT, check=False
+            [program, f"-T{form}"], input=digraph.encode(), capture_output=True, timeout=TIMEOUT, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ChoreoError(f"{program} did not make the picture: {error}") from error

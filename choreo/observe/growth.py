@@ -5,12 +5,10 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 
-from choreo.observe.handlers import WINDOW, HandlerState
+from choreo.observe.handlers import ENOUGH, WINDOW, HandlerState
 
 #: Seconds between two counts that are kept.
 APART = 1.0
-#: So many runs must have ended between two counts, or nothing is known: a run may take longer than the time between.
-ENOUGH = 4
 
 
 class Growth:

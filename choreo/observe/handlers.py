@@ -3,10 +3,12 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from choreo.broker.depths import Depth
 from choreo.delivery.undeclared import service_of
+from choreo.store.pauses import Pause
 from choreo.store.presence import Presence, Program
 from choreo.store.runs import Run, shelf_of
 from choreo.store.schedule import Backlog
@@ -15,6 +17,8 @@ from choreo.store.schedule import Backlog
 WINDOW = 60.0
 #: The most runs that are read of each list of a handler's record. A busier handler has its rates over less time.
 EACH = 20
+#: So many runs must have ended within some seconds, or nothing is known of the rate: a run may take longer than that.
+ENOUGH = 4
 #: Seconds after which a due message counts as late. Live workers are faster, also on a busy machine.
 LATE = 10.0
 #: Seconds for which a dead letter counts as new.
@@ -64,6 +68,8 @@ class HandlerState:
     module: str = ""
     #: The pools of the workers that consume its queue, each once.
     pools: tuple[str, ...] = ()
+    #: Its pause; None: it is not paused.
+    pause: Pause | None = None
 
     @property
     def service(self) -> str:
@@ -77,16 +83,24 @@ class HandlerState:
 
     @property
     def clears_in(self) -> float | None:
-        """Seconds until its queue is empty at this rate; infinite if it grows. None: unknown, steady, or empty."""
-        if not self.waiting or not self.outgoing or not self.workers or not self.growth:
+        """Seconds until its queue is empty at this rate; infinite if it grows. None: unknown, steady, empty, paused."""
+        is_stopped = self.pause is not None and self.pause.is_stop
+        if is_stopped or not self.waiting or not self.outgoing or not self.workers or not self.growth:
             return None
         return math.inf if self.growth > 0 else self.waiting / -self.growth
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        derived = {"clears_in": self.clears_in, "trouble": self.trouble, "pause": self.pause and self.pause.to_dict()}
+        if derived["clears_in"] == math.inf:
+            derived["clears_in"] = None
+        return asdict(self) | derived
 
     @property
     def trouble(self) -> str:
         """What is wrong and will not mend itself; "" if nothing is."""
         if self.is_undeclared and self.has_work:
-            return "no worker declares it any more"
+            return f"no worker declares it any more: {retire(self.name)}"
         if self.has_work and not self.living:
             return f"no worker of {self.service} lives"
         if self.waiting and not self.workers:
@@ -121,6 +135,7 @@ class Facts:
     #: The share of stories that are recorded.
     sample: float = 1.0
     is_undeclared: bool = False
+    pause: Pause | None = None
 
     def state(self) -> HandlerState:
         """The state that follows."""
@@ -148,10 +163,16 @@ class Facts:
             unseen=self._age(self.presence.seen or None),
             module=next((program.module for program in programs if program.module not in ("", "__main__")), ""),
             pools=tuple(sorted({worker.pool for worker in consuming})),
+            pause=self.pause,
         )
 
     def _age(self, moment: float | None) -> float | None:
         return None if moment is None else max(self.now - moment, 0.0)
+
+
+def retire(handler: str) -> str:
+    """The command that removes a handler which no code declares any more."""
+    return f"choreo topology retire {handler}"
 
 
 def unsent(backlog: Backlog) -> str:
@@ -159,9 +180,9 @@ def unsent(backlog: Backlog) -> str:
     return f"a message is due since {backlog.late:.0f} s, and no worker sends it"
 
 
-def rate(runs: Sequence[Run] | None, now: float, sample: float = 1.0) -> float | None:
+def rate(runs: Sequence[Run] | None, now: float, sample: float = 1.0, window: float = WINDOW) -> float | None:
     """
-    Runs per second, over `WINDOW` or as far as the runs go back. None: nothing is recorded.
+    Runs per second, over ``window`` seconds or as far as the runs go back. None: nothing is recorded.
 
     ``sample`` is the share of stories that are recorded.
     """
@@ -172,8 +193,21 @@ def rate(runs: Sequence[Run] | None, now: float, sample: float = 1.0) -> float |
     for run in runs:
         times[shelf_of(run)].append(run.at)
     return (
-        sum(len(its) / (WINDOW if len(its) < EACH else max(now - min(its), 0.001)) for its in times.values()) / sample
+        sum(len(its) / (window if len(its) < EACH else max(now - min(its), 0.001)) for its in times.values()) / sample
     )
+
+
+def busy_rate(runs: Sequence[Run], now: float, since: float, sample: float = 1.0) -> float | None:
+    """
+    Runs per second since ``since``, when messages waited already. None: too few ended to tell.
+
+    A rate over the last minute would count the time before, in which there was nothing to do.
+    """
+    seconds = min(now - since, WINDOW)
+    recent = [run for run in runs if run.at > now - seconds]
+    if seconds <= 0 or len(recent) < ENOUGH:
+        return None
+    return rate(recent, now, sample, seconds)
 
 
 def percentile(values: Collection[float], share: float) -> float | None:

@@ -2,19 +2,24 @@
 
 from collections.abc import Sequence
 
+from choreo.delivery.dead_letter import Reason
 from choreo.delivery.ending import Ending, process_in
 from choreo.observe.cause import NOTHING, Cause, Weight, command
 from choreo.observe.evidence import Evidence
 from choreo.observe.map import MappedEvent
 from choreo.observe.open_end import Kind, OpenEnd
+from choreo.observe.resuming import resuming
 from choreo.observe.words import clock, counted, ordinal, span
 from choreo.printing import one_line
 from choreo.store.claims import LastEnd
+from choreo.store.pauses import Pause
 from choreo.store.presence import Program
 from choreo.store.schedule import DELAYED
 
 #: Seconds after which a due message counts as late. Live workers are faster, also on a busy machine.
 LATE = 10.0
+#: Seconds within which a retry comes soon enough, so that nobody hurries it.
+SOON = 60.0
 #: An attempt that was begun so often has most likely ended its workers.
 OFTEN = 2
 #: Stands for a module that is not known.
@@ -36,17 +41,23 @@ class Judge:
                 return self._taken(end)
             case Kind.RETRY | Kind.LATER:
                 return self._scheduled(end)
+            case Kind.HELD:
+                return self._held(end)
+            case Kind.TURN:
+                return self._in_turn(end)
             case Kind.LETTER:
                 return self._letter(end)
             case Kind.JOIN:
                 return self._join(end)
 
     def deaf(self, handler: str, since: float | None = None) -> Cause | None:
-        """Why nobody works for this handler; None if a worker consumes its queue."""
+        """Why nobody works for this handler; None if a worker consumes its queue, though perhaps slowly."""
         service, presence = handler.partition(".")[0], self._evidence.presence(handler)
         if not presence.workers:
             text = f"no worker of {service} lives{self.last_seen(handler)}"
             return Cause("no worker", text, start(service, presence.gone), since=since)
+        if (pause := self._evidence.pauses.get(handler)) is not None and pause.is_stop:
+            return paused(pause, self._evidence.now)
         if self._evidence.consumers(handler):
             return None
         queue = self._evidence.queue_of(handler)
@@ -78,10 +89,13 @@ class Judge:
         who = f"{counted(count, 'worker')} {'consumes' if count == 1 else 'consume'}"
         what = self._attempt(end) if end.attempt > 1 else "it"
         text = f"{what} is {place} in the queue of {end.handler}{self._age(end)}, which {who}{self._turn(end)}"
+        if (pause := self._evidence.pauses.get(end.handler)) is not None:
+            text = f"{text}; {told(pause, self._evidence.now)}"
+            return Cause("slowed", text, resuming(pause), Weight.WAITING, since)
         return Cause("in the queue", text, self._patience(end), Weight.WAITING, since)
 
     def _turn(self, end: OpenEnd) -> str:
-        """When its turn comes, at the rate of the last minute, with a semicolon before; "" if that is not known."""
+        """When its turn comes, at the rate since the queue waits, with a semicolon before; "" if that is not known."""
         rate = self._evidence.rates.get(end.handler)
         if not rate or end.message is None:
             return ""
@@ -91,7 +105,7 @@ class Judge:
         service = end.service
         if end.message is not None and end.message.position > 10:
             programs = self._evidence.presence(end.handler).workers
-            return "# wait, or start a second worker:", *start(service, programs)
+            return "# wait, or start another worker:", *start(service, programs)
         return NOTHING
 
     def _taken(self, end: OpenEnd) -> Cause:
@@ -140,9 +154,25 @@ class Judge:
         if (deaf := self._nobody_for(end)) is not None:
             # The time of a delayed event is the one at which it is due.
             since = self._announced(end) if end.kind is Kind.RETRY else None
-            return Cause(deaf.name, f"{text}, and {deaf.text}", deaf.do, since=since)
+            return Cause(deaf.name, f"{text}, and {deaf.text}", deaf.do, deaf.weight, since)
         name = "retry" if end.kind is Kind.RETRY else "delayed"
-        return Cause(name, text, NOTHING, Weight.WAITING, self._announced(end))
+        is_far = due - now > SOON and end.event.subject
+        do = (command("choreo", "schedule", "now", end.event.subject),) if is_far else NOTHING
+        return Cause(name, text, do, Weight.WAITING, self._announced(end))
+
+    def _held(self, end: OpenEnd) -> Cause:
+        since, what = self._announced(end), f"{self._attempt(end)} of {end.handler} waits for the end of an outage"
+        if (deaf := self.deaf(end.handler, since)) is not None:
+            return Cause(deaf.name, f"{what}: {deaf.text}", deaf.do, deaf.weight, since)
+        return Cause("held", f"{what}, and leaves soon", NOTHING, Weight.WAITING, since)
+
+    def _in_turn(self, end: OpenEnd) -> Cause:
+        since = self._announced(end)
+        behind = end.behind or "another event of its key"
+        text = f"{end.event.type} waits for its turn at {end.handler}{self._age(end)}, behind {behind}"
+        if (deaf := self.deaf(end.handler, since)) is not None:
+            return Cause(deaf.name, f"{text}: {deaf.text}", deaf.do, deaf.weight, since)
+        return Cause("its turn", text, NOTHING, Weight.WAITING, since)
 
     def _nobody_for(self, end: OpenEnd) -> Cause | None:
         """Why nobody works for what is scheduled: neither to send it, nor for any handler that is to get it."""
@@ -167,7 +197,7 @@ class Judge:
         if deaf is None:
             do = f"# look into the log of {end.service}: does it reach the broker?"
             return Cause("not sent", late, (do,), since=end.due)
-        return Cause(deaf.name, f"{late}: {deaf.text}", deaf.do, since=end.due)
+        return Cause(deaf.name, f"{late}: {deaf.text}", deaf.do, deaf.weight, end.due)
 
     def _unsent(self, end: OpenEnd, since: float | None = None) -> Cause | None:
         """Why no worker of its service sends it at its time, or takes it then; None if one does."""
@@ -194,8 +224,25 @@ class Judge:
         letter = end.letter
         assert letter is not None
         text = f"{end.handler} failed for good: {one_line(letter.error)} ({letter.reason}, dead letter {letter.id})"
-        show, replay = (command("choreo", "dead-letters", what, letter.id) for what in ("show", "replay"))
-        do = show, "# mend the cause, then:", replay
+        show, replay, discard = (
+            command("choreo", "dead-letters", what, letter.id) for what in ("show", "replay", "discard")
+        )
+        do: Sequence[str] = (show, "# mend the cause, then:", replay)
+        group = self._evidence.groups.get(letter.group)
+        if letter.reason is Reason.VERSION:
+            several = group is not None and group.count > 1
+            every = command("choreo", "dead-letters", "replay", letter.group) if several else replay
+            do = show, f"# deploy code of {end.service} that reads this version, then:", every
+        elif letter.reason is Reason.UNTRUSTED:
+            do = show, "# is it right, and who has announced it? Then:", replay, "# or else:", discard
+        elif letter.reason is Reason.UNREADABLE:
+            again = command("choreo", "rerun", end.handler, end.event.id, "--data", "{}") if end.event.id else ""
+            fields = ("# or give it the right fields, in --data:", discard, again) if again else ()
+            do = show, f"# deploy a version of {end.service} that can read it, then:", replay, *fields
+        elif group is not None and group.count > 1:
+            text += f", one of {group.count:,} of this cause"
+            all_ = command("choreo", "dead-letters", "replay", group.id, "--canary")
+            do = show, f"# mend the cause, then all {group.count:,}:", all_, "# or this one:", replay
         return Cause("dead letter", text, do, since=letter.failed_at.timestamp())
 
     def _join(self, end: OpenEnd) -> Cause:
@@ -250,6 +297,34 @@ class Judge:
         # Never "publish it again": it may have been handled, or be on its way.
         do = f"# look into the log of {handler.partition('.')[0]}"
         return Cause("unknown", text, (do,), Weight.UNKNOWN, since)
+
+
+def paused(pause: Pause, now: float) -> Cause:
+    """Why a paused handler handles nothing."""
+    ends = pause.until is not None or pause.probe_at is not None
+    since = pause.since.timestamp()
+    return Cause(
+        "paused",
+        told(pause, now),
+        resuming(pause, _next_probe(pause, now)),
+        Weight.WAITING if ends else Weight.STUCK,
+        since,
+    )
+
+
+def told(pause: Pause, now: float) -> str:
+    """A pause in words: ``payment.charge is paused since 12:00:00 until 12:30:00 by alice@host: gateway down``."""
+    probe = _in(pause.probe_at.timestamp() - now) if pause.probe_at else ""
+    return pause.told(lambda moment: clock(moment.timestamp(), now), probe)
+
+
+def _next_probe(pause: Pause, now: float) -> str:
+    """``the next probe is in 12 s``; "" if there is none."""
+    return pause.next_probe(_in(pause.probe_at.timestamp() - now)) if pause.probe_at else ""
+
+
+def _in(seconds: float) -> str:
+    return f"in {seconds:.0f} s" if seconds > 0 else "due"
 
 
 def start(service: str, programs: Sequence[Program]) -> Sequence[str]:

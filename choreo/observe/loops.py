@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from choreo.errors import LoopError
 from choreo.store.runs import Run
 
 #: A circle of types counts as a loop from this number of events of one story.
@@ -22,6 +23,8 @@ class Loop:
     #: forgotten older ones.
     events: int
     seconds: float
+    #: The dead letter as which it ended at ``choreo_max_hops``; "" if it goes on, or ended by itself.
+    letter: str = ""
 
 
 def loops_in(runs: Iterable[Run], fewest: int = FEWEST) -> list[Loop]:
@@ -49,7 +52,13 @@ def _loop(story: str, runs: list[Run]) -> Loop | None:
         return None
     times = [run.at for run in runs]
     events = sum(announced[kind] for kind in circle)
-    return Loop(story, runs[0].subject, tuple(circle), events, max(times) - min(times))
+    return Loop(story, runs[0].subject, tuple(circle), events, max(times) - min(times), _end_of(runs))
+
+
+def _end_of(runs: Iterable[Run]) -> str:
+    """The last dead letter of these runs that was made by ``choreo_max_hops``; "" if there is none."""
+    ends = [run for run in runs if run.letter and run.detail.startswith(f"{run.letter} {LoopError.__name__}: ")]
+    return max(ends, key=lambda run: run.at).letter if ends else ""
 
 
 def _reached(start: str, leads_to: Mapping[str, set[str]]) -> set[str]:

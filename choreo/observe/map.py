@@ -9,12 +9,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from choreo.declare.description import Fields, HandlerDescription, ServiceDescription
+from choreo.declare.description import Fields, HandlerDescription, ServiceDescription, Versions
+from choreo.events.naming import OWN_TYPES
 from choreo.events.patterns import matches
 from choreo.observe.likeness import alike
+from choreo.store.pauses import Pause
 
 #: The name under which `choreo publish` announces events. It is no service, and has no log.
 COMMAND_LINE = "command_line"
+#: The name under which the map shows who announces alerts. It is no service.
+ITSELF = "choreo"
+#: The alerts that any service may announce. No declaration says so, unlike that of a story.
+_OF_ANY_SERVICE = OWN_TYPES - {"story.overdue"}
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,8 @@ class Announcer:
     #: The name of the handler, or of the service.
     name: str
     #: "" for a handler that returns it, "on_timeout" for a join at its deadline, "dead_letter" for the service's
-    #: function for dead letters; outside of handlers "declared". "seen" if no declaration says so.
+    #: function for dead letters; outside of handlers "declared". "seen" if no declaration says so. "itself" for alerts,
+    #: whose name is `ITSELF`.
     how: str = ""
 
     @property
@@ -42,10 +49,15 @@ class Hearer:
     #: The type or the pattern that it listens to.
     pattern: str
     #: "on" for a handler of single events, "join" for one that waits for others as well, "unless" if it is cancelled,
-    #: "story" for a story that follows the event.
+    #: "story" for a story that follows the event; "effect" for one that undoes the event's effect, "undo" if the event
+    #: demands that.
     how: str = "on"
     #: The fields that it reads. None: any, or all of them.
     reads: Fields = None
+    #: The versions of the event that it reads, the oldest first. (): any.
+    versions: tuple[int, ...] = ()
+    #: The fields that its code uses, as far as its source tells. None: any, or all of them.
+    uses: Fields = None
 
     @property
     def service(self) -> str:
@@ -70,6 +82,8 @@ class MappedEvent:
     #: How many of them reached no queue, and when the last one was announced: seconds since 1970.
     lost: int = 0
     lost_at: float = 0.0
+    #: Its fields, by their names on the wire. None: no program has told its class.
+    fields: Fields = None
 
     @property
     def by_name(self) -> list[Hearer]:
@@ -103,6 +117,8 @@ class MappedService:
     versions: tuple[str, ...] = ()
     #: True if live workers declare different things under this name.
     is_divided: bool = False
+    #: What each of them declares that the others do not, for people; "" if that is not known.
+    division: str = ""
     #: The nodes on which its programs live, or were seen last.
     nodes: tuple[str, ...] = ()
     #: The time of the last sign of life, in seconds since 1970; 0: never.
@@ -136,6 +152,23 @@ class FieldReader:
 
 
 @dataclass(frozen=True)
+class UnreadField:
+    """A field of an event that no handler is known to use."""
+
+    #: The type of the event.
+    event: str
+    #: The name of the field on the wire.
+    field: str
+    #: The handlers that may use it: they take the whole event, and their source does not tell. (): none does.
+    perhaps: tuple[str, ...] = ()
+
+    @property
+    def is_certain(self) -> bool:
+        """True if no handler uses it: it could be left out of the event."""
+        return not self.perhaps
+
+
+@dataclass(frozen=True)
 class Map:
     """The events of a platform, who announces them, and who hears them."""
 
@@ -146,6 +179,8 @@ class Map:
     idle: tuple[IdleQueue, ...] = ()
     #: What could not be read, in words.
     faults: tuple[str, ...] = ()
+    #: The pauses of its handlers.
+    paused: tuple[Pause, ...] = ()
 
     @property
     def wildcards(self) -> list[HandlerDescription]:
@@ -185,6 +220,11 @@ class Map:
             services=tuple(service for service in self.services if service.name in services),
             handlers=tuple(handler for handler in self.handlers if handler.service in services),
             idle=tuple(idle for idle in self.idle if any(f"{name}." in f"{idle.queue}." for name in wanted)),
+            paused=tuple(
+                pause
+                for pause in self.paused
+                if any(f"{pause.handler}.".startswith(f"{one}.") for one in services | wanted)
+            ),
         )
 
     def readers(self, name: str) -> list[FieldReader]:
@@ -197,6 +237,17 @@ class Map:
         ]
         return list(dict.fromkeys(found))
 
+    def unread(self) -> list[UnreadField]:
+        """The fields of events that no handler is known to use. Not those of events that no handler hears."""
+        found = []
+        for event in self.events:
+            hearers = [hearer for hearer in event.heard_by if hearer.how != "story"]
+            used = {name for hearer in event.heard_by for name in hearer.uses or ()}
+            untold = tuple(hearer.name for hearer in hearers if hearer.uses is None)
+            if hearers and event.fields is not None:
+                found += [UnreadField(event.type, name, untold) for name in event.fields if name not in used]
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
         return {
@@ -205,12 +256,13 @@ class Map:
             "handlers": [handler.to_dict() for handler in self.handlers],
             "queues_nobody_consumes": [asdict(idle) for idle in self.idle],
             "faults": list(self.faults),
+            "paused": [pause.to_dict() for pause in self.paused],
         }
 
 
 def called(name: str) -> str:
     """A handler, or a program that announces, for people."""
-    return "the command choreo publish" if name == COMMAND_LINE else name
+    return {COMMAND_LINE: "the command choreo publish", ITSELF: "choreo itself"}.get(name, name)
 
 
 def is_wild(pattern: str) -> bool:
@@ -227,6 +279,7 @@ def drawn(
     services: Iterable[MappedService] = (),
     idle: Iterable[IdleQueue] = (),
     faults: Iterable[str] = (),
+    paused: Iterable[Pause] = (),
 ) -> Map:
     """
     Draw the map of these descriptions. Several may be of one service.
@@ -237,12 +290,21 @@ def drawn(
     """
     descriptions = list(descriptions)
     handlers = tuple(_once(handler for described in descriptions for handler in described.handlers))
-    announcers = _announcers(descriptions, seen or {})
+    announcers = {kind: [Announcer(ITSELF, "itself")] for kind in _OF_ANY_SERVICE}
+    announcers |= _announcers(descriptions, seen or {})
     exact = {pattern for handler in handlers for pattern in handler.hears if not is_wild(pattern)}
     lost = lost or {}
-    found = sorted({*announcers, *exact, *types, *lost})
+    found = sorted({*announcers, *exact, *types, *lost} - (_OF_ANY_SERVICE - exact))
+    fields = _fields(descriptions)
     events = [
-        MappedEvent(kind, tuple(announcers.get(kind, ())), _hearers(kind, handlers), "", *lost.get(kind, (0, 0.0)))
+        MappedEvent(
+            kind,
+            tuple(announcers.get(kind, ())),
+            _hearers(kind, handlers),
+            "",
+            *lost.get(kind, (0, 0.0)),
+            fields=fields.get(kind),
+        )
         for kind in found
     ]
     known = {service.name: service for service in services}
@@ -254,6 +316,7 @@ def drawn(
         tuple(sorted(handlers, key=lambda handler: handler.name)),
         tuple(idle),
         tuple(faults),
+        tuple(paused),
     )
 
 
@@ -277,7 +340,30 @@ def _both(one: HandlerDescription, other: HandlerDescription) -> HandlerDescript
         announces=_union(one.announces, other.announces),
         on_timeout=_union(one.on_timeout, other.on_timeout),
         reads=reads,
+        versions=_read_by_both(one.versions, other.versions),
+        uses={topic: _union(_used(one, topic), _used(other, topic)) for topic in {**reads, **one.uses, **other.uses}},
     )
+
+
+def _used(handler: HandlerDescription, topic: str) -> Fields:
+    """What a handler uses of a type. One of an older choreo does not say it: what it reads."""
+    return handler.uses.get(topic, handler.reads.get(topic, ()))
+
+
+def _fields(descriptions: Iterable[ServiceDescription]) -> dict[str, tuple[str, ...]]:
+    """Type → the fields of its classes, in the versions that programs know."""
+    found: dict[str, dict[str, None]] = defaultdict(dict)
+    for described in descriptions:
+        for model in described.models or ():
+            if model.event and "properties" in model.written:
+                found[model.event] |= dict.fromkeys(model.written["properties"])
+    return {kind: tuple(fields) for kind, fields in found.items()}
+
+
+def _read_by_both(one: Versions, other: Versions) -> Versions:
+    """Type → the versions that both read: an event of another one may come to the one that cannot."""
+    either = {**one, **other}
+    return {kind: tuple(n for n in versions if n in one.get(kind, versions)) for kind, versions in either.items()}
 
 
 def _union(one: Fields, other: Fields) -> Fields:
@@ -308,7 +394,11 @@ def _hearers(kind: str, handlers: Iterable[HandlerDescription]) -> tuple[Hearer,
         if patterns:
             pattern = patterns[0]
             how = "unless" if kind in handler.unless else handler.kind
-            found.append(Hearer(handler.name, pattern, how, handler.reads.get(pattern, None if how == "on" else ())))
+            if handler.undoes is not None and kind in handler.undoes.effects:
+                how = "effect"
+            reads = handler.reads.get(pattern, None if how == "on" else ())
+            uses = handler.uses.get(pattern, reads)
+            found.append(Hearer(handler.name, pattern, how, reads, handler.versions.get(pattern, ()), uses))
     return tuple(sorted(found, key=lambda hearer: hearer.name))
 
 

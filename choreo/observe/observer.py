@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from choreo.declare.description import HandlerDescription, ServiceDescription
 from choreo.delivery.undeclared import UndeclaredHandlers, is_handler
+from choreo.observe.division import divisions
 from choreo.observe.map import IdleQueue, Map, MappedService, drawn
 from choreo.store.port import Store
 from choreo.store.presence import Presence
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
     # Each method imports what answers it: a command asks one question, and the answers to all of them are many files.
     from choreo.observe.broker_look import BrokerLook
     from choreo.observe.cause import Cause
+    from choreo.observe.effects import Effects
     from choreo.observe.evidence import Evidence
     from choreo.observe.overview import Overview
+    from choreo.observe.recent import RecentStory
     from choreo.observe.stuck import Stuck
     from choreo.observe.top import Top
     from choreo.observe.trace import Trace
@@ -64,6 +67,18 @@ class Observer:
         chosen = evidence.stories if everything else evidence.stories[:1]
         return [Tracer(evidence, story).trace([one for one in evidence.stories if one != story]) for story in chosen]
 
+    def recent(self, seconds: float = 86_400.0, most: int = 50) -> list[RecentStory]:
+        """
+        Stories in which something happened within the last ``seconds``, newest first; ``most`` of them.
+
+        Of a busy handler only the newest runs are read, so it may be missing in what is told of a story. Raises
+        `StoreError`.
+        """
+        from choreo.observe.recent import recent_stories
+
+        runs = [run for name in self._store.handlers() for run in self._store.recent(name, seconds, 4 * most)]
+        return recent_stories(runs, most)
+
     def why_not(self, event_type: str, subject: str) -> WhyNot:
         """
         Why no event of this type was announced about this subject. It may also be the id of an event or a story.
@@ -75,6 +90,17 @@ class Observer:
 
         elsewhere = Elsewhere(self._store, self._namespace, self._store_in)
         return answered(self._gather(subject), event_type, elsewhere)
+
+    def effects(self, what: str) -> Effects:
+        """
+        The effects about this subject that a handler can undo: which stand, and which were undone, and why.
+
+        ``what`` may also be the id of an event or a story. Asks the store and the broker. Raises `StoreError`.
+        """
+        from choreo.observe.effects import Accountant
+        from choreo.operate.joins import Joins
+
+        return Accountant(self._gather(what), Joins(self._store, self._queue_of)).effects()
 
     def elsewhere(self, event_type: str, subject: str) -> Cause | None:
         """What other namespaces on the store's server know of this type, or of this subject; None if nothing."""
@@ -143,6 +169,7 @@ class Observer:
             ],
             idle=self._idle(presences, queues, waiting),
             faults=faults,
+            paused=self._store.pauses().values(),
         )
 
     def _read(self, service: str, presence: Presence, faults: list[str]) -> Iterator[ServiceDescription]:
@@ -205,6 +232,7 @@ class Observer:
             len(workers) or self._older(name),
             tuple(sorted({worker.version for worker in workers if worker.version})),
             is_divided=bool(workers) and len(presence.current) > 1,
+            division=", ".join(division.text for division in divisions({name: presence})),
             nodes=tuple(sorted({program.node for program in workers or presence.gone})),
             seen=presence.seen,
             waiting=None if waiting is None else sum(waiting.get(queue, 0) for queue in queues),

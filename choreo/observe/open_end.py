@@ -1,5 +1,6 @@
 """Open ends: what is still to be done for an event, and where it waits."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -8,6 +9,7 @@ from choreo.delivery.dead_letter import DeadLetter
 from choreo.events.envelope import Envelope
 from choreo.observe.words import clock, ordinal, span
 from choreo.operate.joins import PendingJoin
+from choreo.store.parts import is_demanded, read_demand
 from choreo.store.schedule import DELAYED
 from choreo.store.search import KeptUnit
 
@@ -20,6 +22,10 @@ class Kind(StrEnum):
     TAKEN = "taken"
     #: The next attempt is scheduled.
     RETRY = "retry"
+    #: It failed while the breaker was open, and waits until that closes.
+    HELD = "held"
+    #: It waits until another event of its key is handled (``sequential_by``).
+    TURN = "turn"
     #: It is scheduled, and is announced, or delivered to one handler, at its time.
     LATER = "later"
     #: A join waits for other events.
@@ -46,6 +52,8 @@ class OpenEnd:
     unit: KeptUnit | None = None
     letter: DeadLetter | None = None
     join: PendingJoin | None = None
+    #: The event that is handled first, for people: ``event 3fa4… of ORD-1``.
+    behind: str = ""
 
     @property
     def service(self) -> str:
@@ -73,6 +81,10 @@ class OpenEnd:
                 return f"{again}in the hands of a worker{begun}"
             case Kind.RETRY | Kind.LATER:
                 return self._when(now)
+            case Kind.HELD:
+                return f"attempt {self.attempt}, held by the breaker"
+            case Kind.TURN:
+                return f"waits for its turn behind {self.behind or 'another event'}"
             case Kind.LETTER if self.letter is not None:
                 return f"DEAD LETTER {self.letter.id}: {self.letter.error}"
             case Kind.JOIN if self.join is not None:
@@ -92,5 +104,13 @@ class OpenEnd:
 
     @property
     def stories(self) -> set[str]:
-        """The stories that it belongs to."""
-        return {event.correlation_id for event in self.events}
+        """The stories that it belongs to. What undoes an effect also belongs to the story of the failure."""
+        failures = [_failure_in(event) for event in self.events if is_demanded(event)]
+        return {event.correlation_id for event in (*self.events, *failures) if event is not None}
+
+
+def _failure_in(effect: Envelope) -> Envelope | None:
+    """The event that demands that this effect is undone; None if an operator does, or it cannot be read."""
+    with suppress(ValueError):
+        return read_demand(effect)[1]
+    return None

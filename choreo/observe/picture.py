@@ -107,13 +107,13 @@ class Picture:
         for announcer in event.announced_by:
             source = (
                 self._of_service(announcer.service)
-                if announcer.how in ("declared", "seen", "dead_letter")
+                if announcer.how in ("declared", "seen", "dead_letter", "itself")
                 else self._of_handler(announcer.name)
             )
             label = {"on_timeout": "timeout", "dead_letter": "dead letter"}.get(announcer.how, "")
             self.edges.append(Edge(source, node, label))
         for hearer in event.by_name:
-            label = "cancels" if hearer.how == "unless" else ""
+            label = {"unless": "cancels", "effect": "undone by"}.get(hearer.how, "")
             self.edges.append(Edge(node, self._of_handler(hearer.name), label))
 
     def _of_handler(self, name: str) -> Node:

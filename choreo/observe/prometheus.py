@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from choreo.delivery.undeclared import is_handler
 from choreo.errors import StoreError
 from choreo.observe.readings import HandlerReading, Reading, Readings
 from choreo.observe.server import Server
@@ -24,6 +25,8 @@ GAUGES = {
     "choreo_waiting_messages": "Messages in the queue of a handler. Those in the hands of workers do not count.",
     "choreo_oldest_waiting_seconds": "Age of the event that is taken next from a queue (on Redis).",
     "choreo_dead_letters": "Dead letters of a handler.",
+    "choreo_handler_paused": "1 if a handler is paused, 0 if not. One that is only slowed down is not paused.",
+    "choreo_handler_rate_limit": "Events per second to which a handler is slowed down. Missing if it is not.",
     "choreo_pending_joins": "Joins that are not settled.",
     "choreo_overdue_joins": "Joins whose deadline has passed, and that are not settled.",
     "choreo_pending_stories": "Stories that have not ended.",
@@ -108,6 +111,10 @@ def _add_handler(families: _Families, handler: HandlerReading, now: float) -> No
         if depth.first is not None:
             families.add("choreo_oldest_waiting_seconds", max(now - depth.first, 0), **labels)
     families.add("choreo_dead_letters", handler.dead_letters, **labels)
+    if is_handler(handler.name):
+        families.add("choreo_handler_paused", handler.pause is not None and handler.pause.is_stop, **labels)
+    if handler.pause is not None and handler.pause.rate is not None:
+        families.add("choreo_handler_rate_limit", handler.pause.rate, **labels)
     _add_schedule(families, handler.backlog, **labels)
     if handler.is_join:
         families.add("choreo_pending_joins", handler.backlog.joins, **labels)

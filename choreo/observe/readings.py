@@ -13,6 +13,7 @@ from choreo.broker.depths import Depth
 from choreo.delivery.undeclared import service_of
 from choreo.observe.server import Server
 from choreo.operate.stories import COUNTERS
+from choreo.store.pauses import Pause
 from choreo.store.port import Store
 from choreo.store.register import UnheardType
 from choreo.store.schedule import DELAYED, Backlog
@@ -42,6 +43,8 @@ class HandlerReading:
     ignored: Mapping[str, int] = field(default_factory=dict)
     #: For a story: how often it took each course. None: it is no story.
     courses: Mapping[str, int] | None = None
+    #: Its pause; None: it is not paused.
+    pause: Pause | None = None
 
     @property
     def service(self) -> str:
@@ -81,10 +84,14 @@ class Readings:
         """Read everything now. Raises `StoreError`."""
         store, names = self._store, self._store.handlers()
         depths, joins = self._look(names), {name: json.loads(text) for name, text in store.joins().items()}
-        services = sorted(set(map(service_of, names)))
+        services, pauses = sorted(set(map(service_of, names))), store.pauses(names)
+        handlers = [
+            self._handler(name, (depths or {}).get(self._queue_of(name)), joins.get(name), pauses.get(name))
+            for name in names
+        ]
         return Reading(
             at=store.now(),
-            handlers=[self._handler(name, (depths or {}).get(self._queue_of(name)), joins.get(name)) for name in names],
+            handlers=handlers,
             delayed=store.backlog(DELAYED),
             workers=dict(self._workers(services)),
             servers=[Server.of(_place(url), info) for url, info in store.servers().items()],
@@ -105,15 +112,19 @@ class Readings:
             self._depths.close()  # the next reading opens another connection
             return None
 
-    def _handler(self, name: str, depth: Depth | None, join: Mapping[str, Any] | None) -> HandlerReading:
+    def _handler(
+        self, name: str, depth: Depth | None, join: Mapping[str, Any] | None, pause: Pause | None
+    ) -> HandlerReading:
         """``join`` is the declaration of a join or a story; None for another handler."""
         store = self._store
-        reading = HandlerReading(name, depth, store.letter_count(name), store.backlog(name))
+        reading = HandlerReading(name, depth, store.letter_count(name), store.backlog(name), pause=pause)
         if join is None:
             return reading
         tally = store.tally(name)
         if "story" in join:
             return replace(reading, courses={course: tally.get(course, 0) for course in COUNTERS})
+        if "undo" in join:
+            return reading
         return replace(reading, is_join=True, ignored=tally)
 
 

@@ -9,14 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from choreo.broker.cloud_message import INTAKE
 from choreo.broker.depths import Depth
 from choreo.delivery.undeclared import UndeclaredHandlers, is_handler, service_of
 from choreo.masking import shown_url
+from choreo.observe.division import divisions
 from choreo.observe.failures import newest_error
 from choreo.observe.growth import Growth
 from choreo.observe.handlers import EACH, NEW, WINDOW, Facts, HandlerState, versions
 from choreo.observe.loops import Loop, loops_in
-from choreo.observe.overview import Coming, Overview, Version
+from choreo.observe.overview import Coming, Intake, Overview, Version
 from choreo.observe.server import Server
 from choreo.store.claims import OUTBOX_GRACE
 from choreo.store.port import Store
@@ -82,7 +84,9 @@ class Top:
         """The platform as it is now, with all handlers, or those of these services and handlers."""
         now = self._store.now()
         names = self._names(only)
-        depths, error = self._asked(lambda: self._depths.look([self._queue_of(name) for name in names]))
+        intake = self._queue_of(INTAKE)
+        queues = [*(self._queue_of(name) for name in names), *([] if only else [intake])]
+        depths, error = self._asked(lambda: self._depths.look(queues))
         presences = {service: self._store.presence(service) for service in dict.fromkeys(map(service_of, names))}
         facts = self._facts(names, depths, presences, now)
         namespaces, _ = self._asked(self._depths.namespaces)
@@ -91,12 +95,13 @@ class Top:
             self._namespace,
             [state for state in self._with_rates(now, [fact.state() for fact in facts]) if _is_shown(state)],
             versions=[version for service, presence in presences.items() for version in _versions(service, presence)],
-            mixed=[name for name, presence in presences.items() if presence.workers and len(presence.current) > 1],
+            divided=divisions(presences),
             servers=self.servers(),
             namespaces=namespaces,
             loops=self._loops(facts, now),
             coming=self._coming({fact.name: fact.backlog for fact in facts}, now, with_delayed=not only),
             delayed=None if only else self._store.backlog(DELAYED),
+            intake=None if only or depths is None else _intake(intake, depths, presences),
             unheard=self._unheard(now),
             broker_error=error,
         )
@@ -116,7 +121,7 @@ class Top:
     ) -> list[Facts]:
         """What is known of each handler. ``depths`` is None if the broker did not answer."""
         queues = {name: self._queue_of(name) for name in names}
-        gone = set(self._undeclared.names(*presences))
+        gone, pauses = set(self._undeclared.names(*presences)), self._store.pauses(names)
         older = {service: self._older(service, presence) for service, presence in presences.items()}
         return [
             Facts(
@@ -133,6 +138,7 @@ class Top:
                 self._recent(name),
                 self._store.recording.sample,
                 name in gone,
+                pauses.get(name),
             )
             for name, queue in queues.items()
         ]
@@ -212,10 +218,9 @@ def _kind(key: str, wait: float) -> str:
     """The kind of an entry in a schedule; "" for one that is about to leave."""
     if key.startswith(DEADLINE_PREFIX):
         return "deadlines"
-    if key.startswith("retry:"):
+    if key.startswith(("retry:", "held:")):
         return "retries"
     # Events of the outbox have names of the same form, and leave at once.
-    # An event of the outbox has a name of the same form.
     return "delayed" if key.startswith("event:") and wait > OUTBOX_GRACE else ""
 
 
@@ -223,8 +228,13 @@ def _is_shown(state: HandlerState) -> bool:
     """True for a handler; for another queue of a service, or a handler that is gone, only if something is left."""
     if is_handler(state.name) and not state.is_undeclared:
         return True
-    return bool(state.waiting or state.dead_letters or state.backlog.total)
+    return bool(state.pause or state.waiting or state.dead_letters or state.backlog.total)
 
 
 def _versions(service: str, presence: Presence) -> list[Version]:
     return [Version(service, *found) for found in versions(presence.workers)]
+
+
+def _intake(queue: str, depths: Mapping[str, Depth], presences: Mapping[str, Presence]) -> Intake:
+    workers = [worker for presence in presences.values() for worker in presence.workers if queue in worker.queues]
+    return Intake(queue, depths.get(queue, Depth(0)).count, len(workers))

@@ -31,7 +31,7 @@ class Step:
     joined: Run | None = None
     #: True if the handler hears the event by a pattern, and not by its type.
     is_wildcard: bool = False
-    #: True if it follows a declared story, and that is fine so far.
+    #: True if it follows a declared story, or watches an effect that stands, and that is fine so far.
     is_watching: bool = False
     #: The ids of the dead letters of its runs that do not exist any more.
     gone: Collection[str] = ()
@@ -52,6 +52,54 @@ class Step:
         """True if it is known that the dead letter of this run was replayed."""
         is_sent = self.end is not None and self.end.event.replay == run.letter
         return is_sent or any(self.is_replay(one) for one in self.runs[self.runs.index(run) + 1 :])
+
+    @property
+    def is_told(self) -> bool:
+        """True if its last run tells of the dead letter that is still there."""
+        letter = self.end.letter if self.end is not None else None
+        return letter is not None and bool(self.runs) and self.runs[-1].letter == letter.id
+
+    @property
+    def is_open(self) -> bool:
+        """True if something is still to be done, or nothing is known, and no run tells of it."""
+        return (self.end is not None and not self.is_told) or not (self.runs or self.joined)
+
+    def words(self, now: float) -> str:
+        """Where the event waits, in a few words. ``now`` is in seconds since 1970."""
+        if self.joined is not None:
+            how = {Result.CANCELLED: "cancelled by", Result.CANCELLED_BY_HAND: "cancelled by hand, with"}
+            return f"a part, {how.get(self.joined.result, 'with')} {self.joined.type}"
+        if self.end is not None:
+            return self.end.words(now)
+        is_unknown = self.cause is not None and self.cause.name == "unknown"
+        return "?  nothing is known of it" if is_unknown else "?  perhaps in its queue"
+
+    def words_of(self, run: Run) -> str:
+        """How a run of it ended, if that is worth a word; "" if not."""
+        replayed = "replayed" if self.is_replay(run) else ""
+        number = f"attempt {run.attempt}" if len(self.runs) > 1 or run.attempt > 1 else ""
+        return "  ".join(filter(None, [replayed, self._outcome(run, number)]))
+
+    def _outcome(self, run: Run, number: str) -> str:
+        match run.result:
+            case Result.DONE:
+                with_ = dict.fromkeys(kind for kind, event_id in run.parts if event_id != run.event)
+                return "  ".join(filter(None, [number, f"with {', '.join(with_)}" if with_ else ""]))
+            case Result.RETRY:
+                return f"attempt {run.attempt} failed: {run.detail}"
+            case Result.HELD:
+                return f"attempt {run.attempt} failed, held by the breaker: {run.detail}"
+            case Result.CANCELLED:
+                return f"cancelled by {run.type}"
+            case Result.DEAD if run.letter in self.gone:
+                since = "replayed since" if self.was_replayed(run) else "replayed or discarded since"
+                return f"dead letter, {since}: {run.detail.partition(' ')[2]}"
+            case Result.DEAD:
+                return f"DEAD LETTER {run.detail}"
+            case Result.CANCELLED_BY_HAND:
+                return f"cancelled by hand: {run.detail}"
+            case other:
+                return "  ".join(filter(None, [number, str(other)]))
 
     @property
     def at(self) -> float | None:
@@ -87,6 +135,12 @@ class Line:
     is_unheard: bool = False
     #: What is still to be done to announce the event; None: it was announced.
     to_announce: OpenEnd | None = None
+
+    @property
+    def is_noise(self) -> bool:
+        """True for what only listens: to all events, or to a declared story."""
+        step = self.step
+        return step is not None and ((step.is_wildcard and step.is_quiet) or step.is_watching)
 
 
 @dataclass(frozen=True)
@@ -129,8 +183,9 @@ class Trace:
 
     def to_json(self, *, data: bool = False) -> str:
         """As one JSON object. ``data``: with the fields of the events, where they are still known."""
-        text = json.dumps(self.to_dict(data=data), ensure_ascii=False, default=str)
-        return text if text.isprintable() else json.dumps(self.to_dict(data=data), default=str)
+        told = self.to_dict(data=data)
+        text = json.dumps(told, ensure_ascii=False, default=str)
+        return text if text.isprintable() else json.dumps(told, default=str)
 
     def to_dict(self, *, data: bool = False) -> dict[str, Any]:
         """As JSON. ``data``: with the fields of the events, where they are still known."""

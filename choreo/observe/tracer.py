@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 
+from choreo.events.naming import OWN_TYPES
 from choreo.observe.cause import Cause, Weight, command, heaviest
 from choreo.observe.evidence import Evidence, KnownEvent
 from choreo.observe.judge import Judge
@@ -62,8 +63,15 @@ class Tracer:
     def _events(self) -> list[KnownEvent]:
         own = {run.event for run in self._runs} | {event.id for end in self._ends for event in end.events}
         own |= {event_id for run in self._runs for _, event_id in (*run.announced, *run.parts)}
-        found = [event for event in self._evidence.events.values() if event.id in own]
+        found = [event for event in self._evidence.events.values() if event.id in own and not self._is_idle(event)]
         return sorted(found, key=lambda event: (event.at is None, event.at or 0.0))
+
+    def _is_idle(self, event: KnownEvent) -> bool:
+        """True for an alert that no handler hears. What it tells of is in the trace itself."""
+        if event.type not in OWN_TYPES:
+            return False
+        mapped = self._evidence.map.event(event.type)
+        return (mapped is None or mapped.is_unheard) and not self._evidence.map.hears_wildly(event.type)
 
     # -- the tree --------------------------------------------------------------------------------------------------
 
@@ -86,13 +94,19 @@ class Tracer:
         if end is not None:
             return Step(handler, event, runs, end, self._judge.of(end), joined, is_wild, gone=self._evidence.gone)
         if runs or joined is not None:
-            is_watching = self._evidence.is_declared_story(handler) and all(run.result is Result.DONE for run in runs)
+            is_watching = self._is_watching(handler, runs, joined)
             gone = self._evidence.gone
             return Step(handler, event, runs, joined=joined, is_wildcard=is_wild, is_watching=is_watching, gone=gone)
         if hearer is None or hearer.how != "on" or self._announcement(event) is not None:
             return None
         unseen = self._judge.unseen(handler, self._evidence.map.event(event.type), event.at)
         return Step(handler, event, cause=unseen, is_wildcard=is_wild)
+
+    def _is_watching(self, handler: str, runs: Sequence[Run], joined: Run | None) -> bool:
+        """True for a declared story, and for an effect that stands, since an event has made it final."""
+        if self._evidence.is_undo(handler):
+            return all(run.result is Result.CANCELLED for run in (*runs, *([joined] if joined else ())))
+        return self._evidence.is_declared_story(handler) and all(run.result is Result.DONE for run in runs)
 
     def _announcement(self, event: KnownEvent) -> OpenEnd | None:
         """The open end of an event that waits to be announced."""
@@ -171,7 +185,7 @@ class Tracer:
         endings = [
             f"{run.handler} {_ENDINGS[run.result].format(type=run.type, detail=run.detail)}"
             for run in self._runs
-            if run.result in _ENDINGS
+            if run.result in _ENDINGS and not self._has_run_since(run) and not self._evidence.is_undo(run.handler)
         ]
         endings += [f"{name} failed for good, and its dead letter is gone" for name in self._lost()]
         text = "; ".join([f"done in {span(last - began)}", *dict.fromkeys(endings)])
@@ -180,6 +194,15 @@ class Tracer:
         if unknown:
             text += f"; of {counted(unknown, 'step')} nothing is known"
         return Cause("done", text, (), Weight.DONE, last)
+
+    def _has_run_since(self, ended: Run) -> bool:
+        """True if a join that ended was run again, with the same events or about the same subject."""
+        parts = {event_id for _, event_id in ended.parts}
+        return any(
+            run.handler == ended.handler
+            and (parts & {event_id for _, event_id in run.parts} or run.subject == ended.subject)
+            for run in self._runs[self._runs.index(ended) + 1 :]
+        )
 
     def _lost(self) -> Iterator[str]:
         """The handlers whose dead letter was discarded: it is gone, and nothing came after it."""

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-from choreo.declare.description import HandlerDescription
+from choreo.declare.description import HandlerDescription, Undoing
 from choreo.events.patterns import matches
 from choreo.observe.cause import NOTHING, Cause, Weight, command, heaviest
 from choreo.observe.elsewhere import Elsewhere
 from choreo.observe.evidence import Evidence, KnownEvent
 from choreo.observe.judge import Judge
 from choreo.observe.likeness import alike
-from choreo.observe.map import COMMAND_LINE, Announcer, MappedEvent, called, is_wild
+from choreo.observe.map import COMMAND_LINE, ITSELF, Announcer, MappedEvent, called, is_wild
 from choreo.observe.open_end import Kind, OpenEnd
 from choreo.observe.why_not import Finding, WhyNot
 from choreo.observe.words import clock, counted
@@ -31,6 +31,8 @@ class Walk:
         self._evidence, self._elsewhere = evidence, elsewhere
         self._judge = Judge(evidence)
         self._asked: set[str] = set()
+        #: Programs that announce outside of handlers, and how: each is told once.
+        self._outsiders: set[tuple[str, str]] = set()
         self.findings: list[Finding] = []
 
     def of(self, kind: str, depth: int = 0) -> Cause:
@@ -43,7 +45,7 @@ class Walk:
         if announced := self._announced(kind):
             return self._was_announced(announced[-1], depth)
         event = self._evidence.map.event(kind)
-        announcers = (event.announced_by if event else ()) or self._seen(kind)
+        announcers = self._known_for(event) or self._seen(kind)
         self._find(depth, False, kind, _by(announcers))
         if not announcers:
             return self._nobody(kind)
@@ -52,6 +54,13 @@ class Walk:
         causes += [self._outside(outside, kind, depth)] if outside else []
         cause = min(causes, key=lambda one: _ALTERNATIVES[one.weight])
         return (self._seen_elsewhere(kind) if cause.name in ("not announced", "unheard") else None) or cause
+
+    def _known_for(self, event: MappedEvent | None) -> Sequence[Announcer]:
+        """Who announces it; without the command line, where a handler does: a repair by hand is not the rule."""
+        announcers = event.announced_by if event else ()
+        if not any(one.name in self._evidence.descriptions for one in announcers):
+            return announcers
+        return [one for one in announcers if one.name != COMMAND_LINE]
 
     def _seen_elsewhere(self, kind: str) -> Cause | None:
         return None if self._elsewhere is None else self._elsewhere.seen(kind, self._evidence.what)
@@ -92,7 +101,9 @@ class Walk:
         """Why no program announced it outside of handlers. These may."""
         for one in announcers:
             how = "when it has a dead letter" if one.how == "dead_letter" else "outside of handlers"
-            self._find(depth + 1, None, called(one.service), f"announces it {how}")
+            if (one.service, how) not in self._outsiders:
+                self._outsiders.add((one.service, how))
+                self._find(depth + 1, None, called(one.service), f"announces it {how}")
         missing, event = (
             f"{kind} was not announced about {one_line(self._evidence.what)}",
             self._evidence.map.event(kind),
@@ -103,9 +114,21 @@ class Walk:
             return self._unheard(event)
         names = self._likely(announcers, kind)
         lost = f"; {self._lost(event)}" if event is not None and event.lost else ""
-        text = f"{missing} ({' or '.join(map(called, names))} announces it outside of handlers){lost}"
-        logs = [f"# look into the log of {name}" for name in names if name != COMMAND_LINE]
-        return Cause("not announced", text, (*logs, command("choreo", "map", kind)), Weight.UNKNOWN)
+        who = f" ({' or '.join(map(called, names))} announces it outside of handlers)"
+        logs = [f"# look into the log of {name}" for name in names if name not in (COMMAND_LINE, ITSELF)]
+        do = [*logs, *self._strays(kind), command("choreo", "map", kind)]
+        return Cause("not announced", f"{missing}{who}{lost}{self._nothing()}", tuple(do), Weight.UNKNOWN)
+
+    def _nothing(self) -> str:
+        """Say that nothing at all is known of the subject; "" if something is."""
+        if self._evidence.read_as:
+            return ""
+        return f"; nothing is known of this subject here{'' if self._elsewhere is None else ' or in another namespace'}"
+
+    def _strays(self, kind: str) -> Sequence[str]:
+        """Where an event about an unknown subject may have gone: nobody knows about which subjects those were."""
+        strays = self._elsewhere.strays(kind) if self._elsewhere is not None and not self._evidence.read_as else ""
+        return [f"# was it announced in {strays}? No handler hears it there, so no subject is kept"] if strays else []
 
     def _likely(self, announcers: Sequence[Announcer], kind: str) -> Sequence[str]:
         """The programs that were seen to announce it; all that say they do, if none was seen."""
@@ -134,6 +157,8 @@ class Walk:
     def _by(self, announcer: Announcer, kind: str, depth: int) -> Cause:
         """Why this one has not announced an event of this type."""
         handler = self._evidence.descriptions[announcer.name]
+        if handler.undoes is not None:
+            return self._by_undo(handler, handler.undoes, kind, depth)
         if handler.join is not None:
             return self._by_join(handler, announcer.how, kind, depth)
         heard = [event for event in self._evidence.events.values() if _hears(handler, event.type)]
@@ -184,6 +209,9 @@ class Walk:
                     f"attempt {run.attempt} of {handler.name} failed at {at} ({run.detail}), and the next is on its way"
                 )
                 return Cause("retry", text, NOTHING, Weight.WAITING, run.at)
+            case Result.HELD:
+                text = f"attempt {run.attempt} of {handler.name} failed at {at} ({run.detail}), held by its breaker"
+                return Cause("held", text, NOTHING, Weight.WAITING, run.at)
             case Result.DEAD:
                 text = (
                     f"{handler.name} failed for good at {at} ({run.detail}); its dead letter was replayed or discarded"
@@ -192,23 +220,81 @@ class Walk:
                 steps = "# was it discarded, or is its replay on its way?", look
                 return Cause("dead letter gone", text, steps, since=run.at)
             case Result.CANCELLED:
-                text = f"{handler.name} was cancelled by {run.type} at {at}"
-                return Cause("cancelled", text, self._by_hand(kind), since=run.at)
+                maker = self._maker(run.event)
+                who = f", which {maker.handler} announced" if maker else ""
+                text = f"{handler.name} was cancelled by {run.type} at {at}{who}"
+                return Cause("cancelled", text, self._once_more(handler, run, kind, maker), since=run.at)
             case Result.CANCELLED_BY_HAND:
                 text = f"{handler.name} was cancelled by hand at {at}: {run.detail or 'no reason was given'}"
-                return Cause("cancelled", text, self._by_hand(kind), since=run.at)
+                return Cause("cancelled", text, self._once_more(handler, run, kind), since=run.at)
             case _:
                 how = {Result.TIMED_OUT: "timed out", Result.FIRED: "was fired by hand"}.get(run.result, "")
                 what = f"{how} at {at}" if how else f"handled {run.type} at {at}"
                 text = f"{handler.name} {what}, and announced {others or 'nothing'}"
-                do = f"# read the code of {handler.name}", *self._by_hand(kind)
+                again = () if how else self._again(handler.name, run)
+                do = f"# read the code of {handler.name}", *again, *self._by_hand(kind, run)
                 # A handler that announced another event has decided otherwise, and has most likely forgotten nothing.
                 weight = Weight.UNKNOWN if others and not how else Weight.STUCK
                 return Cause("timed out" if how else "announced nothing", text, do, weight, run.at)
 
-    def _by_hand(self, kind: str) -> Sequence[str]:
-        publish = command("choreo", "publish", kind, "--subject", self._evidence.what, "--data", "{}")
-        return "# is that right? If not, announce it by hand, with its fields in --data:", publish
+    def _again(self, handler: str, run: Run) -> Sequence[str]:
+        """How to run a handler once more, after its code was mended."""
+        return "# is it mended? Then let it handle the event again:", command("choreo", "rerun", handler, run.event)
+
+    def _maker(self, event_id: str) -> Run | None:
+        """The run that announced this event; None if it is not known."""
+        return next((run for run in self._evidence.runs if any(event_id == one for _, one in run.announced)), None)
+
+    def _once_more(self, join: HandlerDescription, run: Run, kind: str, maker: Run | None = None) -> Sequence[str]:
+        """How a join that was cancelled gets its events after all. ``maker`` announced the event that cancelled it."""
+        before = self._with_new_key(maker) if maker else ()
+        parts = [event for event in self._evidence.events.values() if event.type in join.parts]
+        if any(self._evidence.is_kept(event.id) for event in parts):
+            again = command("choreo", "rerun", join.name, run.event)
+            return "# is that right? If not, mend the cause, then:", *before, again
+        return (
+            "# no rerun: its events are kept with choreo_record_events = True only",
+            *self._by_hand(kind, run, *before),
+        )
+
+    def _with_new_key(self, run: Run) -> Sequence[str]:
+        """How a handler runs once more and announces other events."""
+        data = () if self._evidence.is_kept(run.event) or run.parts else ("--data", "{}")
+        return (command("choreo", "rerun", run.handler, run.event, "--new-key", *data),)
+
+    def _by_hand(self, kind: str, run: Run, *before: str) -> Sequence[str]:
+        """How to announce an event by hand in the story of this run, after these steps."""
+        # It has the subject of its cause.
+        publish = command("choreo", "publish", kind, "--caused-by", run.event, "--data", "{}")
+        return "# is that right? If not, announce it by hand, with its fields in --data:", *before, publish
+
+    # -- undoing ---------------------------------------------------------------------------------------------------
+
+    def _by_undo(self, handler: HandlerDescription, undoing: Undoing, kind: str, depth: int) -> Cause:
+        """Why nothing was undone: no effect, or no failure; or what has become of its undoing."""
+        self._find(depth + 1, None, handler.name, f"undoes {' or '.join(undoing.effects)}, if a failure demands it")
+        ends = [end for end in self._evidence.ends if end.handler == handler.name]
+        if cause := heaviest([self._judge.of(end) for end in ends]):
+            return cause
+        effects = [event for one in undoing.effects for event in self._announced(one)]
+        failures = [event for one in undoing.failures for event in self._announced(one)]
+        runs = [run for run in self._evidence.runs if run.handler == handler.name and run.type in undoing.effects]
+        if runs:
+            return self._after(handler, runs[-1], kind)
+        for types, found in ((undoing.effects, effects), (undoing.failures, failures)):
+            for event in found:
+                at = f" at {self._clock(event.at)}" if event.at else ""
+                self._find(depth + 1, True, event.type, f"announced{at}")
+            if not found:
+                self._find(depth + 1, False, " or ".join(types), "was not announced")
+        do = (command("choreo", "effects", self._evidence.what),)
+        if not effects:
+            text = f"there is nothing to undo: {' or '.join(undoing.effects)} was not announced, and may never be"
+            return Cause("no effect", text, do, Weight.WAITING)
+        if not failures:
+            text = f"nothing demands it: {' or '.join(undoing.failures)} was not announced, and may never be"
+            return Cause("not demanded", text, do, Weight.WAITING)
+        return self._judge.unseen(handler.name, self._evidence.map.event(effects[-1].type), effects[-1].at)
 
     # -- joins -----------------------------------------------------------------------------------------------------
 

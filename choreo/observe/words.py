@@ -35,3 +35,8 @@ def ordinal(number: int) -> str:
 def counted(number: int, noun: str) -> str:
     """``1 event``, ``2 events``."""
     return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def place(namespace: str) -> str:
+    """A namespace: ``the namespace 'staging'``, ``the namespace '' (the default)``."""
+    return f"the namespace {namespace!r}{'' if namespace else ' (the default)'}"

@@ -1,74 +1,123 @@
-"""Operations on dead letters: find, replay, discard."""
+"""Operations on dead letters: find, group, replay, edit, discard."""
 
-import json
-import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import replace
-from datetime import UTC, datetime
-from functools import partial
-from typing import Any, TypeVar
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from itertools import chain, islice
+from typing import Any
 
-from choreo.declare.counts import counts_among
-from choreo.delivery.dead_letter import DeadLetter, Reason
-from choreo.delivery.failure import line_of
-from choreo.delivery.signals import SIGNALS
-from choreo.errors import DeadLetterError, StoreError
+from choreo.declare.context import utc_now
+from choreo.delivery.dead_letter import DeadLetter
+from choreo.errors import DeadLetterError
 from choreo.events.envelope import Envelope
-from choreo.events.lineage import NO_LINEAGE, lineage_of
-from choreo.events.message import EVENT_TASK, Message, parsed
-from choreo.operate.route import Route
-from choreo.printing import one_line
-from choreo.store.parts import addressed, key_of, name_of, packed
+from choreo.operate.cabinet import Cabinet, Filed
+from choreo.operate.group_replay import GroupReplay, Plan, Progress
+from choreo.operate.repairs import Repairs
+from choreo.operate.replays import Replays, too_late
+from choreo.operate.which import Group, Which, is_id, is_id_of, the_group
+from choreo.store.letters import BEGINNING, Place
 from choreo.store.port import Store
-from choreo.store.schedule import Scheduled
 
-T = TypeVar("T")
-
-logger = logging.getLogger(__name__)
-
-#: The content type of the message in a dead letter that this version of choreo cannot read. Its body is the letter.
-UNKNOWN = "application/x-choreo-dead-letter"
+#: The most letters of a page, by default, and how many are discarded in one step.
+PAGE, DISCARDED = 50, 500
 
 
 class DeadLetters:
     """
     The dead letters of every handler that uses one store. Its methods raise `StoreError` when the store is away.
 
-    ``queue_of`` is a callback: it returns the name of a handler's queue, to which a replay is sent.
+    Several methods choose letters by the same arguments: ``names`` of services (``payment``) and handlers; ``cause``,
+    the name of an error's type (``"ConnectionError"``) or the id of a group; ``since``, a moment, or how long ago that
+    was; ``subject``, that of one of the letter's events. Without them, all letters are meant.
+
+    ``queue_of`` is a callback: it returns the name of a handler's queue, to which a replay is sent. ``may_edit``
+    returns True if events may be edited, ``now`` the time of an edited one.
     """
 
-    def __init__(self, store: Store, queue_of: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        queue_of: Callable[[str], str],
+        may_edit: Callable[[], bool] = bool,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
         self._store = store
-        self._queue_of = queue_of
-        self._route = Route(store, queue_of)
+        self._queue_of, self._may_edit, self._now = queue_of, may_edit, now
+        self._cabinet, self._repairs = Cabinet(store), Repairs(store)
 
     @property
     def handlers(self) -> list[str]:
         """Every handler whose service has ever started a worker, and each service, for its other queues. Sorted."""
         return self._store.handlers()
 
+    # -- looking ---------------------------------------------------------------------------------------------------
+
     def __iter__(self) -> Iterator[DeadLetter]:
         """Iterate over all dead letters, oldest first."""
         return iter(self.find())
 
-    def find(self, *names: str) -> list[DeadLetter]:
-        """Return dead letters, oldest first: all of them, or those of these services (``payment``) and handlers."""
-        letters = [read(handler, text) for handler in self._handlers(names) for text in self._letters(handler)]
-        return sorted(letters, key=lambda letter: letter.failed_at)
+    def groups(
+        self, *names: str, cause: str = "", since: datetime | timedelta | None = None, subject: str = ""
+    ) -> list[Group]:
+        """Return the groups of dead letters that have the same handler, reason and kind of cause, the largest first."""
+        return self._cabinet.groups(self._which(names, cause, since, subject))
 
-    def _letters(self, handler: str) -> list[str]:
-        return _shown(handler, partial(self._store.letters, handler), [])
+    def find(
+        self, *names: str, cause: str = "", since: datetime | timedelta | None = None, subject: str = ""
+    ) -> list[DeadLetter]:
+        """Return dead letters, oldest first. `each` reads as many as are needed, and `page` a part of them."""
+        return list(self.each(*names, cause=cause, since=since, subject=subject))
+
+    def each(
+        self, *names: str, cause: str = "", since: datetime | timedelta | None = None, subject: str = ""
+    ) -> Iterator[DeadLetter]:
+        """Iterate over dead letters, oldest first, without keeping them in memory."""
+        which = self._which(names, cause, since, subject)
+        return self._cabinet.letters(self._cabinet.walk(which))
+
+    def page(
+        self,
+        *names: str,
+        cause: str = "",
+        since: datetime | timedelta | None = None,
+        subject: str = "",
+        limit: int = PAGE,
+        after: str = "",
+    ) -> tuple[list[DeadLetter], str]:
+        """
+        Return up to ``limit`` dead letters, oldest first, and the ``after`` of the next page; "" on the last one.
+
+        Raises `DeadLetterError` if ``after`` is no such text.
+        """
+        which = self._which(names, cause, since, subject)
+        filed = list(islice(self._cabinet.walk(which, _place(after), page=limit + 1), limit + 1))
+        shown = filed[:limit]
+        following = f"{shown[-1].at}-{shown[-1].id}" if shown and len(filed) > limit else ""
+        return list(self._cabinet.letters(shown)), following
+
+    def count(self, *names: str, cause: str = "", since: datetime | timedelta | None = None, subject: str = "") -> int:
+        """Return how many dead letters there are."""
+        return self._cabinet.count(self._which(names, cause, since, subject))
 
     def get(self, letter_id: str) -> DeadLetter:
         """Return the dead letter with this id. Raises `DeadLetterError` when there is none."""
-        for handler in self._handlers(()):
-            text = _shown(handler, partial(self._store.letter, handler, letter_id), None)
-            if text is not None:
-                return read(handler, text)
-        raise DeadLetterError(f"There is no dead letter {letter_id!r}. `choreo dead-letters list` shows all of them.")
+        letter = self._cabinet.get(letter_id)
+        if letter is None:
+            raise DeadLetterError(f"There is no dead letter {letter_id!r}. {self._instead_of(letter_id)}")
+        return letter
 
-    def replay(self, letter_id: str, to: str | None = None) -> DeadLetter:
+    def _instead_of(self, letter_id: str) -> str:
+        """What to do for an id that no letter has: it may be that of a group."""
+        if is_id(letter_id) and any(is_id_of(letter_id, group.digest) for group in self.groups()):
+            return f"It is a group: `choreo dead-letters list --cause {letter_id}` shows its letters."
+        return "`choreo dead-letters list` shows all of them."
+
+    def group(self, group_id: str) -> Group:
+        """Return the group with this id. Raises `DeadLetterError` when there is none, or when several have it."""
+        return the_group(group_id, self.groups())
+
+    # -- one letter ------------------------------------------------------------------------------------------------
+
+    def replay(self, letter_id: str, to: str | None = None, *, reason: str = "", who: str = "") -> DeadLetter:
         """
         Schedule the event for the handler that failed, and for no other handler. Removes the dead letter.
 
@@ -76,154 +125,218 @@ class DeadLetters:
         idempotency key and event ids, so other systems recognise earlier effects. The task id is a new one, so that a
         revoked event runs as well. If it fails again, a new dead letter is made. ``to`` names another handler,
         ``service.handler``, which gets the event as if it had just been announced: for a handler that was renamed. It
-        gets every part of a join.
+        gets every part of a join. ``reason`` says why and ``who`` who does it, for the log of repairs.
 
         Raises `DeadLetterError`, and keeps the dead letter, when no worker declares the handler any more, the handler
         does not listen to the event, or another join is pending for the same key. Also raises it when there is no dead
         letter with this id, or it was just replayed or discarded by another process.
         """
         letter = self.get(letter_id)
-        self._route.check(letter, to)
-        if letter.message.content_type == UNKNOWN:
-            raise DeadLetterError(
-                f"Dead letter {letter_id!r} cannot be replayed by this version of choreo: {letter.error}. The version "
-                f"that wrote it can. `choreo dead-letters show {letter_id}` shows all of it."
-            )
-        description = self._description(letter.handler)
-        sent = replace(letter, envelopes=tuple(envelope.replayed(letter.id) for envelope in letter.envelopes))
-        if (to or letter.handler) != letter.handler or _is_of_former_join(letter, description):
-            self._forward(sent, to or letter.handler)
-        else:
-            self._repeat(sent, description)
+        outcomes = Replays(self._store, self._queue_of, letter.handler, to).send([letter])
+        for _, error in outcomes.refused:
+            raise error
+        self._repairs.note("replayed", _target(letter), reason=reason, who=who)
         return letter
 
-    def _repeat(self, letter: DeadLetter, description: Mapping[str, Any]) -> None:
-        """Send the event to the handler that failed, whose unit runs again."""
-        queue = self._queue_of(letter.handler)
-        key = key_of(letter.unit) if letter.unit is not None else None
-        carried, lineage = _carried(letter, description), lineage_of(letter.message.headers)
-        parts = {} if key is None else _parts_of(letter, description)
-        if parts and _is_signal(letter):
-            signal = Envelope.from_wire(parsed(letter.message.body)[0][0]).replayed(letter.id)
-            message = Message.carrying(signal, exchange="", routing_key=queue, lineage=lineage)
-        elif carried is not None:
-            sent = carried if key is None else addressed(carried, key)
-            # Without a unit nothing was settled by this letter, and the attempts before it still are.
-            retries = letter.message.retries if letter.unit is None else 0
-            message = Message.carrying(sent, exchange="", routing_key=queue, retries=retries, lineage=lineage)
-        else:
-            message = letter.message
-        if key is not None and self._store.look(letter.handler, letter.unit or "") is not None:
-            raise DeadLetterError(
-                f"{letter.handler} waits for other events with the key {key!r}. Replay dead letter {letter.id!r} when "
-                f"that join is settled: `choreo joins show {key}`."
-            )
-        scheduled = Scheduled(f"replay:{letter.id}", message)
-        if not self._store.replay(letter.handler, letter.id, letter.unit, parts, scheduled):
-            raise self._too_late(letter)
+    def discard(self, letter_id: str, *, reason: str = "", who: str = "") -> DeadLetter:
+        """
+        Delete a dead letter, and return it. ``reason`` says why and ``who`` who does it, for the log of repairs.
 
-    def _forward(self, letter: DeadLetter, to: str) -> None:
-        """Send each event of the letter to this handler, as if it had just been announced."""
-        queue = self._queue_of(to)
-        # The message of a join's letter carries one of its events, and does not tell the lineage of the others.
-        lineage = lineage_of(letter.message.headers) if len(letter.envelopes) == 1 else NO_LINEAGE
-        messages = [
-            Message.carrying(envelope, exchange="", routing_key=queue, lineage=lineage) for envelope in letter.envelopes
-        ]
-        # First the messages, then the letter: after a crash in between, the events are sent twice at worst.
-        for number, message in enumerate(messages or [_readdressed(letter, queue)]):
-            self._store.schedule(to, Scheduled(f"replay:{letter.id}:{number}", message))
-        if not self._store.discard(letter.handler, letter.id):
-            raise self._too_late(letter)
-
-    @staticmethod
-    def _too_late(letter: DeadLetter) -> DeadLetterError:
-        return DeadLetterError(f"Dead letter {letter.id!r} has just been replayed or discarded by another process.")
-
-    def _description(self, handler: str) -> Mapping[str, Any]:
-        """The description of a join; empty for another handler."""
-        text = self._store.joins().get(handler)
-        return json.loads(text) if text else {}
-
-    def discard(self, letter_id: str) -> DeadLetter:
-        """Delete a dead letter, and return it. Raises `DeadLetterError` when there is none with this id."""
+        Raises `DeadLetterError` when there is none with this id, or another process has just replayed or discarded it.
+        """
         letter = self.get(letter_id)
-        self._store.discard(letter.handler, letter_id)
+        if not self._store.discard(letter.handler, letter_id):
+            raise too_late(letter)
+        self._repairs.note("discarded", _target(letter), reason=reason, who=who)
         return letter
 
-    def _handlers(self, names: Iterable[str]) -> list[str]:
-        known = self._store.handlers()
-        if not names:
-            return known
-        return [handler for handler in known if handler in names or handler.rpartition(".")[0] in names]
+    def edit(
+        self, letter_id: str, data: Mapping[str, Any], *, event: str = "", reason: str = "", who: str = ""
+    ) -> Envelope:
+        """
+        Send the event of a letter with this data to the handler that failed, and remove the letter, in one step.
+
+        It is a new event: it has an id of its own, and the old one as its cause; its attributes ``choreoeditor`` and
+        ``choreoeditreason`` tell who has edited it and why. The old event stays settled. Returns the new one. ``event``
+        names one of a join's events, by its type or id. If the class of the event is known to this program, the data
+        must fit it.
+
+        Raises `DeadLetterError`, and keeps the letter, if the setting ``choreo_allow_edit`` is not True, the data does
+        not fit, there is no such letter or event, or `replay` would raise it.
+        """
+        # Imported here: the other commands need no pydantic.
+        from choreo.events.event import known_events
+        from choreo.operate.edits import Edits
+
+        self.check_edit()
+        letter = self.get(letter_id)
+        new = Edits(self._store, self._queue_of, self._now, known_events).edit(letter, data, event, reason, who)
+        self._repairs.note("edited", _target(letter), reason=reason, who=who)
+        return new
+
+    def check_edit(self) -> None:
+        """Raise `DeadLetterError` if events may not be edited."""
+        if not self._may_edit():
+            raise DeadLetterError(
+                "Dead letters are not edited here: an event is a fact. To allow it, set choreo_allow_edit = True in "
+                "the configuration that this program reads."
+            )
+
+    # -- many letters ----------------------------------------------------------------------------------------------
+
+    def plan(
+        self,
+        *targets: str,
+        names: Sequence[str] = (),
+        cause: str = "",
+        since: datetime | timedelta | None = None,
+        subject: str = "",
+    ) -> Plan:
+        """
+        Return which letters `replay_group` and `discard_group` would take: those that there are now.
+
+        ``targets`` are ids of groups and of letters. The other arguments choose among the letters of these groups; or
+        among all letters, if there are no ``targets``.
+        """
+        which, until = self._which(tuple(names), cause, since, subject), self._store.now()
+        if not targets:
+            walk = self._cabinet.walk(which, until=until)
+            return Plan(self._cabinet.count(which), walk, _described(which), is_all=which == Which())
+        chosen = list(dict.fromkeys(targets))
+        handlers = self._cabinet.find(chosen)
+        groups, errors = self._chosen_groups([one for one in chosen if one not in handlers], which)
+        letters = [Filed(Place(0.0, one), handlers[one]) for one in chosen if one in handlers]
+        walks = (self._cabinet.walk(which.within(group), until=until) for group in groups)
+        target = ", ".join([f"{group.id} {group.handler}" for group in groups] + _ids(letters))
+        total = len(letters) + sum(group.count for group in groups)
+        return Plan(total, chain(letters, chain.from_iterable(walks)), target, tuple(errors), groups)
+
+    def replay_group(
+        self,
+        *targets: str,
+        names: Sequence[str] = (),
+        cause: str = "",
+        since: datetime | timedelta | None = None,
+        subject: str = "",
+        to: str | None = None,
+        rate: float | None = None,
+        canary: bool = False,
+        reason: str = "",
+        who: str = "",
+    ) -> Generator[Progress, None, None]:
+        """
+        Replay many dead letters as `replay` does, and tell of the progress. Only letters that there are now.
+
+        ``targets`` are ids of groups and letters; see `plan`. What is named and is not there is among the
+        `Progress.errors`. The letters are replayed in batches, which grow; with ``rate``, at so many per second. With
+        ``canary`` one is replayed first, and a progress tells of its outcome (`Progress.canary`).
+
+        It stops by itself if more than half of those whose outcome is known, and at least ten, have failed again. To
+        stop earlier, close the iterator: what is left stays as it was. Two that replay the same letters at the same
+        time share them.
+
+        Raises `DeadLetterError` if nothing is chosen.
+        """
+        if not (targets or names or cause or since or subject):
+            raise DeadLetterError(
+                "Name a group or a letter, or choose letters by their handler, cause, time or subject."
+            )
+        plan = self.plan(*targets, names=names, cause=cause, since=since, subject=subject)
+
+        def on_end(count: int) -> None:
+            if count:
+                self._repairs.note("replayed", plan.target, count, reason, who)
+
+        return GroupReplay(self._store, self._queue_of, plan, to=to, rate=rate, canary=canary, on_end=on_end).progress()
+
+    def discard_group(
+        self,
+        *targets: str,
+        names: Sequence[str] = (),
+        cause: str = "",
+        since: datetime | timedelta | None = None,
+        subject: str = "",
+        reason: str = "",
+        who: str = "",
+    ) -> Generator[Progress, None, None]:
+        """Delete many dead letters, and tell of the progress. The arguments are those of `replay_group`."""
+        if not (targets or names or cause or since or subject):
+            raise DeadLetterError(
+                "Name a group or a letter, or choose letters by their handler, cause, time or subject."
+            )
+        plan = self.plan(*targets, names=names, cause=cause, since=since, subject=subject)
+        return self._discarded(plan, reason, who)
+
+    def check(self, letter: DeadLetter, to: str | None = None) -> None:
+        """Raise the `DeadLetterError` that `replay` would raise now."""
+        Replays(self._store, self._queue_of, letter.handler, to).check(letter)
+
+    def read(self, plan: Plan, limit: int) -> list[DeadLetter]:
+        """Return the first ``limit`` letters of a plan, which is used up with that."""
+        return list(self._cabinet.letters(islice(plan.filed, limit)))
+
+    def _discarded(self, plan: Plan, reason: str, who: str) -> Generator[Progress, None, None]:
+        done = refused = 0
+        left = islice(plan.filed, plan.total)
+        errors = plan.errors
+        try:
+            while page := list(islice(left, DISCARDED)):
+                gone = self._gone(page)
+                done, refused = done + gone, refused + len(page) - gone
+                yield Progress(plan.total, done, refused, errors=errors)
+                errors = ()
+            yield Progress(plan.total, done, refused, errors=errors, ended=True)
+        finally:
+            if done:
+                self._repairs.note("discarded", plan.target, done, reason, who)
+
+    def _gone(self, page: Iterable[Filed]) -> int:
+        """Delete these letters. Returns how many there were."""
+        by_handler: dict[str, list[str]] = {}
+        for one in page:
+            by_handler.setdefault(one.handler, []).append(one.id)
+        return sum(sum(self._store.discard_all(handler, ids)) for handler, ids in by_handler.items())
+
+    def _chosen_groups(self, ids: Sequence[str], which: Which) -> tuple[list[Group], list[str]]:
+        """The groups with these ids, with the letters of them that are meant; and what was wrong with the others."""
+        found: list[Group] = []
+        errors: list[str] = []
+        groups = self.groups() if ids else []
+        counted = {group.digest: group for group in (self._cabinet.groups(which) if ids else [])}
+        for one in ids:
+            try:
+                group = the_group(one, groups)
+            except DeadLetterError as error:
+                errors.append(str(error))
+            else:
+                found += [counted[group.digest]] if group.digest in counted else []
+        return found, errors
+
+    def _which(self, names: tuple[str, ...], cause: str, since: datetime | timedelta | None, subject: str) -> Which:
+        return Which.of(names, cause, since, subject, self._store.now() if isinstance(since, timedelta) else 0.0)
 
 
-def _shown(handler: str, ask: Callable[[], T], otherwise: T) -> T:
-    """What the store answers. If it refuses to show the dead letters of this handler, log that, and go on without."""
+def _target(letter: DeadLetter) -> str:
+    return f"{letter.id} {letter.handler}"
+
+
+def _ids(letters: Sequence[Filed]) -> list[str]:
+    return [f"{one.id} {one.handler}" for one in letters[:1]] if len(letters) < 2 else [f"{len(letters)} letters"]
+
+
+def _described(which: Which) -> str:
+    about = {"since": which.since and datetime.fromtimestamp(which.since).isoformat(), "subject": which.subject}
+    parts = [", ".join(which.names) or "all handlers", which.cause]
+    return " ".join(filter(None, [*parts, *(f"{name} {value}" for name, value in about.items() if value)]))
+
+
+def _place(after: str) -> Place:
+    if not after:
+        return BEGINNING
+    moment, _, letter_id = after.partition("-")
     try:
-        return ask()
-    except StoreError as error:
-        if error.is_outage:
-            raise
-        logger.warning("the dead letters of %s cannot be read: %s", one_line(handler), error)
-        return otherwise
-
-
-def _is_of_former_join(letter: DeadLetter, description: Mapping[str, Any]) -> bool:
-    """True if the letter is of a join, and its handler is none any more."""
-    return letter.unit is not None and key_of(letter.unit) is not None and bool(description.get("former"))
-
-
-def _carried(letter: DeadLetter, description: Mapping[str, Any]) -> Envelope | None:
-    """The event that the replayed message carries; None if the letter has none. For a join, one of its parts."""
-    if not description or description.get("former"):
-        return letter.envelopes[0] if letter.envelopes else None
-    known = [*description["parts"], *description["unless"]]
-    heard = [envelope for envelope in letter.envelopes if envelope.type in known]
-    if letter.envelopes and not heard and not _is_signal(letter):
-        types = ", ".join(sorted({envelope.type for envelope in letter.envelopes}))
+        return Place(float(moment), letter_id)
+    except ValueError:
         raise DeadLetterError(
-            f"{letter.handler} does not wait for {types} any more. Send it to a handler that takes it: `choreo "
-            f"dead-letters replay {letter.id} --to SERVICE.HANDLER` (in Python: to=...)."
-        )
-    return heard[0] if heard else None
-
-
-def _parts_of(letter: DeadLetter, description: Mapping[str, Any]) -> dict[str, str]:
-    """The parts of a join as the store keeps them."""
-    several: Mapping[str, Any] = description.get("several", {})
-    many = description["parts"] if description.get("rounds") else several
-    parts = {name_of(envelope, many): packed(envelope) for envelope in letter.envelopes}
-    counts = counts_among(letter.envelopes, several)
-    return parts | {f"?{part}": str(count) for part, count in counts.items()}
-
-
-def _readdressed(letter: DeadLetter, queue: str) -> Message:
-    """The message of a letter whose event cannot be read, for another queue."""
-    headers = letter.message.headers
-    if headers.get("task") == letter.handler:
-        headers = headers | {"task": EVENT_TASK}
-    return replace(letter.message, exchange="", routing_key=queue, headers=headers)
-
-
-def read(handler: str, text: str) -> DeadLetter:
-    """A dead letter from the store. One that another version wrote in another form is shown, and hides no other."""
-    try:
-        return DeadLetter.from_json(text)
-    except Exception as error:  # it may be of any form
-        letter_id = ""
-        with suppress(Exception):
-            letter_id = str(json.loads(text)["id"])
-        fault = f"this version cannot read it ({line_of(error)})"
-        raw = text.encode(errors="surrogatepass")
-        message = Message("", "", raw, content_type=UNKNOWN)
-        service = handler.partition(".")[0]
-        return DeadLetter(
-            service, handler, Reason.UNREADABLE, fault, message, id=letter_id, failed_at=datetime.fromtimestamp(0, UTC)
-        )
-
-
-def _is_signal(letter: DeadLetter) -> bool:
-    """True if the failed delivery was a signal (a fired join, or its on_timeout). A replay then repeats the signal."""
-    # Without an on_timeout there is nothing to run. The replayed join waits again for the missing parts.
-    return letter.reason is not Reason.EXPIRED and letter.message.headers.get("argsrepr", "").startswith(SIGNALS)
+            f"{after!r} is no place in a list of dead letters. The list before ends with the next place."
+        ) from None

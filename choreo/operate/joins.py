@@ -3,22 +3,26 @@
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import chain
 from typing import Any
 from uuid import uuid4
 
-from choreo.declare.counts import counts_among, needed
+from choreo.declare.counts import needed
+from choreo.declare.description import kind_in
 from choreo.delivery.signals import DEADLINE, FIRED, signal
 from choreo.durations import LONGEST, moment_of
 from choreo.errors import JoinError
 from choreo.events.envelope import Envelope
+from choreo.events.redaction import redacted
+from choreo.operate.parts import counts_of
+from choreo.operate.repairs import Repairs
 from choreo.printing import json_line, one_line
 from choreo.store import Claim, JoinState, Outcome, Scheduled, Settlement, Store, Verdict, deadline_id
 from choreo.store.parts import CANCELLED, by_type, key_of, unit_of, unpacked
-from choreo.store.runs import Result, Run, other_stories
+from choreo.store.runs import Entry, Result, Run, entries, other_stories
 from choreo.store.schedule import DEADLINE_PREFIX
 
 logger = logging.getLogger(__name__)
@@ -77,18 +81,21 @@ class PendingJoin:
     attempts: int
     #: The seconds for which a worker still holds the lease. 0 if no worker does.
     lease: float
+    #: True if its handler undoes an effect, which has arrived. What is missing is a failure, which may never come.
+    is_effect: bool = False
 
     @property
     def complete(self) -> bool:
         """True if the join waits for no more parts."""
         return self.needed == 0
 
-    def to_json(self) -> str:
-        """Return the join as one JSON object. Times are ISO 8601."""
+    def to_json(self, *, reveal: bool = False) -> str:
+        """Return the join as one JSON object. Times are ISO 8601. ``reveal`` shows redacted fields."""
+        seen = (lambda event: event) if reveal else redacted
         record = {
             "handler": self.handler,
             "key": self.key,
-            "arrived": [{"at": part.at.isoformat(), "event": part.envelope.to_wire()} for part in self.arrived],
+            "arrived": [{"at": part.at.isoformat(), "event": seen(part.envelope).to_wire()} for part in self.arrived],
             "missing": [{"type": part.type, "count": part.count} for part in self.missing],
             "needed": self.needed,
             "since": self.since.isoformat() if self.since else None,
@@ -96,6 +103,7 @@ class PendingJoin:
             "overdue": self.overdue,
             "attempts": self.attempts,
             "lease": self.lease,
+            "is_effect": self.is_effect,
         }
         return json_line(record)
 
@@ -118,13 +126,23 @@ class Joins:
     """
 
     def __init__(self, store: Store, queue_of: Callable[[str], str]) -> None:
-        self._store = store
+        self._store, self._repairs = store, Repairs(store)
         self._queue_of = queue_of
 
     @property
     def handlers(self) -> list[str]:
-        """Every handler that is, or once was, a join. Stories, which the store keeps as joins, are left out."""
-        return [handler for handler, text in self._store.joins().items() if "story" not in json.loads(text)]
+        """
+        Every handler that is, or once was, a join. What the store keeps as joins, too, is left out: stories and undos.
+        """
+        return self._of_kind("join")
+
+    @property
+    def undos(self) -> list[str]:
+        """Every handler that undoes effects. `find`, `get`, `cancel` and `fire` take its name."""
+        return self._of_kind("undo")
+
+    def _of_kind(self, kind: str) -> list[str]:
+        return [handler for handler, text in self._store.joins().items() if kind_in(json.loads(text)) == kind]
 
     def __iter__(self) -> Iterator[PendingJoin]:
         """Iterate over all pending joins, handler by handler, soonest deadline first. Reads a page at a time."""
@@ -159,6 +177,10 @@ class Joins:
         """True if the key of this handler's joins is the subject of each part."""
         return not any(self._description(handler).get("keys", {}).values())
 
+    def has_on_timeout(self, handler: str) -> bool:
+        """True if this handler has an ``on_timeout``, which runs for joins that are not complete at their deadline."""
+        return bool(self._description(handler).get("on_timeout"))
+
     def find(self, key: str, handler: str | None = None) -> list[PendingJoin]:
         """Return the pending joins with this key: at most one for each handler."""
         found = []
@@ -188,11 +210,12 @@ class Joins:
         """
         return {"late": 0, "duplicate": 0, "surplus": 0} | self._store.tally(handler)
 
-    def cancel(self, key: str, reason: str, handler: str | None = None) -> PendingJoin:
+    def cancel(self, key: str, reason: str, handler: str | None = None, *, who: str = "") -> PendingJoin:
         """
         Settle a join without running its handler. Parts that arrive later are ignored, as after ``unless``.
 
-        Returns the cancelled join, and logs it with the reason. Its parts are kept nowhere else.
+        Returns the cancelled join, and logs it with the reason. Its parts are kept nowhere else. The reason and ``who``
+        are for the log of repairs, too: see `Repairs.note`.
         Raises `JoinError` when there is no such join, or a worker runs it at the moment.
         """
         join = self.get(key, handler)
@@ -211,7 +234,7 @@ class Joins:
             note=CANCELLED,
             took_part=took_part,
             retention=float(description.get("retention", 0)),
-            run=_cancelled(join, reason) if self._store.recording else None,
+            record=_cancelled(join, reason) if self._store.recording else (),
         )
         if result.verdict is Verdict.DONE or self._store.commit(claim, settlement).outcome is not Outcome.OK:
             raise JoinError(f"{join.handler} has just settled {key!r}.")
@@ -222,15 +245,19 @@ class Joins:
             one_line(reason),
             join.to_json(),
         )
+        self._repairs.note("cancelled", f"{join.handler} {join.key}", reason=reason, who=who)
         return join
 
-    def fire(self, key: str, handler: str | None = None, *, as_timeout: bool = False) -> PendingJoin:
+    def fire(
+        self, key: str, handler: str | None = None, *, as_timeout: bool = False, reason: str = "", who: str = ""
+    ) -> PendingJoin:
         """
         Run the handler of a join with the parts that have arrived. A missing part is None; a list may be shorter.
 
         ``as_timeout`` runs ``on_timeout`` instead, as at the deadline. A worker of the service runs it, with retries
-        and a dead letter as usual; this call does not wait for it. Returns the join as it was. Raises `JoinError` when
-        there is no such join, or its handler does not accept the missing parts.
+        and a dead letter as usual; this call does not wait for it. ``reason`` and ``who`` are for the log of repairs:
+        see `Repairs.note`. Returns the join as it was. Raises `JoinError` when there is no such join, or its handler
+        does not accept the missing parts.
         """
         join = self.get(key, handler)
         description = self._description(join.handler)
@@ -240,6 +267,7 @@ class Joins:
         now = self._store.now()
         message = signal(kind, handler=join.handler, key=key, source=source, queue=queue, now=now)
         self._store.schedule(join.handler, Scheduled(f"fire:{uuid4().hex}", message))
+        self._repairs.note("fired", f"{join.handler} {join.key}", reason=reason, who=who)
         return join
 
     def _check_fire(self, join: PendingJoin, description: Mapping[str, Any], as_timeout: bool) -> None:
@@ -269,13 +297,13 @@ class Joins:
         return json.loads(text) if text else {}
 
 
-def _cancelled(join: PendingJoin, reason: str) -> Run | None:
-    """The end of a join that is cancelled by hand, for the record. It belongs to the stories of all parts."""
+def _cancelled(join: PendingJoin, reason: str) -> Sequence[Entry]:
+    """What the record gets of a join that is cancelled by hand. Its run belongs to the stories of all parts."""
     events = [part.envelope for part in join.arrived]
     if not events:
-        return None
+        return ()
     last = events[-1]
-    return Run(
+    run = Run(
         event=last.id,
         story=last.correlation_id,
         subject=last.subject,
@@ -287,6 +315,7 @@ def _cancelled(join: PendingJoin, reason: str) -> Run | None:
         others=other_stories(events, last.correlation_id),
         handler=join.handler,
     )
+    return entries(run)
 
 
 def _pending(handler: str, state: JoinState, description: Mapping[str, Any]) -> PendingJoin:
@@ -307,6 +336,7 @@ def _pending(handler: str, state: JoinState, description: Mapping[str, Any]) -> 
         overdue=state.is_overdue,
         attempts=state.attempts,
         lease=state.lease,
+        is_effect="undo" in description,
     )
 
 
@@ -318,7 +348,11 @@ def _missing(
         return (), 1
     missing: list[Missing] = []
     asked = description["several"]
-    counts = {**state.counts, **counts_among(chain.from_iterable(arrived.values()), asked)}
+    if undo := description.get("undo"):
+        # One failure is enough, and there may be none for ever.
+        lacking = [] if any(kind in arrived for kind in undo["failures"]) else undo["failures"]
+        return tuple(map(Missing, lacking)), min(len(lacking), 1)
+    counts = {**state.counts, **counts_of(list(chain.from_iterable(arrived.values())), description)}
     for part in description.get("parts", ()):
         here, wanted = len(arrived.get(part, ())), needed(part, asked, counts)
         if wanted is None or here < wanted:

@@ -12,13 +12,14 @@ from choreo.store.register import Listening
 
 class Route:
     """
-    Knows which handlers can get a replayed event.
+    Knows which handlers can get a replayed event. It asks once who listens: make a new one to ask again.
 
     ``queue_of`` is a callback: it returns the name of a handler's queue.
     """
 
     def __init__(self, store: Store, queue_of: Callable[[str], str]) -> None:
         self._store, self._queue_of = store, queue_of
+        self._known: dict[str, Listening | None] = {}
 
     def check(self, letter: DeadLetter, to: str | None) -> None:
         """
@@ -31,9 +32,14 @@ class Route:
         elif is_handler(letter.handler):
             self._check_own(letter)
 
+    def _listening(self, service: str) -> Listening | None:
+        if service not in self._known:
+            self._known[service] = self._store.listening(service)
+        return self._known[service]
+
     def _check_own(self, letter: DeadLetter) -> None:
         handler, service = letter.handler, service_of(letter.handler)
-        listening, queue = self._store.listening(service), self._queue_of(letter.handler)
+        listening, queue = self._listening(service), self._queue_of(letter.handler)
         if listening is None:
             return
         way_out = (
@@ -60,7 +66,7 @@ class Route:
 
     def _check_named(self, letter: DeadLetter, to: str) -> None:
         service, queue = service_of(to), self._queue_of(to)
-        listening = self._store.listening(service)
+        listening = self._listening(service)
         patterns = [] if listening is None else sorted(bound for name, bound in listening.bindings if name == queue)
         if not patterns:
             raise DeadLetterError(f"{to!r} is no handler that a worker declares. {self._hint(to, service, listening)}")

@@ -12,11 +12,19 @@ from typing import Any
 import redis
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
-from redis.exceptions import AskError, ClusterError, MovedError, NoScriptError, RedisClusterException, TryAgainError
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    ClusterError,
+    MovedError,
+    NoScriptError,
+    RedisClusterException,
+    TryAgainError,
+)
 from redis.retry import Retry
 
 from choreo.redis_client.scripts import Script
-from choreo.redis_client.wire import Argument
+from choreo.redis_client.wire import Argument, Call
 
 
 def is_node(client: Any) -> bool:
@@ -101,6 +109,18 @@ class ClusterWire:
             except NoScriptError:
                 # This loads the script into the node that was asked, also where a slot is on its way to that node.
                 return client.execute_command("EVAL", script.source, *call)
+
+    def call_all(self, calls: Sequence[Call]) -> list[Any]:
+        """Run several scripts, one after the other: their keys may be in different slots. See `Wire.call_all`."""
+        answers: list[Any] = []
+        for call in calls:
+            try:
+                answers.append(self.call(*call))
+            except (TryAgainError, ClusterDownError):
+                raise
+            except redis.ResponseError as error:
+                answers.append(error)
+        return answers
 
     def timed(self, commands: Sequence[Sequence[Argument]]) -> list[tuple[Any, Any]]:
         """See `choreo.store.calls.Calls.timed`. One round trip to each node that has some of the keys."""

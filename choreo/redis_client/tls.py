@@ -2,7 +2,6 @@
 
 import ssl
 from collections.abc import Mapping
-from difflib import get_close_matches
 from inspect import signature
 from typing import Any
 from urllib.parse import unquote_plus
@@ -10,6 +9,7 @@ from urllib.parse import unquote_plus
 import redis
 
 from choreo.errors import DeclarationError
+from choreo.guesses import hint
 
 #: URL schemes that ask for TLS.
 _SECURE = ("rediss", "valkeys")
@@ -80,10 +80,9 @@ def _given(use_ssl: Any) -> dict[str, Any]:
 
 def _checked(name: str, value: Any) -> Any:
     if name not in (*_NAMES, "ssl"):
-        guess = get_close_matches(f"ssl_{name.removeprefix('ssl_')}", _NAMES, n=1)
-        hint = f"did you mean {guess[0]}?" if guess else f"there are {', '.join(_NAMES)}."
         raise DeclarationError(
-            f"{name!r} is no option of TLS for Redis (broker_use_ssl, or the query of a URL): {hint}"
+            f"{name!r} is no option of TLS for Redis (broker_use_ssl, or the query of a URL): "
+            + hint(f"ssl_{name.removeprefix('ssl_')}", _NAMES, "there are")
         )
     if name == "ssl_cert_reqs":
         return _requirement(value)

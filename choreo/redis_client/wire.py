@@ -21,6 +21,8 @@ from choreo import forks
 from choreo.redis_client.scripts import Script
 
 Argument = str | int
+#: A call of a script: the script, its keys and its arguments.
+Call = tuple[Script, Sequence[Argument], Sequence[Argument]]
 
 # Its annotation allows one part only.
 _pack: Callable[[tuple[Argument, ...]], bytes] = pack_command  # type: ignore[assignment]
@@ -94,6 +96,17 @@ class Wire:
         except NoScriptError:
             self.load(script)
             return self.command(*self.evalsha(script, keys, args))
+
+    def call_all(self, calls: Sequence[Call]) -> list[Any]:
+        """Run several scripts in one go. Returns the answers: a `ResponseError` for each that the server refused."""
+        answers = self.commands([self.evalsha(*call) for call in calls])
+        for number, answer in enumerate(answers):
+            if isinstance(answer, NoScriptError):
+                try:
+                    answers[number] = self.call(*calls[number])
+                except ResponseError as error:
+                    answers[number] = error
+        return answers
 
     def evalsha(self, script: Script, keys: Sequence[Argument], args: Sequence[Argument]) -> tuple[Argument, ...]:
         """The command that runs a script."""

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 import redis
-from redis.exceptions import ClusterDownError, OutOfMemoryError, TryAgainError
+from redis.exceptions import ClusterDownError, OutOfMemoryError, ResponseError, TryAgainError
 
 from choreo import forks
 from choreo.errors import StoreError
@@ -16,7 +16,7 @@ from choreo.redis_client.client import find_client
 from choreo.redis_client.cluster import ClusterWire, mended
 from choreo.redis_client.refusals import explained, is_outage
 from choreo.redis_client.scripts import Script
-from choreo.redis_client.wire import Argument, Wire
+from choreo.redis_client.wire import Argument, Call, Wire
 
 T = TypeVar("T")
 
@@ -117,6 +117,27 @@ class Calls:
 
         return self._on_a_wire(call), tries > 1
 
+    def run_all(self, calls: Sequence[Call]) -> tuple[list[Any], bool]:
+        """
+        Run scripts in one round trip, each of which answers about several units. The keys of each are in one slot.
+
+        Returns for each its answer, and True if they were sent more than once. An answer is a list with an item for
+        each unit: a `ResponseError` in place of ``[b"error", reason]``. Or the `ResponseError` itself, if the server
+        refused the script.
+        """
+        tries = 0
+
+        def call(wire: Any) -> list[Any]:
+            nonlocal tries
+            tries += 1
+            answers = [_with_errors(answer) for answer in wire.call_all(calls)]
+            if any(isinstance(one, Exception) for answer in answers for one in _listed(answer)):
+                # The server may no longer be the right one: a former master, say.
+                wire.close()
+            return answers
+
+        return self._on_a_wire(call), tries > 1
+
     def timed(self, commands: Sequence[Sequence[Argument]]) -> list[tuple[Any, Any]]:
         """
         Run several commands in one round trip. Each has its key in the second place, and changes nothing.
@@ -158,6 +179,10 @@ class Calls:
                 return answer
         raise AssertionError("unreachable")
 
+    def new_wire(self) -> Wire:
+        """A connection of its own, for a caller that sends commands and reads the answers later. Not for a cluster."""
+        return Wire(lambda: self._client.connection_pool)
+
     def _wire(self) -> Wire | ClusterWire:
         try:
             return self._wires.pop()
@@ -181,3 +206,17 @@ def _answers(client: Any, queue: Callable[[Any], object], *, in_one_step: bool) 
     with client.pipeline(transaction=in_one_step) as pipeline:
         queue(pipeline)
         return list(pipeline.execute())
+
+
+def _listed(answer: Any) -> list[Any]:
+    return answer if isinstance(answer, list) else [answer]
+
+
+def _with_errors(answer: Any) -> Any:
+    if not isinstance(answer, list):
+        return answer
+    return [ResponseError(one[1].decode(errors="replace")) if _is_error(one) else one for one in answer]
+
+
+def _is_error(answer: Any) -> bool:
+    return isinstance(answer, list) and bool(answer) and answer[0] == b"error"

@@ -19,7 +19,8 @@ from enum import StrEnum
 from typing import Protocol
 
 from choreo.events.message import Message
-from choreo.store.runs import Run
+from choreo.store.letters import Card
+from choreo.store.runs import Entry
 from choreo.store.schedule import Scheduled
 
 #: Seconds after which any worker sends the outbox of a commit. The worker that committed sends it at once; after this
@@ -58,6 +59,17 @@ class Outcome(StrEnum):
     LOST = "lost"
 
 
+class Repeated(StrEnum):
+    """The answer of `repeat`."""
+
+    #: The unit runs once more.
+    OK = "repeated"
+    #: It is not finished: it runs, or waits for its next attempt.
+    BEGUN = "begun"
+    #: A join of this key waits for parts.
+    WAITING = "waiting"
+
+
 # Classes that are made for each event are not frozen: that would take three times as long.
 
 
@@ -80,6 +92,10 @@ class Claim:
     #: The identity of an event that has an effect on one round of a join at most: the answer is DONE if it was in
     #: `Settlement.took_part` before. If the unit is finished, the event is remembered like these. "": no such event.
     once: str = ""
+    #: Seconds for which a claim holds that is made ahead, before the handler's turn. It does not count as a beginning:
+    #: a claim with the same token and without ``ahead`` does that, in the handler's turn. The answer is BUSY if the
+    #: attempt was begun before. 0: the handler begins now, and the claim holds for `Terms.lease`.
+    ahead: float = 0.0
 
 
 @dataclass(slots=True)
@@ -119,8 +135,8 @@ class Settlement:
     scheduled: Sequence[Scheduled] = ()
     #: Ids to remove from the schedule.
     unscheduled: Sequence[str] = ()
-    #: A dead letter: its id and its JSON.
-    letter: tuple[str, str] | None = None
+    #: A dead letter: its id, its JSON, and its card, without which it is not in the index: see `choreo.store.letters`.
+    letter: tuple[str, str] | tuple[str, str, Card] | None = None
     #: Seconds for which the finished unit is remembered, if that is longer than `Terms.retention`.
     remember: float = 0.0
     #: A text that is kept with a finished join, for events that come late: see `ClaimResult.note`.
@@ -133,8 +149,8 @@ class Settlement:
     retention: float = 0.0
     #: The name of a counter of the handler that counts one more: see `Joins.tally`. "": none.
     counted: str = ""
-    #: The run that ends with this, for the record; None: it is not recorded.
-    run: Run | None = None
+    #: What the record of runs gets, as `choreo.store.runs.entries` writes it. Empty: the run is not recorded.
+    record: Sequence[Entry] = ()
 
 
 @dataclass(slots=True)
@@ -175,12 +191,23 @@ class Claims(Protocol):
     def last_end(self, handler: str, unit: str) -> LastEnd:
         """What is known of the last beginning, if another one has begun since or its process has ended."""
 
+    def is_finished(self, handler: str, unit: str) -> bool:
+        """True if the unit is finished for good, and the store remembers it."""
+
     def returned(self, handler: str, delivery: str, by: int = 1) -> int:
         """
         Count one more return of a delivery to its queue that no claim counts. Returns the number of its returns.
 
         ``delivery`` is any text that names it. With ``by`` = -1, one return less. The count is kept for
         `Terms.retention`.
+        """
+
+    def repeat(self, handler: str, unit: str, parts: Mapping[str, str], scheduled: Scheduled) -> Repeated:
+        """
+        Forget that a unit is finished, restore a join's parts, and schedule the message that runs it once more.
+
+        ``parts`` are those of `choreo.store.letters.Letters.replay`. A unit that is not known counts as finished.
+        Unless the answer is OK, nothing is changed.
         """
 
     def commit(self, claim: Claim, settlement: Settlement) -> CommitResult:

@@ -1,11 +1,13 @@
 """The store in memory, for unit tests and experiments: the same guarantees, within one process, until it ends."""
 
+import json
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import wraps
 from heapq import heappop, heappush
+from math import inf
 from operator import itemgetter
 from threading import RLock
 from typing import Any, TypeVar, cast
@@ -21,18 +23,49 @@ from choreo.store.claims import (
     CommitResult,
     LastEnd,
     Outcome,
+    Repeated,
     Settlement,
     Verdict,
 )
+from choreo.store.deployments import Applied, Retirement, Retiring, Step
+from choreo.store.failures import FORGOTTEN_AFTER, MOST_KINDS, Row
 from choreo.store.joins import Arrival, JoinState
+from choreo.store.letters import BEGINNING, Card, LetterGroup, Place, Replay
+from choreo.store.memory_register import MemoryRegister
+from choreo.store.memory_slots import MemorySlots
+from choreo.store.memory_turns import MemorySeries
 from choreo.store.parts import mark_of
+from choreo.store.pauses import ANY, Pause, Paused, stamp
 from choreo.store.port import Store
 from choreo.store.presence import MOST_GONE, MOST_SEEN, SEEN_FOR, Presence, Program
 from choreo.store.register import MOST_UNHEARD, Declared, Listening, UnheardType
-from choreo.store.runs import Recording, Run, entries, from_text, is_subject, subject_entry
-from choreo.store.schedule import DEADLINE_PREFIX, Backlog, Scheduled, Unreadable, deadline_id
-from choreo.store.search import MOST, Kept, KeptUnit, needles
+from choreo.store.repairs import MOST_REPAIRS
+from choreo.store.runs import Entry, Recording, Run, from_text, is_subject, subject_entry
+from choreo.store.schedule import (
+    DEADLINE_PREFIX,
+    Backlog,
+    Hurried,
+    Kept,
+    Scheduled,
+    Unreadable,
+    deadline_id,
+    entry_mark,
+)
+from choreo.store.search import MOST, KeptUnit, needles
+from choreo.store.slots import Slot
 from choreo.store.terms import Terms
+from choreo.store.turns import (
+    ASK_AGAIN,
+    ASKED,
+    AWAITED,
+    CALL_GRACE,
+    CALLED,
+    RUNNING,
+    Turn,
+    TurnResult,
+    TurnVerdict,
+    copy_id,
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -52,15 +85,6 @@ class _Unit:
     #: The token of the claim before the current one, if that never finished.
     before: str = ""
     forgotten_at: float = 0.0
-
-
-@dataclass
-class _Register:
-    """The workers of one service with their bindings, and all bindings that may exist."""
-
-    workers: dict[str, tuple[float, frozenset[Binding]]] = field(default_factory=dict)
-    bindings: set[Binding] = field(default_factory=set)
-    was_declared: bool = False
 
 
 @dataclass
@@ -194,6 +218,23 @@ class _Calendar(dict[str, _Entry]):
 
 
 @dataclass
+class _Failing:
+    """The failures of a handler in a row."""
+
+    since: float
+    last: float
+    total: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
+
+    def count(self, kind: str, now: float) -> Row:
+        """Count one more."""
+        self.last, self.total = now, self.total + 1
+        if kind in self.kinds or len(self.kinds) < MOST_KINDS:
+            self.kinds[kind] += 1
+        return Row(self.kinds[kind] or 1, self.total, self.since)
+
+
+@dataclass
 class _Drawer:
     """The state of one handler, or of another name that has a schedule."""
 
@@ -201,17 +242,41 @@ class _Drawer:
     parts: dict[str, _Gathering] = field(default_factory=lambda: defaultdict(_Gathering))
     calendar: _Calendar = field(default_factory=_Calendar)
     letters: dict[str, str] = field(default_factory=dict)
-    #: Dead letter → when it was recorded; also those that are gone.
-    letter_times: dict[str, float] = field(default_factory=dict)
+    #: Dead letter → its place.
+    letter_places: dict[str, Place] = field(default_factory=dict)
+    #: Dead letter → its entry in the index, if it has one.
+    cards: dict[str, Card] = field(default_factory=dict)
     tally: Counter[str] = field(default_factory=Counter)
     #: Delivery → how often it came back: see `Claims.returned`.
     returns: Counter[str] = field(default_factory=Counter)
     #: Identities of events that took part in a round of a join → the time until which that is remembered.
     took_part: dict[str, float] = field(default_factory=dict)
+    #: The failures in a row; None if the last run succeeded.
+    failing: _Failing | None = None
+    #: Ids of the entries in the calendar that wait for the end of the pause.
+    held: list[str] = field(default_factory=list)
+    #: The pause, which may have ended by its ``until``.
+    pause: Pause | None = None
+    slots: MemorySlots = field(default_factory=MemorySlots)
+    #: Key → its series.
+    series: dict[str, MemorySeries] = field(default_factory=lambda: defaultdict(MemorySeries))
     #: The record of runs, oldest first.
     runs: deque[Run] = field(default_factory=deque)
+    #: The events that are kept with the runs, as JSON, by their ids, oldest first.
+    events: dict[str, str] = field(default_factory=dict)
     #: Time, subject and story of each entry of the record that leads from another subject to a story.
     subjects: deque[tuple[float, str, str]] = field(default_factory=deque)
+
+    def take(self, letter_id: str) -> bool:
+        """Remove a dead letter. False when there was none."""
+        self.letter_places.pop(letter_id, None)
+        self.cards.pop(letter_id, None)
+        return self.letters.pop(letter_id, None) is not None
+
+    def places(self, group: str = "") -> list[Place]:
+        """The places of the dead letters, or of those of a group, in order."""
+        ids = [key for key in self.letters if not group or (key in self.cards and self.cards[key].group == group)]
+        return sorted((self.letter_places[key] for key in ids), key=lambda place: place.order)
 
     def count(self, reason: str, arrival: Arrival) -> None:
         """Count an event that does not count for the join, unless it was delivered before."""
@@ -226,11 +291,15 @@ class Content:
     lock: RLock = field(default_factory=RLock)
     drawers: dict[str, _Drawer] = field(default_factory=lambda: defaultdict(_Drawer))
     handlers: set[str] = field(default_factory=set)
-    registers: dict[str, _Register] = field(default_factory=lambda: defaultdict(_Register))
+    registers: dict[str, MemoryRegister] = field(default_factory=lambda: defaultdict(MemoryRegister))
     rolls: dict[str, _Roll] = field(default_factory=lambda: defaultdict(_Roll))
     joins: dict[str, str] = field(default_factory=dict)
     unheard: dict[str, UnheardType] = field(default_factory=dict)
     tended: dict[str, float] = field(default_factory=dict)
+    #: Dead letter, also one that is gone → its number.
+    turns: dict[str, int] = field(default_factory=dict)
+    #: Repairs with their times, oldest first.
+    repairs: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=MOST_REPAIRS))
 
 
 def _locked(method: F) -> F:
@@ -261,6 +330,7 @@ class MemoryStore(Store):
         self.terms = terms
         self._recording = recording
         self._clock = clock
+        self._turns = content.turns
         self._lock = content.lock
         self._drawers = content.drawers
         self._handlers = content.handlers
@@ -269,6 +339,7 @@ class MemoryStore(Store):
         self._joins = content.joins
         self._unheard = content.unheard
         self._tended = content.tended
+        self._repairs = content.repairs
 
     @_locked
     def begin(self, claim: Claim) -> ClaimResult:
@@ -283,15 +354,34 @@ class MemoryStore(Store):
             return ClaimResult(Verdict.DONE)
         if unit.until > now and unit.token != claim.token:
             return ClaimResult(Verdict.BUSY, busy_seconds=unit.until - now)
+        deliveries = unit.deliveries + (unit.token != claim.token or not unit.deliveries)
+        if claim.ahead and deliveries > 1:
+            return ClaimResult(Verdict.BUSY)
         if unit.deliveries and unit.token != claim.token:
             unit.before = unit.token
-        unit.deliveries += unit.token != claim.token or not unit.deliveries
-        unit.token, unit.until = claim.token, now + self.terms.lease.total_seconds()
+        unit.deliveries = unit.deliveries if claim.ahead else deliveries
+        unit.token, unit.until = claim.token, now + (claim.ahead or self.terms.lease.total_seconds())
         unit.forgotten_at = now + self.terms.retention.total_seconds()
-        poisonous = unit.deliveries > self.terms.max_deliveries
+        poisonous = deliveries > self.terms.max_deliveries
         gathering = self._drawers[claim.handler].parts.get(claim.unit)
         parts = gathering.texts if gathering else {}
-        return ClaimResult(Verdict.POISON if poisonous else Verdict.RUN, unit.deliveries, parts=parts)
+        return ClaimResult(Verdict.POISON if poisonous else Verdict.RUN, deliveries, parts=parts)
+
+    @_locked
+    def release(self, claims: Sequence[Claim]) -> None:
+        """Give up claims that were made ahead, as far as their handlers have not begun."""
+        for claim in claims:
+            unit = self._unit(claim)
+            if unit.token == claim.token and not unit.deliveries:
+                unit.token, unit.until = "", 0.0
+
+    @_locked
+    def undo_begin(self, claims: Sequence[Claim]) -> None:
+        """Take the beginnings of these claims back."""
+        for claim in claims:
+            unit = self._unit(claim)
+            if unit.token == claim.token and unit.deliveries:
+                unit.token, unit.until, unit.deliveries = "", 0.0, unit.deliveries - 1
 
     @_locked
     def arrive(self, claim: Claim, arrival: Arrival) -> ClaimResult:
@@ -390,6 +480,133 @@ class MemoryStore(Store):
         return dict(sorted(self._joins.items()))
 
     @_locked
+    def take_slot(self, slot: Slot, limit: int, waiter: str) -> bool:
+        """Take a slot, or wait for one."""
+        lease = self.terms.lease.total_seconds()
+        return self._drawers[slot.handler].slots.take(slot.token, limit, waiter, self._clock(), lease)
+
+    @_locked
+    def renew_slot(self, slot: Slot) -> bool:
+        """Prolong the lease of a slot. False when it is no longer taken."""
+        lease = self.terms.lease.total_seconds()
+        return self._drawers[slot.handler].slots.renew(slot.token, self._clock(), lease)
+
+    @_locked
+    def free_slot(self, slot: Slot) -> None:
+        """Give a slot up."""
+        self._drawers[slot.handler].slots.taken.pop(slot.token, None)
+
+    @_locked
+    def taken_slots(self, handler: str) -> list[str]:
+        """The tokens of the slots that are taken."""
+        slots = self._drawers[handler].slots
+        slots.clear(self._clock())
+        return sorted(slots.taken)
+
+    @_locked
+    def enter_series(self, turn: Turn) -> None:
+        """Note that an event has come."""
+        if not self._is_finished(turn):
+            self._series(turn).enter(turn.unit, turn.time)
+
+    @_locked
+    def take_turn(self, turn: Turn, message: Message) -> TurnResult:
+        """Take the turn, or keep the event until it comes."""
+        series, now, called = self._series(turn), self._clock(), ""
+        holder = series.holder(now)
+        if holder and holder != turn.unit and self._is_finished(replace(turn, unit=holder)):
+            self._forget_copy(turn, series.leave(holder))
+            holder = ""
+        if self._is_finished(turn):
+            self._forget_copy(turn, series.leave(turn.unit))
+            called = self._call_next(turn) if holder in ("", turn.unit) else ""
+            return TurnResult(TurnVerdict.DONE, self._called(turn, called))
+        series.enter(turn.unit, turn.time)
+        if series.silent == turn.unit:
+            series.silent = ""
+        elif not holder and series.silent:
+            self._forget_copy(turn, series.leave(series.silent))
+        if not holder and series.order[0][2] == turn.unit:
+            holder = turn.unit
+        elif not holder:
+            called = self._call_next(turn)
+        self._forget_copy(turn, series.copies[turn.unit])
+        series.copies[turn.unit] = ""
+        if holder == turn.unit:
+            series.give(turn.unit, now + self._running)
+            return TurnResult(TurnVerdict.GO)
+        series.copies[turn.unit] = copy = copy_id(turn.token, turn.key)
+        self._drawers[turn.handler].calendar.add(copy, _Entry(now + ASK_AGAIN, message))
+        return TurnResult(TurnVerdict.WAIT, self._called(turn, called))
+
+    @_locked
+    def renew_turn(self, turn: Turn) -> bool:
+        """Prolong the turn of a run. False when another event has it."""
+        series, now = self._series(turn), self._clock()
+        if series.holder(now) != turn.unit:
+            return False
+        series.give(turn.unit, now + self._running)
+        return True
+
+    @_locked
+    def end_turn(self, turn: Turn, wait: float | None = None) -> Mapping[str, Message]:
+        """End the turn of an event that is finished, or gives it up."""
+        series, now = self._series(turn), self._clock()
+        holder = series.holder(now)
+        if wait is not None and not self._is_finished(turn):
+            if holder == turn.unit:
+                series.give(turn.unit, now + wait + AWAITED)
+            return {}
+        self._forget_copy(turn, series.leave(turn.unit))
+        if holder not in ("", turn.unit):
+            return {}
+        return self._called(turn, self._call_next(turn))
+
+    @_locked
+    def series(self, handler: str, key: str) -> list[str]:
+        """The units of a series in their order."""
+        series = self._drawers[handler].series[key]
+        holder, units = series.holder(self._clock()), [unit for _, _, unit in series.order]
+        return [holder, *(unit for unit in units if unit != holder)] if holder in units else units
+
+    @property
+    def _running(self) -> float:
+        return 2 * self.terms.lease.total_seconds() + RUNNING
+
+    def _series(self, turn: Turn) -> MemorySeries:
+        return self._drawers[turn.handler].series[turn.key]
+
+    def _is_finished(self, turn: Turn) -> bool:
+        return bool(self._unit(Claim(turn.handler, turn.unit, "")).done)
+
+    def _forget_copy(self, turn: Turn, copy: str) -> None:
+        calendar = self._drawers[turn.handler].calendar
+        if copy in calendar and not calendar[copy].handed_out:
+            del calendar[copy]
+
+    def _call_next(self, turn: Turn) -> str:
+        """Give the turn to the first event that is not finished. Returns the schedule id of its copy, if it waits."""
+        series, now, calendar = self._series(turn), self._clock(), self._drawers[turn.handler].calendar
+        series.turn = ""
+        for unit in [unit for _, _, unit in series.order]:
+            copy = series.copies[unit]
+            if copy in calendar:
+                calendar.bring_forward(copy, now + CALL_GRACE)
+                series.give(unit, now + CALLED)
+                series.silent = ""
+                return copy
+            if not self._is_finished(replace(turn, unit=unit)):
+                series.give(unit, now + ASKED)
+                series.silent = unit
+                return ""
+            series.leave(unit)
+        return ""
+
+    def _called(self, turn: Turn, copy: str) -> dict[str, Message]:
+        entry = self._drawers[turn.handler].calendar.get(copy)
+        return {copy: entry.message} if entry is not None and entry.message is not None else {}
+
+    @_locked
     def forgive(self, claim: Claim) -> None:
         """Count one beginning less."""
         unit = self._unit(claim)
@@ -411,11 +628,47 @@ class MemoryStore(Store):
         return LastEnd(text if number >= state.deliveries - 1 else "", state.before)
 
     @_locked
+    def is_finished(self, handler: str, unit: str) -> bool:
+        """True if the unit is finished for good, and the store remembers it."""
+        return self._unit(Claim(handler, unit, "")).done
+
+    @_locked
     def returned(self, handler: str, delivery: str, by: int = 1) -> int:
         """Count one more return of a delivery that no claim counts."""
         returns = self._drawers[handler].returns
         returns[delivery] += by
         return returns[delivery]
+
+    @_locked
+    def count_failure(self, handler: str, kind: str, *, anew: bool = False) -> Row:
+        """Count one more failure of a handler."""
+        drawer, now = self._drawers[handler], self._clock()
+        row = drawer.failing
+        if row is None or anew or row.last + FORGOTTEN_AFTER <= now:
+            row = drawer.failing = _Failing(since=now, last=now)
+        return row.count(kind, now)
+
+    @_locked
+    def forget_failures(self, handler: str) -> None:
+        """End the row: the handler has succeeded."""
+        self._drawers[handler].failing = None
+
+    @_locked
+    def note_held(self, handler: str, schedule_id: str) -> None:
+        """Remember that this entry of the handler's schedule waits for the end of the handler's pause."""
+        self._drawers[handler].held.append(schedule_id)
+
+    @_locked
+    def hasten_held(self, handler: str, most: int | None = None) -> int:
+        """Let the entries that wait for the end of a pause fall due now."""
+        drawer, now, count = self._drawers[handler], self._clock(), 0
+        while drawer.held and (most is None or count < most):
+            key = drawer.held.pop(0)
+            entry = drawer.calendar.get(key)
+            if entry is not None and entry.due > now and not entry.handed_out:
+                drawer.calendar.bring_forward(key, now)
+                count += 1
+        return count
 
     @_locked
     def renew(self, claim: Claim) -> bool:
@@ -448,17 +701,30 @@ class MemoryStore(Store):
         if settlement.counted:
             drawer.tally[settlement.counted] += 1
         if settlement.letter:
-            drawer.letters[settlement.letter[0]] = settlement.letter[1]
-            drawer.letter_times[settlement.letter[0]] = self._clock()
+            self._file(claim.handler, *settlement.letter)
         for unwanted in settlement.unscheduled:
             drawer.calendar.pop(unwanted, None)
         for scheduled in settlement.scheduled:
             self.schedule(claim.handler, scheduled)
         for key, message in settlement.sent.items():
             self.schedule(claim.handler, Scheduled(key, message, OUTBOX_GRACE))
-        if settlement.run is not None:
-            self._record(claim.handler, settlement.run)
+        if settlement.record:
+            self._record(claim.handler, settlement.record)
         return CommitResult(Outcome.OK, settlement.sent)
+
+    @_locked
+    def commit_as_one(self, commits: Sequence[tuple[Claim, Settlement]], shared: Settlement) -> list[CommitResult]:
+        """Settle several claims of one handler in one step."""
+        answers = [self.commit(claim, settlement) for claim, settlement in commits]
+        first = next((number for number, answer in enumerate(answers) if answer.outcome is Outcome.OK), None)
+        if first is not None:
+            handler = commits[first][0].handler
+            for scheduled in shared.scheduled:
+                self.schedule(handler, scheduled)
+            for key, message in shared.sent.items():
+                self.schedule(handler, Scheduled(key, message, OUTBOX_GRACE))
+            answers[first] = replace(answers[first], unsent={**answers[first].unsent, **shared.sent})
+        return answers
 
     @_locked
     def schedule(self, name: str, scheduled: Scheduled) -> None:
@@ -494,6 +760,11 @@ class MemoryStore(Store):
         """The names of the schedules in which a message is due."""
         now = self._clock()
         return [name for name in names if (due := self._drawers[name].calendar.next_due()) is not None and due <= now]
+
+    @_locked
+    def with_entries(self, names: Sequence[str]) -> list[str]:
+        """The names of the schedules among these that have entries."""
+        return [name for name in names if self._drawers[name].calendar]
 
     @_locked
     def next_due(self, names: Sequence[str]) -> float | None:
@@ -533,6 +804,38 @@ class MemoryStore(Store):
         return Backlog(len(due), now - min(due, default=now), len(later), min(later, default=None), reminded, joins)
 
     @_locked
+    def entries(self, name: str, limit: int, after: tuple[float, str] = (0.0, "")) -> list[Kept]:
+        """Up to ``limit`` entries, by their due time and then by their id, which follow this due time and id."""
+        calendar = self._drawers[name].calendar
+        keys = sorted((entry.due, key) for key, entry in calendar.items() if not entry.was_sent)
+        page = [(due, key, calendar[key]) for due, key in keys if (due, key) > after][:limit]
+        # As text and back: in Redis a message is kept as text.
+        return [
+            Kept(key, due, entry.message and Message.from_json(entry.message.to_json()), entry.handed_out)
+            for due, key, entry in page
+        ]
+
+    @_locked
+    def find_entry(self, name: str, mark: str) -> Kept | None:
+        """The entry with this `entry_mark`; None if there is none."""
+        kept = self.entries(name, len(self._drawers[name].calendar))
+        return next((one for one in kept if entry_mark(name, one.id) == mark), None)
+
+    @_locked
+    def hurry(self, name: str, schedule_id: str) -> Hurried:
+        """Let an entry fall due now, unless a worker was given it."""
+        calendar, now = self._drawers[name].calendar, self._clock()
+        entry = calendar.get(schedule_id)
+        if entry is None or entry.was_sent:
+            return Hurried.GONE
+        if entry.handed_out:
+            return Hurried.LEAVING
+        if entry.due <= now:
+            return Hurried.DUE
+        calendar.bring_forward(schedule_id, now)
+        return Hurried.NOW
+
+    @_locked
     def upcoming(self, name: str, seconds: float, limit: int) -> list[tuple[str, float]]:
         """Ids of entries that fall due within so many seconds, and when: the first ``limit`` of them."""
         now = self._clock()
@@ -540,10 +843,16 @@ class MemoryStore(Store):
         return [(key, due) for due, key in sorted(entries) if now < due <= now + seconds][:limit]
 
     @_locked
-    def add_letter(self, handler: str, letter_id: str, letter: str, scheduled: Sequence[Scheduled] = ()) -> None:
+    def add_letter(
+        self,
+        handler: str,
+        letter_id: str,
+        letter: str,
+        scheduled: Sequence[Scheduled] = (),
+        card: Card | None = None,
+    ) -> None:
         """Record a dead letter outside any unit."""
-        self._drawers[handler].letters[letter_id] = letter
-        self._drawers[handler].letter_times[letter_id] = self._clock()
+        self._file(handler, letter_id, letter, card)
         for entry in scheduled:
             self.schedule(handler, entry)
 
@@ -553,22 +862,26 @@ class MemoryStore(Store):
         return list(self._drawers[handler].letters.values())
 
     @_locked
-    def letter_count(self, handler: str) -> int:
-        """The number of dead letters of a handler."""
-        return len(self._drawers[handler].letters)
+    def with_letters(self, handlers: Sequence[str]) -> list[str]:
+        """The handlers among these that have dead letters."""
+        return [name for name in handlers if name in self._drawers and self._drawers[name].letters]
+
+    @_locked
+    def letter_count(self, handler: str, group: str = "", since: float = 0.0) -> int:
+        """The number of dead letters of a handler, or of one group, that were recorded at ``since`` or later."""
+        return sum(place.at >= since for place in self._drawers[handler].places(group))
 
     @_locked
     def letter_times(self, handler: str) -> tuple[float, float] | None:
         """When the oldest and newest letter of a handler were recorded, in seconds since 1970; None: it has none."""
-        drawer = self._drawers[handler]
-        times = [at for key, at in drawer.letter_times.items() if key in drawer.letters]
-        return (min(times), max(times)) if times else None
+        places = self._drawers[handler].places()
+        return (places[0].at, places[-1].at) if places else None
 
     @_locked
     def newest_letters(self, handler: str, limit: int) -> list[tuple[float, str]]:
         """The newest ``limit`` letters of a handler, oldest first: when each was recorded, and its JSON."""
         drawer = self._drawers[handler]
-        return [(drawer.letter_times[key], letter) for key, letter in list(drawer.letters.items())[-limit:]]
+        return [(drawer.letter_places[key].at, letter) for key, letter in list(drawer.letters.items())[-limit:]]
 
     @_locked
     def letter(self, handler: str, letter_id: str) -> str | None:
@@ -576,34 +889,104 @@ class MemoryStore(Store):
         return self._drawers[handler].letters.get(letter_id)
 
     @_locked
-    def discard(self, handler: str, letter_id: str) -> bool:
-        """Remove a dead letter. False when there was none."""
-        return self._drawers[handler].letters.pop(letter_id, None) is not None
+    def letter_texts(self, handler: str, ids: Sequence[str]) -> list[str | None]:
+        """These dead letters as JSON; None for each that there is not."""
+        return [self._drawers[handler].letters.get(letter_id) for letter_id in ids]
 
     @_locked
-    def replay(
-        self,
-        handler: str,
-        letter_id: str,
-        unit: str | None,
-        parts: Mapping[str, str],
-        scheduled: Scheduled,
-    ) -> bool:
-        """Remove a dead letter, forget that its unit was settled, and schedule its message. False if there was none."""
+    def letter_groups(self, handler: str, since: float = 0.0) -> list[LetterGroup]:
+        """The groups of the letters that were recorded at ``since`` or later."""
+        drawer, groups = self._drawers[handler], dict[str, LetterGroup]()
+        for place in drawer.places():
+            card = drawer.cards.get(place.id)
+            if card is not None and place.at >= since:
+                known = groups.get(card.group) or LetterGroup(card.group, "", 0, place.at, place.at)
+                groups[card.group] = replace(known, about=card.about, count=known.count + 1, last=place.at)
+        return list(groups.values())
+
+    @_locked
+    def letter_places(
+        self, handler: str, limit: int, after: Place = BEGINNING, until: float = inf, group: str = ""
+    ) -> list[Place]:
+        """The first ``limit`` letters behind this place that were recorded at ``until`` or before."""
+        places = self._drawers[handler].places(group)
+        known = replace(after, turn=self._turns.get(after.id, after.turn))
+        return [place for place in places if place.order > known.order and place.at <= until][:limit]
+
+    @_locked
+    def letters_about(self, handler: str, subject: str) -> list[tuple[Place, Card]]:
+        """The letters whose card may be about this subject, oldest first."""
         drawer = self._drawers[handler]
+        cards = ((place, drawer.cards.get(place.id)) for place in drawer.places())
+        return [(place, replace(card, about="")) for place, card in cards if card and card.may_be_about(subject)]
+
+    @_locked
+    def unfiled(self, handler: str) -> list[str]:
+        """The ids of the letters that have no card."""
+        drawer = self._drawers[handler]
+        return [key for key in drawer.letters if key not in drawer.cards]
+
+    @_locked
+    def file_letters(self, handler: str, cards: Mapping[str, Card]) -> None:
+        """Add these letters to the index: id → card."""
+        drawer = self._drawers[handler]
+        for letter_id, card in cards.items():
+            if letter_id in drawer.letters:
+                drawer.cards.setdefault(letter_id, card)
+
+    @_locked
+    def discard(self, handler: str, letter_id: str) -> bool:
+        """Remove a dead letter. False when there was none."""
+        return self._drawers[handler].take(letter_id)
+
+    @_locked
+    def discard_all(self, handler: str, ids: Sequence[str]) -> list[bool]:
+        """Remove dead letters in one step. False for each that there was not."""
+        return [self._drawers[handler].take(letter_id) for letter_id in ids]
+
+    @_locked
+    def replay_all(self, handler: str, replays: Sequence[Replay]) -> list[bool]:
+        """Remove dead letters, forget that their units were settled, and schedule their messages, in one step."""
+        return [self._replay(handler, replay) for replay in replays]
+
+    def _file(self, handler: str, letter_id: str, letter: str, card: Card | None = None) -> None:
+        drawer = self._drawers[handler]
+        self._turns.setdefault(letter_id, len(self._turns) + 1)
+        place = Place(self._clock(), letter_id, self._turns[letter_id])
+        drawer.letters[letter_id], drawer.letter_places[letter_id] = letter, place
+        if card is not None:
+            drawer.cards[letter_id] = card
+
+    def _replay(self, handler: str, replay: Replay) -> bool:
+        drawer, unit = self._drawers[handler], replay.unit
         waiting = drawer.parts.get(unit) if unit is not None else None
-        if (waiting is not None and waiting.parts) or drawer.letters.pop(letter_id, None) is None:
+        if (waiting is not None and waiting.parts) or not drawer.take(replay.letter):
             return False
         if unit is not None:
             drawer.units.pop(unit, None)
-            gathering, now = drawer.parts[unit], self._clock()
-            for name, text in parts.items():
-                if name.startswith("?"):
-                    gathering.counts[name[1:]] = int(text)
-                else:
-                    gathering.parts.setdefault(name, (now, text))
-        self.schedule(handler, scheduled)
+            self._restore(drawer.parts[unit], replay.parts)
+        self.schedule(handler, replay.scheduled)
         return True
+
+    @_locked
+    def repeat(self, handler: str, unit: str, parts: Mapping[str, str], scheduled: Scheduled) -> Repeated:
+        """Forget that a unit is finished, restore a join's parts, and schedule the message that runs it once more."""
+        drawer, state = self._drawers[handler], self._unit(Claim(handler, unit, ""))
+        if unit in drawer.parts and drawer.parts[unit].parts:
+            return Repeated.WAITING
+        if not state.done and (state.token or state.settled[""]):
+            return Repeated.BEGUN
+        drawer.units.pop(unit, None)
+        self._restore(drawer.parts[unit], parts)
+        self.schedule(handler, scheduled)
+        return Repeated.OK
+
+    def _restore(self, gathering: "_Gathering", parts: Mapping[str, str]) -> None:
+        for name, text in parts.items():
+            if name.startswith("?"):
+                gathering.counts[name[1:]] = int(text)
+            else:
+                gathering.parts.setdefault(name, (self._clock(), text))
 
     @_locked
     def register(self, handlers: Sequence[str]) -> None:
@@ -620,21 +1003,7 @@ class MemoryStore(Store):
         self, service: str, worker: str, bindings: Sequence[Binding], ttl: float, removed: Sequence[Binding] = ()
     ) -> Declared:
         """Report that a worker lives and declares these bindings, and find the bindings that may be removed."""
-        register, now = self._registers[service], self._clock()
-        workers = {name: entry for name, entry in register.workers.items() if entry[0] > now}
-        known = workers.pop(worker, None) is not None
-        if ttl > 0:
-            workers[worker] = now + ttl, frozenset(bindings)
-            register.bindings.update(bindings)
-            register.was_declared |= bool(bindings)
-        register.workers = workers
-        live = frozenset[Binding]().union(*(declared for _, declared in workers.values()))
-        register.bindings.difference_update(set(removed) - live)
-        return Declared(
-            known=known,
-            stale=sorted(register.bindings - live),
-            to_restore=sorted(set(removed) & live),
-        )
+        return self._registers[service].declare(self._clock(), worker, bindings, ttl, removed)
 
     @_locked
     def declared(self, service: str) -> dict[str, list[Binding]]:
@@ -645,12 +1014,38 @@ class MemoryStore(Store):
     @_locked
     def listening(self, service: str) -> Listening | None:
         """The queues of this service that events reach; None if no worker of it has ever called `declare`."""
-        register, now = self._registers[service], self._clock()
-        live = [bindings for until, bindings in register.workers.values() if until > now]
-        if not live and not register.was_declared:
-            return None
-        workers = [frozenset(queue for queue, _ in bindings) for bindings in live]
-        return Listening(frozenset(register.bindings), workers)
+        return self._registers[service].listening(self._clock())
+
+    @_locked
+    def apply(self, service: str, bindings: Sequence[Binding], seconds: float, *, is_made: bool = False) -> None:
+        """Let these bindings count as declared for ``seconds``."""
+        self._registers[service].apply(self._clock(), bindings, seconds, is_made=is_made)
+
+    @_locked
+    def applied(self, service: str) -> Applied | None:
+        """What was applied for a service, and still counts."""
+        return self._registers[service].applied(self._clock())
+
+    @_locked
+    def retire(self, service: str, queue: str, step: Step, record: str = "", seconds: float = 0.0) -> Retiring:
+        """Make a step in the retirement of the handler with this queue."""
+        return self._registers[service].retire(self._clock(), queue, step, record, seconds)
+
+    @_locked
+    def retirements(self, service: str) -> list[Retirement]:
+        """The marks of a service's handlers, by queue."""
+        return [mark for _, (mark, _) in sorted(self._registers[service].marks.items())]
+
+    @_locked
+    def forget(self, handler: str) -> bool:
+        """Forget all that is kept of a handler, unless something of it is left."""
+        drawer = self._drawers[handler]
+        if drawer.calendar or drawer.letters:
+            return False
+        del self._drawers[handler]
+        self._joins.pop(handler, None)
+        self._handlers.discard(handler)
+        return True
 
     @_locked
     def report(
@@ -691,22 +1086,75 @@ class MemoryStore(Store):
         ]
         return Presence.of(programs, roll.descriptions, roll.announced)
 
+    @_locked
+    def pause(
+        self,
+        pause: Pause,
+        seconds: float | None = None,
+        *,
+        instead_of: Pause | None = ANY,
+        scheduled: Sequence[Scheduled] = (),
+        unscheduled: Sequence[str] = (),
+    ) -> Paused:
+        """Pause a handler, for so many seconds or until it is resumed, and replace the pause in force."""
+        before = self.pause_of(pause.handler)
+        if instead_of is not ANY and before != instead_of:
+            return Paused(before, before, is_done=False)
+        begun = pause.begun(self._clock(), seconds)
+        # As text and back: in Redis a pause is kept as text.
+        after = self._drawers[pause.handler].pause = Pause.from_text(pause.handler, begun.to_text())
+        self._reschedule(pause.handler, scheduled, unscheduled)
+        return Paused(after, before)
+
+    @_locked
+    def resume(
+        self,
+        handler: str,
+        *,
+        instead_of: Pause = ANY,
+        scheduled: Sequence[Scheduled] = (),
+        unscheduled: Sequence[str] = (),
+    ) -> Pause | None:
+        """End the pause of a handler. Returns it; None: there was none."""
+        before = self.pause_of(handler)
+        if before is None or (instead_of is not ANY and before != instead_of):
+            return None
+        self._drawers[handler].pause = None
+        self._reschedule(handler, scheduled, unscheduled)
+        return before
+
+    def _reschedule(self, name: str, scheduled: Sequence[Scheduled], unscheduled: Sequence[str]) -> None:
+        for key in unscheduled:
+            self.unschedule(name, key)
+        for entry in scheduled:
+            self.schedule(name, entry)
+
+    @_locked
+    def pauses(self, handlers: Sequence[str] | None = None) -> dict[str, Pause]:
+        """Handler → its pause in force: of these handlers, or of all registered ones, sorted."""
+        now = round(self._clock() * 1000)
+        kept = {name: self._drawers[name].pause for name in sorted(self._handlers if handlers is None else handlers)}
+        return {name: one for name, one in kept.items() if one and (one.until is None or stamp(one.until) > now)}
+
     @property
     def recording(self) -> Recording:
         """What this store records of runs."""
         return self._recording
 
-    def _record(self, handler: str, run: Run) -> None:
+    def _record(self, handler: str, entries: Sequence[Entry]) -> None:
         drawer, now = self._drawers[handler], self._clock()
-        # As text and back: in Redis a run is kept as text.
-        for name, text in entries(run):
+        for name, text in entries:
             if name.startswith("runs:"):
                 drawer.runs.append(from_text(handler, now, text))
+            elif name.startswith("events:"):
+                drawer.events[json.loads(text)["id"]] = text
             else:
                 drawer.subjects.append((now, *subject_entry(text)))
         oldest = now - self._recording.lifetime.total_seconds()
         while drawer.runs and (len(drawer.runs) > self._recording.length or drawer.runs[0].at < oldest):
             drawer.runs.popleft()
+        while len(drawer.events) > self._recording.length:
+            del drawer.events[next(iter(drawer.events))]
         while drawer.subjects and (len(drawer.subjects) > self._recording.length or drawer.subjects[0][0] < oldest):
             drawer.subjects.popleft()
 
@@ -722,6 +1170,11 @@ class MemoryStore(Store):
         first = [(run.at, run.story) for run in drawer.runs if run.is_first and is_subject(run.subject, subject)]
         found = [*first, *((at, story) for at, known, story in drawer.subjects if is_subject(known, subject))]
         return list(dict.fromkeys(story for _, story in sorted(found, key=itemgetter(0))))
+
+    @_locked
+    def event(self, handler: str, event: str) -> str | None:
+        """An event that this handler handled, as JSON; None if it is not kept."""
+        return self._drawers[handler].events.get(event)
 
     @_locked
     def story_of(self, handler: str, event: str) -> str | None:
@@ -749,16 +1202,25 @@ class MemoryStore(Store):
         return dict(sorted(self._unheard.items()))
 
     @_locked
+    def note_repair(self, text: str) -> None:
+        """Append an entry to the log of repairs."""
+        self._repairs.append((self._clock(), text))
+
+    @_locked
+    def repairs(self, limit: int) -> list[tuple[float, str]]:
+        """The newest ``limit`` entries of the log of repairs, newest first: when each was made, and its text."""
+        return list(self._repairs)[: -limit - 1 : -1]
+
+    @_locked
     def find_scheduled(self, name: str, texts: Sequence[str], most: int = MOST) -> tuple[list[Kept], bool]:
         """The messages in this schedule that contain one of the texts; True if all were looked at."""
-        entries = [
-            Kept(key, entry.due, entry.message)
-            for key, entry in self._drawers[name].calendar.items()
-            if entry.message is not None
+        calendar, sought = self._drawers[name].calendar, needles(texts)
+        entries = [(key, entry, entry.message) for key, entry in calendar.items() if entry.message is not None]
+        found = [
+            Kept(key, entry.due, message, entry.handed_out)
+            for key, entry, message in entries[:most]
+            if any(text in message.to_json().encode() for text in sought)
         ]
-        sought = needles(texts)
-        texts_of = {entry.id: entry.message.to_json().encode() for entry in entries[:most]}
-        found = [entry for entry in entries[:most] if any(text in texts_of[entry.id] for text in sought)]
         return found, len(entries) <= most
 
     @_locked

@@ -12,6 +12,8 @@ from choreo.events.message import compact, parsed
 
 #: The attribute of an event that is sent to the join with this key: see `addressed`.
 KEY = "choreojoinkey"
+#: The attribute of an event whose effect is to be undone: see `demanded`.
+DEMAND = "choreoundo"
 #: `Settlement.note` of a join that was cancelled, or ended without parts: later events are expected.
 CANCELLED = "cancelled"
 
@@ -49,6 +51,34 @@ def read_address(envelope: Envelope) -> tuple[Envelope, str | None]:
     return replace(envelope, extensions=others), key
 
 
+def demanded(effect: Envelope, failure: Envelope | None) -> Envelope:
+    """Return the event of an effect as the message carries it that demands to undo it. None: by hand, no failure."""
+    named = "" if failure is None else compact([failure.type, packed(failure)])
+    return replace(effect, extensions=effect.extensions | {DEMAND: named})
+
+
+def is_demanded(envelope: Envelope) -> bool:
+    """True for an event that `demanded` returned."""
+    return DEMAND in envelope.extensions
+
+
+def read_demand(envelope: Envelope) -> tuple[Envelope, Envelope | None]:
+    """Return the events that `demanded` got. Raises `ValueError` for an attribute that it did not write."""
+    others = {name: value for name, value in envelope.extensions.items() if name != DEMAND}
+    effect = replace(envelope, extensions=others)
+    named = envelope.extensions.get(DEMAND)
+    return effect, read_failure(named) if named else None
+
+
+def read_failure(text: Any) -> Envelope:
+    """Return the event in this text of a demand. Raises `ValueError` for any other text."""
+    try:
+        kind, event = parsed(text)
+        return _unpack(kind, event)
+    except (TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{text!r} is no demand to undo something: {error}") from error
+
+
 def mark_of(identity: str) -> str:
     """Return a short mark of an event, by which a settled join knows its parts. The script arrive.lua computes it."""
     return sha1(identity.encode(), usedforsecurity=False).hexdigest()[:8]
@@ -71,7 +101,9 @@ def packed(envelope: Envelope) -> str:
         envelope.version,
         envelope.data,
     ]
-    if envelope.extensions:
+    if envelope.hops:
+        record.append(envelope.extensions | {"hops": envelope.hops})
+    elif envelope.extensions:
         record.append(envelope.extensions)
     return compact(record)
 
@@ -90,7 +122,8 @@ def by_type(envelopes: Iterable[Envelope]) -> dict[str, list[Envelope]]:
 
 
 def _unpack(name: str, text: str) -> Envelope:
-    event_id, source, subject, time, correlation_id, causation_id, version, data, *extensions = parsed(text)
+    event_id, source, subject, time, correlation_id, causation_id, version, data, *more = parsed(text)
+    extensions: dict[str, Any] = more[0] if more else {}
     return Envelope(
         id=event_id,
         type=name.partition("/")[0],
@@ -100,6 +133,7 @@ def _unpack(name: str, text: str) -> Envelope:
         correlation_id=correlation_id,
         causation_id=causation_id,
         version=version,
+        hops=extensions.pop("hops", 0),
         data=data,
-        extensions=extensions[0] if extensions else {},
+        extensions=extensions,
     )

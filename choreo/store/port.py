@@ -1,18 +1,41 @@
-"""The store: seven protocols in one object, since a commit writes to several of them in one step."""
+"""The store: several protocols in one object, since a commit writes to several of them in one step."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 from choreo.store.claims import Claims
+from choreo.store.deployments import Deployments
+from choreo.store.failures import Failures
 from choreo.store.joins import Joins
 from choreo.store.letters import Letters
+from choreo.store.pauses import Pauses
 from choreo.store.register import Register
+from choreo.store.repairs import Repairs
 from choreo.store.runs import Runs
 from choreo.store.schedule import Schedule
 from choreo.store.search import Search
+from choreo.store.slots import Slots
+from choreo.store.together import Together
+from choreo.store.turns import Turns
 
 
-class Store(Claims, Joins, Schedule, Letters, Register, Runs, Search, Protocol):
+class Store(
+    Together,
+    Claims,
+    Failures,
+    Joins,
+    Schedule,
+    Letters,
+    Register,
+    Deployments,
+    Pauses,
+    Repairs,
+    Runs,
+    Search,
+    Slots,
+    Turns,
+    Protocol,
+):
     """
     All state that choreo keeps.
 

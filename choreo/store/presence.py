@@ -35,8 +35,10 @@ class Program:
     #: The pool, and how many events it handles at once. "" and 0 for a program without a worker.
     pool: str = ""
     concurrency: int = 0
-    #: The names on the broker of the queues that it consumes now.
+    #: The names on the broker of the queues that it consumes now, also those of paused handlers.
     queues: tuple[str, ...] = ()
+    #: Those of these queues that it does not consume because their handlers are paused.
+    paused: tuple[str, ...] = ()
     #: The file that declares the service.
     file: str = ""
     #: The module that makes the service, as ``celery -A`` takes it.
@@ -57,7 +59,7 @@ class Program:
 
     def to_json(self) -> str:
         """As a text in one line, without what the store sets."""
-        own = asdict(replace(self, queues=tuple(sorted(self.queues))))
+        own = asdict(replace(self, queues=tuple(sorted(self.queues)), paused=tuple(sorted(self.paused))))
         return json.dumps({name: own[name] for name in own.keys() - _STORES}, separators=(",", ":"), sort_keys=True)
 
     @classmethod

@@ -1,9 +1,9 @@
 """The store in Redis, or in a Redis Cluster: one Lua script per decision.
 
 All keys of one handler have the same hash tag (``choreo:{payment.charge_customer}:due``), so that a Redis Cluster
-keeps them in one slot; so have the keys of one service's workers, and of the delayed events. The three keys of the
-whole platform (``choreo:handlers``, ``choreo:joins`` and ``choreo:services``) are in a slot each. No call reads keys of
-two slots.
+keeps them in one slot; so have the keys of one service's workers, and of the delayed events. The four keys of the
+whole platform (``choreo:handlers``, ``choreo:joins``, ``choreo:services`` and ``choreo:repairs``) are in a slot each.
+No call reads keys of two slots.
 
 While a slot moves, a cluster refuses a script of several keys unless all the keys that it names are there. A script
 that also uses keys which it does not name could stop in the middle. So it names the start of the inbox's keys, which is
@@ -13,10 +13,14 @@ Every script begins with a comment on its keys, arguments and answers.
 """
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from hashlib import sha1
+from itertools import chain
+from math import inf
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -26,24 +30,61 @@ from choreo.events.message import Message
 from choreo.events.patterns import Binding
 from choreo.redis_client.cluster import servers
 from choreo.redis_client.evictions import watch
+from choreo.redis_client.refusals import explained
 from choreo.redis_client.scripts import Script
-from choreo.redis_client.wire import Argument
+from choreo.redis_client.wire import Argument, Call
 from choreo.store.calls import Calls
-from choreo.store.claims import OUTBOX_GRACE, Claim, ClaimResult, CommitResult, LastEnd, Outcome, Settlement, Verdict
+from choreo.store.claims import (
+    OUTBOX_GRACE,
+    Claim,
+    ClaimResult,
+    CommitResult,
+    LastEnd,
+    Outcome,
+    Repeated,
+    Settlement,
+    Verdict,
+)
+from choreo.store.deployments import Applied, Retirement, Retiring, Step
+from choreo.store.failures import FORGOTTEN_AFTER, MOST_KINDS, Row
 from choreo.store.joins import Arrival, JoinState
+from choreo.store.letters import BEGINNING, Card, LetterGroup, Place, Replay
+from choreo.store.pauses import ANY, UNSET, Pause, Paused, stamp
 from choreo.store.port import Store
 from choreo.store.presence import Presence, Program
+from choreo.store.redis_deployments import RedisDeployments, pair
+from choreo.store.redis_letters import RedisLetters
 from choreo.store.redis_programs import RedisPrograms
-from choreo.store.redis_runs import RedisRuns, Tending
+from choreo.store.redis_runs import RedisRuns, Tending, time_of
 from choreo.store.redis_search import RedisSearch
+from choreo.store.redis_turns import RedisTurns
 from choreo.store.register import MOST_UNHEARD, Declared, Listening, UnheardType
-from choreo.store.runs import Recording, Run, entries
-from choreo.store.schedule import DEADLINE_PREFIX, DELAYED, Backlog, Scheduled, Unreadable, deadline_id
-from choreo.store.search import MOST, Kept, KeptUnit
+from choreo.store.repairs import MOST_REPAIRS
+from choreo.store.runs import Recording, Run
+from choreo.store.schedule import (
+    DEADLINE_PREFIX,
+    DELAYED,
+    Backlog,
+    Hurried,
+    Kept,
+    Scheduled,
+    Unreadable,
+    deadline_id,
+)
+from choreo.store.search import MOST, KeptUnit
+from choreo.store.slots import WAITER_TTL, YIELD_AFTER, Slot
 from choreo.store.terms import Terms
+from choreo.store.together import NOTHING_SENT, Beginning, Sent
+from choreo.store.turns import Turn, TurnResult
+
+logger = logging.getLogger(__name__)
 
 #: How a schedule id that is no UTF-8 becomes a text, and bytes again.
 _ESCAPED = "surrogateescape"
+#: How many entries of a schedule one script looks at: that takes a millisecond or two.
+_GLANCE = 1000
+#: The script that answers about one unit, where others answer about several.
+_ARRIVE = "store/arrive"
 
 
 class RedisStore(Store):
@@ -96,7 +137,11 @@ class RedisStore(Store):
         return self._key(handler, "letters"), self._key(handler, "letters", "index")
 
     def _lease_args(self, claim: Claim) -> list[Any]:
-        return [_attempt(claim), claim.token, self._lease, self.terms.max_deliveries, self._retention]
+        return [_attempt(claim), claim.token, self._lease_of(claim), self.terms.max_deliveries, self._retention]
+
+    def _lease_of(self, claim: Claim) -> int:
+        """Milliseconds for which the claim holds unless it is renewed."""
+        return _ms(claim.ahead) if claim.ahead else self._lease
 
     def begin(self, claim: Claim) -> ClaimResult:
         """Claim a unit."""
@@ -105,7 +150,8 @@ class RedisStore(Store):
     def _beginning(self, claim: Claim) -> tuple[list[str], list[Any]]:
         """Keys and arguments of begin.lua."""
         keys = [*self._unit(claim.handler, claim.unit), self._done(claim.handler)]
-        return keys, [*self._lease_args(claim), _remembered(claim.unit), self._in_flight(claim), claim.once]
+        own = _remembered(claim.unit), self._in_flight(claim), claim.once
+        return keys, [*self._lease_args(claim), *own, "1" if claim.ahead else ""]
 
     def _in_flight(self, claim: Claim) -> str:  # noqa: ARG002
         """The key under which this server keeps the claim's delivery in flight; "" if the server is not the broker."""
@@ -128,6 +174,11 @@ class RedisStore(Store):
         # The next beginning asks; or nobody has begun it since.
         is_of_it = number.isdigit() and int(number) >= int(deliveries or 1) - 1
         return LastEnd(text if is_of_it else "", before)
+
+    def is_finished(self, handler: str, unit: str) -> bool:
+        """True if the unit is finished for good, and the store remembers it."""
+        keys = [self._unit(handler, unit)[0], self._done(handler)]
+        return bool(self._run("is_finished", keys, [_remembered(unit), self._retention]))
 
     def returned(self, handler: str, delivery: str, by: int = 1) -> int:
         """Count one more return of a delivery that no claim counts."""
@@ -160,7 +211,7 @@ class RedisStore(Store):
             deadline_id(claim.unit),
             arrival.at_least,
             self._in_flight(claim),
-            int(ahead),
+            int(ahead or claim.ahead > 0),
             int(arrival.may_be_repeated),
             arrival.round_of,
             len(arrival.counts),
@@ -221,14 +272,171 @@ class RedisStore(Store):
         args = [claim.token, self._lease, self._retention]
         return bool(self._run("renew", [unit], args))
 
+    def take_slot(self, slot: Slot, limit: int, waiter: str) -> bool:
+        """Take a slot, or wait for one."""
+        keys = [self._key(slot.handler, *part) for part in (("slots",), ("slots", "waiting"), ("slots", "asked"))]
+        args = [slot.token, self._lease, limit, waiter, _ms(WAITER_TTL), _ms(YIELD_AFTER)]
+        return bool(self._run("take_slot", keys, args))
+
+    def renew_slot(self, slot: Slot) -> bool:
+        """Prolong the lease of a slot. False when it is no longer taken."""
+        return bool(self._run("renew_slot", [self._key(slot.handler, "slots")], [slot.token, self._lease]))
+
+    def free_slot(self, slot: Slot) -> None:
+        """Give a slot up."""
+        self._calls.ask(lambda client: client.zrem(self._key(slot.handler, "slots"), slot.token))
+
+    def taken_slots(self, handler: str) -> list[str]:
+        """The tokens of the slots that are taken."""
+        key = self._key(handler, "slots")
+        after = f"({self._calls.time(key) * 1000:.0f}"
+        found = self._calls.ask(lambda client: client.zrangebyscore(key, after, "+inf"))
+        return sorted(token.decode() for token in found)
+
+    @cached_property
+    def _turns(self) -> RedisTurns:
+        return RedisTurns(self._calls, self._key, self._lease, self._retention)
+
+    def enter_series(self, turn: Turn) -> None:
+        """Note that an event has come."""
+        self._turns.enter(turn)
+
+    def take_turn(self, turn: Turn, message: Message) -> TurnResult:
+        """Take the turn, or keep the event until it comes."""
+        return self._turns.take(turn, message)
+
+    def renew_turn(self, turn: Turn) -> bool:
+        """Prolong the turn of a run. False when another event has it."""
+        return self._turns.renew(turn)
+
+    def end_turn(self, turn: Turn, wait: float | None = None) -> Mapping[str, Message]:
+        """End the turn of an event that is finished, or gives it up."""
+        return self._turns.end(turn, wait)
+
+    def series(self, handler: str, key: str) -> list[str]:
+        """The units of a series in their order."""
+        return self._turns.series(handler, key)
+
     def commit(self, claim: Claim, settlement: Settlement) -> CommitResult:
         """Settle a claim."""
-        outbox = [Scheduled(key, message, OUTBOX_GRACE) for key, message in settlement.sent.items()]
-        args = self._settlement_args(claim, settlement, [*settlement.scheduled, *outbox])
+        args = self._settlement_args(claim, settlement, _with_outbox(settlement).scheduled)
         keys, args = self._settlement_keys(claim.handler), [*self._first_args(claim.handler), *args]
-        (outcome,), repeated = self._calls.run_once(Script.load("store/commit"), keys, args)
-        committed = Outcome(outcome.decode())
-        return CommitResult(committed, settlement.sent if committed is Outcome.OK else {}, repeated=repeated)
+        answer, repeated = self._calls.run_once(Script.load("store/commit"), keys, args)
+        return _committed(answer, settlement, repeated)
+
+    def begin_all(self, beginnings: Sequence[Beginning]) -> list[ClaimResult | StoreError]:
+        """Claim each unit, in one round trip."""
+        script = Script.load("store/begin_all")
+        calls: list[Call] = []
+        places: list[list[int]] = []
+        for handler, numbers in _by_handler([claim for claim, _ in beginnings]).items():
+            claims = [number for number in numbers if beginnings[number][1] is None]
+            if claims:
+                args: list[Argument] = [self._key(handler, ""), self.terms.max_deliveries, self._retention]
+                for number in claims:
+                    claim = beginnings[number][0]
+                    args += [_attempt(claim), claim.token, self._lease_of(claim), "1" if claim.ahead else ""]
+                    args += [claim.unit, _remembered(claim.unit), claim.once]
+                calls.append((script, [self._done(handler)], args))
+                places.append(claims)
+        for number, (claim, arrival) in enumerate(beginnings):
+            if arrival is not None:
+                calls.append((Script.load(_ARRIVE), *self._arriving(claim, arrival)))
+                places.append([number])
+        answers = self._together(calls, places, len(beginnings))
+        if answers is None:
+            return super().begin_all(beginnings)
+        return [one if isinstance(one, StoreError) else claim_result(one) for one, _ in answers]
+
+    def commit_all(
+        self, commits: Sequence[tuple[Claim, Settlement]], sent: Sent = NOTHING_SENT
+    ) -> list[CommitResult | StoreError]:
+        """Settle each claim, and remove messages that the broker has, in one round trip."""
+        script = Script.load("store/commit_all")
+        calls: list[Call] = []
+        places: list[list[int]] = []
+        for handler, numbers in _by_handler([claim for claim, _ in commits]).items():
+            args: list[Any] = self._first_args(handler)
+            for number in numbers:
+                claim, settlement = commits[number]
+                args += self._settlement_args(claim, settlement, _with_outbox(settlement).scheduled)
+            calls.append((script, self._settlement_keys(handler), args))
+            places.append(numbers)
+        for name, ids in sent.items():
+            calls.append((Script.load("store/sent"), self._calendar(name), ids))
+            places.append([])
+        answers = self._together(calls, places, len(commits))
+        if answers is None:
+            return super().commit_all(commits, sent)
+        return [
+            one if isinstance(one, StoreError) else _committed(one, settlement, repeated)
+            for (one, repeated), (_, settlement) in zip(answers, commits, strict=True)
+        ]
+
+    def _together(
+        self, calls: Sequence[Call], places: Sequence[Sequence[int]], count: int
+    ) -> list[tuple[Any, bool]] | None:
+        """
+        The answer about each unit, and True if it was asked more than once. None if a text cannot be sent to Redis.
+
+        ``places`` are the numbers of the units that each call is about.
+        """
+        found: list[tuple[Any, bool]] = [(None, False)] * count
+        try:
+            answers, repeated = self._calls.run_all(calls) if calls else ([], False)
+        except StoreError as error:
+            return None if isinstance(error.__cause__, UnicodeEncodeError) else [(error, True)] * count
+        for (script, _, _), numbers, answer in zip(calls, places, answers, strict=True):
+            if not numbers:
+                continue
+            of_each = [answer] * len(numbers) if isinstance(answer, Exception) or script.name == _ARRIVE else answer
+            for number, one in zip(numbers, of_each, strict=True):
+                found[number] = self._calls.failed(one) if isinstance(one, Exception) else one, repeated
+        return found
+
+    def sent_all(self, ids: Sent) -> None:
+        """Remove messages that the broker has, in one round trip."""
+        if not all(map(_is_utf8, chain.from_iterable(ids.values()))):
+            super().sent_all(ids)
+            return
+        self._for_each([("sent", self._calendar(name), some) for name, some in ids.items()])
+
+    def release(self, claims: Sequence[Claim]) -> None:
+        """Give up claims that were made ahead, as far as their handlers have not begun."""
+        self._for_each([("release", self._unit(claim.handler, claim.unit)[:1], [claim.token]) for claim in claims])
+
+    def undo_begin(self, claims: Sequence[Claim]) -> None:
+        """Take the beginnings of these claims back."""
+        self._for_each([("undo_begin", self._unit(claim.handler, claim.unit)[:1], [claim.token]) for claim in claims])
+
+    def _for_each(self, calls: Sequence[tuple[str, Sequence[Argument], Sequence[Argument]]]) -> None:
+        """Run scripts of one word each, in one round trip."""
+        answers, _ = self._calls.run_all([(Script.load(f"store/{name}"), keys, args) for name, keys, args in calls])
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise self._calls.failed(answer)
+
+    def commit_as_one(self, commits: Sequence[tuple[Claim, Settlement]], shared: Settlement) -> list[CommitResult]:
+        """Settle several claims of one handler in one step."""
+        handler = commits[0][0].handler
+        args: list[Any] = [*self._first_args(handler), *self._shared_args(handler, _with_outbox(shared))]
+        for claim, settlement in commits:
+            args += self._settlement_args(claim, settlement, _with_outbox(settlement).scheduled)
+        script, keys = Script.load("store/commit_as_one"), self._settlement_keys(handler)
+        answer, repeated = self._calls.run_once(script, keys, args)
+        outcomes = [_outcome_in(text) for text in answer]
+        first = next((number for number, outcome in enumerate(outcomes) if outcome is Outcome.OK), None)
+        answers = []
+        for number, (outcome, (_, settlement)) in enumerate(zip(outcomes, commits, strict=True)):
+            unsent = {**settlement.sent, **(shared.sent if number == first else {})}
+            answers.append(CommitResult(outcome, unsent if outcome is Outcome.OK else {}, repeated=repeated))
+        return answers
+
+    def _shared_args(self, handler: str, shared: Settlement, messages: int = 0) -> list[Any]:
+        """The arguments for what leaves if any claim is settled: those of a claim without a token, or none."""
+        if not (shared.scheduled or messages):
+            return []
+        return self._settlement_args(Claim(handler, "", "", 0), shared, shared.scheduled, messages)
 
     def _settlement_keys(self, handler: str) -> list[str]:
         if handler not in self._fixed_keys:
@@ -243,20 +451,22 @@ class RedisStore(Store):
         self, claim: Claim, settlement: Settlement, scheduled: Sequence[Scheduled], messages: int = 0
     ) -> list[Any]:
         """The arguments of settle.lua for one claim. The caller adds those of its own ``messages``."""
-        letter, unwanted, took_part = settlement.letter or (), settlement.unscheduled, settlement.took_part
-        kept = "2" if _remembered(claim.unit) and not letter else settlement.note
-        retention = max(self._retention, _ms(settlement.remember))
-        recorded = entries(settlement.run) if settlement.run is not None else ()
-        shape = ""
-        if letter or unwanted or scheduled or messages or took_part or recorded or settlement.counted:
-            counts = f"{len(letter) // 2} {len(unwanted)} {len(scheduled)} {messages} {len(took_part)}"
-            shape = f"{counts} {len(recorded)} {settlement.counted}".rstrip()
-        args: list[Any] = [claim.token, _attempt(claim), kept if settlement.done else 0, retention, claim.unit, shape]
-        args += (*letter, *unwanted)
-        for entry in scheduled:
-            args += _arguments(entry)
-        if took_part:
-            args += [_ms(settlement.retention) or self._retention, *took_part]
+        letter = _letter_args(*settlement.letter) if settlement.letter else ()
+        unwanted, took_part, recorded = settlement.unscheduled, settlement.took_part, settlement.record
+        kept = ("2" if _remembered(claim.unit) and not letter else settlement.note) if settlement.done else "0"
+        retention = max(self._retention, _ms(settlement.remember)) if settlement.remember else self._retention
+        args: list[Any] = [claim.token, _attempt(claim), kept, retention, claim.unit]
+        if not (letter or unwanted or scheduled or messages or took_part or settlement.counted or len(recorded) > 1):
+            # Most commits record one run, or none.
+            args.append("1" if recorded else "")
+        else:
+            counts = f"{len(letter) // 5} {len(unwanted)} {len(scheduled)} {messages} {len(took_part)}"
+            args.append(f"{counts} {len(recorded)} {settlement.counted}".rstrip())
+            args += (*letter, *unwanted)
+            for entry in scheduled:
+                args += _arguments(entry)
+            if took_part:
+                args += [_ms(settlement.retention) or self._retention, *took_part]
         for name, text in recorded:
             args += (self._tending.marked(claim.handler, name), text)
         return args
@@ -288,6 +498,11 @@ class RedisStore(Store):
         looks = [("ZRANGEBYSCORE", self._calendar(name)[0], *first) for name in names]
         answers = self._calls.timed(looks)
         return [name for name, (now, answer) in zip(names, answers, strict=True) if _is_due(answer, now)]
+
+    def with_entries(self, names: Sequence[str]) -> list[str]:
+        """The names of the schedules among these that have entries, or cannot be looked at."""
+        answers = self._calls.timed([("EXISTS", self._calendar(name)[0]) for name in names]) if names else []
+        return [name for name, (_, answer) in zip(names, answers, strict=True) if answer != 0]
 
     def due(self, name: str, limit: int, hold: float) -> list[tuple[str, Message | Unreadable | None]]:
         """Up to ``limit`` messages that are due. They are due again after ``hold`` seconds unless `sent` is called."""
@@ -328,6 +543,27 @@ class RedisStore(Store):
         joins = max(ready + later + reminded - messages_there, 0)
         return Backlog(ready, late, later, following[0][1] / 1000 if following else None, reminded, joins)
 
+    def entries(self, name: str, limit: int, after: tuple[float, str] = (0.0, "")) -> list[Kept]:
+        """Up to ``limit`` entries, by their due time and then by their id, which follow this due time and id."""
+        due, last = after
+        # A time has half a millisecond at most.
+        answer = self._run("entries", self._calendar(name), [limit, round(due * 2000) / 2, last])
+        return [_kept(*row) for row in zip(answer[::3], answer[1::3], answer[2::3], strict=True)]
+
+    def find_entry(self, name: str, mark: str) -> Kept | None:
+        """The entry with this `entry_mark`; None if there is none."""
+        place, looked = 0, _GLANCE
+        while looked == _GLANCE:
+            looked, *found = self._run("find_entry", self._calendar(name), [name, mark, place, _GLANCE])
+            if found:
+                return _kept(*found) if float(found[1]) >= 0 else None
+            place += looked
+        return None
+
+    def hurry(self, name: str, schedule_id: str) -> Hurried:
+        """Let an entry fall due now, unless a worker was given it."""
+        return Hurried(self._run("hurry", self._calendar(name)[:1], [schedule_id]).decode())
+
     def upcoming(self, name: str, seconds: float, limit: int) -> list[tuple[str, float]]:
         """Ids of entries that fall due within so many seconds, and when: the first ``limit`` of them."""
         due = self._calendar(name)[0]
@@ -337,81 +573,124 @@ class RedisStore(Store):
         )
         return [(key.decode(errors=_ESCAPED), at / 1000) for key, at in found]
 
-    def add_letter(self, handler: str, letter_id: str, letter: str, scheduled: Sequence[Scheduled] = ()) -> None:
+    def add_letter(
+        self,
+        handler: str,
+        letter_id: str,
+        letter: str,
+        scheduled: Sequence[Scheduled] = (),
+        card: Card | None = None,
+    ) -> None:
         """Record a dead letter outside any unit."""
         # A delivery that cannot be read has no unit. Its dead letter is settled with a unit of its own.
         claim = Claim(handler, f"letter:{letter_id}", letter_id)
         self.begin(claim)
-        outcome = self.commit(claim, Settlement(letter=(letter_id, letter), scheduled=scheduled)).outcome
+        filed = (letter_id, letter) if card is None else (letter_id, letter, card)
+        outcome = self.commit(claim, Settlement(letter=filed, scheduled=scheduled)).outcome
         if outcome not in (Outcome.OK, Outcome.ALREADY):
             raise StoreError(f"the dead letter {letter_id} of {handler} was not recorded: its claim is {outcome.value}")
 
+    @cached_property
+    def _kept_letters(self) -> RedisLetters:
+        return RedisLetters(self._calls, self._key, self._retention)
+
     def letters(self, handler: str) -> list[str]:
         """The dead letters of a handler as JSON, oldest first."""
-        letters, index = self._cabinet(handler)
-        ids = self._calls.ask(lambda client: client.zrange(index, 0, -1))
-        found = self._calls.ask(lambda client: client.hmget(letters, ids)) if ids else []
-        return [letter.decode() for letter in found if letter is not None]
+        return self._kept_letters.letters(handler)
 
-    def letter_count(self, handler: str) -> int:
-        """The number of dead letters of a handler."""
-        return int(self._calls.ask(lambda client: client.hlen(self._cabinet(handler)[0])))
+    def with_letters(self, handlers: Sequence[str]) -> list[str]:
+        """The handlers among these that have dead letters, or whose letters cannot be looked at."""
+        return self._kept_letters.with_letters(handlers)
+
+    def letter_count(self, handler: str, group: str = "", since: float = 0.0) -> int:
+        """The number of dead letters of a handler, or of one group, that were recorded at ``since`` or later."""
+        return self._kept_letters.letter_count(handler, group, since)
 
     def letter_times(self, handler: str) -> tuple[float, float] | None:
         """When the oldest and newest letter of a handler were recorded, in seconds since 1970; None: it has none."""
-        index = self._cabinet(handler)[1]
-
-        def ask(pipeline: Any) -> None:
-            pipeline.zrange(index, 0, 0, withscores=True)
-            pipeline.zrange(index, -1, -1, withscores=True)
-
-        first, last = self._calls.together(ask)
-        return (first[0][1] / 1000, last[0][1] / 1000) if first and last else None
+        return self._kept_letters.letter_times(handler)
 
     def newest_letters(self, handler: str, limit: int) -> list[tuple[float, str]]:
         """The newest ``limit`` letters of a handler, oldest first: when each was recorded, and its JSON."""
-        letters, index = self._cabinet(handler)
-        times = self._calls.ask(lambda client: client.zrange(index, -limit, -1, withscores=True))
-        found = self._calls.ask(lambda client: client.hmget(letters, [key for key, _ in times])) if times else []
-        together = zip(times, found, strict=True)
-        return [(at / 1000, letter.decode()) for (_, at), letter in together if letter is not None]
+        return self._kept_letters.newest_letters(handler, limit)
 
     def letter(self, handler: str, letter_id: str) -> str | None:
         """One dead letter as JSON; None if there is none with this id."""
-        letter = self._calls.ask(lambda client: client.hget(self._cabinet(handler)[0], letter_id))
-        return None if letter is None else letter.decode()
+        return self._kept_letters.letter_texts(handler, [letter_id])[0]
+
+    def letter_texts(self, handler: str, ids: Sequence[str]) -> list[str | None]:
+        """These dead letters as JSON; None for each that there is not."""
+        return self._kept_letters.letter_texts(handler, ids)
+
+    def letter_groups(self, handler: str, since: float = 0.0) -> list[LetterGroup]:
+        """The groups of the letters that were recorded at ``since`` or later."""
+        return self._kept_letters.letter_groups(handler, since)
+
+    def letter_places(
+        self, handler: str, limit: int, after: Place = BEGINNING, until: float = inf, group: str = ""
+    ) -> list[Place]:
+        """The first ``limit`` letters behind this place that were recorded at ``until`` or before."""
+        return self._kept_letters.letter_places(handler, limit, after, until, group)
+
+    def letters_about(self, handler: str, subject: str) -> list[tuple[Place, Card]]:
+        """The letters whose card may be about this subject, oldest first."""
+        return self._kept_letters.letters_about(handler, subject)
+
+    def unfiled(self, handler: str) -> list[str]:
+        """The ids of the letters that have no card."""
+        return self._kept_letters.unfiled(handler)
+
+    def file_letters(self, handler: str, cards: Mapping[str, Card]) -> None:
+        """Add these letters to the index: id → card."""
+        self._kept_letters.file_letters(handler, cards)
 
     def discard(self, handler: str, letter_id: str) -> bool:
         """Remove a dead letter. False when there was none."""
-        letters, index = self._cabinet(handler)
+        return self.discard_all(handler, [letter_id])[0]
 
-        def remove(client: Any) -> bool:
+    def discard_all(self, handler: str, ids: Sequence[str]) -> list[bool]:
+        """Remove dead letters in one step. False for each that there was not."""
+        return self._kept_letters.discard_all(handler, ids)
+
+    def replay_all(self, handler: str, replays: Sequence[Replay]) -> list[bool]:
+        """Remove dead letters, forget that their units were settled, and schedule their messages, in one step."""
+        return self._kept_letters.replay_all(handler, replays)
+
+    def repeat(self, handler: str, unit: str, parts: Mapping[str, str], scheduled: Scheduled) -> Repeated:
+        """Forget that a unit is finished, restore a join's parts, and schedule the message that runs it once more."""
+        keys = [*self._unit(handler, unit), *self._calendar(handler), self._done(handler)]
+        args: list[Any] = [*_arguments(scheduled), self._retention, _remembered(unit)]
+        for part, text in parts.items():
+            args += [part, text]
+        return Repeated(self._run("repeat", keys, args).decode())
+
+    def count_failure(self, handler: str, kind: str, *, anew: bool = False) -> Row:
+        """Count one more failure of a handler."""
+        key = self._key(handler, "failing")
+        args = [f"kind {kind}", int(anew), MOST_KINDS, _ms(FORGOTTEN_AFTER)]
+        of_kind, total, since = self._run("count_failure", [key], args)
+        return Row(of_kind, total, int(since) / 1000)
+
+    def forget_failures(self, handler: str) -> None:
+        """End the row: the handler has succeeded."""
+        self._calls.ask(lambda client: client.delete(self._key(handler, "failing")))
+
+    def note_held(self, handler: str, schedule_id: str) -> None:
+        """Remember that this entry of the handler's schedule waits for the end of the handler's pause."""
+        key = self._key(handler, "held")
+
+        def note(client: Any) -> None:
             with client.pipeline(transaction=True) as pipeline:
-                pipeline.hdel(letters, letter_id)
-                pipeline.zrem(index, letter_id)
-                return bool(pipeline.execute()[0])
+                pipeline.rpush(key, schedule_id)
+                pipeline.pexpire(key, _ms(FORGOTTEN_AFTER))
+                pipeline.execute()
 
-        return self._calls.ask(remove)
+        self._calls.ask(note)
 
-    def replay(
-        self,
-        handler: str,
-        letter_id: str,
-        unit: str | None,
-        parts: Mapping[str, str],
-        scheduled: Scheduled,
-    ) -> bool:
-        """Remove a dead letter, forget that its unit was settled, and schedule its message. False if there was none."""
-        keys = [
-            *self._unit(handler, unit or f"letter:{letter_id}"),
-            *self._calendar(handler),
-            *self._cabinet(handler),
-            self._done(handler),
-        ]
-        args: list[Any] = [letter_id, *_arguments(scheduled), self._retention, _remembered(unit or "")]
-        for part, envelope in parts.items():
-            args += [part, envelope]
-        return bool(self._run("replay", keys, args))
+    def hasten_held(self, handler: str, most: int | None = None) -> int:
+        """Let the entries that wait for the end of a pause fall due now."""
+        keys = [self._key(handler, "held"), self._calendar(handler)[0]]
+        return int(self._run("hasten_held", keys, [most or 0]))
 
     def register(self, handlers: Sequence[str]) -> None:
         """Record these handlers."""
@@ -427,11 +706,7 @@ class RedisStore(Store):
         self, service: str, worker: str, bindings: Sequence[Binding], ttl: float, removed: Sequence[Binding] = ()
     ) -> Declared:
         """Report that a worker lives and declares these bindings, and find the bindings that may be removed."""
-        keys = [self._key(service, name) for name in ("workers", "bindings", "queues")]
-        pairs = [" ".join(pair) for pair in (*bindings, *removed)]
-        known, *lists = self._run("declare", keys, [worker, _ms(ttl), len(bindings), *pairs])
-        stale, to_restore = (sorted(text.decode() for text in texts) for texts in lists)
-        return Declared(bool(known), [_pair(text) for text in stale], [_pair(text) for text in to_restore])
+        return self._deployments.declare(service, worker, bindings, ttl, removed)
 
     def declared(self, service: str) -> dict[str, list[Binding]]:
         """The live workers of a service, and the bindings that each declares."""
@@ -441,7 +716,7 @@ class RedisStore(Store):
         for worker, record in workers.items():
             until, *bindings = record.decode().split("\n")
             if int(until) / 1000 > seconds:
-                found[worker.decode()] = [_pair(text) for text in bindings]
+                found[worker.decode()] = [pair(text) for text in bindings]
         return found
 
     def listening(self, service: str) -> Listening | None:
@@ -459,9 +734,38 @@ class RedisStore(Store):
         if not live and not was_declared:
             return None
         return Listening(
-            frozenset(_pair(text.decode()) for text in bindings),
-            [frozenset(_pair(text)[0] for text in declared) for declared in live],
+            frozenset(pair(text.decode()) for text in bindings),
+            [frozenset(pair(text)[0] for text in declared) for declared in live],
         )
+
+    @cached_property
+    def _deployments(self) -> RedisDeployments:
+        return RedisDeployments(self._calls, self._key)
+
+    def apply(self, service: str, bindings: Sequence[Binding], seconds: float, *, is_made: bool = False) -> None:
+        """Let these bindings count as declared for ``seconds``."""
+        self._deployments.apply(service, bindings, seconds, is_made=is_made)
+
+    def applied(self, service: str) -> Applied | None:
+        """What was applied for a service, and still counts."""
+        return self._deployments.applied(service)
+
+    def retire(self, service: str, queue: str, step: Step, record: str = "", seconds: float = 0.0) -> Retiring:
+        """Make a step in the retirement of the handler with this queue."""
+        return self._deployments.retire(service, queue, step, record, seconds)
+
+    def retirements(self, service: str) -> list[Retirement]:
+        """The marks of a service's handlers, by queue."""
+        return self._deployments.retirements(service)
+
+    def forget(self, handler: str) -> bool:
+        """Forget all that is kept of a handler, unless something of it is left."""
+        due, messages, letters, *_ = self._settlement_keys(handler)
+        if not self._deployments.forget(handler, [due, messages, letters]):
+            return False
+        self._calls.ask(lambda client: client.hdel(f"{self.prefix}:joins", handler))
+        self._calls.ask(lambda client: client.srem(f"{self.prefix}:handlers", handler))
+        return True
 
     def report(
         self, service: str, program: Program, description: str, ttl: float, announced: Sequence[str] = ()
@@ -486,6 +790,63 @@ class RedisStore(Store):
         # The workers of an older choreo register handlers only.
         return sorted({name.partition(".")[0] for name in self.handlers()} | self._programs.services())
 
+    def pause(
+        self,
+        pause: Pause,
+        seconds: float | None = None,
+        *,
+        instead_of: Pause | None = ANY,
+        scheduled: Sequence[Scheduled] = (),
+        unscheduled: Sequence[str] = (),
+    ) -> Paused:
+        """Pause a handler, for so many seconds or until it is resumed, and replace the pause in force."""
+        since = 0 if pause.since == UNSET else stamp(pause.since)
+        record = [pause.to_json(), since, 0 if seconds is None else max(_ms(seconds), 1)]
+        return self._change_pause(pause.handler, instead_of, record, scheduled, unscheduled)
+
+    def resume(
+        self,
+        handler: str,
+        *,
+        instead_of: Pause = ANY,
+        scheduled: Sequence[Scheduled] = (),
+        unscheduled: Sequence[str] = (),
+    ) -> Pause | None:
+        """End the pause of a handler. Returns it; None: there was none."""
+        ended = self._change_pause(handler, instead_of, ["", 0, 0], scheduled, unscheduled)
+        return ended.before if ended.is_done else None
+
+    def _change_pause(
+        self,
+        handler: str,
+        instead_of: Pause | None,
+        record: Sequence[Any],
+        scheduled: Sequence[Scheduled],
+        unscheduled: Sequence[str],
+    ) -> Paused:
+        """Run pause.lua."""
+        expected = "*" if instead_of is ANY else "" if instead_of is None else instead_of.to_text()
+        args = [expected, *record, len(unscheduled), *unscheduled]
+        for entry in scheduled:
+            args += _arguments(entry)
+        keys = [self._key(handler, "pause"), *self._calendar(handler)]
+        is_done, before, after = self._run("pause", keys, args)
+        return Paused(_pause(handler, after), _pause(handler, before), is_done=bool(is_done))
+
+    def pauses(self, handlers: Sequence[str] | None = None) -> dict[str, Pause]:
+        """Handler → its pause in force: of these handlers, or of all registered ones, sorted."""
+        names = self.handlers() if handlers is None else sorted(handlers)
+        answers = self._calls.timed([("GET", self._key(name, "pause")) for name in names]) if names else []
+        found = {}
+        for name, (_, answer) in zip(names, answers, strict=True):
+            if isinstance(answer, Exception):
+                if "WRONGTYPE" not in str(answer):
+                    raise self._calls.failed(answer)
+                answer = str(answer).encode()  # a pause that cannot be read
+            if pause := _pause(name, answer):
+                found[name] = pause
+        return found
+
     @property
     def recording(self) -> Recording:
         """What this store records of runs."""
@@ -502,6 +863,10 @@ class RedisStore(Store):
     def stories(self, handler: str, subject: str) -> list[str]:
         """The stories with this subject of which this handler recorded the first event, or a change of subject."""
         return self._runs.stories(handler, subject)
+
+    def event(self, handler: str, event: str) -> str | None:
+        """An event that this handler handled, as JSON; None if it is not kept."""
+        return self._runs.event(handler, event)
 
     def story_of(self, handler: str, event: str) -> str | None:
         """The story of an event that this handler handled or announced."""
@@ -526,6 +891,16 @@ class RedisStore(Store):
             with suppress(ValueError):  # another program has written something else there
                 found[kind] = UnheardType(int(texts[f"n {kind}"]), int(last) / 1000, source)
         return found
+
+    def note_repair(self, text: str) -> None:
+        """Append an entry to the log of repairs."""
+        key = f"{self.prefix}:repairs"
+        self._calls.ask(lambda client: client.xadd(key, {"": text}, maxlen=MOST_REPAIRS, approximate=True))
+
+    def repairs(self, limit: int) -> list[tuple[float, str]]:
+        """The newest ``limit`` entries of the log of repairs, newest first: when each was made, and its text."""
+        found = self._calls.ask(lambda client: client.xrevrange(f"{self.prefix}:repairs", count=limit))
+        return [(time_of(number), fields.get(b"", b"").decode(errors="replace")) for number, fields in found]
 
     @cached_property
     def _search(self) -> RedisSearch:
@@ -571,6 +946,20 @@ class RedisStore(Store):
                 watch(server, ask)
 
 
+def _by_handler(claims: Sequence[Claim]) -> dict[str, list[int]]:
+    """Handler → the numbers of its claims."""
+    found: dict[str, list[int]] = {}
+    for number, claim in enumerate(claims):
+        found.setdefault(claim.handler, []).append(number)
+    return found
+
+
+def _committed(answer: Sequence[bytes], settlement: Settlement, repeated: bool) -> CommitResult:
+    """The answer of commit.lua as a `CommitResult`. ``repeated``: it was sent more than once."""
+    outcome = Outcome(answer[0].decode())
+    return CommitResult(outcome, settlement.sent if outcome is Outcome.OK else {}, repeated=repeated)
+
+
 def claim_result(answer: list[Any]) -> ClaimResult:
     """The answer of begin.lua or arrive.lua as a `ClaimResult`."""
     verdict = Verdict(answer[0].decode())
@@ -590,6 +979,10 @@ def claim_result(answer: list[Any]) -> ClaimResult:
     return ClaimResult(verdict, deliveries=answer[1], parts=parts)
 
 
+def _pause(handler: str, text: bytes | None) -> Pause | None:
+    return Pause.from_text(handler, text.decode(errors="replace")) if text else None
+
+
 def _is_due(first: Any, now: Any) -> bool:
     """True if the first entry of a schedule is due: [[id, score]] or, in the older protocol RESP2, [id, score]."""
     if isinstance(first, Exception) or isinstance(now, Exception):
@@ -597,6 +990,12 @@ def _is_due(first: Any, now: Any) -> bool:
     entry = first[0] if first and isinstance(first[0], list) else first
     # The half: see due.lua.
     return bool(entry) and float(entry[1]) <= int(now[0]) * 1000 + int(now[1]) // 1000 + 0.5
+
+
+def _kept(key: bytes, time: bytes, text: bytes) -> Kept:
+    name, at = key.decode(errors=_ESCAPED), float(time)
+    # The half: see due.lua.
+    return Kept(name, at / 1000, _entry(name, text), is_leaving=at % 1 != 0)
 
 
 def _entry(key: str, text: bytes) -> Message | Unreadable | None:
@@ -628,6 +1027,12 @@ def _arguments(scheduled: Scheduled) -> list[Any]:
     return [scheduled.id, _ms(scheduled.delay), scheduled.message.to_json()]
 
 
+def _letter_args(letter_id: str, letter: str, card: Card | None = None) -> tuple[str, ...]:
+    """The arguments of settle.lua for a dead letter."""
+    filed = ("", "", "") if card is None else (card.group, card.about, card.subjects_text())
+    return letter_id, letter, *filed
+
+
 def _remembered(unit: str) -> str:
     """The unit's id in the inbox; "" for a join, whose own HASH stays, since it counts parts that come late."""
     return "" if unit.startswith("join:") else unit
@@ -637,10 +1042,22 @@ def _attempt(claim: Claim) -> str:
     return f"{claim.attempt}:{claim.signal}" if claim.signal else str(claim.attempt)
 
 
-def _pair(text: str) -> Binding:
-    queue, _, pattern = text.partition(" ")
-    return queue, pattern
-
-
 def _ms(seconds: float) -> int:
     return round(seconds * 1000)
+
+
+def _with_outbox(settlement: Settlement) -> Settlement:
+    """The settlement, whose messages wait in the schedule."""
+    if not settlement.sent:
+        return settlement
+    outbox = [Scheduled(key, message, OUTBOX_GRACE) for key, message in settlement.sent.items()]
+    return replace(settlement, scheduled=[*settlement.scheduled, *outbox])
+
+
+def _outcome_in(text: bytes) -> Outcome:
+    """The outcome of one of several claims. LOST for an error of Redis: nothing of that claim is settled."""
+    try:
+        return Outcome(text.decode(errors="replace"))
+    except ValueError:
+        logger.error("a claim was not settled: %s", explained(ResponseError(text.decode(errors="replace"))))
+        return Outcome.LOST

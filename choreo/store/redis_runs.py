@@ -1,5 +1,6 @@
 """Reads the record of runs in Redis. The scripts that commit write it: see settle.lua."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from operator import itemgetter
@@ -15,6 +16,7 @@ from choreo.store.runs import (
     in_order,
     is_subject,
     needle,
+    needle_of_event,
     needle_of_subject,
     shelf,
     subject_entry,
@@ -67,6 +69,13 @@ class RedisRuns:
         runs = self._found(handler, range(SHELVES), needle(event))
         return next((run.story for run in runs if run.has_part(event)), None)
 
+    def event(self, handler: str, event: str) -> str | None:
+        """An event that this handler handled, as JSON; None if it is not kept."""
+        found = self._find(handler, f"events:{shelf(event)}", needle_of_event(event))
+        texts = [text.decode(errors="replace") for _, text in found]
+        # The data of another event may contain the same text.
+        return next((text for text in reversed(texts) if json.loads(text).get("id") == event), None)
+
     def recent(self, handler: str, seconds: float, limit: int = 1000) -> list[Run]:
         """Runs whose outcome was recorded within the last ``seconds``, oldest first."""
         keys = [self._key_of(handler, f"runs:{number}") for number in range(SHELVES)]
@@ -96,7 +105,7 @@ def _readable(handler: str, found: Iterable[tuple[Any, Any]]) -> Iterator[Run]:
     """The runs in these entries. An entry of a later version of choreo, which this one cannot read, is left out."""
     for number, text in found:
         try:
-            yield from_text(handler, _time_of(number), text)
+            yield from_text(handler, time_of(number), text)
         except ValueError:
             continue
 
@@ -107,9 +116,9 @@ def _changes(found: Iterable[tuple[Any, Any]], subject: str) -> Iterator[tuple[f
         with suppress(ValueError):
             known, story = subject_entry(text)
             if is_subject(known, subject):
-                yield _time_of(number), story
+                yield time_of(number), story
 
 
-def _time_of(number: Any) -> float:
+def time_of(number: Any) -> float:
     """The time at which an entry of a stream was made, in seconds since 1970."""
     return int(bytes(number).partition(b"-")[0]) / 1000

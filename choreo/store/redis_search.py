@@ -6,10 +6,12 @@ from contextlib import suppress
 from typing import Any
 
 from choreo.events.message import Message
+from choreo.redis_client.scripts import Script
 from choreo.store.calls import Calls
-from choreo.store.search import MOST, Kept, KeptUnit, needles
+from choreo.store.schedule import Kept
+from choreo.store.search import MOST, KeptUnit, needles
 
-#: How many entries one call looks at.
+#: About how many entries one call looks at: on the server, in a millisecond or two.
 PAGE = 500
 #: How many keys are looked at for namespaces.
 MOST_KEYS = 500_000
@@ -61,18 +63,15 @@ class RedisSearch:
     def _find(self, key: str, texts: Sequence[str], most: int) -> tuple[list[tuple[bytes, bytes]], bool]:
         sought = needles(texts)
 
-        def read(client: Any) -> tuple[list[tuple[bytes, bytes]], bool]:
-            found: list[tuple[bytes, bytes]] = []
-            cursor, seen = 0, 0
-            while seen < most:
-                cursor, page = client.hscan(key, cursor, count=PAGE)
-                seen += len(page)
-                found += [entry for entry in page.items() if any(text in entry[1] for text in sought)]
-                if not cursor:
-                    return found, True
-            return found, False
-
-        return self._calls.ask(read)
+        found: dict[bytes, bytes] = {}
+        cursor, seen = b"0", 0
+        while seen < most:
+            cursor, looked, *page = self._calls.run(Script.load("store/find"), [key], [cursor, PAGE, *sought])
+            seen += looked
+            found |= dict(zip(page[::2], page[1::2], strict=True))
+            if cursor == b"0":
+                return list(found.items()), True
+        return list(found.items()), False
 
 
 def _kept(found: Sequence[tuple[bytes, bytes]], dues: Sequence[float | None]) -> Iterator[Kept]:
@@ -80,7 +79,7 @@ def _kept(found: Sequence[tuple[bytes, bytes]], dues: Sequence[float | None]) ->
         # Without a time it has just left.
         if due is not None:
             with suppress(ValueError, TypeError, KeyError, AttributeError):
-                yield Kept(key.decode(), abs(due) / 1000, Message.from_json(text))
+                yield Kept(key.decode(), abs(due) / 1000, Message.from_json(text), is_leaving=due % 1 != 0)
 
 
 def _number(text: str) -> int:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from choreo.events.patterns import Binding
+from choreo.store.deployments import Retirement
 from choreo.store.presence import Presence, Program
 
 #: The most types of unheard events that are counted. A program may make up a type for each event.
@@ -21,6 +22,12 @@ class Declared:
     stale: Sequence[Binding] = ()
     #: Removed bindings that a worker has declared meanwhile, and that must be made again.
     to_restore: Sequence[Binding] = ()
+    #: The worker's queues whose handlers are being retired. It works them off, and they get no more events.
+    drained: Sequence[str] = ()
+    #: The handlers that were retired and that this worker, which has just started, has called back.
+    called_back: Sequence[Retirement] = ()
+    #: Seconds to wait before this call is made again: one of its queues is just being deleted. Nothing was reported.
+    wait: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import sha1
 from typing import Protocol
 
 from choreo.events.message import Message
@@ -32,6 +34,33 @@ class Unreadable:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """An entry of a schedule."""
+
+    #: The id of the entry, such as ``retry:...``.
+    id: str
+    #: When it falls due, in seconds since 1970.
+    due: float
+    #: None for a join's deadline.
+    message: Message | Unreadable | None
+    #: True if a worker was given it, and may be sending it.
+    is_leaving: bool = False
+
+
+class Hurried(StrEnum):
+    """What became of an entry that was to fall due now."""
+
+    #: It falls due now.
+    NOW = "now"
+    #: It was due already. It waits for a worker.
+    DUE = "due"
+    #: A worker was given it, and may be sending it.
+    LEAVING = "leaving"
+    #: There is no such entry: it was sent.
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True)
 class Backlog:
     """How much waits in one schedule."""
 
@@ -57,6 +86,12 @@ class Backlog:
 def deadline_id(unit: str) -> str:
     """The schedule id of a join's deadline."""
     return DEADLINE_PREFIX + unit
+
+
+def entry_mark(name: str, schedule_id: str) -> str:
+    """A short name for an entry, for people: ten hexadecimal digits. The script find_entry.lua computes it."""
+    text = f"{name}/{schedule_id}".encode(errors="surrogateescape")
+    return sha1(text, usedforsecurity=False).hexdigest()[:10]
 
 
 class Schedule(Protocol):
@@ -85,6 +120,9 @@ class Schedule(Protocol):
     def ripe(self, names: Sequence[str]) -> list[str]:
         """Those of these schedules in which a message is due. One call for all of them, since mostly there is none."""
 
+    def with_entries(self, names: Sequence[str]) -> list[str]:
+        """Those of these schedules that have entries, or cannot be looked at. One round trip."""
+
     def due(self, name: str, limit: int, hold: float) -> list[tuple[str, Message | Unreadable | None]]:
         """
         Up to ``limit`` messages that are due. They are due again after ``hold`` seconds unless `sent` is called.
@@ -98,6 +136,19 @@ class Schedule(Protocol):
 
     def backlog(self, name: str) -> Backlog:
         """How much waits in the schedule."""
+
+    def entries(self, name: str, limit: int, after: tuple[float, str] = (0.0, "")) -> list[Kept]:
+        """
+        Up to ``limit`` entries, by their due time and then by their id, which follow this due time and id.
+
+        With "" as the id: those that fall due then, and later. Deadlines that were sent are left out.
+        """
+
+    def find_entry(self, name: str, mark: str) -> Kept | None:
+        """The entry with this `entry_mark`; None if there is none. A deadline that was sent is none."""
+
+    def hurry(self, name: str, schedule_id: str) -> Hurried:
+        """Let an entry fall due now, unless a worker was given it."""
 
     def upcoming(self, name: str, seconds: float, limit: int) -> list[tuple[str, float]]:
         """Ids of entries that fall due within so many seconds, and when: the first ``limit`` of them."""

@@ -5,21 +5,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from choreo.events.message import Message
+from choreo.store.schedule import Kept
 
 #: The most entries of one schedule, or dead letters of one handler, that a search looks at.
-MOST = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """A message in a schedule."""
-
-    #: The id of the entry, such as ``retry:...``.
-    id: str
-    #: When it falls due, in seconds since 1970.
-    due: float
-    message: Message
+MOST = 200_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from kombu import Exchange
 from choreo.broker.lines import Post
 from choreo.broker.publisher import Publisher
 from choreo.errors import ChoreoError, PublishError
+from choreo.events.envelope import Envelope
 from choreo.events.message import Message
 
 #: Callback: takes messages. Returns True for each that has a queue. Raises `PublishError` if it takes none of them.
@@ -31,6 +32,10 @@ class MemoryPublisher(Publisher):
         posts = [Post(message, confirmed=True, heard=one) for message, one in zip(messages, heard, strict=True)]
         self.note_unheard(post.message for post in posts if not (post.heard or post.to_one_queue))
         return posts
+
+    async def _collected(self, messages: Sequence[Message], envelopes: Sequence[Envelope]) -> Sequence[Post]:  # noqa: ARG002
+        """Hand the messages over in this thread: nothing of it waits."""
+        return self._publish(messages)
 
 
 def _no_connection() -> None:

@@ -1,5 +1,6 @@
 """The queues of a stage: each event goes to the queue of every handler that listens to it."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -84,14 +85,13 @@ class Queues:
             self.pending.append(PendingDelivery(self._count, queue, message, event))
         return bool(queues)
 
-    def take(self) -> PendingDelivery:
-        """Take the delivery that is next out of its queue. Raises `ValueError` for a choice that is not pending."""
-        chosen = self._choose(self.pending)
-        for place, pending in enumerate(self.pending):
-            if pending is chosen:
-                del self.pending[place]
-                return chosen
-        raise ValueError(f"choose() returned {chosen!r}, which is not one of the pending deliveries.")
+    def take(self, among: Sequence[PendingDelivery]) -> PendingDelivery:
+        """Take the delivery that is next out of its queue. Raises `ValueError` for a choice that is not ``among``."""
+        chosen = self._choose(among)
+        if not any(pending is chosen for pending in among):
+            raise ValueError(f"choose() returned {chosen!r}, which is not one of the pending deliveries.")
+        self.pending.remove(chosen)  # deliveries are compared by identity
+        return chosen
 
     def give_back(self, delivery: PendingDelivery) -> None:
         """Put a delivery, of which nothing was recorded, back at the head."""
@@ -116,3 +116,25 @@ class Queues:
 def first(pending: Sequence[PendingDelivery]) -> PendingDelivery:
     """First in, first out."""
     return pending[0]
+
+
+def due_among(ready: Sequence[PendingDelivery], batches: Mapping[str, int]) -> Sequence[PendingDelivery]:
+    """
+    The deliveries among these that can be made now: an event waits for its batch to fill while others can be made.
+
+    ``batches`` are the sizes of batches, by handler. If all wait, time passes for a worker: all can be made.
+    """
+    waiting = Counter(one.handler for one in ready if one.handler in batches and one.attempt == 1)
+    full = {handler for handler, count in waiting.items() if count >= batches[handler]}
+    due = [one for one in ready if one.handler not in waiting or one.handler in full or one.attempt > 1]
+    return due or ready
+
+
+def rest_of_batch(
+    pending: PendingDelivery, ready: Sequence[PendingDelivery], batches: Mapping[str, int]
+) -> Sequence[PendingDelivery]:
+    """The deliveries that are made together with this one, the oldest first. A retry is made alone."""
+    if pending.handler not in batches or pending.attempt > 1:
+        return []
+    others = [one for one in ready if one.handler == pending.handler and one.attempt == 1 and one is not pending]
+    return others[: batches[pending.handler] - 1]

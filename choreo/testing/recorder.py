@@ -42,7 +42,8 @@ class Recorder:
         """
         The events of this type that were announced: all of them, or those about one subject.
 
-        Raises `pydantic.ValidationError` if an event of this type does not fit the class.
+        Raises `pydantic.ValidationError` if an event of this type does not fit the class, and `VersionError` if it has
+        a version that the class cannot read.
         """
         found = [one for one in self.events if one.type == event.event_type and subject in (None, one.subject)]
         sought = event.event_type if subject is None else f"{event.event_type} about {subject}"

@@ -11,7 +11,7 @@ from choreo.broker.depths import Depth
 from choreo.broker.publisher import Publisher
 from choreo.broker.queued import Queued
 from choreo.broker.topology import Topology
-from choreo.declare.context import Context
+from choreo.declare.context import Context, context_of
 from choreo.delivery.lease_keeper import LeaseKeeper
 from choreo.events.envelope import Envelope
 from choreo.observe.broker_look import BrokerLook
@@ -21,6 +21,8 @@ from choreo.runtime import Runtime
 from choreo.service import Service
 from choreo.store.claims import Claim
 from choreo.store.memory import MemoryStore
+from choreo.store.slots import Slot
+from choreo.store.turns import Turn
 from choreo.testing.queues import PendingDelivery
 
 
@@ -42,6 +44,8 @@ class StageRuntime(Runtime):
         self.pending: Callable[[], Sequence[PendingDelivery]] = tuple
         if now is not None:
             self.now = now
+        # `choreo.Service.apublish` would make it in a thread.
+        self.publisher  # noqa: B018
 
     @cached_property
     def store(self) -> MemoryStore:
@@ -52,6 +56,10 @@ class StageRuntime(Runtime):
     def publisher(self) -> Publisher:
         """The publisher of the test."""
         return self._publisher
+
+    @property
+    def signing(self) -> None:
+        """None: a stage signs nothing, and trusts everybody."""
 
     @cached_property
     def leases(self) -> LeaseKeeper:
@@ -66,7 +74,7 @@ class StageRuntime(Runtime):
     @cached_property
     def contexts(self) -> Callable[..., Context]:
         """Makes plain contexts: a test records no spans."""
-        return Context
+        return context_of
 
     @cached_property
     def lane(self) -> Any:
@@ -144,7 +152,7 @@ def _depth(deliveries: Sequence[PendingDelivery]) -> Depth:
 class Unkept(LeaseKeeper):
     """A lease keeper without a thread."""
 
-    def kept(self, claim: Claim) -> AbstractContextManager[None]:  # noqa: ARG002
+    def kept(self, claim: Claim, holds: Sequence[Slot | Turn] = ()) -> AbstractContextManager[None]:  # noqa: ARG002
         """Do nothing for as long as the block runs."""
         return nullcontext()
 

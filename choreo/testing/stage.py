@@ -12,19 +12,23 @@ from uuid import uuid4
 from choreo.announcement import Announcement
 from choreo.declare.checks import checked_event
 from choreo.declare.delay import Delay
+from choreo.delivery.breaker import OutageBreaker, is_open
 from choreo.delivery.clock import Clock
 from choreo.delivery.dead_letter import DeadLetter
+from choreo.delivery.undeclared import service_of
 from choreo.durations import LONGEST, is_wait
 from choreo.errors import DeclarationError, PublishError
 from choreo.events.envelope import Envelope
 from choreo.events.event import Event
 from choreo.events.message import Message
 from choreo.events.metadata import Meta, checked_meta, joined
+from choreo.observe.effects import Effects
 from choreo.observe.map import Map, drawn
 from choreo.operate.joins import PendingJoin
 from choreo.operate.stories import PendingStory
 from choreo.service import Service
 from choreo.store.memory import Content, MemoryStore
+from choreo.store.pauses import Pause
 from choreo.store.presence import Program
 from choreo.store.schedule import DELAYED, Scheduled
 from choreo.testing.clock import VirtualClock
@@ -32,7 +36,7 @@ from choreo.testing.found import Found
 from choreo.testing.log import Announced, Delivered, Log
 from choreo.testing.loop import EndlessLoopError, loop_in
 from choreo.testing.publisher import MemoryPublisher
-from choreo.testing.queues import PendingDelivery, Queues, first
+from choreo.testing.queues import PendingDelivery, Queues, due_among, event_in, first, rest_of_batch
 from choreo.testing.runtime import StageRuntime, standing_in
 from choreo.testing.story import StageStory
 from choreo.testing.worker import StageWorker
@@ -81,7 +85,8 @@ class Stage:
         self._store = MemoryStore(clock=self._clock.time, content=self._content)
         # Somebody sends the delayed events, as long as the stage is there.
         self._store.tend(DELAYED, float("inf"))
-        self._running: PendingDelivery | None = None
+        #: The deliveries that are being made: one, or a batch.
+        self._running: list[PendingDelivery] = []
         #: The handler whose messages are sent because they are due.
         self._sending = ""
         self._known: dict[str, list[Any]] = {}
@@ -101,8 +106,7 @@ class Stage:
             node = f"{app.service_name}@stage"
             program = Program(node, node, pool="stage", queues=queues, digest=description.digest)
             self._store.report(app.service_name, program, description.to_json(), float("inf"))
-        running = [] if self._running is None else [self._running]
-        return [*running, *self._queues.pending]
+        return [*self._running, *self._queues.pending]
 
     def __repr__(self) -> str:
         return f"<Stage {', '.join(app.service_name for app in self._runtimes)}>"
@@ -191,7 +195,8 @@ class Stage:
         Let time pass: ``advance(minutes=31)``, ``advance(timedelta(days=1))``. Returns the number of deliveries.
 
         The clock stops at each moment at which a message falls due (a retry, a deadline of a join or of a story, a
-        delayed event), in their order, and `run` is called at each. ``units`` are those of `datetime.timedelta`.
+        delayed event), a pause ends, or a breaker lets an event through, in their order, and `run` is called at each.
+        ``units`` are those of `datetime.timedelta`.
         Raises `ValueError` for a time that is negative or longer than a hundred years, and `EndlessLoopError` instead
         of delivery ``most`` + 1.
         """
@@ -203,7 +208,7 @@ class Stage:
         until = self._clock.seconds + passed.total_seconds()
         with self._delivering(most) as run_until_quiet:
             count = run_until_quiet()
-            while (due := self._next_due()) is not None and due <= until:
+            while (due := self._next_moment()) is not None and due <= until:
                 self._clock.seconds = max(self._clock.seconds, due)
                 count += run_until_quiet()
             # A handler may have taken the clock further.
@@ -238,7 +243,8 @@ class Stage:
         """
         The events of this type that were announced so far: all of them, or those about one subject.
 
-        Raises `pydantic.ValidationError` if an event of this type does not fit the class.
+        Raises `pydantic.ValidationError` if an event of this type does not fit the class, and `VersionError` if it has
+        a version that the class cannot read.
         """
         found = [one for one in self.events if one.type == event.event_type and subject in (None, one.subject)]
         sought = event.event_type if subject is None else f"{event.event_type} about {subject}"
@@ -268,6 +274,11 @@ class Stage:
     def map(self) -> Map:
         """The events of the services on the stage, who announces them, and who hears them: see `choreo map`."""
         return drawn([runtime.describe() for runtime in self._runtimes.values()])
+
+    def effects(self, what: str) -> Effects:
+        """The effects about this subject that a handler can undo, and what became of each: see `choreo effects`."""
+        self._present()
+        return self._outside.observe.effects(what)
 
     @property
     def stories(self) -> list[PendingStory]:
@@ -321,37 +332,92 @@ class Stage:
     @contextmanager
     def _delivering(self, most: int) -> Iterator[Callable[[], int]]:
         """Gives the function that makes deliveries until it is quiet, ``most`` of them in all its calls."""
-        if self._running is not None:
-            raise RuntimeError(f"the stage is in the middle of {self._running}: a handler cannot run or advance it.")
+        if self._running:
+            raise RuntimeError(f"the stage is in the middle of {self._running[0]}: a handler cannot run or advance it.")
         left = most
 
         def run_until_quiet() -> int:
             nonlocal left
             count = 0
-            while self._queues.pending or self._send_due():
-                while self._queues.pending:
+            while (ready := self._ready()) or self._send_due() or self._hasten():
+                while ready:
                     if left == 0:
                         raise EndlessLoopError(self._endless(most))
-                    self._deliver()
-                    left, count = left - 1, count + 1
+                    made = self._deliver(ready)
+                    left, count = max(left - made, 0), count + made
+                    ready = self._ready()
             return count
 
         with self._standing_in():
             yield run_until_quiet
 
-    def _deliver(self) -> None:
-        self._running = pending = self._queues.take()
+    def _ready(self) -> list[PendingDelivery]:
+        """The pending deliveries that can be made now: not those of a paused handler, but for a probe."""
+        pending = self._queues.pending
+        pauses = self._pauses()
+        if not pauses:
+            return list(pending)
+        return [one for one in pending if one.handler not in pauses or self._is_probe_due(pauses[one.handler])]
+
+    def _pauses(self) -> dict[str, Pause]:
+        """Handler → the pause that stops it."""
+        pauses = self._store.pauses()
+        return {name: pause for name, pause in pauses.items() if pause.is_stop}
+
+    def _is_probe_due(self, pause: Pause) -> bool:
+        return is_open(pause) and pause.probe_at is not None and pause.probe_at.timestamp() <= self._clock.seconds
+
+    def _hasten(self) -> bool:
+        """Let an event that has failed be probed where no other waits. True if there was one."""
+        waiting = {one.handler for one in self._queues.pending}
+        due = [name for name, pause in self._pauses().items() if name not in waiting and self._is_probe_due(pause)]
+        return sum(self._store.hasten_held(name, 1) for name in due) > 0
+
+    def _begin_probe(self, pending: PendingDelivery) -> str:
+        """The token of the probe that a delivery is; "" if it is none."""
+        pause = self._store.pause_of(pending.handler)
+        if pause is None or not is_open(pause):
+            return ""
+        runtime = next(one for one in self._runtimes.values() if one.service_name == service_of(pending.handler))
+        (subscription,) = [known for known in runtime.subscriptions if known.name == pending.handler]
+        return OutageBreaker(runtime, subscription).begin_probe(pause)
+
+    def _deliver(self, ready: Sequence[PendingDelivery] | None = None) -> int:
+        """Make the next delivery, or a batch of them. Returns their number."""
+        ready = self._ready() if ready is None else ready
+        pending = self._queues.take(due_among(ready, self._batches))
+        probe = self._begin_probe(pending)
+        batch = [pending]
+        if not probe:
+            batch += [self._queues.take([one]) for one in rest_of_batch(pending, ready, self._batches)]
+        self._running = batch
         try:
-            delivered = self._worker.make(pending)
+            delivered = self._worker.make_all(batch) if len(batch) > 1 else [self._worker.make(pending, probe)]
         except BaseException:
-            self._queues.give_back(pending)
+            for back in reversed(batch):
+                self._queues.give_back(back)
             raise
         finally:
-            self._running = None
-        self._log.deliveries.append(delivered)
-        if delivered.error is not None and isinstance(delivered.error.__cause__, KeyboardInterrupt):
-            # A worker would make the next attempt. Here it is somebody who wants the test to end.
-            raise delivered.error.__cause__
+            self._running = []
+        self._log.deliveries += delivered
+        for one in delivered:
+            if one.error is not None and isinstance(one.error.__cause__, KeyboardInterrupt):
+                # A worker would make the next attempt. Here it is somebody who wants the test to end.
+                raise one.error.__cause__
+        return len(batch)
+
+    @property
+    def _batches(self) -> dict[str, int]:
+        """Handler → the size of its batches."""
+        declared = [one for runtime in self._runtimes.values() for one in runtime.subscriptions]
+        return {one.name: one.batch.size for one in declared if one.batch is not None}
+
+    def _next_moment(self) -> float | None:
+        """The next time at which a message falls due, a pause ends, or a breaker lets an event through."""
+        ends = [moment for pause in self._pauses().values() for moment in (pause.until, pause.probe_at) if moment]
+        later = [moment.timestamp() for moment in ends if moment.timestamp() > self._clock.seconds]
+        due = self._next_due()
+        return min(later if due is None else [due, *later], default=None)
 
     def _next_due(self) -> float | None:
         dues = [self._store.next_due(names) for names in self._clocks.values()]
@@ -379,12 +445,19 @@ class Stage:
     def _take(self, messages: Sequence[Message]) -> list[bool]:
         """Take messages from the publisher of a service."""
         heard, at = self._queues.put(messages), self._clock.now()
-        in_hand = self._running.event if self._running else None
         for message in messages:
             if message.exchange:
-                by = self._running.handler if self._running else self._sending
-                self._log.announced.append(Announced(message, by, in_hand, at))
+                by = self._running[0].handler if self._running else self._sending
+                self._log.announced.append(Announced(message, by, self._in_hand(message), at))
         return heard
+
+    def _in_hand(self, message: Message) -> Envelope | None:
+        """The event that led to this message; of a batch, the one that is its cause."""
+        events = [one.event for one in self._running if one.event is not None]
+        if len(events) > 1:
+            cause = event_in(message).causation_id
+            return next((event for event in events if event.id == cause), events[0])
+        return events[0] if events else None
 
     def _endless(self, most: int) -> str:
         return (

@@ -1,14 +1,17 @@
 """The worker of a stage: makes one delivery, as a worker of the service would."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
+from choreo.delivery.batch import BatchRun, MemberDelivery, NotAloneError
 from choreo.delivery.delivery import Delivery
 from choreo.delivery.failure import RetryScheduledError, line_of, trace_of
 from choreo.delivery.kinds import delivery_to
 from choreo.delivery.listener import NoticeDelivery
 from choreo.delivery.notice import park
+from choreo.delivery.probe import Probe
 from choreo.errors import DeadLetterError, EnvelopeError
 from choreo.events.envelope import Envelope
 from choreo.events.message import Message
@@ -26,18 +29,20 @@ class StageWorker:
     def __init__(self, runtimes: Mapping[Service, StageRuntime]) -> None:
         self._services = {app.service_name: (app, runtime) for app, runtime in runtimes.items()}
 
-    def make(self, pending: PendingDelivery) -> Delivered:
+    def make(self, pending: PendingDelivery, probe: str = "") -> Delivered:
         """
         Make one delivery, and return its outcome. An error of the handler is part of the outcome.
+
+        ``probe`` is the token of the probe that it is; "" if it is none.
 
         Raises any error that happened while nothing was recorded yet: the delivery must be made again then.
         """
         app, runtime = self._services[pending.handler.partition(".")[0]]
         if pending.event is None:
             return self._tell(app, runtime, pending)
-        return self._handle(runtime, pending, pending.event)
+        return self._handle(runtime, pending, pending.event, probe)
 
-    def _handle(self, runtime: StageRuntime, pending: PendingDelivery, event: Envelope) -> Delivered:
+    def _handle(self, runtime: StageRuntime, pending: PendingDelivery, event: Envelope, probe: str) -> Delivered:
         at = runtime.now()
         (subscription,) = [known for known in runtime.subscriptions if known.name == pending.handler]
         try:
@@ -47,14 +52,47 @@ class StageWorker:
             park(runtime, pending.handler, own, error, (event,))
             return _delivered(pending, event, at, f"dead letter: {error}", error)
         try:
-            outcome, failure = self._live(delivery)
+            outcome, failure = self._live(Probe(delivery, probe) if probe else delivery)
         except Exception as error:
             if not delivery.settled:
                 raise
             outcome, failure = f"dead letter: {line_of(error)}", error
         return _delivered(pending, event, at, outcome, failure)
 
-    def _live(self, delivery: Delivery) -> tuple[str, Exception | None]:
+    def make_all(self, batch: Sequence[PendingDelivery]) -> list[Delivered]:
+        """Make the deliveries of one batch. Returns and raises as `make` does, for each."""
+        runtime = self._services[batch[0].handler.partition(".")[0]][1]
+        at = runtime.now()
+        (subscription,) = [known for known in runtime.subscriptions if known.name == batch[0].handler]
+        made: dict[PendingDelivery, MemberDelivery] = {}
+        parked: dict[PendingDelivery, Delivered] = {}
+        for one in batch:
+            try:
+                token = f"stage-{one.number}"
+                delivery: Any = delivery_to(runtime, subscription, _event_of(one), one.attempt, token=token)
+            except EnvelopeError:
+                parked[one] = self.make(one)
+            else:
+                made[one] = delivery
+        if made:
+            run = BatchRun(list(made.values()))
+            run.live()
+        return [parked[one] if one in parked else self._outcome(one, made[one], run, at) for one in batch]
+
+    def _outcome(self, pending: PendingDelivery, member: MemberDelivery, run: BatchRun, at: datetime) -> Delivered:
+        try:
+            outcome, failure = run.outcome_of(member), None
+        except NotAloneError:
+            return self.make(pending)
+        except RetryScheduledError as retry:
+            outcome, failure = retry.reason, retry.error
+        except Exception as error:
+            if not member.settled:
+                raise
+            outcome, failure = f"dead letter: {line_of(error)}", error
+        return _delivered(pending, pending.event, at, outcome, failure)
+
+    def _live(self, delivery: Delivery | Probe) -> tuple[str, Exception | None]:
         try:
             return delivery.live(), None
         except RetryScheduledError as retry:
@@ -85,3 +123,9 @@ def _delivered(
     if error is not None and logger.isEnabledFor(logging.WARNING):
         logger.warning("%s: %s\n%s", delivered, outcome, trace_of(error).rstrip())
     return delivered
+
+
+def _event_of(pending: PendingDelivery) -> Envelope:
+    if pending.event is None:
+        raise ValueError(f"{pending} is a notice, which is in no batch")
+    return pending.event

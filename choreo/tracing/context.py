@@ -8,9 +8,11 @@ from opentelemetry import trace
 
 from choreo.declare.context import Active, Context
 from choreo.declare.delay import Delay
+from choreo.delivery.failure import veiled
 from choreo.events.envelope import Envelope
 from choreo.events.event import Event
 from choreo.events.metadata import Meta
+from choreo.events.redaction import hidden
 from choreo.tracing import spans
 
 
@@ -29,14 +31,21 @@ class TracedContext(Context):
         """Return a context manager inside which this context is the current one, in a span."""
         return InSpan(self)
 
-    def _announce(self, event: Event, subject: str | None, delay: Delay | None, meta: Meta | None) -> Envelope:
+    def _announce(
+        self,
+        event: Event,
+        subject: str | None,
+        delay: Delay | None,
+        meta: Meta | None,
+        cause: Envelope | None = None,
+    ) -> Envelope:
         if meta and "traceparent" in meta:
-            return Context._announce(self, event, subject, delay, meta)
+            return Context._announce(self, event, subject, delay, meta, cause)
         # An event that no function of the user announces has no span around it: that a story is overdue.
-        span = spans.publishing(self.system, [event.event_type], self.envelope.extensions)
+        span = spans.publishing(self.system, [event.event_type], (cause or self.envelope).extensions)
         try:
             given = {**(meta or {}), **spans.carried(span)}
-            envelope = Context._announce(self, event, subject, delay, given)
+            envelope = Context._announce(self, event, subject, delay, given, cause)
             span.set_attributes(spans.about(envelope))
             return envelope
         except BaseException as error:
@@ -60,7 +69,7 @@ class InSpan(Active):
     def __exit__(self, *raised: object) -> None:
         contexts.detach(self._before)
         if isinstance(raised[1], BaseException):
-            spans.fail(self._span, raised[1])
+            spans.fail(self._span, veiled(raised[1], hidden(self._context.events)))
         spans.end(self._span)
         Active.__exit__(self, *raised)
 

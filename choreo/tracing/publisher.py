@@ -1,6 +1,8 @@
 """A publisher that records a span for what it announces."""
 
-from collections.abc import Iterable, Mapping
+from asyncio import CancelledError
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -23,14 +25,26 @@ class TracedPublisher(Publisher):
 
     def announce(self, envelopes: Iterable[Envelope]) -> list[Envelope]:
         """Broadcast events, as `Publisher.announce` does. Returns them as they were sent."""
+        with self._in_span(envelopes) as carrying:
+            return super().announce(carrying)
+
+    async def aannounce(self, envelopes: Iterable[Envelope]) -> list[Envelope]:
+        """Broadcast events, as `Publisher.aannounce` does. Returns them as they were sent."""
+        with self._in_span(envelopes) as carrying:
+            return await super().aannounce(carrying)
+
+    @contextmanager
+    def _in_span(self, envelopes: Iterable[Envelope]) -> Iterator[list[Envelope]]:
+        """Gives the events as they are to be sent, in a span around the block."""
         envelopes = list(envelopes)
         if not envelopes:
-            return super().announce(envelopes)
+            yield envelopes
+            return
         span = self._span_of(envelopes)
         try:
             with trace.use_span(span, record_exception=False, set_status_on_exception=False):
-                return super().announce(_carrying(envelopes, spans.carried(span)))
-        except Exception as error:
+                yield _carrying(envelopes, spans.carried(span))
+        except (Exception, CancelledError) as error:
             spans.fail(span, error)
             raise
         finally:

@@ -5,16 +5,23 @@ command that names no worker reaches the workers of its own service only: `celer
 stops payment's workers, and no others.
 """
 
+import logging
 import re
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 from celery.app.control import Control, Inspect
 from celery.utils.functional import maybe_list
 
+from choreo.broker.lines import ensure_connected
 from choreo.worker.logical_clock import LogicalClock
 from choreo.worker.mailbox import ServiceMailbox
 
+logger = logging.getLogger(__name__)
+
+#: The remote control command that has a worker look at the pauses at once: see `choreo.worker.panel`.
+LOOK = "choreo_pauses"
 #: The position of ``limit`` in the arguments of Celery's `broadcast` behind ``destination``.
 _POSITION_OF_LIMIT = 4
 
@@ -47,6 +54,17 @@ def full_name(node: str) -> str:
 
 def _host_of(service: str, host: str) -> str:
     return host if host == service or host.startswith(f"{service}.") else f"{service}.{host}"
+
+
+def wake_workers(app: Any, services: Sequence[str]) -> None:
+    """Have the workers of these services look at the pauses at once. Raises nothing: they also look by themselves."""
+    try:
+        with app.connection_for_write() as connection:
+            ensure_connected(connection)
+            for service in services:
+                app.control.broadcast(LOOK, connection=connection, pattern=nodes_of(service), matcher="pcre")
+    except Exception as error:  # the brokers' clients raise dozens of types
+        logger.debug("the workers of %s look at the pauses a moment later: %s", ", ".join(services), error)
 
 
 class ServiceInspect(Inspect):

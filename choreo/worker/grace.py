@@ -50,6 +50,9 @@ class GraceStep(bootsteps.StartStopStep):
             timer.start()
 
     def _enough(self, seconds: float) -> None:
+        lane = self._worker.app.runtime.lane
+        if lane is not None:
+            lane.look()
         running = ", ".join(sorted(f"{request.name}({request.argsrepr})" for request in listed(state.active_requests)))
         logger.warning("ending %s, not done %g s after the signal to stop", running or "the worker", seconds)
         for child in active_children():

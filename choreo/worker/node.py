@@ -13,9 +13,9 @@ from kombu.exceptions import SerializerNotInstalled
 from kombu.serialization import prepare_accept_content
 
 from choreo.delivery.sentry import without_pool
-from choreo.events.message import JSON
+from choreo.events.cloud_events import JSON
 from choreo.masking import masked
-from choreo.worker import logs
+from choreo.worker import coroutines, logs
 from choreo.worker import panel as panel  # it changes Celery's remote control commands
 from choreo.worker.control import node_name
 from choreo.worker.discarded import warn_of_discarded
@@ -54,8 +54,11 @@ class ServiceWorker(Worker):
         in_process = not issubclass(self.pool_cls, PreforkPool)
         if self.app.runtime.lane is not None:
             self.app.runtime.lane.in_process = in_process
+            if self.pool_cls is PreforkPool:
+                self.app.runtime.lane.use_children()
         self.app.runtime.node = self.hostname
         self.app.runtime.pool_soft_time_limit = self.soft_time_limit
+        coroutines.serve(self, in_process=in_process)
         self._check_pool()
         if in_process:
             self._check_limits()
@@ -68,21 +71,33 @@ class ServiceWorker(Worker):
                 "choreo does not run on the eventlet pool: eventlet's own authors advise against new uses of it, and "
                 "choreo is not tested with it. Run this service with --pool gevent or threads."
             )
+        found = [task.name for task in self._own_tasks() if coroutines.is_async(task)]
+        if found and pool_name(self.pool_cls) == "gevent":
+            raise ImproperlyConfigured(
+                f"{found[0]} is `async def`, and asyncio does not run under gevent. Run this service with --pool "
+                f"threads, or write the handler as `def`."
+            )
 
     def _own_tasks(self) -> list[SafeTask]:
         return [task for task in self.app.tasks.values() if isinstance(task, SafeTask)]
 
     def _check_limits(self) -> None:
-        """Refuse the time limits of a pool that cannot enforce any."""
+        """Refuse the time limits that this pool cannot enforce: those of plain functions."""
+        plain = [task for task in self._own_tasks() if not coroutines.is_async(task)]
+        # The task of the notices is always there, and need not be limited.
+        is_any_plain = any(hasattr(task, "subscription") for task in plain)
         limits = {"task_time_limit": self.time_limit, "task_soft_time_limit": self.soft_time_limit}
-        for task in self._own_tasks():
+        if not is_any_plain:
+            limits = {}
+        for task in plain:
             limits |= {f"time_limit of {task.name}": getattr(task, "time_limit", None)}
             limits |= {f"soft_time_limit of {task.name}": getattr(task, "soft_time_limit", None)}
         for setting, seconds in limits.items():
             if seconds:
                 raise ImproperlyConfigured(
-                    f"{setting} = {seconds}: the {pool_name(self.pool_cls)} pool cannot end a handler, so this would "
-                    f"do nothing. Run this service with --pool prefork, or without the limit."
+                    f"{setting} = {seconds}: the {pool_name(self.pool_cls)} pool cannot end a handler that is a plain "
+                    f"function, so this would do nothing. Run this service with --pool prefork, or without the limit, "
+                    f"or write the handler as `async def`."
                 )
 
     def _check_tasks(self) -> None:

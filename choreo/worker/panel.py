@@ -11,7 +11,9 @@ from functools import wraps
 from typing import Any
 
 from celery.concurrency.prefork import TaskPool as PreforkPool
-from celery.worker.control import Panel, nok
+from celery.worker.control import Panel, inspect_command, nok
+
+from choreo.worker.coroutines import is_async
 
 #: Callback: returns the reason why a command does nothing with these arguments, or "".
 Objection = Callable[..., str]
@@ -25,10 +27,10 @@ def _to_queue(state: Any, queue: str = "", **_: Any) -> str:
     return f"{state.app.service_name} has no queue {queue!r}. Its queues are {', '.join(sorted(queues))}."
 
 
-def _to_limit(state: Any, soft: Any = None, hard: Any = None, **_: Any) -> str:
-    """Only a pool of processes can end a handler, and only at limits that are seconds."""
+def _to_limit(state: Any, task_name: str = "", soft: Any = None, hard: Any = None, **_: Any) -> str:
+    """Only a pool of processes can end a plain handler, and only at limits that are seconds."""
     pool = state.consumer.pool
-    if pool is None or isinstance(pool, PreforkPool):
+    if pool is None or isinstance(pool, PreforkPool) or is_async(state.app.tasks.get(task_name)):
         if _is_seconds(soft) and _is_seconds(hard) and not (soft and hard and soft >= hard):
             return ""
         return f"soft={soft!r} hard={hard!r}: the limits take seconds, and the soft one must be less than the hard one."
@@ -78,6 +80,31 @@ def _reporting(command: Callable[..., Any]) -> Callable[..., Any]:
     return reporting
 
 
+def _looking(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The children of a prefork pool tell at the end of a bundle which of its runs they have begun; this asks now."""
+
+    @wraps(command)
+    def looking(state: Any, *args: Any, **options: Any) -> Any:
+        runtime = getattr(state.app, "runtime", None)
+        if runtime is not None and runtime.lane is not None:
+            runtime.lane.look()
+        return command(state, *args, **options)
+
+    return looking
+
+
+@inspect_command()
+def choreo_pauses(state: Any, **_: Any) -> list[str]:
+    """The paused handlers of this worker's service. The worker looks at them anew."""
+    keeper = getattr(state.consumer.controller, "pauses", None)
+    if keeper is None:
+        return []
+    keeper.wake()
+    return [str(pause) for pause in keeper.pauses.values()]
+
+
 Panel.data["add_consumer"] = _reporting(_objecting(Panel.data["add_consumer"], _to_queue))
 Panel.data["cancel_consumer"] = _reporting(_objecting(Panel.data["cancel_consumer"], _to_queue))
 Panel.data["time_limit"] = _objecting(_renewing(Panel.data["time_limit"]), _to_limit)
+for _name in ("active", "reserved", "query_task"):
+    Panel.data[_name] = _looking(Panel.data[_name])

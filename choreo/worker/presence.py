@@ -47,7 +47,8 @@ class PresenceKeeper:
         try:
             # By the store's clock, and in whole milliseconds, as all times that are compared with it.
             self._program = replace(self._program, since=self._program.since or int(self._store.now() * 1000) / 1000)
-            now = replace(self._program, queues=consumed_by(self._worker), concurrency=_concurrency(self._worker))
+            queues, paused = consumed_by(self._worker), paused_in(self._worker)
+            now = replace(self._program, queues=queues, paused=paused, concurrency=_concurrency(self._worker))
             self._store.report(self._description.service, now, self._description.to_json(), TTL)
             self._is_heard = True
         except StoreError as error:
@@ -69,11 +70,21 @@ class PresenceKeeper:
 
 
 def consumed_by(worker: Any) -> tuple[str, ...]:
-    """The names of the queues that a worker consumes: those of `-Q`, without those that `cancel_consumer` named."""
+    """
+    The names of the queues that a worker consumes: those of `-Q`, without those that `cancel_consumer` named.
+
+    Those of paused handlers count as consumed.
+    """
     consumer = getattr(getattr(worker, "consumer", None), "task_consumer", None)
     # Before it is connected: those that it is going to consume.
     queues = worker.app.amqp.queues.consume_from if consumer is None else [queue.name for queue in consumer.queues]
-    return tuple(sorted(queues))
+    return tuple(sorted({*queues, *paused_in(worker)}))
+
+
+def paused_in(worker: Any) -> tuple[str, ...]:
+    """The names of the queues that a worker does not consume because their handlers are paused."""
+    paused = getattr(getattr(worker, "consumer", None), "paused", None)
+    return tuple(sorted(paused.kept)) if paused is not None else ()
 
 
 def _concurrency(worker: Any) -> int:

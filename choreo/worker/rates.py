@@ -45,6 +45,15 @@ class Rates:
         """The seconds until the first of them may go on."""
         return min((bucket.expected_time() for bucket in self._limited if bucket.contents), default=math.inf)
 
+    def take_from(self, queue: str) -> Iterator[Any]:
+        """Remove the waiting deliveries from one queue, and return their requests. The others keep their order."""
+        for bucket in self._limited:
+            waiting = list(bucket.contents)
+            if any(source_of(request.message) == queue for request, _ in waiting):
+                bucket.contents.clear()
+                bucket.contents.extend(held for held in waiting if source_of(held[0].message) != queue)
+                yield from (request for request, _ in waiting if source_of(request.message) == queue)
+
     def take_all(self) -> Iterator[tuple[str, Held]]:
         """Remove each waiting delivery from its bucket, oldest first, and return it with the name of its task."""
         for name, bucket in list(self._buckets.items()):

@@ -16,6 +16,7 @@ from celery.utils.functional import maybe_list
 from celery.worker import state
 from celery.worker.request import Request
 
+from choreo import event_loop
 from choreo.broker.incoming import UNCOUNTED
 from choreo.broker.redis.receipt import Receipt
 from choreo.delivery.delivery import tokens_of
@@ -27,8 +28,9 @@ from choreo.worker.unrunnable import keep
 
 logger = logging.getLogger(__name__)
 
-#: The field of a request that says why its run was revoked.
-REVOKED = "choreo_revoked"
+#: The field of a request whose run is no ordinary one: `REVOKED` and the reason, or `PROBE` and its token.
+SPECIAL = "choreo_special"
+REVOKED, PROBE = "revoked", "probe"
 
 #: Errors of the pool after which Celery returns the message to its queue, as it must, or knows the outcome of the run.
 _KNOWN = (WorkerLostError, Terminated, TimeLimitExceeded, MemoryError, Ignore, Reject, Retry)
@@ -43,7 +45,7 @@ class SafeRequest(Request):
     Celery's request, with these differences:
 
     - Celery acks a revoked or expired run, whose event would be lost. Here it runs under another task id, with the
-      reason in its field `REVOKED`: the task makes a dead letter of it.
+      reason in its field `SPECIAL`: the task makes a dead letter of it.
     - Celery acks a run that was terminated. Here the message returns to its queue, and the next worker makes a dead
       letter of it.
     - Celery acks a message that the child of a pool cannot read, like that of any task that failed. The task itself has
@@ -54,6 +56,8 @@ class SafeRequest(Request):
     """
 
     id: str
+    #: False if it ran in a batch with others.
+    is_alone = True
     #: The signal with which this run was terminated.
     _sent: int = 0
 
@@ -61,9 +65,13 @@ class SafeRequest(Request):
 
     def revoked(self) -> bool:
         """False: no run is discarded. A revoked one is marked."""
-        if REVOKED not in self._request_dict and (why := self._revocation()):
+        if not self._is_marked and (why := self._revocation()):
             self.mark(why)
         return False
+
+    @property
+    def _is_marked(self) -> bool:
+        return (self._request_dict.get(SPECIAL) or ("", ""))[0] == REVOKED
 
     def _revocation(self) -> str:
         """Why this run is revoked; "" if it is not."""
@@ -84,7 +92,7 @@ class SafeRequest(Request):
         # The pool discards jobs with a revoked id, too.
         known = state.requests.pop(self.id, None)
         self.id = self._request_dict["id"] = named_id(f"{self.id}/revoked")
-        self._request_dict[REVOKED] = why
+        self._request_dict[SPECIAL] = [REVOKED, why]
         if known is not None:
             state.requests[self.id] = known
 
@@ -96,6 +104,10 @@ class SafeRequest(Request):
         if not self.time_start:
             super().terminate(pool, number)
             return
+        if event_loop.terminate(self.id, f"it was ended with {signal_in_words(number)} by `celery control`"):
+            # A coroutine in this process. Its run makes a dead letter, and acks the message.
+            self._tell_revoked(terminated=True, number=number, expired=False)
+            return
         if pool.is_green:
             # The pool reports a killed greenlet as a success.
             self.acknowledge = lambda: self._announce_revoked("terminated", True, number, False)
@@ -106,6 +118,9 @@ class SafeRequest(Request):
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:  # noqa: ARG002
         """Called when the run was terminated: note that, and put the message back."""
+        if not (self.is_alone or self._sent):  # another event of its batch was: this one runs again, alone
+            self.reject(requeue=UNCOUNTED)
+            return
         number = self._sent or abs(int(signum or 0))
         self._record_end(
             End.TERMINATED, f"it was ended with {signal_in_words(number)} by `celery control`: {self._process}"
@@ -116,7 +131,8 @@ class SafeRequest(Request):
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """Called when a time limit has passed, before the process is ended for a hard one."""
         if not soft and not state.should_terminate:
-            self._record_end(End.TIME_LIMIT, f"the time limit of {timeout:g} s was exceeded: {self._process}")
+            end = End.TIME_LIMIT if self.is_alone else End.LOST  # of a batch nobody knows which event took too long
+            self._record_end(end, f"the time limit of {timeout:g} s was exceeded: {self._process}")
         with unreported():
             super().on_timeout(soft, timeout)
 

@@ -3,6 +3,8 @@
 import logging
 import os
 import time
+from collections.abc import Callable
+from functools import partial
 from itertools import chain, repeat
 from typing import Any
 
@@ -13,9 +15,12 @@ from choreo.broker.bindings import Bindings
 from choreo.delivery.clock import Clock
 from choreo.errors import StoreError
 from choreo.worker.bindings import BindingKeeper
+from choreo.worker.fair_share import share_fairly
 from choreo.worker.namesakes import program_of, warn_of_namesakes
 from choreo.worker.outage import CHECK_SECONDS
+from choreo.worker.pauses import PauseKeeper, stand_by
 from choreo.worker.presence import PresenceKeeper, pool_name
+from choreo.worker.probes import Prober
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +46,7 @@ class ClockStep(bootsteps.StartStopStep):
         told to stop.
         """
         runtime = worker.app.runtime
-        _introduce(runtime, waits=worker.app.conf.broker_connection_retry_on_startup)
+        _with_store(runtime.introduce, waits=worker.app.conf.broker_connection_retry_on_startup)
         self.clock = Clock(runtime)
         self.clock.start()
 
@@ -49,6 +54,64 @@ class ClockStep(bootsteps.StartStopStep):
         """Stop the clock."""
         if self.clock is not None:
             self.clock.stop()
+
+    terminate = stop
+
+
+class FairShareStep(bootsteps.StartStopStep):
+    """Gives each handler its fair share of the pool."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def start(self, worker: Any) -> None:
+        """Change the order in which the pool begins what waits, before anything does."""
+        share_fairly(worker)
+
+
+class CoroutinesStep(bootsteps.StartStopStep):
+    """Waits for the coroutines in flight when the worker stops: after its consumer, and before its pool."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def stop(self, worker: Any) -> None:
+        """Begin no more, and wait. `GraceStep` ends the wait after its time."""
+        lane = worker.app.runtime.lane
+        if lane is not None:
+            lane.coroutines.drain()
+
+    def terminate(self, worker: Any) -> None:
+        """Do not wait."""
+
+
+class PausesStep(bootsteps.StartStopStep):
+    """Looks at the pauses of the service's handlers before the worker consumes anything, and while it runs."""
+
+    requires = (ClockStep,)
+
+    def __init__(self, worker: Any, **options: Any) -> None:
+        super().__init__(worker, **options)
+        #: The worker's own attribute: its consumer reads the pauses, and a remote control command wakes the keeper.
+        worker.pauses = None
+        # Set before the pool forks its children: they stand by with what they inherit.
+        worker.app.runtime.stand_by = partial(stand_by, worker)
+
+    def start(self, worker: Any) -> None:
+        """Look for the first time, then start the keeper. Waits for the store as `ClockStep` does."""
+        runtime = worker.app.runtime
+
+        def follow() -> None:
+            if getattr(worker, "consumer", None) is not None:
+                worker.consumer.call_soon(worker.consumer.paused.follow)
+
+        keeper = PauseKeeper(runtime.store, runtime.registered_names(), runtime.queue_of, _name_of(worker), follow)
+        keeper.on_look.append(Prober(worker).look)
+        _with_store(keeper.start, waits=worker.app.conf.broker_connection_retry_on_startup)
+        worker.pauses = keeper
+
+    def stop(self, worker: Any) -> None:
+        """Stop the keeper."""
+        if worker.pauses is not None:
+            worker.pauses.stop()
 
     terminate = stop
 
@@ -120,10 +183,11 @@ def _name_of(worker: Any) -> str:
     return f"{worker.hostname}/{os.getpid()} {program_of(worker.app.runtime.subscriptions)}".rstrip()
 
 
-def _introduce(runtime: Any, *, waits: bool) -> None:
+def _with_store(call: Callable[[], object], *, waits: bool) -> None:
+    """Call, and again while the store is away. See `ClockStep.start`."""
     for pause in chain(PAUSE_SECONDS, repeat(PAUSE_SECONDS[-1])):
         try:
-            runtime.introduce()
+            call()
             return
         except StoreError as error:
             if not (waits and error.is_outage):

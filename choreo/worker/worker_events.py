@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from time import monotonic, time
-from typing import Any
+from typing import Any, NamedTuple
 
 from celery.app.events import Events
 from celery.events.dispatcher import EventDispatcher
@@ -57,12 +57,46 @@ class Lull:
             self._send()
 
 
+class RunEvents(NamedTuple):
+    """The worker events of a run that has succeeded, until they are sent: received, started, succeeded."""
+
+    #: The fields that all worker events of this process have.
+    about: Mapping[str, Any]
+    #: The logical time of the last of them.
+    clock: int
+    uuid: str
+    #: The fields of "task-received": see `received_facts`.
+    name: str
+    args: str
+    root_id: str
+    parent_id: str | None
+    #: Unix times.
+    received: float
+    started: float
+    succeeded: float
+    result: str
+    #: In seconds.
+    runtime: float
+
+    def apart(self) -> list[dict[str, Any]]:
+        """The three worker events."""
+        same = {**self.about, "uuid": self.uuid}
+        facts = received_facts(self.name, self.args, self.root_id, self.parent_id)
+        end = {"result": self.result, "runtime": self.runtime}
+        return [
+            {**same, "type": "task-received", "timestamp": self.received, "clock": self.clock - 2, **facts},
+            {**same, "type": "task-started", "timestamp": self.started, "clock": self.clock - 1},
+            {**same, "type": "task-succeeded", "timestamp": self.succeeded, "clock": self.clock, **end},
+        ]
+
+
 class ServiceDispatcher(EventDispatcher):
     """
     Celery's dispatcher with a larger buffer, whose content outlives the connection.
 
-    Worker events are encoded when they are sent, and not when they are collected. While nothing listens (no Flower),
-    only the first of those that were collected is encoded and sent, as far as the broker tells: Redis does.
+    Worker events are encoded when they are sent, and not when they are collected; those of a success are also made
+    then. While nothing listens (no Flower), only the first of those that were collected is encoded and sent, as far as
+    the broker tells: Redis does.
     """
 
     def __init__(self, *args: Any, buffer_limit: int = BUFFER, **options: Any) -> None:
@@ -100,19 +134,18 @@ class ServiceDispatcher(EventDispatcher):
 
         ``received`` and ``started`` are Unix times, ``runtime`` is in seconds.
         """
-        facts = received_facts(name, args, root_id, parent_id)
-        if self._is_collecting:
-            if self._queues:
-                self._tell_sent({"uuid": uuid, **facts, "timestamp": received})
-            self._collect(
-                self._event("task-received", received, uuid=uuid, **facts),
-                self._event("task-started", started, uuid=uuid),
-                self._event("task-succeeded", uuid=uuid, result=result, runtime=runtime),
-            )
-        else:
+        if self._queues or not self._is_collecting:
+            facts = received_facts(name, args, root_id, parent_id)
             self.send("task-received", timestamp=received, uuid=uuid, **facts)
             self.send("task-started", timestamp=started, uuid=uuid)
             self.send("task-succeeded", uuid=uuid, result=result, runtime=runtime)
+            return
+        with self.clock.mutex:
+            clock = self.clock.value = self.clock.value + 3
+        about = self._about or self._new_about()
+        self._collect(
+            RunEvents(about, clock, uuid, name, args, root_id, parent_id, received, started, time(), result, runtime), 3
+        )
 
     @cached_property
     def _queues(self) -> Mapping[str, str]:
@@ -143,15 +176,19 @@ class ServiceDispatcher(EventDispatcher):
         return self.enabled and "task" in self.buffer_group and not self.groups
 
     def _event(self, kind: str, timestamp: float | None = None, **fields: Any) -> dict[str, Any]:
-        about = self._about  # read once: another thread may empty it
-        if not about:
-            about = self._about = {"hostname": self.hostname, "utcoffset": utcoffset(), "pid": self.pid}
+        # `_about` is read once: another thread may empty it.
+        about = self._about or self._new_about()
         return {**about, "type": kind, "timestamp": timestamp or time(), "clock": self.clock.forward(), **fields}
 
-    def _collect(self, *events: dict[str, Any]) -> None:
+    def _new_about(self) -> dict[str, Any]:
+        about = self._about = {"hostname": self.hostname, "utcoffset": utcoffset(), "pid": self.pid}
+        return about
+
+    def _collect(self, event: dict[str, Any] | RunEvents, weight: int = 1) -> None:
+        """Keep a worker event, or several, until the next `flush`. ``weight``: how many of them it is."""
         collected = self._group_buffer["task"]
-        collected += events
-        if len(collected) >= self.buffer_limit:
+        collected.append(event)
+        if len(collected) * weight >= self.buffer_limit:
             self.flush()
         elif self.on_send_buffered:
             self.on_send_buffered()
@@ -168,15 +205,16 @@ class ServiceDispatcher(EventDispatcher):
             return
         if producer is None:
             return
-        # The answer to the first tells if something listens. If not, the others need not be encoded and sent.
+        # The answer to the first tells if something listens. If not, the others need not be made, encoded and sent.
         first = len(event) if self._is_heard else 1
         try:
-            self._publish_some(event[:first], producer, routing_key)
+            self._publish_some(_apart(event[:first]), producer, routing_key)
             event = event[first:]
             if event and self._is_heard:
-                self._publish_some(event, producer, routing_key)
+                self._publish_some(_apart(event), producer, routing_key)
         except EncodeError:
             # Celery would keep this worker event and those sent with it, and fail at each later sending.
+            event = _apart(event)
             if len(event) > 1:
                 for one in event:
                     self._publish([one], producer, routing_key)
@@ -208,6 +246,17 @@ class ServiceDispatcher(EventDispatcher):
         super().extend_buffer(other)
         for group, events in other._group_buffer.items():
             self._group_buffer[group].extend(events)
+
+
+def _apart(events: list[Any]) -> list[dict[str, Any]]:
+    """These worker events, with those of each run that are made now."""
+    apart: list[dict[str, Any]] = []
+    for event in events:
+        if type(event) is RunEvents:
+            apart += event.apart()
+        else:
+            apart.append(event)
+    return apart
 
 
 def received_facts(name: str, args: str, root_id: str, parent_id: str | None) -> dict[str, Any]:

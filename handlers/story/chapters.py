@@ -4,16 +4,17 @@ import textwrap
 
 from kombu import Connection
 
-from choreo.cli.dead_letters import headlines, replayed
+from choreo.cli.dead_letters import headlines
+from choreo.cli.letter_repairs import replayed
 from handlers import loyalty, notification, payment
 from handlers.story.paper import WIDTH
 from handlers.story.stage import Order, Stage
 
 #: Restaurants. Names of customers and restaurants decide the outcome: see CARDS and CLOSED in the services.
 PIZZA, CLOSED = "pizza-palace", "night-owl"
-#: Handlers that are not shown. Analytics receives every event, and would double every line.
-QUIET = ("count_event",)
-#: Also hides the refund join, which begins for every order, in chapters without a refund.
+#: What is not shown: the handler and the story of analytics. It receives every event, and would double every line.
+QUIET = ("count_event", "delivery")
+#: Also hides the refund, which watches every charge, in chapters without a refund.
 NO_REFUND = (*QUIET, "refund_customer")
 
 
@@ -34,7 +35,7 @@ def rejected(stage: Stage) -> None:
     stage.chapter(
         "2. The restaurant says no",
         "bob orders from a kitchen that is closed, and is charged at the same moment. No service tells payment to "
-        "refund him: payment waits for both events, and either may come first.",
+        "refund him: payment undoes a charge of a rejected order, and either may come first.",
         leave_out=QUIET,
     )
     bob = stage.place("bob", CLOSED, ["ramen"], 1450)

@@ -22,7 +22,7 @@ from choreo.declare.subscription import Subscription
 
 #: Seconds for which each event is held back. Events and worker events travel on different paths; this delay puts them
 #: into the order in which they happened.
-HOLD_SECONDS = 0.15
+HOLD_SECONDS = 0.25
 
 
 @dataclass(frozen=True, order=True)
@@ -146,7 +146,7 @@ class Run:
     def outcome(self, event: Mapping[str, Any]) -> str | None:
         """Return the outcome in words; None if the announced events show it already."""
         if self.subscription is None:
-            return self._notice(event)
+            return None  # a notice of a dead letter: the event that tells of it is shown
         error = str(event.get("exception", "")).partition("(")[0]
         match event["type"]:
             case "task-retried":
@@ -167,11 +167,6 @@ class Run:
             cancels = answer == "done" and self.heard in self.subscription.unless
             return f"{self.heard} -> {self.handler} cancelled" if cancels else None
         return f"{self.heard} -> {self.handler} {answer}"
-
-    def _notice(self, event: Mapping[str, Any]) -> str | None:
-        if self.handler == "dead_letters" and event["type"] == "task-succeeded":
-            return "dead letter -> its operator is alarmed"
-        return None
 
     @property
     def _attempts(self) -> int:

@@ -7,7 +7,9 @@ import time
 from pathlib import Path
 
 from choreo import ChoreoError
+from choreo.cli.trace import show
 from choreo.local import Platform
+from handlers import order as order_service
 from handlers.story import table
 from handlers.story.chapters import CHAPTERS
 from handlers.story.paper import Paper
@@ -37,9 +39,9 @@ def perform() -> int:
         return 1
     paper.prose(f"The end. Everything is stopped, and nothing is left running ({time.monotonic() - began_at:.0f} s).")
     paper.prose()
-    paper.prose("This keeps the platform up until Ctrl-C, for you to play with:")
+    paper.prose("This keeps the platform up until Ctrl-C, for you to play with, with its pages:")
     # Not clipped like other lines, so that it can be copied.
-    paper.words(f"    {choreo_command()} up handlers --flower", end=True)
+    paper.words(f"    {choreo_command()} up handlers --flower --pages", end=True)
     return 0
 
 
@@ -88,6 +90,9 @@ def _play(platform: Platform, paper: Paper) -> None:
         _count(stage)
     finally:
         stage.observer.stop()
+    _trace(stage)
+    if _is_terminal():
+        _serve(stage)
 
 
 def _use_platform(platform: Platform) -> None:
@@ -114,4 +119,31 @@ def _count(stage: Stage) -> None:
     table.check(stage)
     stage.paper.prose()
     stage.paper.prose("Each order exactly once, through retries, a replay and a service that was down.")
+    stage.paper.prose()
+
+
+def _trace(stage: Stage) -> None:
+    """Print the trace of the order whose message was a dead letter."""
+    dave = next(order for order in stage.orders if order.customer == "dave")
+    stage.paper.prose("The whole story of one order, as an operator asks for it:")
+    stage.paper.prose()
+    stage.paper.words(f"$ choreo trace {dave.id}", end=True)
+    (found,) = order_service.app.observe.trace(dave.id)
+    show(found)
+    stage.paper.prose()
+
+
+def _is_terminal() -> bool:
+    """True if somebody reads this, and can press a key."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _serve(stage: Stage) -> None:
+    """Serve the pages of the platform until somebody presses Enter."""
+    dave = next(order for order in stage.orders if order.customer == "dave")
+    url = stage.platform.start_pages()
+    stage.paper.prose("The same in a browser, with the map, the flow and the dead letters. Here you may change things:")
+    stage.paper.words(f"    {url}/stories?q={dave.id}", end=True)
+    stage.paper.words("\nEnter ends the demo. ")
+    sys.stdin.readline()
     stage.paper.prose()

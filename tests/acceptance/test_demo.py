@@ -1,13 +1,15 @@
 """`make demo` as a newcomer runs it: what it says, and what it leaves behind, however it ends."""
 
 import os
+import pty
 import re
 import resource
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -22,7 +24,8 @@ CHECKOUT = Path(__file__).parent.parent.parent
 class Demo:
     """A demo whose processes can be told from all others: their TMPDIR is its own, or below."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, terminal: int | None = None) -> None:
+        """``terminal``: the file descriptor of its terminal, if it has one."""
         self.directory = directory
         self.output = directory.parent / "output"
         environment = os.environ | {
@@ -36,7 +39,8 @@ class Demo:
                 [sys.executable, "-m", "handlers.demo"],
                 cwd=CHECKOUT,
                 env=environment,
-                stdout=output,
+                stdin=subprocess.DEVNULL if terminal is None else terminal,
+                stdout=output if terminal is None else terminal,
                 stderr=subprocess.STDOUT,
                 # A group of its own, as a shell makes one: Ctrl-C goes to all of it.
                 start_new_session=True,
@@ -73,9 +77,9 @@ class Demo:
 
 
 @contextmanager
-def demo(directory: Path) -> Iterator[Demo]:
+def demo(directory: Path, terminal: int | None = None) -> Iterator[Demo]:
     directory.mkdir()
-    started = Demo(directory)
+    started = Demo(directory, terminal)
     try:
         yield started
     finally:
@@ -109,6 +113,7 @@ def test_the_demo_tells_its_story_within_a_minute_and_leaves_nothing_behind(tmp_
         "-> driver.assigned",
         "order.placed -> attempt 2 of 6 failed: GatewayTimeout",
         "driver.assigned -> attempt 3 of 3 failed: dead letter",
+        "dead_letter.recorded -> alarm_operator done",
         "$ choreo dead-letters replay ",
         "Both are served. 2 events wait",
     ]:
@@ -120,18 +125,70 @@ def test_the_demo_tells_its_story_within_a_minute_and_leaves_nothing_behind(tmp_
         "driver": "5 drivers sent",
         "notification": "6 messages sent, 1 alarm for the operator",
         "loyalty": "87 points held",
-        "analytics": "24 events heard, of 6 types",
+        "analytics": "25 events heard, of 7 types",
     }
     # What the command line would have said, in its own words.
     (letter,) = re.findall(r"^    \$ choreo dead-letters show (\w+)$", said, re.MULTILINE)
-    assert f"    dead letter: {letter}\n    handler:     notification.text_arrival\n    reason:      exhausted" in said
+    told = [
+        f"dead letter: {letter}",
+        "handler:     notification.text_arrival",
+        r"group:       \w+",
+        "reason:      exhausted",
+    ]
+    assert re.search("\n".join(f"    {line}" for line in told), said), said
     assert f"    $ choreo dead-letters replay {letter}\n    {letter}: driver.assigned ORD-" in said
-    assert said.endswith(f"\n    {choreo_command()} up handlers --flower\n")
+    # The trace of the order whose message was a dead letter.
+    trace = said.partition("$ choreo trace ")[2]
+    assert re.match(r"(ORD-\w+)\n\1  done in ", trace), trace
+    for line in ["dead letter, replayed since: SmsGatewayDown", "driver.assign_driver", "order.placed"]:
+        assert line in trace
+    assert said.endswith(f"\n    {choreo_command()} up handlers --flower --pages\n")
     seconds = re.search(r"nothing is left running \((\d+) s\)", said)
     assert seconds is not None
     # On a machine that does nothing else it takes as long as it has to work and to wait; here only its work is counted.
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 60
+
+
+class Terminal:
+    """A terminal, and what was printed on it."""
+
+    def __init__(self) -> None:
+        self._ours, self.theirs = pty.openpty()
+        os.set_blocking(self._ours, False)
+        self._said = b""
+
+    def said(self) -> str:
+        with suppress(BlockingIOError):
+            while more := os.read(self._ours, 10_000):
+                self._said += more
+        return self._said.decode()
+
+    def press(self, key: bytes) -> None:
+        os.write(self._ours, key)
+
+    def close(self) -> None:
+        os.close(self._ours)
+        os.close(self.theirs)
+
+
+@pytest.mark.parametrize("key", ["Enter", "Ctrl-C"])
+def test_on_a_terminal_the_pages_are_served_until_a_key_is_pressed(tmp_path: Path, key: str) -> None:
+    with closing(Terminal()) as terminal, demo(tmp_path / "tmp", terminal.theirs) as served:
+        eventually(lambda: "Enter ends the demo." in terminal.said(), reason="the demo serves its pages")
+        (url,) = re.findall(r"http://127\.0\.0\.1:\d+/stories\?q=ORD-\w+", terminal.said())
+        with urllib.request.urlopen(url) as answer:
+            page = answer.read().decode()
+        assert "notification.text_arrival" in page
+
+        if key == "Enter":
+            terminal.press(b"\n")
+        else:
+            os.killpg(served.process.pid, signal.SIGINT)
+
+        assert served.process.wait(DEADLINE) == (0 if key == "Enter" else 130), terminal.said()
+        assert served.left_behind() == []
+        assert "nothing is left running" in terminal.said(), terminal.said()
 
 
 def test_ctrl_c_ends_everything_with_one_line(tmp_path: Path) -> None:

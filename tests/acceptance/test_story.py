@@ -4,12 +4,14 @@ The platform's story, on real workers: each service is a `celery worker` of its 
 What is counted is counted in the services' own databases.
 """
 
+import os
 import re
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from uuid import uuid4
 
@@ -18,6 +20,7 @@ import pytest
 from choreo import PublishError, Service
 from choreo.local import EmbeddedServer, Platform
 from handlers import analytics, driver, loyalty, notification, order, payment, restaurant
+from tests.javascript import tax_service
 from tests.servers import rabbitmq_vhost, require_rabbitmq
 from tests.waiting import eventually
 
@@ -80,6 +83,7 @@ def platform(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         environment = {
             "CHOREO_DATA": str(tmp_path_factory.mktemp("data")),
             "CHOREO_NAMESPACE": f"t{uuid4().hex[:8]}",
+            "CHOREO_INTAKE": "1",
         }
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
@@ -205,7 +209,8 @@ def test_a_failure_that_no_retry_can_mend_is_a_dead_letter_at_once(platform: Pla
 
     assert (letter.handler, letter.reason, letter.attempts) == ("payment.charge_customer", "refused", 1)
     assert letter.subject == victor.order_id
-    assert victor.count()["charges"] == 0
+    victor.become(Counter(answers=1, alarms=1))
+    eventually(lambda: victor.facts()["dead_letter.recorded"] == 1, reason="analytics heard of the alert")
     order.app.dead_letters.discard(letter.id)
 
 
@@ -218,7 +223,7 @@ def test_a_dead_letter_is_replayed_to_the_handler_that_failed_and_to_nobody_else
         notification.gateway_outage().unlink()
     (letter,) = order.app.dead_letters.find("notification")
     assert (letter.handler, letter.reason, letter.attempts) == ("notification.text_arrival", "exhausted", 3)
-    eventually(lambda: dave.facts().total() == 4, reason="analytics heard all of dave's order")
+    eventually(lambda: dave.facts().total() == 5, reason="analytics heard all of dave's order, and its alert")
 
     order.app.dead_letters.replay(letter.id)
 
@@ -230,7 +235,7 @@ def test_a_dead_letter_is_replayed_to_the_handler_that_failed_and_to_nobody_else
     eventually(lambda: later.facts().total() == 4, reason="analytics heard the later order")
     # A delivery is logged after the handler has counted its event.
     eventually(lambda: _deliveries(platform, "analytics.count_event", later) == 4, reason="they are in the log")
-    assert _deliveries(platform, "analytics.count_event", dave) == 4
+    assert _deliveries(platform, "analytics.count_event", dave) == 5
 
 
 def test_an_order_announced_twice_after_a_crash_is_handled_once(platform: Platform) -> None:
@@ -271,3 +276,14 @@ def _deliveries(platform: Platform, handler: str, order: Effects) -> int:
     """How many deliveries of events of this order a handler had, by the log: runs, and events handled before."""
     log = platform.log(handler.partition(".")[0]).read_text()
     return len(re.findall(rf"{handler}\([^)]* {order.order_id}\).*\[(?:attempt|event) ", log))
+
+
+@pytest.mark.parametrize("platform", ["redis"], indirect=True)
+def test_a_service_in_javascript_joins_in_and_no_other_service_knows_it(platform: Platform, tmp_path: Path) -> None:
+    with tax_service(platform.broker_url, os.environ["CHOREO_NAMESPACE"], log=tmp_path / "node.log"):
+        orders = [place() for _ in range(5)]
+        for placed in orders:
+            placed.become(HAPPY)
+            eventually(lambda placed=placed: placed.facts()["tax.recorded"] >= 1, reason="analytics heard of the tax")
+
+    assert [placed.facts()["tax.recorded"] for placed in orders] == [1] * 5

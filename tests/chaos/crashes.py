@@ -7,10 +7,12 @@ hit as well. `mishaps` takes the others, and what a join goes through besides it
 
 from collections.abc import Mapping
 
-from tests.chaos.services.crash import BURIED, POINTS, deaths
+from tests.chaos.services.crash import BURIED, GROUP_POINTS, POINTS, deaths
 
 #: How many orders `success` takes.
 ORDERS = 20
+#: How many orders `together` takes.
+TOGETHER = 48
 #: How many orders `mishaps` takes.
 MISHAPS = 40
 
@@ -59,6 +61,20 @@ def success(handler: str) -> dict[str, str]:
     planned = dict(zip(smooth, places, strict=False))
     assert len(planned) == len(places), "more orders are needed"
     return _environment(handler, planned)
+
+
+def together(handler: str, pool: str) -> dict[str, str]:
+    """
+    The environment that makes the workers of this handler die while several events are handled together.
+
+    Which of them are together is decided by the machine, so that each point is planned for several orders. A pool of
+    threads gets each message as soon as it comes, and claims few together.
+    """
+    points = GROUP_POINTS if pool == "solo" else GROUP_POINTS[1:]
+    smooth = (
+        number for number in range(1, TOGETHER + 1) if number % 10 != 9 and number % 13 != 12 and number % 11 != 10
+    )
+    return _environment(handler, {number: f"{points[at % len(points)]}:1" for at, number in enumerate(smooth)})
 
 
 def mishaps(handler: str, *, busy: bool) -> dict[str, str]:

@@ -62,6 +62,10 @@ def terminate_group(fleet: Fleet, random: Random) -> str:
     return worker.name
 
 
+#: Seconds for which a worker stands still in `pile_up`.
+PILE_SECONDS = 0.5
+
+
 def freeze(fleet: Fleet, random: Random) -> str:
     """SIGSTOP for longer than any lease, while a second worker of the service is there; then the zombie wakes up."""
     worker = _any(fleet, random)
@@ -77,6 +81,19 @@ def freeze(fleet: Fleet, random: Random) -> str:
     fleet.stop(other)
     del fleet.workers[other.name]
     return worker.name
+
+
+def pile_up(service: str) -> Fault:
+    """A fault: a worker of this service stands still for a moment, so that it handles what has arrived together."""
+
+    def stand_still(fleet: Fleet, random: Random) -> str:
+        worker = fleet.workers[f"{service}-1"]
+        worker.guard.send(signal.SIGSTOP)
+        time.sleep(PILE_SECONDS)
+        worker.guard.send(signal.SIGCONT)
+        return worker.name
+
+    return stand_still
 
 
 def cut_broker(fleet: Fleet, random: Random) -> str:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ import psutil
 
 from choreo.local.guard import Guard
 from choreo.local.ready import READY_FILE
-from choreo.local.worker import worker_command
 from tests.chaos.proxy import Proxy
+from tests.nursery import Process, start_worker
 
 ROOT = Path(__file__).parent.parent.parent
 SERVICES = ("restaurant", "payment", "driver", "notification", "loyalty", "analytics")
@@ -38,13 +38,49 @@ GRACE_SECONDS = 60.0
 
 
 @dataclass
+class Keeper:
+    """Keeps the process of a worker with the words of `Guard`: what it starts ends with it."""
+
+    process: Process
+    grace: float
+    _kill_at: float = 0.0
+
+    def poll(self) -> int | None:
+        """The exit code, or None while it runs: 128 + n if signal n ended it."""
+        code = self.process.poll()
+        return code if code is None or code >= 0 else 128 - code
+
+    def send(self, number: int) -> None:
+        """Send a signal to the process and its pool. Does nothing if none of them is left."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+    def end(self) -> None:
+        """Begin to stop it."""
+        self._kill_at = self._kill_at or time.monotonic() + self.grace
+        self.process.terminate()
+
+    def stop(self) -> int:
+        """SIGTERM, and SIGKILL to all that are left when the grace is over. Returns the exit code."""
+        self.end()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(max(0.0, self._kill_at - time.monotonic()))
+        return self.kill()
+
+    def kill(self) -> int:
+        self.send(signal.SIGKILL)
+        self.process.wait(GRACE_SECONDS)
+        return self.poll() or 0
+
+
+@dataclass
 class Worker:
     """One worker process of a service, which may be killed and started again."""
 
     name: str
     service: str
     pool: str
-    guard: Guard
+    guard: Keeper
     ready_file: Path
     log: Path
     #: Whether it is meant to run.
@@ -196,8 +232,10 @@ class Fleet:
             worker.guard.send(signal.SIGCONT)
             worker.guard.send(signal.SIGKILL)
             worker.guard.end()
-        for guard in [worker.guard for worker in self.workers.values()] + ([self.publisher] if self.publisher else []):
-            guard.stop()
+        for worker in self.workers.values():
+            worker.guard.stop()
+        if self.publisher:
+            self.publisher.stop()
         self.broker.stop()
         self.store.stop()
 
@@ -227,13 +265,9 @@ class Fleet:
         options = ["--include", "choreo.local.ready", "--hostname", f"{name}@chaos"]
         options += ["--loglevel", "WARNING", "--without-mingle", "--without-gossip"]
         size = [] if pool == "solo" else ["--concurrency", str(self.concurrency)]
-        guard = Guard(
-            worker_command(app, *options, "--pool", pool, *size, quiet=True),
-            log=log,
-            cwd=ROOT,
-            env=self._environment() | {READY_FILE: str(ready_file)},
-            grace=GRACE_SECONDS,
-        )
+        environment = self._environment() | {READY_FILE: str(ready_file)}
+        process = start_worker(app, *options, "--pool", pool, *size, log=log, environment=environment, quiet=True)
+        guard = Keeper(process, GRACE_SECONDS)
         self.workers[name] = Worker(name, service, pool, guard, ready_file, log)
         return self.workers[name]
 

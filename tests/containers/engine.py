@@ -31,7 +31,8 @@ from typing import Any
 from uuid import uuid4
 
 from choreo.local.guard import Guard
-from choreo.local.server import find_program, free_port
+from choreo.local.server import find_program
+from tests.servers import free_ports
 from tests.waiting import DEADLINE
 
 #: What a process needs from this machine. A container would not see the rest of a developer's environment either.
@@ -113,7 +114,7 @@ class LocalContainer:
         self.name = f"local-{self.id[:12]}"
         self.labels = dict(labels or {})
         self.hostname = self.id[:12]
-        self.ports = {port: free_port() for port in ports or {}}
+        self.ports = dict(zip(ports or {}, free_ports(len(ports or {})), strict=True))
         self._binds = binds
         self._others = others
         self._directory = Path(tempfile.mkdtemp(prefix="choreo-container-"))

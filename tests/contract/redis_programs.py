@@ -14,6 +14,8 @@ import redis
 from redis.crc import key_slot
 
 from choreo.local.server import NoServerError, find_program, free_port
+from tests.contract.tls import certificate_in
+from tests.servers import free_ports
 from tests.waiting import DEADLINE, eventually
 
 
@@ -53,7 +55,7 @@ def succeeds(call: Callable[[], object]) -> bool:
 @contextmanager
 def under_sentinel(directory: Path) -> Iterator[tuple[str, redis.Redis]]:
     """A master named "shop" with a replica in step with it; the URL of its Sentinel, and a client for that."""
-    master, replica, sentinel = (free_port() for _ in range(3))
+    master, replica, sentinel = free_ports(3)
     clients = [redis.Redis(port=port, decode_responses=True) for port in (master, replica, sentinel)]
     settings = directory / "sentinel.conf"
     settings.write_text(
@@ -80,16 +82,7 @@ def under_sentinel(directory: Path) -> Iterator[tuple[str, redis.Redis]]:
 @contextmanager
 def behind_tls(directory: Path, *options: object) -> Iterator[tuple[int, Path]]:
     """A server that speaks TLS only: its port, and the certificate to trust. ``options`` are more of the server's."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("no openssl to make a certificate with")
-    certificate, key, port = directory / "cert.pem", directory / "key.pem", free_port()
-    names = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1")
-    subprocess.run(
-        [openssl, *"req -x509 -newkey rsa:2048 -nodes -days 1".split(), "-keyout", key, "-out", certificate, *names],
-        check=True,
-        capture_output=True,
-    )
+    (certificate, key), port = certificate_in(directory), free_port()
     client = redis.Redis(port=port, ssl=True, ssl_ca_certs=str(certificate))
     files = ("--tls-cert-file", certificate, "--tls-key-file", key, "--tls-ca-cert-file", certificate)
     more = ("--tls-auth-clients", "no", "--save", "", "--bind", "127.0.0.1", *options)
@@ -174,7 +167,8 @@ class Cluster:
 @contextmanager
 def clustered(directory: Path, timeout: int = 60_000) -> Iterator[Cluster]:
     """A cluster between `with` and the end of it. Its nodes wait ``timeout`` ms before they take another for dead."""
-    ports, bus_ports = ([free_port() for _ in range(4)] for _ in range(2))
+    ports = free_ports(8)
+    ports, bus_ports = ports[:4], ports[4:]
     cluster = Cluster(ports)
     with ExitStack() as stack:
         for node, port, bus_port in zip(cluster.nodes, ports, bus_ports, strict=True):

@@ -1,7 +1,7 @@
 """Stores whose time a test can let pass, and short words for what is done with them."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import cache
 from typing import Any, Protocol
@@ -13,6 +13,7 @@ from choreo.broker.redis.keys import Keys
 from choreo.events.message import Message
 from choreo.fast.fused_store import FusedStore
 from choreo.store import Arrival, Claim, ClaimResult, Outcome, Scheduled, Settlement, Store
+from choreo.store.letters import Replay
 from choreo.store.memory import Content, MemoryStore
 from choreo.store.redis import RedisStore
 
@@ -84,6 +85,9 @@ class RedisRig:
         for key in self.find("due"):
             for member, score in self.client.zrange(key, 0, -1, withscores=True):
                 self.client.zincrby(key, -moved if score > 0 else moved, member)
+        for key in self.find("slots"):
+            for member in self.client.zrange(key, 0, -1):
+                self.client.zincrby(key, -moved, member)
         for key in self.find("programs"):
             for name, record in self.client.hgetall(key).items():
                 until, seen, rest = record.split("\n", 2)
@@ -158,6 +162,14 @@ def due(store: Store, limit: int = 100) -> list[str]:
 def buried(store: Store, letter_id: str = "l-1", unit: str = "e-1", text: str = '{"é": 1}') -> None:
     store.begin(claim(unit=unit))
     assert settle(store, claim(unit=unit), Settlement(letter=(letter_id, text))) is Outcome.OK
+
+
+def replay(
+    store: Store, handler: str, letter_id: str, unit: str | None, parts: Mapping[str, str], scheduled: Scheduled
+) -> bool:
+    """Replay one letter."""
+    (answer,) = store.replay_all(handler, [Replay(letter_id, scheduled, unit, parts)])
+    return answer
 
 
 def at_once(count: int, call: Callable[[int], Any]) -> list[Any]:

@@ -17,6 +17,7 @@ from choreo.events.message import Message
 from choreo.store import Claim, ClaimResult, Outcome, Scheduled, Settlement, Verdict
 from tests.contract.place import HANDLER, RUN, Place, Worker
 from tests.contract.redis_broker import TIMEOUT
+from tests.contract.rigs import replay
 from tests.unit.events import envelope, identity_of
 
 BEGUN_AGAIN = ClaimResult(Verdict.RUN, deliveries=2)
@@ -113,7 +114,7 @@ def test_what_is_a_dead_letter_is_dropped_as_well_until_it_is_replayed(place: Pl
     assert worker.takes_nothing()
     assert place.repeated() == 1
 
-    assert place.store.replay(HANDLER, "l-1", identity_of("e-1"), {}, again)
+    assert replay(place.store, HANDLER, "l-1", identity_of("e-1"), {}, again)
     place.send("e-1")
     worker.take()
     assert worker.holds("e-1")

@@ -19,9 +19,10 @@ from choreo.local.server import free_port
 from choreo.redis_client import evictions
 from choreo.redis_client.refusals import REMEDIES, is_outage
 from choreo.store import Outcome, Scheduled, Settlement, Verdict
+from choreo.store.letters import Card
 from choreo.store.redis import RedisStore
 from tests.contract.redis_programs import Cluster, behind_tls, clustered
-from tests.contract.rigs import DONE, TERMS, at, claim, message, part_of, settle
+from tests.contract.rigs import DONE, TERMS, at, claim, message, part_of, replay, settle
 from tests.unit.events import OrderPlaced
 from tests.waiting import DEADLINE, eventually
 
@@ -137,10 +138,17 @@ def decisions(store: RedisStore, handler: str) -> list[Callable[[], Any]]:
         lambda: store.letters(handler),
         lambda: store.letter(handler, "l-1"),
         lambda: store.letter_count(handler),
+        lambda: store.letter_count(handler, "g"),
+        lambda: [(one.group, one.count) for one in store.letter_groups(handler)],
+        lambda: [place.id for place in store.letter_places(handler, 1)],
+        lambda: store.letters_about(handler, "ORD-1"),
+        lambda: store.unfiled(handler),
+        lambda: store.file_letters(handler, {"l-1": Card("g")}),
+        lambda: store.discard_all(handler, ["nothing"]),
         lambda: store.record_end(handler, "e-new", "killed"),
         lambda: store.last_end(handler, "e-new"),
         lambda: store.discard(handler, "nothing"),
-        lambda: store.replay(handler, "l-2", "e-2", {}, at("replayed", 900)),
+        lambda: replay(store, handler, "l-2", "e-2", {}, at("replayed", 900)),
         lambda: store.tend(handler, 60),
         lambda: store.tended(handler),
         lambda: store.declare(handler, "w", [("q", "order.placed")], 60),
@@ -154,7 +162,7 @@ def prepare(store: RedisStore, handler: str) -> None:
     store.begin(claim(handler=handler))
     store.begin(claim(unit="e-done", handler=handler))
     assert settle(store, claim(unit="e-done", handler=handler), DONE) is Outcome.OK
-    store.add_letter(handler, "l-1", "{}")
+    store.add_letter(handler, "l-1", "{}", (), Card("g"))
     store.add_letter(handler, "l-2", "{}")
     store.arrive(claim(unit="join:ORD-1", handler=handler), part_of("a"))
 

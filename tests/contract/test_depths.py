@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import redis
-from kombu import Queue
 
 from choreo import Service
 from choreo.broker.depths import Depths
+from tests.contract.declared import declared
 from tests.unit.events import OrderPlaced
 
 ORDER = OrderPlaced(customer_id="alice", total_cents=5)
@@ -22,13 +22,8 @@ def app(request: pytest.FixtureRequest, namespace: str) -> Iterator[Service]:
     @app.on(OrderPlaced)
     def charge(order: OrderPlaced) -> None: ...
 
-    with app.connection_for_write() as connection:
-        for queue in app.runtime.topology.queues():
-            queue(connection).declare()
+    with declared(app):
         yield app
-        for queue in app.runtime.topology.queues():
-            Queue(queue.name, channel=connection).delete()
-    app.publisher.close()
 
 
 @pytest.fixture

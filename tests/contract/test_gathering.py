@@ -15,14 +15,21 @@ from choreo.observe.map import drawn
 from choreo.observe.open_end import Kind
 from choreo.store import Arrival, Scheduled, Settlement
 from choreo.store.parts import packed
-from choreo.store.runs import Result, Run
+from choreo.store.runs import Result, Run, entries
 from tests.contract.rigs import claim, settle
 
 PAYMENT, DRIVER = "payment.charge", "driver.assign"
 
 
 def event(event_id: str = "e-1", kind: str = "order.placed", subject: str = "ORD-1", story: str = "e-1") -> Envelope:
-    wire = {"id": event_id, "type": kind, "source": "shop", "subject": subject, "correlationid": story}
+    wire = {
+        "specversion": "1.0",
+        "id": event_id,
+        "type": kind,
+        "source": "shop",
+        "subject": subject,
+        "correlationid": story,
+    }
     return Envelope.from_wire(wire | {"time": "2026-01-01T00:00:00+00:00"})
 
 
@@ -43,7 +50,11 @@ def full(store: Any) -> Any:
     run = Run("e-1", "e-1", "ORD-1", "order.placed", 1, Result.RETRY, handler=PAYMENT, detail="ValueError: no")
     store.begin(claim(unit="event:shop#e-1", handler=PAYMENT))
     retry = Scheduled("retry:1", carrying(event(), retries=1), 60)
-    settle(store, claim(unit="event:shop#e-1", handler=PAYMENT), Settlement(done=False, scheduled=[retry], run=run))
+    settle(
+        store,
+        claim(unit="event:shop#e-1", handler=PAYMENT),
+        Settlement(done=False, scheduled=[retry], record=entries(run)),
+    )
     letter = DeadLetter(
         "payment",
         PAYMENT,

@@ -19,10 +19,11 @@ import pytest
 import redis
 from kombu import Queue
 
-from choreo import Event, PublishError, Service
+from choreo import Envelope, Event, PublishError, Service, unconfirmed
 from choreo.broker import lines
 from choreo.broker.lines import Post
 from choreo.broker.rabbitmq import confirms
+from choreo.declare.settings import Unheard
 from choreo.errors import DeclarationError, EventTooLargeError
 from choreo.events.message import Message
 from tests.chaos.proxy import Proxy
@@ -160,7 +161,7 @@ def test_a_batch_waits_once_for_all_its_confirms(app: Service, broker_url: str, 
     line = app.publisher._lines._idle[0]
     waits = []
     collect = line._collect
-    line._collect = lambda: waits.append(len(line._unanswered)) or collect()
+    line._collect = lambda *most: waits.append(len(line._unanswered)) or collect(*most)
 
     app.publisher.announce(envelopes * 40)
 
@@ -306,6 +307,12 @@ def test_an_exchange_of_another_kind_is_said_in_words(app: Service) -> None:
         app.publish(OrderPlaced())
 
     assert caught.value.is_outage, "it concerns every event"
+    pool = app.publisher._lines
+    make, made = pool._make, []
+    pool._make = lambda: made.append("line") or make()  # type: ignore[func-returns-value]
+    with pytest.raises(PublishError, match="20 of 20 messages"):
+        app.publish_many(OrderPlaced() for _ in range(20))
+    assert made == ["line"], "and no event is tried alone"
 
 
 @both
@@ -542,13 +549,108 @@ def test_a_forked_child_publishes_on_a_connection_of_its_own(
 
 
 @both
-def test_a_web_application_publishes_from_async_code_through_threads(app: Service, ear: Ear) -> None:
-    async def handle_requests() -> None:
-        await asyncio.gather(*(asyncio.to_thread(app.publish, OrderPlaced(number=number)) for number in range(50)))
+def test_what_coroutines_announce_at_once_is_sent_together(
+    app: Service, ear: Ear, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[int] = []
+    publish = app.publisher._publish
+    monkeypatch.setattr(app.publisher, "_publish", lambda some: batches.append(len(some)) or publish(some))
 
-    asyncio.run(handle_requests())
+    async def handle_requests() -> list[Envelope]:
+        return await asyncio.gather(*(app.apublish(OrderPlaced(number=number)) for number in range(500)))
 
-    assert ear.numbers() == list(range(50))
+    envelopes = asyncio.run(handle_requests())
+
+    heard = ear.heard()
+    assert sorted(event["data"]["number"] for event in heard) == list(range(500))
+    assert {event["id"] for event in heard} == {envelope.id for envelope in envelopes}
+    assert batches == [500]
+
+
+@both
+def test_many_events_of_a_coroutine_are_all_there(app: Service, ear: Ear) -> None:
+    assert asyncio.run(app.apublish_many(OrderPlaced(number=number) for number in range(1200))) == 1200
+    assert ear.numbers() == list(range(1200))
+
+
+@both
+def test_of_what_is_sent_together_each_coroutine_has_its_own_error(app: Service, ear: Ear) -> None:
+    app.publisher._when_unheard = Unheard.ERROR
+
+    async def announce() -> list[Any]:
+        events = [OrderPlaced(number=1), OrderForgotten(), OrderPlaced(number=2)]
+        return await asyncio.gather(*(app.apublish(event) for event in events), return_exceptions=True)
+
+    first, second, third = asyncio.run(announce())
+
+    assert isinstance(second, PublishError)
+    assert [event.type for event in second.unconfirmed] == ["order.forgotten"]
+    assert {event["id"] for event in ear.heard()} == {first.id, third.id}
+
+
+@both
+def test_a_silent_broker_does_not_stop_an_event_loop(far_app: Service, proxy: Proxy, ear: Ear) -> None:
+    async def announce() -> int:
+        announcing = asyncio.create_task(far_app.apublish(OrderPlaced()))
+        turns = 0
+        while not announcing.done():
+            await asyncio.sleep(0.01)
+            turns += 1
+        with pytest.raises(PublishError) as caught:
+            await announcing
+        assert caught.value.is_outage
+        assert unconfirmed(caught.value) == caught.value.unconfirmed
+        return turns
+
+    proxy.mode = "stall"
+    # Without a connection, and with one.
+    assert asyncio.run(announce()) > 10
+    proxy.mode = "ok"
+    far_app.publish(OrderPlaced(number=1))
+    proxy.mode = "stall"
+    assert asyncio.run(announce()) > 10
+
+
+@both
+def test_what_a_cancelled_coroutine_may_have_announced_can_be_announced_again_with_its_id(
+    far_app: Service, proxy: Proxy, ear: Ear
+) -> None:
+    far_app.publish(OrderPlaced(number=1))
+    ear.heard()
+
+    async def announce() -> list[Envelope]:
+        proxy.mode = "drop down"
+        with pytest.raises(TimeoutError) as caught:
+            async with asyncio.timeout(SILENCE / 4):
+                await far_app.apublish(OrderPlaced(number=2))
+        assert len(unconfirmed(caught.value)) == 1
+        proxy.mode = "ok"
+        proxy.cut()
+        return await far_app.publisher.aannounce(unconfirmed(caught.value))
+
+    (envelope,) = asyncio.run(announce())
+
+    heard = ear.heard()
+    assert len(heard) in (2, 3)  # the thread may have tried again as well
+    assert {(event["id"], event["data"]["number"]) for event in heard} == {(envelope.id, 2)}
+
+
+@both
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_coroutines_of_a_forked_child_publish_on_a_connection_of_its_own(app: Service, ear: Ear) -> None:
+    asyncio.run(app.apublish(OrderPlaced(number=1)))
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        try:
+            asyncio.run(app.apublish(OrderPlaced(number=2)))
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    asyncio.run(app.apublish(OrderPlaced(number=3)))
+    assert ear.numbers() == [1, 2, 3]
 
 
 @rabbitmq_only

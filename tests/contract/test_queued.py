@@ -11,6 +11,7 @@ from kombu import Queue
 from choreo import Event, Service
 from choreo.broker.queued import PAGE, Queued
 from choreo.observe.broker_look import BrokerLook
+from tests.contract.declared import declared
 
 
 class OrderPlaced(Event):
@@ -26,13 +27,12 @@ def app(request: pytest.FixtureRequest, namespace: str) -> Iterator[Service]:
     @app.on(OrderPlaced)
     def charge(order: OrderPlaced) -> None: ...
 
-    with app.connection_for_write() as connection:
-        for queue in app.runtime.topology.queues():
-            queue(connection).declare()
+    with declared(app):
         yield app
-        for queue in app.runtime.topology.queues():
-            Queue(queue.name, channel=connection).delete()
-    app.publisher.close()
+
+
+#: Only Redis lets its queues be looked into, and tells who has a message.
+ON_REDIS = pytest.mark.parametrize("app", ["redis"], indirect=True)
 
 
 def look(app: Service, *texts: str) -> BrokerLook:
@@ -66,9 +66,8 @@ def test_a_message_is_found_at_its_place_and_stays(app: Service) -> None:
     assert found(app, "") == []
 
 
+@ON_REDIS
 def test_a_subject_of_any_letters_is_found(app: Service) -> None:
-    if not is_on_redis(app):
-        pytest.skip("only Redis lets its queues be looked into")
     for subject in ("Ä-1", 'a "quoted" \\ name', "\u2028"):
         app.publish(OrderPlaced(), subject)
 
@@ -77,9 +76,8 @@ def test_a_subject_of_any_letters_is_found(app: Service) -> None:
         assert message.event.subject == subject
 
 
+@ON_REDIS
 def test_a_long_queue_is_read_page_by_page_and_not_without_end(app: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not is_on_redis(app):
-        pytest.skip("only Redis lets its queues be looked into")
     events = [OrderPlaced().sealed(**named(number)) for number in range(PAGE + 5)]
     app.publisher.announce(events)
 
@@ -101,9 +99,8 @@ def named(number: int) -> dict[str, object]:
     }
 
 
+@ON_REDIS
 def test_a_message_that_a_worker_has_taken_names_the_worker(app: Service) -> None:
-    if not is_on_redis(app):
-        pytest.skip("only Redis tells who has a message")
     app.publish(OrderPlaced(), "ORD-1")
     taken: list[object] = []
     with app.connection_for_write() as connection:
@@ -120,9 +117,8 @@ def test_a_message_that_a_worker_has_taken_names_the_worker(app: Service) -> Non
     assert returned.position == 1
 
 
+@ON_REDIS
 def test_a_message_that_is_no_event_is_told_by_its_headers(app: Service) -> None:
-    if not is_on_redis(app):
-        pytest.skip("only Redis lets its queues be looked into")
     queue = app.runtime.queue_of("payment.charge")
     with app.connection_for_write() as connection:
         headers = {"id": "e-1", "argsrepr": "order.placed ORD-1", "origin": "shop", "retries": "many"}

@@ -11,11 +11,23 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from choreo.events.message import Message
-from choreo.local.server import EmbeddedServer
 from choreo.store import Arrival, ClaimResult, Outcome, Scheduled, Settlement, Store, Verdict, deadline_id
 from choreo.store.claims import COMPLETE, SURPLUS
 from choreo.store.parts import mark_of
-from tests.contract.rigs import HANDLER, LEASE, OWNER, TERMS, WITHIN, MemoryRig, RedisRig, at, at_once, claim, due
+from tests.contract.rigs import (
+    HANDLER,
+    LEASE,
+    OWNER,
+    TERMS,
+    WITHIN,
+    MemoryRig,
+    RedisRig,
+    at,
+    at_once,
+    claim,
+    due,
+    replay,
+)
 
 UNIT = "join:ORD-1"
 DONE = Settlement(unscheduled=[deadline_id(UNIT)])
@@ -202,7 +214,7 @@ def test_a_letter_is_not_replayed_into_a_join_that_waits_for_other_parts(rig):
     rig.pass_time(2 * TERMS.retention.total_seconds())
     arrive(rig.store, "a", text="<another>")
 
-    assert not rig.store.replay(HANDLER, "l-1", UNIT, {"a": "<a>"}, at("replay:l-1"))
+    assert not replay(rig.store, HANDLER, "l-1", UNIT, {"a": "<a>"}, at("replay:l-1"))
 
     assert rig.store.letter(HANDLER, "l-1") == "{}"
     assert rig.store.look(HANDLER, UNIT).parts == {"a": "<another>"}
@@ -323,7 +335,7 @@ def test_the_events_of_a_replayed_round_take_part_again_whatever_retention_the_r
     store.commit(claim(unit=UNIT), settlement)
     parts = {"a/1": "<a/1>", "b/2": "<b/2>"}
 
-    assert other.replay(HANDLER, "l-1", UNIT, parts, at("replay:l-1"))
+    assert replay(other, HANDLER, "l-1", UNIT, parts, at("replay:l-1"))
 
     assert join_round(store, "a/1").parts == parts
     settle_round(store, "1", "2")
@@ -539,7 +551,7 @@ def test_a_replay_restores_several_of_a_type_and_what_was_told_of_them(store):
     store.commit(claim(unit=UNIT), Settlement(letter=("l-1", "{}")))
     parts = {"a": "<a>", "b/1": "<b/1>", "?b": "2"}
 
-    assert store.replay(HANDLER, "l-1", UNIT, parts, at("replay:l-1"))
+    assert replay(store, HANDLER, "l-1", UNIT, parts, at("replay:l-1"))
 
     assert arrive(store, "b/1", needs=needs) == ClaimResult(Verdict.WAIT, 2)
     assert arrive(store, "b/2", needs=needs).parts == {"a": "<a>", "b/1": "<b/1>", "b/2": "<b/2>"}
@@ -784,7 +796,7 @@ class JoinMachine(RuleBasedStateMachine):
         if self.letters and self.model.done:
             letter, parts = self.letters.pop()
             texts = {name: f"<{name}>" for name in parts}
-            assert self.store.replay(HANDLER, letter, UNIT, texts, at(f"replay:{letter}"))
+            assert replay(self.store, HANDLER, letter, UNIT, texts, at(f"replay:{letter}"))
             self.model.done, self.model.settled, self.model.parts = False, 0, list(parts)
 
     @rule()
@@ -825,11 +837,11 @@ class JoinMachine(RuleBasedStateMachine):
 
 @pytest.mark.parametrize("at_least", [1, 2])
 @pytest.mark.parametrize("kind", ["memory", "redis", "fused"])
-def test_a_join_does_as_the_model_says_whatever_happens_to_it(redis_server: EmbeddedServer, kind, at_least):
+def test_a_join_does_as_the_model_says_whatever_happens_to_it(redis_url: str, kind, at_least):
     def make() -> Any:
         if kind == "memory":
             return MemoryRig()
-        return RedisRig(redis_server.url, f"j{uuid4().hex[:8]}", fused=kind == "fused")
+        return RedisRig(redis_url, f"j{uuid4().hex[:8]}", fused=kind == "fused")
 
     about = {"make_rig": staticmethod(make), "at_least": at_least, "in_flight": kind == "fused"}
     machine = type("Machine", (JoinMachine,), about)

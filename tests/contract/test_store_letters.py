@@ -17,6 +17,7 @@ from tests.contract.rigs import (
     buried,
     claim,
     due,
+    replay,
     settle,
 )
 
@@ -79,7 +80,7 @@ def test_a_replay_forgets_what_was_settled_and_schedules_the_message(store):
     store.begin(claim(attempt=6))
     settle(store, claim(attempt=6), Settlement(letter=("l-1", "{}")))
 
-    assert store.replay(HANDLER, "l-1", "e-1", {}, at("replay:l-1"))
+    assert replay(store, HANDLER, "l-1", "e-1", {}, at("replay:l-1"))
 
     assert store.letters(HANDLER) == []
     assert due(store) == ["replay:l-1"]
@@ -91,7 +92,7 @@ def test_a_replay_restores_the_parts_of_a_join(store):
     arrive(store, "b")
     settle(store, claim(unit="join:ORD-1"), Settlement(letter=("l-1", "{}")))
 
-    assert store.replay(HANDLER, "l-1", "join:ORD-1", {"a": "<a>", "b": "<b>"}, at("replay:l-1"))
+    assert replay(store, HANDLER, "l-1", "join:ORD-1", {"a": "<a>", "b": "<b>"}, at("replay:l-1"))
 
     assert arrive(store, "a", "B") == ClaimResult(Verdict.RUN, deliveries=1, parts={"a": "<a>", "b": "<b>"})
 
@@ -101,7 +102,7 @@ def test_a_replayed_join_that_is_still_incomplete_has_a_deadline_again(rig):
     due(rig.store)
     rig.store.begin(claim("D", "join:ORD-1", attempt=0))
     settle(rig.store, claim("D", "join:ORD-1", attempt=0), Settlement(letter=("l-1", "{}"), unscheduled=[DEADLINE]))
-    rig.store.replay(HANDLER, "l-1", "join:ORD-1", {"a": "<a>"}, at("replay:l-1"))
+    replay(rig.store, HANDLER, "l-1", "join:ORD-1", {"a": "<a>"}, at("replay:l-1"))
     rig.store.sent(HANDLER, ["replay:l-1"])
 
     assert arrive(rig.store, "a", "B").verdict is Verdict.WAIT
@@ -113,14 +114,14 @@ def test_a_replayed_join_that_is_still_incomplete_has_a_deadline_again(rig):
 def test_what_was_never_a_unit_can_be_replayed_too(store):
     store.add_letter(HANDLER, "l-1", "{}")
 
-    assert store.replay(HANDLER, "l-1", None, {}, at("replay:l-1"))
+    assert replay(store, HANDLER, "l-1", None, {}, at("replay:l-1"))
     assert due(store) == ["replay:l-1"]
 
 
 def test_a_letter_is_replayed_once(store):
     buried(store)
 
-    answers = at_once(6, lambda _: store.replay(HANDLER, "l-1", "e-1", {}, at("replay:l-1")))
+    answers = at_once(6, lambda _: replay(store, HANDLER, "l-1", "e-1", {}, at("replay:l-1")))
 
     assert sorted(answers) == [False] * 5 + [True]
     assert store.backlog(HANDLER).total == 1
@@ -130,7 +131,7 @@ def test_a_replay_of_what_is_gone_changes_nothing(store):
     buried(store)
     store.discard(HANDLER, "l-1")
 
-    assert not store.replay(HANDLER, "l-1", "e-1", {"a": "<a>"}, at("replay:l-1"))
+    assert not replay(store, HANDLER, "l-1", "e-1", {"a": "<a>"}, at("replay:l-1"))
 
     assert store.begin(claim("B")).verdict is Verdict.DONE
     assert store.backlog(HANDLER).total == 0
@@ -143,6 +144,6 @@ def test_a_replay_by_a_program_with_other_terms_forgets_what_was_settled_as_well
     buried(owner)
     assert owner.begin(claim("B")).verdict is Verdict.DONE
 
-    assert redis_rig.store.replay(HANDLER, "l-1", "e-1", {}, at("replay:l-1"))
+    assert replay(redis_rig.store, HANDLER, "l-1", "e-1", {}, at("replay:l-1"))
 
     assert owner.begin(claim("B")).verdict is Verdict.RUN

@@ -17,10 +17,23 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from choreo.local.server import EmbeddedServer
 from choreo.store import ClaimResult, CommitResult, Outcome, Settlement, Store
+from choreo.store.pauses import ANY, Pause
 from choreo.store.presence import Presence, Program
-from tests.contract.rigs import AGAIN, HANDLER, TERMS, MemoryRig, RedisRig, at, claim, due, message, part_of, settle
+from tests.contract.rigs import (
+    AGAIN,
+    HANDLER,
+    TERMS,
+    MemoryRig,
+    RedisRig,
+    at,
+    claim,
+    due,
+    message,
+    part_of,
+    replay,
+    settle,
+)
 
 
 def here(presence: Presence) -> tuple[list[str], list[str], dict[str, str]]:
@@ -32,14 +45,14 @@ def here(presence: Presence) -> tuple[list[str], list[str], dict[str, str]]:
 class TwoStores(RuleBasedStateMachine):
     """Whatever workers do, in whatever order: both stores give the same answers."""
 
-    server: EmbeddedServer
+    url: str
     fused = False
     deliveries = Bundle("deliveries")
 
     def __init__(self) -> None:
         super().__init__()
         self.memory = MemoryRig()
-        self.redis = RedisRig(self.server.url, f"m{uuid4().hex[:8]}", fused=self.fused)
+        self.redis = RedisRig(self.url, f"m{uuid4().hex[:8]}", fused=self.fused)
         self.letters: list[tuple[str, str]] = []
         self.scheduled: list[str] = []
         self.programs: list[str] = []
@@ -112,6 +125,18 @@ class TwoStores(RuleBasedStateMachine):
             # There is no outbox that the memory could be compared with.
             self.memory.store.sent(HANDLER, list(leaving))
 
+    @rule(seconds=st.sampled_from([None, 15, 105]), instead_of=st.sampled_from([ANY, None]))
+    def pause(self, seconds, instead_of):
+        def pause(store: Store) -> tuple[bool, bool]:
+            done = store.pause(Pause(HANDLER), seconds, instead_of=instead_of)
+            return done.is_done, done.before is None
+
+        self.both(pause)
+
+    @rule()
+    def resume(self):
+        self.both(lambda store: store.resume(HANDLER) is None)
+
     @rule(delay=st.sampled_from([0, 15]))
     def announce_later(self, delay):
         key = self.fresh("s")
@@ -135,8 +160,8 @@ class TwoStores(RuleBasedStateMachine):
         if self.letters:
             letter, unit = data.draw(st.sampled_from(self.letters))
             self.both(
-                lambda store: store.replay(
-                    HANDLER, letter, unit, parts if "join" in unit else {}, at(f"replay:{letter}")
+                lambda store: replay(
+                    store, HANDLER, letter, unit, parts if "join" in unit else {}, at(f"replay:{letter}")
                 )
             )
 
@@ -192,9 +217,9 @@ class TwoStores(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("where", ["elsewhere", "fused with the broker"])
-def test_both_stores_give_the_same_answers_whatever_the_workers_do(redis_server, where):
+def test_both_stores_give_the_same_answers_whatever_the_workers_do(redis_url, where):
     class Machine(TwoStores):
-        server = redis_server
+        url = redis_url
         fused = where == "fused with the broker"
 
     run_state_machine_as_test(

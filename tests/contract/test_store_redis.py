@@ -25,6 +25,7 @@ from tests.contract.rigs import (
     buried,
     claim,
     due,
+    replay,
     settle,
 )
 from tests.waiting import DEADLINE
@@ -83,7 +84,7 @@ def test_state_has_a_lifetime_and_what_waits_for_somebody_has_none(redis_rig):
     settle(store, claim(unit="join:done"), DONE)
     arrive(store, "a", unit="join:done")
     buried(store, "l-3", unit="join:replayed")
-    store.replay(HANDLER, "l-3", "join:replayed", {"a": "<a>"}, at("replay"))
+    replay(store, HANDLER, "l-3", "join:replayed", {"a": "<a>"}, at("replay"))
     store.register([HANDLER])
 
     lifetimes = {key.partition("}:")[2] or key: redis_rig.client.pttl(key) for key in redis_rig.find()}
@@ -147,7 +148,7 @@ EVERY_CALL: dict[str, Callable[[Store], Any]] = {
     "letters": lambda store: store.letters(HANDLER),
     "letter": lambda store: store.letter(HANDLER, "l-1"),
     "discard": lambda store: store.discard(HANDLER, "l-1"),
-    "replay": lambda store: store.replay(HANDLER, "l-1", None, {}, at("m")),
+    "replay": lambda store: replay(store, HANDLER, "l-1", None, {}, at("m")),
     "register": lambda store: store.register([HANDLER]),
     "handlers": lambda store: store.handlers(),
     "ping": lambda store: store.ping(),

@@ -1,5 +1,6 @@
 """The promises of every store: a run is recorded with its outcome, or not at all, and found by its story."""
 
+import json
 from dataclasses import replace
 from datetime import timedelta
 from uuid import uuid4
@@ -7,13 +8,13 @@ from uuid import uuid4
 import pytest
 import redis
 
-from choreo import DeclarationError
+from choreo import DeclarationError, Envelope
 from choreo.fast.fused_store import FusedStore
 from choreo.store import Outcome, Settlement, Verdict, redis_runs
 from choreo.store.memory import MemoryStore
 from choreo.store.redis import RedisStore
 from choreo.store.redis_runs import Tending
-from choreo.store.runs import MOST_NAMED, SHELVES, Recording, Result, Run, entries, shelf
+from choreo.store.runs import LONGEST_EVENT, MOST_NAMED, SHELVES, Recording, Result, Run, entries, shelf
 from tests.contract.rigs import HANDLER, TERMS, claim, settle
 
 
@@ -25,7 +26,7 @@ def run_of(story: str, event: str = "", **fields) -> Run:
 def record(store, run: Run, unit: str = "") -> None:
     unit = unit or str(uuid4())
     assert store.begin(claim(unit=unit)).verdict is Verdict.RUN
-    assert settle(store, claim(unit=unit), Settlement(run=run)) is Outcome.OK
+    assert settle(store, claim(unit=unit), Settlement(record=entries(run))) is Outcome.OK
 
 
 def test_a_run_is_recorded_with_its_commit_and_found_by_its_story(store):
@@ -75,7 +76,7 @@ def test_a_commit_that_is_refused_records_nothing(store):
     story = str(uuid4())
     store.begin(claim("A"))
 
-    assert settle(store, claim("B"), Settlement(run=run_of(story))) is Outcome.STALE
+    assert settle(store, claim("B"), Settlement(record=entries(run_of(story)))) is Outcome.STALE
 
     assert store.runs(HANDLER, story) == []
 
@@ -189,6 +190,28 @@ def test_the_length_of_the_record_is_bounded(kind, redis_url, namespace):
     # Redis drops whole blocks of entries.
     assert kept == stories[-len(kept) :]
     assert 100 <= len(kept) <= (400 if kind == "memory" else 250)
+
+
+@pytest.mark.parametrize("kind", ["memory", "redis", "fused"])
+def test_the_events_of_a_run_are_kept_if_they_are_given(kind, redis_url, namespace):
+    store = recording_store(kind, redis_url, namespace, Recording(events=True))
+    wire = {
+        "specversion": "1.0",
+        "id": "e-2",
+        "type": "order.placed",
+        "source": "shop",
+        "time": "2026-01-01T00:00:00+00:00",
+    }
+    event = Envelope.from_wire(wire | {"data": {"id": "e-3", "name": 'é \u2028 "x"'}})
+    large = replace(event, id="e-4", data={"text": "x" * LONGEST_EVENT})
+
+    record(store, run_of("s-1", event="e-2", whole=(event, large)))
+
+    assert Envelope.from_wire(json.loads(store.event(HANDLER, "e-2"))) == event
+    assert store.event(HANDLER, "e-3") is None, "the data of another event has this id"
+    assert store.event(HANDLER, "e-4") is None
+    assert store.event("another.handler", "e-2") is None
+    assert [run.event for run in store.runs(HANDLER, "s-1")] == ["e-2"]
 
 
 @pytest.mark.parametrize("kind", ["redis", "fused"])

@@ -9,7 +9,7 @@ from tests.contract.rigs import HANDLER, claim, settle
 
 
 def carrying(subject: str, event_id: str = "e-1") -> Message:
-    wire = {"id": event_id, "type": "order.placed", "source": "shop", "subject": subject}
+    wire = {"specversion": "1.0", "id": event_id, "type": "order.placed", "source": "shop", "subject": subject}
     event = Envelope.from_wire(wire | {"time": "2026-01-01T00:00:00+00:00"})
     return Message.carrying(event, exchange="", routing_key=HANDLER)
 

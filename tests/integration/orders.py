@@ -11,3 +11,19 @@ class OrderPlaced(Event):
 
 class OrderCancelled(Event):
     pass
+
+
+class OrderCharged(Event):
+    number: int = 0
+
+
+class OrderPacked(Event):
+    number: int = 0
+
+
+class StockMoved(Event):
+    number: int = 0
+    #: How long its handler takes; negative: until the test opens.
+    seconds: float = 0
+    #: How many of its attempts fail.
+    fails: int = 0

@@ -11,11 +11,12 @@ import kombu
 import pytest
 
 from choreo.local.guard import Guard
-from choreo.local.server import free_port
+from tests.servers import free_ports
 from tests.waiting import DEADLINE, eventually
 
 #: Where distributions put the scripts that run as whoever calls them. Those on PATH change to the user rabbitmq.
-BIN = Path("/usr/lib/rabbitmq/bin")
+#: `CHOREO_TEST_RABBITMQ_BIN` names those of another version.
+BIN = Path(os.environ.get("CHOREO_TEST_RABBITMQ_BIN", "/usr/lib/rabbitmq/bin"))
 ADVANCED = "[{rabbit, [{consumer_timeout, 3000}, {channel_tick_interval, 500}]}].\n"
 
 
@@ -30,7 +31,7 @@ class RabbitNode:
             pytest.skip(message)
         # The path of a node's directory ends up in names that Erlang wants short.
         self._home = Path(tempfile.mkdtemp(prefix="choreo-rabbit-"))
-        self.port, distribution, names = free_port(), free_port(), free_port()
+        self.port, distribution, names = free_ports(3)
         self.url = f"amqp://guest:guest@127.0.0.1:{self.port}//"
         (self._home / "rabbitmq.conf").write_text(f"listeners.tcp.default = 127.0.0.1:{self.port}\n")
         (self._home / "advanced.config").write_text(ADVANCED)

@@ -1,5 +1,6 @@
 """Bindings belong to declarations, on both brokers."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from choreo.errors import StoreError
 from choreo.events.message import Message
 from choreo.events.patterns import Binding
 from choreo.store import Scheduled
+from choreo.store.deployments import Step
 from choreo.worker import bindings
 from choreo.worker.bindings import BindingKeeper
 from tests.integration.orders import OrderCancelled, OrderPlaced
@@ -107,9 +109,8 @@ def test_a_worker_that_consumes_one_queue_also_makes_and_binds_those_of_the_othe
     assert eventually(lambda: payment.noted("watched")) == [0]
 
 
-def test_a_worker_uses_a_queue_that_it_does_not_consume_as_it_is(payment: Payment, rabbitmq: str) -> None:
-    if payment.broker != rabbitmq:
-        pytest.skip("queues of Redis have no settings")
+@pytest.mark.parametrize("payment", ["rabbitmq"], indirect=True)  # queues of Redis have no settings
+def test_a_worker_uses_a_queue_that_it_does_not_consume_as_it_is(payment: Payment) -> None:
     with payment.app.connection_for_write() as connection:
         Queue(payment.queue, durable=True)(connection.channel()).queue_declare()
 
@@ -188,6 +189,44 @@ def test_a_worker_that_was_silent_for_too_long_binds_again(payment: Payment, mon
 
     sleeper.look()
 
+    assert heard(payment, OrderCancelled())
+
+
+def test_a_worker_works_off_the_queue_of_a_handler_that_is_retired_and_binds_it_no_more(
+    payment: Payment, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, queue = payment.app.runtime.store, payment.app.runtime.queue_of("payment.watch")
+    old = replica(payment, "old", ("payment.watch", "order.cancelled"), ("payment.keep", "menu.*"))
+    assert store.retire("payment", queue, Step.DRAIN, "by bob").is_done
+
+    old.look()
+
+    assert f"the handler of queue {queue} is being retired: this worker works off what waits" in caplog.text
+    assert not heard(payment, OrderCancelled())
+    assert heard(payment, MenuChanged())
+    # Its consumer binds everything anew when it has lost its connection.
+    Bindings(payment.app.connection_for_write, payment.app.runtime.topology.exchange).make([(queue, "order.cancelled")])
+    old.look()
+    assert not heard(payment, OrderCancelled())
+    store.retire("payment", queue, Step.CANCEL)
+    old.look()
+    assert heard(payment, OrderCancelled())
+
+
+def test_a_worker_waits_for_the_end_of_a_deletion_and_tells_that_it_makes_the_queue_anew(
+    payment: Payment, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, queue = payment.app.runtime.store, payment.app.runtime.queue_of("payment.watch")
+    replica(payment, "old", ("payment.watch", "order.cancelled")).retire()
+    store.retire("payment", queue, Step.BEGIN, "by bob: gone")
+    store.retire("payment", queue, Step.DELETE, seconds=60)
+    timer = threading.Timer(0.7, lambda: store.retire("payment", queue, Step.END))
+    timer.start()
+
+    replica(payment, "again", ("payment.watch", "order.cancelled"))
+
+    timer.join()
+    assert f"the handler of queue {queue} was retired (by bob: gone), and this worker declares it" in caplog.text
     assert heard(payment, OrderCancelled())
 
 

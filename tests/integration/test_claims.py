@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,10 +18,9 @@ import pytest
 import redis
 
 from choreo import Envelope, Reason, Service
-from choreo.local.worker import worker_command
 from tests.contract.redis_broker import proxy_to
-from tests.ending import with_this_process
 from tests.integration.claims_app import LabelPrinted, OrderCancelled, OrderPacked, OrderPlaced
+from tests.nursery import Process, start_worker
 from tests.waiting import DEADLINE, eventually
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +43,7 @@ class Payment:
         self.app = Service("payment", broker=url, config={"choreo_namespace": namespace}, set_as_current=False)
         self.app.on(OrderPlaced, name="charge")(_unused)
         self.app.join(OrderPacked, LabelPrinted, unless=OrderCancelled, name="ship")(_unused_too)
-        self.workers: list[subprocess.Popen[bytes]] = []
+        self.workers: list[Process] = []
         with self.app.connection_for_write() as connection:
             for queue in self.app.amqp.queues.values():
                 queue(connection.default_channel).declare()
@@ -76,16 +74,9 @@ class Payment:
             "CHOREO_TEST_LEASE": str(lease),
             "PYTHONWARNINGS": "ignore",
         }
-        with self._log(number).open("wb") as log:
-            worker = subprocess.Popen(
-                worker_command("tests.integration.claims_app", *options),
-                cwd=ROOT,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=with_this_process,
-                env=os.environ | environment,
-            )
+        worker = start_worker(
+            "tests.integration.claims_app", *options, log=self._log(number), environment=os.environ | environment
+        )
         self.workers.append(worker)
         return worker
 

@@ -2,10 +2,14 @@
 
 import base64
 import json
+import os
 import re
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -16,13 +20,15 @@ import pytest
 
 from choreo import Envelope, Service
 from choreo.local import Platform
+from choreo.local.server import free_port
+from choreo.web import pages
 from handlers.events import OrderPlaced
+from tests.ending import with_this_process
 from tests.waiting import eventually
-
-pytest.importorskip("flower")
 
 ROOT = Path(__file__).parents[2]
 LOGIN = "me:secret"
+TABS = [f"/choreo{page.paths[0]}" for page in pages.TABS]
 COURIER = """
     from choreo import Context, Envelope, PermanentFailure, Retry, RetryLater, Service
 
@@ -47,7 +53,7 @@ class Flower:
     """A running Flower, and the platform that it watches."""
 
     def __init__(self, url: str, broker_url: str) -> None:
-        self.url = url
+        self.url, self.broker_url = url, broker_url
         self._guest = Service("guest", config=None)
         self._guest.conf.broker_url = broker_url
         self.password = urlsplit(broker_url).password
@@ -161,6 +167,70 @@ def test_a_run_stays_the_child_through_retries_and_so_does_its_dead_letter(flowe
     assert letter["parent_id"] == letter["root_id"] == failure["uuid"]
 
 
+def test_the_parent_and_the_root_of_every_run_lead_somewhere(flower: Flower) -> None:
+    flower.place_order("ORD-11")
+    flower.row("loyalty.award_points", "payment.charged ORD-11", "SUCCESS")
+    flower.row("courier.dead_letters", "courier.collect_tip: order.placed ORD-11", "SUCCESS")
+
+    rows = flower.json("/api/tasks?limit=1000")
+
+    led = {row[key] for row in rows.values() for key in ("parent_id", "root_id") if row[key]}
+    assert led
+    assert led <= set(rows)
+    assert {flower.get(f"/task/{uuid}")[0] for uuid in led} == {200}
+
+
+@pytest.mark.parametrize("path", TABS)
+def test_each_page_of_choreo_is_a_tab(flower: Flower, path: str) -> None:
+    assert f'href="{path}"' in flower.get("/tasks")[1]
+
+    status, page = flower.get(path)
+
+    assert status == 200, page
+    assert 'href="/broker"' in page
+
+
+def test_the_flow_shows_every_service_also_one_that_is_down(flower: Flower) -> None:
+    page = flower.get("/choreo/flow")[1]
+
+    assert "payment.charge_customer" in page
+    assert "ghost.haunt" in page
+
+
+def test_the_pages_work_behind_a_prefix_and_a_login(flower: Flower, tmp_path: Path) -> None:
+    port = free_port()
+    log = (tmp_path / "flower.log").open("w")
+    options = ["--address=127.0.0.1", f"--port={port}", "--url_prefix=ops", f"--basic_auth={LOGIN}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "celery", "-A", "handlers.payment", "flower", *options],
+        cwd=ROOT,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        preexec_fn=with_this_process,
+        env=os.environ | {"CHOREO_BROKER_URL": flower.broker_url, "CHOREO_DATA": str(tmp_path)},
+    )
+    try:
+        behind = Flower(f"http://127.0.0.1:{port}", flower.broker_url)
+
+        def shown() -> bool:
+            with suppress(urllib.error.URLError):
+                return behind.get("/ops/choreo/flow")[0] == 200
+            return False
+
+        eventually(shown, reason="the page is served")
+        for path in TABS:
+            assert behind.get(f"/ops{path}", login=None)[0] == 401
+            status, page = behind.get(f"/ops{path}")
+            assert status == 200, page
+            assert not re.findall(r'(?:href|src|action)="/choreo', page)
+        assert 'href="/ops/choreo/map"' in behind.get("/ops/tasks")[1]
+        assert behind.get("/ops/choreo/static/choreo.css")[0] == 200
+    finally:
+        process.terminate()
+        process.wait(30)
+        log.close()
+
+
 def test_an_exporter_learns_the_queues_of_a_service_that_asks_for_it(flower: Flower) -> None:
     flower.place_order("ORD-9")
     flower.row("courier.collect_tip", "order.placed ORD-9", "FAILURE")
@@ -240,7 +310,9 @@ def test_the_page_of_the_broker_lists_the_queues_also_of_a_service_that_is_down(
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}", "127.0.0.1.evil.example", "[::2]:{port}"])
-@pytest.mark.parametrize("path", ["/", "/broker", "/api/workers", "/static/css/flower.css", "/healthcheck"])
+@pytest.mark.parametrize(
+    "path", ["/", "/broker", "/api/workers", "/static/css/flower.css", "/healthcheck", "/choreo/map"]
+)
 def test_a_foreign_host_is_refused(flower: Flower, host: str, path: str) -> None:
     port = flower.url.rpartition(":")[2]
 
@@ -253,7 +325,7 @@ def test_this_machine_has_several_names(flower: Flower, host: str) -> None:
 
 
 def test_no_page_shows_the_password_of_the_broker(flower: Flower) -> None:
-    paths = ["/", "/workers", "/tasks", "/broker", "/metrics", "/api/workers?refresh=1", "/api/tasks"]
+    paths = ["/", "/workers", "/tasks", "/broker", "/metrics", "/api/workers?refresh=1", "/api/tasks", *TABS]
     paths += [f"/worker/{name}" for name in flower.workers()]
 
     pages = [flower.get(path)[1] for path in paths]
@@ -262,7 +334,7 @@ def test_no_page_shows_the_password_of_the_broker(flower: Flower) -> None:
     assert not [path for path, page in zip(paths, pages, strict=True) if flower.password in page]
 
 
-@pytest.mark.parametrize("path", ["/", "/tasks", "/workers", "/broker", "/api/tasks", "/api/workers"])
+@pytest.mark.parametrize("path", ["/", "/tasks", "/workers", "/broker", "/api/tasks", "/api/workers", *TABS])
 def test_nobody_gets_in_without_the_password(flower: Flower, path: str) -> None:
     assert flower.get(path, login=None)[0] == 401
     assert flower.get(path, login="me:guess")[0] == 401

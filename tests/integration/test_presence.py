@@ -6,8 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import create_model
 
 import choreo
+from choreo import Event, Service
+from choreo.contracts.contract import Contract, Contracts
+from choreo.contracts.deploy import pairs
+from choreo.contracts.running import look
+from choreo.declare.models import described_models
 from choreo.store.presence import Presence, Program
 from tests.integration.orders import OrderPlaced
 from tests.integration.workers import ROOT, Payment
@@ -80,3 +86,23 @@ def test_a_program_that_only_publishes_is_on_the_map(payment: Payment) -> None:
     assert [program.pid for program in seen.gone] == [os.getpid()]
     (announcer,) = payment.app.observe.map().event("order.placed").announced_by
     assert (announcer.name, announcer.how) == ("payment", "seen")
+
+
+def test_a_worker_tells_what_it_reads_so_that_a_deployment_is_judged(payment: Payment) -> None:
+    worded = create_model("Worded", __base__=Event, __cls_kwargs__={"type": "order.placed"}, number=(str, "one"))
+    payment.worker("--pool", "solo", choreo_version="1.4.2")
+    running = look(payment.app, ["order.placed"])
+
+    def verdicts(announced: type[Event]) -> list[tuple[str, ...]]:
+        shop = Service("shop", config=None, announces=[announced], set_as_current=False)
+        contract = Contract(described_models([announced])[announced])
+        made = Contracts("this checkout", [contract], [shop.describe()], releases={"shop": "2.0"})
+        return [(pair.consumer_version, str(pair.verdict), *pair.reasons) for pair in pairs(made, running)]
+
+    assert verdicts(OrderPlaced) == [("1.4.2", "yes")]
+    ((version, verdict, reason),) = verdicts(worded)
+    assert (version, verdict) == ("1.4.2", "no")
+    assert reason.startswith(
+        "payment 1.4.2 still reads `number` of order.placed (payment.charge_customer): number is written as a text and "
+        "read as a whole number · fix: "
+    )

@@ -248,3 +248,41 @@ def test_a_queue_that_the_broker_refuses_to_make_ends_the_worker_with_its_reason
     assert "max-priority" in log
     assert "exists with other settings" not in log
     assert "Traceback" not in log
+
+
+@pytest.mark.parametrize("pool", ["solo", "threads", "prefork"])
+def test_a_queue_that_is_deleted_under_its_worker_is_made_and_consumed_again(pool: str, payment: Payment) -> None:
+    worker = payment.worker("--pool", pool)
+    payment.app.publish(OrderPlaced(number=1))
+    eventually(lambda: payment.noted("done") == [1])
+
+    with payment.app.connection_for_write() as connection:
+        Queue(payment.queue)(connection.channel()).delete()
+    worker.wait_for(f"has cancelled the consumer of queue {payment.queue}")
+    eventually(lambda: consumers(payment) == 1, reason="the queue is consumed again")
+    payment.app.publish(OrderPlaced(number=2))
+
+    assert eventually(lambda: payment.noted("done") == [1, 2])
+    assert "Connection to broker lost" not in worker.log()
+    assert payment.noted("begun") == [1, 2]
+
+
+def consumers(payment: Payment) -> int:
+    """How many consumers the handler's queue has; 0 if there is no such queue."""
+    with payment.app.connection_for_write() as connection:
+        try:
+            declared = Queue(payment.queue)(connection.channel()).queue_declare(passive=True)
+        except connection.channel_errors:
+            return 0
+        return int(declared.consumer_count)
+
+
+@pytest.mark.parametrize("pool", ["solo", "threads"])
+def test_a_quick_handler_is_given_more_at_a_time_and_handles_each_event_once(pool: str, payment: Payment) -> None:
+    worker = payment.worker("--pool", pool)
+
+    payment.app.publish_many(OrderPlaced(number=n) for n in range(1000))
+
+    worker.wait_for(f"queue {payment.queue} is consumed anew, with a prefetch of ")
+    eventually(lambda: len(payment.noted("done")) >= 1000, reason="all are handled")
+    assert payment.noted("begun") == payment.noted("done") == list(range(1000))

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -15,13 +14,11 @@ import pytest
 from celery import Celery
 
 from choreo.local.server import EmbeddedServer
-from choreo.local.worker import worker_command
 from tests.contract.redis_broker import Corner, proxy_to
-from tests.ending import with_this_process
 from tests.integration import redis_worker_app
+from tests.nursery import Process, start_worker
 from tests.waiting import DEADLINE, eventually
 
-HERE = Path(__file__).parents[2]
 TIMEOUT = 2.0
 
 
@@ -30,7 +27,7 @@ class Workers:
 
     def __init__(self, corner: Corner, logs: Path) -> None:
         self.corner, self._logs = corner, logs
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._processes: list[Process] = []
         self.app: Celery = Celery("tests", broker=corner.url)
         self.app.conf.update(
             redis_worker_app.app.conf.table(),
@@ -38,28 +35,23 @@ class Workers:
             broker_transport_options={"global_keyprefix": corner.prefix},
         )
 
-    def start(self, pool: str, concurrency: int = 1, *, url: str | None = None, **env: str) -> subprocess.Popen[bytes]:
+    def start(self, pool: str, concurrency: int = 1, *, url: str | None = None, **env: str) -> Process:
         number = len(self._processes)
         options = ["-P", pool, "-c", str(concurrency), "-n", f"w{number}@{self.corner.prefix.strip(':')}"]
         options += ["-l", "INFO", "--without-mingle", "--without-gossip"]
-        with (self._logs / f"worker{number}.log").open("wb") as log:
-            process = subprocess.Popen(
-                worker_command("tests.integration.redis_worker_app", *options),
-                cwd=HERE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=with_this_process,
-                env={
-                    **os.environ,
-                    "BROKER": url or self.corner.url,
-                    "NOTES": self.corner.url,
-                    "PREFIX": self.corner.prefix,
-                    "CONSUMER_TIMEOUT": str(TIMEOUT),
-                    "PYTHONWARNINGS": "ignore",
-                    **env,
-                },
-            )
+        own = {
+            "BROKER": url or self.corner.url,
+            "NOTES": self.corner.url,
+            "PREFIX": self.corner.prefix,
+            "CONSUMER_TIMEOUT": str(TIMEOUT),
+            "PYTHONWARNINGS": "ignore",
+        }
+        process = start_worker(
+            "tests.integration.redis_worker_app",
+            *options,
+            log=self._logs / f"worker{number}.log",
+            environment=os.environ | own | env,
+        )
         self._processes.append(process)
         eventually(lambda: b" ready." in self.log(number), reason=f"worker {number} is ready")
         return process
@@ -87,7 +79,7 @@ class Workers:
             process.wait()
 
 
-def _family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+def _family(process: Process) -> list[psutil.Process]:
     try:
         parent = psutil.Process(process.pid)
         return [*parent.children(recursive=True), parent]

@@ -20,7 +20,7 @@ DEADLY = 13
 
 @pytest.fixture
 def payment(redis_url: str, namespace: str, tmp_path: Path) -> Iterator[Payment]:
-    payment = Payment(redis_url, redis_url, namespace, tmp_path, app="sentry_app")
+    payment = Payment(redis_url, redis_url, namespace, tmp_path, app="sentry_app", fresh=True)
     payment.settings["collected"] = str(tmp_path / "events")
     yield payment
     payment.close()

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from choreo.cli import choreo
 from tests.ending import with_this_process
 from tests.integration.orders import OrderPlaced
 from tests.integration.workers import ROOT, Payment
@@ -31,15 +33,11 @@ class Operator:
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "choreo", *self.where, *arguments]
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE, check=False
-        )
-
     def top(self) -> dict[str, Any]:
-        done = self.run("top", "--json", "--interval", "0")
+        # Asked often, and so in this process.
+        done = CliRunner().invoke(choreo, [*self.where, "top", "--json", "--interval", "0"])
         found: dict[str, Any] = json.loads(done.stdout)
-        assert done.returncode == bool(found["troubles"])
+        assert done.exit_code == bool(found["troubles"])
         return found
 
     def handler(self) -> dict[str, Any]:
@@ -47,7 +45,9 @@ class Operator:
         return found
 
     def causes(self) -> list[str]:
-        return [json.loads(line)["cause"] for line in self.run("stuck", "--json", HANDLER).stdout.splitlines()]
+        command = self.command("stuck", "--json", HANDLER)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE, check=False)
+        return [json.loads(line)["cause"] for line in done.stdout.splitlines()]
 
 
 @pytest.fixture(params=["redis", "rabbitmq"])

@@ -171,6 +171,7 @@ def test_a_developer_starts_everything_announces_an_event_and_stops_with_ctrl_c(
     assert "Not started, since no handler is declared for it: web (shop.web)." in header
     assert re.search(r"^  broker  redis://:\*\*@127\.0\.0\.1:\d+/0  \(embedded", header, re.MULTILINE)
     assert "  choreo publish order.placed --package shop --subject ORDER-1 --data '{" in header
+    assert "  choreo web\n" in header
     assert max(map(len, header.splitlines())) <= 80
 
     # What it says about a second terminal, done as it says.

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -10,9 +9,8 @@ from typing import Any, Self
 import redis
 
 from choreo import Service
-from choreo.local.worker import worker_command
 from choreo.store import Terms
-from tests.ending import with_this_process
+from tests.nursery import start_worker
 from tests.waiting import DEADLINE, eventually
 
 ROOT = Path(__file__).parents[2]
@@ -21,14 +19,18 @@ ROOT = Path(__file__).parents[2]
 class Payment:
     """The service ``payment`` on a broker, seen from outside its workers."""
 
-    def __init__(self, broker: str, store: str, namespace: str, directory: Path, *, app: str = "worker_app") -> None:
-        self.module = f"tests.integration.{app}"
+    def __init__(
+        self, broker: str, store: str, namespace: str, directory: Path, *, app: str = "worker_app", fresh: bool = False
+    ) -> None:
+        """``fresh``: the workers start from nothing, see `tests.nursery`."""
+        self.module, self.fresh = f"tests.integration.{app}", fresh
         self.broker, self.namespace, self.directory = broker, namespace, directory
         self.settings: dict[str, Any] = {"choreo_store_url": store, "choreo_namespace": namespace}
         self.app = Service("payment", broker=broker, config=self.settings, terms=Terms())
         self.queue = f"{namespace}.payment.charge_customer"
         self._notebook = redis.Redis.from_url(store, decode_responses=True)
-        self._workers: list[Worker] = []
+        #: Those that were started.
+        self.workers: list[Worker] = []
 
     def worker(self, *options: str, patterns: str = "", name: str = "one", **settings: Any) -> "Worker":
         """Start a worker and wait until it is ready."""
@@ -42,22 +44,30 @@ class Payment:
         """Start a worker. ``gossips``: it listens to other workers."""
         options = options if gossips else ("--without-mingle", "--without-gossip", *options)
         worker = Worker(self, name, options, patterns, self.settings | settings)
-        self._workers.append(worker)
+        self.workers.append(worker)
         return worker
 
     def noted(self, what: str) -> list[int]:
         return sorted(int(number) for number in self._notebook.lrange(f"{self.namespace}:{what}", 0, -1))
 
+    def notes(self, what: str) -> list[str]:
+        """What was noted, in order."""
+        return list(self._notebook.lrange(f"{self.namespace}:{what}", 0, -1))
+
     def pid(self, number: int) -> str:
         """The process in which the handler of an order runs; "" if it has not begun."""
         return str(self._notebook.get(f"{self.namespace}:pid:{number}") or "")
+
+    def let(self, count: int) -> None:
+        """Let so many runs of the slow handler go on."""
+        self._notebook.rpush(f"{self.namespace}:permits", *range(count))
 
     def open(self) -> None:
         """Let the handlers go on that wait."""
         self._notebook.set(f"{self.namespace}:open", 1)
 
     def close(self) -> None:
-        for worker in self._workers:
+        for worker in self.workers:
             worker.kill()
         self.app.publisher.close()
 
@@ -70,22 +80,21 @@ class Worker:
     ) -> None:
         self._log = payment.directory / f"{name}.log"
         always = ("-l", "INFO", "-n", f"{name}@%h", "-c", "2")
-        with self._log.open("w") as log:
-            self.process = subprocess.Popen(
-                worker_command(payment.module, *always, *options),
-                cwd=ROOT,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=with_this_process,
-                env=os.environ
-                | {
-                    "CHOREO_TEST_SETTINGS": json.dumps(settings),
-                    "CHOREO_TEST_BROKER": payment.broker,
-                    "CHOREO_TEST_PATTERNS": patterns,
-                    "PYTHONWARNINGS": "ignore",
-                },
-            )
+        environment = {
+            "CHOREO_TEST_SETTINGS": json.dumps(settings),
+            "CHOREO_TEST_BROKER": payment.broker,
+            "CHOREO_TEST_PATTERNS": patterns,
+            "PYTHONWARNINGS": "ignore",
+        }
+        self._log.unlink(missing_ok=True)
+        self.process = start_worker(
+            payment.module,
+            *always,
+            *options,
+            log=self._log,
+            environment=os.environ | environment,
+            fresh=payment.fresh,
+        )
 
     def log(self) -> str:
         return self._log.read_text()

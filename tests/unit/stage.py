@@ -5,7 +5,7 @@ from typing import Any
 
 from celery.result import EagerResult
 
-from choreo import Envelope, Event, Service, testing
+from choreo import DeadLetterRecorded, Envelope, Event, Service, testing
 from choreo.delivery.clock import Clock
 from choreo.testing import Delivered
 from tests.unit.events import envelope
@@ -48,5 +48,10 @@ class Stage(testing.Stage):
 
     @property
     def types(self) -> list[str]:
-        """The types of the events that were announced."""
-        return [event.type for event in self.events]
+        """The types of the events that were announced, without those that tell of dead letters."""
+        return [event.type for event in self.told_by_services]
+
+    @property
+    def told_by_services(self) -> list[Envelope]:
+        """The events that were announced, without those that tell of dead letters."""
+        return [event for event in self.events if event.type != DeadLetterRecorded.event_type]

@@ -14,7 +14,7 @@ from choreo.delivery.dead_letter import Reason
 from choreo.delivery.notice import park
 from choreo.errors import EnvelopeError
 from choreo.events.message import Message
-from tests.unit.events import OrderPlaced, PaymentCharged, envelope
+from tests.unit.events import OrderPlaced, PaymentCharged, PaymentFailed, envelope
 from tests.unit.stage import Stage, service
 from tests.unit.test_printing import HOSTILE
 
@@ -194,6 +194,7 @@ def test_a_letter_is_shown_whole(stage):
     assert said.startswith(
         f"dead letter: {letter.id}\n"
         f"handler:     {CHARGE}\n"
+        f"group:       {letter.group}\n"
         f"reason:      refused, after 1 attempt\n"
         f"error:       PermanentFailure: alice has no account\n"
         f"failed at:   {letter.failed_at.isoformat(timespec='seconds')}\n"
@@ -236,6 +237,16 @@ def test_of_what_could_not_be_read_every_byte_is_shown(stage):
     assert "reason:      unreadable, after 1 attempt\n" in said
     assert "error:       id is None, not a text\n" in said
     assert 'The message:\n  {"not": "an event\\xff"}\n' in said
+
+
+def test_of_an_event_that_could_not_be_read_the_way_out_names_what_to_deploy(stage):
+    event = envelope(PaymentFailed(reason="no card"), source="bank", version=3)
+    park(stage.app.runtime, CHARGE, Message("", CHARGE, b"{}"), EnvelopeError("it does not fit"), (event,))
+    (letter,) = stage.dead_letters
+
+    said = " ".join(run("show", letter.id).stdout.split())
+
+    assert "way out: deploy code of payment that reads what bank announces as payment.failed version 3" in said
 
 
 # -- replay and discard ----------------------------------------------------------------------------------------------

@@ -1,10 +1,14 @@
 """What commands say on stderr fits the terminal, and a pipe gets each sentence whole."""
 
+import logging
+
 import pytest
 from click.testing import CliRunner
 
 from choreo.cli import choreo, main
+from choreo.cli.app import tell
 from choreo.cli.folding import told
+from choreo.cli.quiet import spoken, unlogged
 from choreo.errors import ChoreoError
 
 COMMAND = "`choreo dead-letters replay 0123456789 --to payment.charge_the_customer_again_tomorrow_and_later`"
@@ -34,6 +38,24 @@ def test_a_pipe_gets_the_sentence_whole(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("COLUMNS", raising=False)
 
     assert told("word " * 40) == "word " * 40
+
+
+def test_a_warning_of_choreo_is_folded_as_a_sentence_of_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("COLUMNS", "80")
+    for logger in (logging.root, logging.getLogger("choreo")):
+        monkeypatch.setattr(logger, "handlers", [])  # as in a command: no log is configured
+    warning = "Redis at redis://example.com:6379 keeps nothing on disk: a restart loses all messages. Set it."
+
+    with spoken(tell):
+        logging.getLogger("choreo.broker").warning(warning)
+        with unlogged("choreo.delivery.notice"):
+            logging.getLogger("choreo.delivery.notice").warning("the command says it itself")
+
+    said = capsys.readouterr().err
+    assert " ".join(said.split()) == warning
+    assert [line for line in said.splitlines() if len(line) > 80] == []
 
 
 @pytest.mark.parametrize(

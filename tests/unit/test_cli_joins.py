@@ -82,6 +82,13 @@ def test_pending_joins_are_listed_with_what_they_wait_for(stage):
     )
 
 
+def test_in_a_terminal_a_long_key_has_a_line_of_its_own(stage, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    stage.deliver(envelope(OrderConfirmed(), subject=f"ORD-{'0123456789' * 4}"), ASSIGN)
+
+    assert f"\nORD-{'0123456789' * 4}\n                      01-01 12:00  01-01 12:30  payment" in run("list").stdout
+
+
 def test_a_list_can_be_of_some_handlers_only(stage):
     assert run("list", "driver.ship").stdout == "driver.ship\n  nothing pending\n"
     assert run("list", "driver").stdout == f"{ASSIGN}\n  nothing pending\n\n{SHIP}\n  nothing pending\n"
@@ -180,6 +187,17 @@ def test_a_join_is_cancelled_after_a_question(stage):
     said = run("cancel", "ORD-1", "--reason", "called", "--yes").stdout
     assert "ORD-1: cancelled. Parts that come later are ignored; with rounds=True" in " ".join(said.split())
     assert list(stage.app.joins) == []
+    (repair,) = stage.app.repairs.recent()
+    assert (repair.action, repair.target, repair.reason) == ("cancelled", f"{ASSIGN} ORD-1", "called")
+
+
+def test_a_join_that_is_fired_is_in_the_log_of_repairs(stage):
+    stage.deliver(envelope(OrderConfirmed(), subject="ORD-1"), ASSIGN)
+
+    run("fire", "ORD-1", "--as-timeout")
+
+    (repair,) = stage.app.repairs.recent()
+    assert (repair.action, repair.target) == ("fired", f"{ASSIGN} ORD-1")
 
 
 def test_the_reason_is_asked_for_and_the_log_of_the_command_is_not_on_the_terminal(stage, monkeypatch):
@@ -215,10 +233,12 @@ def test_the_command_is_there():
     assert CliRunner().invoke(choreo, ["joins", "--help"]).exit_code == 0
 
 
-@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+#: A queue refuses an event with half of a surrogate pair.
+SENDABLE = {name: text for name, text in HOSTILE.items() if "\ud800" not in text}
+
+
+@pytest.mark.parametrize("text", SENDABLE.values(), ids=SENDABLE)
 def test_a_hostile_key_acts_on_no_terminal(stage, text):
-    if "\ud800" in text:
-        pytest.skip("the queue refuses such an event")
     stage.deliver(envelope(OrderConfirmed(), subject=text, id=f"e-{text}", source=text), ASSIGN)
 
     for command in (("list",), ("show", text), ("list", "--json"), ("fire", text, "--handler", ASSIGN)):

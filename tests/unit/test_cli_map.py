@@ -7,8 +7,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from choreo.cli import choreo
-from choreo.declare.description import HandlerDescription, ServiceDescription
-from choreo.observe.map import IdleQueue, MappedService, drawn
+from choreo.declare.description import HandlerDescription, ModelDescription, ServiceDescription
+from choreo.observe.map import IdleQueue, MappedService, UnreadField, drawn
 from choreo.store.presence import Program
 from tests.unit.metropolis import EVENTS, metropolis
 from tests.unit.stage import service
@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 HANDLERS = """\
 EVENT                          ANNOUNCED BY             HEARD BY
+dead_letter.recorded           choreo                   notification, *
 driver.assigned                driver.assign_driver     notification, *, ~
 order.confirmed_by_restaurant  restaurant.answer_order  driver+, payment-, *, ~
 order.delayed                  driver.assign_driver     notification, *
@@ -24,15 +25,15 @@ order.delayed                  driver.assign_driver     notification, *
 order.placed                   order                    payment, restaurant, *,
                                                         ~
 order.rejected_by_restaurant   restaurant.answer_order  driver-, notification,
-                                                        payment+, *, ~
+                                                        payment, *, ~
 payment.charged                payment.charge_customer  driver+, loyalty,
-                                                        payment+, *, ~
+                                                        payment<, *, ~
 payment.failed                 payment.charge_customer  driver-, notification,
-                                                        payment-, *, ~
+                                                        *, ~
 payment.refunded               payment.refund_customer  loyalty, *
 story.overdue                  analytics.delivery       notification, *
                                (timeout)
-+ part of a join   - cancels a join
++ part of a join   - cancels a join   < undoes its effect
 * analytics.count_event hears #
 ~ followed by the story analytics.delivery
 """
@@ -73,7 +74,7 @@ def test_what_concerns_a_service_is_as_compact_as_the_whole_map():
 
     assert len(output.splitlines()) <= len(HANDLERS.splitlines())
     assert " restaurant, *, ~\n" in output
-    assert [line for line in output.splitlines() if line.strip() in ("*", "~", ",")] == []
+    assert [line for line in output.splitlines() if line.strip() in ("*", ",")] == []
     assert "restaurant.answer_order" in output
     assert max(map(len, output.splitlines())) <= 80
 
@@ -119,6 +120,13 @@ def test_a_name_that_is_not_on_the_map_is_refused_with_the_one_that_was_meant():
     assert "No service, handler or event 'paymnt' is on the map. Did you mean payment?" in done.output
 
 
+def test_a_package_that_is_named_as_on_other_commands_leads_to_the_option():
+    done = run("--package", "handlers", "handlers")
+
+    assert done.exit_code == 1
+    assert "For the code of a package: `choreo map --package handlers`." in done.output
+
+
 def test_who_reads_a_field_is_shown_and_who_may():
     output = code("--reads", "estimated_minutes")
 
@@ -133,8 +141,38 @@ def test_who_reads_a_field_is_shown_and_who_may():
     assert second == {"handler": "notification.text_delay", "event": "order.delayed", "is_certain": True}
 
 
+def test_the_fields_that_no_handler_uses_are_shown():
+    assert code("--unread").splitlines() == [
+        "EVENT                          FIELD          USED BY",
+        "order.confirmed_by_restaurant  restaurant_id  nobody",
+        "payment.refunded               payment_id     nobody",
+    ]
+    assert json.loads(code("--unread", "payment.refunded", "--json")) == {
+        "event": "payment.refunded",
+        "field": "payment_id",
+        "perhaps": [],
+    }
+    refused = run("--package", "handlers", "--unread", "--dot")
+    assert (refused.exit_code, "--unread prints a list" in refused.output) == (2, True)
+
+
+def test_a_field_that_a_handler_may_use_is_shown_with_a_question_mark():
+    def hearing(name: str, uses: tuple[str, ...] | None) -> HandlerDescription:
+        return HandlerDescription(f"shop.{name}", ("order.placed",), uses={"order.placed": uses})
+
+    schema = {"properties": {"total": {}, "note": {}}}
+    model = ModelDescription("OrderPlaced", event="order.placed", version=1, written=schema)
+    told = ServiceDescription("shop", (hearing("charge", ("total",)), hearing("keep", None)), models=(model,))
+    older = ServiceDescription("shop", (hearing("charge", ("total", "note")),))
+    unheard = ServiceDescription("shop", models=(model,))
+
+    assert drawn([told]).unread() == [UnreadField("order.placed", "note", ("shop.keep",))]
+    assert drawn([told, older]).unread() == []
+    assert drawn([unheard]).unread() == []
+
+
 def test_the_other_forms_are_printed_for_other_programs():
-    assert json.loads(code("--json"))["events"][0]["type"] == "driver.assigned"
+    assert json.loads(code("--json"))["events"][0]["type"] == "dead_letter.recorded"
     assert code("--mermaid").startswith("flowchart LR\n")
     assert code("--dot", "payment").startswith("digraph choreo {\n")
     assert "<svg " in code("--svg")

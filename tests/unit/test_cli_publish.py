@@ -7,15 +7,20 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from choreo import Envelope
+from choreo import DeadLetter, Envelope, InvalidEventError, Reason
+from choreo.cli import app as command_line
 from choreo.cli.publish import publish
 from choreo.errors import StoreError
+from choreo.store.presence import Program
 from choreo.testing import Stage, stage
+from tests.unit.events import OrderConfirmed, envelope
+from tests.unit.stage import Stage as StageOfOne
 from tests.unit.stage import service
 
 VOCABULARY = """
 from pydantic import Field
-from choreo import Event, Service
+from typing import Annotated
+from choreo import Event, Redacted, Service
 
 class ParcelWeighed(Event):
     weight_grams: int
@@ -23,6 +28,9 @@ class ParcelWeighed(Event):
 
 class ParcelLost(Event):
     pass
+
+class ParcelSealed(Event):
+    code: Annotated[str, Redacted]
 
 app = Service("depot", config=None, set_as_current=False)
 """
@@ -82,6 +90,7 @@ def test_an_event_is_announced_under_its_subject(platform):
             '{"weight_grams": 5, "bogus": 1}',
             "  bogus: no such field, there are senderName, sender_name",
         ),
+        ("parcel.sealed", '{"code": "***"}', "  code reads ***, which stands for a redacted value and is none"),
         ("parcel.lost", '{"bogus": 1}', "  bogus: no such field, there are none.\n"),
     ],
 )
@@ -119,7 +128,10 @@ def test_an_event_that_nobody_hears_is_announced_with_a_question(platform):
 @pytest.mark.parametrize(
     ("others", "said"),
     [
-        (["", "staging"], "It is heard in no namespace, the namespace 'staging' (--namespace staging)."),
+        (
+            ["", "staging"],
+            "in the namespace '' (the default) (--namespace ''), the namespace 'staging' (--namespace staging).",
+        ),
         (["a", "b", "c", "d", "e", "f"], "the namespace 'd' (--namespace d), and 2 more."),
     ],
 )
@@ -156,3 +168,104 @@ def test_metadata_that_cannot_travel_is_refused(platform, given, fault):
 
     assert fault in result.output
     assert platform.events == []
+
+
+# -- in the story of another event ----------------------------------------------------------------------------------
+
+
+def test_an_event_can_follow_from_one_that_was_handled(platform):
+    run("parcel.weighed", "--subject", "P-1", "--data", GOOD, "--meta", "tenant=acme")
+    platform.run()
+    (weighed,) = platform.events
+
+    said = run("parcel.lost", "--caused-by", weighed.id).output
+
+    lost = platform.events[-1]
+    assert (lost.correlation_id, lost.causation_id, lost.hops) == (weighed.id, weighed.id, 1)
+    assert lost.subject == "P-1"
+    assert f"It follows from parcel.weighed P-1, in the story {weighed.id}" in said
+    assert "has no subject" not in said
+    [repair] = command_line.command_line_service().repairs.recent()
+    assert (repair.action, repair.target) == ("announced", "parcel.lost P-1")
+    assert (repair.reason, "@" in repair.who) == ("caused by parcel.weighed P-1", True)
+
+
+def test_the_hops_are_counted_back_to_the_first_event(platform):
+    run("parcel.weighed", "--subject", "P-1", "--data", GOOD)
+    platform.run()
+    first = platform.events[0]
+    run("parcel.weighed", "--subject", "P-2", "--data", GOOD, "--caused-by", first.id)
+    platform.run()
+
+    # The record does not know which handler made the second event: none did.
+    run("parcel.lost", "--caused-by", platform.events[1].id)
+
+    assert [event.hops for event in platform.events] == [0, 1, 1]
+    assert {event.correlation_id for event in platform.events} == {first.id}
+    assert platform.events[2].subject == "P-2"
+
+
+def test_an_event_can_follow_from_a_dead_letter(platform):
+    app = next(iter(platform._runtimes))
+    run("parcel.weighed", "--subject", "P-1", "--data", GOOD, "--meta", "tenant=acme")
+    (weighed,) = platform.events
+    letter = DeadLetter(
+        "scale", "scale.note", Reason.REFUSED, "no", app.publisher.message_for(weighed), envelopes=(weighed,)
+    )
+    app.runtime.store.register(["scale.note"])
+    app.runtime.store.add_letter("scale.note", letter.id, letter.to_json())
+
+    run("parcel.lost", "--caused-by", letter.id, "--subject", "P-9")
+
+    lost = platform.events[-1]
+    assert (lost.causation_id, lost.subject, lost.extensions) == (weighed.id, "P-9", {"tenant": "acme"})
+
+
+def test_an_unknown_cause_is_refused_before_anything_is_sent(platform):
+    said = run("parcel.lost", "--caused-by", "ORD-1", code=2).output
+
+    assert "nothing is known of an event or a dead letter 'ORD-1'" in said
+    assert platform.events == []
+
+
+def test_a_handler_takes_no_other_cause():
+    app = service("payment")
+    stage = StageOfOne(app)
+
+    @app.on("#")
+    def note(event: Envelope) -> None:
+        with pytest.raises(InvalidEventError, match="the event in hand is the cause"):
+            app.publish(OrderConfirmed(), caused_by=event)
+
+    stage.deliver(OrderConfirmed())
+    assert (stage.events, stage.dead_letters) == ([], [])
+
+
+def test_a_delayed_event_can_have_a_cause():
+    app = service("payment")
+    stage = StageOfOne(app)
+
+    app.publish(OrderConfirmed(), delay=10, caused_by=envelope(OrderConfirmed(), hops=4, extensions={"tenant": "acme"}))
+    stage.advance(seconds=11)
+
+    (sent,) = stage.events
+    assert (sent.correlation_id, sent.causation_id, sent.hops, sent.subject) == ("story-1", "e-1", 5, "ORD-1")
+    assert sent.extensions == {"tenant": "acme"}
+
+
+def test_of_several_packages_the_one_whose_services_are_known_is_taken(
+    platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "bench_of_the_test.py").write_text(VOCABULARY)
+    monkeypatch.chdir(tmp_path)
+    arguments = ["parcel.lost", "--subject", "P-1"]
+    refused = CliRunner().invoke(publish, arguments)
+    assert "several packages know parcel.lost: bench_of_the_test, depot_of_the_test. Name one." in refused.output
+    store = next(iter(platform._runtimes)).runtime.store
+    worker = Program("depot@one/1", "depot@one", pool="solo", module="depot_of_the_test")
+    store.report("depot", worker, "{}", 60)
+
+    said = CliRunner().invoke(publish, arguments)
+
+    assert said.exit_code == 0, said.output
+    assert [event.type for event in platform.events] == ["parcel.lost"]

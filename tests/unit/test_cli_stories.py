@@ -53,7 +53,7 @@ def tell(stage: Stage, *events, subject: str = "ORD-1") -> None:
 
 
 def run(*arguments: str, code: int = 0, **options) -> Result:
-    result = CliRunner().invoke(stories, arguments, **options)
+    result = CliRunner(env={"COLUMNS": "80"}).invoke(stories, arguments, **options)
     assert result.exit_code == code, result.output
     # A command that is to be copied stays on one line.
     lines = [line for line in result.stdout.splitlines() if not line.startswith(("{", "More: "))]
@@ -78,15 +78,21 @@ def test_pending_stories_are_listed_overdue_ones_first_with_the_counts(stage):
         "shop.delivery\n"
         "  so far: 1 ended in time, 1 overdue\n"
         "KEY                   STEP     WAITS FOR                          DUE (UTC)\n"
-        "an order with a l...  2 of 4   payment.charged                    3 min ago\n"
+        "an order with a long name\n                      2 of 4   payment.charged                    4 min ago\n"
         "ORD-2                 1 of 4   order.confirmed, payment.charged   01-01 13:01\n"
         "\n"
         "shop.payment\n"
         "KEY                   STEP     WAITS FOR                          DUE (UTC)\n"
-        "an order with a l...  1 of 2   payment.charged                    01-03 12:01\n"
+        "an order with a long name\n                      1 of 2   payment.charged                    01-03 12:01\n"
     )
     assert "ORD-2" not in run("list", "--overdue", code=1).stdout
     assert run("list", "payment", "--overdue").stdout == "shop.payment\n  nothing overdue\n"
+
+
+def test_in_a_terminal_a_long_key_has_a_line_of_its_own(stage):
+    tell(stage, PLACED, subject=f"ORD-{'0123456789' * 4}")
+
+    assert f"\nORD-{'0123456789' * 4}\n                      1 of 4   " in run("list", "delivery").stdout
 
 
 def test_a_story_is_shown_with_its_course(stage):

@@ -6,7 +6,7 @@ import pytest
 from celery.app.control import Control
 from celery.utils.nodenames import nodesplit
 
-from choreo.worker.control import full_name, node_name, nodes_of
+from choreo.worker.control import LOOK, full_name, node_name, nodes_of, wake_workers
 from tests.unit.stage import service
 
 
@@ -92,3 +92,23 @@ def test_answers_in_no_recognisable_form_are_left_out() -> None:
 
     assert inspect._prepare([5, {"payment@host": {"ok": "pong"}}, [], None, "x"]) == {"payment@host": {"ok": "pong"}}
     assert not inspect._prepare(None)
+
+
+def test_workers_are_woken_by_their_services_and_a_broker_that_is_away_is_no_error(
+    sent: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = service("command_line")
+
+    wake_workers(app, ["payment", "driver"])
+
+    assert [(one["command"], one["pattern"]) for one in sent] == [
+        (LOOK, nodes_of("payment")),
+        (LOOK, nodes_of("driver")),
+    ]
+
+    def away(*_: object, **__: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(app, "connection_for_write", away)
+    wake_workers(app, ["payment"])
+    assert len(sent) == 2

@@ -77,9 +77,9 @@ def test_its_text_says_what_failed():
 
 
 def test_letters_are_found_oldest_first_by_service_and_by_handler(store, letters):
-    late = bury(store, letter("payment.charge", failed_at=NOON + timedelta(hours=2)))
     early = bury(store, letter("payment.refund", failed_at=NOON))
     other = bury(store, letter("driver.assign", failed_at=NOON + timedelta(hours=1)))
+    late = bury(store, letter("payment.charge", failed_at=NOON + timedelta(hours=2)))
 
     assert list(letters) == [early, other, late]
     assert letters.find("payment") == [early, late]

@@ -1,6 +1,7 @@
 """Descriptions: what a service declares, as data that another process can read."""
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -34,6 +35,12 @@ class Spending(BaseModel):
     cents: int = Field(0, validation_alias=AliasChoices("totalCents", AliasPath("total", "cents")))
 
 
+class ByName(BaseModel):
+    model_config = ConfigDict(populate_by_name=True)
+
+    cents: int = Field(0, alias="totalCents")
+
+
 class Open(BaseModel):
     model_config = ConfigDict(extra="allow")
 
@@ -54,19 +61,25 @@ def test_a_handler_is_described_with_what_it_hears_announces_and_reads():
     def sum_up(spending: Spending): ...
 
     @app.on(OrderPlaced)
+    def sum_up_by_name(spending: ByName): ...
+
+    @app.on(OrderPlaced)
     def log(event: Open) -> None: ...
 
     @app.on("order.*")
     def count(event: Envelope) -> None: ...
 
-    assert handler(app, "watch") == HandlerDescription(
+    assert handler(app, "watch").models == {"order.placed": ("OrderPlaced",), "order.cancelled": ("OrderCancelled",)}
+    assert replace(handler(app, "watch"), models={}, uses={}) == HandlerDescription(
         "shop.watch",
         ("order.placed", "order.cancelled"),
         ("order.packed", "order.shipped"),
         reads={"order.placed": ("customer_id", "totalCents", "items"), "order.cancelled": ("reason",)},
         attempts=6,
+        versions={"order.placed": (1,), "order.cancelled": (1,)},
     )
     assert handler(app, "sum_up").reads == {"order.placed": ("totalCents", "total")}
+    assert handler(app, "sum_up_by_name").reads == {"order.placed": ("totalCents", "cents")}
     assert handler(app, "sum_up").announces is None, "it has no annotation"
     assert handler(app, "log").reads == {"order.placed": None}
     assert handler(app, "count").reads == {"order.*": None}
@@ -109,7 +122,10 @@ def test_a_service_is_described_with_what_it_announces_outside_of_handlers():
     @app.dead_letter
     def tell(letter: DeadLetter) -> OrderCancelled: ...
 
-    assert app.describe() == ServiceDescription("shop", (), ("order.placed", "order.shipped"), ("order.cancelled",))
+    assert [model.name for model in app.describe().models] == ["OrderCancelled", "OrderPlaced", "OrderShipped"]
+    assert replace(app.describe(), models=()) == ServiceDescription(
+        "shop", (), ("order.placed", "order.shipped"), ("order.cancelled",)
+    )
     assert list(app.describe().announcers()) == [
         ("shop", "dead_letter", ("order.cancelled",)),
         ("shop", "declared", ("order.placed", "order.shipped")),
@@ -138,7 +154,7 @@ def test_a_description_of_another_version_is_read_as_far_as_it_is_known():
     newer = {"format": 2, "service": "shop", "stories": [], "handlers": [{"name": "shop.a", "hears": ["a.b"], "x": 1}]}
 
     assert ServiceDescription.from_json(json.dumps(newer)) == ServiceDescription(
-        "shop", (HandlerDescription("shop.a", ("a.b",)),)
+        "shop", (HandlerDescription("shop.a", ("a.b",)),), models=None
     )
 
 

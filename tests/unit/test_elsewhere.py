@@ -11,7 +11,7 @@ from choreo.observe.observer import Observer
 from choreo.observe.why_not import WhyNot
 from choreo.store.memory import MemoryStore
 from choreo.store.presence import Program
-from tests.unit.events import OrderPlaced
+from tests.unit.events import OrderPlaced, PaymentCharged
 from tests.unit.stage import Stage, service
 
 
@@ -85,7 +85,54 @@ def test_an_event_that_nobody_announced_here_is_looked_for_elsewhere(app, stage,
 
     assert cause.name == "another namespace"
     assert cause.text.startswith("shopfront announced order.placed in the namespace 'staging' (since ")
-    assert cause.text.endswith("and nobody did in 'newcomer'")
+    assert cause.text.endswith("and nobody did in the namespace 'newcomer'")
+
+
+def test_a_stray_event_elsewhere_is_no_cause_where_handlers_announce_or_handle_the_type(app, stage, places) -> None:
+    stage.publish(OrderPlaced(customer_id="alice"), "J2")
+    stage.run()
+    places["staging"].note_unheard("command_line", {"order.placed": 1})
+
+    # The stage publishes without sightings: only the record of runs knows the type.
+    cause = why_not(app, places, "ORD-NEVER").cause
+
+    assert cause.name != "another namespace"
+
+
+def test_of_an_unknown_subject_the_places_are_named_where_its_event_may_have_gone(app, stage, places) -> None:
+    announces(places["newcomer"], "shopfront")
+    places["staging"].note_unheard("command_line", {"order.placed": 1})
+    places.add("", MemoryStore(clock=stage.store.now))
+    places[""].note_unheard("shopfront", {"order.placed": 2})
+
+    cause = why_not(app, places, "ORD-NEVER").cause
+
+    assert cause.name == "not announced"
+    assert cause.text.endswith("; nothing is known of this subject here or in another namespace")
+    asked = next(step for step in cause.do if step.startswith("# was it announced in "))
+    assert "the namespace '' (the default) (2x, the last at 00:16:40), the namespace 'staging' (1x, " in asked
+
+
+def test_a_repair_by_hand_does_not_hide_the_handler_that_announces_a_type() -> None:
+    app = service()
+
+    @app.on(OrderPlaced)
+    def charge(order: OrderPlaced) -> PaymentCharged: ...
+
+    stage = Stage(app)
+    stage.store.report(
+        "command_line",
+        Program("command_line", "command_line@host", digest="x"),
+        "{}",
+        0,
+        ["payment.charged", "order.placed"],
+    )
+
+    why = app.observe.why_not("payment.charged", "ORD-1")
+
+    said = [finding.text for finding in why.findings if finding.what == "the command choreo publish"]
+    assert said == ["announces it outside of handlers"]
+    assert why.findings[0].text == "announced by payment.charge"
 
 
 def test_events_elsewhere_that_reached_no_queue_are_counted(app, stage, places) -> None:

@@ -90,13 +90,16 @@ def test_a_version_is_a_number_from_1(bad):
 
 
 def test_an_unknown_class_option_is_refused_with_those_there_are():
-    with pytest.raises(DeclarationError, match=r"OrderPlacedX\(Event, typ=\.\.\.\).*type, version, fact and abstract"):
+    with pytest.raises(
+        DeclarationError,
+        match=r"OrderPlacedX\(Event, typ=\.\.\.\).*version, .*fact, foreign and abstract",
+    ):
 
         class OrderPlacedX(Event, typ="order.placed"):
             pass
 
 
-@pytest.mark.parametrize("name", ["meta", "about", "sealed", "read", "event_type", "event_version"])
+@pytest.mark.parametrize("name", ["meta", "about", "sealed", "read", "event_type", "event_version", "event_foreign"])
 @pytest.mark.filterwarnings("ignore:Field name:UserWarning")
 def test_a_field_cannot_have_a_name_that_is_the_events_own(name):
     with pytest.raises(DeclarationError, match=f"OrderPlacedY.{name}.*Rename the field"):
@@ -263,7 +266,7 @@ def test_an_event_may_have_private_attributes_of_its_own_and_other_bases():
     class Priced(BaseModel):
         total_cents: int = 0
 
-    class OrderPriced(Priced, OrderPlaced):
+    class OrderPriced(Priced, OrderPlaced, type="order.priced"):
         _checks: int = PrivateAttr(7)
 
     read = OrderPriced.read(envelope(OrderPriced(customer_id="alice", total_cents=5), subject="ORD-7"))

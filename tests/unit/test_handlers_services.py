@@ -17,9 +17,8 @@ import pytest
 from pydantic import BaseModel
 
 import choreo
-from choreo import Context, DeadLetter, Envelope, Event, PermanentFailure, PublishError, Reason, StoryOverdue
+from choreo import Context, DeadLetterRecorded, Envelope, Event, PermanentFailure, PublishError, StoryOverdue
 from choreo.declare.join import Join
-from choreo.events.message import Message
 from choreo.testing import Recorder, context, recorder
 from handlers import analytics, driver, events, ledger, loyalty, notification, order, payment, restaurant
 
@@ -163,8 +162,8 @@ def test_timeouts_are_tried_again_and_a_frozen_account_is_not() -> None:
 
 
 def test_a_refund_gives_back_what_was_charged_once() -> None:
-    first = payment.refund_customer(CHARGED, REJECTED, delivery())
-    second = payment.refund_customer(CHARGED, REJECTED, delivery())
+    first = payment.refund_customer(CHARGED, delivery())
+    second = payment.refund_customer(CHARGED, delivery())
 
     assert first == second == REFUNDED
     assert [tuple(row) for row in payment.ledger.rows("SELECT order_id, amount_cents FROM refunds")] == [
@@ -224,14 +223,15 @@ def test_texting_fails_while_the_gateway_is_down_and_only_then() -> None:
 
 
 def test_the_operator_is_alarmed_once_for_a_dead_letter() -> None:
-    letter = DeadLetter(
-        "notification", "notification.text_arrival", Reason.EXHAUSTED, "SmsGatewayDown", Message("", "", b"")
+    alert = DeadLetterRecorded(
+        letter="a1b2c3d4e5", handler="payment.charge_customer", reason="exhausted", error="GatewayTimeout"
     )
-    notification.alarm_operator(letter)
-    notification.alarm_operator(letter)
+    notification.alarm_operator(alert, delivery())
+    notification.alarm_operator(alert, delivery())
 
     (alarm,) = notification.ledger.rows("SELECT * FROM alarms")
-    assert (alarm["id"], alarm["error"]) == (letter.id, "SmsGatewayDown")
+    assert (alarm["id"], alarm["order_id"]) == ("a1b2c3d4e5", "ORD-1")
+    assert alarm["error"] == "payment.charge_customer: GatewayTimeout"
 
 
 def test_the_operator_is_alarmed_once_for_an_order_that_does_not_end() -> None:

@@ -101,15 +101,16 @@ def _written_to(output: io.StringIO) -> str:
          {"type": "task-failed", "exception": "SmsGatewayDown('no route')"},
          "driver.assigned -> attempt 3 of 3 failed: dead letter"),
         ("notification.dead_letters", "notification.text_arrival: driver.assigned", 0,
-         {"type": "task-succeeded", "result": "'driver.assigned ORD-1'"},
-         "dead letter -> its operator is alarmed"),
+         {"type": "task-succeeded", "result": "'driver.assigned ORD-1'"}, None),
+        ("notification.alarm_operator", "dead_letter.recorded", 0, {"type": "task-succeeded", "result": "'done'"},
+         "dead_letter.recorded -> alarm_operator done"),
         # These say nothing that the events which pass do not say, or nothing at all.
         ("payment.charge_customer", "order.placed", 0,
          {"type": "task-succeeded", "result": "'announced payment.charged ORD-1'"}, None),
         ("driver.assign_driver", "payment.charged", 0, {"type": "task-succeeded", "result": "'done before'"}, None),
         ("loyalty.award_points", "payment.charged", 0, {"type": "task-started"}, None),
     ],
-    ids=["done", "waits", "cancelled", "retried", "failed", "dead-letter", "announced", "done-before", "started"],
+    ids=["done", "waits", "cancelled", "retried", "failed", "notice", "alarm", "announced", "done-before", "started"],
 )  # fmt: skip
 def test_a_run_is_told_in_words(handler: str, heard: str, retries: int, outcome: dict[str, Any], words: str) -> None:
     run = Run.of({"name": handler, "args": f"{heard} ORD-1", "retries": retries}, SUBSCRIPTIONS)

@@ -176,6 +176,7 @@ def test_a_join_describes_itself_to_those_who_do_not_have_its_code(app):
         "at_least": 2,
         "several": {"item.packed": {"per": "items", "of": "basket.filled"}},
         "keys": {"basket.filled": "orderId", "item.packed": "order_id"},
+        "versions": {},
         "unless": ["order.placed"],
         "rounds": False,
         "within": 300.0,

@@ -76,7 +76,7 @@ def several_stage(times=3, retry: Retry | None = None, fail=(), late=None, **opt
 
 
 def shipped(stage: Stage) -> list[list[str]]:
-    return [event.data["items"] for event in stage.events]
+    return [event.data["items"] for event in stage.told_by_services]
 
 
 def test_a_join_waits_for_all_of_several_events_of_one_type():

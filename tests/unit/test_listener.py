@@ -1,13 +1,15 @@
 """The dead-letter handler of a service: what it announces, how often it is called, and what is logged beside it."""
 
+import asyncio
 import logging
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
 import billiard.common
 import pytest
 
-from choreo import DeadLetter, DeclarationError, Event, PermanentFailure, Reason, Retry
+from choreo import DeadLetter, Event, PermanentFailure, Reason, Retry
 from choreo.delivery.ending import End, Ending
 from choreo.delivery.listener import RETRY
 from choreo.delivery.notice import park
@@ -45,7 +47,7 @@ def test_what_it_returns_and_publishes_continues_the_story_of_the_event_that_fai
     stage.publish(ORDER)
     stage.run()
 
-    called, failed = stage.events[1:]
+    called, failed = stage.told_by_services[1:]
     assert (called.type, failed.type) == ("operator.called", "payment.failed")
     assert failed.data == {"reason": "PermanentFailure: no such card"}
     for event in (called, failed):
@@ -71,7 +73,7 @@ def test_one_that_raises_is_called_again_and_announces_once():
     stage.advance(minutes=10)
 
     assert len(calls) == 3
-    assert [event.type for event in stage.events] == ["order.placed", "operator.called", "payment.failed"]
+    assert stage.types == ["order.placed", "operator.called", "payment.failed"]
     assert len(stage.dead_letters) == 1
 
 
@@ -115,7 +117,7 @@ def test_the_story_of_a_letter_without_an_event_is_the_letters_own():
 
     stage.run()
 
-    (letter,), (called,) = stage.dead_letters, stage.events
+    (letter,), (called,) = stage.dead_letters, stage.told_by_services
     assert (called.correlation_id, called.subject) == (letter.id, "")
 
 
@@ -186,11 +188,17 @@ class Operators:
         assert (letter.handler, session) == ("payment.charge", None)
         return OperatorCalled()
 
-    async def later(self, letter: DeadLetter) -> None: ...
+    async def later(self, letter: DeadLetter) -> OperatorCalled:
+        assert letter.handler == "payment.charge"
+        await asyncio.sleep(0)
+        return OperatorCalled()
 
 
 class Later:
-    async def __call__(self, letter: DeadLetter) -> None: ...
+    async def __call__(self, letter: DeadLetter) -> AsyncIterator[OperatorCalled]:
+        assert letter.handler == "payment.charge"
+        await asyncio.sleep(0)
+        yield OperatorCalled()
 
 
 @pytest.mark.parametrize("listener", [Operators(), Operators().__call__, partial(Operators(), session=None)])
@@ -199,13 +207,16 @@ def test_an_object_a_method_and_a_partial_can_be_listeners(listener: Any):
     stage.publish(ORDER)
     stage.run()
 
-    assert [event.type for event in stage.events] == ["order.placed", "operator.called"]
+    assert stage.types == ["order.placed", "operator.called"]
 
 
 @pytest.mark.parametrize("listener", [Operators().later, partial(Operators().later), Later()])
-def test_an_async_listener_is_refused(listener: Any):
-    with pytest.raises(DeclarationError, match="it is async"):
-        stage_of(listener)
+def test_an_async_listener_is_awaited_and_may_announce(listener: Any):
+    stage = stage_of(listener)
+    stage.publish(ORDER)
+    stage.run()
+
+    assert stage.types == ["order.placed", "operator.called"]
 
 
 def test_a_signal_that_ends_the_process_of_a_listener_loses_no_notice(monkeypatch: pytest.MonkeyPatch):

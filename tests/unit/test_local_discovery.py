@@ -124,18 +124,18 @@ def test_two_services_in_one_module_are_refused(package: Package) -> None:
 @pytest.mark.parametrize(
     ("source", "fault"),
     [
-        ("fare = 1 / 0" + SERVICE, r"ZeroDivisionError: division by zero \(.*payment\.py, line 1\)"),
+        ("fare = 1 / 0" + SERVICE, r"ZeroDivisionError: division by zero \(.*payment\.py:1\)"),
         (
             "import no_such_library" + SERVICE,
-            r"ModuleNotFoundError: No module named 'no_such_library' \(.*payment\.py, line 1\)",
+            r"ModuleNotFoundError: No module named 'no_such_library' \(.*payment\.py:1\)",
         ),
-        ("def broken(:", r"SyntaxError: invalid syntax \(.*payment\.py, line 1\)"),
+        ("def broken(:", r"SyntaxError: invalid syntax \(.*payment\.py:1\)"),
         (
             "from choreo import Event\n\nclass ChargePayment(Event): ..." + SERVICE,
-            r"EventNameError: .*nt\.py, line 3\)",
+            r"EventNameError: .*nt\.py:3\)",
         ),
-        ("import json\njson.loads('{')" + SERVICE, r"JSONDecodeError: .*payment\.py, line 2\)"),
-        ("import re\n\n\nre.compile('(')" + SERVICE, r"error: .*payment\.py, line 4\)"),
+        ("import json\njson.loads('{')" + SERVICE, r"JSONDecodeError: .*payment\.py:2\)"),
+        ("import re\n\n\nre.compile('(')" + SERVICE, r"error: .*payment\.py:4\)"),
     ],
 )
 def test_a_module_that_cannot_be_imported_is_named_with_the_line(package: Package, source: str, fault: str) -> None:
@@ -236,6 +236,14 @@ def test_a_service_that_only_publishes_is_named(package: Package) -> None:
     assert Found(package.name).silent == {"web": f"{package.name}.web"}
     with pytest.raises(DiscoveryError, match=rf"there is nothing to run: web \({package.name}\.web\) can only publish"):
         find_services(package.name)
+
+
+def test_of_several_versions_of_an_event_the_newest_is_found(package: Package) -> None:
+    package.write("a_new", "from choreo import Event\nclass OrderPlaced(Event, version=10): ...\n")
+    package.write("b_old", 'from choreo import Event\nclass OrderOld(Event, type="order.placed", version=9): ...\n')
+    package.write("c_first", 'from choreo import Event\nclass OrderFirst(Event, type="order.placed"): ...\n')
+
+    assert Found(package.name).events == {"order.placed": (f"{package.name}.a_new", "OrderPlaced")}
 
 
 def test_events_are_read_from_the_source(package: Package) -> None:

@@ -50,11 +50,12 @@ def test_each_event_has_those_who_announce_and_those_who_hear_it():
     assert event(shown, "order.placed") == MappedEvent(
         "order.placed",
         (Announcer("order", "declared"),),
-        (Hearer("payment.charge", "order.placed", "on", ("total_cents",)),),
+        (Hearer("payment.charge", "order.placed", "on", ("total_cents",), uses=("total_cents",)),),
     )
     assert event(shown, "payment.charged").announced_by == (Announcer("payment.charge"),)
     assert event(shown, "payment.charged").heard_by == (Hearer("driver.assign", "payment.charged", "join", None),)
-    assert event(shown, "payment.failed").heard_by == (Hearer("driver.assign", "payment.failed", "unless", ()),)
+    cancelled = Hearer("driver.assign", "payment.failed", "unless", (), uses=())
+    assert event(shown, "payment.failed").heard_by == (cancelled,)
     assert event(shown, "order.delayed").announced_by == (Announcer("driver.assign", "on_timeout"),)
     assert event(shown, "operator.alarmed").announced_by == (Announcer("driver", "dead_letter"),)
     assert event(shown, "driver.assigned").is_unheard
@@ -166,3 +167,19 @@ def test_a_large_platform_is_on_the_map_as_a_whole():
     assert len(EVENTS) == 30
     assert [one.name for one in shown.services] == sorted(SERVICES)
     assert len(shown.to_dict()["events"]) == 30
+
+
+PAGER = ServiceDescription("pager", (HandlerDescription("pager.page", ("dead_letter.recorded",), ()),))
+
+
+def test_alerts_are_on_the_map_if_a_handler_hears_them_and_nobody_need_declare_them():
+    (alert,) = [
+        event
+        for event in drawn([PAYMENT, PAGER]).events
+        if event.type not in ("order.placed", "payment.charged", "payment.failed")
+    ]
+
+    assert (alert.type, alert.announced_by) == ("dead_letter.recorded", (Announcer("choreo", "itself"),))
+    assert [hearer.name for hearer in alert.heard_by] == ["pager.page"]
+    assert alert.similar == ""
+    assert "handler.paused" not in drawn([PAYMENT, PAGER, ANALYTICS]).names

@@ -1,6 +1,7 @@
 """A message keeps through the schedule what it is on the wire."""
 
 import json
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -10,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from choreo.events.lineage import NO_LINEAGE, Lineage, lineage_of
-from choreo.events.message import EVENT_TASK, Message, parsed
+from choreo.events.message import EVENT_TASK, Message, compact, parsed, strict
 from tests.unit.events import OrderPlaced, envelope
 
 ORDER = envelope(OrderPlaced(customer_id="Zoë"), subject="ORD-1", id="e-1", causation_id="e-0")
@@ -91,3 +92,34 @@ _JSON = st.recursive(
 @example(b'"\xff"')
 def test_a_text_is_parsed_as_the_standard_library_does(text: Any):
     assert answer_of(parsed, text) == answer_of(json.loads, text)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.integers() | st.none() | st.booleans(), inner),
+    )
+)
+def test_json_is_written_as_the_standard_library_writes_it(value: Any) -> None:
+    for write, nan in ((compact, True), (strict, False)):
+        encoder = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=nan)
+        try:
+            expected = encoder.encode(value)
+        except ValueError as error:
+            with pytest.raises(ValueError, match=re.escape(str(error))):
+                write(value)
+        else:
+            assert write(value) == expected
+
+
+@pytest.mark.parametrize("write", [compact, strict])
+def test_what_json_cannot_say_is_an_error(write: Callable[[Any], str]) -> None:
+    circle: list[Any] = []
+    circle.append(circle)
+
+    with pytest.raises(RecursionError):
+        write(circle)
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        write({"a": object()})
+    with pytest.raises(TypeError, match="keys must be"):
+        write({(): 1})

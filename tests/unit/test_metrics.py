@@ -119,6 +119,19 @@ def test_it_tells_what_waits_in_queues_and_since_when(
     assert ("choreo_waiting_messages", "driver", "driver") not in found, "there is no such queue"
 
 
+def test_it_tells_which_handlers_are_paused_or_slowed_down(platform: Stage, app: Service) -> None:
+    app.pauses.pause("driver.note")
+    app.pauses.pause("driver.assign", rate=0.5)
+
+    found = samples(run().stdout)
+
+    assert found["choreo_handler_paused", "driver.note", "driver"] == 1
+    assert found["choreo_handler_paused", "driver.assign", "driver"] == 0
+    assert found["choreo_handler_rate_limit", "driver.assign", "driver"] == 0.5
+    assert ("choreo_handler_rate_limit", "driver.note", "driver") not in found
+    assert ("choreo_handler_paused", "driver", "driver") not in found, "it is no handler"
+
+
 def test_a_service_that_only_announces_lacks_no_worker(platform: Stage, app: Service) -> None:
     app.runtime.store.register(["web"])
 

@@ -6,13 +6,16 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from kombu import Exchange, binding
 from kombu.serialization import loads
 
-from choreo.broker.incoming import Incoming
+from choreo.broker.incoming import UNREADABLE, Incoming
+from choreo.broker.intake import IntakeQueue
 from choreo.broker.queue import DeadLetterQueue, GuardedQueue, HandlerQueue
 from choreo.broker.task_queue import TaskQueue
 from choreo.delivery.dead_letter import DeadLetter, Reason
 from choreo.errors import EnvelopeError
+from choreo.events.cloud_events import STRUCTURED
 from choreo.events.message import JSON, Message, is_too_deep
 from tests.unit.test_queue import FLAVOURS, GOOD, NOTICE, WIRE, Channel, arrived_at_celery
 
@@ -35,8 +38,14 @@ ODDITIES: list[Any] = [
 #: Only in headers, where they are objects.
 DEPTHS = [brackets(90), brackets(150), brackets(850), brackets(5000), {"a": brackets(850)}]
 
+ALL = [binding(Exchange("choreo.events", type="topic"), "#")]
+HANDLER = HandlerQueue("q", handler="payment.charge", park=None, bindings=ALL, foreign={"order.placed": "order.known"})
+ATTRIBUTES = {f"cloudEvents:{name}": value for name, value in WIRE.items() if name not in ("data", "datacontenttype")}
 QUEUES: dict[str, tuple[GuardedQueue, dict[str, Any], Any]] = {
-    "handler": (HandlerQueue("q", handler="payment.charge", park=None), dict(GOOD.headers), [[WIRE], {}, {}]),
+    "handler": (HANDLER, dict(GOOD.headers), [[WIRE], {}, {}]),
+    "structured": (HANDLER, {}, {**WIRE, "data_base64": None}),
+    "binary": (HANDLER, ATTRIBUTES, WIRE["data"]),
+    "intake": (IntakeQueue("i", handler="payment", park=None, forward=None, raw_type=UNREADABLE), {}, WIRE),
     "letters": (
         DeadLetterQueue("d", handler=NOTICE["task"], park=None, prefix="", handlers=lambda: ()),
         NOTICE,
@@ -48,6 +57,8 @@ QUEUES: dict[str, tuple[GuardedQueue, dict[str, Any], Any]] = {
         [[1], {"a": 2}, {"callbacks": None, "chord": None}],
     ),
 }
+#: The content types of those that are no tasks.
+TYPES = {"structured": STRUCTURED, "intake": UNREADABLE}
 HEADERS = "task id retries eta expires timelimit compression x-first-death-queue stamps stamped_headers".split()
 
 
@@ -68,7 +79,8 @@ def mutated(draw: st.DrawFn, value: Any, odd: st.SearchStrategy[Any], left: int 
 
 @st.composite
 def deliveries(draw: st.DrawFn) -> tuple[GuardedQueue, Any]:
-    queue, headers, body = QUEUES[draw(st.sampled_from(list(QUEUES)))]
+    kind = draw(st.sampled_from(list(QUEUES)))
+    queue, headers, body = QUEUES[kind]
     odd = st.sampled_from(ODDITIES)
     if draw(st.booleans()):
         headers = mutated(draw, headers, st.sampled_from(ODDITIES + DEPTHS))
@@ -77,7 +89,7 @@ def deliveries(draw: st.DrawFn) -> tuple[GuardedQueue, Any]:
     text = json.dumps(mutated(draw, body, odd) if draw(st.integers(0, 3)) else body)
     if draw(st.booleans()):
         text = text.replace(json.dumps(DEEP), draw(st.sampled_from(["[" * n + "]" * n for n in (90, 900, 100_000)])))
-    content_type = draw(st.sampled_from([JSON] * 6 + [None, 5, "x", ["x"], brackets(5000)]))
+    content_type = draw(st.sampled_from([TYPES.get(kind, JSON)] * 6 + [None, 5, "x", ["x"], brackets(5000)]))
     encoding = draw(st.sampled_from(["utf-8"] * 4 + [None, 5, "no-such-codec"]))
     flavour = FLAVOURS[draw(st.sampled_from(list(FLAVOURS)))]
     try:
@@ -99,6 +111,9 @@ def test_a_delivery_is_made_one_that_can_be_run_or_is_set_aside_and_can_be_repla
         assert handler.isprintable()
         check_kept(Incoming(message).raw(name), before, str(error))
     else:
+        if isinstance(queue, IntakeQueue):
+            assert isinstance(Message.structured(message.choreo_event, exchange="e"), Message)
+            return
         # Celery's own reading of it.
         arrived = arrived_at_celery(message)
         args, kwargs, _ = loads(arrived.body, arrived.content_type, arrived.content_encoding, accept=[JSON])

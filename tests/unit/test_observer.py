@@ -9,6 +9,7 @@ from choreo.declare.description import HandlerDescription, ServiceDescription
 from choreo.observe.map import Announcer, IdleQueue, Map
 from choreo.observe.observer import Observer
 from choreo.store.memory import MemoryStore
+from choreo.store.pauses import Pause
 from choreo.store.presence import Program
 from tests.unit.stage import service
 from tests.unit.test_map import ANALYTICS, ORDER, PAYMENT
@@ -111,6 +112,18 @@ def test_an_event_that_reached_no_queue_is_on_the_map_with_its_source_and_their_
     assert (menu.announced_by, menu.lost, menu.lost_at) == ((Announcer("menu", "seen"),), 212, 1000.0)
     assert charged is not None
     assert (charged.announced_by, charged.lost) == ((Announcer("payment.charge"),), 2), "its handler says so"
+
+
+def test_pauses_are_on_the_map_and_a_paused_queue_is_not_idle(city: City):
+    told = ServiceDescription("payment", (HandlerDescription("payment.a", ("x.y",)),))
+    city.lives(told, paused=("payment.a",))
+    city.lives(ServiceDescription("driver", (HandlerDescription("driver.a", ("x.z",)),)))
+    pause = city.store.pause(Pause("payment.a", reason="gateway down")).pause
+
+    assert city.map.idle == ()
+    assert city.map.paused == city.map.about("payment").paused == city.map.about("payment.a").paused == (pause,)
+    assert city.map.about("driver").paused == ()
+    assert city.map.to_dict()["paused"][0]["reason"] == "gateway down"
 
 
 def test_queues_that_no_live_worker_consumes_are_named_with_what_waits(city: City):

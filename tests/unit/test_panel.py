@@ -11,7 +11,9 @@ from celery.concurrency.thread import TaskPool as ThreadPool
 from celery.worker.control import Panel
 
 from choreo import Envelope
+from choreo.store.pauses import Pause
 from choreo.worker import panel
+from choreo.worker.control import LOOK
 from tests.unit.stage import service
 
 
@@ -90,3 +92,18 @@ def test_a_change_of_the_consumed_queues_is_reported_after_it_has_happened(comma
 
     # Twice soon: Celery calls what is called soon in no order.
     assert changed.called[-1] == (changed.consumer.call_soon, "wake")
+
+
+def test_a_wake_up_has_the_worker_look_at_the_pauses_and_tells_those_it_knows():
+    made, woken = state(), []
+    pauses = {"payment.charge": Pause("payment.charge", reason="gateway down")}
+    keeper = SimpleNamespace(wake=lambda: woken.append(1), pauses=pauses)
+    made.consumer.controller = SimpleNamespace(pauses=keeper)
+
+    (told,) = Panel.data[LOOK](made)
+
+    assert told.startswith("payment.charge is paused since")
+    assert woken == [1]
+
+    made.consumer.controller = SimpleNamespace()
+    assert Panel.data[LOOK](made) == []

@@ -121,7 +121,7 @@ def test_a_setting_that_cannot_work_ends_the_worker_with_one_line(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     consumer = a_consumer()
-    monkeypatch.setattr(Consumer, "start", lambda _: fail_with(DeclarationError("no such queue")))
+    monkeypatch.setattr(Consumer, "start", lambda _: fail_with(DeclarationError("no such queue", place="")))
 
     with pytest.raises(WorkerShutdown):
         consumer.start()

@@ -244,7 +244,7 @@ MALFORMED: dict[str, dict[str, Any]] = {
     "gzip that is none": {"headers": {"compression": "application/x-gzip"}},
     "an event without an id": {"body": without("id")},
     "an event without a type": {"body": without("type")},
-    "an event without a time": {"body": without("time")},
+    "an event without a specversion": {"body": without("specversion")},
     "an event with a time that is none": {"body": body(WIRE | {"time": "tomorrow"})},
     "an event that is a number": {"body": body(5)},
     "an event that is a text and no JSON": {"body": body("hello")},

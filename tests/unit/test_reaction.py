@@ -1,14 +1,14 @@
 """What a handler reads and announces follows from its annotations, and a bad one fails when it is declared."""
 
 import functools
-from collections.abc import Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from typing import Annotated, Optional
 
 import pytest
 from pydantic import BaseModel
 
 from choreo import Context, Envelope, Event, UndeclaredEventWarning
-from choreo.declare.reaction import Reaction, inspect_function
+from choreo.declare.reaction import Reaction, announced_by, inspect_function
 from choreo.errors import DeclarationError, EnvelopeError
 from tests.unit.events import DriverAssigned, OrderConfirmed, OrderPlaced, PaymentCharged, PaymentFailed, envelope
 from tests.unit.stage import Stage, service
@@ -251,15 +251,17 @@ def test_an_annotation_that_cannot_be_resolved_is_refused(annotation):
     assert "at module level" in refused(charge)
 
 
-def test_async_handlers_are_refused_with_what_to_do():
-    async def charge(order: OrderPlaced) -> None:
-        pass
+def test_an_async_handler_is_read_as_any_other():
+    async def charge(order: OrderPlaced) -> PaymentCharged: ...
 
-    async def charge_all(order: OrderPlaced):
+    async def charge_all(order: OrderPlaced) -> AsyncIterator[PaymentCharged]:
         yield PaymentCharged()
 
     for function in (charge, charge_all):
-        assert "is async. Celery runs handlers in processes or threads: write `def`" in refused(function)
+        reaction = inspect_function(function)
+        assert reaction.is_async
+        assert reaction.announces == (PaymentCharged,)
+        assert [parameter.models for parameter in reaction.inputs] == [(OrderPlaced,)]
 
 
 def test_star_arguments_are_refused():
@@ -459,14 +461,14 @@ def test_what_cannot_be_injected_is_refused_with_the_way_out():
     assert "If it reads no event, give it a default" in refused(charge_by)
 
 
-def test_async_methods_objects_and_partials_are_refused_too():
+def test_async_methods_objects_and_partials_are_async_handlers():
     class Later:
         async def __call__(self, order: OrderPlaced) -> None: ...
 
         async def charge(self, order: OrderPlaced) -> None: ...
 
     for function in (Later(), Later().charge, functools.partial(Later().charge)):
-        assert "is async" in refused(function)
+        assert inspect_function(function).is_async
 
 
 def injected(order: OrderPlaced, session: "OnlyForTypeCheckers" = None) -> None:  # type: ignore[name-defined]  # noqa: F821
@@ -523,3 +525,10 @@ def test_a_decorator_written_in_c_is_no_handlers_fault():
 def test_a_default_whose_annotation_is_known_to_type_checkers_only_is_left_alone():
     assert react(injected, envelope(ORDER)) == []
     assert "an annotation cannot be resolved" in refused(needed)
+
+
+def test_the_return_annotation_of_code_without_a_module_is_read():
+    names: dict[str, object] = {"Charged": PaymentCharged}
+    exec("def charge() -> 'Charged': ...", names)  # as notebooks and documentation run code
+
+    assert announced_by(names["charge"]) == (PaymentCharged,)

@@ -10,9 +10,11 @@ from typing import Any
 import click
 import pytest
 
-from choreo import Event, Retry, Service, Several, Terms
-from choreo.cli import choreo
-from choreo.declare.settings import LOG_FORMATS, SETTINGS, SHUTDOWN_TIMEOUT, Unheard
+import choreo
+from choreo import Breaker, Event, Retry, Series, Service, Several, Terms, Upcast
+from choreo.cli import choreo as command_line
+from choreo.declare.settings import LOG_FORMATS, MAX_HOPS, SETTINGS, SHUTDOWN_TIMEOUT, Unheard
+from choreo.events.signing import MODES
 from choreo.runtime import defaults
 from choreo.store.runs import Recording
 from tests.unit.stage import service
@@ -25,20 +27,30 @@ DECLARED: dict[str, Any] = {
     "@app.join": Service.join,
     "app.story": Service.story,
     "Several": Several,
+    "Breaker": Breaker,
+    "Series": Series,
     "Retry": Retry,
     "Terms": Terms,
     "app.publish": Service.publish,
     "app.publish_many": Service.publish_many,
     "Event": Event.__pydantic_init_subclass__,
+    "Upcast": Upcast,
 }
 #: The defaults of choreo's settings that are values.
 SETTING_DEFAULTS = {
     "choreo_unheard": Unheard.LOG,
     "choreo_shutdown_timeout": SHUTDOWN_TIMEOUT,
     "choreo_fast_lane": True,
+    "choreo_bundles": False,
+    "choreo_flower_changes": False,
+    "choreo_allow_edit": False,
+    "choreo_signing": MODES[0],
+    "choreo_intake": False,
     "choreo_log_format": LOG_FORMATS[0],
+    "choreo_max_hops": MAX_HOPS,
     "choreo_record_length": Recording().length,
     "choreo_record_sample": Recording().sample,
+    "choreo_record_events": Recording().events,
 }
 
 
@@ -62,7 +74,8 @@ def assert_default(cell: str, default: Any) -> None:
 def test_every_option_is_there_with_its_default(heading: str) -> None:
     variable = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
     declared = {
-        name: parameter.default
+        # A dataclass makes the default of a dict anew.
+        name: None if repr(parameter.default) == "<factory>" else parameter.default
         for name, parameter in inspect.signature(DECLARED[heading]).parameters.items()
         if name != "self" and parameter.kind not in variable
     }
@@ -91,6 +104,20 @@ def test_every_other_default_of_a_setting_of_celerys_is_there() -> None:
             assert eval(cell.strip("`")) == declared[name]
 
 
+@pytest.mark.parametrize("name", ["publish", "publish_many"])
+def test_the_twin_for_coroutines_has_the_same_options(name: str) -> None:
+    twin, own = (
+        {key: (one.kind, one.default) for key, one in inspect.signature(method).parameters.items()}
+        for method in (getattr(Service, f"a{name}"), getattr(Service, name))
+    )
+    assert twin == own
+
+
+@pytest.mark.parametrize("name", choreo.__all__)
+def test_every_public_name_is_there(name: str) -> None:
+    assert f"`{name}`" in TEXT or re.search(rf"import [^`]*\b{name}\b", TEXT), f"docs/reference.md does not name {name}"
+
+
 def commands(command: click.Command, name: str = "") -> Iterator[str]:
     """The row of each command: its name, and its options without those that (nearly) all have."""
     if isinstance(command, click.Group):
@@ -107,7 +134,7 @@ def commands(command: click.Command, name: str = "") -> Iterator[str]:
 
 
 def test_every_command_is_there_with_its_options() -> None:
-    expected = list(commands(choreo))
+    expected = list(commands(command_line))
 
     listed = [line for line in TEXT.partition("## On the command line")[2].splitlines() if line.startswith("| `")]
     assert listed == expected, "put this into docs/reference.md:\n" + "\n".join(expected)

@@ -60,7 +60,7 @@ def library(rounds: bool = True, fail=(), late=None, **options) -> Service:
 
 
 def ended(stage: Stage) -> list[list[str]]:
-    return [event.data["parts"] for event in stage.events]
+    return [event.data["parts"] for event in stage.told_by_services]
 
 
 def test_every_new_pair_of_events_is_a_round_of_its_own():

@@ -1,11 +1,13 @@
 """What a delivery records of its run: the event, the outcome and what it announced. In made-up time."""
 
+import json
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from choreo import PermanentFailure, Retry
-from choreo.store.runs import Recording, Result, Run, entries, from_text
+from choreo.store.runs import Recording, Result, Run, entries, from_text, needle_of_subject, plain_entry
 from tests.unit.events import (
     NOON,
     DriverAssigned,
@@ -186,3 +188,25 @@ def test_a_reason_that_is_no_utf_8_is_recorded_all_the_same():
     text.encode()
 
     assert from_text(HANDLER, 1.0, text).detail == "caf\udce9"
+
+
+@pytest.mark.parametrize(
+    "subject", ["ORD-1", "", 'a "quoted" \\ one', "tab\tand line\n", "\x00\x1f\x7f", "Müller", "\ud800", "x" * 300]
+)
+@pytest.mark.parametrize("event_id", ["story-1", 'an "id"', "0190a1e2-7d2e-7a43-8c52-1f0f5e3f9a11"])
+@pytest.mark.parametrize("announced", [[], [CONFIRMED, CHARGED]], ids=["nothing", "two events"])
+def test_the_short_way_to_an_entry_writes_the_same_as_the_long_one(subject: str, event_id: str, announced: list):
+    event = replace(PLACED, id=event_id, subject=subject)
+    names = [(one.type, one.id) for one in announced]
+    about = {"event": event.id, "story": event.correlation_id, "subject": subject, "type": event.type}
+    run = Run(**about, attempt=2, result=Result.DONE, waited=1.5, took=0.25, handler=HANDLER, announced=names)
+    # A detail makes `entries` take the long way.
+    ((name, text),) = entries(replace(run, detail="why"))
+
+    entry = plain_entry(event, 2, Result.DONE, 1.5, 0.25, HANDLER, "", names)
+
+    assert [json.loads(entry[1])] == [json.loads(text)[:-2]] if entry else not text.isascii() or "\\ud8" in text
+    assert entries(run)[0][0] == name
+    assert json.loads(entries(run)[0][1]) == json.loads(text)[:-2]
+    assert entry in (None, entries(run)[0])
+    assert needle_of_subject(subject) in entries(run)[0][1]

@@ -1,6 +1,5 @@
 """Declaring a service, and announcing with it. A wrong declaration fails here, at import, and says the way out."""
 
-import asyncio
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
@@ -138,7 +137,7 @@ def test_an_unknown_option_is_refused_with_the_one_that_was_meant(app):
         lambda: app.join(OrderConfirmed, PaymentCharged, withn=timedelta(1))
     )
     told = refused(lambda: app.on(OrderPlaced, xyz=1))
-    assert "@app.on(xyz=...): unknown option, it takes retry, name, around, " in told
+    assert "@app.on(xyz=...): unknown option, it takes undoes, by, within, unless, " in told
 
 
 def test_an_unknown_option_of_a_service_is_refused_with_the_one_that_was_meant():
@@ -212,10 +211,10 @@ def test_a_service_name_that_cannot_be_a_queues_is_refused(name):
 
 def test_a_handler_that_cannot_take_its_event_is_refused_by_the_decorator(app):
     def bare(order): ...
-    async def later(order: OrderPlaced): ...
+    async def later(order): ...
 
     assert "has no annotation" in refused(lambda: app.on(OrderPlaced)(bare))
-    assert "is async" in refused(lambda: app.on(OrderPlaced)(later))
+    assert "has no annotation" in refused(lambda: app.on(OrderPlaced)(later))
     assert "listens to PaymentCharged, but" in refused(lambda: app.on(PaymentCharged)(charge))
     assert "neither an event class nor a pattern" in refused(lambda: app.on(5)(charge))
     assert app.subscriptions == []
@@ -548,29 +547,15 @@ def test_a_dead_letter_handler_with_parentheses_or_options_is_refused_with_the_w
 
 
 def test_a_dead_letter_handler_that_could_not_be_called_is_refused(app):
-    async def later(letter: DeadLetter) -> None: ...
     def nothing() -> None: ...
     def two(letter: DeadLetter, more: int) -> None: ...
+    async def two_later(letter: DeadLetter, more: int) -> None: ...
 
-    for wrong in (later, nothing, two, None, 5):
+    for wrong in (nothing, two, two_later, None, 5):
         assert "dead-letter handler" in refused(lambda wrong=wrong: app.dead_letter(wrong))
 
 
 # -- announcing -------------------------------------------------------------------------------------------------
-
-
-def test_an_event_that_is_awaited_is_announced_once_and_raises_nothing(app, told):
-    async def announce() -> None:
-        event = OrderPlaced(customer_id="alice")
-        assert (await app.publish(event)).type == "order.placed"
-        assert (await app.publish(event, delay=5)).id
-        assert await app.publish_many([event, event]) == 2
-        first, second = await asyncio.gather(app.publish(event), app.publish(event))
-        assert first.id != second.id
-
-    asyncio.run(announce())
-
-    assert len(told.events) == 6
 
 
 @pytest.fixture

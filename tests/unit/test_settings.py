@@ -252,5 +252,5 @@ def test_a_configuration_that_raises_is_named_with_its_line(
     app = Service("payment", config="settings_of_a_test", set_as_current=False)
 
     line = len(source.splitlines())
-    with pytest.raises(DeclarationError, match=rf"^settings_of_a_test cannot be read: {fault} \(.*, line {line}\)$"):
+    with pytest.raises(DeclarationError, match=rf"^settings_of_a_test cannot be read: {fault} \(.*:{line}\)$"):
         assert app.conf.task_queues

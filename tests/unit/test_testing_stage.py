@@ -779,6 +779,7 @@ What happened on the stage about ORD-1, until 2030-01-01 12:00:06:
   announced
     12:00:00  order.placed ORD-1  by test
     12:00:00  order.confirmed ORD-1  by test
+    12:00:05  dead_letter.recorded ORD-1  by payment.charge
   deliveries
     12:00:00  payment.charge(order.placed ORD-1)  attempt 1 of 6 failed, the next is in 5.0 s: RetryLater: no answer
     12:00:00  driver.assign(order.confirmed ORD-1)  waiting, 1 of its events are here
@@ -826,8 +827,8 @@ def test_a_failed_assert_prints_one_line_of_what_happened(driver):
     platform = failed(driver)
 
     assert repr(platform.announced(DriverAssigned, subject="ORD-1")) == (
-        "[] (no driver.assigned about ORD-1; announced: order.placed, order.confirmed; failed: "
-        "payment.charge: RetryLater, payment.charge: PermanentFailure; driver.assign waits for payment.charged)"
+        "[] (no driver.assigned about ORD-1; announced: order.placed, order.confirmed, dead_letter.recorded; "
+        "failed: payment.charge: RetryLater, payment.charge: PermanentFailure; driver.assign waits for payment.charged)"
     )
     assert repr(platform.announced(OrderPlaced)) == f"[{ORDER!r}]"
 

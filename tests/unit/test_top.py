@@ -13,6 +13,7 @@ from choreo import PermanentFailure, RetryLater, Service, testing
 from choreo.broker.depths import Depth
 from choreo.cli import choreo
 from choreo.cli.top import fitting
+from choreo.declare.description import HandlerDescription, ServiceDescription
 from choreo.observe.server import Server
 from choreo.observe.top import Top
 from choreo.store.presence import Program
@@ -69,17 +70,20 @@ def queues() -> Queues:
 
 @pytest.fixture
 def stage(app: Service, queues: Queues, monkeypatch: pytest.MonkeyPatch) -> Stage:
-    stage = Stage(app)
-    runtime = app.runtime
+    monkeypatch.setattr("choreo.cli.app.command_line_service", lambda *_: app)
+    return watched(app, queues, monkeypatch)
+
+
+def watched(app: Service, queues: Queues, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    """A stage whose service had a worker once, and whose queues are these."""
+    stage, runtime = Stage(app), app.runtime
     runtime.introduce()
-    # It had a worker once.
     works(stage, node="payment@gone", seconds=1)
     stage.wait(2)
     monkeypatch.setattr(
         runtime, "new_top", lambda: Top(stage.store, queues, runtime.queue_of, runtime.undeclared, namespace="")
     )
     runtime.__dict__.pop("observe", None)
-    monkeypatch.setattr("choreo.cli.app.command_line_service", lambda *_: app)
     return stage
 
 
@@ -163,7 +167,9 @@ def test_messages_for_a_handler_that_is_gone_are_trouble(stage: Stage, app: Serv
 
     queues.depths["payment.charge_once"] = Depth(2)
 
-    assert state(app, "payment.charge_once").trouble == "no worker declares it any more"
+    assert state(app, "payment.charge_once").trouble.startswith(
+        "no worker declares it any more: choreo topology retire payment.ch"
+    )
     assert line(run("--once", code=1), "payment.charge_once")[-1] == "GONE"
 
 
@@ -296,7 +302,52 @@ def test_several_versions_of_one_service_are_told(stage: Stage, app: Service):
 
     assert [(one.version, one.workers) for one in app.observe.top().versions] == [("1.4.2", 1), ("1.4.1", 1)]
     stage.wait(10)
-    assert " ".join(line(run("--once"), "VERSIONS")) == "VERSIONS payment 1.4.2 x1, 1.4.1 x1 (old since 10 s)"
+    assert (
+        " ".join(line(run("--once"), "VERSIONS"))
+        == "VERSIONS payment 1.4.2 x1 (started 10 s ago), 1.4.1 x1 (started 55 s ago)"
+    )
+
+
+def handlers(*declared: tuple[str, str]) -> ServiceDescription:
+    return ServiceDescription(
+        "payment", tuple(HandlerDescription(f"payment.{name}", (heard,)) for name, heard in declared)
+    )
+
+
+def test_versions_that_handle_one_event_twice_are_named_with_their_nodes_and_handlers(stage: Stage, app: Service):
+    older = handlers(("charge", "order.placed"), ("refund", "order.rejected"))
+    newer = handlers(("charge_customer", "order.placed"), ("refund", "order.rejected"))
+    for node, version, described in (("payment@one", "1.4", older), ("payment@two", "1.5", newer)):
+        stage.store.report(
+            "payment",
+            Program(f"{node}/1", node, version=version, pool="solo", queues=(QUEUE,), digest=described.digest),
+            described.to_json(),
+            60,
+        )
+
+    trouble = "payment: order.placed runs payment.charge and payment.charge_customer, of different live versions"
+    assert app.observe.top().troubles == [trouble]
+    said = " ".join(run("--once", code=1).output.split())
+    assert (
+        "DIVIDED payment (1.4 on payment@one: only payment.charge; 1.5 on payment@two: only payment.charge_customer)"
+        in said
+    )
+    (stuck,) = app.observe.stuck()
+    assert (stuck.what, stuck.cause, stuck.detail) == ("payment", "live versions handle one event twice", trouble)
+    (service,) = app.observe.map().services
+    assert service.division == app.observe.top().divided[0].text
+
+
+def test_a_version_that_only_adds_a_handler_is_no_trouble(stage: Stage, app: Service):
+    older, newer = handlers(("charge", "order.placed")), handlers(("charge", "order.placed"), ("note", "order.placed"))
+    for node, described in (("payment@one", older), ("payment@two", newer)):
+        told = Program(f"{node}/1", node, pool="solo", queues=(QUEUE,), digest=described.digest)
+        stage.store.report("payment", told, described.to_json(), 60)
+
+    found = app.observe.top()
+
+    assert found.troubles == []
+    assert [side.only for side in found.divided[0].sides] == [(), ("payment.note",)]
 
 
 def test_versions_are_told_of_services_that_run_several(stage: Stage, app: Service):
@@ -361,6 +412,8 @@ def test_a_loop_is_trouble(stage: Stage, app: Service):
     def again(payment: PaymentCharged) -> OrderPlaced | None:
         return ORDER if len(stage.events) < 120 else None
 
+    app.conf.choreo_max_hops = 0
+
     stage.publish(ORDER, subject="ORD-1")
     stage.run()
 
@@ -368,6 +421,24 @@ def test_a_loop_is_trouble(stage: Stage, app: Service):
     assert (loop.subject, loop.types) == ("ORD-1", ("order.placed", "payment.charged"))
     assert loop.events > 100
     assert "ORD-1 is in a loop of order.placed, payment.charged" in app.observe.top().troubles
+
+
+def test_a_loop_that_was_ended_names_its_dead_letter(stage: Stage, app: Service):
+    works(stage, QUEUE)
+
+    @app.on(PaymentCharged, name="again")
+    def again(payment: PaymentCharged) -> OrderPlaced:
+        return ORDER
+
+    stage.publish(ORDER, subject="ORD-1")
+    stage.run()
+
+    (letter,) = stage.dead_letters
+    assert [loop.letter for loop in app.observe.top().loops] == [letter.id]
+    ended = f"order.placed, payment.charged, which ended as dead letter {letter.id}"
+    assert f"ORD-1 was in a loop of {ended}" in app.observe.top().troubles
+    said = " ".join(run("--once", code=1).output.split())
+    assert f"order.placed <-> payment.charged, ended as dead letter {letter.id}" in said
 
 
 def test_an_order_of_many_items_is_no_loop(stage: Stage, app: Service):
@@ -474,3 +545,41 @@ def test_a_replica_that_is_behind_is_told():
     told = {"master_repl_offset": 1000, "slave0": {"offset": 900}, "slave1": {"offset": 400}}
 
     assert (Server.of("redis", told).replicas, Server.of("redis", told).lag) == (2, 600)
+
+
+def test_a_paused_handler_has_no_time_to_clear_its_queue(stage: Stage, app: Service, queues: Queues):
+    busy(stage)
+    queues.depths[QUEUE] = Depth(10, stage.store.now() - 50)
+    assert state(app).clears_in
+
+    app.pauses.pause("payment.charge", rate=5)
+    assert state(app).clears_in
+    app.pauses.pause("payment.charge")
+    assert state(app).clears_in is None
+
+
+def test_a_pause_is_shown_with_who_and_why_and_is_no_trouble(stage: Stage, app: Service, queues: Queues):
+    works(stage, QUEUE)
+    queues.depths[QUEUE] = Depth(3, stage.store.now())
+    app.pauses.pause("payment.charge", 600, reason="gateway down", who="alice@a")
+
+    result = run("--once")
+
+    assert line(result, "payment.charge")[-1] == "PAUSED"
+    told = " ".join(result.output.split())
+    assert "PAUSED payment.charge is paused since 1970-01-01 00:16:4" in told
+    assert "by alice@a: gateway down; `choreo resume payment.charge` ends it earlier" in told
+    pause = json.loads(run("--json").output)["handlers"][0]["pause"]
+    assert (pause["reason"], pause["rate"]) == ("gateway down", None)
+
+    app.pauses.pause("payment.charge", rate="10/m")
+    result = run("--once")
+    assert line(result, "payment.charge")[-1] == "10/m"
+    assert line(result, "SLOWED")[:5] == ["SLOWED", "payment.charge", "is", "slowed", "to"]
+
+
+def test_a_paused_handler_whose_service_is_stopped_is_trouble(stage: Stage, app: Service, queues: Queues):
+    queues.depths[QUEUE] = Depth(3, stage.store.now())
+    app.pauses.pause("payment.charge")
+
+    assert state(app).trouble == "no worker of payment lives"

@@ -8,20 +8,24 @@ from datetime import timedelta
 import pytest
 from click.testing import CliRunner
 
-from choreo import Envelope, Event, PermanentFailure, Retry, RetryLater, Service
+from choreo import DeadLetter, Envelope, Event, PermanentFailure, Reason, Retry, RetryLater, Service
 from choreo.broker.depths import Depth
 from choreo.cli import choreo
+from choreo.events.message import Message
 from choreo.observe.broker_look import BrokerLook
-from choreo.observe.cause import NOTHING, Cause, Weight, heaviest
+from choreo.observe.cause import Cause, Weight, heaviest
 from choreo.observe.gathering import MOST_STORIES
+from choreo.observe.open_end import Kind, OpenEnd
 from choreo.observe.trace import Trace
 from choreo.observe.tracer import _events_of
 from choreo.observe.why_not import WhyNot
 from choreo.store.memory import MemoryStore
+from choreo.store.parts import demanded
 from choreo.store.presence import Presence
-from choreo.store.runs import Recording, Run
+from choreo.store.runs import Recording, Result, Run
 from choreo.testing import EndlessLoopError, Stage
 from choreo.testing.runtime import StageRuntime
+from tests.unit.events import envelope
 from tests.unit.stage import service
 from tests.unit.test_printing import HOSTILE
 
@@ -72,7 +76,7 @@ def fault_of(order: Envelope) -> str:
 
 def shop() -> list[Service]:
     payment, restaurant = service("payment", retry=Retry(times=5)), service("restaurant")
-    driver, analytics = service("driver"), service("analytics")
+    driver, analytics = service("driver", choreo_max_hops=0), service("analytics")
 
     @payment.on(OrderPlaced)
     def charge(order: Envelope) -> PaymentCharged | None:
@@ -226,6 +230,59 @@ def test_an_event_that_nobody_has_taken_is_found_without_a_record(operator: Oper
     assert trace.story == event.id
 
 
+def test_one_dead_letter_of_many_offers_to_replay_them_all(operator: Operator) -> None:
+    operator.placed("ORD-frozen-1")
+    assert operator.trace("ORD-frozen-1").cause.do[1] == "# mend the cause, then:"
+    operator.placed("ORD-frozen-2")
+
+    cause = operator.trace("ORD-frozen-1").cause
+
+    (group,) = operator.app.dead_letters.groups()
+    (letter,) = operator.app.dead_letters.find(subject="ORD-frozen-1")
+    assert cause.text.endswith(f"dead letter {letter.id}), one of 2 of this cause")
+    assert cause.do == (
+        f"choreo dead-letters show {letter.id}",
+        "# mend the cause, then all 2:",
+        f"choreo dead-letters replay {group.id} --canary",
+        "# or this one:",
+        f"choreo dead-letters replay {letter.id}",
+    )
+
+
+def test_a_pause_is_the_cause_and_resuming_the_next_step(operator: Operator, choreo_command) -> None:
+    operator.place("ORD-1")
+    operator.app.pauses.pause("payment.charge", reason="gateway down", who="alice@a")
+
+    for cause in (operator.trace("ORD-1").cause, operator.why_not(DriverAssigned, "ORD-1").cause):
+        assert (cause.name, cause.weight, list(cause.do)) == ("paused", Weight.STUCK, ["choreo resume payment.charge"])
+        assert cause.text.startswith("payment.charge is paused since ")
+        assert cause.text.endswith("by alice@a: gateway down")
+    assert "choreo resume payment.charge" in choreo_command("trace", "ORD-1")
+
+    operator.app.pauses.pause("payment.charge", 600, who="alice@a")
+    cause = operator.why_not(PaymentCharged, "ORD-1").cause
+    assert (cause.weight, " until " in cause.text) == (Weight.WAITING, True)
+
+    operator.app.pauses.pause("payment.charge", rate="5/s", who="alice@a")
+    cause = operator.why_not(PaymentCharged, "ORD-1").cause
+    assert (cause.name, cause.weight) == ("slowed", Weight.WAITING)
+    assert "1st of 1 in the queue of payment.charge" in cause.text
+    assert "payment.charge is slowed to 5/s since" in cause.text
+
+    operator.stop("payment")
+    assert operator.trace("ORD-1").cause.name == "no worker"
+
+
+def test_a_retry_of_a_paused_handler_says_that_it_will_wait(operator: Operator) -> None:
+    operator.placed("ORD-later")
+    operator.app.pauses.pause("payment.charge", who="alice@a")
+
+    cause = operator.trace("ORD-later").cause
+
+    assert (cause.name, list(cause.do)) == ("paused", ["choreo resume payment.charge"])
+    assert ", and payment.charge is paused since" in cause.text
+
+
 @pytest.mark.parametrize("subject", ["ORD-frozen", "ORD-later"])
 def test_what_is_open_is_told_without_a_record(operator: Operator, subject: str) -> None:
     operator.forget_runs()
@@ -256,6 +313,31 @@ def test_a_dead_letter_is_the_cause_and_its_replay_the_next_step(operator: Opera
             f"choreo dead-letters replay {letter.id}",
         )
     assert trace.cause.weight is Weight.STUCK
+
+
+def test_an_order_is_not_done_whose_dead_letter_was_recorded_after_the_letters_were_looked_through(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator.placed("ORD-frozen")
+    (letter,) = operator.app.dead_letters
+    monkeypatch.setattr(MemoryStore, "find_letters", lambda *_: ([], True))  # the look came a moment too early
+
+    cause = operator.trace("ORD-frozen").cause
+
+    assert (cause.name, cause.weight) == ("dead letter", Weight.STUCK)
+    assert f"dead letter {letter.id}" in cause.text
+
+
+def test_an_undo_that_waits_or_failed_is_open_in_the_story_of_the_failure_too() -> None:
+    effect = envelope(PaymentCharged(), id="c-1", correlation_id="story of the effect")
+    failure = envelope(OrderRejected(), id="r-1", correlation_id="story of the failure")
+
+    assert OpenEnd(Kind.LETTER, "payment.refund", demanded(effect, failure)).stories == {
+        "story of the effect",
+        "story of the failure",
+    }
+    assert OpenEnd(Kind.LETTER, "payment.refund", demanded(effect, None)).stories == {"story of the effect"}
+    assert OpenEnd(Kind.LETTER, "payment.charge", effect).stories == {"story of the effect"}
 
 
 def test_a_dead_letter_that_was_replayed_says_so_and_so_does_the_run_after_it(
@@ -312,7 +394,10 @@ def test_a_handler_that_announced_nothing_is_the_cause_of_a_join_that_waits(oper
         assert cause.name == "announced nothing"
         assert cause.text.startswith("payment.charge handled order.placed at ")
         assert cause.text.endswith("and announced nothing")
-        assert cause.do[-1] == "choreo publish payment.charged --subject ORD-quiet --data '{}'"
+        placed = operator.trace("ORD-quiet").story
+        assert cause.do[2] == f"choreo rerun payment.charge {placed}"
+        about = f"--caused-by {placed}"
+        assert cause.do[-1] == f"choreo publish payment.charged {about} --data '{{}}'"
     assert [(finding.is_met, finding.what) for finding in why.findings] == [
         (False, "driver.assigned"),
         (None, "driver.assign"),
@@ -341,6 +426,70 @@ def test_a_join_that_timed_out_was_cancelled_or_fired_says_so(operator: Operator
     assert "the customer called" in operator.why_not(DriverAssigned, "quiet-2").cause.text
     assert "was cancelled by order.rejected at" in operator.why_not(DriverAssigned, "rejected-4").cause.text
     assert operator.why_not(OrderDelayed, "quiet-1").cause.weight is Weight.DONE
+
+
+def test_a_cancelled_join_names_who_cancelled_it_and_the_two_reruns_if_its_events_are_kept(operator: Operator) -> None:
+    for runtime in operator.stage._runtimes.values():
+        runtime.store._recording = Recording(events=True)
+    operator.placed("rejected-1")
+    rejected = operator.stage.announced(OrderRejected, subject="rejected-1").one().meta
+
+    cause = operator.why_not(DriverAssigned, "rejected-1").cause
+
+    assert cause.text.startswith("driver.assign was cancelled by order.rejected at ")
+    assert cause.text.endswith(", which restaurant.answer announced")
+    assert cause.do == (
+        "# is that right? If not, mend the cause, then:",
+        f"choreo rerun restaurant.answer {rejected.causation_id} --new-key",
+        f"choreo rerun driver.assign {rejected.id}",
+    )
+
+
+def test_a_cancelled_join_whose_events_are_kept_nowhere_says_so_and_names_a_publish(operator: Operator) -> None:
+    operator.placed("rejected-1")
+    rejected = operator.stage.announced(OrderRejected, subject="rejected-1").one().meta
+
+    why, how, first, second = operator.why_not(DriverAssigned, "rejected-1").cause.do
+
+    assert why == "# no rerun: its events are kept with choreo_record_events = True only"
+    assert how == "# is that right? If not, announce it by hand, with its fields in --data:"
+    assert first == f"choreo rerun restaurant.answer {rejected.causation_id} --new-key --data '{{}}'"
+    assert second == (f"choreo publish driver.assigned --caused-by {rejected.id} --data '{{}}'")
+
+
+def test_the_newest_end_of_a_join_counts(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
+    for runtime in operator.stage._runtimes.values():
+        runtime.store._recording = Recording(events=True)
+    operator.placed("rejected-1")
+    rejected = operator.stage.announced(OrderRejected, subject="rejected-1").one().meta
+    assert "was cancelled" in operator.trace("rejected-1").cause.text
+
+    monkeypatch.setattr("tests.unit.test_trace.fault_of", lambda _: "")
+    operator.app.rerun("restaurant.answer", rejected.causation_id, new_key=True)
+    operator.stage.advance(seconds=1)
+    operator.app.rerun("driver.assign", rejected.id)
+    operator.stage.advance(seconds=1)
+
+    assert operator.stage.announced(DriverAssigned, subject="rejected-1").one()
+    trace = operator.trace("rejected-1")
+    assert trace.is_done
+    assert "cancelled" not in trace.cause.text
+    assert operator.why_not(DriverAssigned, "rejected-1").cause.name == "announced"
+
+
+def test_a_trace_shows_no_fields_that_a_story_did_not_keep(operator: Operator) -> None:
+    operator.services[3].story("delivery", begins=BallReturned, ends=[ParcelSent], within=timedelta(minutes=10))
+    operator.services[3].runtime.introduce()
+    ball = replace(operator.stage.publish(BallReturned(number=0), "B-1"), data={})
+    operator.stage.run()
+    letter = DeadLetter(
+        "analytics", "analytics.delivery", Reason.EXPIRED, "late", Message("", "", b""), envelopes=(ball,)
+    )
+    operator.app.runtime.store.add_letter("analytics.delivery", letter.id, letter.to_json())
+
+    (event,) = [line.event for line in operator.trace(letter.id).lines if line.step is None]
+
+    assert (event.id, event.data) == (ball.id, None)
 
 
 def test_a_story_is_found_by_the_id_of_an_event_a_story_and_a_dead_letter(operator: Operator) -> None:
@@ -525,7 +674,8 @@ def test_a_delayed_event_of_a_service_without_a_worker_does_not_go_on_by_itself(
     with Stage(app) as stage:
         stage.publish(OrderPlaced(), "ORD-1")
         stage.run()
-        assert app.observe.why_not("driver.assigned", "ORD-1").cause.do == NOTHING
+        hurry = ("choreo schedule now ORD-1",)
+        assert app.observe.why_not("driver.assigned", "ORD-1").cause.do == hurry
 
         alive = MemoryStore.presence
 
@@ -693,13 +843,22 @@ def test_an_event_far_behind_in_a_queue_says_when_its_turn_comes(operator: Opera
         operator.placed(f"DONE-{number}")
     for number in range(15):
         operator.place(f"ORD-{number}")
+    operator.stage._clock.seconds += 5
 
+    before = operator.trace("ORD-14").cause
+    store = operator.stage._store
+    for number in range(5):
+        store._drawers["payment.charge"].runs.append(
+            Run(f"e-{number}", "s", "s", "order.placed", 1, Result.DONE, at=store.now() - 1)
+        )
     cause = operator.trace("ORD-14").cause
 
     assert "it is 15th of 15 in the queue of payment.charge" in cause.text
-    assert "per second its turn comes in about" in cause.text
+    # Nothing has ended since they wait; the runs before tell nothing.
+    assert "per second" not in before.text
+    assert "; at 1 per second its turn comes in about 15 s" in cause.text
     assert cause.do == (
-        "# wait, or start a second worker:",
+        "# wait, or start another worker:",
         "# celery -A SERVICE_MODULE worker  # of payment",
     )
 
@@ -786,6 +945,7 @@ def test_an_event_that_was_announced_names_the_subject_that_was_asked_for(operat
 def test_each_step_is_a_line_that_a_shell_takes_and_none_is_broken(operator: Operator, choreo_command) -> None:
     subject = f"quiet{' and long' * 12}"
     operator.placed(subject)
+    placed = operator.trace(subject).story
 
     for said in (
         choreo_command("trace", subject, code=0),
@@ -794,8 +954,10 @@ def test_each_step_is_a_line_that_a_shell_takes_and_none_is_broken(operator: Ope
         steps = [line[6:] for line in f"DO {said.partition(chr(10) + 'DO ')[2]}".splitlines()]
         assert steps == [
             "# read the code of payment.charge",
+            "# is it mended? Then let it handle the event again:",
+            f"choreo rerun payment.charge {placed}",
             "# is that right? If not, announce it by hand, with its fields in --data:",
-            f"choreo publish payment.charged --subject '{subject}' --data '{{}}'",
+            f"choreo publish payment.charged --caused-by {placed} --data '{{}}'",
         ]
 
 

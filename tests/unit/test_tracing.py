@@ -1,5 +1,6 @@
 """Spans of OpenTelemetry, recorded by the real SDK in this process."""
 
+import asyncio
 import sys
 import threading
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from choreo import Context, DeadLetter, Envelope, PermanentFailure, PublishError, RetryLater, Service, runtime
 from choreo.broker.publisher import Publisher
-from choreo.declare.context import Context as PlainContext
+from choreo.declare.context import context_of
 from choreo.errors import DeclarationError
 from choreo.testing.publisher import MemoryPublisher
 from choreo.tracing import spans as making
@@ -111,6 +112,29 @@ def test_an_event_carries_the_span_that_announced_it_below_the_current_one(app, 
         "cloudevents.event_type": "order.placed",
         "cloudevents.event_subject": "ORD-1",
     }
+
+
+def test_coroutines_that_announce_together_have_their_own_spans(app, platform, spans):
+    async def place(name: str) -> Envelope:
+        with spans.tracer.start_as_current_span(name):
+            await asyncio.sleep(0)
+            return await app.apublish(ORDER, "ORD-1")
+
+    async def both() -> list[Envelope]:
+        return await asyncio.gather(place("GET /a"), place("GET /b"))
+
+    for name, event in zip(("GET /a", "GET /b"), asyncio.run(both()), strict=True):
+        (span,) = [one for one in spans.all if id_of(one) in event.extensions["traceparent"]]
+        assert parent_of(span) == id_of(spans[name])
+
+
+def test_a_coroutine_that_cannot_announce_ends_its_span_with_the_error(app, platform, spans):
+    app.runtime.publisher.fails = PublishError("no connection")
+
+    with pytest.raises(PublishError):
+        asyncio.run(app.apublish(ORDER))
+
+    assert spans["publish order.placed"].status.status_code is StatusCode.ERROR
 
 
 def test_a_delayed_event_carries_the_span_of_its_announcement(app, platform, spans):
@@ -312,7 +336,7 @@ def test_a_program_without_a_provider_is_not_traced(app):
     assert isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider), "no test sets that of this process"
 
     assert type(app.runtime.publisher) is Publisher
-    assert app.runtime.contexts is PlainContext
+    assert app.runtime.contexts is context_of
 
 
 def test_a_program_that_has_set_one_before_its_first_event_is(app, monkeypatch):
@@ -326,7 +350,7 @@ def test_a_program_that_has_set_one_before_its_first_event_is(app, monkeypatch):
 def test_a_program_without_opentelemetry_is_not_traced(app, monkeypatch):
     monkeypatch.delitem(sys.modules, "opentelemetry.trace")
 
-    assert app.runtime.contexts is PlainContext
+    assert app.runtime.contexts is context_of
     assert "opentelemetry.trace" not in sys.modules, "nobody has imported it"
 
 
@@ -335,7 +359,7 @@ def test_it_can_be_turned_off(app, monkeypatch):
     app.conf.choreo_tracing = False
 
     assert type(app.runtime.publisher) is Publisher
-    assert app.runtime.contexts is PlainContext
+    assert app.runtime.contexts is context_of
 
 
 def test_it_can_be_turned_on_for_a_provider_that_is_set_later(app):

@@ -22,7 +22,7 @@ def test_the_namespace_of_the_services_is_exported() -> None:
 
 
 def test_several_namespaces_are_said(capsys: pytest.CaptureFixture[str]) -> None:
-    _introduce(platform("", "staging"), None)
+    _introduce(platform("", "staging"), {})
 
     said = capsys.readouterr().out
     assert "The services have several namespaces: no namespace, 'staging'. The last is used" in said

@@ -20,9 +20,9 @@ from kombu.transport import pyamqp
 
 from choreo.broker.broadcasts import dropping
 from choreo.broker.compression import errors_in
+from choreo.broker.incoming import UNREADABLE
+from choreo.broker.rabbitmq.transport import Buffered, buffered, writing_frames
 
-#: The content type of a message whose properties have no recognisable form. All of them are in `PROPERTIES`.
-UNREADABLE = "application/x-choreo-unreadable"
 #: The header that holds the properties of a replaced frame as they came, as base64.
 PROPERTIES = "x-choreo-properties"
 #: The most levels of tables and arrays in a header. Deeper ones are only in `PROPERTIES`.
@@ -49,6 +49,8 @@ class BoundedMessage(pyamqp.Message):
         about = msg.properties
         self.errors = errors_in(msg.body, about.get("application_headers"), about.get("content_encoding"))
         super().__init__(msg, channel=channel, **options)
+        # The decoded arguments, if the queue has made them: then Celery need not parse the body.
+        self._decoded_cache = getattr(msg, "choreo_decoded", None)
 
 
 class ReadingChannel(pyamqp.Channel):
@@ -71,12 +73,32 @@ class ReadingChannel(pyamqp.Channel):
 
 
 class ReadingConnection(pyamqp.Connection):
-    """A connection to RabbitMQ that reads messages of any form."""
+    """A connection to RabbitMQ that reads messages of any form, and reads its frames from a buffer."""
 
     Channel = ReadingChannel
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, frame_handler=reading_frames, **options)
+        super().__init__(*args, frame_handler=reading_frames, frame_writer=writing_frames, **options)
+
+    def Transport(  # noqa: N802 - py-amqp's name
+        self,
+        host: str,
+        connect_timeout: float | None,
+        ssl: Any = False,
+        read_timeout: float | None = None,
+        write_timeout: float | None = None,
+        socket_settings: dict[Any, Any] | None = None,
+        **_: Any,
+    ) -> Buffered:
+        """The socket of this connection, which connects later. py-amqp drops options that it does not know."""
+        return buffered(
+            host,
+            connect_timeout,
+            ssl,
+            read_timeout=read_timeout,
+            write_timeout=write_timeout,
+            socket_settings=socket_settings,
+        )
 
 
 def reading_frames(connection: Any, callback: Callable[..., Any]) -> OnFrame:

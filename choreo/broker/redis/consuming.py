@@ -21,10 +21,9 @@ from choreo.broker.incoming import shortened
 from choreo.broker.redis import ownership as owning
 from choreo.broker.redis.bounded import BoundedMessage
 from choreo.broker.redis.keys import INBOX
-from choreo.broker.redis.packing import unpack
 from choreo.broker.redis.qos import QoS
-from choreo.broker.redis.receipt import CERTAIN_UNTIL, CLAIM, TAG, Receipt
-from choreo.broker.redis.taken import Taken, untouched
+from choreo.broker.redis.receipt import Receipt
+from choreo.broker.redis.taken import Taken, payload_of, untouched
 from choreo.broker.redis.taking import TakingChannel, reconnect_on_refusal
 from choreo.redis_client.refusals import explained
 
@@ -121,6 +120,15 @@ class ConsumingChannel(TakingChannel):
             return True
         return False
 
+    def deliver_usually(self, taken: Taken) -> None:
+        """Deliver a message that the hooks have taken over, and give up: as if they had left it to the channel."""
+        callback = self.connection._callbacks.get(taken.queue) if self.connection is not None else None
+        self.qos.forget(taken.tag)
+        if self.closed or self._ended or callback is None:
+            self.give_back([taken.tag], counted=False)
+        else:
+            callback(taken)
+
     def _hand_over(self, callback: Callable[[Any], Any], no_ack: bool, received: Any) -> Any:
         """Deliver a message as kombu's channel does."""
         message = self.message_of(received) if isinstance(received, Taken) else self.Message(received, channel=self)
@@ -134,6 +142,10 @@ class ConsumingChannel(TakingChannel):
         message.choreo_event = None if message.errors else taken.known_event
         message.choreo_queue = taken.queue
         return message
+
+    def note_delivered(self, message: Any) -> None:
+        """Note the kombu message of a taken one that the hooks have delivered, so that it can be acked or rejected."""
+        self.qos.append(message, message.delivery_tag)
 
     def receipt_of(self, taken: Taken) -> Receipt:
         """The receipt of a taken message that was never delivered before."""
@@ -168,13 +180,7 @@ class ConsumingChannel(TakingChannel):
         return tag.startswith(own.owner)
 
     def _payload(self, taken: Taken) -> dict[str, Any]:
-        payload, tag = unpack(taken.text), taken.tag
-        properties = payload["properties"]
-        properties["delivery_tag"] = tag or self._next_delivery_tag()
-        if tag:
-            about = {TAG: tag, CERTAIN_UNTIL: taken.certain_until}
-            properties["delivery_info"].update(about | {CLAIM: taken.claim} if taken.claim else about)
-        return payload
+        return payload_of(taken, taken.tag or self._next_delivery_tag())
 
     def _receive_one(self, client: Any) -> Any:
         """Deliver one published message, as kombu does: one that is no message in its format is dropped."""
@@ -203,6 +209,10 @@ class ConsumingChannel(TakingChannel):
             return
         if not self.has_event_loop and self._delivering != threading.get_ident():
             self.flush_acks()
+
+    def ack_taken(self, taken: Taken) -> None:
+        """Note an ack of a message that the hooks have delivered. One that was not claimed is acked without delay."""
+        self.ack_later(taken.tag, urgent=not taken.claim)
 
     def give_back(self, tags: list[str], *, counted: bool) -> None:
         """Return delivered messages to the front of their queues. If Redis is away, the ownership's thread does it."""

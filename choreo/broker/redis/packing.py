@@ -15,11 +15,8 @@ from typing import Any
 from kombu.utils.json import JSONEncoder
 from kombu.utils.json import loads as kombu_loads
 
-from choreo.broker.incoming import DELIVERY_COUNT
+from choreo.broker.incoming import DELIVERY_COUNT, UNREADABLE
 from choreo.events.message import Message, parsed
-
-#: The content type of a delivery whose text is no message in kombu's format. Its body is the text as it was found.
-UNREADABLE = "application/x-choreo-unreadable"
 
 dumps = JSONEncoder().encode  # json.dumps(cls=...) would build an encoder for each call
 

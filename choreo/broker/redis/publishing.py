@@ -194,6 +194,13 @@ class PublishingChannel(kombu_redis.Channel):
         """Delete a queue, its messages and all its bindings, also those that other processes made."""
         if if_empty and self._size(queue):
             return
+        self.forget_queue(queue)
+        super().queue_delete(queue, if_unused=if_unused, **kwargs)
+        self.auto_delete_queues.discard(queue)
+        self._purge(queue)
+
+    def forget_queue(self, queue: str) -> None:
+        """Remove all bindings of a queue, also those that other processes made. Its messages stay."""
         prefix = self.global_keyprefix
         self.wire.call(
             scripts.FORGET,
@@ -207,9 +214,6 @@ class PublishingChannel(kombu_redis.Channel):
                 uuid4().hex,
             ],
         )
-        super().queue_delete(queue, if_unused=if_unused, **kwargs)
-        self.auto_delete_queues.discard(queue)
-        self._purge(queue)
 
     def exchange_delete(self, exchange: str, if_unused: bool = False, nowait: bool = False) -> None:
         """Delete an exchange and all its bindings, also those that other processes made."""

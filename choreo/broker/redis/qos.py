@@ -6,13 +6,15 @@ own, so that they leave room for the others:
 - The program may hold messages back for a while: in a Celery worker, those that wait for the rate of their handler.
   They do not count, but their queue gets no more while it has as many unacked messages as the prefetch.
 - The queue of a handler is slow if one of its messages has been unacked for `SLOW` seconds. It gets no more while it
-  has two for each place of the pool (`at_a_time`): one that is handled, and the next one.
+  has two for each place of the pool (`at_a_time`): one that is handled, and the next one. Where several are handled
+  at once (`at_once`), it is so many times two.
 """
 
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from kombu.transport import virtual
@@ -41,6 +43,8 @@ class QoS(virtual.QoS):
     held: Callable[[], Mapping[str, int]] | None = None
     #: Callback: returns the seconds until the program goes on with one of them.
     held_for: Callable[[], float] = staticmethod(partial(float, "inf"))
+    #: Queue → how many of its messages are handled at once, if not one.
+    at_once: Mapping[str, int] = MappingProxyType({})
     #: True if a queue was slow in the last answer of `room`.
     _has_slow = False
 
@@ -75,7 +79,9 @@ class QoS(virtual.QoS):
                 if _certain_until(message) < slow_before and _is_run(message, queue):
                     slow.add(queue)
         self._has_slow = not slow.issubset(held)
-        limits = dict.fromkeys(slow, 2 * int(self.channel.at_a_time)) | dict.fromkeys(held, int(self.prefetch_count))
+        places = 2 * int(self.channel.at_a_time)
+        limits = {queue: places * self.at_once.get(queue, 1) for queue in slow}
+        limits |= dict.fromkeys(held, int(self.prefetch_count))
         counts.update(taken.queue for taken in self.channel.arrived)
         return {queue: max(min(limit, self.prefetch_count) - counts[queue], 0) for queue, limit in limits.items()}
 
@@ -110,6 +116,18 @@ class QoS(virtual.QoS):
             # Kombu drops acked tags at the next delivery, and a closed channel has none. A retired owner waits until
             # the tags are dropped: see `Ownership.retire`.
             self._flush()
+
+    def settled(self, delivery_tag: str) -> None:
+        """Note that a commit has acked a message, so that no ack need be sent."""
+        super().ack(delivery_tag)
+        if self.channel.closed:
+            # As in `ack`.
+            self._flush()
+
+    def forget(self, delivery_tag: str) -> None:
+        """Forget a message that is delivered anew."""
+        self._delivered.pop(delivery_tag, None)
+        self._dirty.discard(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool | str = False) -> None:
         """

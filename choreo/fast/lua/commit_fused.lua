@@ -11,24 +11,34 @@
 -- ARGV[6..] claims, one after the other: see settle.lua. The token is the tag of the copy in KEYS[6], which is acked
 --     here. For each message: '1' if the routing key is a queue's name, routing key, delivery tag, the message's
 --     JSON up to the value of "routing_key"
+--     The first claim may have no token: see settle.lua
 -- Returns: for each claim {'ok', number of queues reached by each message ...} | {'already'} | {'stale'} |
---     {'lost'} | {'error', reason}; nothing of the claim is settled unless it is 'ok'
+--     {'lost'} | {'error', reason}; nothing of the claim is settled unless it is 'ok'. If the first has no token, last
+--     {'shared', number of queues reached by each of its messages ...}; or only {'error', reason}, and nothing is settled
 --!include redis_client/inbox
 --!include redis_client/now
 --!include broker/redis/route
 --!include broker/redis/wake
 --!include broker/redis/copies
+--!include store/cabinet
 --!include store/settle
 
 local separator, prefix, marks = ARGV[3], ARGV[4], ARGV[5]
+
+-- The queues of the message whose arguments begin at ARGV[at]; or nil, and why they cannot take it.
+local function queues_of(at)
+  local queues = ARGV[at] == '1' and {ARGV[at + 1]} or route(KEYS[7], KEYS[8], ARGV[at + 1], separator)
+  local refused = copies_refused(queues, prefix, '')
+  if refused then return nil, refused .. '; nothing was done' end
+  return queues
+end
 
 local function commit(i, own, last)
   -- All queues are found and checked before the first write.
   local places = {}
   for at = own, last, 4 do
-    local queues = ARGV[at] == '1' and {ARGV[at + 1]} or route(KEYS[7], KEYS[8], ARGV[at + 1], separator)
-    local refused = copies_refused(queues, prefix, '')
-    if refused then return {'error', refused .. '; nothing was done'} end
+    local queues, refused = queues_of(at)
+    if refused then return {'error', refused} end
     places[at] = queues
   end
 
@@ -44,10 +54,34 @@ local function commit(i, own, last)
 end
 
 local answers, i = {}, 6
+local any, shared, own, last, places = false, nil, nil, nil, {}
+if ARGV[i] == '' then
+  local _, _, _, messages, at = shape(i)
+  shared, own, last = i, at, at + 4 * messages - 1
+  for at = own, last, 4 do
+    local queues, refused = queues_of(at)
+    if refused then return {{'error', refused}} end
+    places[at] = queues
+  end
+  i = last + 1
+end
 while i <= #ARGV do
   local _, _, _, messages, own = shape(i)
   local fine, answer = pcall(commit, i, own, own + 4 * messages - 1)
   if not fine then answer = {'error', type(answer) == 'table' and answer.err or tostring(answer)} end
   answers[#answers + 1], i = answer, own + 4 * messages
+  any = any or answer[1] == 'ok'
+end
+if shared then
+  local reached = {'shared'}
+  if any then
+    local _, _, scheduled = shape(shared)
+    put_scheduled(shared + 6, scheduled, now_ms())
+    for at = own, last, 4 do
+      put_copies(places[at], prefix, '', marks, ARGV[at + 3], ARGV[at + 2])
+      reached[#reached + 1] = #places[at]
+    end
+  end
+  answers[#answers + 1] = reached
 end
 return answers

@@ -9,18 +9,12 @@
 -- ARGV[7] in flight: the HASH of the messages in flight that has the token as a field; '' for none. See claim_unit.lua
 -- ARGV[8] the identity of an event that must not have taken part in a round of a join; '' for none. If the round is
 --     settled, the event counts as one that took part in it
+-- ARGV[9] '1' if the claim is made ahead, see claim_unit.lua
 -- Returns: see claim_unit.lua
 --!include redis_client/inbox
 --!include redis_client/now
 --!include store/claim_unit
+--!include store/begin_unit
 
-local retention, unit, once = tonumber(ARGV[5]), ARGV[6], ARGV[8]
-
-if unit ~= '' and inbox_has(KEYS[3], inbox_place(unit), retention, now_ms()) then return {'done'} end
-if once ~= '' and inbox_has(KEYS[3], inbox_round(once), retention, now_ms()) then return {'done'} end
-
-local answer = claim(KEYS[1], KEYS[2], ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), retention, ARGV[7])
-if once ~= '' and answer[1] == 'done' and redis.call('HEXISTS', KEYS[1], 'done') == 1 then
-  inbox_add(KEYS[3], inbox_round(once), retention, now_ms())
-end
-return answer
+return begin(KEYS[1], KEYS[2], KEYS[3], ARGV[6], ARGV[8], ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]),
+  tonumber(ARGV[5]), ARGV[7], ARGV[9] == '1')

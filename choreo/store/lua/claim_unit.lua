@@ -20,9 +20,10 @@
 -- tag of the message, a field of that HASH until the message is acked or returned.
 -- The argument inflight is '' if the copy was not taken from this server.
 --
--- With ahead, the claim is made before the handler's turn, and does not count as begun. If the consumer dies, the
--- broker notes the messages that had begun. Such a claim is given only if the unit was not begun before, and the copy
--- is in flight. Otherwise the answer is {'busy', 0}, and the worker asks again in the handler's turn.
+-- With ahead, the claim is made before the handler's turn, and does not count as begun. If the consumer of a copy in
+-- flight dies, the broker notes the messages that had begun. Such a claim is given only if the unit was not begun
+-- before, and if inflight names a HASH in which the copy is. Otherwise the answer is {'busy', 0}, and the worker asks
+-- again in the handler's turn.
 
 -- Returns 1 if a unit had begun that was claimed when its message was taken, else 0. It began without a call of the
 -- store. When the consumer died, or returned the message, the broker noted which messages had begun: see give_back.lua.
@@ -46,7 +47,7 @@ local function claim(unit, parts, attempt, token, lease_ms, max_deliveries, rete
   local deliveries = tonumber(before) + (is_repeated and 0 or 1)
   -- False if the copy was returned to its queue while this worker slept. The claim then gets a lease.
   local is_here = inflight ~= '' and redis.call('HEXISTS', inflight, token) == 1
-  if ahead and (deliveries > 1 or not is_here) then return {'busy', 0} end
+  if ahead and (deliveries > 1 or (inflight ~= '' and not is_here)) then return {'busy', 0} end
   if deliveries > 1 and state[3] and state[3] ~= token then redis.call('HSET', unit, 'before', state[6] or state[3]) end
   redis.call('HSET', unit, 'token', token)
   if not ahead then redis.call('HSET', unit, 'deliveries', deliveries) end

@@ -4,6 +4,7 @@
 -- Returns: {'ok' | 'already' | 'stale' | 'lost'}
 --!include redis_client/inbox
 --!include redis_client/now
+--!include store/cabinet
 --!include store/settle
 
 return {settle(3)}

@@ -1,6 +1,7 @@
--- Shared functions, for `--!include store/settle` after redis_client/inbox and redis_client/now: settle a claim. Used
--- by commit.lua and choreo/fast/lua/commit_fused.lua.
+-- Shared functions, for `--!include store/settle` after redis_client/inbox, redis_client/now and store/cabinet: settle a
+-- claim. Used by commit.lua and choreo/fast/lua/commit_fused.lua.
 --
+-- A claim whose token is '' settles nothing: it holds what leaves if any of the claims after it is settled.
 -- settle(i) settles the claim whose arguments begin at ARGV[i].
 -- Returns: 'ok' | 'already' (the unit was settled before) | 'stale' (another worker has the claim, or had it)
 --     | 'lost' (the unit is neither claimed nor settled: this server has lost data)
@@ -13,6 +14,7 @@
 --         unit with a dead letter, its field `done` is kept instead of an entry in the inbox: so a replay need not know
 --         the retention of the service
 --     ARGV[1] .. 'parts:' .. unit   HASH, a join's parts; deleted once the join is finished
+--     those of cabinet.lua
 --     ARGV[1] .. 'runs:' .. number, 'subjects:' .. number   STREAMs, for the lifetime of the record: see store/runs.py)
 -- ARGV[1] start of the names of the handler's keys   ARGV[2] '<most entries of one STREAM> <lifetime in ms>'
 -- ARGV[i] token          ARGV[i+1] attempt, see claim_unit.lua
@@ -20,8 +22,9 @@
 --     is finished, and the text is kept in its HASH
 -- ARGV[i+3] retention in ms   ARGV[i+4] unit
 -- ARGV[i+5] how many of each follow: '<dead letters> <ids> <scheduled> <messages> <identities> <entries>', and after a
---     space the field of the tally that counts one more, if any; '' for nothing of all that
--- ARGV[i+6..] dead letters: id, JSON; schedule ids to remove; scheduled: id, delay in ms, message; identities of events
+--     space the field of the tally that counts one more, if any; '' for nothing of all that, '1' for one entry only
+-- ARGV[i+6..] dead letters: id, JSON, group ('' for a letter that is not added to the index), text about the group,
+--     subjects, see cabinet.lua; schedule ids to remove; scheduled: id, delay in ms, message; identities of events
 --     that took part in a join with rounds, and if there are any, before them the retention of the inbox in ms;
 --     entries of the record of runs: the end of the STREAM's name, with '!' if it is to be tended, and the text; then the messages, which only
 --     commit_fused.lua reads
@@ -30,9 +33,10 @@
 -- how many identities and entries of the record follow; and the field of the tally, or ''.
 local function shape(i)
   if ARGV[i + 5] == '' then return 0, 0, 0, 0, i + 6, 0, 0, '' end
+  if ARGV[i + 5] == '1' then return 0, 0, 0, 0, i + 8, 0, 1, '' end
   local letters, unwanted, scheduled, messages, took_part, entries, counted =
     string.match(ARGV[i + 5], '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) ?(.*)$')
-  local before = i + 6 + 2 * letters + unwanted + 3 * scheduled + 2 * entries
+  local before = i + 6 + 5 * letters + unwanted + 3 * scheduled + 2 * entries
   took_part = tonumber(took_part)
   return tonumber(letters), tonumber(unwanted), tonumber(scheduled), tonumber(messages),
     before + (took_part > 0 and took_part + 1 or 0), took_part, tonumber(entries), counted
@@ -40,18 +44,29 @@ end
 
 -- Appends entries to the record of runs. Nothing depends on it, so an error of Redis (a key of the wrong type, a user
 -- without the right) is ignored. The lifetime is renewed, and old entries are removed, where the name says so.
+local most, lifetime
 local function record(at, entries, now)
-  local most, lifetime = string.match(ARGV[2], '^(%d+) (%d+)$')
+  if not most then most, lifetime = string.match(ARGV[2], '^(%d+) (%d+)$') end
   for n = at, at + 2 * entries - 2, 2 do
-    local name, tend = string.match(ARGV[n], '^(.-)(!?)$')
-    local stream = ARGV[1] .. name
+    local tend = string.byte(ARGV[n], -1) == 33
+    local stream = ARGV[1] .. (tend and string.sub(ARGV[n], 1, -2) or ARGV[n])
     local id = redis.pcall('XADD', stream, 'NOMKSTREAM', 'MAXLEN', '~', most, '*', '', ARGV[n + 1])
     if not id then redis.pcall('XADD', stream, '*', '', ARGV[n + 1]) end
-    if not id or tend == '!' then
+    if not id or tend then
       redis.pcall('PEXPIRE', stream, lifetime)
       redis.pcall('XTRIM', stream, 'MINID', string.format('%.0f', now - lifetime))
     end
   end
+end
+
+-- Adds entries to the schedule, whose arguments begin at ARGV[at]. Returns where the next arguments begin.
+local function put_scheduled(at, scheduled, now)
+  for _ = 1, scheduled do
+    redis.call('ZADD', KEYS[1], 'NX', now + ARGV[at + 1], ARGV[at])
+    redis.call('HSETNX', KEYS[2], ARGV[at], ARGV[at + 2])
+    at = at + 3
+  end
+  return at
 end
 
 local function settle(i)
@@ -76,18 +91,17 @@ local function settle(i)
   for _ = 1, letters do
     redis.call('HSET', KEYS[3], ARGV[at], ARGV[at + 1])
     redis.call('ZADD', KEYS[4], now, ARGV[at])
-    at = at + 2
+    if ARGV[at + 2] ~= '' then
+      file_letter(ARGV[1], ARGV[at], now, ARGV[at + 2], ARGV[at + 3], ARGV[at + 4])
+    end
+    at = at + 5
   end
   for _ = 1, unwanted do
     redis.call('ZREM', KEYS[1], ARGV[at])
     redis.call('HDEL', KEYS[2], ARGV[at])
     at = at + 1
   end
-  for _ = 1, scheduled do
-    redis.call('ZADD', KEYS[1], 'NX', now + ARGV[at + 1], ARGV[at])
-    redis.call('HSETNX', KEYS[2], ARGV[at], ARGV[at + 2])
-    at = at + 3
-  end
+  at = put_scheduled(at, scheduled, now)
   for n = 1, took_part do inbox_add(KEYS[5], inbox_round(ARGV[at + n]), tonumber(ARGV[at]), now) end
   at = at + (took_part > 0 and took_part + 1 or 0)
 

@@ -22,8 +22,8 @@ from celery.signals import worker_process_init
 from celery.worker.strategy import default
 
 from choreo import Context, Envelope
-from choreo.broker.incoming import EventText
-from choreo.fast.shortcut import Run, Shortcut
+from choreo.fast import shortcut
+from choreo.fast.shortcut import Run
 from choreo.fast.strategy import strategy
 from choreo.fast.task import FastHandlerTask
 from choreo.worker.handler import HandlerTask
@@ -56,13 +56,13 @@ def work(context: Context, *envelopes: Envelope, seconds: float = 0.0) -> None:
 # Not by Celery's signal `task_received`: where that is listened to, choreo leaves its shorter ways to a handler.
 def note_deliveries() -> None:
     """Write down each delivery that reaches this process, on whichever way it goes to its handler."""
-    handle = Shortcut._handle
+    accept = shortcut._accept
 
-    def taken(shortcut: Shortcut, event: EventText, run: Run) -> None:
-        note_delivery(run.name, event.envelope.to_wire(), shortcut=True)
-        handle(shortcut, event, run)
+    def taken(run: Run) -> None:
+        note_delivery(run.name, run._event.envelope.to_wire(), shortcut=True)
+        accept(run)
 
-    Shortcut._handle = taken  # type: ignore[method-assign]
+    shortcut._accept = taken
     # Celery's strategy with the fast lane off, and its own with the lane on.
     HandlerTask.Strategy, FastHandlerTask.Strategy = f"{__name__}:noting", f"{__name__}:noting_fast"
 

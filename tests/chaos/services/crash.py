@@ -20,6 +20,13 @@ And the others:
     after wait       a part of a join is recorded, and not acked
     after relay      the clock has sent what was due, and the schedule does not know it yet
 
+In the fast lane behind RabbitMQ, which claims and commits several events together (`GROUP_POINTS`):
+
+    after claims     the claims of several events are recorded, no handler has begun
+    after record     the commits of several events are recorded, their messages are not acked
+    after ack        the acks are written, their events are not published
+    after announce   their events are published, and the outbox does not know it yet
+
 Where a dead letter is needed for that, the handler refuses the order until that is replayed.
 
 CHAOS_CRASH says who dies where and how often: `payment.charge_customer|1=after begin:1,2=after commit:2` kills the
@@ -31,8 +38,8 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping
-from functools import wraps
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +49,23 @@ from choreo.delivery.clock import Clock
 from choreo.delivery.delivery import Delivery
 from choreo.delivery.join import JoinDelivery  # noqa: F401 - its methods are wrapped as well
 from choreo.events.message import Message
+from choreo.fast.announcer import Announcer
+from choreo.fast.claim_group import ClaimGroup
+from choreo.fast.commit_group import Commit, CommitGroup
 from choreo.fast.decisions import FastDecisions
+from choreo.fast.rabbit_decisions import RabbitDecisions
 from choreo.store import Claim, CommitResult, Settlement, Verdict
 from choreo.store.redis import RedisStore
 from tests.chaos.services import book
 
 #: On the way of a delivery that succeeds.
 POINTS = ("after begin", "after handler", "after commit", "after publish", "before ack")
+#: Beside these, where events are handled together.
+GROUP_POINTS = ("after claims", "after record", "after ack", "after announce")
 #: Those that need a dead letter.
 BURIED = ("before letter", "after letter", "in replay")
 
+Committing = RedisStore | FastDecisions | RabbitDecisions
 Deaths = Mapping[str, Mapping[str, int]]
 
 
@@ -72,6 +86,8 @@ class Trap:
         self._handler = handler
         self._deaths = deaths
         self._here = threading.local()
+        #: Handler and order of each commit of the group that is being sent.
+        self._group: list[tuple[str, str]] = []
 
     def enter(self, delivery: Delivery) -> None:
         """From now on this thread works on this delivery."""
@@ -111,7 +127,7 @@ class Trap:
             raise PermanentFailure("the plan wants a dead letter")
 
     def commit(
-        self, original: Callable[..., CommitResult], store: RedisStore | FastDecisions, claim: Claim, what: Settlement
+        self, original: Callable[..., CommitResult], store: Committing, claim: Claim, what: Settlement
     ) -> CommitResult:
         kind = "commit"
         # What cancels a join or runs out its time is no attempt; its retry is known by its name.
@@ -123,6 +139,44 @@ class Trap:
         committed = original(store, claim, what)
         self.spring(f"after {kind}")
         return committed
+
+    # -- events that are handled together ----------------------------------------------------------------------------
+
+    def each(self, handler: str, subjects: Iterable[str], point: str) -> None:
+        """These orders have passed a point together."""
+        if handler == self._handler:
+            for subject in subjects:
+                self.spring_for(subject, point)
+
+    def claim_together(self, original: Callable[..., None], group: ClaimGroup, asked: Any) -> None:
+        original(group, asked)
+        for delivery, _ in asked:
+            self.each(delivery.subscription.name, [str(delivery.envelope.subject)], "after claims")
+
+    def send_together(self, original: Callable[..., None], group: CommitGroup, commits: list[Commit]) -> None:
+        self._group = [(commit.claim.handler, str(commit.event.subject)) for commit in commits]
+        original(group, commits)
+        for handler, subject in self._group:
+            self.each(handler, [subject], "after ack")
+
+    def write_acks(self, original: Callable[..., None], group: CommitGroup, commits: list[Commit]) -> None:
+        for handler, subject in self._group:
+            self.each(handler, [subject], "after record")
+        original(group, commits)
+
+    def announce(self, original: Callable[..., None], announcer: Announcer, entries: Any) -> None:
+        original(announcer, entries)
+        for handler, _, message in entries:
+            self.each(handler, [_subject_of(message)], "after announce")
+
+    def publish(self, original: Callable[..., None], publisher: Publisher, messages: Iterable[Message]) -> None:
+        messages = list(messages)
+        original(publisher, messages)
+        self.spring("after publish")
+        # Several deliveries' events may be sent together, outside of all of them.
+        for message in messages:
+            if message.exchange and message.headers.get("origin") == self._handler.partition(".")[0]:
+                self.spring_for(_subject_of(message), "after publish")
 
     def relayed(self, messages: list[Message]) -> None:
         """The clock has sent these."""
@@ -144,11 +198,23 @@ def arm(app: Service) -> None:
     _around(Delivery, "react", before=lambda _: trap.refuse())
     _around(Delivery, "_succeeded", before=lambda _: trap.handled())
     _around(Delivery, "postpone", after=lambda _: trap.spring("after postpone"))
-    _around(Publisher, "send", after=lambda _: trap.spring("after publish"))
+    for cls, name, method in (
+        (Publisher, "send", trap.publish),
+        (ClaimGroup, "_ask", trap.claim_together),
+        (CommitGroup, "_send", trap.send_together),
+        (CommitGroup, "_write_acks", trap.write_acks),
+        (Announcer, "_send", trap.announce),
+    ):
+        _wrap(cls, name, partial(_instead, method))
     # In the fast lane a success need not reach the store's own commit.
-    for committing in (RedisStore, FastDecisions):
+    for committing in (RedisStore, FastDecisions, RabbitDecisions):
         _wrap(committing, "commit", lambda original: lambda *args: trap.commit(original, *args))
     _wrap(Clock, "_send", lambda send: lambda clock, name, due: _then(send(clock, name, due), trap.relayed, due))
+
+
+def _instead(method: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that calls ``method`` with the original and its own arguments."""
+    return lambda *args: method(original, *args)
 
 
 def _then(answer: Any, call: Callable[[list[Message]], None], due: list[tuple[str, Message]]) -> Any:

@@ -11,6 +11,7 @@ from threading import Timer
 from typing import Any
 
 from choreo import Service
+from choreo.broker.lines import TIMEOUT
 from choreo.broker.rabbitmq.confirms import RabbitLine
 from choreo.broker.redis import transport
 from choreo.delivery.delivery import Delivery
@@ -236,7 +237,8 @@ def nobody_relays() -> None:
 def believe_the_socket() -> None:
     """What was written to the socket counts as published."""
 
-    def collect(self: RabbitLine) -> None:
+    def collect(self: RabbitLine, most: int = 0) -> None:
+        self._outlet.flush(TIMEOUT)
         for post in self._unanswered.values():
             post.confirmed = True
         self._unanswered.clear()

@@ -8,7 +8,7 @@ from typing import Any
 
 from choreo import Context, DeadLetter, PermanentFailure, Retry, RetryLater, Terms
 from tests.integration.services.making import made, note, noted
-from tests.integration.services.words import OrderPlaced, PaymentCharged
+from tests.integration.services.words import OperatorCalled, OrderPlaced, PaymentCharged
 
 
 class CardRefused(Exception):
@@ -43,6 +43,8 @@ def behave(how: str, context: Context) -> None:
             raise PermanentFailure("no such account")
         case "later" if context.attempt == 1:
             raise RetryLater(0.5, "the bank is closed")
+        case "in an hour" if context.attempt == 1:
+            raise RetryLater(3600, "the bank is closed")
         case "SystemExit":
             raise SystemExit(1)
         case "KeyboardInterrupt":
@@ -69,5 +71,8 @@ def plain(*args: Any, **kwargs: Any) -> None:
 
 
 @app.dead_letter
-def tell(letter: DeadLetter) -> None:
+def tell(letter: DeadLetter) -> OperatorCalled:
     note("told", letter.subject, letter=letter.id, reason=letter.reason)
+    if letter.subject.endswith("-unreachable") and noted("told", letter.subject) < 3:
+        raise ConnectionError("the operator is away")
+    return OperatorCalled(letter=letter.id)

@@ -87,5 +87,9 @@ class ParcelFound(Event):
     pass
 
 
+class OperatorCalled(Event):
+    letter: str
+
+
 class NobodyInformed(Event):
     """No service listens to it."""

@@ -2,7 +2,8 @@
 
 from datetime import timedelta
 
-from tests.acceptance.faults.services.making import made
+from choreo import Context
+from tests.acceptance.faults.services.making import did, made
 from tests.acceptance.faults.services.words import (
     DriverAssigned,
     OrderConfirmed,
@@ -20,15 +21,18 @@ app = made("driver")
 
 
 @app.join(OrderConfirmed, PaymentCharged, unless=(OrderRejected, PaymentFailed), within=timedelta(minutes=30))
-def assign_driver(confirmed: OrderConfirmed, charged: PaymentCharged) -> DriverAssigned:
+def assign_driver(confirmed: OrderConfirmed, charged: PaymentCharged, context: Context) -> DriverAssigned:
+    did("assigned", context)
     return DriverAssigned()
 
 
 @app.join(ParcelPlaced, ParcelPaid, within=timedelta(minutes=30))
-def send_parcel(placed: ParcelPlaced, paid: ParcelPaid) -> ParcelSent:
+def send_parcel(placed: ParcelPlaced, paid: ParcelPaid, context: Context) -> ParcelSent:
+    did("sent", context)
     return ParcelSent()
 
 
 @app.on(StockChanged)
-def set_price(stock: StockChanged) -> PriceChanged | None:
+def set_price(stock: StockChanged, context: Context) -> PriceChanged | None:
+    did("priced", context)
     return PriceChanged(left=stock.left - 1) if stock.left else None

@@ -2,17 +2,19 @@
 
 import time
 
-from tests.acceptance.faults.services.making import made
+from choreo import Context
+from tests.acceptance.faults.services.making import did, made
 from tests.acceptance.faults.services.words import ArrivalNoted, RefusalNoted
 
 app = made("texting")
 
 
 @app.on(ArrivalNoted)
-def text_arrival(arrival: ArrivalNoted) -> None:
-    time.sleep(0.7)
+def text_arrival(arrival: ArrivalNoted, context: Context) -> None:
+    time.sleep(0.3)
+    did("texted", context)
 
 
 @app.on(RefusalNoted)
-def text_refusal(refusal: RefusalNoted) -> None:
-    pass
+def text_refusal(refusal: RefusalNoted, context: Context) -> None:
+    did("texted", context)

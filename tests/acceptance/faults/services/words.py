@@ -41,7 +41,7 @@ class ParcelSent(Event):
 
 
 class MealOrdered(Event):
-    pass
+    fault: str = ""
 
 
 class ArrivalNoted(Event):
@@ -56,6 +56,10 @@ class PointsEarned(Event):
     currency: str = "EUR"
 
 
+class TicketBooked(Event):
+    pass
+
+
 class StockChanged(Event):
     #: How many events of the loop are still to come.
     left: int = 0
@@ -66,6 +70,26 @@ class PriceChanged(Event):
 
 
 class ReminderSent(Event):
+    pass
+
+
+class VoucherBought(Event):
+    pass
+
+
+class TripBooked(Event):
+    pass
+
+
+class TripPaid(Event):
+    pass
+
+
+class TripCancelled(Event):
+    pass
+
+
+class AlarmSilenced(Event):
     pass
 
 
