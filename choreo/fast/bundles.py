@@ -25,6 +25,7 @@ import weakref
 from collections.abc import Sequence
 from time import monotonic, time
 from typing import Any
+from weakref import WeakSet
 
 from billiard.exceptions import Terminated
 from celery.worker import state
@@ -103,7 +104,7 @@ class Bundle:
         self._withdrawn: set[int] = set()
         self._accepted_at = 0.0
         if slot is not None:
-            # Celery's pool also forgets jobs without a word.
+            # The pool also forgets jobs without a word.
             self._free = weakref.finalize(self, bundles.progress.give_back, slot)
 
     def send(self) -> None:
@@ -221,6 +222,7 @@ class Bundle:
         if slot is None or index in self._withdrawn or not self._bundles.progress.withdraw(slot, index):
             return False
         self._withdrawn.add(index)
+        self.runs[index].taken_back()
         return True
 
 
@@ -231,8 +233,8 @@ class Bundles:
         self.consumer, self.pool, self.progress = consumer, consumer.pool, progress
         self._worker = consumer.controller
         self._semaphore = self._worker.semaphore
-        #: The bundles that the pool has.
-        self.going: set[Bundle] = set()
+        #: The bundles that the pool has. It forgets jobs without a word, and then nothing else may keep their messages.
+        self.going: WeakSet[Bundle] = WeakSet()
         #: How long the last runs of each handler took, in seconds: an estimate that six of seven did not exceed.
         self._took: dict[str, float] = {}
         self._next_look = 0.0
@@ -266,7 +268,7 @@ class Bundles:
         if runs:
             slot = self.progress.take()
             if slot is None:
-                for one in runs[1:]:
+                for one in reversed(runs[1:]):
                     self._semaphore._waiting.appendleft((self._begin, (one,), {}))
             Bundle(self, runs if slot is not None else runs[:1], slot).send()
         else:

@@ -42,7 +42,8 @@ class WaitingMessage:
     """The message of a `PooledRun`, in the place of kombu's. That one is made when an attribute of it is read."""
 
     def __init__(self, run: PooledRun) -> None:
-        self._run = run
+        # Weak: a run that Celery forgets has to be gone at once, since its message returns to the queue only then.
+        self._run = weakref.ref(run)
         taken = run.taken
         #: Set by the channel, when it notes the message: a `Tag`.
         self.delivery_tag: str = taken.tag
@@ -52,7 +53,10 @@ class WaitingMessage:
     def __getattr__(self, name: str) -> Any:
         if name in ("_run", "delivery_tag"):
             raise AttributeError(name)
-        return getattr(self._run.request.message, name)
+        run = self._run()
+        if run is None:
+            raise AttributeError(f"the run of this message was forgotten: it has no {name} any more")
+        return getattr(run.request.message, name)
 
 
 class PooledRun:
@@ -66,7 +70,7 @@ class PooledRun:
     def __init__(self, way: InProcess, channel: Any, taken: Taken, run_id: str) -> None:
         self.id, self.name = run_id, way.task.name
         self.way, self.channel, self.taken = way, channel, taken
-        self.bundle: RunsTogether | None = None
+        self._bundle: weakref.ref[RunsTogether] | None = None
         self.index = 0
         #: The child's process id, and the Unix time at which it began; None before.
         self.worker_pid: int | None = None
@@ -95,14 +99,27 @@ class PooledRun:
             raise AttributeError(name)
         return getattr(self.request, name)
 
+    @property
+    def bundle(self) -> RunsTogether | None:
+        """The bundle in which the pool has it; None if it waits for a child, or has ended."""
+        return self._bundle and self._bundle()
+
     # -- its beginning -------------------------------------------------------------------------------------------------
 
     def sent(self, bundle: RunsTogether, index: int, job: Any) -> None:
         """Note that the pool has it, as this run of a bundle."""
-        self.bundle, self.index = bundle, index
-        self._apply_result = weakref.ref(job) if job is not None else None
+        self._bundle, self.index = weakref.ref(bundle), index
+        self._has_job(weakref.ref(job) if job is not None else None)
+
+    def taken_back(self) -> None:
+        """Note that the pool does not have it any more, and has not begun it."""
+        self._bundle = None
+        self._has_job(None)
+
+    def _has_job(self, job: weakref.ref[Any] | None) -> None:
+        self._apply_result = job
         if "request" in vars(self):
-            self.request._apply_result = self._apply_result
+            self.request._apply_result = job
 
     def begun(self, pid: int | None, began: float) -> None:
         """Note that a child has begun it, at this Unix time."""
@@ -215,4 +232,4 @@ class PooledRun:
         return False
 
 
-_OWN = frozenset("id name request way channel taken bundle index worker_pid time_start message".split())
+_OWN = frozenset("id name request way channel taken bundle _bundle index worker_pid time_start message".split())

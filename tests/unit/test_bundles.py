@@ -1,5 +1,7 @@
 """What a worker of the prefork pool hands to its children at once, and what becomes of it."""
 
+import gc
+import weakref
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +13,7 @@ from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 
 from choreo.broker.incoming import UNCOUNTED
 from choreo.broker.redis.taken import Taken
+from choreo.broker.workload import written_job
 from choreo.events.ids import task_id
 from choreo.fast import bundles
 from choreo.fast.bundles import Bundles, PooledShortcut
@@ -49,14 +52,17 @@ class Pool:
     def apply_async(self, _: Any, args: Any, **options: Any) -> Any:
         job = SimpleNamespace(slot=args[0], runs=args[1], **options)
         self.jobs.append(job)
-        return SimpleJob()
+        job.result = SimpleJob()
+        return job.result
 
     def handlers(self) -> list[int]:
         return [len(job.runs) for job in self.jobs]
 
 
 class SimpleJob:
-    """A job that a weak reference can watch."""
+    """A job that a weak reference can watch, and that was written to a child."""
+
+    _write_to = "a child"
 
 
 class Worker:
@@ -264,6 +270,64 @@ def test_runs_behind_a_stuck_one_go_to_another_child(monkeypatch: pytest.MonkeyP
     assert not worker.progress.begin(job.slot, 1)
     job.callback([Success("'done'", 0.1, 1.0, True, None), None, None])
     assert worker.usual == []  # they are elsewhere
+
+
+def lose_the_connection(worker: Worker) -> None:
+    """Forget what Celery and the channel forget then."""
+    worker.semaphore.clear()
+    worker.qos.delivered.clear()
+    for known in (state.requests, state.reserved_requests, state.active_requests):
+        known.clear()
+
+
+@pytest.fixture
+def no_collection() -> Iterator[None]:
+    """An owner that is retired waits until nothing holds its messages, and collections may be hours apart."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collection")
+@pytest.mark.parametrize("accepted", [False, True])
+def test_what_the_pool_forgets_is_gone(accepted: bool) -> None:
+    worker = Worker(children=1)
+    job = bundle_of_three(worker)
+    worker.take(4)  # it waits for a child
+    if accepted:
+        job.accept_callback(4711, 1.0)
+        worker.progress.begin(job.slot, 0)
+        worker.bundles.look()
+    runs = [weakref.ref(run) for run in state.reserved_requests]
+    assert len(runs) == 4
+
+    lose_the_connection(worker)
+    del job
+    worker.pool.jobs.clear()
+
+    assert [run() for run in runs] == [None] * 4
+    assert all(worker.progress.take() is not None for _ in range(8))  # the slot is free, too
+
+
+@pytest.mark.usefixtures("no_collection")
+def test_a_run_that_was_taken_back_and_waits_is_forgotten_with_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(children=1)
+    job = bundle_of_three(worker)
+    job.accept_callback(4711, 1.0)
+    worker.progress.begin(job.slot, 0)
+    monkeypatch.setattr(bundles, "LOOK_SECONDS", -1.0)
+
+    worker.turns[0]()  # no child is free: they wait
+
+    waiting = [weakref.ref(run) for run in state.reserved_requests if run.taken.tag in ("o:2", "o:3")]
+    assert len(waiting) == 2
+    assert [run().bundle for run in waiting] == [None, None]  # type: ignore[union-attr]
+    assert not any(written_job(run()) for run in waiting)
+    lose_the_connection(worker)
+    job.callback([Success("'done'", 0.1, 1.0, True, None), None, None])
+    del job
+    worker.pool.jobs.clear()
+    assert [run() for run in waiting] == [None, None]
 
 
 def test_celery_sees_the_run_in_hand_as_active_and_the_others_as_reserved() -> None:
