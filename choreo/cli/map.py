@@ -291,9 +291,8 @@ _LISTENS = {
 
 
 def _listens(hearer: Hearer) -> str:
-    if hearer.is_wildcard:
-        return f"to {hearer.pattern}"
-    return _LISTENS.get(hearer.how, "by name")
+    how = f"to {hearer.pattern}" if hearer.is_wildcard else _LISTENS.get(hearer.how, "by name")
+    return ", ".join([how, *hearer.pace])
 
 
 def _versions(hearer: Hearer) -> str:

@@ -90,7 +90,7 @@ class Reader:
             return Judgement(Answer.YES, upcast_from=step)
         readers = [model for model in self.models if not model.event or contract.version in model.versions]
         found = [clashes(contract.schema, model.read) for model in readers or self.models]
-        told = tuple(dict.fromkeys(clash for some in [*found, _missing(self._keys(), contract)] for clash in some))
+        told = tuple(dict.fromkeys(clash for some in [*found, _missing(self.handler.keys_of(self.event), contract)] for clash in some))
         return Judgement(Answer.NO if any(clash.is_fatal for clash in told) else Answer.YES, told)
 
     def _is_readable(self, contract: Contract, versions: Sequence[int]) -> bool:
@@ -106,13 +106,6 @@ class Reader:
         if any(model.version == contract.version for model in classes):
             return None
         return contract.version if any(contract.version in model.versions for model in classes) else None
-
-    def _keys(self) -> list[str]:
-        """The fields that choreo itself looks at: keys of joins, stories and series, and numbers of parts."""
-        join = self.handler.join or {}
-        asked = [one for one in join.get("several", {}).values() if one.get("of") == self.event and one.get("per")]
-        keys = join.get("keys", {}).get(self.event), self.handler.key_fields.get(self.event)
-        return [*filter(None, keys), *(str(one["per"]) for one in asked)]
 
     def _by_names(self, contract: Contract) -> Judgement:
         """Of a handler that an older choreo has described, only the names of the fields are known."""

@@ -135,6 +135,14 @@ class HandlerDescription:
         return "on" if self.join is None else kind_in(self.join)
 
     @property
+    def pace(self) -> tuple[str, ...]:
+        """How its runs go together, for people; () if each is alone, and as many go on at a time as there are events."""
+        limit = f"{self.concurrency} at a time" if self.concurrency else ""
+        batch = f"in batches of {self.batch}" if self.batch else ""
+        series = f"in turn by {self.sequential_by}" if self.sequential_by else ""
+        return tuple(filter(None, (limit, batch, series)))
+
+    @property
     def undoes(self) -> Undoing | None:
         """What it undoes; None if it undoes nothing."""
         undo = self.join.get("undo") if self.join else None
@@ -151,6 +159,13 @@ class HandlerDescription:
     def unless(self) -> tuple[str, ...]:
         """The types of the events that cancel a join."""
         return tuple(self.join.get("unless", ())) if self.join else ()
+
+    def keys_of(self, kind: str) -> tuple[str, ...]:
+        """The fields of a type that choreo itself reads: keys of joins, stories and series, and numbers of parts."""
+        join = self.join or {}
+        asked = [one for one in join.get("several", {}).values() if one.get("of") == kind and one.get("per")]
+        keys = join.get("keys", {}).get(kind), self.key_fields.get(kind)
+        return (*filter(None, keys), *(str(one["per"]) for one in asked))
 
     @property
     def shape(self) -> Any:

@@ -58,6 +58,8 @@ class Hearer:
     versions: tuple[int, ...] = ()
     #: The fields that its code uses, as far as its source tells. None: any, or all of them.
     uses: Fields = None
+    #: How its runs go together, for people: "in batches of 100". (): each alone, and as many at a time as there are.
+    pace: tuple[str, ...] = ()
 
     @property
     def service(self) -> str:
@@ -397,8 +399,9 @@ def _hearers(kind: str, handlers: Iterable[HandlerDescription]) -> tuple[Hearer,
             if handler.undoes is not None and kind in handler.undoes.effects:
                 how = "effect"
             reads = handler.reads.get(pattern, None if how == "on" else ())
-            uses = handler.uses.get(pattern, reads)
-            found.append(Hearer(handler.name, pattern, how, reads, handler.versions.get(pattern, ()), uses))
+            keys, versions = handler.keys_of(kind), handler.versions.get(pattern, ())
+            uses = _union(handler.uses.get(pattern, reads), keys)
+            found.append(Hearer(handler.name, pattern, how, _union(reads, keys), versions, uses, handler.pace))
     return tuple(sorted(found, key=lambda hearer: hearer.name))
 
 

@@ -44,6 +44,42 @@ def event(shown: Map, kind: str) -> MappedEvent:
     return found
 
 
+def test_fields_that_choreo_reads_for_a_handler_are_read_and_its_pace_is_told():
+    handlers = (
+        HandlerDescription(
+            "stock.book",
+            ("order.placed",),
+            reads={"order.placed": ("items",)},
+            concurrency=2,
+            sequential_by="customer_id",
+            key_fields={"order.placed": "customerId"},
+        ),
+        HandlerDescription("stock.index", ("order.#",), batch=100),
+        HandlerDescription(
+            "stock.pack",
+            ("order.placed", "order.paid"),
+            reads={"order.placed": (), "order.paid": ()},
+            join={
+                "parts": ["order.placed", "order.paid"],
+                "keys": {"order.placed": "number"},
+                "several": {"parcels": {"of": "order.placed", "per": "parcels"}},
+            },
+        ),
+    )
+
+    shown = drawn([ORDER, ServiceDescription("stock", handlers)])
+
+    [book, index, pack] = event(shown, "order.placed").heard_by
+    assert (book.reads, book.uses, book.pace) == (
+        ("items", "customerId"),
+        ("items", "customerId"),
+        ("2 at a time", "in turn by customer_id"),
+    )
+    assert (index.reads, index.pace) == (None, ("in batches of 100",))
+    assert (pack.reads, pack.uses) == (("number", "parcels"), ("number", "parcels"))
+    assert FieldReader("stock.book", "order.placed", True) in shown.readers("customerId")
+
+
 def test_each_event_has_those_who_announce_and_those_who_hear_it():
     shown = drawn([ORDER, PAYMENT, DRIVER])
 
