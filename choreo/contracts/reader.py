@@ -90,7 +90,8 @@ class Reader:
             return Judgement(Answer.YES, upcast_from=step)
         readers = [model for model in self.models if not model.event or contract.version in model.versions]
         found = [clashes(contract.schema, model.read) for model in readers or self.models]
-        told = tuple(dict.fromkeys(clash for some in [*found, _missing(self.handler.keys_of(self.event), contract)] for clash in some))
+        found.append(list(_missing(self.handler.keys_of(self.event), contract)))
+        told = tuple(dict.fromkeys(clash for some in found for clash in some))
         return Judgement(Answer.NO if any(clash.is_fatal for clash in told) else Answer.YES, told)
 
     def _is_readable(self, contract: Contract, versions: Sequence[int]) -> bool:

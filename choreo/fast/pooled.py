@@ -102,7 +102,7 @@ class PooledRun:
     @property
     def bundle(self) -> RunsTogether | None:
         """The bundle in which the pool has it; None if it waits for a child, or has ended."""
-        return self._bundle and self._bundle()
+        return None if self._bundle is None else self._bundle()
 
     # -- its beginning -------------------------------------------------------------------------------------------------
 
