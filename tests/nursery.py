@@ -1,10 +1,10 @@
 """
-Workers that are forked from a process which has imported what a worker imports.
+Workers and commands that are forked from a process which has imported what they import.
 
 A worker needs a second of a processor until it is ready, three quarters of it for imports. The tests start hundreds of
 workers that live for seconds. So one process, the nursery, imports everything once for all tests of this process, and
 each worker is a fork of it: a process with a session, an environment and standard files of its own, which runs
-`choreo.local.worker` as every worker does, and imports the module of its service.
+`choreo.local.worker` as every worker does, and imports the module of its service. The same goes for `choreo`.
 
 The pool gevent replaces parts of the standard library before anything else is imported, and Sentry parts of Celery. So
 their workers start from nothing, and so do those that `choreo.local.Platform` starts.
@@ -19,15 +19,19 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from pkgutil import walk_packages
+from tempfile import TemporaryFile
 from typing import Any, Protocol
 
 from tests.ending import with_this_process
+from tests.waiting import DEADLINE
 
 ROOT = Path(__file__).parents[1]
 #: Bytes of a number that the nursery tells.
@@ -50,7 +54,20 @@ MODULES = (
     "choreo.service",
 )
 #: The packages of which it imports every module.
-PACKAGES = ("choreo.broker", "choreo.declare", "choreo.delivery", "choreo.fast", "choreo.store", "choreo.worker")
+PACKAGES = (
+    "choreo.broker",
+    "choreo.check",
+    "choreo.cli",
+    "choreo.contracts",
+    "choreo.declare",
+    "choreo.delivery",
+    "choreo.fast",
+    "choreo.observe",
+    "choreo.operate",
+    "choreo.schemas",
+    "choreo.store",
+    "choreo.worker",
+)
 
 
 class Process(Protocol):
@@ -83,7 +100,7 @@ def start_worker(
     with log.open("ab") as output:
         if not fresh and "gevent" not in options:
             arguments = [*(["--quiet"] if quiet else []), target, *options]
-            return NURSERY.fork(arguments, output.fileno(), environment)
+            return NURSERY.fork("worker", arguments, output.fileno(), environment, ROOT)
         # Not above, because pytest-cov begins to measure later than this file is imported.
         from choreo.local.worker import worker_command
 
@@ -99,8 +116,62 @@ def start_worker(
         )
 
 
+def run_choreo(
+    *arguments: str, environment: Mapping[str, str], directory: Path = ROOT, timeout: float = DEADLINE
+) -> tuple[int, str]:
+    """
+    Run the command `choreo` in this directory. Returns its exit code, and what it printed.
+
+    Raises `subprocess.TimeoutExpired` after ``timeout`` seconds, and kills it.
+    """
+    with TemporaryFile() as output:
+        command = NURSERY.fork("choreo", arguments, output.fileno(), environment, directory)
+        try:
+            code = command.wait(timeout)
+        finally:
+            command.kill()
+        output.seek(0)
+        return code, output.read().decode()
+
+
+@dataclass
+class Keeper:
+    """Keeps the process of a worker with the words of `Guard`: what it starts ends with it."""
+
+    process: Process
+    grace: float
+    _kill_at: float = 0.0
+
+    def poll(self) -> int | None:
+        """The exit code, or None while it runs: 128 + n if signal n ended it."""
+        code = self.process.poll()
+        return code if code is None or code >= 0 else 128 - code
+
+    def send(self, number: int) -> None:
+        """Send a signal to the process and its pool. Does nothing if none of them is left."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+    def end(self) -> None:
+        """Begin to stop it."""
+        self._kill_at = self._kill_at or time.monotonic() + self.grace
+        self.process.terminate()
+
+    def stop(self) -> int:
+        """SIGTERM, and SIGKILL to all that are left when the grace is over. Returns the exit code."""
+        self.end()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(max(0.0, self._kill_at - time.monotonic()))
+        return self.kill()
+
+    def kill(self) -> int:
+        self.send(signal.SIGKILL)
+        self.process.wait(DEADLINE)
+        return self.poll() or 0
+
+
 class Forked:
-    """A worker of the nursery, which tells its process id, and how it ended, through a pipe."""
+    """A process of the nursery, which tells its process id, and how it ended, through a pipe."""
 
     def __init__(self, told: int) -> None:
         self._told = os.fdopen(told, "rb", 0)
@@ -152,10 +223,13 @@ class Nursery:
         self._requests: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
-    def fork(self, arguments: Sequence[str], log: int, environment: Mapping[str, str]) -> Forked:
+    def fork(
+        self, program: str, arguments: Sequence[str], log: int, environment: Mapping[str, str], directory: Path
+    ) -> Forked:
+        """Run "worker" or "choreo"."""
         told, tells = os.pipe()
         try:
-            request = json.dumps([list(arguments), dict(environment)]).encode()
+            request = json.dumps([program, list(arguments), dict(environment), str(directory)]).encode()
             socket.send_fds(self._opened(), [request], [log, tells])
         finally:
             os.close(tells)
@@ -251,15 +325,22 @@ def _tell(pipe: int, number: int) -> None:
 def main(requests: int) -> None:
     for name in (*MODULES, *_modules_of_packages()):
         import_module(name)
+    _prepare_children()
     # What is there already is neither looked at nor copied in the workers.
     gc.collect()
     gc.freeze()
     nurse = _Nurse(socket.socket(fileno=requests))
     while request := nurse.request():
-        arguments, environment, log, tells = request
+        program, arguments, environment, directory, log, tells = request
         if nurse.fork(log, tells):
-            _become_worker(arguments, environment)
+            _become(program, arguments, environment, directory)
             return
+
+
+def _prepare_children() -> None:
+    """Let cffi make its parser here: each child of a prefork pool would make one, to learn the death of its parent."""
+    with suppress(ImportError):
+        import_module("cffi").FFI().cdef("int prctl (int __option, ...);")
 
 
 def _modules_of_packages() -> Iterator[str]:
@@ -267,15 +348,20 @@ def _modules_of_packages() -> Iterator[str]:
         yield from (found.name for found in walk_packages(package.__path__, f"{package.__name__}."))
 
 
-def _become_worker(arguments: list[str], environment: dict[str, str]) -> None:
+def _become(program: str, arguments: list[str], environment: dict[str, str], directory: str) -> None:
     os.environ.clear()
     os.environ.update(environment)
-    # Python reads these variables when it starts.
-    sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
+    os.chdir(directory)
+    # Python reads these variables when it starts, and begins with the directory in which it runs a module.
+    sys.path[:1] = [directory, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     if environment.get("PYTHONWARNINGS") == "ignore":
         warnings.simplefilter("ignore")
-    sys.argv[1:] = arguments
-    sys.modules["choreo.local.worker"].main(arguments)
+    if program == "worker":
+        sys.argv[1:] = arguments
+        sys.modules["choreo.local.worker"].main(arguments)
+    else:
+        sys.argv[:] = ["choreo", *arguments]
+        sys.modules["choreo.cli"].main()
 
 
 if __name__ == "__main__":

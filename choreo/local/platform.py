@@ -425,8 +425,10 @@ class Platform:
         ready_file = self._logs() / f"{service.name}.ready"
         ready_file.unlink(missing_ok=True)
         options = ["--include", "choreo.local.ready", *WORKER_OPTIONS, *self.worker_options]
-        command = worker_command(service.target, *options, quiet=True)
-        return _Worker(self._run(service.name, command, {READY_FILE: str(ready_file)}), ready_file)
+        return _Worker(self._run_worker(service, options, {READY_FILE: str(ready_file)}), ready_file)
+
+    def _run_worker(self, service: FoundService, options: Sequence[str], environment: Mapping[str, str]) -> Guard:
+        return self._run(service.name, worker_command(service.target, *options, quiet=True), environment)
 
     def _run(self, name: str, command: list[str], environment: Mapping[str, str]) -> Guard:
         with explained(f"start {name} and write its log", PlatformError):
@@ -434,9 +436,13 @@ class Platform:
                 command,
                 grace=self._grace,
                 log=self.log(name),
-                env={**os.environ, **self._surroundings(), **self.environment, **environment},
+                env=self._environment_with(environment),
                 before=[*(self.server.guards if self.server else ()), *([self._janitor] if self._janitor else ())],
             )
+
+    def _environment_with(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """The environment of a process of the platform, with these variables."""
+        return {**os.environ, **self._surroundings(), **self.environment, **environment}
 
     def _surroundings(self) -> dict[str, str]:
         surroundings = self._celery_urls() | {"PYTHONUNBUFFERED": "1"}

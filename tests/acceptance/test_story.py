@@ -21,6 +21,7 @@ from choreo import PublishError, Service
 from choreo.local import EmbeddedServer, Platform
 from handlers import analytics, driver, loyalty, notification, order, payment, restaurant
 from tests.javascript import tax_service
+from tests.platforms import ForkedPlatform
 from tests.servers import rabbitmq_vhost, require_rabbitmq
 from tests.waiting import eventually
 
@@ -88,7 +89,7 @@ def platform(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         platform = stack.enter_context(
-            Platform(
+            ForkedPlatform(
                 "handlers",
                 broker_url=broker,
                 store_url=store,

@@ -18,6 +18,7 @@ from handlers.ledger import Ledger
 from tests.browser.services.making import NAMESPACE, fault
 from tests.browser.services.words import OrderPlaced
 from tests.ending import with_this_process
+from tests.platforms import ForkedPlatform
 from tests.waiting import eventually
 
 PACKAGE = "tests.browser.services"
@@ -79,7 +80,7 @@ def shop(directory: Path) -> Iterator[Shop]:
         stack.callback(os.environ.pop, "CHOREO_DATA")
         server = stack.enter_context(EmbeddedServer())
         namespace = f"t{uuid4().hex[:6]}"
-        platform = Platform(
+        platform = ForkedPlatform(
             PACKAGE,
             broker_url=server.url,
             store_url=server.url,

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import psutil
 from choreo.local.guard import Guard
 from choreo.local.ready import READY_FILE
 from tests.chaos.proxy import Proxy
-from tests.nursery import Process, start_worker
+from tests.nursery import Keeper, start_worker
 
 ROOT = Path(__file__).parent.parent.parent
 SERVICES = ("restaurant", "payment", "driver", "notification", "loyalty", "analytics")
@@ -35,42 +35,6 @@ POOLS = {
 READY_SECONDS = 120.0
 #: How long a worker may take to stop after SIGTERM.
 GRACE_SECONDS = 60.0
-
-
-@dataclass
-class Keeper:
-    """Keeps the process of a worker with the words of `Guard`: what it starts ends with it."""
-
-    process: Process
-    grace: float
-    _kill_at: float = 0.0
-
-    def poll(self) -> int | None:
-        """The exit code, or None while it runs: 128 + n if signal n ended it."""
-        code = self.process.poll()
-        return code if code is None or code >= 0 else 128 - code
-
-    def send(self, number: int) -> None:
-        """Send a signal to the process and its pool. Does nothing if none of them is left."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, number)
-
-    def end(self) -> None:
-        """Begin to stop it."""
-        self._kill_at = self._kill_at or time.monotonic() + self.grace
-        self.process.terminate()
-
-    def stop(self) -> int:
-        """SIGTERM, and SIGKILL to all that are left when the grace is over. Returns the exit code."""
-        self.end()
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(max(0.0, self._kill_at - time.monotonic()))
-        return self.kill()
-
-    def kill(self) -> int:
-        self.send(signal.SIGKILL)
-        self.process.wait(GRACE_SECONDS)
-        return self.poll() or 0
 
 
 @dataclass

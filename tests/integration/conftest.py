@@ -17,6 +17,7 @@ from choreo.local.platform import Platform
 from choreo.local.server import EmbeddedServer
 from choreo.store.redis import RedisStore
 from tests.integration.services.making import FAST_LANE, JOURNAL, NAMESPACE
+from tests.platforms import ForkedPlatform
 from tests.servers import rabbitmq_vhost, require_rabbitmq
 from tests.waiting import DEADLINE, eventually
 
@@ -125,7 +126,7 @@ def make_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeWorld]:
             directory = tmp_path_factory.mktemp(broker)
             journal = directory / "journal"
             journal.touch()
-            platform = Platform(
+            platform = ForkedPlatform(
                 PACKAGE,
                 broker_url=broker_url,
                 store_url=store_url,

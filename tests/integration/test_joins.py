@@ -4,7 +4,6 @@ import threading
 
 import pytest
 
-from choreo.local.platform import Platform
 from tests.integration.conftest import OPTIONS, PACKAGE, World
 from tests.integration.services.making import JOURNAL, NAMESPACE
 from tests.integration.services.words import (
@@ -21,6 +20,7 @@ from tests.integration.services.words import (
     TableSet,
     WineOpened,
 )
+from tests.platforms import ForkedPlatform
 from tests.waiting import eventually
 
 CONFIRMED, CHARGED, REJECTED = OrderConfirmed(), PaymentCharged(), OrderRejected()
@@ -200,7 +200,7 @@ def test_delayed_events_leave_in_time_and_those_called_off_do_not(world: World, 
 
 
 def test_two_workers_of_one_service_fire_each_join_once(world: World, subject):
-    second = Platform(
+    second = ForkedPlatform(
         PACKAGE,
         broker_url=world.broker_url,
         store_url=world.store_url,

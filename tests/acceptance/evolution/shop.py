@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
@@ -15,7 +13,7 @@ import redis
 
 from choreo import DeadLetter, Event, Service
 from tests.acceptance.evolution.changes import Change
-from tests.nursery import Process, start_worker
+from tests.nursery import Process, run_choreo, start_worker
 from tests.waiting import DEADLINE, eventually
 
 
@@ -55,13 +53,8 @@ class Shop:
 
     def choreo(self, release: str, *arguments: str, code: int) -> str:
         """Run `choreo` in the tree of a release. It ends with this code. Returns what it says."""
-        command = [sys.executable, "-m", "choreo", *arguments]
-        tree = self._directory / release
-        done = subprocess.run(
-            command, cwd=tree, env=self._environment, capture_output=True, text=True, timeout=DEADLINE
-        )
-        said = done.stdout + done.stderr
-        assert done.returncode == code, f"{' '.join(arguments)} ended with {done.returncode}:\n{said}"
+        ended, said = run_choreo(*arguments, environment=self._environment, directory=self._directory / release)
+        assert ended == code, f"{' '.join(arguments)} ended with {ended}:\n{said}"
         return said
 
     def deploy(self, service: str, release: str) -> None:

@@ -22,6 +22,7 @@ from choreo.local.platform import Platform
 from choreo.local.server import EmbeddedServer
 from handlers.ledger import BUSY_SECONDS
 from tests.acceptance.faults.services.making import NAMESPACE, VERSION, mark_of
+from tests.platforms import ForkedPlatform
 from tests.servers import rabbitmq_vhost, require_rabbitmq
 from tests.waiting import eventually
 
@@ -136,7 +137,7 @@ def platform_of(
     stack: ExitStack, shop: tuple[str, str, str], directory: Path, version: str = "1.4.1", data: Path | None = None
 ) -> Platform:
     broker_url, store_url, namespace = shop
-    platform = Platform(
+    platform = ForkedPlatform(
         PACKAGE,
         broker_url=broker_url,
         store_url=store_url,
