@@ -14,7 +14,7 @@ from hypothesis import settings
 
 from tests.ending import MARK, end
 from tests.nursery import NURSERY
-from tests.parallel import Scheduling, longest_first, sample
+from tests.parallel import Scheduling, is_whole, longest_first, sample
 from tests.servers import VHOSTS, rabbitmq_vhost, require_rabbitmq
 
 if TYPE_CHECKING:
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from choreo.local.server import EmbeddedServer
 
 # Both say everything: what they leave out they would take from hypothesis's own profile, which differs where CI is set.
-settings.register_profile("dev", max_examples=50, deadline=None, derandomize=False)
-settings.register_profile("ci", max_examples=150, deadline=None, derandomize=False, print_blob=True)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") == "true" else "dev"))
+# Each run tries other examples, so many short runs find what one long run does.
+settings.register_profile("usual", max_examples=50, deadline=None, derandomize=False, print_blob=True)
+settings.register_profile("all", max_examples=150, deadline=None, derandomize=False, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("all" if is_whole() else "usual"))
 
 
 # Last, because pytest-randomly shuffles them first.

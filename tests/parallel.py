@@ -48,6 +48,9 @@ SAMPLED = re.compile(
     r"|integration/test_(?:alerts|letter_groups|schedule)\.py::.*\[redis, lane off"
     r"|integration/test_async_handlers\.py::.*(?:redis|prefork-rabbitmq), lane off"
     r"|integration/test_batches\.py::.*(?:prefork-lane off|rabbitmq-prefork-(?:soft_)?time_limit|redis-threads-)"
+    r"|integration/test_(?:breaker|pauses)\.py::.*\[(?:solo-redis|prefork-rabbitmq)(?:-True)?\]"
+    r"|integration/test_pauses\.py::.*\[threads-redis(?:-True)?\]"
+    r"|acceptance/test_demo\.py::.*\[Ctrl-C\]"
     r"|integration/test_(?:sequential|concurrency|fair_share)\.py::.*\[(?:redis-prefork|rabbitmq-solo)\]"
 )
 #: The directories of the tests, the one with the longest tests first: no process is left alone with a long one.
@@ -69,9 +72,14 @@ def group_of(nodeid: str) -> str:
     return nodeid
 
 
+def is_whole() -> bool:
+    """True if every test is to run, with many examples."""
+    return os.environ.get("CHOREO_TESTS") == "all"
+
+
 def sample(items: list[pytest.Item]) -> list[pytest.Item]:
     """Take the tests out that only CHOREO_TESTS=all runs. Returns them."""
-    if os.environ.get("CHOREO_TESTS") == "all":
+    if is_whole():
         return []
     left_out = [item for item in items if SAMPLED.search(item.nodeid)]
     items[:] = [item for item in items if not SAMPLED.search(item.nodeid)]

@@ -1,17 +1,15 @@
 """What fails for good is kept with all that is known, told to the service, and can go back to its handler."""
 
 import os
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
 from choreo.errors import DeadLetterError
 from tests.integration.conftest import World
 from tests.integration.services.words import OrderPlaced
-from tests.waiting import DEADLINE, eventually
+from tests.nursery import run_choreo
+from tests.waiting import eventually
 
 
 def test_used_up_attempts_end_as_a_dead_letter_that_tells_all(world: World, subject):
@@ -101,16 +99,9 @@ def test_the_command_shows_and_replays_what_the_worker_could_not_do(world: World
 def choreo(world: World, *arguments: str) -> str:
     """What the command says in a process of its own."""
     urls = ["--broker", world.broker_url, "--store", world.store_url]
-    outcome = subprocess.run(
-        [str(Path(sys.executable).with_name("choreo")), *arguments, *urls],
-        env={**os.environ, "CHOREO_NAMESPACE": world.namespace},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-    )
-    assert outcome.returncode == 0, outcome.stderr
-    return outcome.stdout
+    code, said = run_choreo(*arguments, *urls, environment=os.environ | {"CHOREO_NAMESPACE": world.namespace})
+    assert code == 0, said
+    return said
 
 
 def test_a_replay_that_fails_again_is_a_new_dead_letter(world: World, subject):

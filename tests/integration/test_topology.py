@@ -2,16 +2,14 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.ending import with_this_process
 from tests.integration.orders import OrderCancelled, OrderPlaced
-from tests.integration.workers import ROOT, Payment
+from tests.integration.workers import Payment
+from tests.nursery import run_choreo
 from tests.waiting import eventually
 
 
@@ -26,21 +24,12 @@ def payment(request: pytest.FixtureRequest, redis_url: str, namespace: str, tmp_
 def choreo(payment: Payment, *arguments: str, patterns: str = "") -> tuple[int, str]:
     """Run a command that may read the code of the service. Returns its exit code, and what it printed."""
     place = ["--broker", payment.broker, "--store", payment.settings["choreo_store_url"]]
-    done = subprocess.run(
-        [sys.executable, "-m", "choreo", *arguments, *place, "--namespace", payment.namespace],
-        cwd=ROOT,
-        env=os.environ
-        | {
-            "CHOREO_TEST_SETTINGS": json.dumps(payment.settings),
-            "CHOREO_TEST_BROKER": payment.broker,
-            "CHOREO_TEST_PATTERNS": patterns,
-        },
-        capture_output=True,
-        text=True,
-        timeout=120,
-        preexec_fn=with_this_process,
-    )
-    return done.returncode, done.stdout + done.stderr
+    environment = os.environ | {
+        "CHOREO_TEST_SETTINGS": json.dumps(payment.settings),
+        "CHOREO_TEST_BROKER": payment.broker,
+        "CHOREO_TEST_PATTERNS": patterns,
+    }
+    return run_choreo(*arguments, *place, "--namespace", payment.namespace, environment=environment)
 
 
 def test_a_first_deployment_loses_nothing_and_a_handler_is_worked_off_before_it_is_removed(payment: Payment) -> None:

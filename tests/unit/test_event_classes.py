@@ -281,7 +281,7 @@ def _named(refused: Exception) -> None:
     assert "ThingHappened" in str(refused) or "thing.happened" in str(refused)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=2 * settings().max_examples)
 @given(configs, fields(), st.sampled_from([..., ..., None]), st.booleans())
 def test_what_leaves_can_be_read_as_it_was(config, field, default, is_given):
     _, value, options, is_loose = field
