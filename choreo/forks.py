@@ -4,12 +4,18 @@ A forked child inherits objects, but no threads, and it shares its parent's sock
 does not exist in the child. So an object with threads, locks or connections registers here. In each child its
 `after_fork` is called once, before any other code of choreo runs there.
 
+The `cached_property` of kombu, and of Python 3.11, holds a lock of its class while it computes. In a child these locks
+are new, too: else the child waits for a thread of its parent for ever.
+
 Python does not see every fork: uWSGI forks in C, and by default tells nobody. So each object that holds a connection
 calls `notice` before it uses it, which compares the process id.
 """
 
 import logging
 import os
+import sys
+import threading
+from functools import cached_property
 from typing import Protocol
 from weakref import WeakSet
 
@@ -23,6 +29,8 @@ class Forkable(Protocol):
 
 logger = logging.getLogger(__name__)
 
+#: The packages whose cached properties have locks.
+_LOCKING = frozenset({"celery", "kombu"})
 _objects: "WeakSet[Forkable]" = WeakSet()
 _pid = os.getpid()
 
@@ -41,11 +49,23 @@ def notice() -> None:
 def _in_child() -> None:
     global _pid
     _pid = os.getpid()
+    renew_locks()
     for forkable in list(_objects):
         try:
             forkable.after_fork()
         except Exception:  # the others must not keep their parent's sockets because of one
             logger.exception("%r could not start afresh in a forked process", forkable)
+
+
+def renew_locks() -> None:
+    """Give the cached properties of Celery's and kombu's classes new locks. Takes some milliseconds."""
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] in _LOCKING:
+            for found in list(getattr(module, "__dict__", {}).values()):
+                if isinstance(found, type):
+                    for member in list(vars(found).values()):
+                        if isinstance(member, cached_property) and hasattr(member, "lock"):
+                            member.lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):

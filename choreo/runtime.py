@@ -17,13 +17,13 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from datetime import datetime
-from functools import cached_property
 from importlib.util import find_spec
 from socket import gethostname
 from typing import TYPE_CHECKING, Any
 
 from kombu.serialization import prepare_accept_content
 
+from choreo.cached import cached_property
 from choreo.declare.context import Context, context_of, utc_now
 from choreo.declare.settings import (
     MAX_HOPS,

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from functools import cached_property, partial
+from functools import partial
 from itertools import islice
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -25,6 +25,7 @@ from celery.signals import import_modules
 from kombu.utils.imports import symbol_by_name
 
 from choreo.announcement import Announcement, Count
+from choreo.cached import cached_property
 from choreo.declare.checks import (
     TASK_OPTIONS,
     check_called,

@@ -7,10 +7,10 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from choreo.cached import cached_property
 from choreo.declare.reaction import code_of
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)

@@ -11,8 +11,8 @@ import ast
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 
+from choreo.cached import cached_property
 from choreo.check.code import File, Function
 from choreo.check.platform import Platform
 from choreo.check.rule import Fault, Rule

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
+from choreo.cached import cached_property
 from choreo.check.code import NOWHERE, Code, File, Spot
 from choreo.check.settings import Settings
 from choreo.declare.description import HandlerDescription, ServiceDescription

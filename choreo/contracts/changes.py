@@ -8,9 +8,9 @@ queue, a schedule, a join or a dead letter. Only readers that read a field are h
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
+from choreo.cached import cached_property
 from choreo.contracts.contract import Contract, Contracts, contracts_in
 from choreo.contracts.reader import Answer, Judgement, Reader, readers_of, running_readers
 from choreo.contracts.rules import RULES, WRITTEN_BEFORE, WRITTEN_NOW

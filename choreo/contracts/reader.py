@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import cached_property
 
+from choreo.cached import cached_property
 from choreo.contracts.contract import Contract
 from choreo.declare.description import Fields, HandlerDescription, ModelDescription, ServiceDescription
 from choreo.events.patterns import matches

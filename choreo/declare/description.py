@@ -8,9 +8,10 @@ choreo read each other's. This file needs no pydantic: see `choreo.declare.descr
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from hashlib import sha1
 from typing import Any
+
+from choreo.cached import cached_property
 
 #: The version of the JSON. A change that older readers would misunderstand raises it.
 FORMAT = 1

@@ -2,9 +2,9 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from functools import cached_property
 from typing import TYPE_CHECKING
 
+from choreo.cached import cached_property
 from choreo.errors import InvalidEventError, NotAnnouncedError
 from choreo.events.envelope import Envelope
 from choreo.events.metadata import TRACE, Value, inherited

@@ -20,13 +20,13 @@ import os
 from collections.abc import Coroutine, Generator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import cached_property
 from socket import gethostname
 from time import monotonic
 from typing import Any
 from uuid import uuid4
 
 from choreo import event_loop
+from choreo.cached import cached_property
 from choreo.declare.context import Context
 from choreo.declare.reaction import Announcing
 from choreo.declare.subscription import Subscription

@@ -12,7 +12,6 @@ have got.
 import os
 import pickle
 from collections.abc import Sequence
-from functools import cached_property
 from time import monotonic, time
 from typing import Any, NamedTuple
 
@@ -26,6 +25,7 @@ from choreo.broker.incoming import UNCOUNTED, EventText
 from choreo.broker.redis.bounded import BoundedMessage
 from choreo.broker.redis.receipt import Receipt
 from choreo.broker.redis.taken import Taken, payload_of
+from choreo.cached import cached_property
 from choreo.events.ids import task_id
 from choreo.fast.commits import Commits, Sent
 from choreo.fast.fused_store import FusedStore

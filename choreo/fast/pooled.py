@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import pickle
 import weakref
-from functools import cached_property
 from time import time
 from typing import Any, Protocol
 
@@ -18,6 +17,7 @@ from celery.worker import state
 from choreo.broker.incoming import UNCOUNTED
 from choreo.broker.redis.receipt import CERTAIN_UNTIL, CLAIM
 from choreo.broker.redis.taken import Taken
+from choreo.cached import cached_property
 from choreo.fast.child import Answer, Success
 from choreo.fast.in_process import InProcess
 from choreo.worker.worker_events import received_facts

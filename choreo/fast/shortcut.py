@@ -12,7 +12,6 @@ cannot be read, and revoked tasks. If a handler fails, Celery reports the failur
 made.
 """
 
-from functools import cached_property
 from time import time
 from typing import Any
 
@@ -21,6 +20,7 @@ from celery.worker import state
 
 from choreo.broker.incoming import EventText
 from choreo.broker.taken import Taken
+from choreo.cached import cached_property
 from choreo.events.ids import task_id
 from choreo.fast.in_process import InProcess
 from choreo.worker.worker_events import received_facts

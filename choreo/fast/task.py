@@ -1,11 +1,11 @@
 """The Celery task around a handler in the fast lane."""
 
-from functools import cached_property
 from typing import Any
 
 from choreo.broker.incoming import EventText
 from choreo.broker.redis.consuming import ConsumingChannel
 from choreo.broker.redis.receipt import Receipt
+from choreo.cached import cached_property
 from choreo.delivery.delivery import Delivery
 from choreo.delivery.kinds import kind_for, kind_of
 from choreo.delivery.stand_in import StandIn

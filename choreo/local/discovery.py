@@ -11,12 +11,12 @@ import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 
 from celery import Celery
 
+from choreo.cached import cached_property
 from choreo.errors import ChoreoError, DeclarationError
 from choreo.events import naming
 from choreo.local.source import Source, argument, dotted, packages_here, source_of, sources_of

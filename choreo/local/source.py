@@ -10,9 +10,10 @@ import importlib.util
 import pkgutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+
+from choreo.cached import cached_property
 
 #: Modules that are scripts or tests. They are neither read nor imported.
 SKIPPED = ("__main__", "conftest", "test", "tests")

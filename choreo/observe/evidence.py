@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
+from choreo.cached import cached_property
 from choreo.declare.description import HandlerDescription
 from choreo.events.envelope import Envelope
 from choreo.events.redaction import redacted

@@ -4,9 +4,9 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 
 from choreo.broker.queued import Queued, event_in
+from choreo.cached import cached_property
 from choreo.delivery.signals import SIGNALS
 from choreo.delivery.undeclared import is_handler
 from choreo.durations import moment_of

@@ -3,8 +3,8 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
 
+from choreo.cached import cached_property
 from choreo.events.naming import OWN_TYPES
 from choreo.observe.cause import Cause, Weight, command, heaviest
 from choreo.observe.evidence import Evidence, KnownEvent

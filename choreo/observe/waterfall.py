@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property
 from itertools import pairwise
 from math import floor, log10
 
+from choreo.cached import cached_property
 from choreo.observe.open_end import Kind
 from choreo.observe.trace import Line, Step, Trace
 from choreo.observe.words import span

@@ -4,13 +4,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from functools import cached_property
 from typing import Any, TypeVar
 
 import redis
 from redis.exceptions import ClusterDownError, OutOfMemoryError, ResponseError, TryAgainError
 
 from choreo import forks
+from choreo.cached import cached_property
 from choreo.errors import StoreError
 from choreo.redis_client.client import find_client
 from choreo.redis_client.cluster import ClusterWire, mended

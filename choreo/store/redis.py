@@ -17,7 +17,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cached_property
 from hashlib import sha1
 from itertools import chain
 from math import inf
@@ -25,6 +24,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
+from choreo.cached import cached_property
 from choreo.errors import StoreError
 from choreo.events.message import Message
 from choreo.events.patterns import Binding

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property
 
+from choreo.cached import cached_property
 from choreo.events.envelope import Envelope
 from choreo.events.message import Message
 from choreo.testing.queues import event_in

@@ -4,13 +4,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
-from functools import cached_property
 from typing import Any
 
 from choreo.broker.depths import Depth
 from choreo.broker.publisher import Publisher
 from choreo.broker.queued import Queued
 from choreo.broker.topology import Topology
+from choreo.cached import cached_property
 from choreo.declare.context import Context, context_of
 from choreo.delivery.lease_keeper import LeaseKeeper
 from choreo.events.envelope import Envelope

@@ -1,7 +1,6 @@
 """The Celery task around a batch handler, and what a process of the pool does with a batch."""
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from time import monotonic
 from typing import Any
 
@@ -10,6 +9,7 @@ from celery.app.task import Context
 from celery.exceptions import Reject
 
 from choreo.broker.incoming import UNCOUNTED
+from choreo.cached import cached_property
 from choreo.delivery.batch import BatchRun, MemberDelivery, NotAloneError
 from choreo.delivery.delivery import Delivery
 from choreo.delivery.stand_in import StandIn

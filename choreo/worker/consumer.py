@@ -3,7 +3,6 @@
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
 import amqp
@@ -17,6 +16,7 @@ from kombu.common import ignore_errors
 from choreo.broker.incoming import UNCOUNTED
 from choreo.broker.redis.consuming import is_choreos
 from choreo.broker.workload import listed, started_requests, written_job
+from choreo.cached import cached_property
 from choreo.errors import DeclarationError
 from choreo.worker.batches import Batches, largest_of
 from choreo.worker.beginnings import count_beginnings

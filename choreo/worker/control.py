@@ -8,13 +8,13 @@ stops payment's workers, and no others.
 import logging
 import re
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 from celery.app.control import Control, Inspect
 from celery.utils.functional import maybe_list
 
 from choreo.broker.lines import ensure_connected
+from choreo.cached import cached_property
 from choreo.worker.logical_clock import LogicalClock
 from choreo.worker.mailbox import ServiceMailbox
 

@@ -4,7 +4,6 @@ import json
 import logging
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from traceback import walk_tb
 from typing import Any, ClassVar
 
@@ -13,6 +12,7 @@ from celery.exceptions import Reject
 from celery.exceptions import Retry as CeleryRetry
 
 from choreo.broker.incoming import EventText
+from choreo.cached import cached_property
 from choreo.declare.join import Join
 from choreo.declare.subscription import Subscription
 from choreo.delivery.delivery import Delivery, Steps

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from functools import cached_property
 from time import monotonic, time
 from typing import Any, NamedTuple
 
@@ -10,6 +9,8 @@ from celery.app.events import Events
 from celery.events.dispatcher import EventDispatcher
 from celery.utils.time import utcoffset
 from kombu.exceptions import EncodeError
+
+from choreo.cached import cached_property
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,6 @@ import pkgutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +14,7 @@ import grimp
 import pytest
 
 import choreo
+from choreo.cached import cached_property
 
 ROOT = Path(__file__).parents[2]
 DESCRIBED = (type, property, cached_property)

@@ -7,7 +7,6 @@ script in Redis looks bindings up, and not this process; and unbinding removes t
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from typing import Any
 from uuid import uuid4
 
@@ -19,6 +18,7 @@ from choreo.broker.redis import ownership as owning
 from choreo.broker.redis import scripts
 from choreo.broker.redis.keys import Keys
 from choreo.broker.redis.packing import dumps, encode_body, head_of_copies
+from choreo.cached import cached_property
 from choreo.redis_client.wire import Wire
 
 
