@@ -699,7 +699,7 @@ class Runtime:
     @property
     def has_bundles(self) -> bool:
         """True if a child of the prefork pool may get several messages at once. Raises `DeclarationError`."""
-        return self._is_on("choreo_bundles", default=False)
+        return self._is_on("choreo_bundles", default=True)
 
     def _is_on(self, name: str, *, default: bool) -> bool:
         is_on = self._conf.get(name, default)

@@ -139,8 +139,7 @@ class Service(Celery):
       False.
     - ``choreo_log_format``: "text" (the default) or "json", for all that a worker logs: see docs/logging.md.
     - ``choreo_fast_lane``: False turns the fast lane off. The promises stay the same, and the service is slower.
-    - ``choreo_bundles``: True hands several messages at once to a child of the prefork pool on Redis. Experimental: see
-      docs/deployment.md. Default: False.
+    - ``choreo_bundles``: False hands a child of the prefork pool on Redis one message at a time.
     - ``choreo_allow_edit``: True lets people send the event of a dead letter with other data, as a new event: see
       `DeadLetters.edit`. Default: they may not.
     - ``choreo_signing_keys``: name → key; the first one signs events, all of them verify. Default: none, nothing is

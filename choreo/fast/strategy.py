@@ -26,7 +26,7 @@ def strategy(task: Any, app: Any, consumer: Any, **options: Any) -> OnMessage:
     That is `InProcess` in the pools solo and threads, else Celery's own. Celery's own is also used at log level DEBUG,
     at which Celery logs each run. In these two pools an ``async def`` handler gets a place for its coroutine, and no
     thread: see `choreo.fast.coroutines`. Every other handler gets a `Shortcut` too with the solo pool, and every
-    handler a `PooledShortcut` with the prefork pool on Redis, with ``choreo_bundles = True``.
+    handler a `PooledShortcut` with the prefork pool on Redis, unless ``choreo_bundles`` is False.
     Celery finds this function as ``Task.Strategy``, and calls it each time the worker connects.
     """
     celerys: OnMessage = default(task, app, consumer, **options)

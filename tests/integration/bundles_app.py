@@ -13,7 +13,7 @@ BROKER = os.environ.get("CHOREO_TEST_BROKER", "")
 app = Service(
     "payment",
     broker=BROKER or None,
-    config={"choreo_bundles": True} | json.loads(os.environ.get("CHOREO_TEST_SETTINGS", "{}")),
+    config=json.loads(os.environ.get("CHOREO_TEST_SETTINGS", "{}")),
     terms=Terms(max_deliveries=3),
 )
 

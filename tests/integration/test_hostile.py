@@ -146,7 +146,7 @@ def test_what_a_child_of_the_pool_cannot_read_becomes_a_dead_letter(
 ) -> None:
     payment = Payment(redis_url, redis_url, namespace, tmp_path)
     try:
-        payment.worker(deaf=True, choreo_fast_lane=lane)
+        payment.worker(deaf=True, choreo_fast_lane=lane, choreo_bundles=False)
 
         payment.app.publish(OrderPlaced(number=1), subject="ORD-1")
 

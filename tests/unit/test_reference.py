@@ -41,7 +41,7 @@ SETTING_DEFAULTS = {
     "choreo_unheard": Unheard.LOG,
     "choreo_shutdown_timeout": SHUTDOWN_TIMEOUT,
     "choreo_fast_lane": True,
-    "choreo_bundles": False,
+    "choreo_bundles": True,
     "choreo_flower_changes": False,
     "choreo_allow_edit": False,
     "choreo_signing": MODES[0],
