@@ -7,7 +7,8 @@ each worker is a fork of it: a process with a session, an environment and standa
 `choreo.local.worker` as every worker does, and imports the module of its service. The same goes for `choreo`.
 
 The pool gevent replaces parts of the standard library before anything else is imported, and Sentry parts of Celery. So
-their workers start from nothing, and so do those that `choreo.local.Platform` starts.
+their workers start from nothing, and so do those that `choreo.local.Platform` starts. Those of
+`tests.platforms` do not.
 """
 
 import gc
@@ -351,6 +352,8 @@ def _modules_of_packages() -> Iterator[str]:
 def _become(program: str, arguments: list[str], environment: dict[str, str], directory: str) -> None:
     os.environ.clear()
     os.environ.update(environment)
+    # It reads the environment when it is imported.
+    sys.modules.pop("celeryconfig", None)
     os.chdir(directory)
     # Python reads these variables when it starts, and begins with the directory in which it runs a module.
     sys.path[:1] = [directory, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
