@@ -10,7 +10,7 @@ import pytest
 
 from tests.integration.orders import OrderPlaced
 from tests.integration.workers import Payment
-from tests.nursery import start_worker
+from tests.nursery import run_choreo, start_worker
 from tests.waiting import DEADLINE, eventually
 
 both = pytest.mark.parametrize("fresh", [False, True], ids=["forked", "fresh"])
@@ -53,3 +53,15 @@ def test_two_threads_may_wait_for_the_end_of_one_worker(fresh: bool, tmp_path: P
 
     with ThreadPoolExecutor(8) as threads:
         assert set(threads.map(lambda _: worker.wait(DEADLINE), range(8))) == {1}
+
+
+def test_a_forked_command_has_its_own_directory_environment_output_and_end(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(
+        "import os\nfrom choreo import Service\napp = Service(os.environ['SHOP'], config=None)\n"
+    )
+
+    code, said = run_choreo("map", "--code", "shop", environment=os.environ | {"SHOP": "kiosk"}, directory=tmp_path)
+    assert (code, "Traceback" in said) == (0, False), said
+
+    code, said = run_choreo("map", "--code", "no_shop", environment=os.environ, directory=tmp_path)
+    assert (code, "no_shop" in said) == (2, True), said
