@@ -49,7 +49,7 @@ def notice() -> None:
 def _in_child() -> None:
     global _pid
     _pid = os.getpid()
-    renew_locks()
+    _renew_locks()
     for forkable in list(_objects):
         try:
             forkable.after_fork()
@@ -57,15 +57,14 @@ def _in_child() -> None:
             logger.exception("%r could not start afresh in a forked process", forkable)
 
 
-def renew_locks() -> None:
+def _renew_locks() -> None:
     """Give the cached properties of Celery's and kombu's classes new locks. Takes some milliseconds."""
-    for name, module in list(sys.modules.items()):
-        if name.partition(".")[0] in _LOCKING:
-            for found in list(getattr(module, "__dict__", {}).values()):
-                if isinstance(found, type):
-                    for member in list(vars(found).values()):
-                        if isinstance(member, cached_property) and hasattr(member, "lock"):
-                            member.lock = threading.RLock()
+    modules = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] in _LOCKING]
+    # A class is known to each module that imports it.
+    classes = {known for module in modules for known in list(vars(module).values()) if isinstance(known, type)}
+    for member in [member for known in classes for member in list(vars(known).values())]:
+        if isinstance(member, cached_property) and hasattr(member, "lock"):
+            member.lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):

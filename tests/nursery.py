@@ -7,8 +7,7 @@ each worker is a fork of it: a process with a session, an environment and standa
 `choreo.local.worker` as every worker does, and imports the module of its service. The same goes for `choreo`.
 
 The pool gevent replaces parts of the standard library before anything else is imported, and Sentry parts of Celery. So
-their workers start from nothing, and so do those that `choreo.local.Platform` starts. Those of
-`tests.platforms` do not.
+their workers start from nothing. So do those of a `choreo.local.Platform`, but not those of a `tests.platforms` one.
 """
 
 import gc

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import chain
 
 from choreo.cached import cached_property
 from choreo.contracts.contract import Contract
@@ -90,8 +91,8 @@ class Reader:
             return Judgement(Answer.YES, upcast_from=step)
         readers = [model for model in self.models if not model.event or contract.version in model.versions]
         found = [clashes(contract.schema, model.read) for model in readers or self.models]
-        found.append(list(_missing(self.handler.keys_of(self.event), contract)))
-        told = tuple(dict.fromkeys(clash for some in found for clash in some))
+        missing = _missing(self.handler.keys_of(self.event), contract)
+        told = tuple(dict.fromkeys([*chain.from_iterable(found), *missing]))
         return Judgement(Answer.NO if any(clash.is_fatal for clash in told) else Answer.YES, told)
 
     def _is_readable(self, contract: Contract, versions: Sequence[int]) -> bool:

@@ -137,7 +137,7 @@ class HandlerDescription:
 
     @property
     def pace(self) -> tuple[str, ...]:
-        """How its runs go together, for people; () if each is alone, and many go on at a time."""
+        """How its runs go together, for people: "in batches of 100". (): each is alone, and many go on at a time."""
         limit = f"{self.concurrency} at a time" if self.concurrency else ""
         batch = f"in batches of {self.batch}" if self.batch else ""
         series = f"in turn by {self.sequential_by}" if self.sequential_by else ""

@@ -58,7 +58,7 @@ class Hearer:
     versions: tuple[int, ...] = ()
     #: The fields that its code uses, as far as its source tells. None: any, or all of them.
     uses: Fields = None
-    #: How its runs go together, for people: "in batches of 100". (): each alone, and as many at a time as there are.
+    #: How its runs go together, for people: `HandlerDescription.pace`.
     pace: tuple[str, ...] = ()
 
     @property
