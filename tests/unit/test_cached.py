@@ -12,6 +12,7 @@ import pytest
 from kombu import Connection
 
 import choreo
+import choreo.forks
 from choreo.cached import cached_property
 from tests.waiting import DEADLINE
 
