@@ -191,8 +191,10 @@ class Forked:
         return code
 
     def send_signal(self, number: int) -> None:
+        # The nursery tells of its end a moment after it.
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def terminate(self) -> None:
         self.send_signal(signal.SIGTERM)

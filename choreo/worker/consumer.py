@@ -131,6 +131,7 @@ class ServiceConsumer(Consumer):
         consume_again(self)
         Prefetch.make(self)
         self.paused.follow()
+        self.controller.clock.start()
         super().on_ready()
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:

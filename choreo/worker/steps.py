@@ -29,17 +29,20 @@ PAUSE_SECONDS = (1.0, 2.0, 4.0, 8.0)
 
 
 class ClockStep(bootsteps.StartStopStep):
-    """Starts the clock after the worker's pool, and stops it before the pool."""
+    """Makes the worker's clock, which the consumer starts, and stops it before the pool."""
 
     requires = ("celery.worker.components:Pool",)
 
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
-        self.clock: Clock | None = None
+        #: The worker's own attribute: its consumer starts the clock.
+        worker.clock = None
 
     def start(self, worker: Any) -> None:
         """
-        Register the handlers and joins in the store, and start the clock.
+        Register the handlers and joins in the store, and make the clock.
+
+        It is started once the queues of this worker exist: a delayed event that left before would not reach them.
 
         Waits for the store if it is away, as Celery waits for the broker. Raises `StoreError` if the store is there and
         refuses, or the setting ``broker_connection_retry_on_startup`` is False, and `WorkerShutdown` if the worker is
@@ -47,13 +50,12 @@ class ClockStep(bootsteps.StartStopStep):
         """
         runtime = worker.app.runtime
         _with_store(runtime.introduce, waits=worker.app.conf.broker_connection_retry_on_startup)
-        self.clock = Clock(runtime)
-        self.clock.start()
+        worker.clock = Clock(runtime)
 
-    def stop(self, worker: Any) -> None:  # noqa: ARG002 - Celery's signature
+    def stop(self, worker: Any) -> None:
         """Stop the clock."""
-        if self.clock is not None:
-            self.clock.stop()
+        if worker.clock is not None:
+            worker.clock.stop()
 
     terminate = stop
 

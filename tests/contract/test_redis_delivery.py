@@ -875,6 +875,10 @@ def test_a_patient_consumer_returns_what_a_less_patient_one_died_with(corner: Co
 # -- what the scripts decide and no consumer shows by itself -----------------------------------------------------------
 
 
+def consumers_of(corner: Corner) -> str:
+    return f"{corner.prefix}_choreo.consumers"
+
+
 def beat(corner: Corner, owner: str) -> list[bytes]:
     """One beat of an owner; who is dead."""
     keys = [f"{corner.prefix}_choreo.consumers", f"{corner.prefix}_choreo.inflight.{owner}"]
@@ -947,11 +951,40 @@ def test_who_leaves_messages_behind_wakes_the_next_consumer(corner: Corner):
     assert corner.redis.llen(token) == 0
 
 
-def take(corner: Corner, limit: int) -> list:
+@pytest.mark.parametrize("first", ["beat", "take"])
+def test_after_an_outage_the_first_sign_of_life_gives_all_owners_their_time_again(corner: Corner, first: str):
+    """Whatever it is; and also to those that have a moment left, and if there are more than one beat can bury."""
+    owners = {f"other-{number}-{timeout}": ago for timeout, ago in ((1000, 3), (4000, 3)) for number in range(150)}
+    for owner, ago in owners.items():
+        heard_of(corner, owner, ago)
+    heard_of(corner, "judge-1000", ago=3)
+
+    assert (beat(corner, "judge-1000") or [0] if first == "beat" else take(corner, 1, "judge-1000")) == [0]
+
+    assert beat(corner, "judge-1000") == []
+    seconds, microseconds = corner.redis.time()
+    now = seconds * 1000 + microseconds // 1000
+    left = {
+        owner.decode(): until - now
+        for owner, until in corner.redis.zrange(consumers_of(corner), 0, -1, withscores=True)
+    }
+    assert {owner for owner in owners if left[owner] < int(owner.rpartition("-")[2]) / 2} == set()
+
+
+def test_a_take_within_moments_of_the_last_buries_nobody_and_saves_nobody(corner: Corner):
+    heard_of(corner, "quick-2000", ago=3)
+    heard_of(corner, "judge-6000", ago=0.4)
+
+    assert take(corner, 1, "judge-6000") == [0]
+
+    assert beat(corner, "judge-6000") == [b"quick-2000"]
+
+
+def take(corner: Corner, limit: int, owner: str = "owner") -> list:
     channel = corner.connect().channel()
     prefix = corner.prefix
-    keys = [prefix + "_choreo.consumers", prefix + "_choreo.inflight.owner", prefix + "_choreo.wake.q", prefix + "q"]
-    return channel.wire.call(scripts.TAKE, keys, ["owner", limit, limit, 0, 1, "0", ""])
+    keys = [consumers_of(corner), f"{prefix}_choreo.inflight.{owner}", prefix + "_choreo.wake.q", prefix + "q"]
+    return channel.wire.call(scripts.TAKE, keys, [owner, limit, limit, 0, 1, "0", ""])
 
 
 CONSUMER = """

@@ -5,7 +5,7 @@ import os
 import time
 
 import redis
-from celery import signals
+from celery import bootsteps, signals
 from celery.app import trace
 
 from choreo import Envelope, Service
@@ -14,6 +14,8 @@ from tests.integration.orders import OrderPlaced
 SETTINGS = json.loads(os.environ["CHOREO_TEST_SETTINGS"])
 #: True: the children of the pool cannot read what they are given.
 IS_DEAF = SETTINGS.pop("deaf", False)
+#: Seconds for which a worker waits between its own start and that of its consumer.
+DAWDLES = SETTINGS.pop("dawdles", 0)
 NOTEBOOK = redis.Redis.from_url(SETTINGS["choreo_store_url"], decode_responses=True)
 
 app = Service("payment", broker=os.environ["CHOREO_TEST_BROKER"], config=SETTINGS)
@@ -40,6 +42,16 @@ def plain(number: int) -> int:
 def deafen(**_: object) -> None:
     if IS_DEAF:
         trace._localized[1] = frozenset({"application/x-nothing"})
+
+
+class Dawdling(bootsteps.StartStopStep):
+    requires = ("choreo.worker.steps:ClockStep", "celery.worker.components:Pool")
+
+    def start(self, _: object) -> None:
+        time.sleep(DAWDLES)
+
+
+app.steps["worker"].add(Dawdling)
 
 
 for pattern in filter(None, os.environ.get("CHOREO_TEST_PATTERNS", "").split(",")):

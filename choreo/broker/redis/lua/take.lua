@@ -22,12 +22,15 @@
 --     trimmed: if the server refuses the write, the message is still in its queue.
 --     A claim holds as long as its record in flight, so as long as the owner lives. A take also prolongs the owner's
 --     life: no consumer can find the owner dead before its timeout has passed, so until then the claim need not be
---     checked again.
+--     checked again. An owner that was silent first gives those time that an outage has made silent: see dead.lua.
 -- The script also runs when memory is full (allow-oom), because taking and acking frees memory.
 --!include broker/redis/wake
 --!include redis_client/inbox
 --!include redis_client/now
 --!include broker/redis/claim_copy
+--!include broker/redis/dead
+-- A shorter silence is no outage.
+local SILENCE_MS = 250
 local owner, left = ARGV[1], tonumber(ARGV[2])
 -- Usually no queue has a limit of its own, and `most` is nil.
 local turn, most = tonumber(ARGV[3]), nil
@@ -45,7 +48,12 @@ if owner ~= '' then
   if not deadline or tonumber(deadline) == 0 then return {-1} end
   ms = now_ms()
   local timeout = tonumber(string.match(owner, '%-(%d+)$'))
-  if timeout then redis.call('ZADD', KEYS[1], 'XX', 'GT', string.format('%.0f', ms + timeout), owner) end
+  if timeout then
+    local silence = ms - (tonumber(deadline) - timeout)
+    -- The dead are found again with the next beat.
+    if silence > SILENCE_MS then find_dead(KEYS[1], owner, timeout, silence, ms) end
+    redis.call('ZADD', KEYS[1], 'XX', 'GT', string.format('%.0f', ms + timeout), owner)
+  end
 end
 
 local function claim(q, tag, text)
