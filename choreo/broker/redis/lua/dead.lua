@@ -1,11 +1,12 @@
 -- Shared function, for `--!include broker/redis/dead`: find the owners that are dead.
 --
--- find_dead(consumers, me, timeout, my_silence, ms): the dead owners, at most 100, with the help of a live one.
+-- find_dead(consumers, me, timeout, my_silence, ms) looks for them in the name of a live owner.
 --     consumers   the key of the sorted set: owner -> the time in ms at which it counts as dead; 0 = it is leaving; with
 --                 a fraction if its time was started a second time
 --     me, timeout the live owner and its timeout in ms       my_silence  ms since it was heard of before this call
 --     ms          the time of the server
 -- KEYS/ARGV: none of its own.
+-- Returns: the dead owners, at most 100.
 --
 -- An owner whose time has passed is dead, but an outage of the server must make no owner count as dead. The silence of
 -- the live owner tells one from the other:
