@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from choreo.check.annotations import returns_one_at_most
 from choreo.check.hearing import unannounced
@@ -12,6 +11,7 @@ from choreo.check.rule import Fault, Rule
 from choreo.declare.description import HandlerDescription
 from choreo.declare.join import Join
 from choreo.events.event import Event
+from choreo.events.json_types import field_schemas, json_types
 from choreo.findings import ERROR
 
 
@@ -32,7 +32,7 @@ def _keys_that_fail(platform: Platform) -> Iterator[Fault]:
     for described, join in platform.joins:
         for part, key in join.keys.items():
             for event in platform.by_type.get(part, [])[:1]:
-                kinds = key_kinds(event, key)
+                kinds = json_types(event, key)
                 if kinds - {"string", "integer"}:
                     what = "can be missing" if "null" in kinds else f"is a {', '.join(sorted(kinds))}"
                     text = f"its key {key} of {part} {what}; an event without a text or a whole number fits no join"
@@ -81,34 +81,14 @@ def _announced(platform: Platform, name: str) -> set[str]:
     return {event.event_type for event in platform.subscriptions[name].reaction.announces or ()}
 
 
-def key_kinds(event: type[Event], key: str) -> set[str]:
-    """The JSON types that a field can have on the wire; "unknown" for one that has no schema."""
-    return {str(one.get("type", "string" if "enum" in one else "unknown")) for one in _schemas(event, key)}
-
-
 def _kind(event: type[Event], key: str) -> str:
     """A kind of keys that never equals another: a UUID, a whole number. "" for any other."""
-    (schema, *others) = _schemas(event, key)
+    (schema, *others) = field_schemas(event, key)
     if others:
         return ""
     if schema.get("format") == "uuid":
         return "a UUID"
     return "a whole number" if schema.get("type") == "integer" else ""
-
-
-def _schemas(event: type[Event], key: str) -> list[dict[str, Any]]:
-    try:
-        whole = event.model_json_schema(mode="serialization")
-    except Exception:  # pydantic's, or of a type of the user's
-        return [{"type": "string"}]
-    schema = whole.get("properties", {}).get(key, {"type": "string"})
-    found = [_resolved(one, whole) for one in schema.get("anyOf", [schema])]
-    return [one if one else {"type": "string"} for one in found]
-
-
-def _resolved(schema: dict[str, Any], whole: dict[str, Any]) -> dict[str, Any]:
-    name = str(schema.get("$ref", "")).rpartition("/")[2]
-    return dict(whole.get("$defs", {}).get(name, schema)) if name else schema
 
 
 RULES = (

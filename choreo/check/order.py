@@ -1,8 +1,9 @@
 """
 CH5: assumptions about the order of events.
 
-Only what is certain is a finding: a container in memory that one handler changes, and a handler of another event reads.
-Who keeps such a container relies on the order of the events, and on a single process.
+Only what is certain is a finding: a container in memory that one handler changes, and a handler of another event reads
+(who keeps such a container relies on the order of the events, and on a single process); and a handler that wants its
+events one after another by a key that some of them do not have.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from choreo.cached import cached_property
 from choreo.check.code import File, Function
 from choreo.check.platform import Platform
 from choreo.check.rule import Fault, Rule
+from choreo.events.json_types import json_types
 from choreo.findings import ERROR
 from choreo.local.source import dotted
 
@@ -142,6 +144,17 @@ def _faults(platform: Platform, handlers: dict[str, _Use]) -> Iterator[Fault]:
                 yield Fault(name, text, platform.spot_of(name))
 
 
+def _without_a_key(platform: Platform) -> Iterator[Fault]:
+    for described, subscription in platform.handlers:
+        sequential = subscription.sequential
+        for kind, name in sequential.fields.items() if sequential is not None else ():
+            kinds = json_types(sequential.classes[kind], name) - {"string", "integer"}
+            if kinds:
+                what = "can be missing" if "null" in kinds else f"can be of the JSON type {' or '.join(sorted(kinds))}"
+                text = f"its key {name} of {kind} {what}; such an event waits for no other, and none waits for it"
+                yield Fault(described.name, text, platform.spot_of(described.name))
+
+
 RULES = (
     Rule(
         "CH501",
@@ -150,5 +163,12 @@ RULES = (
         "wait for both events with @app.join, or keep the state in a database, and let each handler work without it",
         _kept_between_events,
         ERROR,
+    ),
+    Rule(
+        "CH502",
+        "an event that is to be handled in turn can have no key",
+        "Events without a key are handled in any order, and at the same time.",
+        'make the field a text or a whole number, and required; or write sequential_by="subject"',
+        _without_a_key,
     ),
 )

@@ -7,6 +7,7 @@ from typing import Any
 from choreo.errors import DeclarationError, EnvelopeError
 from choreo.events.envelope import Envelope
 from choreo.events.event import Event
+from choreo.events.json_types import json_types
 from choreo.events.upcast import data_for
 from choreo.events.wire_names import written_name
 
@@ -89,11 +90,16 @@ def checked_sequential(where: str, wanted: object, topics: Sequence[type[Event] 
                 f"{where}: sequential_by={series.by!r}, but {topic.__name__} has {known}. For the subject of the "
                 f'event write sequential_by="subject".'
             )
-    return Sequential(
-        series,
-        {kind: written_name(series.by, event.model_fields[series.by]) for kind, event in classes.items()},
-        classes,
-    )
+    fields = {kind: written_name(series.by, event.model_fields[series.by]) for kind, event in classes.items()}
+    for kind, event in classes.items():
+        types = json_types(event, fields[kind]) - {"null"}
+        if not types & {"string", "integer", "unknown"}:
+            raise DeclarationError(
+                f"{where}: sequential_by={series.by!r} is of the JSON type {' or '.join(sorted(types)) or 'null'} in "
+                f"{event.__name__}, and a key is a text or a whole number. Name another field, or write "
+                f'sequential_by="subject".'
+            )
+    return Sequential(series, fields, classes)
 
 
 def checked_concurrency(where: str, concurrency: object) -> int | None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Union
 from uuid import UUID
 
 import pytest
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_serializer, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, create_model, field_serializer, field_validator
 
 from choreo import Context, DeadLetter, DeadLetterRecorded, Envelope, Event, Redacted, Service, Several, Upcast
 from choreo.check.checking import judge
@@ -445,6 +445,27 @@ def test_state_of_an_object_counts_and_that_of_one_event_alone_does_not() -> Non
         totals[order.order_id] = totals.get(order.order_id, 0) + 1
 
     assert not judged(alone, code="CH501")
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        (str, ""),
+        (int, ""),
+        (UUID, ""),
+        (str | None, "can be missing"),
+        (str | float, "JSON type number"),
+        (Any, "unknown"),
+    ],
+)
+def test_a_key_of_a_series_that_some_events_do_not_have_is_found(kind: Any, told: str) -> None:
+    moved = create_model("CardMoved", __base__=Event, owner=(kind, ...))
+    app = service("bank")
+
+    @app.on(moved, sequential_by="owner")
+    def book(card: Envelope) -> None: ...
+
+    assert [told in one.text for one in judged(app, code="CH502")] == ([True] if told else [])
 
 
 # -- CH6 -------------------------------------------------------------------------------------------------------------

@@ -1,14 +1,22 @@
 """Events of one key are handled one after another: on a stage, where one delivery is made at a time."""
 
-from datetime import timedelta
-from typing import Any
+from datetime import date, timedelta
+from decimal import Decimal
+from enum import Enum
+from typing import Any, Literal
+from uuid import UUID
 
 import pytest
+from pydantic import create_model
 
 from choreo import DeclarationError, Envelope, Event, PermanentFailure, Retry, RetryLater, Series, testing
 from choreo.testing import Stage
 from tests.unit.events import OrderPlaced
 from tests.unit.stage import service
+
+
+class Colour(Enum):
+    RED = "red"
 
 
 class StockMoved(Event):
@@ -156,6 +164,31 @@ def test_a_key_is_a_name(wrong: Any) -> None:
 def test_a_field_that_the_event_does_not_have_is_refused_with_those_that_it_has() -> None:
     with pytest.raises(DeclarationError, match="sequential_by='self', but StockMoved has number, shelf"):
         Shop(by="self")
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [(float, "number"), (bool, "boolean"), (list[str], "array"), (None, "null"), (float | None, "number")],
+)
+def test_a_field_that_is_never_a_key_is_refused(kind: Any, told: str) -> None:
+    measured = create_model("StockMeasured", __base__=Event, amount=(kind, ...))
+    app = service("shop")
+
+    with pytest.raises(DeclarationError, match=f"sequential_by='amount' is of the JSON type {told} in StockMeasured"):
+
+        @app.on(measured, sequential_by="amount")
+        def book(stock: Envelope) -> None: ...
+
+
+@pytest.mark.parametrize("kind", [UUID, date, Decimal, Colour, Literal[1, 2], str | None, float | int, Any])
+def test_a_field_that_is_a_key_at_times_is_taken(kind: Any) -> None:
+    measured = create_model("StockMeasured", __base__=Event, amount=(kind, ...))
+    app = service("shop")
+
+    @app.on(measured, sequential_by="amount")
+    def book(stock: Envelope) -> None: ...
+
+    assert app.runtime.describe().handler("shop.book").sequential_by == "amount"
 
 
 def test_a_field_of_a_pattern_is_refused() -> None:
