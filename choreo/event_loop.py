@@ -53,7 +53,11 @@ class TimeLimits(NamedTuple):
 
 
 class RunTerminatedError(Exception):
-    """An operator has ended the run of a coroutine."""
+    """An operator has ended the run of a coroutine. ``key`` is the id by which he named it."""
+
+    def __init__(self, why: str, key: str = "") -> None:
+        super().__init__(why)
+        self.key = key
 
 
 #: Callback: wraps a coroutine, so that each of its steps runs in the surroundings of its run.
@@ -63,8 +67,8 @@ Wrap = Callable[[Coroutine[Any, Any, Any]], Coroutine[Any, Any, Any]]
 class Surroundings(NamedTuple):
     """What the caller of a coroutine gives to it and to its tasks."""
 
-    #: The id by which its run can be found; "" if it has none.
-    key: str = ""
+    #: The ids by which its run can be found: several if it handles several events.
+    keys: tuple[str, ...] = ()
     wrap: Wrap | None = None
 
 
@@ -86,7 +90,7 @@ class CoroutineRun:
         "_timers",
         "_why",
         "error",
-        "key",
+        "keys",
         "name",
         "on_done",
         "result",
@@ -101,7 +105,7 @@ class CoroutineRun:
     ) -> None:
         self.name, self.on_done = name, on_done
         #: See `Surroundings`.
-        self.key = ""
+        self.keys: tuple[str, ...] = ()
         #: What the coroutine returned. It counts if `error` is None.
         self.result: Any = None
         self.error: BaseException | None = None
@@ -286,7 +290,7 @@ class EventLoop:
     def start(self, run: CoroutineRun) -> None:
         """Start a coroutine. It runs in a copy of the context of this thread."""
         loop, limits = self.loop, self.limits(run.name)
-        run.key, wrap = self.surroundings()
+        run.keys, wrap = self.surroundings()
         self.runs.add(run)
         self._watch.begin()
         loop.call_soon_threadsafe(run.begin, loop, self.runs, copy_context(), wrap, limits)
@@ -320,8 +324,8 @@ class EventLoop:
     def terminate(self, key: str, why: str) -> bool:
         """Cancel the coroutine with this key. False if none has it. It ends with a `RunTerminatedError`."""
         for run in self.runs.copy():
-            if key and run.key == key:
-                self.cancel(run, RunTerminatedError(why))
+            if key in run.keys:
+                self.cancel(run, RunTerminatedError(why, key))
                 return True
         return False
 

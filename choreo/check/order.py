@@ -147,7 +147,9 @@ def _faults(platform: Platform, handlers: dict[str, _Use]) -> Iterator[Fault]:
 def _without_a_key(platform: Platform) -> Iterator[Fault]:
     for described, subscription in platform.handlers:
         sequential = subscription.sequential
-        for kind, name in sequential.fields.items() if sequential is not None else ():
+        if sequential is None:
+            continue
+        for kind, name in sequential.fields.items():
             kinds = json_types(sequential.classes[kind], name) - {"string", "integer"}
             if kinds:
                 what = "can be missing" if "null" in kinds else f"can be of the JSON type {' or '.join(sorted(kinds))}"

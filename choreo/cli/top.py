@@ -48,9 +48,9 @@ def top(app: Service, names: tuple[str, ...], once: bool, as_json: bool, interva
 
     WAIT is the number of messages in its queue, OLDEST the age of the event that is next (- on RabbitMQ). IN, OUT and
     P95 (95 of 100 runs took no longer) are from the record of runs of the last minute. ETA is the time until the queue
-    is empty at this rate. LATER are retries, deadlines and delayed events. WORKERS are the live workers that consume
-    the queue: NONE if no worker of the service lives, NONE -Q if none of them consumes this queue, PAUSED or a rate
-    such as 5/s after `choreo pause`.
+    is empty at this rate. LATER are retries, deadlines, delayed events, and events that wait for their turn
+    (sequential_by). WORKERS are the live workers that consume the queue: NONE if no worker of the service lives,
+    NONE -Q if none of them consumes this queue, PAUSED or a rate such as 5/s after `choreo pause`.
 
     Without a terminal it prints one screen. End it with q or Ctrl-C.
 

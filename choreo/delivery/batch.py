@@ -31,6 +31,7 @@ from dataclasses import replace
 from time import monotonic
 from typing import Any
 
+from choreo import event_loop
 from choreo.declare.context import Context, put_in_batch
 from choreo.declare.members import Members
 from choreo.declare.reaction import Announcing
@@ -39,6 +40,7 @@ from choreo.delivery.delivery import Delivery, Parts
 from choreo.delivery.failure import MOST_LOGGED, cut, is_stop
 from choreo.errors import ChoreoError, HandlerTimeoutError, StoreError
 from choreo.events.envelope import Envelope
+from choreo.events.ids import task_id
 from choreo.events.message import Message
 from choreo.store.claims import ClaimResult, CommitResult, Outcome, Settlement, Verdict
 from choreo.store.runs import Entry, Result
@@ -103,6 +105,11 @@ class MemberDelivery(Delivery):
     def send(self, messages: Mapping[str, Message]) -> None:
         """Send messages that are in the outbox. If that fails, the clock of a worker sends them."""
         self._send_now(messages)
+
+    def terminated(self, error: event_loop.RunTerminatedError) -> str:
+        """Make a dead letter of this event, whose run an operator has ended."""
+        self.is_in_batch = False
+        return self._raised(self.parts(), error)
 
     def stand_aside(self, error: BaseException) -> str | None:
         """
@@ -194,6 +201,9 @@ class BatchRun:
                 error = self._attempt(group)
                 if error is None:
                     alone_in_a_row = 0
+                elif isinstance(error, event_loop.RunTerminatedError):
+                    self._terminate([member for some in [group, *groups] for member in some], error)
+                    return
                 elif _is_time_over(error):
                     left = [member for some in [group, *groups] for member in some]
                     self._send_back(left, "the time limit of its batch is over", error)
@@ -302,6 +312,16 @@ class BatchRun:
 
             self._settle(member, step)
         return left
+
+    def _terminate(self, left: Sequence[MemberDelivery], error: event_loop.RunTerminatedError) -> None:
+        """Make a dead letter of the event whose run an operator has ended. The others run again."""
+        name, others = self._subscription.name, []
+        for member in left:
+            if task_id(member.envelope.occasion, name) == error.key:
+                self._settle(member, lambda member=member: member.terminated(error))  # type: ignore[misc]
+            else:
+                others.append(member)
+        self._send_back(others, "the run of another event of its batch was ended", error)
 
     def _send_back(self, members: Sequence[MemberDelivery], why: str, cause: BaseException | None = None) -> None:
         """Let the messages of these return to their queue. They come again, and run alone. No beginning counts."""

@@ -75,6 +75,8 @@ class Evidence:
     is_kept: Callable[[str], bool] = _is_nowhere
     #: Handler → its pause.
     pauses: Mapping[str, Pause] = field(default_factory=dict)
+    #: Handler with a concurrency → how many of its slots are taken, for those that have an event in hand.
+    slots: Mapping[str, int] = field(default_factory=dict)
     #: The groups of the dead letters that are there, by `Group.digest`.
     groups: Mapping[str, Group] = field(default_factory=dict)
 

@@ -101,6 +101,7 @@ class Gathering:
             gone=gone,
             is_kept=lambda event_id: self._events.whole(event_id)[0] is not None,
             pauses=self._store.pauses(registered),
+            slots=self._slots(ends, drawn),
             groups=self._groups(ends),
         )
         return evidence if sweep.broker.is_open else replace(evidence, ends=[*ends, *self._begun(evidence)])
@@ -117,6 +118,11 @@ class Gathering:
         found = {(handler, one): self._store.letter(handler, one) for handler, one in made}
         buried = [_buried(handler, text) for (handler, _), text in found.items() if text is not None]
         return buried, {one for (_, one), text in found.items() if text is None}
+
+    def _slots(self, ends: Sequence[OpenEnd], drawn: Map) -> dict[str, int]:
+        names = {end.handler for end in ends if end.kind is Kind.TAKEN}
+        limited = [one.name for one in drawn.handlers if one.concurrency and one.name in names]
+        return {name: len(self._store.taken_slots(name)) for name in limited}
 
     def _begun(self, evidence: Evidence) -> Iterator[OpenEnd]:
         """What workers have in hand, by the store: for a broker that does not tell which messages they took."""

@@ -119,8 +119,17 @@ class Judge:
         if max(begun, message.returned + 1 if message else 0) > OFTEN:
             return self._deadly(end, max(begun - 1, message.returned if message else 0))
         what = f"{self._attempt(end)} of {end.handler}" if end.attempt > 1 else end.handler
-        text = f"{what} is in the hands of {who}{self._age(end)}"
+        text = f"{what} is in the hands of {who}{self._age(end)}{self._company(end)}"
         return Cause("in hand", text, NOTHING, Weight.WAITING, since)
+
+    def _company(self, end: OpenEnd) -> str:
+        """What an event in the hands of a worker may wait for, with a semicolon before; "" if for nothing."""
+        described = next((one for one in self._evidence.map.handlers if one.name == end.handler), None)
+        if described is None:
+            return ""
+        if described.concurrency and self._evidence.slots.get(end.handler, 0) >= described.concurrency:
+            return f"; no slot of its concurrency of {described.concurrency} is free"
+        return f"; it runs in batches of {described.batch}, which are collected first" if described.batch else ""
 
     def holder(self, end: OpenEnd) -> str:
         """The worker that has a message, for people."""

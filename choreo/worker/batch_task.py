@@ -69,7 +69,7 @@ class PoolBatch:
     """One batch, in the process that runs it. ``task`` is the handler's."""
 
     def __init__(self, task: Any, members: Sequence[Sent]) -> None:
-        self._task, self._members = task, members
+        self._task, self.members = task, members
         self._waited: set[int] = set()
         #: Seconds that the batch took; None before it has run.
         self.took: float | None = None
@@ -77,7 +77,7 @@ class PoolBatch:
     def run(self, trace: Trace) -> list[Answer]:
         """Run the task of each member. Returns Celery's answers, in their order."""
         answers = []
-        for place, (task_id, request, text) in enumerate(self._members):
+        for place, (task_id, request, text) in enumerate(self.members):
             body: Any = [MemberText.of(text, self, place)], {}, {}
             failed, result, took = trace(self._task.name, task_id, request, body, None, None)
             answers.append((failed, result, took if self.took is None or failed else self.took))
@@ -106,7 +106,7 @@ class PoolBatch:
 
     @cached_property
     def _deliveries(self) -> list[MemberDelivery | EnvelopeError]:
-        return [self._made(request, text) for _, request, text in self._members]
+        return [self._made(request, text) for _, request, text in self.members]
 
     @cached_property
     def _run(self) -> BatchRun:
@@ -138,6 +138,12 @@ class Member(StandIn):
             return self._batch.outcome_of(self._own)
         except NotAloneError as back:
             raise Reject(back, requeue=True) from back
+
+
+def members_in(args: Sequence[Any] | None) -> tuple[str, ...]:
+    """The task ids of all members of the batch whose run has these arguments; () for a run of one event."""
+    first = args[0] if args else None
+    return tuple(task_id for task_id, *_ in first.batch.members) if isinstance(first, MemberText) else ()
 
 
 def run_members(trace: Trace, name: str, members: Sequence[Sent]) -> list[Answer]:

@@ -72,7 +72,7 @@ class Batches:
         if collected is None:
             collected = self._collecting[name] = Collected(self._begin)
             collected.timer = self._consumer.timer.call_after(batch.wait, self._complete, (name, collected))
-        collected.members.append(request)
+        collected.add(request)
         if len(collected.members) >= batch.size:
             self._complete(name, collected)
         return None
@@ -128,9 +128,21 @@ class Collected:
         self.members: list[Any] = []
         self.timer: Any = None
         self.has_begun = False
+        #: What its members have in common: see `SafeRequest.batch`.
+        self.mark = object()
         self._begin = begin
         # Threads of the pool begin it, and the main thread takes members back.
         self._lock = Lock()
+
+    @property
+    def name(self) -> str:
+        """The name of the handler; "" if no members are left."""
+        return self.members[0].task.name if self.members else ""
+
+    def add(self, request: Any) -> None:
+        """Add a member."""
+        request.batch = self.mark
+        self.members.append(request)
 
     def take_back(self, wanted: Callable[[Any], bool]) -> list[Any]:
         """Remove those of the members that are wanted, unless the batch has begun. Returns them."""
@@ -178,6 +190,7 @@ class Collected:
                 request.revoked()
                 if _must_run_alone(request):
                     self.members.remove(request)
+                    request.batch = None
                     self._begin(request)
 
     @property

@@ -8,6 +8,7 @@ from celery._state import _task_stack
 from celery.signals import worker_process_shutdown, worker_shutdown
 
 from choreo.event_loop import NO_SURROUNDINGS, Surroundings, TimeLimits, shared
+from choreo.worker.batch_task import members_in
 
 
 def serve(worker: Any, *, in_process: bool) -> None:
@@ -35,12 +36,13 @@ def _limits_of(worker: Any, handler: str) -> TimeLimits:
 
 
 def current_surroundings() -> Surroundings:
-    """The id of the current task of this thread, and a wrapper that makes it the current one of a coroutine."""
+    """The ids of the runs of this thread's current task, and a wrapper that makes it the current one of a coroutine."""
     task = _task_stack.top
     context = task.request_stack.top if task is not None else None
     if context is None:
         return NO_SURROUNDINGS
-    return Surroundings(str(context.id or ""), partial(CurrentTask, task, context))
+    keys = members_in(context.args) or ((str(context.id),) if context.id else ())
+    return Surroundings(keys, partial(CurrentTask, task, context))
 
 
 class CurrentTask(Coroutine[Any, Any, Any]):

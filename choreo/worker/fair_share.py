@@ -3,7 +3,7 @@
 Celery's pools begin deliveries in the order in which they came. So a dozen events of a slow handler, taken in one go,
 would hold up a quick one for as long as all of them take. Here a free place goes to the handler that has the fewest
 runs; of several, to the one that has waited for longest. So if a handler has no run, its next event waits for one place
-at most, once the worker has taken it. The events of one handler keep their order.
+at most, once the worker has taken it. The events of one handler keep their order. A batch is one run.
 """
 
 from collections import Counter, deque
@@ -16,6 +16,7 @@ from celery.concurrency.thread import TaskPool as ThreadPool
 from celery.worker import state
 
 from choreo.broker.workload import listed
+from choreo.worker.batches import Collected
 from choreo.worker.unbegun import requests_in
 
 #: The most that wait among which another handler's is looked for.
@@ -26,7 +27,7 @@ class FairLine(deque[Any]):
     """
     What waits for a place, in the order in which it came. `take` finds what is next in fairness.
 
-    ``request_of`` is a callback: it returns the request in an item, or None.
+    ``request_of`` is a callback: it returns the request in an item, a `Collected` batch of requests, or None.
     """
 
     def __init__(self, request_of: Callable[[Any], Any]) -> None:
@@ -38,19 +39,25 @@ class FairLine(deque[Any]):
         if len(self) < 2 or len(self) > MOST_LOOKED:
             return self.popleft()
         firsts: dict[str, int] = {}
-        waiting = set()
+        waiting = set[int]()
         for place, item in enumerate(self):
             request = self._request_of(item)
             firsts.setdefault(getattr(request, "name", ""), place)
-            waiting.add(id(request))
+            waiting.update(map(id, request.members if isinstance(request, Collected) else (request,)))
         if len(firsts) == 1:
             return self.popleft()
         begun = [request for request in listed(state.reserved_requests) if id(request) not in waiting]
-        runs = Counter(request.name for request in begun)
+        runs = Counter(name for name, _ in {(request.name, _run_of(request)) for request in begun})
         place = firsts[min(firsts, key=lambda name: (runs[name], firsts[name]))]
         item = self[place]
         del self[place]
         return item
+
+
+def _run_of(request: Any) -> int:
+    """The same number for all members of one batch."""
+    # Looked up in this way, a run of the fast lane need not make Celery's request.
+    return id(vars(request).get("batch") or request)
 
 
 class FairQueue:

@@ -58,6 +58,8 @@ class SafeRequest(Request):
     id: str
     #: False if it ran in a batch with others.
     is_alone = True
+    #: The same object for all that are in one batch, which is one run; None for a run of its own.
+    batch: object = None
     #: The signal with which this run was terminated.
     _sent: int = 0
 

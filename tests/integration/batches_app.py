@@ -1,5 +1,6 @@
 """The service that the tests of batches run: it notes each call, and does what the events say."""
 
+import asyncio
 import json
 import os
 import time
@@ -21,6 +22,9 @@ NAMESPACE = SETTINGS["choreo_namespace"]
 SIZE = int(SETTINGS.pop("size", 10))
 WAIT = float(SETTINGS.pop("wait", 0.3))
 LIMITS = {name: SETTINGS.pop(name) for name in ("time_limit", "soft_time_limit") if name in SETTINGS}
+
+#: Whether the handler is an `async def`.
+IS_COROUTINE = SETTINGS.pop("coroutine", False)
 
 #: "before" or "after": the first process that commits a batch is killed there.
 DIES = SETTINGS.pop("dies", "")
@@ -53,21 +57,44 @@ def note(what: str, value: object) -> None:
     NOTES.rpush(f"{NAMESPACE}:{what}", json.dumps(value))
 
 
-@app.on(BookSold, batch=Batch(SIZE, WAIT), retry=Retry(times=1, first=0.1, cap=0.1), **LIMITS)
 def index(books: list[BookSold], context: Context) -> list[BookIndexed]:
+    begin(books)
+    while must_wait(books):
+        time.sleep(0.02)
+    time.sleep(sum(book.seconds for book in books))
+    return finish(books, context)
+
+
+async def index_async(books: list[BookSold], context: Context) -> list[BookIndexed]:
+    begin(books)
+    while must_wait(books):
+        await asyncio.sleep(0.02)
+    await asyncio.sleep(sum(book.seconds for book in books))
+    return finish(books, context)
+
+
+def begin(books: list[BookSold]) -> None:
     note("calls", [book.number for book in books])
     if any(book.kills for book in books):
         os.kill(os.getpid(), 9)
-    if any(book.waits for book in books):
-        while not NOTES.exists(f"{NAMESPACE}:open"):
-            time.sleep(0.02)
-    time.sleep(sum(book.seconds for book in books))
+
+
+def must_wait(books: list[BookSold]) -> bool:
+    return any(book.waits for book in books) and not NOTES.exists(f"{NAMESPACE}:open")
+
+
+def finish(books: list[BookSold], context: Context) -> list[BookIndexed]:
     if any(book.fails for book in books):
         raise ValueError("a book cannot be read")
     for book in books:
         context.announce(BookIndexed(number=book.number), because=book)
     note("done", [book.number for book in books])
     return []
+
+
+app.on(BookSold, batch=Batch(SIZE, WAIT), retry=Retry(times=1, first=0.1, cap=0.1), name="index", **LIMITS)(
+    index_async if IS_COROUTINE else index
+)
 
 
 @app.on(BookIndexed)

@@ -253,6 +253,57 @@ def test_of_a_batch_that_takes_too_long_only_the_slow_event_has_failed(search: S
     assert (letter.subject, letter.attempts) == ("B-3", 2), (letter, search.notes("calls"))
 
 
+# -- async def ---------------------------------------------------------------------------------------------------------
+
+#: Ways of an `async def` handler.
+ASYNC = [("redis", "solo", True), ("redis", "threads", True), ("rabbitmq", "threads", True), ("redis", "prefork", True)]
+async_ways = pytest.mark.parametrize("search", ASYNC, indirect=True, ids=ids)
+async_threads = pytest.mark.parametrize("search", [way for way in ASYNC if way[1] == "threads"], indirect=True, ids=ids)
+
+
+@async_ways
+def test_a_coroutine_handles_events_in_batches_and_only_the_event_that_fails_is_a_dead_letter(search: Search) -> None:
+    search.start(coroutine=True)
+
+    search.publish(25, fails={7: True})
+
+    search.wait_until_done([number for number in range(25) if number != 7])
+    eventually(search.app.dead_letters.find, reason="a dead letter")
+    (letter,) = search.app.dead_letters.find()
+    assert (letter.subject, letter.attempts, letter.reason) == ("B-7", 2, Reason.EXHAUSTED)
+
+
+@async_threads
+def test_any_event_of_a_batch_of_a_coroutine_can_be_ended_and_the_others_run_again(search: Search) -> None:
+    search.start(coroutine=True)
+    search.publish(5, waits={1: True})
+    eventually(lambda: _listed(search, "active") == 5, reason="five active runs")
+    active = [one for some in _inspect(search, "active").values() for one in some]
+    (ended,) = [one["id"] for one in active if "B-3" in str(one)]
+
+    search.app.control.revoke(ended, terminate=True)
+
+    eventually(search.app.dead_letters.find, reason="a dead letter")
+    search.open()
+    search.wait_until_done([0, 1, 2, 4])
+    (letter,) = search.app.dead_letters.find()
+    assert (letter.subject, letter.reason) == ("B-3", Reason.REVOKED)
+    assert "by `celery control`" in letter.error
+
+
+@pytest.mark.parametrize("limit", ["soft_time_limit", "time_limit"])
+@async_threads
+def test_of_a_batch_of_a_coroutine_only_the_event_that_takes_too_long_has_failed(search: Search, limit: str) -> None:
+    search.start(coroutine=True, **{limit: 1.0})
+
+    search.publish(5, seconds={3: 30.0})
+
+    eventually(search.app.dead_letters.find, 2 * DEADLINE, reason="a dead letter")
+    search.wait_until_done([0, 1, 2, 4])
+    (letter,) = search.app.dead_letters.find()
+    assert (letter.subject, letter.attempts) == ("B-3", 2), (letter, search.notes("calls"))
+
+
 def _inspect(search: Search, what: str) -> dict[str, list[Any]]:
     return getattr(search.app.control.inspect(timeout=5, limit=1), what)() or {}
 

@@ -106,6 +106,23 @@ def test_after_a_kill_another_worker_goes_on_when_the_lease_has_run_out(payment:
     assert max(accumulate(1 if step > 0 else -1 for step in after)) == 1
 
 
+def test_a_trace_says_that_no_slot_is_free(redis_url: str, namespace: str, tmp_path: Path) -> None:
+    payment = Payment(redis_url, redis_url, namespace, tmp_path, app="ordering_app")
+    try:
+        payment.worker("--pool", "threads")
+        for number in range(2):
+            payment.app.publish(OrderPlaced(number=number, seconds=-1), f"ORD-{number}")
+        eventually(lambda: begun(payment) == [0])
+        eventually(lambda: len(payment.noted("watched")) == 2)
+
+        (trace,) = payment.app.observe.trace("ORD-1")
+
+        assert "no slot of its concurrency of 1 is free" in trace.cause.text, trace
+    finally:
+        payment.open()
+        payment.close()
+
+
 def test_a_stopping_worker_gives_back_what_waits_for_a_slot(payment: Payment) -> None:
     first = payment.worker("--pool", "threads", name="one")
     for number in range(5):

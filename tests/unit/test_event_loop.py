@@ -123,16 +123,18 @@ def test_one_that_goes_on_after_its_hard_limit_is_given_up(
     goes_on.set()
 
 
-def test_a_run_can_be_terminated_by_its_key(loop: EventLoop):
-    loop.surroundings = lambda: Surroundings("task-1")
+def test_a_run_can_be_terminated_by_any_of_its_keys(loop: EventLoop):
+    loop.surroundings = lambda: Surroundings(("task-1", "task-2"))
     ended: list[CoroutineRun] = []
     loop.start(CoroutineRun(asyncio.sleep(60), "payment.charge", ended.append))
 
-    assert not loop.terminate("task-2", "by mistake")
-    assert loop.terminate("task-1", "an operator ended it")
+    assert not loop.terminate("task-3", "by mistake")
+    assert not loop.terminate("", "by mistake")
+    assert loop.terminate("task-2", "an operator ended it")
 
     (run,) = eventually(lambda: ended)
     assert isinstance(run.error, RunTerminatedError)
+    assert run.error.key == "task-2"
     assert not loop.terminate("task-1", "again")
 
 

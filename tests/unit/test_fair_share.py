@@ -10,6 +10,7 @@ import pytest
 from celery.worker import state
 from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 
+from choreo.worker.batches import Collected
 from choreo.worker.fair_share import FairLine, FairQueue, share_fairly
 
 
@@ -61,6 +62,28 @@ def test_two_handlers_with_as_many_runs_take_turns(reserved: set[Any]) -> None:
     )
 
     assert [fair.take().name for _ in range(6)] == ["a", "b", "a", "b", "a", "b"]
+
+
+def collected(name: str, *numbers: int) -> Collected:
+    batch = Collected(lambda _: None)
+    for number in numbers:
+        request = Request(name, number)
+        request.task = request  # type: ignore[attr-defined]
+        batch.add(request)
+    return batch
+
+
+def test_a_batch_is_one_run_of_its_handler(reserved: set[Any]) -> None:
+    running, waiting, other = collected("bulk", *range(100)), collected("bulk", 101, 102), collected("index", 1, 2)
+    reserved.update(running.members, waiting.members, other.members)
+    reserved.update({Request("slow", 1), Request("slow", 2)})
+    fair = FairLine(lambda item: item)
+    slow = Request("slow", 3)
+    reserved.add(slow)
+    fair.extend([slow, waiting, other])
+
+    # Runs: two of slow, one of bulk, none of index.
+    assert [fair.take() for _ in range(3)] == [other, waiting, slow]
 
 
 def test_nothing_is_left_to_take_from_an_empty_line(reserved: set[Any]) -> None:

@@ -13,6 +13,7 @@ from amqp.exceptions import RecoverableConnectionError
 
 from choreo.broker.rabbitmq.consuming import ConsumingChannel
 from choreo.broker.rabbitmq.frames import DELIVER, LEFT, UNFINISHED, delivery_at
+from choreo.broker.rabbitmq.gathering import WINDOW, Gathering
 from choreo.broker.rabbitmq.reading import ReadingConnection
 from choreo.broker.rabbitmq.transport import frame_head
 
@@ -31,6 +32,8 @@ class RabbitConnection(ReadingConnection):
         #: Number of a channel → the channel, for those that take messages.
         self.takers: dict[int, ConsumingChannel] = {}
         self._bell: Bell | None = None
+        self._loop: Any = None
+        self._gathering = Gathering()
         super().__init__(*args, **options)
 
     @property
@@ -41,11 +44,19 @@ class RabbitConnection(ReadingConnection):
     def attach(self, loop: Any) -> None:
         """Let kombu's event loop read this connection."""
         if self._bell is None:
-            self._bell = Bell(loop, self._work)
+            self._bell, self._loop = Bell(loop, self._work), loop
         loop.add_reader(self.sock, self.on_readable)
 
     def on_readable(self) -> None:
         """Called by the event loop: read what there is, and handle it. Raises the connection's errors."""
+        self._read()
+        done = self._take()
+        if done == _NOTHING and self._gathering.pays(self._arrived):
+            self._wait_for_more()
+        else:
+            self._deliver(done)
+
+    def _read(self) -> None:
         if not self.connected:
             raise RecoverableConnectionError("Socket was disconnected")
         transport = self.transport
@@ -57,14 +68,13 @@ class RabbitConnection(ReadingConnection):
                 if not pending():
                     break
                 transport.fill()
-        self._work()
 
     def drain_events(self, timeout: float | None = None) -> None:
         """Read until a method was handled or a delivery taken, as py-amqp does."""
         try:
             super().drain_events(timeout)
         finally:
-            if self._transport is not None and (self._transport.holds_frame or self._have_arrived):
+            if self._transport is not None and (self._transport.holds_frame or self._arrived):
                 self._ring()
 
     def blocking_read(self, timeout: float | None = None) -> bool:
@@ -82,17 +92,42 @@ class RabbitConnection(ReadingConnection):
         super().collect()
 
     def _work(self) -> None:
-        """Take all deliveries that have been read, or handle one method; then deliver a slice of what was taken."""
+        self._deliver(self._take())
+
+    def _take(self) -> int:
+        """Take all deliveries that have been read, or handle one method. Returns what `_next` has done last."""
+        before = self._arrived
         while (done := self._next()) in (_PART, _TAKEN):
             pass
+        self._gathering.arrived(self._arrived - before)
+        return done
+
+    def _deliver(self, done: int) -> None:
+        """Deliver a slice of what was taken, and ring if anything is left."""
         for channel in tuple(self.takers.values()):
             channel.deliver_slice()
-        if done == _HANDLED or self._have_arrived:
+        if done == _HANDLED or self._arrived:
             self._ring()
 
+    def _wait_for_more(self) -> None:
+        """Read nothing for a moment: see `choreo.broker.rabbitmq.gathering`."""
+        loop, sock, count = self._loop, self.sock, self._arrived
+
+        def go_on() -> None:
+            if self._bell is None or self._transport is None or self.sock is not sock:
+                return  # the connection has ended meanwhile
+            loop.add_reader(sock, self.on_readable)
+            self._read()
+            done = self._take()
+            self._gathering.waited(in_vain=self._arrived <= count)
+            self._deliver(done)
+
+        loop.remove_reader(sock)
+        loop.call_later(WINDOW, go_on)
+
     @property
-    def _have_arrived(self) -> bool:
-        return any(channel.arrived for channel in self.takers.values())
+    def _arrived(self) -> int:
+        return sum(len(channel.arrived) for channel in self.takers.values())
 
     def _ring(self) -> None:
         if self._bell is not None:
