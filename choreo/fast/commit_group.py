@@ -3,8 +3,8 @@ Commits of several events in one round trip, where the store is apart from the b
 
 Alone, an event costs a round trip for its commit, a wait for the confirms of its announced events, a round trip to tell
 the outbox, and an ack. Here the commits of events that are handled in quick succession wait for each other, for a few
-milliseconds at most. Then all of them are recorded in one round trip; their messages are acked in one write; and what
-they announced is published in one write, with one wait for all confirms (`choreo.fast.announcer`).
+milliseconds at most. Then all of them are recorded in one round trip; what they announced is published in one write,
+with one wait for all confirms (`choreo.fast.announcer`); and their messages are acked in one write.
 
 *Order.* A message is acked after its commit is recorded. What it announced is in the outbox from then on: if the worker
 dies before it is published, the clock of any worker publishes it.
@@ -183,7 +183,7 @@ class CommitGroup:
 
         Without ``wait``, do nothing if another thread is sending: it sends these as well.
         """
-        most = 0
+        most, sent = 0, list[Commit]()
         # Asked again after the release: a commit may have come when the last group was taken already.
         while (wait or self._waiting) and self._sending.acquire(blocking=wait):
             try:
@@ -191,12 +191,17 @@ class CommitGroup:
                     group, self._waiting = self._waiting, []
                 if group:
                     self._send_or_return(group)
+                    sent += group
                     self._units.difference_update((one.claim.handler, one.claim.unit) for one in group)
             finally:
                 self._sending.release()
             wait, most = False, max(most, len(group))
-        # Under load a thread waits for the confirms.
-        self._announcer.work(here=most < 2 and not self._more())
+        try:
+            # Under load a thread waits for the confirms.
+            self._announcer.work(here=most < 2 and not self._more())
+        finally:
+            # Last: RabbitMQ writes acks to disk, too, and the next service waits for what was announced.
+            self._write_acks(sent)
 
     def _send_or_return(self, group: list[Commit]) -> None:
         """Send them. Whatever fails, each message is acked or goes back: no run waits for that any more."""
@@ -225,7 +230,6 @@ class CommitGroup:
                 self._settled(commit, answer)
         if back:
             self._return(back)
-        self._write_acks(group)
 
     def _settled(self, commit: Commit, answer: CommitResult) -> None:
         commit.acks.ack(commit.tag)

@@ -130,8 +130,8 @@ def test_with_one_event_in_flight_everything_is_done_at_once_and_in_order(rig: R
 
     assert rig.log == [
         ("committed", ["e-1"]),
-        ("acked", [1]),
         ("published", ["paid"]),
+        ("acked", [1]),
     ]
 
 
