@@ -9,7 +9,8 @@ While a slot moves, a cluster refuses a script of several keys unless all the ke
 that also uses keys which it does not name could stop in the middle. So it names the start of the inbox's keys, which is
 never a key itself: the whole script is then refused.
 
-Every script begins with a comment on its keys, arguments and answers.
+Every script begins with a comment on its keys, arguments and answers. Here are the calls of claims, joins and services;
+the rest is in the files beside this one, one for each part of the store.
 """
 
 import json
@@ -19,7 +20,6 @@ from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha1
 from itertools import chain
-from math import inf
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -48,30 +48,22 @@ from choreo.store.claims import (
 from choreo.store.deployments import Applied, Retirement, Retiring, Step
 from choreo.store.failures import FORGOTTEN_AFTER, MOST_KINDS, Row
 from choreo.store.joins import Arrival, JoinState
-from choreo.store.letters import BEGINNING, Card, LetterGroup, Place, Replay
-from choreo.store.pauses import ANY, UNSET, Pause, Paused, stamp
+from choreo.store.letters import Card
 from choreo.store.port import Store
 from choreo.store.presence import Presence, Program
 from choreo.store.redis_deployments import RedisDeployments, pair
 from choreo.store.redis_letters import RedisLetters
+from choreo.store.redis_part import ms, scheduled_args
+from choreo.store.redis_pauses import RedisPauses
 from choreo.store.redis_programs import RedisPrograms
 from choreo.store.redis_runs import RedisRuns, Tending, time_of
+from choreo.store.redis_schedule import RedisSchedule, is_utf8
 from choreo.store.redis_search import RedisSearch
 from choreo.store.redis_turns import RedisTurns
 from choreo.store.register import MOST_UNHEARD, Declared, Listening, UnheardType
 from choreo.store.repairs import MOST_REPAIRS
-from choreo.store.runs import Recording, Run
-from choreo.store.schedule import (
-    DEADLINE_PREFIX,
-    DELAYED,
-    Backlog,
-    Hurried,
-    Kept,
-    Scheduled,
-    Unreadable,
-    deadline_id,
-)
-from choreo.store.search import MOST, KeptUnit
+from choreo.store.runs import Recording
+from choreo.store.schedule import Scheduled, deadline_id
 from choreo.store.slots import WAITER_TTL, YIELD_AFTER, Slot
 from choreo.store.terms import Terms
 from choreo.store.together import NOTHING_SENT, Beginning, Sent
@@ -79,15 +71,11 @@ from choreo.store.turns import Turn, TurnResult
 
 logger = logging.getLogger(__name__)
 
-#: How a schedule id that is no UTF-8 becomes a text, and bytes again.
-_ESCAPED = "surrogateescape"
-#: How many entries of a schedule one script looks at: that takes a millisecond or two.
-_GLANCE = 1000
 #: The script that answers about one unit, where others answer about several.
 _ARRIVE = "store/arrive"
 
 
-class RedisStore(Store):
+class RedisStore(RedisSchedule, RedisPauses, RedisLetters, RedisRuns, RedisSearch, Store):
     """
     The store in Redis. See the protocols of `choreo.store` for the guarantees of each method.
 
@@ -108,19 +96,13 @@ class RedisStore(Store):
     ) -> None:
         self.url = url
         self.terms = terms
-        self._lease, self._retention = _ms(terms.lease.total_seconds()), _ms(terms.retention.total_seconds())
+        self._lease, self._retention = ms(terms.lease.total_seconds()), ms(terms.retention.total_seconds())
         self.prefix = prefix
         self._recording = recording
-        self._record_args = f"{recording.shelf_length} {_ms(recording.lifetime.total_seconds())}"
+        self._record_args = f"{recording.shelf_length} {ms(recording.lifetime.total_seconds())}"
         self._calls = Calls(url, ssl, transport)
         self._fixed_keys: dict[str, list[str]] = {}
         self._tending = Tending(recording.lifetime.total_seconds())
-
-    def _run(self, name: str, keys: Sequence[Argument], args: Sequence[Any]) -> Any:
-        return self._calls.run(Script.load(f"store/{name}"), keys, args)
-
-    def _key(self, name: str, *parts: str) -> str:
-        return ":".join((self.prefix, f"{{{name}}}", *parts))
 
     def _unit(self, handler: str, unit: str) -> tuple[str, str]:
         start = f"{self.prefix}:{{{handler}}}:"
@@ -130,9 +112,6 @@ class RedisStore(Store):
         """The start of the names of the keys of the handler's inbox: see inbox.lua."""
         return self._key(handler, "done", "")
 
-    def _calendar(self, name: str) -> tuple[str, str]:
-        return self._key(name, "due"), self._key(name, "messages")
-
     def _cabinet(self, handler: str) -> tuple[str, str]:
         return self._key(handler, "letters"), self._key(handler, "letters", "index")
 
@@ -141,7 +120,7 @@ class RedisStore(Store):
 
     def _lease_of(self, claim: Claim) -> int:
         """Milliseconds for which the claim holds unless it is renewed."""
-        return _ms(claim.ahead) if claim.ahead else self._lease
+        return ms(claim.ahead) if claim.ahead else self._lease
 
     def begin(self, claim: Claim) -> ClaimResult:
         """Claim a unit."""
@@ -207,7 +186,7 @@ class RedisStore(Store):
             arrival.part,
             arrival.name,
             arrival.text,
-            _ms(arrival.within),
+            ms(arrival.within),
             deadline_id(claim.unit),
             arrival.at_least,
             self._in_flight(claim),
@@ -275,7 +254,7 @@ class RedisStore(Store):
     def take_slot(self, slot: Slot, limit: int, waiter: str) -> bool:
         """Take a slot, or wait for one."""
         keys = [self._key(slot.handler, *part) for part in (("slots",), ("slots", "waiting"), ("slots", "asked"))]
-        args = [slot.token, self._lease, limit, waiter, _ms(WAITER_TTL), _ms(YIELD_AFTER)]
+        args = [slot.token, self._lease, limit, waiter, ms(WAITER_TTL), ms(YIELD_AFTER)]
         return bool(self._run("take_slot", keys, args))
 
     def renew_slot(self, slot: Slot) -> bool:
@@ -396,7 +375,7 @@ class RedisStore(Store):
 
     def sent_all(self, ids: Sent) -> None:
         """Remove messages that the broker has, in one round trip."""
-        if not all(map(_is_utf8, chain.from_iterable(ids.values()))):
+        if not all(map(is_utf8, chain.from_iterable(ids.values()))):
             super().sent_all(ids)
             return
         self._for_each([("sent", self._calendar(name), some) for name, some in ids.items()])
@@ -454,7 +433,7 @@ class RedisStore(Store):
         letter = _letter_args(*settlement.letter) if settlement.letter else ()
         unwanted, took_part, recorded = settlement.unscheduled, settlement.took_part, settlement.record
         kept = ("2" if _remembered(claim.unit) and not letter else settlement.note) if settlement.done else "0"
-        retention = max(self._retention, _ms(settlement.remember)) if settlement.remember else self._retention
+        retention = max(self._retention, ms(settlement.remember)) if settlement.remember else self._retention
         args: list[Any] = [claim.token, _attempt(claim), kept, retention, claim.unit]
         if not (letter or unwanted or scheduled or messages or took_part or settlement.counted or len(recorded) > 1):
             # Most commits record one run, or none.
@@ -464,114 +443,12 @@ class RedisStore(Store):
             args.append(f"{counts} {len(recorded)} {settlement.counted}".rstrip())
             args += (*letter, *unwanted)
             for entry in scheduled:
-                args += _arguments(entry)
+                args += scheduled_args(entry)
             if took_part:
-                args += [_ms(settlement.retention) or self._retention, *took_part]
+                args += [ms(settlement.retention) or self._retention, *took_part]
         for name, text in recorded:
             args += (self._tending.marked(claim.handler, name), text)
         return args
-
-    def schedule(self, name: str, scheduled: Scheduled) -> None:
-        """Keep a message for later."""
-        self._run("schedule", self._calendar(name), _arguments(scheduled))
-
-    def unschedule(self, name: str, schedule_id: str) -> bool:
-        """Remove a message that no worker has been given yet. False when it is too late, or there is none."""
-        return bool(self._run("unschedule", self._calendar(name), [schedule_id]))
-
-    def now(self) -> float:
-        """Seconds since 1970, by the server's clock."""
-        # In a cluster, of the node that has the delayed events.
-        return self._calls.time(self._calendar(DELAYED)[0])
-
-    def tend(self, name: str, seconds: float) -> None:
-        """Report that a worker looks into this schedule, and will for ``seconds``."""
-        self._calls.ask(lambda client: client.set(self._key(name, "tended"), 1, px=_ms(seconds)))
-
-    def tended(self, name: str) -> bool:
-        """True if a worker looks into this schedule."""
-        return bool(self._calls.ask(lambda client: client.exists(self._key(name, "tended"))))
-
-    def ripe(self, names: Sequence[str]) -> list[str]:
-        """The names of the schedules in which a message is due."""
-        first = "0 +inf WITHSCORES LIMIT 0 1".split()
-        looks = [("ZRANGEBYSCORE", self._calendar(name)[0], *first) for name in names]
-        answers = self._calls.timed(looks)
-        return [name for name, (now, answer) in zip(names, answers, strict=True) if _is_due(answer, now)]
-
-    def with_entries(self, names: Sequence[str]) -> list[str]:
-        """The names of the schedules among these that have entries, or cannot be looked at."""
-        answers = self._calls.timed([("EXISTS", self._calendar(name)[0]) for name in names]) if names else []
-        return [name for name, (_, answer) in zip(names, answers, strict=True) if answer != 0]
-
-    def due(self, name: str, limit: int, hold: float) -> list[tuple[str, Message | Unreadable | None]]:
-        """Up to ``limit`` messages that are due. They are due again after ``hold`` seconds unless `sent` is called."""
-        answer = self._run("due", self._calendar(name), [limit, _ms(hold)])
-        # Another program may have put any bytes there.
-        entries = [(key.decode(errors=_ESCAPED), text) for key, text in zip(answer[::2], answer[1::2], strict=True)]
-        return [(key, _entry(key, text)) for key, text in entries]
-
-    def sent(self, name: str, ids: Sequence[str]) -> None:
-        """Remove messages that the broker has. A deadline stays, as one that was sent."""
-        if strange := [key for key in ids if not _is_utf8(key)]:
-            self._remove(name, [key.encode(errors=_ESCAPED) for key in strange])
-        if plain := [key for key in ids if key not in strange]:
-            self._run("sent", self._calendar(name), plain)
-
-    def _remove(self, name: str, ids: Sequence[bytes]) -> None:
-        """Remove entries whose ids a script cannot be called with."""
-        due, messages = self._calendar(name)
-        self._calls.ask(lambda client: client.zrem(due, *ids))
-        self._calls.ask(lambda client: client.hdel(messages, *ids))
-
-    def backlog(self, name: str) -> Backlog:
-        """How much waits in the schedule."""
-        due, messages = self._calendar(name)
-        now = self._calls.time(due) * 1000
-
-        def count(pipeline: Any) -> None:
-            pipeline.zcount(due, 0, now)
-            pipeline.zrangebyscore(due, 0, now, start=0, num=1, withscores=True)
-            pipeline.zcount(due, f"({now}", "+inf")
-            pipeline.zrangebyscore(due, f"({now}", "+inf", start=0, num=1, withscores=True)
-            pipeline.zcount(due, "-inf", "(0")
-            pipeline.hlen(messages)
-
-        ready, first, later, following, reminded, messages_there = self._calls.together(count)
-        late = max(now - first[0][1], 0) / 1000 if first else 0.0
-        # A deadline is the only entry that has no message.
-        joins = max(ready + later + reminded - messages_there, 0)
-        return Backlog(ready, late, later, following[0][1] / 1000 if following else None, reminded, joins)
-
-    def entries(self, name: str, limit: int, after: tuple[float, str] = (0.0, "")) -> list[Kept]:
-        """Up to ``limit`` entries, by their due time and then by their id, which follow this due time and id."""
-        due, last = after
-        # A time has half a millisecond at most.
-        answer = self._run("entries", self._calendar(name), [limit, round(due * 2000) / 2, last])
-        return [_kept(*row) for row in zip(answer[::3], answer[1::3], answer[2::3], strict=True)]
-
-    def find_entry(self, name: str, mark: str) -> Kept | None:
-        """The entry with this `entry_mark`; None if there is none."""
-        place, looked = 0, _GLANCE
-        while looked == _GLANCE:
-            looked, *found = self._run("find_entry", self._calendar(name), [name, mark, place, _GLANCE])
-            if found:
-                return _kept(*found) if float(found[1]) >= 0 else None
-            place += looked
-        return None
-
-    def hurry(self, name: str, schedule_id: str) -> Hurried:
-        """Let an entry fall due now, unless a worker was given it."""
-        return Hurried(self._run("hurry", self._calendar(name)[:1], [schedule_id]).decode())
-
-    def upcoming(self, name: str, seconds: float, limit: int) -> list[tuple[str, float]]:
-        """Ids of entries that fall due within so many seconds, and when: the first ``limit`` of them."""
-        due = self._calendar(name)[0]
-        now = self._calls.time(due) * 1000
-        found = self._calls.ask(
-            lambda client: client.zrangebyscore(due, f"({now}", now + seconds * 1000, 0, limit, withscores=True)
-        )
-        return [(key.decode(errors=_ESCAPED), at / 1000) for key, at in found]
 
     def add_letter(
         self,
@@ -590,76 +467,10 @@ class RedisStore(Store):
         if outcome not in (Outcome.OK, Outcome.ALREADY):
             raise StoreError(f"the dead letter {letter_id} of {handler} was not recorded: its claim is {outcome.value}")
 
-    @cached_property
-    def _kept_letters(self) -> RedisLetters:
-        return RedisLetters(self._calls, self._key, self._retention)
-
-    def letters(self, handler: str) -> list[str]:
-        """The dead letters of a handler as JSON, oldest first."""
-        return self._kept_letters.letters(handler)
-
-    def with_letters(self, handlers: Sequence[str]) -> list[str]:
-        """The handlers among these that have dead letters, or whose letters cannot be looked at."""
-        return self._kept_letters.with_letters(handlers)
-
-    def letter_count(self, handler: str, group: str = "", since: float = 0.0) -> int:
-        """The number of dead letters of a handler, or of one group, that were recorded at ``since`` or later."""
-        return self._kept_letters.letter_count(handler, group, since)
-
-    def letter_times(self, handler: str) -> tuple[float, float] | None:
-        """When the oldest and newest letter of a handler were recorded, in seconds since 1970; None: it has none."""
-        return self._kept_letters.letter_times(handler)
-
-    def newest_letters(self, handler: str, limit: int) -> list[tuple[float, str]]:
-        """The newest ``limit`` letters of a handler, oldest first: when each was recorded, and its JSON."""
-        return self._kept_letters.newest_letters(handler, limit)
-
-    def letter(self, handler: str, letter_id: str) -> str | None:
-        """One dead letter as JSON; None if there is none with this id."""
-        return self._kept_letters.letter_texts(handler, [letter_id])[0]
-
-    def letter_texts(self, handler: str, ids: Sequence[str]) -> list[str | None]:
-        """These dead letters as JSON; None for each that there is not."""
-        return self._kept_letters.letter_texts(handler, ids)
-
-    def letter_groups(self, handler: str, since: float = 0.0) -> list[LetterGroup]:
-        """The groups of the letters that were recorded at ``since`` or later."""
-        return self._kept_letters.letter_groups(handler, since)
-
-    def letter_places(
-        self, handler: str, limit: int, after: Place = BEGINNING, until: float = inf, group: str = ""
-    ) -> list[Place]:
-        """The first ``limit`` letters behind this place that were recorded at ``until`` or before."""
-        return self._kept_letters.letter_places(handler, limit, after, until, group)
-
-    def letters_about(self, handler: str, subject: str) -> list[tuple[Place, Card]]:
-        """The letters whose card may be about this subject, oldest first."""
-        return self._kept_letters.letters_about(handler, subject)
-
-    def unfiled(self, handler: str) -> list[str]:
-        """The ids of the letters that have no card."""
-        return self._kept_letters.unfiled(handler)
-
-    def file_letters(self, handler: str, cards: Mapping[str, Card]) -> None:
-        """Add these letters to the index: id → card."""
-        self._kept_letters.file_letters(handler, cards)
-
-    def discard(self, handler: str, letter_id: str) -> bool:
-        """Remove a dead letter. False when there was none."""
-        return self.discard_all(handler, [letter_id])[0]
-
-    def discard_all(self, handler: str, ids: Sequence[str]) -> list[bool]:
-        """Remove dead letters in one step. False for each that there was not."""
-        return self._kept_letters.discard_all(handler, ids)
-
-    def replay_all(self, handler: str, replays: Sequence[Replay]) -> list[bool]:
-        """Remove dead letters, forget that their units were settled, and schedule their messages, in one step."""
-        return self._kept_letters.replay_all(handler, replays)
-
     def repeat(self, handler: str, unit: str, parts: Mapping[str, str], scheduled: Scheduled) -> Repeated:
         """Forget that a unit is finished, restore a join's parts, and schedule the message that runs it once more."""
         keys = [*self._unit(handler, unit), *self._calendar(handler), self._done(handler)]
-        args: list[Any] = [*_arguments(scheduled), self._retention, _remembered(unit)]
+        args: list[Any] = [*scheduled_args(scheduled), self._retention, _remembered(unit)]
         for part, text in parts.items():
             args += [part, text]
         return Repeated(self._run("repeat", keys, args).decode())
@@ -667,7 +478,7 @@ class RedisStore(Store):
     def count_failure(self, handler: str, kind: str, *, anew: bool = False) -> Row:
         """Count one more failure of a handler."""
         key = self._key(handler, "failing")
-        args = [f"kind {kind}", int(anew), MOST_KINDS, _ms(FORGOTTEN_AFTER)]
+        args = [f"kind {kind}", int(anew), MOST_KINDS, ms(FORGOTTEN_AFTER)]
         of_kind, total, since = self._run("count_failure", [key], args)
         return Row(of_kind, total, int(since) / 1000)
 
@@ -675,32 +486,10 @@ class RedisStore(Store):
         """End the row: the handler has succeeded."""
         self._calls.ask(lambda client: client.delete(self._key(handler, "failing")))
 
-    def note_held(self, handler: str, schedule_id: str) -> None:
-        """Remember that this entry of the handler's schedule waits for the end of the handler's pause."""
-        key = self._key(handler, "held")
-
-        def note(client: Any) -> None:
-            with client.pipeline(transaction=True) as pipeline:
-                pipeline.rpush(key, schedule_id)
-                pipeline.pexpire(key, _ms(FORGOTTEN_AFTER))
-                pipeline.execute()
-
-        self._calls.ask(note)
-
-    def hasten_held(self, handler: str, most: int | None = None) -> int:
-        """Let the entries that wait for the end of a pause fall due now."""
-        keys = [self._key(handler, "held"), self._calendar(handler)[0]]
-        return int(self._run("hasten_held", keys, [most or 0]))
-
     def register(self, handlers: Sequence[str]) -> None:
         """Record these handlers."""
         if handlers:
             self._calls.ask(lambda client: client.sadd(f"{self.prefix}:handlers", *handlers))
-
-    def handlers(self) -> list[str]:
-        """Every handler that was ever registered, sorted."""
-        names = self._calls.ask(lambda client: client.smembers(f"{self.prefix}:handlers"))
-        return sorted(name.decode() for name in names)
 
     def declare(
         self, service: str, worker: str, bindings: Sequence[Binding], ttl: float, removed: Sequence[Binding] = ()
@@ -790,91 +579,10 @@ class RedisStore(Store):
         # The workers of an older choreo register handlers only.
         return sorted({name.partition(".")[0] for name in self.handlers()} | self._programs.services())
 
-    def pause(
-        self,
-        pause: Pause,
-        seconds: float | None = None,
-        *,
-        instead_of: Pause | None = ANY,
-        scheduled: Sequence[Scheduled] = (),
-        unscheduled: Sequence[str] = (),
-    ) -> Paused:
-        """Pause a handler, for so many seconds or until it is resumed, and replace the pause in force."""
-        since = 0 if pause.since == UNSET else stamp(pause.since)
-        record = [pause.to_json(), since, 0 if seconds is None else max(_ms(seconds), 1)]
-        return self._change_pause(pause.handler, instead_of, record, scheduled, unscheduled)
-
-    def resume(
-        self,
-        handler: str,
-        *,
-        instead_of: Pause = ANY,
-        scheduled: Sequence[Scheduled] = (),
-        unscheduled: Sequence[str] = (),
-    ) -> Pause | None:
-        """End the pause of a handler. Returns it; None: there was none."""
-        ended = self._change_pause(handler, instead_of, ["", 0, 0], scheduled, unscheduled)
-        return ended.before if ended.is_done else None
-
-    def _change_pause(
-        self,
-        handler: str,
-        instead_of: Pause | None,
-        record: Sequence[Any],
-        scheduled: Sequence[Scheduled],
-        unscheduled: Sequence[str],
-    ) -> Paused:
-        """Run pause.lua."""
-        expected = "*" if instead_of is ANY else "" if instead_of is None else instead_of.to_text()
-        args = [expected, *record, len(unscheduled), *unscheduled]
-        for entry in scheduled:
-            args += _arguments(entry)
-        keys = [self._key(handler, "pause"), *self._calendar(handler)]
-        is_done, before, after = self._run("pause", keys, args)
-        return Paused(_pause(handler, after), _pause(handler, before), is_done=bool(is_done))
-
-    def pauses(self, handlers: Sequence[str] | None = None) -> dict[str, Pause]:
-        """Handler → its pause in force: of these handlers, or of all registered ones, sorted."""
-        names = self.handlers() if handlers is None else sorted(handlers)
-        answers = self._calls.timed([("GET", self._key(name, "pause")) for name in names]) if names else []
-        found = {}
-        for name, (_, answer) in zip(names, answers, strict=True):
-            if isinstance(answer, Exception):
-                if "WRONGTYPE" not in str(answer):
-                    raise self._calls.failed(answer)
-                answer = str(answer).encode()  # a pause that cannot be read
-            if pause := _pause(name, answer):
-                found[name] = pause
-        return found
-
     @property
     def recording(self) -> Recording:
         """What this store records of runs."""
         return self._recording
-
-    @cached_property
-    def _runs(self) -> RedisRuns:
-        return RedisRuns(self._calls, self._key)
-
-    def runs(self, handler: str, story: str, subject: str | None = None) -> list[Run]:
-        """The recorded runs of a handler that belong to this story, oldest first."""
-        return self._runs.runs(handler, story, subject)
-
-    def stories(self, handler: str, subject: str) -> list[str]:
-        """The stories with this subject of which this handler recorded the first event, or a change of subject."""
-        return self._runs.stories(handler, subject)
-
-    def event(self, handler: str, event: str) -> str | None:
-        """An event that this handler handled, as JSON; None if it is not kept."""
-        return self._runs.event(handler, event)
-
-    def story_of(self, handler: str, event: str) -> str | None:
-        """The story of an event that this handler handled or announced."""
-        return self._runs.story_of(handler, event)
-
-    def recent(self, handler: str, seconds: float, limit: int = 1000) -> list[Run]:
-        """Runs whose outcome was recorded within the last ``seconds``, oldest first."""
-        return self._runs.recent(handler, seconds, limit)
 
     def note_unheard(self, source: str, counts: Mapping[str, int]) -> None:
         """Count events that reached no queue."""
@@ -901,26 +609,6 @@ class RedisStore(Store):
         """The newest ``limit`` entries of the log of repairs, newest first: when each was made, and its text."""
         found = self._calls.ask(lambda client: client.xrevrange(f"{self.prefix}:repairs", count=limit))
         return [(time_of(number), fields.get(b"", b"").decode(errors="replace")) for number, fields in found]
-
-    @cached_property
-    def _search(self) -> RedisSearch:
-        return RedisSearch(self._calls, self._key)
-
-    def find_scheduled(self, name: str, texts: Sequence[str], most: int = MOST) -> tuple[list[Kept], bool]:
-        """The messages in this schedule that contain one of the texts; True if all were looked at."""
-        return self._search.find_scheduled(name, texts, most)
-
-    def find_letters(self, handler: str, texts: Sequence[str], most: int = MOST) -> tuple[list[str], bool]:
-        """The dead letters of this handler, as JSON, that contain one of the texts; True if all were looked at."""
-        return self._search.find_letters(handler, texts, most)
-
-    def unit(self, handler: str, unit: str) -> KeptUnit | None:
-        """A unit that has begun and is not finished; None if there is none, or it is finished."""
-        return self._search.unit(handler, unit)
-
-    def namespaces(self) -> list[str] | None:
-        """The namespaces of the platforms on this server; None if there are too many keys to look at."""
-        return self._search.namespaces(self.prefix.partition(":")[0])
 
     def ping(self) -> None:
         """Raise `StoreError` unless the server answers."""
@@ -979,52 +667,11 @@ def claim_result(answer: list[Any]) -> ClaimResult:
     return ClaimResult(verdict, deliveries=answer[1], parts=parts)
 
 
-def _pause(handler: str, text: bytes | None) -> Pause | None:
-    return Pause.from_text(handler, text.decode(errors="replace")) if text else None
-
-
-def _is_due(first: Any, now: Any) -> bool:
-    """True if the first entry of a schedule is due: [[id, score]] or, in the older protocol RESP2, [id, score]."""
-    if isinstance(first, Exception) or isinstance(now, Exception):
-        return True  # `due` will then raise the error
-    entry = first[0] if first and isinstance(first[0], list) else first
-    # The half: see due.lua.
-    return bool(entry) and float(entry[1]) <= int(now[0]) * 1000 + int(now[1]) // 1000 + 0.5
-
-
-def _kept(key: bytes, time: bytes, text: bytes) -> Kept:
-    name, at = key.decode(errors=_ESCAPED), float(time)
-    # The half: see due.lua.
-    return Kept(name, at / 1000, _entry(name, text), is_leaving=at % 1 != 0)
-
-
-def _entry(key: str, text: bytes) -> Message | Unreadable | None:
-    """One entry of a schedule; None for a join's deadline, which has no message."""
-    if not text and key.startswith(DEADLINE_PREFIX):
-        return None
-    try:
-        return Message.from_json(text)
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        return Unreadable(text, f"it cannot be read: {type(error).__name__}: {error}")
-
-
 def _is_object(text: str) -> bool:
     try:
         return isinstance(json.loads(text), dict)
     except (ValueError, RecursionError):
         return False
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _arguments(scheduled: Scheduled) -> list[Any]:
-    return [scheduled.id, _ms(scheduled.delay), scheduled.message.to_json()]
 
 
 def _letter_args(letter_id: str, letter: str, card: Card | None = None) -> tuple[str, ...]:
@@ -1040,10 +687,6 @@ def _remembered(unit: str) -> str:
 
 def _attempt(claim: Claim) -> str:
     return f"{claim.attempt}:{claim.signal}" if claim.signal else str(claim.attempt)
-
-
-def _ms(seconds: float) -> int:
-    return round(seconds * 1000)
 
 
 def _with_outbox(settlement: Settlement) -> Settlement:

@@ -1,14 +1,14 @@
 """The dead letters in Redis. The scripts that commit add them: see settle.lua."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from math import inf
 from typing import Any
 
 from choreo.redis_client.scripts import Script
-from choreo.store.calls import Calls
 from choreo.store.letters import BEGINNING, Card, LetterGroup, Place, Replay, read_subjects
+from choreo.store.redis_part import RedisPart
 from choreo.store.schedule import Scheduled
 
 #: How many letters are removed from the index in one step, and how many cards are read at once.
@@ -17,16 +17,8 @@ PAGE, LONG_PAGE = 500, 2000
 COMPARED = 1000
 
 
-class RedisLetters:
-    """
-    The dead letters in Redis. See `choreo.store.letters.Letters` for the methods.
-
-    ``key_of`` is a callback: it returns the key of a handler with this ending. ``retention`` is that of the inbox, in
-    milliseconds.
-    """
-
-    def __init__(self, calls: Calls, key_of: Callable[..., str], retention: int) -> None:
-        self._calls, self._key_of, self._retention = calls, key_of, retention
+class RedisLetters(RedisPart):
+    """See `choreo.store.letters.Letters` for the methods."""
 
     def letters(self, handler: str) -> list[str]:
         """The dead letters of a handler as JSON, oldest first."""
@@ -62,13 +54,17 @@ class RedisLetters:
         together = zip(times, self._texts(handler, [key for key, _ in times]), strict=True)
         return [(at / 1000, letter) for (_, at), letter in together if letter is not None]
 
+    def letter(self, handler: str, letter_id: str) -> str | None:
+        """One dead letter as JSON; None if there is none with this id."""
+        return self.letter_texts(handler, [letter_id])[0]
+
     def letter_texts(self, handler: str, ids: Sequence[str]) -> list[str | None]:
         """These dead letters as JSON; None for each that there is not."""
         return self._texts(handler, ids)
 
     def letter_groups(self, handler: str, since: float = 0.0) -> list[LetterGroup]:
         """The groups of the letters that were recorded at ``since`` or later."""
-        about = self._calls.ask(lambda client: client.hgetall(self._key_of(handler, "letters", "groups")))
+        about = self._calls.ask(lambda client: client.hgetall(self._key(handler, "letters", "groups")))
         names = [name.decode() for name in about]
         least = _ms(since)
 
@@ -107,7 +103,7 @@ class RedisLetters:
 
     def letters_about(self, handler: str, subject: str) -> list[tuple[Place, Card]]:
         """The letters whose card may be about this subject, oldest first."""
-        cards = self._calls.ask(partial(_cards_with, key=self._key_of(handler, "letters", "cards"), subject=subject))
+        cards = self._calls.ask(partial(_cards_with, key=self._key(handler, "letters", "cards"), subject=subject))
         ids = [one for one, card in cards.items() if card.may_be_about(subject)]
         times = self._calls.ask(lambda client: client.zmscore(self._index(handler), ids)) if ids else []
         places = [Place(at / 1000, one) for one, at in zip(ids, times, strict=True) if at is not None]
@@ -115,7 +111,7 @@ class RedisLetters:
 
     def unfiled(self, handler: str) -> list[str]:
         """The ids of the letters that have no card. Cards whose letters are gone are removed."""
-        letters, cards = self._letters(handler), self._key_of(handler, "letters", "cards")
+        letters, cards = self._letters(handler), self._key(handler, "letters", "cards")
 
         def count(pipeline: Any) -> None:
             pipeline.hlen(letters)
@@ -130,44 +126,48 @@ class RedisLetters:
         gone = [letter.decode() for letter in known.difference(ids)]
         for at in range(0, len(gone), PAGE):
             # One that was recorded between the two questions is not gone: the script looks again.
-            args = [self._key_of(handler, ""), *gone[at : at + PAGE]]
-            self._calls.run(Script.load("store/forget_cards"), self._cabinet(handler), args)
+            args = [self._key(handler, ""), *gone[at : at + PAGE]]
+            self._calls.run(Script.load("store/forget_cards"), self._letter_keys(handler), args)
         return [letter.decode() for letter in ids if letter not in known]
 
     def file_letters(self, handler: str, cards: Mapping[str, Card]) -> None:
         """Add these letters to the index."""
-        args = [self._key_of(handler, "")]
+        args = [self._key(handler, "")]
         for letter_id, card in cards.items():
             args += [letter_id, card.group, card.about, card.subjects_text()]
-        self._calls.run(Script.load("store/file_letters"), self._cabinet(handler), args)
+        self._calls.run(Script.load("store/file_letters"), self._letter_keys(handler), args)
+
+    def discard(self, handler: str, letter_id: str) -> bool:
+        """Remove a dead letter. False when there was none."""
+        return self.discard_all(handler, [letter_id])[0]
 
     def discard_all(self, handler: str, ids: Sequence[str]) -> list[bool]:
         """Remove dead letters in one step. False for each that there was not."""
-        args = [self._key_of(handler, ""), *ids]
-        return [bool(gone) for gone in self._calls.run(Script.load("store/discard"), self._cabinet(handler), args)]
+        args = [self._key(handler, ""), *ids]
+        return [bool(gone) for gone in self._calls.run(Script.load("store/discard"), self._letter_keys(handler), args)]
 
     def replay_all(self, handler: str, replays: Sequence[Replay]) -> list[bool]:
         """Remove dead letters, forget that their units were settled, and schedule their messages, in one step."""
-        calendar = self._key_of(handler, "due"), self._key_of(handler, "messages")
-        args: list[Any] = [self._key_of(handler, ""), self._retention]
+        calendar = self._key(handler, "due"), self._key(handler, "messages")
+        args: list[Any] = [self._key(handler, ""), self._retention]
         for replay in replays:
             args += _arguments(replay)
-        answers = self._calls.run(Script.load("store/replay"), [*calendar, *self._cabinet(handler)], args)
+        answers = self._calls.run(Script.load("store/replay"), [*calendar, *self._letter_keys(handler)], args)
         return [bool(answer) for answer in answers]
 
     def _letters(self, handler: str) -> str:
-        return self._key_of(handler, "letters")
+        return self._key(handler, "letters")
 
     def _index(self, handler: str) -> str:
-        return self._key_of(handler, "letters", "index")
+        return self._key(handler, "letters", "index")
 
     def _listed(self, handler: str, group: str) -> str:
         """The ZSET that lists the letters of a group, or all of them."""
-        return self._key_of(handler, "letters", "group", group) if group else self._index(handler)
+        return self._key(handler, "letters", "group", group) if group else self._index(handler)
 
-    def _cabinet(self, handler: str) -> list[str]:
+    def _letter_keys(self, handler: str) -> list[str]:
         """The keys of discard.lua, file_letters.lua and forget_cards.lua."""
-        return [self._letters(handler), self._index(handler), self._key_of(handler, "done", "")]
+        return [self._letters(handler), self._index(handler), self._key(handler, "done", "")]
 
     def _texts(self, handler: str, ids: Sequence[Any]) -> list[str | None]:
         found = self._calls.ask(lambda client: client.hmget(self._letters(handler), ids)) if ids else []

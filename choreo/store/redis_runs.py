@@ -1,14 +1,14 @@
 """Reads the record of runs in Redis. The scripts that commit write it: see settle.lua."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from operator import itemgetter
 from time import monotonic
 from typing import Any
 
 from choreo.redis_client.scripts import Script
-from choreo.store.calls import Calls
+from choreo.store.redis_part import RedisPart
 from choreo.store.runs import (
     SHELVES,
     Run,
@@ -44,11 +44,8 @@ class Tending:
         return name + "!"
 
 
-class RedisRuns:
-    """The record of runs in Redis. ``key_of`` is a callback: it returns the key of a handler with this ending."""
-
-    def __init__(self, calls: Calls, key_of: Callable[[str, str], str]) -> None:
-        self._calls, self._key_of = calls, key_of
+class RedisRuns(RedisPart):
+    """See `choreo.store.runs` for the methods."""
 
     def runs(self, handler: str, story: str, subject: str | None = None) -> list[Run]:
         """The recorded runs of a handler that belong to this story, oldest first."""
@@ -60,7 +57,7 @@ class RedisRuns:
         text = needle_of_subject(subject)
         runs = self._found(handler, [shelf(subject)], text)
         first = [(run.at, run.story) for run in runs if run.is_first and is_subject(run.subject, subject)]
-        entries = self._find(handler, f"subjects:{shelf(subject)}", text)
+        entries = self._find_runs(handler, f"subjects:{shelf(subject)}", text)
         found = [*first, *_changes(entries, subject)]
         return list(dict.fromkeys(story for _, story in sorted(found, key=itemgetter(0))))
 
@@ -71,14 +68,14 @@ class RedisRuns:
 
     def event(self, handler: str, event: str) -> str | None:
         """An event that this handler handled, as JSON; None if it is not kept."""
-        found = self._find(handler, f"events:{shelf(event)}", needle_of_event(event))
+        found = self._find_runs(handler, f"events:{shelf(event)}", needle_of_event(event))
         texts = [text.decode(errors="replace") for _, text in found]
         # The data of another event may contain the same text.
         return next((text for text in reversed(texts) if json.loads(text).get("id") == event), None)
 
     def recent(self, handler: str, seconds: float, limit: int = 1000) -> list[Run]:
         """Runs whose outcome was recorded within the last ``seconds``, oldest first."""
-        keys = [self._key_of(handler, f"runs:{number}") for number in range(SHELVES)]
+        keys = [self._key(handler, f"runs:{number}") for number in range(SHELVES)]
         since = f"{max(self._calls.time(keys[0]) - seconds, 0) * 1000:.0f}"
         each = max(limit // SHELVES, 1)
 
@@ -94,10 +91,10 @@ class RedisRuns:
 
     def _found(self, handler: str, shelves: Iterable[int], text: str) -> Iterator[Run]:
         for number in shelves:
-            yield from _readable(handler, self._find(handler, f"runs:{number}", text))
+            yield from _readable(handler, self._find_runs(handler, f"runs:{number}", text))
 
-    def _find(self, handler: str, ending: str, text: str) -> Iterable[tuple[bytes, bytes]]:
-        answer = self._calls.run(Script.load("store/find_runs"), [self._key_of(handler, ending)], [text])
+    def _find_runs(self, handler: str, ending: str, text: str) -> Iterable[tuple[bytes, bytes]]:
+        answer = self._calls.run(Script.load("store/find_runs"), [self._key(handler, ending)], [text])
         return zip(answer[::2], answer[1::2], strict=True)
 
 

@@ -1,13 +1,13 @@
 """Searches the store in Redis. It reads in pages, so that the server is never busy with it for long."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
 from choreo.events.message import Message
 from choreo.redis_client.scripts import Script
-from choreo.store.calls import Calls
+from choreo.store.redis_part import RedisPart
 from choreo.store.schedule import Kept
 from choreo.store.search import MOST, KeptUnit, needles
 
@@ -17,28 +17,25 @@ PAGE = 500
 MOST_KEYS = 500_000
 
 
-class RedisSearch:
-    """Searches the store in Redis. ``key_of`` is a callback: it returns the key of a handler with this ending."""
-
-    def __init__(self, calls: Calls, key_of: Callable[..., str]) -> None:
-        self._calls, self._key_of = calls, key_of
+class RedisSearch(RedisPart):
+    """See `choreo.store.search.Search` for the methods."""
 
     def find_scheduled(self, name: str, texts: Sequence[str], most: int = MOST) -> tuple[list[Kept], bool]:
         """The messages in this schedule that contain one of the texts; True if all were looked at."""
-        found, is_whole = self._find(self._key_of(name, "messages"), texts, most)
+        found, is_whole = self._find(self._key(name, "messages"), texts, most)
         if not found:
             return [], is_whole
-        dues = self._calls.ask(lambda client: client.zmscore(self._key_of(name, "due"), [key for key, _ in found]))
+        dues = self._calls.ask(lambda client: client.zmscore(self._key(name, "due"), [key for key, _ in found]))
         return list(_kept(found, dues)), is_whole
 
     def find_letters(self, handler: str, texts: Sequence[str], most: int = MOST) -> tuple[list[str], bool]:
         """The dead letters of this handler, as JSON, that contain one of the texts; True if all were looked at."""
-        found, is_whole = self._find(self._key_of(handler, "letters"), texts, most)
+        found, is_whole = self._find(self._key(handler, "letters"), texts, most)
         return [text.decode(errors="replace") for _, text in found], is_whole
 
     def unit(self, handler: str, unit: str) -> KeptUnit | None:
         """A unit that has begun and is not finished; None if there is none, or it is finished."""
-        key = self._key_of(handler, "unit", unit)
+        key = self._key(handler, "unit", unit)
         names = ("done", "settled", "deliveries", "token", "inflight", "before", "ended")
         done, settled, begun, token, inflight, before, ended = (
             (field or b"").decode(errors="replace")
@@ -48,8 +45,9 @@ class RedisSearch:
             return None
         return KeptUnit(_number(settled), _number(begun), inflight or token, before, ended.partition(" ")[2])
 
-    def namespaces(self, prefix: str) -> list[str] | None:
-        """The namespaces below this prefix, sorted; None if there are too many keys to look at."""
+    def namespaces(self) -> list[str] | None:
+        """The namespaces of the platforms on this server, sorted; None if there are too many keys to look at."""
+        prefix = self.prefix.partition(":")[0]
 
         def look(client: Any) -> list[str] | None:
             if client.dbsize() > MOST_KEYS:

@@ -9,7 +9,8 @@ from choreo.events.envelope import Envelope
 from choreo.events.event import Event
 from choreo.events.message import Message
 from choreo.service import Service
-from choreo.store.memory import Content, MemoryStore
+from choreo.store.memory import MemoryStore
+from choreo.store.memory_content import Content
 from choreo.store.schedule import DELAYED, Scheduled
 from choreo.store.terms import Terms
 from choreo.testing.found import Found

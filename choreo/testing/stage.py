@@ -27,7 +27,8 @@ from choreo.observe.map import Map, drawn
 from choreo.operate.joins import PendingJoin
 from choreo.operate.stories import PendingStory
 from choreo.service import Service
-from choreo.store.memory import Content, MemoryStore
+from choreo.store.memory import MemoryStore
+from choreo.store.memory_content import Content
 from choreo.store.pauses import Pause
 from choreo.store.presence import Program
 from choreo.store.schedule import DELAYED, Scheduled

@@ -14,7 +14,8 @@ from choreo.events.message import Message
 from choreo.fast.fused_store import FusedStore
 from choreo.store import Arrival, Claim, ClaimResult, Outcome, Scheduled, Settlement, Store
 from choreo.store.letters import Replay
-from choreo.store.memory import Content, MemoryStore
+from choreo.store.memory import MemoryStore
+from choreo.store.memory_content import Content
 from choreo.store.redis import RedisStore
 
 HANDLER = "driver.assign"
