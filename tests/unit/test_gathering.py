@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from choreo.broker.rabbitmq import gathering
-from choreo.broker.rabbitmq.gathering import ENOUGH, PATIENCE, QUICK, WINDOW, Gathering
+from choreo.broker.rabbitmq.gathering import ENOUGH, FIRST_PAUSE, MOST_PAUSE, QUICK, WINDOW, Gathering
 from tests.unit.test_rabbitmq_taking import Loop, Wire, content_of, delivered, event
 
 
@@ -63,19 +63,28 @@ def test_after_a_pause_nothing_waits(time: Time) -> None:
     assert not one.pays(1)
 
 
-def test_a_wait_in_vain_is_not_repeated_for_a_while(time: Time) -> None:
+def pause_of(one: Gathering, time: Time) -> float:
+    """The seconds until a wait pays again, if events come all the time."""
+    began = time.now
+    while not one.pays(1):
+        come(one, time, 1, 0.001)
+    return time.now - began
+
+
+def test_waits_in_vain_become_rare_until_one_pays(time: Time) -> None:
     one = Gathering()
     come(one, time, QUICK, 0.001)
+    pauses = []
+    for _ in range(8):
+        one.waited(in_vain=True)
+        pauses.append(round(pause_of(one, time), 2))
+
+    assert pauses == [0.05, 0.1, 0.2, 0.4, 0.8, MOST_PAUSE, MOST_PAUSE, MOST_PAUSE]
+
     one.waited(in_vain=False)
     assert one.pays(1)
-
     one.waited(in_vain=True)
-
-    come(one, time, 10, 0.001)
-    assert not one.pays(1)
-    time.now += PATIENCE
-    come(one, time, QUICK, 0.001)
-    assert one.pays(1)
+    assert round(pause_of(one, time), 2) == FIRST_PAUSE
 
 
 class Timed(Loop):

@@ -4,7 +4,8 @@ Gathering: a worker whose deliveries come in quick succession waits for the next
 Claims, commits, confirms and acks cost as much for one event as for twenty. A worker that reads each delivery as it
 comes pays them for each, and is awake all the time. So if deliveries come quickly, but one by one, the connection is
 not read for `WINDOW` seconds after the first. Whether that pays is seen by what has come: after a wait in vain there is
-none for `PATIENCE` seconds. So an event waits in vain once a second at most, and never while few come.
+none for a while, and for twice as long after the next one, `MOST_PAUSE` at most. So if waiting never pays, one event
+waits in vain in that time; and none does while few come.
 """
 
 from collections import deque
@@ -16,8 +17,8 @@ WINDOW = 0.01
 QUICK = 8
 #: So many that have arrived together do not wait for more.
 ENOUGH = 6
-#: Seconds without waiting after a wait in vain.
-PATIENCE = 1.0
+#: Seconds without waiting after a wait in vain: after the first in a row, and at most.
+FIRST_PAUSE, MOST_PAUSE = 0.05, 1.0
 
 
 class Gathering:
@@ -26,7 +27,7 @@ class Gathering:
     def __init__(self) -> None:
         #: When each of the last deliveries came.
         self._came: deque[float] = deque(maxlen=QUICK)
-        self._not_before = 0.0
+        self._not_before, self._pause = 0.0, FIRST_PAUSE
 
     def arrived(self, count: int) -> None:
         """Note so many deliveries that have just been read."""
@@ -43,4 +44,7 @@ class Gathering:
     def waited(self, *, in_vain: bool) -> None:
         """Note how a wait has ended."""
         if in_vain:
-            self._not_before = monotonic() + PATIENCE
+            self._not_before = monotonic() + self._pause
+            self._pause = min(2 * self._pause, MOST_PAUSE)
+        else:
+            self._pause = FIRST_PAUSE
