@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from choreo.broker.rabbitmq import gathering
-from choreo.broker.rabbitmq.gathering import ENOUGH, FIRST_PAUSE, MOST_PAUSE, QUICK, WINDOW, Gathering
-from tests.unit.test_rabbitmq_taking import Loop, Wire, content_of, delivered, event
+from choreo.broker.rabbitmq.gathering import ENOUGH, FIRST_PAUSE, MOST_PAUSE, QUICK, ROOM, WINDOW, Gathering
+from tests.unit.test_rabbitmq_taking import TAG, Loop, Wire, content_of, delivered, event
 
 
 class Time:
@@ -168,6 +168,17 @@ def test_enough_together_do_not_wait() -> None:
 
     assert wire.tags == list(range(1, ENOUGH + 1))
     assert not wire.loop.timers
+
+
+@pytest.mark.parametrize(("prefetch", "waits"), [(ROOM - 1, False), (ROOM, True), (0, True)])
+def test_nothing_waits_if_rabbitmq_may_not_send_much_more(prefetch: int, waits: bool) -> None:
+    wire = Quick()
+    wire.channel._prefetches[TAG] = prefetch
+
+    wire.send()
+
+    assert bool(wire.loop.timers) is waits
+    assert wire.tags == ([] if waits else [1])
 
 
 def test_a_wait_that_outlives_its_connection_does_nothing() -> None:

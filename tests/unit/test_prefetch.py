@@ -8,6 +8,7 @@ from unittest.mock import Mock
 import pytest
 
 from choreo.broker.rabbitmq.consuming import ConsumingChannel
+from choreo.broker.rabbitmq.gathering import ROOM
 from choreo.declare.settings import USUAL_PREFETCH
 from choreo.worker import prefetch
 from choreo.worker.prefetch import MOST, Prefetch
@@ -95,7 +96,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_queue_of_a_quick_handler_gets_a_quarter_of_a_second_of_work() -> None:
     worker = Worker()
 
-    assert worker.handles(200) == {QUEUE: 50, OTHER: USUAL_PREFETCH}
+    assert worker.handles(400) == {QUEUE: 100, OTHER: USUAL_PREFETCH}
     assert worker.channel.kept == [True]
     assert worker.channel.size == USUAL_PREFETCH, "other queues begin with the usual one"
 
@@ -114,12 +115,20 @@ def test_a_handler_that_is_not_quick_keeps_the_usual_prefetch() -> None:
 def test_a_queue_whose_events_come_one_by_one_is_left_alone() -> None:
     worker = Worker()
 
-    assert worker.handles(200, one_by_one=True)[QUEUE] == USUAL_PREFETCH
+    assert worker.handles(90, one_by_one=True)[QUEUE] == USUAL_PREFETCH
     assert worker.channel.kept == []
 
 
+def test_events_that_can_be_gathered_get_the_room_for_it() -> None:
+    worker = Worker()
+
+    assert worker.handles(100, one_by_one=True)[QUEUE] == ROOM
+    assert worker.handles(120, one_by_one=True)[QUEUE] == ROOM
+    assert worker.channel.kept == [True]
+
+
 def test_in_a_pool_of_threads_events_wait_for_a_thread() -> None:
-    assert Worker().handles(200, held=3, one_by_one=True)[QUEUE] == 50
+    assert Worker().handles(80, held=3, one_by_one=True)[QUEUE] == 20
 
 
 def test_a_consumer_that_a_pause_has_replaced_begins_with_the_usual_prefetch() -> None:

@@ -13,7 +13,7 @@ from amqp.exceptions import RecoverableConnectionError
 
 from choreo.broker.rabbitmq.consuming import ConsumingChannel
 from choreo.broker.rabbitmq.frames import DELIVER, LEFT, UNFINISHED, delivery_at
-from choreo.broker.rabbitmq.gathering import WINDOW, Gathering
+from choreo.broker.rabbitmq.gathering import ROOM, WINDOW, Gathering
 from choreo.broker.rabbitmq.reading import ReadingConnection
 from choreo.broker.rabbitmq.transport import frame_head
 
@@ -51,7 +51,7 @@ class RabbitConnection(ReadingConnection):
         """Called by the event loop: read what there is, and handle it. Raises the connection's errors."""
         self._read()
         done = self._take()
-        if done == _NOTHING and self._gathering.pays(self._arrived):
+        if done == _NOTHING and self._gathering.pays(self._arrived) and self._has_room:
             self._wait_for_more()
         else:
             self._deliver(done)
@@ -124,6 +124,10 @@ class RabbitConnection(ReadingConnection):
 
         loop.remove_reader(sock)
         loop.call_later(WINDOW, go_on)
+
+    @property
+    def _has_room(self) -> bool:
+        return all(channel.has_room(ROOM) for channel in self.takers.values())
 
     @property
     def _arrived(self) -> int:

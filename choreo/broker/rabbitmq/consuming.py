@@ -52,6 +52,8 @@ class ConsumingChannel(ReadingChannel):
         self.on_cancelled: Callable[[str, str], object] | None = None
         #: Consumer tag → queue, for all consumers.
         self._consumed: dict[str, str] = {}
+        #: The prefetch with which a consumer begins now, and consumer tag → the one with which it began; 0: no limit.
+        self._prefetch, self._prefetches = 0, dict[str, int]()
         #: Gets the next message of `_on_basic_deliver` in place of its consumer.
         self._catch: Callable[[Any], object] | None = None
         super().__init__(*args, **options)
@@ -68,12 +70,23 @@ class ConsumingChannel(ReadingChannel):
 
     # -- consuming -------------------------------------------------------------------------------------------------
 
+    def basic_qos(self, prefetch_size: int, prefetch_count: int, a_global: bool, **options: Any) -> Any:
+        """Set the prefetch, as py-amqp does."""
+        answer = super().basic_qos(prefetch_size, prefetch_count, a_global, **options)
+        self._prefetch = prefetch_count
+        return answer
+
+    def has_room(self, count: int) -> bool:
+        """True if RabbitMQ may send so many messages to each consumer that has some which are not delivered yet."""
+        return all((self._prefetches.get(taken.consumer) or count) >= count for taken in self.arrived)
+
     def basic_consume(
         self, queue: str = "", *args: Any, no_ack: bool = False, callback: Any = None, **options: Any
     ) -> Any:
         """Consume as py-amqp does. The messages of a served queue are taken, if there is an event loop."""
         tag = super().basic_consume(queue, *args, no_ack=no_ack, callback=callback, **options)
         self._consumed[str(tag)] = queue
+        self._prefetches[str(tag)] = self._prefetch
         if queue in self.served and not no_ack and callback is not None and self.has_event_loop:
             self.taking[str(tag).encode()] = queue
             self.connection.takers[self.channel_id] = self
@@ -116,6 +129,7 @@ class ConsumingChannel(ReadingChannel):
 
     def _stop_taking(self, consumer_tag: str) -> None:
         self.taking.pop(consumer_tag.encode(), None)
+        self._prefetches.pop(consumer_tag, None)
         back = [taken for taken in self.arrived if taken.consumer == consumer_tag]
         if not back:
             return
@@ -328,6 +342,7 @@ class ConsumingChannel(ReadingChannel):
         self.acks.end()
         self.taking.clear()
         self._consumed.clear()
+        self._prefetches.clear()
         back = list(self.arrived)
         self.arrived.clear()
         if back:

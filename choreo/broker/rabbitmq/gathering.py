@@ -6,6 +6,9 @@ comes pays them for each, and is awake all the time. So if deliveries come quick
 not read for `WINDOW` seconds after the first. Whether that pays is seen by what has come: after a wait in vain there is
 none for a while, and for twice as long after the next one, `MOST_PAUSE` at most. So if waiting never pays, one event
 waits in vain in that time; and none does while few come.
+
+Nothing waits either if RabbitMQ may not send much more before an ack (`ROOM`): it would wait for the worker, and the
+worker for it.
 """
 
 from collections import deque
@@ -17,6 +20,8 @@ WINDOW = 0.01
 QUICK = 8
 #: So many that have arrived together do not wait for more.
 ENOUGH = 6
+#: The smallest prefetch of a consumer whose deliveries wait: twice as many as are committed and acked together.
+ROOM = 64
 #: Seconds without waiting after a wait in vain: after the first in a row, and at most.
 FIRST_PAUSE, MOST_PAUSE = 0.05, 1.0
 
