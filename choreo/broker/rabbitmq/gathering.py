@@ -16,8 +16,9 @@ from time import monotonic
 
 #: Seconds for which the first delivery waits for others.
 WINDOW = 0.01
-#: Deliveries are quick if so many of them came within as many windows.
-QUICK = 8
+#: Deliveries are quick if so many of them came within as many windows. Fewer would be a few orders that a hiccup of the
+#: broker has held up, and each of their steps would wait once more.
+QUICK = 32
 #: So many that have arrived together do not wait for more.
 ENOUGH = 6
 #: The smallest prefetch of a consumer whose deliveries wait: twice as many as are committed and acked together.
