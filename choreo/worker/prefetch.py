@@ -6,7 +6,7 @@ by another one. So a queue is consumed with the prefetch of ``worker_prefetch_mu
 quick, and its events wait for each other, it is consumed anew with a prefetch of `HELD` seconds of its work; and with
 the first one again once its events wait longer. To consume anew takes RabbitMQ some milliseconds, in which no handler
 of a solo worker runs: so a queue whose events come one by one is left alone, unless they come so quickly that they can
-be gathered (`choreo.broker.rabbitmq.gathering`), which needs a larger prefetch.
+linger (`choreo.broker.rabbitmq.linger`), which needs a larger prefetch.
 
 RabbitMQ fixes the prefetch of a consumer when it begins, where a service has quorum queues.
 """
@@ -20,7 +20,7 @@ from celery.worker import state
 
 from choreo.broker.incoming import UNCOUNTED, source_of
 from choreo.broker.rabbitmq.consuming import ConsumingChannel
-from choreo.broker.rabbitmq.gathering import ROOM, WINDOW
+from choreo.broker.rabbitmq.linger import ROOM, WINDOW
 from choreo.broker.workload import listed
 from choreo.declare.settings import USUAL_PREFETCH
 from choreo.worker.unbegun import take_back
@@ -91,10 +91,10 @@ class Prefetch:
         tag, size = self._sizes.get(queue, ("", self._usual))
         if tag != self._tasks._active_tags.get(queue):  # not begun here: a pause has ended, say
             size = self._usual
-        gathers = rate * WINDOW >= 1
-        wanted = min(max(int(rate * HELD), ROOM if gathers else 0), MOST)
+        lingers = rate * WINDOW >= 1
+        wanted = min(max(int(rate * HELD), ROOM if lingers else 0), MOST)
         if wanted >= 2 * size:
-            if gathers or 2 * followed > rate or self._held(queue):
+            if lingers or 2 * followed > rate or self._held(queue):
                 self._consume(queue, wanted, keep=True)
         elif size > self._usual and rate * TOO_MUCH < self._held(queue):
             for request in take_back(self._consumer, queue):

@@ -8,7 +8,7 @@ from unittest.mock import Mock
 import pytest
 
 from choreo.broker.rabbitmq.consuming import ConsumingChannel
-from choreo.broker.rabbitmq.gathering import ROOM
+from choreo.broker.rabbitmq.linger import ROOM
 from choreo.declare.settings import USUAL_PREFETCH
 from choreo.worker import prefetch
 from choreo.worker.prefetch import MOST, Prefetch
@@ -119,7 +119,7 @@ def test_a_queue_whose_events_come_one_by_one_is_left_alone() -> None:
     assert worker.channel.kept == []
 
 
-def test_events_that_can_be_gathered_get_the_room_for_it() -> None:
+def test_events_that_can_linger_get_the_room_for_it() -> None:
     worker = Worker()
 
     assert worker.handles(100, one_by_one=True)[QUEUE] == ROOM

@@ -13,7 +13,7 @@ from amqp.exceptions import RecoverableConnectionError
 
 from choreo.broker.rabbitmq.consuming import ConsumingChannel
 from choreo.broker.rabbitmq.frames import DELIVER, LEFT, UNFINISHED, delivery_at
-from choreo.broker.rabbitmq.gathering import ROOM, WINDOW, Gathering
+from choreo.broker.rabbitmq.linger import ROOM, WINDOW, Linger
 from choreo.broker.rabbitmq.reading import ReadingConnection
 from choreo.broker.rabbitmq.transport import frame_head
 
@@ -33,7 +33,7 @@ class RabbitConnection(ReadingConnection):
         self.takers: dict[int, ConsumingChannel] = {}
         self._bell: Bell | None = None
         self._loop: Any = None
-        self._gathering = Gathering()
+        self._linger = Linger()
         super().__init__(*args, **options)
 
     @property
@@ -51,7 +51,7 @@ class RabbitConnection(ReadingConnection):
         """Called by the event loop: read what there is, and handle it. Raises the connection's errors."""
         self._read()
         done = self._take()
-        if done == _NOTHING and self._gathering.pays(self._arrived) and self._has_room:
+        if done == _NOTHING and self._linger.pays(self._arrived) and self._has_room:
             self._wait_for_more()
         else:
             self._deliver(done)
@@ -99,7 +99,7 @@ class RabbitConnection(ReadingConnection):
         before = self._arrived
         while (done := self._next()) in (_PART, _TAKEN):
             pass
-        self._gathering.arrived(self._arrived - before)
+        self._linger.arrived(self._arrived - before)
         return done
 
     def _deliver(self, done: int) -> None:
@@ -110,7 +110,7 @@ class RabbitConnection(ReadingConnection):
             self._ring()
 
     def _wait_for_more(self) -> None:
-        """Read nothing for a moment: see `choreo.broker.rabbitmq.gathering`."""
+        """Read nothing for a moment: see `choreo.broker.rabbitmq.linger`."""
         loop, sock, count = self._loop, self.sock, self._arrived
 
         def go_on() -> None:
@@ -119,7 +119,7 @@ class RabbitConnection(ReadingConnection):
             loop.add_reader(sock, self.on_readable)
             self._read()
             done = self._take()
-            self._gathering.waited(in_vain=self._arrived <= count)
+            self._linger.waited(in_vain=self._arrived <= count)
             self._deliver(done)
 
         loop.remove_reader(sock)

@@ -20,6 +20,7 @@ from choreo.fast.fused_store import FusedStore
 from choreo.redis_client.scripts import source_of
 from choreo.store import Arrival, Claim, ClaimResult, CommitResult, Settlement, Verdict
 from choreo.store.redis import RedisStore
+from choreo.store.redis_schedule import RedisSchedule
 from choreo.worker.handler import HandlerTask
 from tests.chaos.services import surgery
 from tests.chaos.services.crash import owners
@@ -201,7 +202,7 @@ def hand_out_to_everybody() -> None:
     def make(original: Method) -> Method:
         return lambda self, owner, limit, _: original(self, owner, limit, 0.0)
 
-    _replace(RedisStore, "due", make)
+    _replace(RedisSchedule, "due", make)
 
 
 @_sabotage("atomic commit")
@@ -225,12 +226,12 @@ def nobody_relays() -> None:
     """What a crash left in the outbox stays there."""
 
     def make(original: Method) -> Method:
-        def due(self: RedisStore, owner: str, limit: int, hold: float) -> list[Any]:
+        def due(self: RedisSchedule, owner: str, limit: int, hold: float) -> list[Any]:
             return [entry for entry in original(self, owner, limit, hold) if not entry[0].startswith("event:")]
 
         return due
 
-    _replace(RedisStore, "due", make)
+    _replace(RedisSchedule, "due", make)
 
 
 @_sabotage("publisher confirms")

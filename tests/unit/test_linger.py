@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from choreo.broker.rabbitmq import gathering
-from choreo.broker.rabbitmq.gathering import ENOUGH, FIRST_PAUSE, MOST_PAUSE, QUICK, ROOM, WINDOW, Gathering
+from choreo.broker.rabbitmq import linger
+from choreo.broker.rabbitmq.linger import ENOUGH, FIRST_PAUSE, MOST_PAUSE, QUICK, ROOM, WINDOW, Linger
 from tests.unit.test_rabbitmq_taking import TAG, Loop, Wire, content_of, delivered, event
 
 
@@ -14,7 +14,7 @@ class Time:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr(gathering, "monotonic", lambda: self.now)
+        monkeypatch.setattr(linger, "monotonic", lambda: self.now)
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     return Time(monkeypatch)
 
 
-def come(one: Gathering, time: Time, count: int, every: float) -> None:
+def come(one: Linger, time: Time, count: int, every: float) -> None:
     for _ in range(count):
         time.now += every
         one.arrived(1)
@@ -30,7 +30,7 @@ def come(one: Gathering, time: Time, count: int, every: float) -> None:
 
 @pytest.mark.parametrize(("every", "pays"), [(WINDOW * 0.9, True), (WINDOW * 1.5, False), (0.05, False)])
 def test_only_what_comes_in_quick_succession_waits(time: Time, every: float, pays: bool) -> None:
-    one = Gathering()
+    one = Linger()
 
     come(one, time, QUICK, every)
 
@@ -39,14 +39,14 @@ def test_only_what_comes_in_quick_succession_waits(time: Time, every: float, pay
 
 
 def test_the_first_deliveries_of_all_do_not_wait(time: Time) -> None:
-    one = Gathering()
+    one = Linger()
     come(one, time, QUICK - 1, 0.001)
 
     assert not one.pays(1)
 
 
 def test_those_that_are_enough_do_not_wait(time: Time) -> None:
-    one = Gathering()
+    one = Linger()
     one.arrived(100)
 
     assert one.pays(ENOUGH - 1)
@@ -54,7 +54,7 @@ def test_those_that_are_enough_do_not_wait(time: Time) -> None:
 
 
 def test_after_a_pause_nothing_waits(time: Time) -> None:
-    one = Gathering()
+    one = Linger()
     come(one, time, 50, 0.001)
     time.now += 1
 
@@ -63,7 +63,7 @@ def test_after_a_pause_nothing_waits(time: Time) -> None:
     assert not one.pays(1)
 
 
-def pause_of(one: Gathering, time: Time) -> float:
+def pause_of(one: Linger, time: Time) -> float:
     """The seconds until a wait pays again, if events come all the time."""
     began = time.now
     while not one.pays(1):
@@ -72,7 +72,7 @@ def pause_of(one: Gathering, time: Time) -> float:
 
 
 def test_waits_in_vain_become_rare_until_one_pays(time: Time) -> None:
-    one = Gathering()
+    one = Linger()
     come(one, time, QUICK, 0.001)
     pauses = []
     for _ in range(8):
@@ -114,7 +114,7 @@ class Quick(Wire):
         self.transport.fill = self._fill
         self.transport.write_lock = self.transport.having_timeout(0)
         self.loop.add_reader(self, self.connection.on_readable)
-        self.connection._gathering.arrived(QUICK)
+        self.connection._linger.arrived(QUICK)
 
     def _fill(self) -> None:
         if not self.coming:

@@ -1,5 +1,7 @@
 """
-Gathering: a worker whose deliveries come in quick succession waits for the next ones, and handles them together.
+Linger: a worker whose deliveries come in quick succession waits for the next ones, and handles them together.
+
+The name is Kafka's, whose producers do the same.
 
 Claims, commits, confirms and acks cost as much for one event as for twenty. A worker that reads each delivery as it
 comes pays them for each, and is awake all the time. So if deliveries come quickly, but one by one, the connection is
@@ -27,7 +29,7 @@ ROOM = 64
 FIRST_PAUSE, MOST_PAUSE = 0.05, 1.0
 
 
-class Gathering:
+class Linger:
     """Decides whether what has arrived waits for more. It sees each delivery of one connection."""
 
     def __init__(self) -> None:
