@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 # Most tests wait for processes and for time to pass, so there are more of them at once than a machine has cores.
-WORKERS ?= 8
+WORKERS ?= 6
 # Tests start hundreds of processes: each would compile choreo again where the environment forbids to keep what it compiled.
 export PYTHONDONTWRITEBYTECODE :=
 PARALLEL := -n $(WORKERS) --dist loadscope --no-loadscope-reorder

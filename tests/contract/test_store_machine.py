@@ -219,6 +219,7 @@ class TwoStores(RuleBasedStateMachine):
 @pytest.mark.parametrize("where", ["elsewhere", "fused with the broker"])
 def test_both_stores_give_the_same_answers_whatever_the_workers_do(redis_url, where):
     class Machine(TwoStores):
+        __module__ = "of no file"  # as in test_store_joins.py
         url = redis_url
         fused = where == "fused with the broker"
 
