@@ -844,8 +844,8 @@ def test_a_join_does_as_the_model_says_whatever_happens_to_it(redis_url: str, ki
         return RedisRig(redis_url, f"j{uuid4().hex[:8]}", fused=kind == "fused")
 
     about: dict[str, Any] = {"make_rig": staticmethod(make), "at_least": at_least, "in_flight": kind == "fused"}
-    # Hypothesis looks for the source of the class. To parse this file beside the server's thread is a SystemError at
-    # times: https://github.com/python/cpython/issues/106905
+    # Hypothesis looks for the source of the class, and would parse this file. That was a SystemError once, with Python
+    # 3.11.7 ("AST constructor recursion depth mismatch"): other threads run meanwhile.
     about["__module__"] = "of no file"
     machine = type("Machine", (JoinMachine,), about)
     run_state_machine_as_test(
