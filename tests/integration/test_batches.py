@@ -215,7 +215,7 @@ def test_a_pause_takes_back_what_is_collected(search: Search) -> None:
 # The one thread of a solo worker answers nothing while a handler runs.
 @pytest.mark.parametrize("search", [way for way in SOME if way[1] != "solo"], indirect=True, ids=ids)
 def test_each_event_of_a_running_batch_is_shown_as_active(search: Search) -> None:
-    search.start()
+    search.start(size=5, wait=60)  # all five in one batch, however slow this machine is
     search.publish(5, waits={2: True})
 
     eventually(lambda: _listed(search, "active") == 5, reason="five active runs")
@@ -275,7 +275,7 @@ def test_a_coroutine_handles_events_in_batches_and_only_the_event_that_fails_is_
 
 @async_threads
 def test_any_event_of_a_batch_of_a_coroutine_can_be_ended_and_the_others_run_again(search: Search) -> None:
-    search.start(coroutine=True)
+    search.start(coroutine=True, size=5, wait=60)  # all five in one batch, however slow this machine is
     search.publish(5, waits={1: True})
     eventually(lambda: _listed(search, "active") == 5, reason="five active runs")
     active = [one for some in _inspect(search, "active").values() for one in some]
