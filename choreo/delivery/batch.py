@@ -201,12 +201,8 @@ class BatchRun:
                 error = self._attempt(group)
                 if error is None:
                     alone_in_a_row = 0
-                elif isinstance(error, event_loop.RunTerminatedError):
-                    self._terminate([member for some in [group, *groups] for member in some], error)
-                    return
-                elif _is_time_over(error):
-                    left = [member for some in [group, *groups] for member in some]
-                    self._send_back(left, "the time limit of its batch is over", error)
+                elif isinstance(error, event_loop.RunTerminatedError) or _is_time_over(error):
+                    self._end([member for some in [group, *groups] for member in some], error)
                     return
                 else:
                     groups += _halves(group)
@@ -313,8 +309,11 @@ class BatchRun:
             self._settle(member, step)
         return left
 
-    def _terminate(self, left: Sequence[MemberDelivery], error: event_loop.RunTerminatedError) -> None:
-        """Make a dead letter of the event whose run an operator has ended. The others run again."""
+    def _end(self, left: Sequence[MemberDelivery], error: BaseException) -> None:
+        """Run those that are left again, each alone. The event whose run an operator has ended is a dead letter."""
+        if not isinstance(error, event_loop.RunTerminatedError):
+            self._send_back(left, "the time limit of its batch is over", error)
+            return
         name, others = self._subscription.name, []
         for member in left:
             if task_id(member.envelope.occasion, name) == error.key:

@@ -124,7 +124,7 @@ class Judge:
 
     def _company(self, end: OpenEnd) -> str:
         """What an event in the hands of a worker may wait for, with a semicolon before; "" if for nothing."""
-        described = next((one for one in self._evidence.map.handlers if one.name == end.handler), None)
+        described = self._evidence.descriptions.get(end.handler)
         if described is None:
             return ""
         if described.concurrency and self._evidence.slots.get(end.handler, 0) >= described.concurrency:

@@ -128,7 +128,8 @@ class Collected:
         self.members: list[Any] = []
         self.timer: Any = None
         self.has_begun = False
-        #: What its members have in common: see `SafeRequest.batch`.
+        #: What its members have in common: see `SafeRequest.batch`. Not this object: a cycle would keep their delivery
+        #: tags alive.
         self.mark = object()
         self._begin = begin
         # Threads of the pool begin it, and the main thread takes members back.

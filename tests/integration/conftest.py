@@ -17,6 +17,7 @@ from choreo.local.platform import Platform
 from choreo.local.server import EmbeddedServer
 from choreo.store.redis import RedisStore
 from tests.integration.services.making import FAST_LANE, JOURNAL, NAMESPACE
+from tests.integration.workers import Payment
 from tests.platforms import ForkedPlatform
 from tests.servers import rabbitmq_vhost, require_rabbitmq
 from tests.waiting import DEADLINE, eventually
@@ -164,3 +165,12 @@ def rabbitmq() -> Iterator[str]:
     """A vhost of RabbitMQ for the tests of one module."""
     with rabbitmq_vhost(require_rabbitmq()) as url:
         yield url
+
+
+@pytest.fixture(params=["rabbitmq", "redis"])
+def payment(request: pytest.FixtureRequest, redis_url: str, namespace: str, tmp_path: Path) -> Iterator[Payment]:
+    """The service `payment` of `worker_app`, on each broker. A module may have a `payment` of its own."""
+    broker = request.getfixturevalue("rabbitmq") if request.param == "rabbitmq" else redis_url
+    payment = Payment(broker, redis_url, namespace, tmp_path)
+    yield payment
+    payment.close()

@@ -1,8 +1,6 @@
 """Bindings belong to declarations, on both brokers."""
 
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from kombu import Queue
@@ -27,14 +25,6 @@ class MenuChanged(Event):
 
 class RefundPaid(Event):
     pass
-
-
-@pytest.fixture(params=["rabbitmq", "redis"])
-def payment(request: pytest.FixtureRequest, redis_url: str, namespace: str, tmp_path: Path) -> Iterator[Payment]:
-    broker = request.getfixturevalue("rabbitmq") if request.param == "rabbitmq" else redis_url
-    payment = Payment(broker, redis_url, namespace, tmp_path)
-    yield payment
-    payment.close()
 
 
 def waiting(payment: Payment, handler: str) -> int:

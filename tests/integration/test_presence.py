@@ -2,10 +2,7 @@
 
 import os
 import socket
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
 from pydantic import create_model
 
 import choreo
@@ -18,14 +15,6 @@ from choreo.store.presence import Presence, Program
 from tests.integration.orders import OrderPlaced
 from tests.integration.workers import ROOT, Payment
 from tests.waiting import DEADLINE, eventually
-
-
-@pytest.fixture(params=["rabbitmq", "redis"])
-def payment(request: pytest.FixtureRequest, redis_url: str, namespace: str, tmp_path: Path) -> Iterator[Payment]:
-    broker = request.getfixturevalue("rabbitmq") if request.param == "rabbitmq" else redis_url
-    payment = Payment(broker, redis_url, namespace, tmp_path)
-    yield payment
-    payment.close()
 
 
 def presence(payment: Payment) -> Presence:

@@ -2,23 +2,11 @@
 
 import json
 import os
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 
 from tests.integration.orders import OrderCancelled, OrderPlaced
 from tests.integration.workers import Payment
 from tests.nursery import run_choreo
 from tests.waiting import eventually
-
-
-@pytest.fixture(params=["rabbitmq", "redis"])
-def payment(request: pytest.FixtureRequest, redis_url: str, namespace: str, tmp_path: Path) -> Iterator[Payment]:
-    broker = request.getfixturevalue("rabbitmq") if request.param == "rabbitmq" else redis_url
-    payment = Payment(broker, redis_url, namespace, tmp_path)
-    yield payment
-    payment.close()
 
 
 def choreo(payment: Payment, *arguments: str, patterns: str = "") -> tuple[int, str]:
